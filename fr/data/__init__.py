@@ -1,0 +1,1 @@
+"""From lists and photographs to batches of aligned faces."""

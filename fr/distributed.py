@@ -1,0 +1,129 @@
+"""The process group: opened and closed in one place, rank facts that also hold without one, agreements."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fr.errors import InputError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Who this process is. local_*: among the processes of this host."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def choose_device(wish: str, local_rank: int) -> torch.device:
+    """`auto`, `cpu` or `cuda` → this process's device; InputError when there is no such GPU."""
+    gpus = torch.cuda.device_count()
+    if wish == "cpu" or (wish == "auto" and gpus == 0):
+        return torch.device("cpu")
+    if local_rank >= gpus:
+        raise InputError(
+            f"--device {wish}: process {local_rank} of this host has no GPU of its own ({gpus} found); "
+            "start one process a GPU, or use --device cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def open_ranks(device_wish: str) -> Iterator[Ranks]:
+    """Join the group that torchrun describes in the environment, or be a group of one."""
+    facts = {name: int(os.environ.get(name.upper(), default)) for name, default in _FACTS.items()}
+    device = choose_device(device_wish, facts["local_rank"])
+    ranks = Ranks(device=device, **facts)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size))
+    # Agreements and gathered figures are CPU tensors and go over gloo also on GPUs: no wait for the CUDA stream.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield ranks
+        # A rank that leaves while another is still in its last collective aborts that one.
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+_FACTS = {"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1}
+
+
+def highest(value: int) -> int:
+    """The largest of the ranks' values, on every rank: how they agree on a signal or a failure (C11)."""
+    agreed = torch.tensor(value)
+    dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+    return int(agreed)
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every rank the first one's batch statistics, which are those that DDP and the snapshots keep."""
+    for buffer in module.buffers():
+        dist.broadcast(buffer, 0)
+
+
+@dataclass
+class Received:
+    """The last signal that asked this process to end; 0 = none."""
+
+    number: int = 0
+
+
+@contextmanager
+def caught_signals() -> Iterator[Received]:
+    """SIGTERM and SIGINT only leave a note in here, for the loop to act on; a second one ends the process as ever."""
+    received = Received()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.number = number
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def gather_rows(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """CPU rows of all ranks in rank order: [counts[rank], …] each → [sum(counts), …].
+
+    Padded to equal sizes for the collective, since gloo and NCCL only share that form.
+    """
+    longest = max(counts)
+    padded = rows.new_zeros((longest, *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    gathered = rows.new_empty((len(counts) * longest, *rows.shape[1:]))
+    dist.all_gather_single(gathered, padded)
+    return torch.cat([gathered[i * longest : i * longest + count] for i, count in enumerate(counts)])

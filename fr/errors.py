@@ -1,0 +1,35 @@
+"""The one exception that means "what the user gave can't be used", and how a command ends on it."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+USAGE_STATUS = 2
+
+
+class InputError(Exception):
+    """One or more problems with the user's options or files. Entry points print it and exit with status 2."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+def run_plainly(program: str, main: Callable[[list[str]], int]) -> None:
+    """Run `main` on the command line's arguments and exit with its status; an InputError is shown without traceback."""
+    try:
+        status = main(sys.argv[1:])
+    except InputError as error:
+        # Most problems meet every rank alike: the first tells it, and torchrun ends the others before they do, too.
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(3)
+        for problem in error.problems:
+            print(f"{program}: {problem}", file=sys.stderr, flush=True)
+        status = USAGE_STATUS
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

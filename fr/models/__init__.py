@@ -1,0 +1,27 @@
+"""Backbones by name: photographs in, embeddings out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from fr.models.mobilenet import DOWNSCALE, MobileFaceNet
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to build a backbone, the input (height, width) it was designed for, and what its sides must divide by."""
+
+    build: Callable[[int, tuple[int, int]], nn.Module]
+    input_size: tuple[int, int]
+    divisor: int
+
+
+MODELS: dict[str, Family] = {
+    "mobilenet": Family(MobileFaceNet, (128, 128), DOWNSCALE),
+}
+
+
+def build_model(name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
+    """A backbone with fresh weights: [B, 3, H, W] → [B, embed_size]. Draws from torch's generator."""
+    return MODELS[name].build(embed_size, input_size)

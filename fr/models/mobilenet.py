@@ -1,0 +1,107 @@
+"""MobileFaceNet with squeeze-excitation, the `mobilenet` of face_recognition.pytorch.
+
+MobileFaceNets (arXiv:1804.07573) on the inverted residuals of MobileNetV2 (arXiv:1801.04381), PReLU with one slope a
+layer, squeeze-excitation (arXiv:1709.01507, ratio 8) after each linear bottleneck. The first layer is a batch
+norm of the picture itself, so the input is RGB in 0–1 without mean or std.
+
+B batch, E embedding size, H × W input (multiples of 16; 128 × 128 by default).
+"""
+
+import torch
+from torch import nn
+
+from fr.models.layers import PReLU
+
+# (expansion, channels, blocks, stride of the first block); 128 → 64 in the stem, → 32 → 16 → 8 here.
+STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+STEM_CHANNELS = 64
+LAST_CHANNELS = 512
+DOWNSCALE = 16
+
+
+def conv_norm(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """Convolution without bias, padded to keep the size at stride 1, and batch norm."""
+    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+class SqueezeExcitation(nn.Module):
+    """Rescales each channel by what all of them say of the whole picture."""
+
+    def __init__(self, channels: int, ratio: int = 8) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, channels // ratio, 1),
+            PReLU(),
+            nn.Conv2d(channels // ratio, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.mul(x, self.gate(x))
+
+
+class InvertedResidual(nn.Module):
+    """1×1 up, 3×3 depthwise, 1×1 down without activation, squeeze-excitation; skip where the shape stays."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.keeps_shape = stride == 1 and inputs == outputs
+        self.block = nn.Sequential(
+            *conv_norm(inputs, wide, 1),
+            PReLU(),
+            *conv_norm(wide, wide, 3, stride, groups=wide),
+            PReLU(),
+            *conv_norm(wide, outputs, 1),
+            SqueezeExcitation(outputs),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.block(x)
+        return x + y if self.keeps_shape else y
+
+
+class MobileFaceNet(nn.Module):
+    """[B, 3, H, W] float in 0–1 → [B, E] embedding, not normalised."""
+
+    def __init__(self, embed_size: int, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.input_norm = nn.BatchNorm2d(3)
+        self.stem = nn.Sequential(
+            *conv_norm(3, STEM_CHANNELS, 3, stride=2),
+            PReLU(),
+            *conv_norm(STEM_CHANNELS, STEM_CHANNELS, 3, groups=STEM_CHANNELS),
+            PReLU(),
+        )
+        blocks = []
+        channels = STEM_CHANNELS
+        for expansion, outputs, count, first_stride in STAGES:
+            for index in range(count):
+                blocks.append(InvertedResidual(channels, outputs, first_stride if index == 0 else 1, expansion))
+                channels = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.last = nn.Sequential(*conv_norm(channels, LAST_CHANNELS, 1), PReLU())
+        # Global depthwise convolution: one weight for each place of the last map, as large as the map itself.
+        map_size = (input_size[0] // DOWNSCALE, input_size[1] // DOWNSCALE)
+        self.pool = nn.Sequential(
+            nn.Conv2d(LAST_CHANNELS, LAST_CHANNELS, map_size, groups=LAST_CHANNELS, bias=False),
+            nn.BatchNorm2d(LAST_CHANNELS),
+        )
+        self.embedding = nn.Conv2d(LAST_CHANNELS, embed_size, 1, bias=False)
+        self.apply(_initialise)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(self.input_norm(images))
+        x = self.pool(self.last(self.blocks(x)))
+        return torch.flatten(self.embedding(x), 1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Convolutions N(0, √(2 / (k² · outputs))), as in face_recognition.pytorch."""
+    if isinstance(module, nn.Conv2d):
+        height, width = module.kernel_size
+        nn.init.normal_(module.weight, 0.0, (2.0 / (height * width * module.out_channels)) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,147 @@
+"""What a run says of itself: progress bar, `log.jsonl`, TensorBoard. Other ranks than the first say nothing."""
+
+import json
+import sys
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from fr.preprocessing import Preprocessing
+
+# JSONL key → TensorBoard name; the first six as in face_recognition.pytorch.
+_SCALARS = {
+    "loss": "Loss/train_loss",
+    "softmax_loss": "Loss/softmax_loss",
+    "lr": "Learning_rate",
+    "classification_accuracy": "Accuracy/classification",
+    "images_per_s": "Speed/images_per_s",
+    "data_wait": "Speed/data_wait",
+    "gradient_norm": "Gradient/norm",
+    "skipped_steps": "Gradient/skipped_steps",
+}
+_VALIDATION = {
+    "same_accuracy": "Accuracy/Val_same_accuracy",
+    "diff_accuracy": "Accuracy/Val_diff_accuracy",
+    "accuracy": "Accuracy/Val_accuracy",
+    "auc": "AUC",
+    "threshold": "Estimated_threshold",
+}
+_SHOWN_IMAGES = 32
+
+
+def progress(total: int, unit: str, what: str, first: int = 0, shown: bool = True) -> "tqdm[Any]":
+    """A progress bar; where no terminal is, a line every few seconds."""
+    interval = 0.2 if sys.stderr.isatty() else 5.0
+    return tqdm(total=total, initial=first, unit=unit, desc=what, disable=not shown, mininterval=interval)
+
+
+class Silent:
+    """The monitor of every rank but the first."""
+
+    def shows(self, images: torch.Tensor, preprocessing: Preprocessing) -> None: ...
+    def advance(self) -> None: ...
+    def log(self, record: dict[str, float]) -> None: ...
+    def validated(self, iteration: int, figures: dict[str, float], lines: list[str]) -> None: ...
+    def say(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class Monitor(Silent):
+    """The first rank's. `folder` gets the TensorBoard files, `log.jsonl` (a record a log step) and
+    `validation.jsonl` (a record a validation); records past `first`, from before a resume, are dropped."""
+
+    def __init__(self, folder: Path, first: int, total: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log, self._validation = folder / "log.jsonl", folder / "validation.jsonl"
+        for path in (self._log, self._validation):
+            _keep_records(path, first)
+        self._board = SummaryWriter(str(folder), purge_step=first + 1)
+        self._bar = progress(total, "it", "training", first)
+
+    def shows(self, images: torch.Tensor, preprocessing: Preprocessing) -> None:
+        """One grid of what the network really sees: [B, 3, H, W] as it enters the network."""
+        mean = torch.tensor(preprocessing.mean)[:, None, None]
+        std = torch.tensor(preprocessing.std)[:, None, None]
+        pixels = (images[:_SHOWN_IMAGES].cpu() * std + mean).clamp(0, 1)
+        if preprocessing.color_order == "bgr":
+            pixels = pixels.flip(1)
+        self._board.add_image("Input", make_grid(pixels), 0)
+
+    def advance(self) -> None:
+        self._bar.update()
+
+    def log(self, record: dict[str, float]) -> None:
+        _append(self._log, record)
+        for key, name in _SCALARS.items():
+            self._board.add_scalar(name, record[key], int(record["iteration"]))
+        self._bar.set_postfix_str(
+            f"loss {record['loss']:.4f}, lr {record['lr']:.4g}, {record['images_per_s']:.0f} images/s", refresh=False
+        )
+
+    def validated(self, iteration: int, figures: dict[str, float], lines: list[str]) -> None:
+        _append(self._validation, {"iteration": iteration, **figures})
+        for key, name in _VALIDATION.items():
+            self._board.add_scalar(name, figures[key], iteration)
+        self._board.flush()
+        self.say("\n".join([f"iteration {iteration}:", *lines]))
+
+    def say(self, text: str) -> None:
+        self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._board.close()
+
+
+class Stopwatch:
+    """Images a second and the share of time spent waiting for data, since the last reading."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._since, self._waited, self._images = time.perf_counter(), 0.0, 0
+
+    def fetched(self, images: int, waited: float) -> None:
+        self._images += images
+        self._waited += waited
+
+    def read(self) -> dict[str, float]:
+        elapsed = time.perf_counter() - self._since
+        figures = {"images_per_s": self._images / elapsed, "data_wait": self._waited / elapsed}
+        self.restart()
+        return figures
+
+
+def _keep_records(path: Path, last: int) -> None:
+    """Drop the records after iteration `last`, which the resumed run will write again, and a torn last line.
+
+    A run from the start keeps the whole file of an earlier one, under the next free name.
+    """
+    if not path.exists():
+        return
+    if last == 0:
+        earlier = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
+        path.rename(next(name for name in earlier if not name.exists()))
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["iteration"] <= last:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
+def _append(path: Path, record: dict[str, float]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")

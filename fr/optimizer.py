@@ -1,0 +1,65 @@
+"""SGD over backbone and head, and the learning rate as a pure function of the iteration."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+DROP = 0.1  # factor of the learning rate at every drop
+
+
+def lr_at(iteration: int, lr: float, warmup: int, drops: Sequence[int]) -> float:
+    """Learning rate of an iteration (from 0): linear warm-up to `lr`, then × 0.1 at each iteration of `drops`.
+
+    The first step of a warm-up of n iterations has lr / n, the last lr.
+    """
+    return lr * min(1.0, (iteration + 1) / max(1, warmup)) * DROP ** sum(iteration >= drop for drop in drops)
+
+
+def build_sgd(
+    parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
+) -> torch.optim.SGD:
+    """Fused SGD, weight decay on everything as in face_recognition.pytorch.
+
+    Momentum starts as zeros, not as nothing: the first step is the same, a skipped first step leaves nothing
+    undefined, and a snapshot always has the same tensors.
+    """
+    optimizer = torch.optim.SGD(list(parameters), lr, momentum, weight_decay=weight_decay, fused=True)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def gradient_norm(replicated: Iterable[nn.Parameter], sharded: Iterable[nn.Parameter]) -> torch.Tensor:
+    """L2 norm of the whole gradient, equal on all ranks: replicated parameters count once, shards are added up."""
+
+    def squared(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients) ** 2
+
+    shards = squared(sharded)
+    dist.all_reduce(shards)
+    return (squared(replicated) + shards).sqrt()
+
+
+def apply_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, clip_norm: float) -> torch.Tensor:
+    """Clip to `clip_norm` (0 = off) and step, unless the norm isn't finite: 1 if the step was skipped, else 0.
+
+    Decided on the device, from a norm that all ranks share, so that they all skip and none waits for the host.
+    """
+    skipped = (~norm.isfinite()).float()
+    if clip_norm:
+        scale = (clip_norm / (norm + 1e-6)).clamp_max(1.0)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(gradients, scale)
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]  # what torch's GradScaler tells a fused optimiser
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    optimizer.step()
+    return skipped

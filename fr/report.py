@@ -1,0 +1,298 @@
+"""Verification report: ROC and histogram pictures, one self-contained HTML page, and the figures as JSON.
+
+Letters: P pairs, N points of the ROC curve, H and W picture height and width.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from fr.verification import Verification, checked_pairs
+
+SAME, DIFF, NEUTRAL = "#1f6f9f", "#c4572c", "#444444"
+BINS = 60
+SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
+
+
+@dataclass(frozen=True, eq=False)
+class WorstPair:
+    """A wrongly judged pair to be shown: its names, cosine, truth, and two uint8 RGB pictures [H, W, 3]."""
+
+    names: tuple[str, str]
+    score: float
+    same: bool
+    images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def roc_points(
+    scores: ArrayLike, same: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """FAR [N], TAR [N] and the thresholds [N] they belong to, from (0, 0) at +inf to (1, 1).
+
+    One point per distinct score of [P]; at each, the pairs accepted are those with score >= threshold.
+    Raises ValueError as `verify` does for scores that are not finite or pairs of one kind only.
+    """
+    score, is_same = checked_pairs(scores, same)
+    values, position = np.unique(score, return_inverse=True)
+    accepted_same = np.bincount(position[is_same], minlength=values.size)[::-1].cumsum()
+    accepted_diff = np.bincount(position[~is_same], minlength=values.size)[::-1].cumsum()
+    tar = np.concatenate(([0.0], accepted_same / accepted_same[-1]))
+    far = np.concatenate(([0.0], accepted_diff / accepted_diff[-1]))
+    return far, tar, np.concatenate(([np.inf], values[::-1]))
+
+
+def worst_pairs(scores: ArrayLike, same: ArrayLike, threshold: float, count: int) -> NDArray[np.intp]:
+    """Indices of the worst errors at one cosine threshold (a pair is judged same when score > threshold).
+
+    First at most `count` false matches, highest score first, then at most `count` false non-matches, lowest
+    score first; of equal scores the earlier pair first. scores, same: [P]. Raises ValueError as `roc_points`.
+    """
+    score, is_same = checked_pairs(scores, same)
+    false_matches = np.flatnonzero(~is_same & (score > threshold))
+    false_non_matches = np.flatnonzero(is_same & (score <= threshold))
+    highest = false_matches[np.argsort(-score[false_matches], kind="stable")]
+    lowest = false_non_matches[np.argsort(score[false_non_matches], kind="stable")]
+    return np.concatenate((highest[: max(count, 0)], lowest[: max(count, 0)]))
+
+
+def write_report(
+    folder: Path,
+    verification: Verification,
+    scores: ArrayLike,
+    same: ArrayLike,
+    facts: Mapping[str, str],
+    title: str,
+    worst: Sequence[WorstPair] = (),
+) -> Path:
+    """Write roc.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
+
+    scores, same: the [P] pairs that `verification` was computed from. facts: what a reader must know to
+    repeat the result (model, snapshot, preprocessing, data), in the order shown. worst: pairs to be pictured.
+    The page needs no other file: its pictures are inline. Each file is replaced as a whole, the page last.
+    Raises ValueError for pairs that do not fit `verification`, or pictures that are not uint8 [H, W, 3].
+    """
+    score, is_same = checked_pairs(scores, same)
+    if score.size != verification.pairs:
+        raise ValueError(f"verification has {verification.pairs} pairs, but there are {score.size} scores")
+    roc = _png(_roc_figure(verification, score, is_same))
+    histogram = _png(_histogram_figure(verification, score, is_same))
+    record = {
+        "title": title,
+        "figures": verification.figures(),
+        "pairs": verification.pairs,
+        "fold_accuracies": verification.fold_accuracies,
+        "fold_thresholds": verification.fold_thresholds,
+        "facts": dict(facts),
+    }
+    page = _page(verification, int(is_same.sum()), facts, title, roc, histogram, worst)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "roc.png", roc)
+    _replace(folder / "histogram.png", histogram)
+    _replace(folder / "report.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    # A file name that is not valid UTF-8 reaches us as lone surrogates; show them escaped rather than fail.
+    _replace(folder / "index.html", page.encode(errors="backslashreplace"))
+    return folder / "index.html"
+
+
+def _roc_figure(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
+    """TAR against FAR. A step curve: between two measured FARs nothing better than the lower one is known."""
+    far, tar, _ = roc_points(score, same)
+    floor = 0.5 / int((~same).sum())  # FAR 0 has no place on a log axis: drawn at half of one false match
+    start = int(np.flatnonzero(far == 0)[-1])
+    at = verification.threshold_cosine
+    far_at, tar_at = float((score[~same] > at).mean()), float((score[same] > at).mean())
+
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(
+        np.maximum(far[start:], floor), tar[start:], drawstyle="steps-post", color=SAME, linewidth=1.8,
+        label=f"ROC, AUC {verification.auc:.4f}",
+    )  # fmt: skip
+    axes.plot(
+        [max(far_at, floor)], [tar_at], "o", color=DIFF, markersize=6, clip_on=False, zorder=3,
+        label=f"mean threshold, cosine {at:.4f}",
+    )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlim(floor, 1.0)
+    lowest = min(float(tar[start]), tar_at, 0.99)  # a perfect curve still gets a range of one per cent
+    axes.set_ylim(lowest - 0.05 * (1 - lowest), 1 + 0.05 * (1 - lowest))
+    axes.set_xlabel("FAR (false accept rate)")
+    axes.set_ylabel("TAR (true accept rate)")
+    axes.grid(which="major", color="#dddddd", linewidth=0.7)
+    axes.legend(loc="lower right", frameon=True, framealpha=0.9)
+    return _plain(figure)
+
+
+def _histogram_figure(
+    verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]
+) -> Figure:
+    """Scores of same and different pairs, each as a share of its own kind so that unequal counts compare."""
+    low, high = float(score.min()), float(score.max())
+    pad = max(0.0, 1e-3 - (high - low)) / 2  # cosines of a collapsed model lie too close to be cut into bins
+    edges = np.linspace(low - pad, high + pad, BINS + 1)
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for kind, color, name in ((~same, DIFF, "different"), (same, SAME, "same")):
+        count = int(kind.sum())
+        share = np.histogram(score[kind], bins=edges)[0] / count
+        axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
+        axes.stairs(share, edges, color=color, linewidth=1.2, label=f"{name}, {count} pairs")
+    at = verification.threshold_cosine
+    axes.axvline(at, color=NEUTRAL, linestyle="--", linewidth=1.3, label=f"mean threshold {at:.4f}")
+    axes.set_xlabel("cosine of the pair")
+    axes.set_ylabel("share of pairs of the kind")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    # Above the axes, where it hides no bar.
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    return _plain(figure)
+
+
+def _plain(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)  # gives the figure its Agg canvas, whatever backend the user has configured
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _picture_png(image: NDArray[np.uint8]) -> bytes:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"a picture must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write under a temporary name in the same folder, then rename: a reader never meets half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _page(
+    verification: Verification,
+    same_count: int,
+    facts: Mapping[str, str],
+    title: str,
+    roc: bytes,
+    histogram: bytes,
+    worst: Sequence[WorstPair],
+) -> str:
+    v = verification
+    figures = [
+        ("Accuracy", f"{v.accuracy:.4f} ± {v.accuracy_std:.4f}"),
+        ("Accuracy on same pairs", f"{v.same_accuracy:.4f}"),
+        ("Accuracy on different pairs", f"{v.diff_accuracy:.4f}"),
+        ("AUC", f"{v.auc:.4f}"),
+        ("Threshold, cosine distance", f"{v.threshold:.4f}"),
+        ("Threshold, cosine", f"{v.threshold_cosine:.4f}"),
+        ("Pairs (same / different)", f"{v.pairs} ({same_count} / {v.pairs - same_count})"),
+    ]
+    folds = "".join(
+        f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{threshold:.4f}</td><td>{1 - threshold:.4f}</td></tr>\n"
+        for i, (accuracy, threshold) in enumerate(zip(v.fold_accuracies, v.fold_thresholds, strict=True), 1)
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<div class="columns">
+<section>
+<h2>Figures</h2>
+<table class="named">{_rows(figures)}</table>
+<p class="note">Means over {len(v.fold_accuracies)} folds, ± the population standard deviation. Each fold is
+judged at the threshold that is most accurate on all other folds; a pair is judged the same person when its
+cosine is above the threshold.</p>
+</section>
+<section>
+<h2>Folds</h2>
+<table class="folds"><thead><tr><th>Fold</th><th>Accuracy</th><th>Distance</th><th>Cosine</th></tr></thead>
+<tbody>{folds}</tbody></table>
+</section>
+</div>
+<div class="columns">
+<figure>{_img(roc, "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end stands for FAR 0:
+no false match in {v.pairs - same_count} different pairs.</figcaption></figure>
+<figure>{_img(histogram, "Score histogram")}<figcaption>Cosines of same and different pairs, each in per cent
+of its kind, and the mean threshold.</figcaption></figure>
+</div>
+<h2>Facts</h2>
+<table class="named facts">{_rows(facts.items())}</table>
+{_worst_section("Worst false matches", "Two people, judged the same.", [p for p in worst if not p.same])}
+{_worst_section("Worst false non-matches", "One person, judged different.", [p for p in worst if p.same])}
+</body>
+</html>
+"""
+
+
+def _rows(rows: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>\n" for name, value in rows)
+
+
+def _img(png: bytes, alt: str) -> str:
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def _worst_section(heading: str, meaning: str, pairs: Sequence[WorstPair]) -> str:
+    if not pairs:
+        return ""
+    cards = ""
+    for pair in pairs:
+        faces = (_img(_picture_png(image), name) for image, name in zip(pair.images, pair.names, strict=True))
+        names = "<br>".join(escape(name) for name in pair.names)
+        shown = f'<div class="faces">{"".join(faces)}</div><b>{pair.score:.4f}</b><br>{names}'
+        cards += f'<div class="pair">{shown}</div>\n'
+    note = f"{meaning} The number is the cosine."
+    return f'<h2>{heading}</h2>\n<p class="note">{note}</p>\n<div class="pairs">{cards}</div>'
+
+
+STYLE = """
+body { font: 15px/1.45 Georgia, "Times New Roman", serif; color: #222; background: #fff; max-width: 960px;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 1.4rem 0 .4rem; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 2rem; }
+table { border-collapse: collapse; width: 100%; border: solid #222; border-width: 1.5px 0; }
+th, td { text-align: left; vertical-align: top; padding: .18rem .5rem; border-bottom: 1px solid #e4e4e4; }
+.named th { font-weight: normal; color: #555; } .named td { overflow-wrap: anywhere; }
+.facts th { width: 22%; } .folds th, .folds td { text-align: right; font-variant-numeric: tabular-nums; }
+.note, figcaption { color: #555; font-size: .87rem; margin: .4rem 0; }
+figure { margin: 1.2rem 0 0; } figure img { width: 100%; height: auto; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(216px, 1fr)); gap: 1rem; }
+.pair { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; break-inside: avoid; }
+.faces { display: flex; gap: 4px; margin-bottom: .2rem; }
+.faces img { width: calc(50% - 2px); aspect-ratio: 1; object-fit: contain; background: #f2f2f2; }
+"""

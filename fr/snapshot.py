@@ -1,0 +1,246 @@
+"""Snapshots: written whole or not at all, found, checked and read back (C6, C10).
+
+`{prefix}_{iteration}.pt` is what people pass around: tensors and builtins. `{prefix}_{iteration}.state/` beside it is
+the training state, written by torch.distributed.checkpoint: head and its momentum as sharded tensors, so that any
+number of ranks can read it. Both come into being under a temporary name; the `.pt` is renamed last and is the commit
+mark.
+"""
+
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+
+from fr.distributed import rank, world_size
+from fr.errors import InputError
+from fr.losses.classifier import MarginSoftmax
+
+FORMAT = 1
+_NEEDED = {
+    "format": int,
+    "model": str,
+    "embed_size": int,
+    "preprocessing": dict,
+    "iteration": int,
+    "state_dict": dict,
+    "config": dict,
+    "metrics": dict,
+    "run": dict,
+}
+
+
+def snapshot_path(folder: Path, prefix: str, iteration: int) -> Path:
+    return folder / f"{prefix}_{iteration}.pt"
+
+
+def state_path(snapshot: Path) -> Path:
+    """The training state that belongs to a `.pt`."""
+    return snapshot.with_suffix(".state")
+
+
+def newest(folder: Path, prefix: str) -> Path | None:
+    """The whole snapshot of the highest iteration, if there is any; what an interrupted write left doesn't count."""
+    pattern = re.compile(re.escape(prefix) + r"_(\d+)\.pt")
+    found = {int(m[1]): path for path in folder.glob("*.pt") if (m := pattern.fullmatch(path.name))}
+    whole = [iteration for iteration, path in found.items() if state_path(path).is_dir()]
+    return found[max(whole)] if whole else None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The contents of a `.pt`, every part there and of its type; InputError otherwise. Executes nothing."""
+    try:
+        contents: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a snapshot, or damaged") from error
+    if not isinstance(contents, dict):
+        raise InputError(f"{path}: not a snapshot of this trainer")
+    if wrong := [name for name, kind in _NEEDED.items() if not isinstance(contents.get(name), kind)]:
+        raise InputError(f"{path}: not a snapshot of this trainer: missing or wrong: {', '.join(wrong)}")
+    if contents["format"] != FORMAT:
+        raise InputError(f"{path}: written in format {contents['format']}, this version reads {FORMAT}")
+    return contents
+
+
+def load_weights(model: nn.Module, contents: dict[str, Any], path: Path) -> None:
+    """Put the backbone's weights of a snapshot into a model; InputError lists what doesn't fit."""
+    try:
+        model.load_state_dict(contents["state_dict"])
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+class TrainingState:
+    """What `.state/` holds, as tensors that live in the running objects: saved from them, loaded into them."""
+
+    def __init__(self, backbone: nn.Module, head: MarginSoftmax, optimizer: torch.optim.Optimizer) -> None:
+        self._backbone = backbone
+        self._head = head
+        self._optimizer = optimizer
+        self._mesh = init_device_mesh(head.weight.device.type, (world_size(),))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By name; the head and its momentum as DTensors over the classes, random states by rank."""
+        shape = torch.Size((self._head.classes, self._head.weight.shape[1]))
+
+        def sharded(local: torch.Tensor) -> torch.Tensor:
+            return DTensor.from_local(
+                local.detach(), self._mesh, [Shard(0)], run_check=False, shape=shape, stride=(shape[1], 1)
+            )
+
+        tensors = {f"backbone.{name}": tensor for name, tensor in self._backbone.state_dict().items()}
+        momentum = {p: state["momentum_buffer"] for p, state in self._optimizer.state.items()}
+        tensors |= {f"momentum.{name}": momentum[p] for name, p in self._backbone.named_parameters()}
+        tensors["head"] = sharded(self._head.weight)
+        tensors["momentum_head"] = sharded(momentum[self._head.weight])
+        return tensors
+
+    def save(self, folder: Path) -> None:
+        """All ranks together; `folder` must not exist."""
+        dcp.save(self.tensors() | {f"random.{rank()}": torch.get_rng_state()}, checkpoint_id=folder)
+
+    def load(self, folder: Path) -> None:
+        """All ranks together, on any number of them; InputError when the state doesn't fit."""
+        tensors = self.tensors()
+        reader = _SafeReader(folder)
+        stored: dict[str, Any] = reader.read_metadata().state_dict_metadata
+        random_name = f"random.{rank()}"
+        if random_name in stored:
+            tensors[random_name] = torch.get_rng_state()
+        problems = [f"{folder}: {name} is missing" for name in tensors if name not in stored]
+        problems += [
+            f"{folder}: {name} is {tuple(stored[name].size)}, this run needs {tuple(tensor.shape)}"
+            for name, tensor in tensors.items()
+            if name in stored and tuple(stored[name].size) != tuple(tensor.shape)
+        ]
+        if problems:
+            raise InputError(*problems)
+        dcp.load(tensors, storage_reader=reader)
+        self._backbone.load_state_dict({
+            name.removeprefix("backbone."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("backbone.")
+        })
+        if random_name in tensors:
+            torch.set_rng_state(tensors[random_name])
+
+
+_METADATA_CLASSES = {
+    ("torch.distributed.checkpoint.metadata", name)
+    for name in (
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    )
+} | {
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "float32"),
+    ("torch", "int64"),
+    ("torch", "uint8"),
+}
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _METADATA_CLASSES:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a snapshot")
+        return super().find_class(module, name)
+
+
+class _SafeReader(dcp.FileSystemReader):
+    """Reads a checkpoint whose index may name only the classes that an index is made of: the stock reader runs any."""
+
+    def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
+        index = Path(self.path) / ".metadata"
+        try:
+            with index.open("rb") as file:
+                metadata = _MetadataUnpickler(file).load()
+        except OSError as error:
+            raise InputError(f"{index}: can't be read: {error.strerror}") from error
+        except Exception as error:  # whatever damaged bytes make of an unpickler
+            raise InputError(f"{index}: damaged: {error}") from error
+        if not isinstance(metadata, Metadata):
+            raise InputError(f"{index}: damaged: no checkpoint index")
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+def write(path: Path, contents: dict[str, Any], state: TrainingState) -> None:
+    """Write `.state/` and then the `.pt`, all ranks together; on return both are on the disk."""
+    final_state = state_path(path)
+    temporary_state = path.with_name(f".{path.stem}.state.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
+    if rank() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary_state, ignore_errors=True)
+    dist.barrier()
+    state.save(temporary_state)
+    if rank() == 0:
+        path.unlink(missing_ok=True)  # an older snapshot of this name stops being one before its state goes
+        shutil.rmtree(final_state, ignore_errors=True)
+        _sync_folder(temporary_state)
+        temporary_state.rename(final_state)
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **contents}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(path.parent)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    dist.barrier()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the folder's entries (new names) durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def resume(path: Path, state: TrainingState, facts: dict[str, Any]) -> int:
+    """Load the training state of a snapshot, all ranks together; returns its iteration.
+
+    facts: entries of the `.pt` that must be the same there. InputError spells out each difference.
+    """
+    contents = read(path)
+    if not state_path(path).is_dir():
+        raise InputError(f"{state_path(path)}: no such folder: {path} holds the weights alone and can't be resumed")
+    problems = [
+        f"{path}: {name} is {stored} there and {wanted} in this run"
+        for name, stored, wanted in _differences(contents, facts, "")
+    ]
+    if problems:
+        raise InputError(*problems)
+    state.load(state_path(path))
+    return int(contents["iteration"])
+
+
+def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str) -> list[tuple[str, Any, Any]]:
+    differences = []
+    for key, value in wanted.items():
+        if isinstance(value, dict):
+            differences += _differences(stored.get(key, {}), value, f"{prefix}{key}.")
+        elif stored.get(key) != value:
+            differences.append((f"{prefix}{key}", stored.get(key), value))
+    return differences

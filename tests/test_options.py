@@ -1,0 +1,427 @@
+"""Options: the order rule, the messages, and that bad input gives InputError and nothing else."""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fr.errors import InputError
+from fr.options import Resolved, check_batch_size, evaluation_options, train_options
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
+LAUNCH = "which GPUs is said at the launch here:"
+LFW = "--val_data_root, --val_list, --val_landmarks"
+# Options that belong to one run, not to a recipe, or whose default follows from another option.
+NOT_IN_RECIPES = {"max_iterations", "snap_to_resume", "log_folder", "device", "dali_device", "dali_threads"}
+# Each example writes its own files, so the shared tmp_path is harmless; disks may be slow.
+PROPERTY = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def value(name: str, *argv: str) -> Any:
+    return getattr(train_options([*DATA, *argv]).values, name)
+
+
+def problems(*argv: str, of: Callable[[list[str]], Resolved] = train_options) -> tuple[str, ...]:
+    with pytest.raises(InputError) as error:
+        of(list(argv))
+    assert str(error.value) == "\n".join(error.value.problems)
+    return error.value.problems
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes a file into the working directory; gives its @argument."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str | bytes, name: str = "x.yml") -> str:
+        Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return f"@{name}"
+
+    return write
+
+
+def test_defaults_are_those_documented() -> None:
+    resolved = train_options(DATA)
+    assert resolved.as_dict() == {
+        "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
+        "input_size": 0, "template": "sphereface", "alignment": "procrustes", "flip_prob": 0.5,
+        "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,
+        "model": "mobilenet", "embed_size": 256, "margin_type": "cos", "s": 30, "m": 0.35,
+        "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4, "lr_drops": [3, 6, 9, 13],
+        "warmup_iterations": 0, "clip_norm": 0, "train_batch_size": 170, "accumulate": 1,
+        "epoch_total_num": 30, "max_iterations": 0, "freeze_bn": False, "precision": "fp32", "seed": 0,
+        "val_data_root": "", "val_list": "", "val_landmarks": "", "val_step": 1000, "val_batch_size": 20,
+        "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
+        "snap_to_resume": "", "log_folder": "", "log_step": 10,
+        "device": "auto", "dali_device": "auto", "dali_threads": 0,
+    }  # fmt: skip
+    assert resolved.origins["lr"] == "default"
+    assert resolved.origins["train_list"] == "command line"
+
+
+def test_evaluation_defaults_are_those_documented() -> None:
+    assert evaluation_options(["--snap", "a.pt"]).as_dict() == {
+        "snap": "a.pt", "model": "", "embed_size": 0, "json": "", "report": "",
+        "val_data_root": "", "val_list": "", "val_landmarks": "", "val_batch_size": 20, "flipped_emb": False,
+        "device": "auto", "dali_device": "auto", "dali_threads": 0,
+    }  # fmt: skip
+    assert problems(of=evaluation_options) == ("--snap is required",)
+
+
+def test_published_commands_of_the_ancestor_keep_their_meaning(config: Callable[..., str]) -> None:
+    assert value("m", "-m", "0.2", config("m: 0.5")) == 0.5  # a later file overwrites
+    command = (
+        "--val_data_root l --val_list p --val_landmarks t --snap a.pt --model mobilenet --embed_size 256"
+    )
+    assert evaluation_options(command.split()).values.embed_size == 256
+
+
+@pytest.mark.parametrize(
+    "argv", [["-m", ".2"], ["-m.2"], ["-m=.2"], ["--m", ".2"], ["--m=.2"], ["--m=1", "--m=.2"]]
+)
+def test_every_spelling_of_an_option_is_read(argv: list[str]) -> None:
+    assert value("m", *argv) == 0.2
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from(["lr", "m", "s"]), st.integers(1, 99)), min_size=1, max_size=3)
+        | st.tuples(st.sampled_from(["lr", "m", "s"]), st.integers(1, 99)),
+        max_size=8,
+    )
+)
+def test_the_later_setting_wins_and_its_origin_is_kept(parts: list[Any]) -> None:
+    expected = {name: (default, "default") for name, default in (("lr", 0.4), ("m", 0.35), ("s", 30.0))}
+    argv = list(DATA)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, part in enumerate(parts):
+            if isinstance(part, tuple):  # one setting on the command line
+                argv += [f"--{part[0]}", str(part[1])]
+                expected[part[0]] = (part[1], "command line")
+                continue
+            path = f"{folder}/{number}.yml"
+            lines = dict(part)  # a file names an option once
+            Path(path).write_text("".join(f"{name}: {x}\n" for name, x in lines.items()))
+            argv.append(f"@{path}")
+            expected |= {name: (x, f"{path}:{line}") for line, (name, x) in enumerate(lines.items(), start=1)}
+        resolved = train_options(argv)
+    for name, pair in expected.items():
+        assert (getattr(resolved.values, name), resolved.origins[name]) == pair
+
+
+def test_values_may_be_lists_flags_exponents_and_texts(config: Callable[..., str]) -> None:
+    text = (
+        "lr: 1e-4\nlr_drops: [2, 4]\nflipped_emb: true\nsnap_prefix: 123\nval_list: ''\nlog_folder: 'a: #b'\n"
+    )
+    got = train_options([*DATA, config(text)]).values
+    assert (got.lr, got.lr_drops, got.flipped_emb, got.snap_prefix) == (1e-4, [2, 4], True, "123")
+    assert (got.val_list, got.log_folder) == ("", "a: #b")
+    assert value("lr_drops", config("lr_drops: 5")) == [5]
+    assert value("lr_drops", config("lr_drops:\n- 5\n- 6\n")) == [5, 6]
+    assert value("lr_drops", config("lr_drops: []")) == value("lr_drops", "--lr_drops") == []
+
+
+def test_a_flag_can_be_switched_off_later(config: Callable[..., str]) -> None:
+    on, off = config("flipped_emb: true", "on.yml"), config("flipped_emb: false", "off.yml")
+    assert value("flipped_emb", on) is value("flipped_emb", off, "--flipped_emb") is True
+    assert value("flipped_emb", on, off) is value("flipped_emb", "--flipped_emb", off) is False
+    assert value("flipped_emb", on, "--flipped_emb", "false") is False
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"# nothing\n", b"\xef\xbb\xbflr: 0.1\r\nm: 0.2\r\n", b"---\nlr: 0.1\n"]
+)
+def test_empty_files_bom_and_crlf_are_fine(config: Callable[..., str], text: bytes) -> None:
+    resolved = train_options([*DATA, config(text)])
+    assert resolved.values.lr == (0.1 if b"lr" in text else 0.4)
+    if b"m:" in text:
+        assert (resolved.values.m, resolved.origins["m"]) == (0.2, "x.yml:2")
+
+
+def test_variables_are_expanded_everywhere(
+    config: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOT", "/d")
+    monkeypatch.setenv("PLAIN", "a$ROOT")  # what a variable holds isn't expanded again
+    assert value("log_folder", config("log_folder: $ROOT/a${ROOT}b")) == "/d/a/db"
+    assert value("log_folder", "--log_folder", "$ROOT/$PLAIN/$$ROOT/5$") == "/d/a$ROOT/$ROOT/5$"
+    monkeypatch.delenv("UNSET_ROOT", raising=False)
+    assert problems(*DATA, config("\nlog_folder: ${UNSET_ROOT}/x\n"), "--lr=$UNSET_ROOT") == (
+        "x.yml:2: log_folder: the environment variable $UNSET_ROOT in '${UNSET_ROOT}/x' isn't set",
+        "command line: --lr: the environment variable $UNSET_ROOT in '$UNSET_ROOT' isn't set",
+    )
+
+
+def test_values_that_start_with_a_dash(config: Callable[..., str]) -> None:
+    assert "got '-1e-3'" in problems(*DATA, "--lr", "-1e-3")[0]
+    assert "got '-0.5'" in problems(*DATA, config("momentum: -0.5"))[0]
+    assert value("snap_folder", "--snap_folder=--lr") == "--lr"
+    assert value("log_folder", config("log_folder: --help")) == "--help"
+    assert value("log_folder", "--log_folder", "") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lrr: 1", "x.yml:1: lrr: no such option; the closest: lr"),
+        ("\nlr: abc", "x.yml:2: lr: expected a number > 0, got 'abc'"),
+        ("lr: .inf", "x.yml:1: lr: expected a number > 0, got '.inf'"),
+        ("lr: inf", "x.yml:1: lr: expected a number > 0, got 'inf'"),
+        ("seed: 1.5", "x.yml:1: seed: expected a whole number"),
+        ("margin_type: sphere", "x.yml:1: margin_type: invalid choice: 'sphere' (choose from "),
+        ("flipped_emb: maybe", "x.yml:1: flipped_emb: expected true or false"),
+        ("flipped_emb: []", "x.yml:1: flipped_emb: expected one value, not a list"),
+        ("lr: [1]", "x.yml:1: lr: expected one value, not a list"),
+        ("lr:", "x.yml:1: lr: has no value; write ''"),
+        ("lr_drops: [~]", "x.yml:1: lr_drops: has no value"),
+        ("lr_drops: [1, --lr=3]", "x.yml:1: lr_drops: unexpected value '--lr=3'"),
+        ("lr_drops: [1, --help]", "x.yml:1: lr_drops: unexpected value '--help'"),
+        ("lr_drops: [-3]", "x.yml:1: lr_drops: expected a whole number >= 1, got '-3'"),
+        ("lr_drops: [[1]]", "x.yml:1: lr_drops: expected a value or a flat list"),
+        ("a: {b: 1}", "x.yml:1: a: expected a value or a flat list"),
+        ("lr: .1\nm: .1\nlr: .2", "x.yml:3: lr: given twice in this file, first on line 1"),
+        ("{lr: .1, lr: .2}", "x.yml:1: lr: given twice in this file, first on line 1"),
+        ("? [a]\n: 1", "x.yml:1: ? :: an option's name is due here"),
+        ("help: true", "x.yml:1: help: no such option"),
+        ("--lr: 1", "x.yml:1: --lr: no such option; the closest: lr"),
+        ("lr: !!python/object/apply:os.system [true]", "x.yml:1: lr: the YAML tag"),
+        ("lr: !!python/name:os.system", "x.yml:1: lr: the YAML tag"),
+        ("!!python/dict {lr: 1}", "x.yml:1: expected `option: value` lines"),
+        ("lr: !mine 3", "x.yml:1: lr: the YAML tag"),
+        ("lr: .1\nm: [", "x.yml:2: not valid YAML"),
+        ("@other.yml", "x.yml:1: not valid YAML"),
+        ("lr: .1\n---\nm: .1", "x.yml:2: not valid YAML"),
+        ("- lr", "x.yml:1: expected `option: value` lines"),
+        ("just text", "x.yml:1: expected `option: value` lines"),
+        (b"lr: .1\nm: \xff", "x.yml:2: not UTF-8 text"),
+        (b"\0", "x.yml: not valid YAML"),
+        (r'log_folder: "\UFFFFFFFF"', "x.yml: not valid YAML"),
+        (r'log_folder: "\ud800"', "x.yml:1: log_folder: '\\ud800' isn't UTF-8 text"),
+        (r'log_folder: "a\0b"', "x.yml:1: log_folder: 'a\\x00b' isn't UTF-8 text"),
+        ("[" * 20_000, "x.yml: not valid YAML"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_file_is_named_with_its_line(
+    config: Callable[..., str], text: str | bytes, message: str
+) -> None:
+    first, *others = problems(*DATA, config(text))
+    assert first.startswith(message) and "\n" not in first
+    assert not others
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lrr", "1"], "command line: --lrr: no such option; the closest: --lr"),
+        (["--gamma", "1"], "command line: --gamma: no such option"),
+        (["-x"], "command line: -x: no such option; --help lists them"),
+        (["--embed", "128"], "command line: --embed: no such option; the closest: --embed_size"),
+        (["--lr"], "command line: --lr: expected one argument"),
+        (["--lr", "1", "2"], "command line: --lr: unexpected value '2'"),
+        (["--lr_drops", "3", "-1e4"], "command line: --lr_drops: unexpected value '-1e4'"),
+        (["--"], "command line: --: no such option"),
+        (["@"], "command line: '@' stands alone"),
+        (["@no_such.yml"], "no_such.yml: can't be read: No such file or directory"),
+        (["@/"], "/: can't be read: Is a directory"),
+        (["@a\0b"], "a?b: not valid YAML: embedded null byte"),
+        (["@/dev/null", "word"], "command line: 'word': belongs to no option"),
+        (["--device", "1"], f"command line: --device: {LAUNCH} CUDA_VISIBLE_DEVICES=1 python train.py ..."),
+        (["--devices", "0", "1"], f"command line: --devices: {LAUNCH} CUDA_VISIBLE_DEVICES=0,1 torchrun"),
+        (["--device", "gpu"], "command line: --device: invalid choice: 'gpu'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_on_the_command_line_is_named(argv: list[str], message: str) -> None:
+    first, *others = problems(*DATA, *argv)
+    assert first.startswith(message)
+    assert not others
+
+
+def test_the_ancestors_devices_in_a_file_are_answered_with_the_launch_line(
+    config: Callable[..., str],
+) -> None:
+    command = "CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc_per_node 2 train.py ..."
+    assert problems(*DATA, config("devices: [0, 1]"))[0].endswith(command)
+    assert problems("--snap=a", "--device=1", of=evaluation_options)[0].endswith("python evaluate_lfw.py ...")
+
+
+def test_all_problems_come_out_together(config: Callable[..., str]) -> None:
+    file = config("lrr: 1\nlr: abc\nlr_drops: [3, 3]\n")
+    assert problems(
+        "--m", "x", file, "--val_list", "p", "--train_list", "$UNSET_LIST", "--train_landmarks", "l"
+    ) == (
+        "command line: --m: expected a number >= 0, got 'x'",
+        "x.yml:1: lrr: no such option; the closest: lr, lr_drops",
+        "x.yml:2: lr: expected a number > 0, got 'abc'",
+        "command line: --train_list: the environment variable $UNSET_LIST in '$UNSET_LIST' isn't set",
+        "--train_data_root is required",  # but not --train_list, which was given
+        f"{LFW}: all three or none; empty: --val_data_root, --val_landmarks",
+        "x.yml:3: --lr_drops: [3, 3] must increase",
+    )
+
+
+def test_an_unreadable_file_is_not_followed_by_what_it_may_have_held(config: Callable[..., str]) -> None:
+    assert len(problems(config("- nothing"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("lr", "1e-9", "0"), ("momentum", "0", "1"), ("momentum", ".99", "-.1"),
+        ("weight_decay", "0", "-1e-4"), ("s", "1", "0"), ("m", "0", "-.1"), ("clip_norm", "0", "-1"),
+        ("clip_norm", "5", "nan"),
+        ("flip_prob", "1", "1.1"), ("rotate_prob", "0", "-1"), ("cutout_prob", "1", "2"),
+        ("blur_prob", "0", "7"), ("rotate_degrees", "180", "181"), ("train_batch_size", "1", "0"),
+        ("val_batch_size", "1", "0"),
+        ("val_step", "1", "0"), ("log_step", "1", "0"), ("accumulate", "1", "0"),
+        ("epoch_total_num", "1", "0"), ("max_iterations", "0", "-1"), ("embed_size", "1", "0"),
+        ("warmup_iterations", "0", "-1"),
+        ("dali_threads", "0", "-1"), ("lr_drops", "1", "0"), ("input_size", "0", "16"),
+        ("input_size", "32", "40"), ("seed", "4294967295", "4294967296"), ("seed", "0", "-1"),
+        ("snap_prefix", "a.b", "a/b"),
+        ("snap_prefix", "a", ""), ("snap_folder", "a", ""), ("train_list", "a", ""),
+    ],
+)  # fmt: skip
+def test_ranges(name: str, good: str, bad: str) -> None:
+    train_options([*DATA, f"--{name}", good])
+    (problem,) = problems(*DATA, f"--{name}={bad}")
+    assert problem.startswith(f"command line: --{name}: expected ")
+
+
+def test_batch_sizes_that_do_not_divide_are_answered_with_the_nearest_that_do() -> None:
+    check_batch_size(512, 4, 2)
+    with pytest.raises(InputError, match=r"--train_batch_size 170 .* nearest that do: 168 and 176"):
+        check_batch_size(170, 4, 2)
+    with pytest.raises(InputError, match=r"nearest that do: 8$"):
+        check_batch_size(3, 4, 2)
+
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+
+
+@PROPERTY
+@given(folder=texts, drops=st.sets(st.integers(1, 99)), lr=st.floats(1e-300, 1e300), flag=st.booleans())
+def test_a_written_file_reads_back_as_the_same_values(
+    tmp_path: Path, folder: str, drops: set[int], lr: float, flag: bool
+) -> None:
+    argv = [*DATA, "--log_folder=" + folder.replace("$", "$$"), f"--lr={lr!r}", f"--flipped_emb={flag}"]
+    resolved = train_options([*argv, "--lr_drops", *map(str, sorted(drops))])
+    assert resolved.values.log_folder == folder
+    resolved.write(tmp_path / "run.yml")
+    again = train_options([f"@{tmp_path / 'run.yml'}"])
+    assert again.as_dict() == resolved.as_dict()
+    assert again.origins["lr"].startswith(f"{tmp_path}/run.yml:")
+
+
+def test_the_table_is_aligned_and_says_where_each_value_was_set(config: Callable[..., str]) -> None:
+    resolved = train_options([*DATA, config("# comment\nlr: .1\n")])
+    lines = resolved.table().splitlines()
+    assert len(lines) == len(resolved.as_dict())
+    assert len({line.index(" = ") for line in lines}) == len({line.rindex("   (") for line in lines}) == 1
+    assert any(re.fullmatch(r"lr +=  ?0\.1 +\(x\.yml:2\)", line) for line in lines)
+    resolved.write("run.yml")
+    assert "lr: 0.1  # x.yml:2\n" in Path("run.yml").read_text()
+
+
+def test_as_dict_shares_nothing_with_the_values() -> None:
+    resolved = train_options(DATA)
+    resolved.as_dict()["lr_drops"].append(99)  # type: ignore[union-attr]
+    assert resolved.values.lr_drops == [3, 6, 9, 13] == train_options(DATA).values.lr_drops
+
+
+yaml_keys = (
+    st.sampled_from(["lr", "lr_drops", "flipped_emb", "snap_prefix", "device", "devices", "x"]) | st.text()
+)
+yaml_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text() | st.dates() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=6,
+)
+# A lone surrogate can't be written as UTF-8; YAML's own escape for it is among the cases above.
+yaml_files = st.dictionaries(yaml_keys, yaml_values, max_size=4).map(
+    lambda content: yaml.safe_dump(content).encode(errors="replace")
+)
+yaml_fragments = st.lists(
+    st.sampled_from(
+        [*"[]{}:,-?&*!|>'\"%@#\n\t \\$", "lr", "a", "1", "~", "<<", "$$", "${A}", "...\n", "---\n"]
+    )
+).map(lambda parts: "".join(parts).encode())
+
+
+@PROPERTY
+@given(st.binary() | yaml_files | yaml_fragments)
+def test_any_file_gives_options_or_input_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "any.yml").write_bytes(content)
+    with contextlib.suppress(InputError):
+        resolved = train_options([*DATA, f"@{tmp_path / 'any.yml'}"])
+        resolved.write(tmp_path / "again.yml")
+
+
+words = st.sampled_from(
+    ["--lr", "-m", "--lr_drops", "--flipped_emb", "--", "-", "@", "@/dev/null", "1", "-1"]
+)
+
+
+@PROPERTY
+@given(st.lists(words | st.text().filter(lambda word: word not in ("-h", "--help")), max_size=6))
+def test_any_command_line_gives_options_or_input_error(argv: list[str]) -> None:
+    for options in (train_options, evaluation_options):
+        with contextlib.suppress(InputError):
+            options(argv)
+
+
+def test_undecodable_arguments_are_refused_in_printable_words() -> None:
+    word = os.fsdecode(b"\xff")
+    for problem in problems(*DATA, "--log_folder", word, f"--{word}", f"@{word}", "--m", word):
+        problem.encode()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yml")), ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_complete_and_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in re.findall(r"\$(\w+)", path.read_text()):
+        monkeypatch.setenv(name, f"/{name}")
+    resolved = train_options([f"@{path}"])
+    assert resolved.values.snap_prefix == path.stem
+    assert {name for name, origin in resolved.origins.items() if origin == "default"} <= NOT_IN_RECIPES
+    header = path.read_text().split("\n\n")[0]
+    assert f"train.py @configs/{path.name}" in header
+    assert all(f"# {word}:" in header for word in ("launch", "data", "score", "cost"))
+
+
+@pytest.mark.parametrize(
+    ("options", "required"), [(train_options, DATA), (evaluation_options, ["--snap", "a.pt"])]
+)
+def test_help_gives_a_default_and_a_unit_or_choices_for_every_option(
+    options: Callable[[list[str]], Resolved],
+    required: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as stop:
+        options(["--lrr", "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    entries = re.split(r"\n  (?=--)", out.split("show this help message and exit")[1])[1:]
+    assert len(entries) == len(options(required).as_dict())
+    for entry in entries:
+        text = entry.split("\n\n")[0]
+        assert re.search(r"\((default: .*|required)\)$", text), text
+        if re.search(r"default: [\d.]+\)$", text):
+            assert re.search(r"\[[\w :,-]+\]", text), f"no unit: {text}"
+
+
+def test_usage_problems_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    problems("--lrr", "--lr", "x", "--device", "7", "--flipped_emb", "2", "--precision", "int8")
+    assert capsys.readouterr() == ("", "")

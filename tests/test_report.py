@@ -1,0 +1,181 @@
+"""The report's files, its self-contained page, and its ROC points against scikit-learn."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import auc, roc_curve
+
+from fr.report import WorstPair, roc_points, worst_pairs, write_report
+from fr.verification import Verification, verify
+
+FACTS = {
+    "Model": "mobilenet <256>",
+    "Snapshot": 'run "a" & b/<script>alert(1)</script>.pt',
+    "Données": "LFW, 測試",
+}
+FILES = ["histogram.png", "index.html", "report.json", "roc.png"]
+
+
+def lfw_like(seed: int = 0, pairs: int = 1200) -> tuple[NDArray[np.float64], NDArray[np.bool_], Verification]:
+    rng = np.random.default_rng(seed)
+    fold = np.arange(pairs) // (pairs // 10)
+    same = np.arange(pairs) % 2 == 0
+    scores = np.tanh(rng.normal(np.where(same, 0.7, 0.05), 0.18))
+    return scores, same, verify(scores, same, fold)
+
+
+def noise_pair(same: bool, name: str = "Ann <i>_0001.jpg") -> WorstPair:
+    images = np.random.default_rng(3).integers(0, 256, (2, 12, 10, 3), dtype=np.uint8)
+    return WorstPair((name, "Bob & Co_0002.jpg"), 0.61234, same, (images[0], images[1]))
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, show and run."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + "\n"
+
+
+def test_report_writes_four_files_and_nothing_else(tmp_path: Path) -> None:
+    scores, same, verification = lfw_like()
+    folder = tmp_path / "new" / "report"
+    for _ in range(2):  # the second time over the files of the first
+        assert write_report(folder, verification, scores, same, FACTS, "LFW") == folder / "index.html"
+        assert sorted(path.name for path in folder.iterdir()) == FILES
+    for name in ("roc.png", "histogram.png"):
+        with Image.open(folder / name) as picture:
+            picture.load()
+            assert picture.size == (900, 630)
+            assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+
+
+def test_page_is_self_contained_and_escapes_outside_strings(tmp_path: Path) -> None:
+    scores, same, verification = lfw_like()
+    title = "LFW </title><script>x</script>"
+    worst = [noise_pair(False), noise_pair(True)]
+    path = write_report(tmp_path, verification, scores, same, FACTS, title, worst)
+    html = path.read_text(encoding="utf-8")
+    page = Page(html)
+    assert not re.search(r"https?://|url\(|@import", html)
+    assert page.addresses and all(a.startswith("data:image/png;base64,") for a in page.addresses)
+    assert not {"script", "i", "link", "iframe"} & set(page.tags)
+    assert page.text.count(title) == 2
+    for name, fact in FACTS.items():
+        assert name in page.text and fact in page.text
+    for text in ("Ann <i>_0001.jpg", "Bob & Co_0002.jpg", "0.6123", "Worst false matches", "non-matches"):
+        assert text in page.text
+    inline = [base64.b64decode(address.split(",", 1)[1]) for address in page.addresses]
+    assert inline[:2] == [(tmp_path / name).read_bytes() for name in ("roc.png", "histogram.png")]
+    for pair, shown in zip(worst, (inline[2:4], inline[4:6]), strict=True):
+        for image, png in zip(pair.images, shown, strict=True):
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), image)
+
+
+def test_page_shows_every_figure_and_fold(tmp_path: Path) -> None:
+    scores, same, verification = lfw_like()
+    html = write_report(tmp_path, verification, scores, same, FACTS, "LFW").read_text(encoding="utf-8")
+    for value in verification.figures().values():
+        assert f"{value:.4f}" in html
+    for i in range(10):
+        accuracy, threshold = verification.fold_accuracies[i], verification.fold_thresholds[i]
+        assert f"<tr><td>{i + 1}</td><td>{accuracy:.4f}</td><td>{threshold:.4f}</td>" in html
+    assert "1200 (600 / 600)" in html
+    assert "Worst" not in html
+
+
+def test_report_json_reads_back_equal(tmp_path: Path) -> None:
+    scores, same, verification = lfw_like()
+    write_report(tmp_path, verification, scores, same, FACTS, "LFW é")
+    record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert record == {
+        "title": "LFW é",
+        "figures": verification.figures(),
+        "pairs": 1200,
+        "fold_accuracies": list(verification.fold_accuracies),
+        "fold_thresholds": list(verification.fold_thresholds),
+        "facts": FACTS,
+    }
+
+
+@pytest.mark.parametrize(
+    ("scores", "same"),
+    [
+        ([0.9, 0.8, 0.1, 0.2], [True, True, False, False]),  # perfect
+        ([0.1, 0.2, 0.9, 0.8], [True, True, False, False]),  # always wrong
+        ([0.5] * 4, [True, False] * 2),  # all scores equal
+        ([1.0, 1 - 2**-53, 1.0, 1 - 2**-52], [True, False] * 2),  # collapsed embeddings: a few ulp apart
+    ],
+)
+def test_report_draws_extreme_score_sets(tmp_path: Path, scores: list[float], same: list[bool]) -> None:
+    verification = verify(scores, same, [0, 1, 0, 1])
+    facts = {"file": "not-utf8-\udcff"}
+    write_report(tmp_path, verification, scores, same, facts, "extreme")
+    assert json.loads((tmp_path / "report.json").read_text())["facts"] == facts
+    assert r"not-utf8-\udcff" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_refused_report_leaves_the_old_one_untouched(tmp_path: Path) -> None:
+    scores, same, verification = lfw_like()
+    write_report(tmp_path, verification, scores, same, FACTS, "old")
+    before = {name: (tmp_path / name).read_bytes() for name in FILES}
+    images = noise_pair(True).images
+    grey = WorstPair(("a", "b"), 0.5, True, (images[0], images[1][..., 0]))
+    with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], got uint8 \[12, 10\]"):
+        write_report(tmp_path, verification, scores, same, FACTS, "new", [grey])
+    with pytest.raises(ValueError, match="1200 pairs, but there are 1199 scores"):
+        write_report(tmp_path, verification, scores[1:], same[1:], FACTS, "new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40))
+def test_roc_points_match_sklearn(rows: list[tuple[int, bool]]) -> None:
+    scores = np.array([score / 5 for score, _ in rows])
+    same = np.array([kind for _, kind in rows])
+    assume(same.any() and not same.all())
+    far, tar, thresholds = roc_points(scores, same)
+    expected = roc_curve(same, scores, drop_intermediate=False)
+    for ours, theirs in zip((far, tar, thresholds), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    # Same trapezoids; the AUC adds them in another order.
+    assert auc(far, tar) == pytest.approx(verify(scores, same, np.arange(len(rows))).auc, abs=1e-12)
+
+
+def test_worst_pairs_are_the_gravest_errors_in_order() -> None:
+    scores = np.array([0.9, 0.6, 0.7, 0.5, 0.1, 0.3, 0.1, 0.4, 0.7])
+    same = np.array([True, False, False, False, True, True, True, False, False])
+    assert worst_pairs(scores, same, 0.5, 9).tolist() == [2, 8, 1, 4, 6, 5]
+    assert worst_pairs(scores, same, 0.5, 2).tolist() == [2, 8, 4, 6]
+    assert worst_pairs(scores, same, 0.5, 0).tolist() == []
+    # A score equal to the threshold is judged different: right for pair 3, wrong for a same pair.
+    assert worst_pairs(scores, same, 0.9, 9).tolist() == [4, 6, 5, 0]
+
+
+def test_report_leaves_pyplot_alone() -> None:
+    code = "import sys, fr.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0

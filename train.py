@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Train a face-recognition embedding.
+
+    torchrun --nproc_per_node 4 train.py @configs/mobilenet_arcface.yml    # a process a GPU (or a few on CPUs)
+    python train.py @configs/mobilenet_arcface.yml --max_iterations 100    # one process of the same thing
+    python train.py @configs/mobilenet_arcface.yml --snap_to_resume auto   # go on from the newest snapshot
+
+`python train.py --help` lists the options; see README.md for data, logs and results.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fr import snapshot
+from fr.data.annotations import LabelledFaces, read_lfw, read_vgg
+from fr.data.augmentation import Augmentation
+from fr.data.order import Order
+from fr.data.pipeline import dali_settings, training_stream
+from fr.distributed import Ranks, broadcast_buffers, open_ranks
+from fr.errors import InputError, run_plainly
+from fr.evaluation import evaluate
+from fr.losses.classifier import MarginSoftmax, shard_rows
+from fr.models import MODELS, build_model
+from fr.monitor import Monitor, Silent
+from fr.optimizer import build_sgd, lr_at
+from fr.options import Resolved, check_batch_size, train_options
+from fr.preprocessing import Preprocessing
+from fr.training import Every, StepSettings, train
+
+
+def main(argv: list[str]) -> int:
+    resolved = train_options(argv)
+    options = resolved.values
+    with open_ranks(options.device) as ranks:
+        check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
+        faces = read_vgg(options.train_data_root, options.train_list, options.train_landmarks)
+        lfw = read_lfw(*_lfw_paths(options)) if options.val_list else None
+        order = Order(len(faces), options.train_batch_size, options.seed)
+        preprocessing = _preprocessing(options)
+        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
+
+        torch.manual_seed(options.seed)
+        memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
+        backbone = build_model(options.model, options.embed_size, preprocessing.input_size)
+        backbone.to(ranks.device).to(memory_format=memory_format)
+        head = MarginSoftmax(
+            len(faces.identities), options.embed_size, options.margin_type, options.s, options.m, options.seed
+        ).to(ranks.device)
+        optimizer = build_sgd(
+            [*backbone.parameters(), *head.parameters()], options.lr, options.momentum, options.weight_decay
+        )
+
+        state = snapshot.TrainingState(backbone, head, optimizer)
+        facts = _resumable_facts(options, preprocessing, faces)
+        iterations = range(_resume(options, state, facts), _last_iteration(options, order))
+        monitor = _open_monitor(resolved, ranks, iterations)
+        monitor.say(_summary(ranks, faces, order, preprocessing, backbone, iterations))
+
+        def save(iteration: int, metrics: dict[str, float] | None = None) -> None:
+            path = snapshot.snapshot_path(Path(options.snap_folder), options.snap_prefix, iteration)
+            weights = {name: tensor.cpu() for name, tensor in backbone.state_dict().items()}
+            contents = facts | {"iteration": iteration, "state_dict": weights, "metrics": metrics or {}}
+            snapshot.write(path, contents | {"config": resolved.as_dict()}, state)
+            monitor.say(f"wrote {path}")
+
+        def validate_and_save(iteration: int) -> None:
+            figures = {}
+            if lfw:
+                broadcast_buffers(backbone)
+                verification, _ = evaluate(
+                    backbone.eval(), lfw, preprocessing, dali, ranks, options.val_batch_size, options.flipped_emb
+                )
+                figures = verification.figures()
+                monitor.validated(iteration, figures, verification.lines())
+            save(iteration, figures)
+
+        try:
+            return train(
+                backbone,
+                head,
+                optimizer,
+                training_stream(
+                    faces, order, iterations, ranks, options.accumulate, preprocessing, _augmentation(options), dali
+                ),
+                iterations,
+                lambda iteration: lr_at(
+                    iteration,
+                    options.lr,
+                    options.warmup_iterations,
+                    [epoch * order.iterations_per_epoch for epoch in options.lr_drops],
+                ),
+                StepSettings(
+                    options.accumulate, options.clip_norm, options.precision, options.freeze_bn, memory_format
+                ),
+                Every(options.log_step, options.val_step),
+                ranks,
+                monitor,
+                lambda images: monitor.shows(images, preprocessing),
+                validate_and_save,
+                save,
+            )
+        finally:
+            monitor.close()
+
+
+def _lfw_paths(options: argparse.Namespace) -> tuple[str, str, str]:
+    return options.val_data_root, options.val_list, options.val_landmarks
+
+
+def _preprocessing(options: argparse.Namespace) -> Preprocessing:
+    """The contract of this run: the model's own input size unless another is asked for."""
+    family = MODELS[options.model]
+    if options.input_size % family.divisor:
+        raise InputError(f"--input_size {options.input_size}: {options.model} needs a multiple of {family.divisor}")
+    size = (options.input_size, options.input_size) if options.input_size else family.input_size
+    return Preprocessing(size, options.template, options.alignment)
+
+
+def _augmentation(options: argparse.Namespace) -> Augmentation:
+    return Augmentation(
+        options.flip_prob, options.rotate_prob, options.rotate_degrees, options.cutout_prob, options.blur_prob
+    )
+
+
+def _last_iteration(options: argparse.Namespace, order: Order) -> int:
+    last: int = options.epoch_total_num * order.iterations_per_epoch
+    return min(last, options.max_iterations or last)
+
+
+def _resumable_facts(
+    options: argparse.Namespace, preprocessing: Preprocessing, faces: LabelledFaces
+) -> dict[str, Any]:
+    """What a snapshot says of its run, and what must be the same for another run to go on from it."""
+    return {
+        "model": options.model,
+        "embed_size": options.embed_size,
+        "preprocessing": preprocessing.as_dict(),
+        "run": {
+            "train_batch_size": options.train_batch_size,
+            "seed": options.seed,
+            "images": len(faces),
+            "identities": len(faces.identities),
+            "data": faces.fingerprint(),
+        },
+    }
+
+
+def _resume(options: argparse.Namespace, state: snapshot.TrainingState, facts: dict[str, Any]) -> int:
+    """Bring the training state back if that is wished: the iteration to go on with."""
+    if not options.snap_to_resume:
+        return 0
+    path: Path | None = Path(options.snap_to_resume)
+    if options.snap_to_resume == "auto":
+        path = snapshot.newest(Path(options.snap_folder), options.snap_prefix)
+    return snapshot.resume(path, state, facts) if path else 0
+
+
+def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent:
+    """Print the options and keep them beside the snapshots, and open the logs; the other ranks stay silent."""
+    if not ranks.is_main:
+        return Silent()
+    options = resolved.values
+    snapshots = Path(options.snap_folder)
+    snapshots.mkdir(parents=True, exist_ok=True)
+    resolved.write(snapshots / f"{options.snap_prefix}.config.yml")
+    print(resolved.table(), flush=True)
+    folder = Path(options.log_folder or f"logs/{options.snap_prefix}")
+    return Monitor(folder, iterations.start, iterations.stop)
+
+
+def _summary(
+    ranks: Ranks,
+    faces: LabelledFaces,
+    order: Order,
+    preprocessing: Preprocessing,
+    backbone: torch.nn.Module,
+    iterations: range,
+) -> str:
+    """The global quantities of the run, for people."""
+    _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
+    weights = sum(parameter.numel() for parameter in backbone.parameters())
+    return "\n".join([
+        f"{len(faces):,} images of {len(faces.identities):,} identities; {preprocessing.describe()}",
+        f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
+        f"{rows:,} classes a rank; {weights:,} weights in the backbone",
+        f"iterations {iterations.start:,} … {iterations.stop:,}, {order.iterations_per_epoch:,} an epoch",
+    ])
+
+
+if __name__ == "__main__":
+    run_plainly("train.py", main)

@@ -155,8 +155,8 @@ def _model(group: Group) -> None:
 def _loss(group: Group) -> None:
     add = group.add_argument
     add("--margin_type", default="cos", choices=("cos", "arc"), help="cos = CosFace, arc = ArcFace")
-    add("--s", type=_POSITIVE, default=30.0, help="scale of the logits [factor]")
-    add("--m", "-m", type=_NOT_NEGATIVE, default=0.35, help="margin [cos: cosine, arc: radians]; 0 = none")
+    add("--s", "--scale", type=_POSITIVE, default=30.0, help="scale of the logits [factor]")
+    add("--m", "-m", "--margin", type=_NOT_NEGATIVE, default=0.35, help="margin [cos: cosine, arc: radians]; 0 = none")
 
 
 def _optimiser(group: Group) -> None:

@@ -109,7 +109,7 @@ class TrainingState:
 
     def save(self, folder: Path) -> None:
         """All ranks together; `folder` must not exist."""
-        dcp.save(self.tensors() | {f"random.{rank()}": torch.get_rng_state()}, checkpoint_id=folder)
+        dcp.save(self.tensors() | {f"random.{rank()}": torch.get_rng_state()}, checkpoint_id=str(folder))
 
     def load(self, folder: Path) -> None:
         """All ranks together, on any number of them; InputError when the state doesn't fit."""

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 
@@ -88,6 +89,7 @@ def _stream(options: Options, split: int, identity: int, image: int) -> np.rando
     return np.random.Generator(np.random.Philox(words))
 
 
+@lru_cache(maxsize=4)  # pictures of a person follow each other
 def person_of(options: Options, split: int, identity: int) -> Person:
     """The look of an identity: depends on the seed, not on any count."""
     return draw_person(_stream(options, split, identity, 0))

@@ -6,6 +6,8 @@ the origin in the middle of the head. Colours are BGR in 0..255.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,28 +19,38 @@ else:  # python tools/make_sample_data.py puts tools/ itself on the path
 
 SUPERSAMPLING = 2  # faces are drawn at twice the size, then averaged down
 HEAD_SCALE = 0.30  # head units to picture sizes, at zoom 1
+HEAD_CURVE = np.array([0.95, 1.25]) ** -2.0  # the face is an ellipsoid of these half axes
 
 
-def smooth(points: ArrayLike, closed: bool = True, steps: int = 6) -> Floats:
-    """Catmull-Rom curve through points (n, 2): (m, 2)."""
-    p = np.asarray(points, float)
-    before, after = np.roll(p, 1, 0), np.roll(p, -1, 0)
+@lru_cache(maxsize=64)
+def _spline(count: int, closed: bool, steps: int = 6) -> Floats:
+    """Matrix (m, count) from control points to the Catmull-Rom curve through them."""
+    p = np.eye(count)
+    before, after, after2 = np.roll(p, 1, 0), np.roll(p, -1, 0), np.roll(p, -2, 0)
     if not closed:
-        before[0], after[-1] = p[0], p[-1]
-    after2 = np.roll(after, -1, 0)
-    if not closed:
-        after2[-2:] = p[-1]
+        before[0], after[-1], after2[-2:] = p[0], p[-1], p[-1]
     t = np.linspace(0, 1, steps, endpoint=False)[:, None]
     a, b, c = after - before, 2 * before - 5 * p + 4 * after - after2, 3 * p - before - 3 * after + after2
-    curve = 0.5 * (2 * p[:, None] + a[:, None] * t + b[:, None] * t**2 + c[:, None] * t**3).reshape(-1, 2)
-    return curve if closed else np.vstack([curve[: (len(p) - 1) * steps], p[-1:]])
+    terms = [p[:, None] * 2, a[:, None] * t, b[:, None] * t**2, c[:, None] * t**3]
+    curve = 0.5 * np.asarray(sum(terms)).reshape(-1, count)
+    return curve if closed else np.vstack([curve[: (count - 1) * steps], p[-1:]])
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, tilt: float = 0.0, count: int = 20) -> Floats:
-    """Points (count, 2) on an ellipse."""
+def smooth(points: ArrayLike, closed: bool = True) -> Floats:
+    """Catmull-Rom curve through points (n, 2): (m, 2)."""
+    p = np.asarray(points, float)
+    return _spline(len(p), closed) @ p
+
+
+@lru_cache(maxsize=8)
+def _circle(count: int) -> Floats:
     t = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    u, v = rx * np.cos(t), ry * np.sin(t)
-    return np.column_stack([x + u * np.cos(tilt) - v * np.sin(tilt), y + u * np.sin(tilt) + v * np.cos(tilt)])
+    return np.column_stack([np.cos(t), np.sin(t)])
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, count: int = 20) -> Floats:
+    """Points (count, 2) on an ellipse."""
+    return _circle(count) * (rx, ry) + (x, y)
 
 
 class Canvas:
@@ -52,14 +64,17 @@ class Canvas:
         pitch = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
         roll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
         self.camera = (roll @ pitch @ yaw)[:2] * (HEAD_SCALE * shot.zoom * size)
+        self.unit = HEAD_SCALE * shot.zoom * size * SUPERSAMPLING  # drawn pixels of a head unit
         self.middle = (np.array(shot.shift) + (0.5, 0.47)) * size
 
     def project(self, points: ArrayLike, depth: float | None = None, above: float = 0.0) -> Floats:
         """Pixels (n, 2) of the picture for points (n, 2); depth None: on the face's surface, `above` over it."""
         p = np.asarray(points, float).reshape(-1, 2)
-        surface = 0.7 * np.sqrt(np.maximum(0.0, 1 - (p[:, 0] / 0.95) ** 2 - (p[:, 1] / 1.25) ** 2))
-        z = surface + above if depth is None else np.full(len(p), depth)
-        return np.column_stack([p, z]) @ self.camera.T + self.middle
+        flat = p @ self.camera[:, :2].T + self.middle
+        if depth is not None:
+            return flat + depth * self.camera[:, 2]
+        surface = 0.7 * np.sqrt(np.maximum(0.0, 1 - (p * p) @ HEAD_CURVE))
+        return flat + (surface + above)[:, None] * self.camera[:, 2]
 
     def _fixed(self, pixels: Floats) -> NDArray[np.int32]:
         # the centre of a pixel is at a whole number in OpenCV, before and after the averaging down
@@ -73,7 +88,7 @@ class Canvas:
         if opacity == 1 and not soft:
             cv2.fillPoly(self.image, [fixed], colour.tolist(), cv2.LINE_AA, 4)
             return
-        sigma = soft * float(np.linalg.norm(self.camera[0])) * SUPERSAMPLING
+        sigma = soft * self.unit
         margin = int(3 * sigma) + 2
         low = np.maximum(fixed.min(0) // 16 - margin, 0)
         high = np.minimum(fixed.max(0) // 16 + margin, len(self.image))
@@ -90,7 +105,7 @@ class Canvas:
     def stroke(self, points: ArrayLike, colour: Floats, width: float, above: float = 0.0) -> None:
         """Draws an open line of a width in head units."""
         fixed = self._fixed(self.project(points, above=above))
-        thick = max(1, round(width * float(np.linalg.norm(self.camera[0])) * SUPERSAMPLING))
+        thick = max(1, round(width * self.unit))
         cv2.polylines(self.image, [fixed], False, colour.tolist(), thick, cv2.LINE_AA, 4)
 
 

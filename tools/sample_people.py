@@ -170,7 +170,8 @@ def photograph(rng: np.random.Generator, image: Pixels, outline: Floats) -> byte
     sigma = rng.uniform(0.0, 1.2) * size / 160
     if sigma > 0.3:
         scene = np.asarray(cv2.GaussianBlur(scene, (0, 0), sigma), np.float32)
-    scene += np.float32(rng.uniform(0.0, 0.04)) * rng.standard_normal(scene.shape, np.float32)
+    noise = rng.random((2, *scene.shape), np.float32)  # two uniforms: six times quicker than a normal
+    scene += np.float32(rng.uniform(0.0, 0.1)) * (noise[0] - noise[1])
     shot = np.clip(scene * 255 + 0.5, 0, 255).astype(np.uint8)
     done, data = cv2.imencode(".jpg", shot, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))])
     assert done

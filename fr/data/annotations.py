@@ -4,8 +4,10 @@ Formats as published: VGGFace2's `train_list.txt` and `bb_landmark/loose_landmar
 `lfw_landmark.txt`. Rows of a list and of a landmark table are joined by name, never by row number.
 """
 
+import csv
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,10 @@ from fr.errors import InputError
 
 LANDMARK_COLUMNS = [f"P{point}{axis}" for point in range(1, 6) for axis in "XY"]
 _SHOWN = 10  # problems named one by one; the rest is counted
+_FARTHEST = 1e6  # pixels; squares of what is far beyond it overflow in the fit
+_ONE_SPOT = 1e-3  # pixels
+_NUMBER = re.compile("[0-9]{1,9}")  # str.isdigit also takes what int() doesn't
+_PERSON = re.compile(r"[^/\0]+")  # stays below the root
 
 
 @dataclass(frozen=True)
@@ -172,8 +178,13 @@ def _read_landmark_csv(path: Path) -> tuple[pa.StringArray, NDArray[np.float64]]
 def _bad_csv_row(path: Path) -> str:
     """The first row that pyarrow can't have read, found the slow way since its messages give no line."""
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        fields = line.rsplit(",", maxsplit=10)
-        if number == 1 or not line or fields[1:] == LANDMARK_COLUMNS:
+        if number == 1 or not line:
+            continue
+        try:
+            fields = next(csv.reader([line]))
+        except csv.Error as error:
+            return f"{path}:{number}: {error}"
+        if fields[1:] == LANDMARK_COLUMNS:
             continue
         if len(fields) != 11:
             return f"{path}:{number}: {len(fields)} fields instead of a name and ten numbers"
@@ -186,11 +197,11 @@ def _bad_csv_row(path: Path) -> str:
 
 
 def _check_landmarks(points: NDArray[np.float64], where: Callable[[int], str]) -> None:
-    """Refuse landmarks that give no similarity: not finite, or all on one spot."""
-    not_finite = ~np.isfinite(points).all(axis=(1, 2))
-    one_spot = np.asarray(np.ptp(points, axis=1).max(axis=1) == 0)
+    """Refuse landmarks that give no similarity: not finite (or beyond any photograph), or all on one spot."""
+    not_finite = ~(np.abs(points) < _FARTHEST).all(axis=(1, 2))  # true for NaN, too
+    one_spot = np.asarray(np.ptp(points, axis=1).max(axis=1) < _ONE_SPOT)
     refuse(
-        [f"{where(i)}: not finite" for i in np.flatnonzero(not_finite).tolist()]
+        [f"{where(i)}: not finite, or a million pixels away" for i in np.flatnonzero(not_finite).tolist()]
         + [f"{where(i)}: all five on one spot" for i in np.flatnonzero(one_spot).tolist()]
     )
 
@@ -228,7 +239,7 @@ def _read_pairs(path: Path) -> tuple[list[tuple[str, str]], list[bool], list[int
     """Pairs, whether they are of one person, their folds, and the first line that names each photograph."""
     lines = read_text(path).splitlines()
     header = lines[0].split() if lines else []
-    if len(header) != 2 or not all(field.isdigit() and int(field) > 0 for field in header):
+    if len(header) != 2 or not all(_NUMBER.fullmatch(field) and int(field) > 0 for field in header):
         raise InputError(f"{path}:1: expected the number of folds and of pairs of a kind in each, such as 10 300")
     per_fold = 2 * int(header[1])
     pairs: list[tuple[str, str]] = []
@@ -237,15 +248,17 @@ def _read_pairs(path: Path) -> tuple[list[tuple[str, str]], list[bool], list[int
     problems: list[str] = []
     for number, line in enumerate(lines[1:], start=2):
         match line.split("\t"):
-            case [name, first, second] if first.isdigit() and second.isdigit():
+            case [name, first, second]:
                 pair = _lfw_name(name, first), _lfw_name(name, second)
-            case [name, first, other, second] if first.isdigit() and second.isdigit():
+            case [name, first, other, second]:
                 pair = _lfw_name(name, first), _lfw_name(other, second)
             case [""]:
                 continue
             case _:
-                problems.append(f"{path}:{number}: neither `name i j` nor `name i other j`, separated by tabs")
-                continue
+                pair = "", ""
+        if not all(pair):
+            problems.append(f"{path}:{number}: neither `name i j` nor `name i other j`, separated by tabs")
+            continue
         pairs.append(pair)
         same.append(line.count("\t") == 2)
         for photograph in pair:
@@ -257,6 +270,9 @@ def _read_pairs(path: Path) -> tuple[list[tuple[str, str]], list[bool], list[int
 
 
 def _lfw_name(person: str, number: str) -> str:
+    """The photograph's path below the root; empty when these are no name and number."""
+    if not _PERSON.fullmatch(person) or not _NUMBER.fullmatch(number):
+        return ""
     return f"{person}/{person}_{int(number):04d}.jpg"
 
 

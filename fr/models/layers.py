@@ -25,7 +25,7 @@ class _LeakyWithSlope(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         below = torch.ops.aten.threshold_backward(gradients[0], -x, 0)  # the gradient where x < 0, else 0
         slope_gradient = torch.dot(_in_memory_order(below), _in_memory_order(x)).reshape(1)
-        return torch.add(gradients[0], below, alpha=ctx.slope - 1), slope_gradient
+        return torch.ops.aten.leaky_relu_backward(gradients[0], x, ctx.slope, False), slope_gradient
 
 
 def _in_memory_order(x: torch.Tensor) -> torch.Tensor:

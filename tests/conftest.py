@@ -1,0 +1,116 @@
+"""Shared fixtures: sample data made once, real faces where they are at hand, functions run on several gloo ranks."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tools.make_sample_data import Options, make_sample_data
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set of sample faces: 12 identities × 8 photographs, and 40 pairs in 10 folds."""
+    out = tmp_path_factory.mktemp("sample") / "data"
+    make_sample_data(out, Options(identities=12, images_per_identity=8, lfw_identities=40, pairs_per_fold=2), workers=2)
+    return out
+
+
+@pytest.fixture(scope="session")
+def quickstart_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample data of the quick start, as `tools/make_sample_data.py` makes it unasked."""
+    out = tmp_path_factory.mktemp("quickstart") / "data"
+    make_sample_data(out, Options())
+    return out
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs (not shipped): $FR_SHARED_DATA, by default ../shared/data."""
+    folder = _shared_folder()
+    if not folder.is_dir():
+        pytest.skip(f"no real photographs at {folder}; set FR_SHARED_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_or_sample(request: pytest.FixtureRequest) -> Path:
+    """faces-mini where it is at hand, else the quick start's sample data; both in the same layout."""
+    real = _shared_folder() / "faces-mini"
+    return real if real.is_dir() else request.getfixturevalue("quickstart_data")
+
+
+def _shared_folder() -> Path:
+    return Path(os.environ.get("FR_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def one_rank():  # type: ignore[no-untyped-def]
+    """A process group of one, as `python train.py` has it."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def _run_rank(rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    result = function(*arguments)
+    torch.save(result, f"{folder}/result_{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def run_distributed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
+    """run_distributed(world, function, *arguments) → what the function returned on each gloo rank."""
+
+    def run(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        folder = tmp_path_factory.mktemp("ranks")
+        # Forked from a server that has imported torch once: importing it takes longer than most of these functions.
+        multiprocessing.set_forkserver_preload(["tests.conftest", "torch._dynamo"])
+        mp.start_processes(
+            _run_rank, (world, str(folder), function, arguments), nprocs=world, start_method="forkserver"
+        )
+        return [torch.load(folder / f"result_{rank}.pt", weights_only=True) for rank in range(world)]
+
+    return run
+
+
+def data_options(data: Path) -> list[str]:
+    """train.py's options for a folder in the layout of the sample data."""
+    return [
+        *("--train_data_root", f"{data}/vggface2/train"),
+        *("--train_list", f"{data}/vggface2/meta/train_list.txt"),
+        *("--train_landmarks", f"{data}/vggface2/bb_landmark"),
+    ]
+
+
+def validation_options(data: Path) -> list[str]:
+    return [
+        *("--val_data_root", f"{data}/lfw/lfw"),
+        *("--val_list", f"{data}/lfw/pairs.txt"),
+        *("--val_landmarks", f"{data}/lfw/lfw_landmark.txt"),
+    ]
+
+
+def launch(script: str, *options: str, ranks: int = 1, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """The real command, with torchrun from two ranks on; the repository is found from any working folder."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command = [sys.executable, *(torchrun if ranks > 1 else []), str(ROOT / script), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **settings)
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -1,0 +1,210 @@
+"""Backbones against published figures, an independent table, torch.nn's layers, and a GPU that isn't there."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.flop_counter import FlopCounterMode
+
+from fr.losses.classifier import MarginSoftmax, shard_rows
+from fr.models import MODELS, build_model
+from fr.models.layers import PReLU
+from fr.models.mobilenet import InvertedResidual, MobileFaceNet
+from fr.options import MODEL_NAMES
+
+
+def test_the_options_offer_exactly_the_models_there_are() -> None:
+    assert tuple(MODELS) == MODEL_NAMES
+
+
+# The backbone of face_recognition.pytorch's mobilenet, counted on that code.
+@pytest.mark.parametrize(("embed_size", "parameters"), [(128, 1_050_942), (256, 1_116_478)])
+def test_mobilenet_has_the_published_number_of_parameters(embed_size: int, parameters: int) -> None:
+    model = build_model("mobilenet", embed_size, (128, 128))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_mobilenet_has_the_published_cost() -> None:
+    model = build_model("mobilenet", 256, (128, 128)).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 128, 128))
+    macs = counter.get_total_flops() / 2  # two operations a multiply-accumulate
+    assert round(macs / 1e6, 1) == 288.7  # as published: to 0.1 M
+
+
+def expected_convolutions(embed_size: int, last_map: int) -> list[tuple[int, ...]]:
+    """(inputs, outputs, kernel, stride, groups) in order, written out from the description of the reference."""
+    rows = [(3, 64, 3, 2, 1), (64, 64, 3, 1, 64)]
+    inputs = 64
+    for t, c, n, s in [(2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)]:
+        for stride in [s] + [1] * (n - 1):
+            wide = t * inputs
+            rows += [(inputs, wide, 1, 1, 1), (wide, wide, 3, stride, wide), (wide, c, 1, 1, 1)]
+            rows += [(c, c // 8, 1, 1, 1), (c // 8, c, 1, 1, 1)]  # squeeze-excitation
+            inputs = c
+    return [*rows, (128, 512, 1, 1, 1), (512, 512, last_map, 1, 512), (512, embed_size, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("side", [128, 64])
+def test_mobilenet_is_made_of_the_reference_layers_in_order(side: int) -> None:
+    model = build_model("mobilenet", 96, (side, side))
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    shapes = [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0], c.groups) for c in convolutions]
+    assert shapes == expected_convolutions(96, side // 16)
+    # Only squeeze-excitation has biases; every activation is a PReLU of one slope that starts at 0.25.
+    blocks = [m for m in model.modules() if isinstance(m, InvertedResidual)]
+    assert len(blocks) == 15
+    assert sum(c.bias is not None for c in convolutions) == 2 * len(blocks)
+    activations = [m for m in model.modules() if isinstance(m, nn.PReLU)]
+    assert len(activations) == 3 + 3 * len(blocks)
+    assert all(activation.weight.tolist() == [0.25] for activation in activations)
+    # Skips: all but the blocks that change the size of the map or the number of channels.
+    assert [block.keeps_shape for block in blocks] == [False, *[True] * 4, False, *[True] * 6, False, *[True] * 2]
+
+
+@pytest.mark.parametrize("size", [(128, 128), (64, 64), (128, 96)])
+def test_mobilenet_gives_one_embedding_an_image(size: tuple[int, int]) -> None:
+    model = build_model("mobilenet", 32, size).eval()
+    with torch.no_grad():
+        assert model(torch.rand(2, 3, *size)).shape == (2, 32)
+
+
+def test_mobilenet_starts_with_the_reference_spread_of_weights() -> None:
+    torch.manual_seed(1)
+    model = build_model("mobilenet", 256, (128, 128))
+    for conv in (m for m in model.modules() if isinstance(m, nn.Conv2d)):
+        wanted = (2 / (conv.kernel_size[0] ** 2 * conv.out_channels)) ** 0.5
+        count = conv.weight.numel()
+        # The standard error of a deviation over n draws is σ / √(2n), of a mean σ / √n: five of them is a chance of
+        # 6e-7 a layer, and the seed is fixed.
+        assert abs(conv.weight.std().item() / wanted - 1) < 5 / (2 * count) ** 0.5
+        assert abs(conv.weight.mean().item() / wanted) < 5 / count**0.5
+        assert conv.bias is None or not conv.bias.any()
+
+
+def test_the_weights_are_a_function_of_the_seed() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return nn.utils.parameters_to_vector(build_model("mobilenet", 32, (64, 64)).parameters())
+
+    assert torch.equal(weights(3), weights(3))
+    assert not torch.equal(weights(3), weights(4))
+
+
+def test_channels_last_changes_nothing_but_the_rounding() -> None:
+    torch.manual_seed(0)
+    model = build_model("mobilenet", 64, (64, 64))
+    images = torch.rand(4, 3, 64, 64)
+    with torch.no_grad():
+        plain = model(images)
+        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.reset_running_stats()
+        other = model.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
+    # Sums in another order, through 50 layers with batch norms: 1e-4 of the embedding's size is about 1000 roundings
+    # of float32; a wrong layout gives differences of the size itself.
+    assert F.mse_loss(other, plain).sqrt() < 1e-4 * plain.square().mean().sqrt()
+
+
+def prelu_gradients(layer: nn.PReLU, x: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    x = x.detach().requires_grad_()
+    layer.weight.grad = None
+    y = layer(x)
+    y.backward(gradient)
+    assert x.grad is not None and layer.weight.grad is not None
+    return y.detach(), x.grad, layer.weight.grad
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last) if x.dim() == 4 else x,
+    "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+    "expanded": lambda x: x[:1].expand_as(x),
+}
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (7, 9)])
+@pytest.mark.parametrize("slope", [0.25, 0.0, -0.5, 1.5])
+def test_prelu_equals_torchs_in_every_layout(shape: tuple[int, ...], slope: float) -> None:
+    torch.manual_seed(0)
+    ours, theirs, exact = PReLU(init=slope), nn.PReLU(init=slope), nn.PReLU(init=slope).double()
+    for x_layout in LAYOUTS:
+        for gradient_layout in LAYOUTS:
+            x = LAYOUTS[x_layout](torch.randn(shape))
+            if x_layout == "contiguous":
+                x.view(-1)[:4] = torch.tensor([0.0, -0.0, 1e-30, -1e-30])  # the kink and its neighbours
+            gradient = LAYOUTS[gradient_layout](torch.randn(shape))
+            y, x_gradient, slope_gradient = prelu_gradients(ours, x, gradient)
+            y_torch, x_gradient_torch, _ = prelu_gradients(theirs, x, gradient)
+            assert torch.equal(y, y_torch)
+            assert torch.equal(x_gradient, x_gradient_torch)
+            _, _, slope_exact = prelu_gradients(exact, x.double(), gradient.double())
+            # A float32 sum of at most 360 products of size 1, against the same sum in float64.
+            torch.testing.assert_close(slope_gradient.double(), slope_exact, rtol=1e-5, atol=1e-5)
+
+
+def test_prelu_takes_torchs_way_in_other_precisions_and_without_gradients() -> None:
+    x = torch.randn(2, 3, 4, 4)
+    ours, theirs = PReLU(), nn.PReLU()
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x))
+    ours, theirs = ours.bfloat16(), theirs.bfloat16()
+    gradient = torch.ones_like(x, dtype=torch.bfloat16)
+    for own, their in zip(
+        prelu_gradients(ours, x.bfloat16(), gradient),
+        prelu_gradients(theirs, x.bfloat16(), gradient),
+        strict=True,
+    ):
+        assert own.dtype == torch.bfloat16 and torch.equal(own, their)
+
+
+@pytest.fixture(params=[(1, 0), (4, 3), (64, 63), (64, 5)], ids=lambda ranks: f"rank {ranks[1]} of {ranks[0]}")
+def fake_ranks(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
+    """A process group whose collectives do nothing: one rank of many, in one process."""
+    world, rank = request.param
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
+    yield world, rank
+    dist.destroy_process_group()
+
+
+def to_fake_gpu(module: nn.Module) -> None:
+    """Parameters and buffers become fakes on cuda:0; any other tensor that the module has stays where it was made."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                on_gpu = torch.empty(parameter.shape, dtype=parameter.dtype, device="cuda:0")
+                part.register_parameter(name, nn.Parameter(on_gpu))
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda:0"))
+
+
+@pytest.mark.parametrize("margin", ["cos", "arc"])
+def test_a_forward_pass_on_a_gpu_makes_no_tensor_elsewhere(fake_ranks: tuple[int, int], margin: str) -> None:
+    world, rank = fake_ranks
+    backbone = MobileFaceNet(32, (64, 64))
+    head = MarginSoftmax(101, 32, margin, 30.0, 0.35, seed=0)
+    assert head.weight.shape == (shard_rows(101, world, rank)[1], 32)
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        to_fake_gpu(backbone)
+        to_fake_gpu(head)
+        images = torch.empty(2, 3, 64, 64, device="cuda:0")
+        labels = torch.empty(2, dtype=torch.int64, device="cuda:0")
+        embeddings = backbone(images)
+        assert embeddings.device == torch.device("cuda:0") and embeddings.shape == (2, 32)
+        for given in (embeddings, embeddings.bfloat16()):
+            loss, hits = head(given, labels)
+            for figure in (loss, hits):
+                assert figure.device == torch.device("cuda:0")
+                assert figure.shape == () and figure.dtype == torch.float32
+        for mixed in (
+            lambda: backbone(images.cpu()),
+            lambda: head(embeddings.cpu(), labels),
+            lambda: head(embeddings, labels.cpu()),
+        ):
+            with pytest.raises(RuntimeError, match=r"(?i)different devices|same device|device mismatch|FakeTensor"):
+                mixed()

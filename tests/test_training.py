@@ -1,0 +1,346 @@
+"""Training through the real entry: golden losses, exact resume, ranks, signals, refusals, every option's effect."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from fr import snapshot
+from fr.errors import run_plainly
+from tests.conftest import ROOT, data_options, launch, records, validation_options
+
+TINY = [
+    *("--input_size", "32", "--embed_size", "16", "--train_batch_size", "16", "--lr", "0.05", "--clip_norm", "5"),
+    *("--log_step", "1", "--val_step", "1000", "--device", "cpu", "--dali_threads", "1"),
+]
+Losses = list[float]
+
+
+def losses(folder: Path) -> Losses:
+    return [record["loss"] for record in records(folder / "logs")]
+
+
+def folders(out: Path) -> list[str]:
+    return ["--snap_folder", str(out / "snapshots"), "--log_folder", str(out / "logs"), "--snap_prefix", "tiny"]
+
+
+@pytest.fixture
+def run(sample_data: Path, tmp_path: Path) -> Callable[..., Losses]:
+    """run(*options) trains in this process, three iterations unless told otherwise, and returns the losses."""
+
+    def run_here(*options: str, out: Path = tmp_path) -> Losses:
+        base = [*data_options(sample_data), *TINY, "--max_iterations", "3", *folders(out)]
+        assert train.main([*base, *options]) == 0
+        return losses(out)
+
+    return run_here
+
+
+def weights(out: Path, iteration: int) -> dict[str, torch.Tensor]:
+    contents = snapshot.read(out / "snapshots" / f"tiny_{iteration}.pt")
+    stored: dict[str, torch.Tensor] = contents["state_dict"]
+    return stored
+
+
+def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# --- golden losses --------------------------------------------------------------------------------------------------
+
+
+def test_quick_start_losses_are_the_golden_ones(quickstart_data: Path, tmp_path: Path) -> None:
+    """`python -m tests.test_training` writes the file anew, for a change that means to change them."""
+    golden = json.loads((ROOT / "tests" / "golden" / "quickstart.json").read_text())
+    seen = quickstart_losses(quickstart_data, tmp_path, len(golden["losses"]))
+    # The first loss is one forward pass. Later ones feed the rounding of another processor's kernels through
+    # batch norms of few samples, which magnify it about tenfold a step in the first ones.
+    assert seen[0] == pytest.approx(golden["losses"][0], rel=1e-4)
+    assert seen == pytest.approx(golden["losses"], rel=0.03)
+
+
+def quickstart_losses(data: Path, out: Path, iterations: int) -> Losses:
+    options = ["@configs/quickstart.yml", *data_options(data), *validation_options(data), *folders(out)]
+    extra = ["--max_iterations", str(iterations), "--val_step", "1000", "--val_list", "", "--val_data_root", ""]
+    result = launch("train.py", *options, *extra, "--val_landmarks", "", "--log_step", "1", ranks=2, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return losses(out)
+
+
+# --- resume (C6, C7) ------------------------------------------------------------------------------------------------
+
+
+def test_faces_mini_stopped_by_a_signal_and_resumed_is_bit_equal(real_or_sample: Path, tmp_path: Path) -> None:
+    """Two ranks through torchrun, stopped at a random iteration in the middle of the first epoch."""
+    iterations = 9
+    options = ["@configs/faces_mini.yml", *data_options(real_or_sample), *("--val_list", "", "--val_data_root", "")]
+    options += ["--val_landmarks", "", "--max_iterations", str(iterations), "--log_step", "1", "--device", "cpu"]
+    environment = os.environ | {"FR_SHARED_DATA": "unused"}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = launch("train.py", *options, *folders(whole), ranks=2, cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stderr
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
+    stopped_after = random.randrange(2, iterations - 3)
+    with subprocess.Popen([*command, *options, *folders(parts)], cwd=ROOT, env=environment, stderr=-3) as process:
+        log = parts / "logs" / "log.jsonl"
+        while not (log.exists() and len(log.read_text().splitlines()) >= stopped_after):
+            assert process.poll() is None, "it ended before it was stopped"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) != 0
+    newest = snapshot.newest(parts / "snapshots", "tiny")
+    assert newest is not None
+    assert stopped_after <= snapshot.read(newest)["iteration"] < iterations
+
+    resume = ["--snap_to_resume", "auto"]
+    result = launch("train.py", *options, *folders(parts), *resume, ranks=2, cwd=ROOT, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert losses(parts) == losses(whole)  # to the last bit
+    assert [record["iteration"] for record in records(parts / "logs")] == list(range(1, iterations + 1))
+    assert same_weights(weights(parts, iterations), weights(whole, iterations))
+
+
+def test_resume_across_epochs_in_one_process_is_bit_equal(run: Callable[..., Losses], tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = ["--epoch_total_num", "2", "--lr_drops", "1", "--warmup_iterations", "3", "--accumulate", "2"]
+    expected = run(*options, "--max_iterations", "0", out=whole)
+    assert len(expected) == 2 * (12 * 8 // 16)
+    run(*options, "--max_iterations", "5", out=parts)
+    path = str(parts / "snapshots" / "tiny_5.pt")
+    assert run(*options, "--max_iterations", "0", "--snap_to_resume", path, out=parts) == expected
+    assert same_weights(weights(parts, 12), weights(whole, 12))
+
+
+def test_resume_refuses_another_run(run: Callable[..., Losses], tmp_path: Path) -> None:
+    run()
+    with pytest.raises(snapshot.InputError) as refusal:
+        run("--snap_to_resume", "auto", "--train_batch_size", "8", "--embed_size", "8", "--seed", "1")
+    text = str(refusal.value)
+    assert "embed_size is 16 there and 8 in this run" in text
+    assert "run.train_batch_size is 16 there and 8 in this run" in text
+    assert "run.seed is 0 there and 1 in this run" in text
+    with pytest.raises(snapshot.InputError, match="nowhere"):
+        run("--snap_to_resume", str(tmp_path / "nowhere.pt"))
+
+
+def test_auto_without_a_snapshot_starts_from_the_beginning(run: Callable[..., Losses]) -> None:
+    assert len(run("--snap_to_resume", "auto")) == 3
+
+
+# --- ranks (C2, C4, C5) ---------------------------------------------------------------------------------------------
+
+
+def test_losses_of_1_and_2_ranks_agree_with_frozen_batch_statistics(
+    run: Callable[..., Losses], sample_data: Path, tmp_path: Path
+) -> None:
+    """With batch statistics each rank would normalise by its own half of the batch, and the losses would differ from
+    the first one on. Frozen ones leave order, augmentation, head, gradients and step, which must not.
+    """
+    options = ["--freeze_bn", "true", "--max_iterations", "20", "--cutout_prob", "0.5"]
+    one = run(*options, out=tmp_path / "one")
+    base = [*data_options(sample_data), *TINY, *folders(tmp_path / "two")]
+    result = launch("train.py", *base, *options, ranks=2)
+    assert result.returncode == 0, result.stderr
+    # Sums in another order: some 1e-7 a step of float32, kept small since nothing here magnifies it.
+    assert losses(tmp_path / "two") == pytest.approx(one, rel=1e-4)
+    assert len(one) == 20
+
+
+def test_accumulated_micro_batches_give_the_step_of_the_whole_batch(run: Callable[..., Losses], tmp_path: Path) -> None:
+    whole = run("--freeze_bn", "true", out=tmp_path / "whole")
+    split = run("--freeze_bn", "true", "--accumulate", "4", out=tmp_path / "split")
+    assert split == pytest.approx(whole, rel=1e-4)  # the same sums in another order, float32
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(run: Callable[..., Losses]) -> None:
+    with pytest.raises(train.InputError, match=r"15.*18"):
+        run("--accumulate", "3")
+
+
+# --- bad input and signals (C9, C11) --------------------------------------------------------------------------------
+
+
+def test_a_photograph_that_vanishes_ends_both_ranks_with_a_snapshot(quickstart_data: Path, tmp_path: Path) -> None:
+    """One rank can't read it; both end in that iteration, and the run can go on once it is back."""
+    data = tmp_path / "data"
+    (data / "vggface2").mkdir(parents=True)
+    for part in ("train", "meta", "bb_landmark"):
+        os.symlink(quickstart_data / "vggface2" / part, data / "vggface2" / part)
+    names = (quickstart_data / "vggface2/meta/train_list.txt").read_text().split()[:65]
+    list_file = tmp_path / "train_list.txt"
+    rows = [*names[:-1], "n000001/0099_99.jpg"]
+    list_file.write_text("\n".join(rows))
+    table = (quickstart_data / "vggface2/bb_landmark/loose_landmark_train.csv").read_text()
+    landmarks = tmp_path / "landmarks.csv"
+    landmarks.write_text(table + '"n000001/0099_99",' + table.splitlines()[1].split(",", 1)[1] + "\n")
+    options = [*data_options(data), "--train_list", str(list_file), "--train_landmarks", str(landmarks)]
+    result = launch("train.py", *options, *TINY, *folders(tmp_path), "--train_batch_size", "6", ranks=2)
+    assert result.returncode != 0
+    assert f"train.py: {data}/vggface2/train/n000001/0099_99.jpg: can't be decoded: " in result.stderr
+    done = len(losses(tmp_path))
+    assert done >= 1
+    assert snapshot.newest(tmp_path / "snapshots", "tiny") == tmp_path / "snapshots" / f"tiny_{done}.pt"
+    assert "File \"" not in result.stderr.split("torch/distributed")[0]  # no traceback of ours
+
+
+def plainly(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run_plainly("train.py", train.main)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--lr", "fast", "command line: --lr: expected a number"),
+        ("--learning_rate", "1", "no such option"),
+        ("--train_data_root", "$NOT_SET_ANYWHERE/train", "$NOT_SET_ANYWHERE"),
+        ("--train_data_root", "missing_folder", "missing_folder: no such folder"),
+        ("--train_list", "missing.txt", "missing.txt: can't be read"),
+        ("--train_list", "empty.txt", "empty.txt: the list is empty"),
+        ("--train_list", "uncovered.txt", "uncovered.txt:2: n000001/none_such.jpg has no row in "),
+        ("--train_landmarks", "missing.csv", "missing.csv: no such file or folder"),
+        ("--train_batch_size", "1000", "--train_batch_size 1000 is more than the 96 images"),
+        ("--dali_device", "gpu", "--dali_device gpu needs --device cuda"),
+        ("--snap_to_resume", "missing.pt", "missing.pt: can't be read"),
+    ],
+)
+def test_bad_input_is_one_plain_message_and_leaves_nothing_behind(
+    option: str,
+    value: str,
+    message: str,
+    sample_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("\n")
+    first = (sample_data / "vggface2/meta/train_list.txt").read_text().split()[0]
+    Path("uncovered.txt").write_text(f"{first}\nn000001/none_such.jpg\n")
+    before = sorted(tmp_path.rglob("*"))
+    assert plainly([*data_options(sample_data), *TINY, option, value], monkeypatch) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+    assert len(printed.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_itself_exits_with_2_and_one_line() -> None:
+    result = launch("train.py", "--lr", "0.1", "@missing.yml")
+    assert result.returncode == 2
+    assert result.stderr.startswith("train.py: missing.yml: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+# --- what a run writes ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_log_config_snapshots_and_validation(
+    run: Callable[..., Losses], sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = run(*validation_options(sample_data), "--val_step", "2", "--m", "0.1", "--flipped_emb", "true")
+    assert len(seen) == 3
+    for record in records(tmp_path / "logs"):
+        assert {"iteration", "loss", "lr", "images_per_s", "data_wait", "gradient_norm"} <= record.keys()
+    assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == [
+        *("tiny.config.yml", "tiny_2.pt", "tiny_2.state", "tiny_3.pt", "tiny_3.state")
+    ]
+    assert "m: 0.1  # command line" in (tmp_path / "snapshots" / "tiny.config.yml").read_text()
+    contents = torch.load(tmp_path / "snapshots" / "tiny_3.pt", weights_only=True)
+    assert contents["iteration"] == 3
+    assert contents["config"]["m"] == 0.1
+    assert 0 <= contents["metrics"]["auc"] <= 1
+    validation = [json.loads(line) for line in (tmp_path / "logs" / "validation.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in validation] == [2, 3]
+    assert validation[1]["auc"] == contents["metrics"]["auc"]
+    printed = capsys.readouterr()
+    assert "m                   = 0.1" in printed.out.replace("  (", "   (")
+    assert "Accuracy/Val_accuracy mean: " in printed.err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--lr 0.02", "--momentum 0.5", "--weight_decay 0.1", "--clip_norm 0.1", "--warmup_iterations 9"),
+        *("--margin_type arc", "--s 20", "--m 0.1", "--embed_size 24", "--input_size 48", "--seed 5"),
+        *("--template arcface", "--alignment umeyama", "--flip_prob 1", "--rotate_prob 0", "--rotate_degrees 30"),
+        *("--cutout_prob 1", "--blur_prob 1", "--freeze_bn true", "--precision bf16", "--accumulate 2"),
+        *("--train_batch_size 24", "--model mobilenet --embed_size 8"),
+    ],
+)
+def test_option_changes_the_losses(
+    option: str, run: Callable[..., Losses], reference_losses: Losses, tmp_path: Path
+) -> None:
+    seen = run(*option.split())
+    assert len(seen) == 3
+    assert seen != reference_losses
+
+
+@pytest.fixture(scope="module")
+def reference_losses(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Losses:
+    """Of the run that the others differ from by one option."""
+    out = tmp_path_factory.mktemp("reference")
+    train.main([*data_options(sample_data), *TINY, *folders(out), "--max_iterations", "3"])
+    return losses(out)
+
+
+@pytest.mark.parametrize("option", ["--dali_threads 2", "--dali_device cpu", "--train_dataset vgg", "--device auto"])
+def test_option_leaves_the_numbers_alone(option: str, run: Callable[..., Losses], reference_losses: Losses) -> None:
+    if option == "--device auto" and torch.cuda.is_available():
+        pytest.skip("this machine's auto is a GPU")
+    assert run(*option.split()) == reference_losses
+
+
+def test_channels_last_keeps_the_first_loss(run: Callable[..., Losses], reference_losses: Losses) -> None:
+    seen = run("--channels_last", "true")
+    # Other kernels, other rounding, which batch norms of 16 samples magnify from the second step on.
+    assert seen[0] == pytest.approx(reference_losses[0], rel=1e-5)
+
+
+def test_bf16_is_near_float32(run: Callable[..., Losses], reference_losses: Losses) -> None:
+    # Eight bits of mantissa through twenty layers: some per cent of the cosines, times the scale of 30.
+    assert run("--precision", "bf16")[0] == pytest.approx(reference_losses[0], rel=0.05)
+
+
+def test_learning_rate_drops_at_epochs_and_log_step_spaces_the_records(
+    run: Callable[..., Losses], tmp_path: Path
+) -> None:
+    run("--epoch_total_num", "3", "--lr_drops", "1", "2", "--max_iterations", "0", "--log_step", "3")
+    seen = [(record["iteration"], record["lr"]) for record in records(tmp_path / "logs")]
+    assert seen == [
+        (iteration, pytest.approx(0.05 * 0.1 ** ((iteration - 1) // 6))) for iteration in (3, 6, 9, 12, 15, 18)
+    ]
+
+
+def test_a_run_of_nothing_but_skipped_steps_ends_with_advice(run: Callable[..., Losses]) -> None:
+    with pytest.raises(train.InputError, match="wasn't finite|isn't finite"):
+        run("--lr", "1e38", "--clip_norm", "0", "--max_iterations", "50", "--log_step", "5")
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    from tools.make_sample_data import Options, make_sample_data
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make_sample_data(folder / "data", Options())
+        measured = {"losses": quickstart_losses(folder / "data", folder, 12), "torch": torch.__version__}
+    target = ROOT / "tests" / "golden" / "quickstart.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(measured, indent=1) + "\n")

@@ -135,6 +135,7 @@ def on_a_rank() -> dict[str, Any]:
             "embeddings": embeddings.grad,
             "weight": head.weight.grad,
         }
+        head.weight.grad = None
         backbone = nn.Linear(EMBED_SIZE, EMBED_SIZE, bias=False).double()
         with torch.no_grad():
             backbone.weight.copy_(case["mixing"])

@@ -1,0 +1,165 @@
+"""Embeddings over ranks, `evaluate_lfw.py`, and the published figures of a really trained network."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import evaluate_lfw
+import train
+from fr import snapshot
+from fr.data.annotations import VerificationFaces, read_lfw
+from fr.data.pipeline import DaliSettings
+from fr.distributed import Ranks
+from fr.errors import InputError
+from fr.evaluation import embed, evaluate
+from fr.preprocessing import Preprocessing
+from tests.conftest import data_options, validation_options
+
+DALI = DaliSettings("cpu", None, 1)
+SMALL = Preprocessing((32, 32))
+
+
+def faces_of(data: Path) -> VerificationFaces:
+    return read_lfw(f"{data}/lfw/lfw", f"{data}/lfw/pairs.txt", f"{data}/lfw/lfw_landmark.txt")
+
+
+def ranks_here(rank: int = 0, world: int = 1) -> Ranks:
+    return Ranks(rank, world, rank, world, torch.device("cpu"))
+
+
+class Pixels(nn.Module):
+    """An embedding that anybody can recompute: the pixels of a coarse grid."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, :, ::8, ::8].flatten(1)
+
+
+def embed_on_a_rank(data: str, flipped: bool) -> torch.Tensor:
+    ranks = ranks_here(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    return torch.from_numpy(embed(Pixels(), faces_of(Path(data)), SMALL, DALI, ranks, 7, flipped))
+
+
+def test_every_rank_gets_the_embeddings_of_one(
+    run_distributed: Callable[..., list[torch.Tensor]], sample_data: Path, one_rank: None
+) -> None:
+    alone = embed(Pixels(), faces_of(sample_data), SMALL, DALI, ranks_here(), 50, False)
+    assert len(alone) == len(faces_of(sample_data))
+    for embeddings in run_distributed(3, embed_on_a_rank, str(sample_data), False):
+        assert np.array_equal(embeddings.numpy(), alone)  # pixels are the same, however they are batched
+
+
+def test_flipping_averages_picture_and_mirror_image(sample_data: Path, one_rank: None) -> None:
+    class LeftEdge(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images[:, :, :, 0].flatten(1)
+
+    class BothEdges(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return (images[:, :, :, 0] / 2 + images[:, :, :, -1] / 2).flatten(1)
+
+    faces = faces_of(sample_data)
+    flipped = embed(LeftEdge(), faces, SMALL, DALI, ranks_here(), 20, True)
+    np.testing.assert_allclose(flipped, embed(BothEdges(), faces, SMALL, DALI, ranks_here(), 20, False), atol=1e-6)
+
+
+def test_an_embedding_that_is_not_finite_names_the_photograph(sample_data: Path, one_rank: None) -> None:
+    class Dizzy(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            rows = images.flatten(1)[:, :4].clone()
+            rows[2, 0] = torch.nan
+            return rows
+
+    faces = faces_of(sample_data)
+    with pytest.raises(InputError) as refusal:
+        embed(Dizzy(), faces, SMALL, DALI, ranks_here(), len(faces), False)
+    assert refusal.value.problems == (f"{faces.path(2)}: its embedding isn't finite",)
+
+
+def test_a_trained_network_reaches_its_published_figures(shared_data: Path, one_rank: None) -> None:
+    """Alignment, colour order, normalisation and protocol at once, held against ../shared/data/README.md."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class Onnx(nn.Module):
+        def __init__(self, path: Path) -> None:
+            super().__init__()
+            self.session = onnxruntime.InferenceSession(str(path))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(self.session.run(None, {"input0": images.numpy()})[0])
+
+    contract = Preprocessing((112, 112), "arcface", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    model = Onnx(shared_data / "models" / "mobilefacenet.onnx")
+    result, _ = evaluate(model, faces_of(shared_data / "faces-mini"), contract, DALI, ranks_here(), 32, True)
+    # Given: 0.9863 ± 0.0104, AUC 0.9998, threshold about 0.26, with OpenCV's resampling.
+    assert result.accuracy == pytest.approx(0.9863, abs=0.004)
+    assert result.auc == pytest.approx(0.9998, abs=0.0003)
+    assert result.threshold_cosine == pytest.approx(0.26, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def trained(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snapshot of a short training with validation."""
+    out = tmp_path_factory.mktemp("trained")
+    options = [*data_options(sample_data), *validation_options(sample_data), "--max_iterations", "2"]
+    options += ["--input_size", "32", "--embed_size", "16", "--train_batch_size", "16", "--device", "cpu"]
+    train.main([*options, "--snap_folder", str(out), "--snap_prefix", "t", "--log_folder", str(out / "logs")])
+    return out / "t_2.pt"
+
+
+def test_the_snapshot_alone_gives_the_figures_of_the_training(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = tmp_path / "deep" / "figures.json"
+    assert evaluate_lfw.main(["--snap", str(trained), "--json", str(figures), "--device", "cpu"]) == 0
+    measured = json.loads(figures.read_text())
+    assert {"accuracy", "accuracy_std", "same_accuracy", "diff_accuracy", "auc", "threshold"} <= measured.keys()
+    assert measured == pytest.approx(snapshot.read(trained)["metrics"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        f"Accuracy/Val_same_accuracy mean: {measured['same_accuracy']:.4f}",
+        f"Accuracy/Val_diff_accuracy mean: {measured['diff_accuracy']:.4f}",
+        f"Accuracy/Val_accuracy mean: {measured['accuracy']:.4f}",
+        f"Accuracy/Val_accuracy std dev: {measured['accuracy_std']:.4f}",
+        f"AUC: {measured['auc']:.4f}",
+        f"Estimated threshold: {measured['threshold']:.4f}",
+    ]
+
+
+def test_options_of_evaluation_have_their_effects(trained: Path, tmp_path: Path, sample_data: Path) -> None:
+    def auc(*options: str) -> float:
+        figures = tmp_path / "figures.json"
+        evaluate_lfw.main(["--snap", str(trained), "--json", str(figures), *options])
+        return float(json.loads(figures.read_text())["auc"])
+
+    plain = auc("--val_batch_size", "3", "--dali_threads", "2", "--dali_device", "cpu")
+    assert plain == auc("--model", "mobilenet", "--embed_size", "16")
+    assert plain != auc("--flipped_emb")
+    pairs = tmp_path / "pairs.txt"
+    lines = (sample_data / "lfw/pairs.txt").read_text().splitlines()
+    per_fold = 2 * int(lines[0].split()[1])
+    pairs.write_text("\n".join([lines[0].replace("10", "2"), *lines[1 : 1 + 2 * per_fold]]))
+    assert plain != auc("--val_list", str(pairs))
+    page = tmp_path / "report"
+    auc("--report", str(page))
+    assert "AUC" in (page / "index.html").read_text()
+    assert (page / "roc.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "resnet"], "--model resnet: .* holds mobilenet"),
+        (["--embed_size", "256"], "--embed_size 256: .* holds 16"),
+        (["--val_list", "missing.txt"], "missing.txt: can't be read"),
+        (["--val_data_root", "missing"], "--val_data_root missing: no such folder"),
+        (["--snap", "missing.pt"], "missing.pt: can't be read"),
+    ],
+)
+def test_what_does_not_fit_the_snapshot_is_refused(options: list[str], message: str, trained: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate_lfw.main(["--snap", str(trained), *options])

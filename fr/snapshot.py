@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from fr.distributed import rank, world_size
+from fr.distributed import broadcast_buffers, rank, world_size
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 
@@ -63,7 +63,7 @@ def read(path: Path) -> dict[str, Any]:
         contents: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # whatever damaged bytes make of an unpickler
         raise InputError(f"{path}: not a snapshot, or damaged") from error
     if not isinstance(contents, dict):
         raise InputError(f"{path}: not a snapshot of this trainer")
@@ -109,25 +109,34 @@ class TrainingState:
 
     def save(self, folder: Path) -> None:
         """All ranks together; `folder` must not exist."""
-        dcp.save(self.tensors() | {f"random.{rank()}": torch.get_rng_state()}, checkpoint_id=str(folder))
+        # Any rank may be the one that writes a replicated tensor, and the batch statistics differ until DDP's next
+        # forward pass, which does the same.
+        broadcast_buffers(self._backbone)
+        dcp.save(
+            self.tensors() | {f"random.{rank()}": torch.get_rng_state()}, storage_writer=_PathlessWriter(folder)
+        )
 
     def load(self, folder: Path) -> None:
         """All ranks together, on any number of them; InputError when the state doesn't fit."""
         tensors = self.tensors()
         reader = _SafeReader(folder)
-        stored: dict[str, Any] = reader.read_metadata().state_dict_metadata
+        stored = _shapes(reader.read_metadata(), folder)
         random_name = f"random.{rank()}"
         if random_name in stored:
             tensors[random_name] = torch.get_rng_state()
         problems = [f"{folder}: {name} is missing" for name in tensors if name not in stored]
         problems += [
-            f"{folder}: {name} is {tuple(stored[name].size)}, this run needs {tuple(tensor.shape)}"
+            f"{folder}: {name} is {stored[name]}, this run needs {tuple(tensor.shape)}"
             for name, tensor in tensors.items()
-            if name in stored and tuple(stored[name].size) != tuple(tensor.shape)
+            if name in stored and stored[name] != tuple(tensor.shape)
         ]
         if problems:
             raise InputError(*problems)
-        dcp.load(tensors, storage_reader=reader)
+        try:
+            dcp.load(tensors, storage_reader=reader)
+        except CheckpointException as error:  # the same on all ranks, whichever of them failed
+            causes = {f"{type(cause[0]).__name__}: {cause[0]}" for cause in error.failures.values()}
+            raise InputError(f"{folder}: damaged: {'; '.join(sorted(causes))}") from error
         self._backbone.load_state_dict({
             name.removeprefix("backbone."): tensor
             for name, tensor in tensors.items()
@@ -150,6 +159,7 @@ _METADATA_CLASSES = {
     )
 } | {
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("pathlib", "PosixPath"),  # where the folder was, in what the stock writer wrote
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
     ("torch", "float32"),
@@ -158,11 +168,27 @@ _METADATA_CLASSES = {
 }
 
 
+class _PathlessWriter(dcp.FileSystemWriter):
+    """Leaves the temporary folder's path out of the index: a `Path` pickles differently between Pythons."""
+
+    def storage_meta(self) -> StorageMeta:
+        return StorageMeta()
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _METADATA_CLASSES:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a snapshot")
         return super().find_class(module, name)
+
+
+def _shapes(metadata: Metadata, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of the tensors that an index names."""
+    entries: dict[str, Any] = getattr(metadata, "state_dict_metadata", {})
+    try:
+        return {name: tuple(entry.size) for name, entry in entries.items()}
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"{folder}: the index is damaged: {error}") from error
 
 
 class _SafeReader(dcp.FileSystemReader):

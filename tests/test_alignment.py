@@ -1,6 +1,7 @@
 """Alignment against linear least squares, SciPy's Procrustes and plain 3×3 matrices."""
 
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ TEMPLATE_NAMES = st.sampled_from(sorted(TEMPLATES))
 LANDMARKS = st_np.arrays(np.float64, (5, 2), elements=st.floats(-1_000, 1_000, width=32))
 # Landmarks here reach 1,000 pixels and a matrix moves them by less than 10⁵; double precision keeps 16 digits, of
 # which conditioning (spread and correlation bounded by `usable`) costs some: 10⁻⁶ pixels remain by far.
-CLOSE = {"rtol": 1e-7, "atol": 1e-6}
+close = partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-6)
 
 
 def usable(points: Array, template: Array) -> bool:
@@ -65,7 +66,7 @@ def plain_procrustes(points: Array, template: Array) -> tuple[Array, Array]:
 def test_umeyama_is_the_linear_least_squares_similarity(points: Array, name: str) -> None:
     template = template_points(name, SIZE)
     assume(usable(points, template))
-    np.testing.assert_allclose(umeyama(points[None], template)[0], least_squares_similarity(points, template), **CLOSE)
+    close(umeyama(points[None], template)[0], least_squares_similarity(points, template))
 
 
 @settings(max_examples=200, deadline=None)
@@ -75,7 +76,7 @@ def test_procrustes_is_scipys_wherever_no_reflection_is_best(points: Array, name
     assume(usable(points, template))
     expected, rotation = plain_procrustes(points, template)
     assume(np.linalg.det(rotation) > 0)
-    np.testing.assert_allclose(procrustes(points[None], template)[0], expected, **CLOSE)
+    close(procrustes(points[None], template)[0], expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -128,7 +129,7 @@ def test_a_template_that_was_moved_by_a_similarity_is_put_back_exactly(
     template = template_points(name, SIZE)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     moved = (template @ np.array([[cos, -sin], [sin, cos]]).T + shift)[None]
-    np.testing.assert_allclose(transform(fit(moved, template), moved)[0], template, **CLOSE)
+    close(transform(fit(moved, template), moved)[0], template)
 
 
 def test_rows_of_a_batch_are_fitted_each_on_its_own() -> None:
@@ -182,5 +183,5 @@ def test_invert_is_the_inverse_of_the_3x3_matrix(matrices: Array) -> None:
 
 
 def test_invert_agrees_with_opencv() -> None:
-    matrix = cv2.getRotationMatrix2D((30, 40), 25, 1.7)
-    np.testing.assert_allclose(invert(matrix[None])[0], cv2.invertAffineTransform(matrix), rtol=1e-10)
+    matrix = np.array(cv2.getRotationMatrix2D((30, 40), 25, 1.7), dtype=np.float64)
+    np.testing.assert_allclose(invert(matrix[None])[0], np.array(cv2.invertAffineTransform(matrix)), rtol=1e-10)

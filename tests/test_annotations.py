@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fr.data.alignment import template_points, umeyama
-from fr.data.annotations import LabelledFaces, VerificationFaces, read_lfw, read_vgg
+from fr.data.annotations import LANDMARK_COLUMNS, LabelledFaces, VerificationFaces, read_lfw, read_vgg
 from fr.errors import InputError
 
 HEADER = "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y"
@@ -464,3 +464,18 @@ def test_any_content_of_lfw_files_is_read_or_refused(tmp_path: Path, content: by
     assert np.isfinite(umeyama(faces.landmarks, template_points("arcface", (112, 112)))).all()
     assert len(faces.pairs) == len(faces.same) == len(faces.fold) > 0
     assert np.unique(faces.pairs).tolist() == list(range(len(faces)))
+
+
+def test_landmark_columns_are_found_by_their_header(tmp_path: Path) -> None:
+    """Another order and more columns are fine; a table without a header is refused, not read a row short."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").touch()
+    (tmp_path / "list.txt").write_text("a/1.jpg\n")
+    table = tmp_path / "landmarks.csv"
+    columns = [*reversed(LANDMARK_COLUMNS), "SCORE", "NAME_ID"]
+    table.write_text(",".join(columns) + "\n" + ",".join(map(str, range(10))) + ',0.5,"a/1"\n')
+    faces = read_vgg(str(tmp_path), str(tmp_path / "list.txt"), str(table))
+    assert faces.landmarks.tolist() == [[[9, 8], [7, 6], [5, 4], [3, 2], [1, 0]]]
+    table.write_text('"a/1",' + ",".join(map(str, range(10))) + "\n")
+    with pytest.raises(InputError, match=r"landmarks.csv:1: expected the header NAME_ID,P1X,P1Y"):
+        read_vgg(str(tmp_path), str(tmp_path / "list.txt"), str(table))

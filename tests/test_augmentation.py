@@ -29,8 +29,9 @@ def happened(draws: Draws) -> dict[str, Array]:
 
 def opencv_move(flip: bool, degrees: float, height: int, width: int) -> Array:
     mirror = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]) if flip else np.eye(3)
-    turn: Array = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
-    return turn @ mirror
+    turn = np.array(cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1))
+    moved: Array = turn @ mirror
+    return moved
 
 
 @settings(max_examples=100, deadline=None)

@@ -51,8 +51,8 @@ def test_different_seed_purpose_or_epoch_give_different_numbers(
 def test_each_part_of_the_address_matters_on_its_own(change: str) -> None:
     here: dict[str, int] = {"seed": 5, "purpose": Purpose.ORDER, "epoch": 5}
     there = here | {change: Purpose.HEAD if change == "purpose" else 6}
-    blocks = [uniforms(a["seed"], Purpose(a["purpose"]), 3, 4, 8, a["epoch"]) for a in (here, there)]
-    assert not np.isin(*blocks).any()
+    one, other = (uniforms(a["seed"], Purpose(a["purpose"]), 3, 4, 8, a["epoch"]) for a in (here, there))
+    assert not np.isin(one, other).any()
 
 
 def test_rows_of_a_table_share_no_numbers() -> None:

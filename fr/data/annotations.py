@@ -156,19 +156,21 @@ def _landmark_table(given: Path, list_path: Path) -> Path:
 
 def _read_landmark_csv(path: Path) -> tuple[pa.StringArray, NDArray[np.float64]]:
     """NAME_ID and the five points of every row: names, [N, 5, 2] pixels."""
-    types: dict[str, pa.DataType] = dict.fromkeys(LANDMARK_COLUMNS, pa.float64())
+    types: dict[str, pa.DataType] = {"NAME_ID": pa.string()} | dict.fromkeys(LANDMARK_COLUMNS, pa.float64())
     try:
         table = pyarrow.csv.read_csv(
             path,
-            read_options=pyarrow.csv.ReadOptions(column_names=["NAME_ID", *LANDMARK_COLUMNS], skip_rows=1),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types={"NAME_ID": pa.string(), **types},
+                column_types=types,
+                include_columns=list(types),
                 # `cat train.csv test.csv` leaves a second header inside; as a row of nulls it matches no photograph.
                 null_values=LANDMARK_COLUMNS,
             ),
         )
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error}") from error
+    except pa.ArrowKeyError as error:
+        raise InputError(f"{path}:1: expected the header {','.join(types)}") from error
     except pa.ArrowInvalid as error:
         raise InputError(_bad_csv_row(path) or f"{path}: {error}") from error
     points = np.stack([table[column].to_numpy() for column in LANDMARK_COLUMNS], axis=1)

@@ -113,6 +113,7 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, augm
         start=fn.cast(start, dtype=types.INT32),
         end=fn.cast(end, dtype=types.INT32),
         axis_names="WH",
+        jpeg_fancy_upsampling=True,  # on a GPU too the chroma of the CPU's decoder
         output_type=types.RGB if preprocessing.color_order == "rgb" else types.BGR,
     )
     if sigma > 0:

@@ -1,0 +1,141 @@
+"""Rank facts, agreements and signals, with no group, a group of one, and two and three gloo ranks."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fr.distributed import (
+    Ranks,
+    broadcast_buffers,
+    caught_signals,
+    choose_device,
+    gather_rows,
+    highest,
+    open_ranks,
+    rank,
+    world_size,
+)
+from fr.errors import InputError
+
+
+def test_without_a_group_this_process_is_the_only_rank() -> None:
+    assert not torch.distributed.is_initialized()
+    assert (rank(), world_size()) == (0, 1)
+
+
+def test_the_device_is_the_wish_or_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_device("auto", 0) == choose_device("cpu", 3) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto", 1) == choose_device("cuda", 1) == torch.device("cuda", 1)
+    assert choose_device("cpu", 1) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("wish", "local_rank", "gpus"), [("cuda", 0, 0), ("cuda", 2, 2), ("auto", 2, 2)])
+def test_a_gpu_that_isnt_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, wish: str, local_rank: int, gpus: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(InputError, match=rf"--device {wish}: process {local_rank} .*\({gpus} found\)"):
+        choose_device(wish, local_rank)
+
+
+def test_open_ranks_without_torchrun_is_a_group_of_one_and_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    try:
+        with open_ranks("cpu") as ranks:
+            assert ranks == Ranks(0, 1, 0, 1, torch.device("cpu"))
+            assert ranks.is_main
+            assert torch.distributed.is_initialized() and highest(7) == 7
+        assert not torch.distributed.is_initialized()
+        with pytest.raises(KeyError), open_ranks("cpu"):
+            raise KeyError
+        assert not torch.distributed.is_initialized()
+    finally:
+        torch.set_num_threads(threads)
+
+
+COUNTS = [[2, 0, 3], [0, 0, 1], [0, 0, 0], [1, 1, 1], [5, 2, 0]]
+SHAPES = [(2,), (), (3, 2)]
+
+
+def rows_of(case: int, of_rank: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Rows that tell case, rank and place apart."""
+    count = COUNTS[case][of_rank]
+    size = torch.Size((count, *shape))
+    return (torch.arange(size.numel()) + 1000 * of_rank + 100_000 * case).reshape(size).to(dtype)
+
+
+def on_three_ranks() -> dict[str, Any]:
+    gathered = [
+        gather_rows(rows_of(case, rank(), shape, dtype), COUNTS[case])
+        for case in range(len(COUNTS))
+        for shape in SHAPES
+        for dtype in (torch.float32, torch.int64)
+    ]
+    norm = nn.Sequential(nn.BatchNorm2d(4), nn.Linear(2, 2))
+    torch.manual_seed(rank())
+    nn.init.normal_(norm[1].weight)
+    for buffer in norm.buffers():
+        buffer.fill_(10 + rank())
+    broadcast_buffers(norm)
+    return {
+        "rank": (rank(), world_size()),
+        "gathered": gathered,
+        "highest": [highest(value) for value in (rank(), -rank(), 255 if rank() == 1 else 0)],
+        "buffers": [buffer.unique().tolist() for buffer in norm.buffers()],
+        "weight": norm[1].weight.detach(),
+    }
+
+
+def test_three_ranks_agree_and_gather_in_rank_order(run_distributed: Callable[..., list[dict[str, Any]]]) -> None:
+    results = run_distributed(3, on_three_ranks)
+    wanted = [
+        torch.cat([rows_of(case, of_rank, shape, dtype) for of_rank in range(3)])
+        for case in range(len(COUNTS))
+        for shape in SHAPES
+        for dtype in (torch.float32, torch.int64)
+    ]
+    for number, result in enumerate(results):
+        assert result["rank"] == (number, 3)
+        assert result["highest"] == [2, 0, 255]
+        assert result["buffers"] == [[10.0], [10.0], [10]]  # mean, variance and count of the first rank
+        for got, want in zip(result["gathered"], wanted, strict=True):
+            assert got.dtype == want.dtype and torch.equal(got, want)
+    # Parameters are none of its business.
+    assert not torch.equal(results[0]["weight"], results[1]["weight"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_a_second_meets_the_earlier_handler(number: signal.Signals) -> None:
+    met: list[int] = []
+
+    def earlier(received: int, _frame: object) -> None:
+        met.append(received)
+
+    before = signal.signal(number, earlier)
+    try:
+        with caught_signals() as received:
+            assert received.number == 0
+            os.kill(os.getpid(), number)
+            assert (received.number, met) == (number, [])
+            os.kill(os.getpid(), number)
+            assert met == [number]
+        assert signal.getsignal(number) is earlier
+        with pytest.raises(KeyError), caught_signals():
+            raise KeyError
+        assert signal.getsignal(number) is earlier
+        # Each use notes anew.
+        with caught_signals() as received:
+            assert received.number == 0
+            os.kill(os.getpid(), number)
+            assert (received.number, met) == (number, [number])
+    finally:
+        signal.signal(number, before)

@@ -1,0 +1,174 @@
+"""What a run leaves behind: records once an iteration, TensorBoard figures read back with TensorBoard's own reader."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fr import monitor as monitor_module
+from fr.monitor import Monitor, Silent, Stopwatch
+from fr.preprocessing import Preprocessing
+
+
+def record(iteration: int, loss: float = 1.0) -> dict[str, float]:
+    return {
+        "iteration": iteration,
+        "loss": loss,
+        "softmax_loss": loss / 2,
+        "lr": 0.4,
+        "classification_accuracy": 0.25,
+        "images_per_s": 50.0,
+        "data_wait": 0.125,
+        "gradient_norm": 3.0,
+        "skipped_steps": 0.0,
+    }
+
+
+FIGURES = {"same_accuracy": 0.5, "diff_accuracy": 0.75, "accuracy": 0.625, "auc": 0.875, "threshold": 0.25}
+
+
+def run(folder: Path, first: int, iterations: list[int], loss: float) -> None:
+    """A run that logs at these iterations and validates at the even ones."""
+    monitor = Monitor(folder, first, 100)
+    for iteration in iterations:
+        monitor.log(record(iteration, loss))
+        monitor.advance()
+        if iteration % 2 == 0:
+            monitor.validated(iteration, FIGURES | {"accuracy": loss}, ["a line"])
+    monitor.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_after_a_resume_each_iteration_is_there_once(tmp_path: Path) -> None:
+    run(tmp_path, 0, [1, 2, 3, 4, 5], loss=1.0)
+    run(tmp_path, 2, [3, 4, 5, 6], loss=2.0)
+    log, validation = read(tmp_path / "log.jsonl"), read(tmp_path / "validation.jsonl")
+    assert [(line["iteration"], line["loss"]) for line in log] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2)]
+    assert [(line["iteration"], line["accuracy"]) for line in validation] == [(2, 1), (4, 2), (6, 2)]
+    assert log[0] == record(1)  # whole, as it was given
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl*")) == ["log.jsonl", "validation.jsonl"]
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("torn", ['{"iteration": 3, "los', '{"iteration": 3', "{", '{"iteration": 3, "loss": 1.0}'])
+def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: str) -> None:
+    run(tmp_path, 0, [1, 2], loss=1.0)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write(torn)  # no line end: the process died while writing
+    run(tmp_path, 2, [3, 4], loss=2.0)
+    assert [(line["iteration"], line["loss"]) for line in read(tmp_path / "log.jsonl")] == [
+        (1, 1.0),
+        (2, 1.0),
+        (3, 2.0),
+        (4, 2.0),
+    ]
+
+
+def test_a_run_from_the_start_keeps_the_earlier_files(tmp_path: Path) -> None:
+    contents = []
+    for attempt in range(3):
+        run(tmp_path, 0, [1, 2], loss=float(attempt))
+        contents.append((tmp_path / "log.jsonl").read_text())
+    assert [path.read_text() for path in (tmp_path / "log.1.jsonl", tmp_path / "log.2.jsonl")] == contents[:2]
+    assert (tmp_path / "log.jsonl").read_text() == contents[2]
+    assert read(tmp_path / "validation.1.jsonl") == [{"iteration": 2, **FIGURES, "accuracy": 0.0}]
+
+
+def board(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+def test_tensorboard_shows_the_figures_under_the_names_of_the_reference(tmp_path: Path) -> None:
+    run(tmp_path, 0, [1, 2], loss=4.0)
+    events = board(tmp_path)
+    # face_recognition.pytorch's names.
+    wanted = {
+        "Loss/train_loss": 4.0,
+        "Loss/softmax_loss": 2.0,
+        "Learning_rate": np.float32(0.4),
+        "Accuracy/classification": 0.25,
+    }
+    for name, value in wanted.items():
+        assert [(event.step, event.value) for event in events.Scalars(name)] == [(1, value), (2, value)], name
+    validation = {
+        "Accuracy/Val_same_accuracy": 0.5,
+        "Accuracy/Val_diff_accuracy": 0.75,
+        "Accuracy/Val_accuracy": 4.0,
+        "AUC": 0.875,
+        "Estimated_threshold": 0.25,
+    }
+    for name, value in validation.items():
+        assert [(event.step, event.value) for event in events.Scalars(name)] == [(2, value)], name
+
+
+def test_tensorboard_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> None:
+    run(tmp_path, 0, [1, 2, 3, 4], loss=1.0)
+    run(tmp_path, 2, [3, 4, 5], loss=2.0)
+    events = [(event.step, event.value) for event in board(tmp_path).Scalars("Loss/train_loss")]
+    assert events == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
+
+
+@pytest.mark.parametrize("color_order", ["rgb", "bgr"])
+def test_one_grid_shows_the_images_as_they_looked_before_normalisation(tmp_path: Path, color_order: str) -> None:
+    torch.manual_seed(0)
+    count, height, width = 40, 6, 5
+    pixels = torch.randint(0, 256, (count, 3, height, width))  # RGB, of which the first 32 are shown
+    given = pixels if color_order == "rgb" else pixels.flip(1)
+    mean, std = (0.25, 0.5, 0.125), (0.5, 0.25, 2.0)
+    images = (given / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    monitor = Monitor(tmp_path, 0, 10)
+    monitor.shows(images, Preprocessing((height, width), color_order=color_order, mean=mean, std=std))
+    monitor.close()
+    events = board(tmp_path)
+    assert events.Tags()["images"] == ["Input"]
+    (event,) = events.Images("Input")
+    grid = np.asarray(Image.open(io.BytesIO(event.encoded_image_string))).astype(int)
+    # torchvision's grid: 8 a row, 2 pixels between and around.
+    for number in range(32):
+        top, left = number // 8 * (height + 2) + 2, number % 8 * (width + 2) + 2
+        shown = grid[top : top + height, left : left + width]
+        # Normalised, undone and cut to whole numbers: one grey level.
+        assert np.abs(shown - pixels[number].permute(1, 2, 0).numpy()).max() <= 1
+    assert grid.shape == (4 * (height + 2) + 2, 8 * (width + 2) + 2, 3)
+
+
+def test_the_other_ranks_monitor_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    silent = Silent()
+    silent.shows(torch.zeros(1, 3, 4, 4), Preprocessing((4, 4)))
+    silent.advance()
+    silent.log(record(1))
+    silent.validated(1, FIGURES, ["a line"])
+    silent.say("a line")
+    silent.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_stopwatch_divides_by_the_time_since_the_last_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(monitor_module.time, "perf_counter", lambda: now[0])
+    watch = Stopwatch()
+    for _ in range(3):
+        watch.fetched(40, 0.5)
+    now[0] += 6
+    assert watch.read() == {"images_per_s": 20.0, "data_wait": 0.25}
+    now[0] += 2
+    watch.fetched(10, 1.0)
+    assert watch.read() == {"images_per_s": 5.0, "data_wait": 0.5}  # nothing of the first reading
+    watch.fetched(1000, 1.0)
+    now[0] += 60  # a validation, left out by restarting
+    watch.restart()
+    now[0] += 1
+    watch.fetched(8, 0.0)
+    assert watch.read() == {"images_per_s": 8.0, "data_wait": 0.0}

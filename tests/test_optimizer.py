@@ -1,0 +1,122 @@
+"""The schedule by hand-computed rates, the step and the norm against torch.optim.SGD and clip_grad_norm_ on one process."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fr.distributed import rank
+from fr.optimizer import apply_step, build_sgd, gradient_norm, lr_at, set_lr
+
+
+def test_warm_up_goes_from_a_share_to_the_whole_learning_rate() -> None:
+    rates = [lr_at(iteration, 0.4, 4, []) for iteration in range(6)]
+    # One rounding of a division and one of a product.
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4], rel=1e-15)
+    assert rates[3] == 0.4
+    assert lr_at(0, 0.4, 1, []) == lr_at(0, 0.4, 0, []) == 0.4
+
+
+def test_the_rate_drops_tenfold_at_each_iteration_of_the_list() -> None:
+    rates = {iteration: lr_at(iteration, 0.4, 0, [10, 20]) for iteration in (0, 9, 10, 19, 20, 10**6)}
+    wanted = {0: 0.4, 9: 0.4, 10: 0.04, 19: 0.04, 20: 0.004, 10**6: 0.004}
+    assert rates == pytest.approx(wanted, rel=1e-14)
+    assert lr_at(5, 0.4, 10, [3]) == pytest.approx(0.4 * 0.6 * 0.1, rel=1e-14)  # drops during the warm-up count
+
+
+def test_the_rate_depends_on_the_iteration_alone() -> None:
+    forwards = [lr_at(iteration, 0.1, 7, [20, 30]) for iteration in range(40)]
+    assert [lr_at(iteration, 0.1, 7, [20, 30]) for iteration in reversed(range(40))] == forwards[::-1]
+
+
+def parameters() -> list[nn.Parameter]:
+    source = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=source)) for shape in ((4, 3), (5,), (2, 3, 3, 3), (0, 4))]
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 2.0, 1000.0])
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_steps_equal_torchs_sgd_with_clipping(one_rank: None, clip_norm: float, momentum: float) -> None:
+    ours, theirs = parameters(), parameters()
+    optimizer = build_sgd(ours, 0.1, momentum, 1e-2)
+    reference = torch.optim.SGD(theirs, 0.1, momentum, weight_decay=1e-2, fused=False)
+    source = torch.Generator().manual_seed(1)
+    for step in range(5):
+        for group in (*optimizer.param_groups, *reference.param_groups):
+            group["lr"] = 0.0
+        set_lr(optimizer, 0.1 / (step + 1))
+        set_lr(reference, 0.1 / (step + 1))
+        for own, their in zip(ours, theirs, strict=True):
+            own.grad = torch.randn(own.shape, generator=source)
+            their.grad = own.grad.clone()
+        norm = gradient_norm(ours[:2], ours[2:])
+        total = torch.nn.utils.clip_grad_norm_(theirs, clip_norm or float("inf"))
+        torch.testing.assert_close(norm, total, rtol=1e-6, atol=0)  # a float32 sum of 71 squares in another order
+        assert apply_step(optimizer, norm, clip_norm) == 0
+        reference.step()
+        for own, their in zip(ours, theirs, strict=True):
+            # A fused kernel may fuse a product and a sum; float32 rounds at 6e-8, a few times a step.
+            torch.testing.assert_close(own, their, rtol=2e-6, atol=1e-6)
+            state = reference.state[their]
+            if momentum:
+                torch.testing.assert_close(
+                    optimizer.state[own]["momentum_buffer"], state["momentum_buffer"], rtol=2e-6, atol=1e-6
+                )
+    assert not torch.equal(ours[0], parameters()[0])
+
+
+def on_two_ranks() -> dict[str, Any]:
+    """Norms and steps where the first half of the parameters is replicated and the rest sharded by rank."""
+    results: dict[str, Any] = {}
+    replicated, head = parameters()[:2], parameters()[2:]
+    for number, parameter in enumerate(replicated):
+        parameter.grad = torch.full_like(parameter, 0.5 + number)
+    for parameter in head:
+        parameter.grad = torch.full_like(parameter, 2.0 + rank())
+    results["norm"] = gradient_norm(replicated, head)
+
+    for first_bad in (0, 2):
+        for bad in (float("nan"), float("inf"), -float("inf")):
+            replicated, head = parameters()[:2], parameters()[2:]
+            optimizer = build_sgd([*replicated, *head], 0.1, 0.9, 1e-4)
+            kept, skips = [], []
+            for step in range(first_bad + 2):
+                before = snapshot_of(optimizer)
+                for parameter in (*replicated, *head):
+                    parameter.grad = torch.ones_like(parameter)
+                if step == first_bad and rank() == 1:
+                    assert head[0].grad is not None
+                    head[0].grad[1, 1, 1, 1] = bad
+                skips.append(apply_step(optimizer, gradient_norm(replicated, head), 1.0))
+                kept.append(all(torch.equal(a, b) for a, b in zip(before, snapshot_of(optimizer), strict=True)))
+                optimizer.zero_grad()
+            finite = all(bool(tensor.isfinite().all()) for tensor in snapshot_of(optimizer))
+            results[f"{bad} at {first_bad}"] = {"skips": torch.stack(skips), "kept": kept, "finite": finite}
+    return results
+
+
+def snapshot_of(optimizer: torch.optim.SGD) -> list[torch.Tensor]:
+    """Copies of weights and momentum."""
+    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    momentum = [optimizer.state[parameter]["momentum_buffer"] for parameter in weights]
+    return [tensor.detach().clone() for tensor in (*weights, *momentum)]
+
+
+def test_two_ranks_share_the_norm_and_skip_together(run_distributed: Callable[..., list[dict[str, Any]]]) -> None:
+    first, second = run_distributed(2, on_two_ranks)
+    # 12 × 0.5², 5 × 1.5², and 54 each of 2² and 3²: by hand.
+    whole = (12 * 0.25 + 5 * 2.25 + 54 * 4 + 54 * 9) ** 0.5
+    for result in (first, second):
+        assert result["norm"].item() == pytest.approx(whole, rel=1e-6)  # float32
+    assert torch.equal(first["norm"], second["norm"])
+    cases = [name for name in first if name != "norm"]
+    assert len(cases) == 6
+    for name in cases:
+        bad_step = int(name[-1])
+        wanted = [step == bad_step for step in range(bad_step + 2)]
+        for result in (first[name], second[name]):
+            assert result["skips"].tolist() == [float(skip) for skip in wanted], name
+            assert result["kept"] == wanted, name  # only the skipped step leaves weights and momentum untouched
+            assert result["finite"], name

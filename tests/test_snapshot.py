@@ -1,0 +1,404 @@
+"""Snapshots: whole or absent, exact on any number of ranks, and harmless when damaged or hostile (C6, C7, C10)."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fr import snapshot
+from fr.distributed import rank
+from fr.errors import InputError
+from fr.losses.classifier import MarginSoftmax, shard_rows
+from fr.optimizer import build_sgd
+from fr.preprocessing import Preprocessing
+
+CLASSES = 7  # over 2 ranks 4 + 3, over 3 ranks 3 + 3 + 1
+FACTS = {
+    "model": "mobilenet",
+    "embed_size": 3,
+    "preprocessing": Preprocessing((64, 64)).as_dict(),
+    "run": {"train_batch_size": 12, "seed": 1, "images": 100, "identities": CLASSES, "data": "abc"},
+}
+CONFIG = {"lr": 0.4, "model": "mobilenet", "lr_drops": [1, 2], "freeze_bn": False, "snap_prefix": "net"}
+
+
+def make_run(seed: int) -> tuple[nn.Module, MarginSoftmax, torch.optim.SGD]:
+    """A small run with something of its own in each weight, buffer and momentum; the same on any number of ranks."""
+    torch.manual_seed(seed)
+    backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    head = MarginSoftmax(CLASSES, 3, "cos", 30.0, 0.35, seed)
+    optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
+    with torch.no_grad():
+        for buffer in backbone.buffers():
+            buffer.copy_(100 * torch.rand(buffer.shape))
+        for parameter in backbone.parameters():
+            optimizer.state[parameter]["momentum_buffer"].normal_()
+        first, rows = shard_rows(CLASSES, snapshot.world_size(), rank())
+        optimizer.state[head.weight]["momentum_buffer"].copy_(torch.randn(CLASSES, 3)[first : first + rows])
+    return backbone, head, optimizer
+
+
+def content(backbone: nn.Module, head: MarginSoftmax, optimizer: torch.optim.SGD) -> dict[str, torch.Tensor]:
+    """Copies of everything that a run goes on from; head and its momentum are this rank's."""
+    tensors = dict(backbone.state_dict())
+    tensors |= {f"m.{n}": optimizer.state[p]["momentum_buffer"] for n, p in backbone.named_parameters()}
+    tensors |= {"head": head.weight.detach(), "m.head": optimizer.state[head.weight]["momentum_buffer"]}
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def write(folder: Path, iteration: int = 5, seed: int = 1, prefix: str = "net") -> dict[str, torch.Tensor]:
+    backbone, head, optimizer = make_run(seed)
+    contents = FACTS | {
+        "iteration": iteration,
+        "state_dict": backbone.state_dict(),
+        "metrics": {"accuracy": 0.5},
+        "config": CONFIG,
+    }
+    state = snapshot.TrainingState(backbone, head, optimizer)
+    snapshot.write(snapshot.snapshot_path(folder, prefix, iteration), contents, state)
+    return content(backbone, head, optimizer)
+
+
+def resume(path: Path, facts: dict[str, Any] | None = None, seed: int = 2) -> dict[str, torch.Tensor]:
+    run = make_run(seed)
+    iteration = snapshot.resume(path, snapshot.TrainingState(*run), facts or FACTS)
+    return content(*run) | {"iteration": torch.tensor(iteration)}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def assert_same(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    for name, tensor in wanted.items():
+        assert torch.equal(got[name], tensor), name
+
+
+def test_a_resumed_run_has_every_bit_of_the_written_one(one_rank: None, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    before = write(folder, iteration=12)
+    draws = torch.rand(3)
+    path = snapshot.newest(folder, "net")
+    assert path == folder / "net_12.pt"
+    assert names(folder) == {"net_12.pt", "net_12.state"}
+    after = resume(path)
+    assert after.pop("iteration") == 12
+    assert_same(after, before)
+    assert torch.equal(torch.rand(3), draws)  # the generator, too
+    assert not torch.equal(content(*make_run(2))["head"], before["head"])  # or nothing would have been shown
+
+
+def test_the_pt_holds_builtins_and_tensors_with_the_config(one_rank: None, tmp_path: Path) -> None:
+    before = write(tmp_path)
+    contents = torch.load(tmp_path / "net_5.pt", weights_only=True)
+    assert contents["config"] == CONFIG
+    assert contents["metrics"] == {"accuracy": 0.5}
+    assert contents["iteration"] == 5
+    assert {name: contents[name] for name in FACTS} == FACTS
+    assert Preprocessing.from_dict(contents["preprocessing"]) == Preprocessing((64, 64))
+    model = make_run(3)[0]
+    snapshot.load_weights(model, snapshot.read(tmp_path / "net_5.pt"), tmp_path / "net_5.pt")
+    assert_same(dict(model.state_dict()), {name: before[name] for name in model.state_dict()})
+
+
+def test_weights_of_another_model_are_refused_by_name(one_rank: None, tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "net_5.pt"
+    with pytest.raises(InputError, match=r"net_5\.pt: .*(?s:.*)2\.weight"):
+        snapshot.load_weights(nn.Linear(5, 4), snapshot.read(path), path)
+
+
+def test_the_newest_is_the_highest_whole_number_of_the_prefix(tmp_path: Path) -> None:
+    assert snapshot.newest(tmp_path / "absent", "net") is None
+    assert snapshot.newest(tmp_path, "net") is None
+    for name in ("net_9", "net_10", "net_2", "net_x_99", "my_net_98", "net_10_97", "net_-96", "net.95", "n.t_94"):
+        (tmp_path / f"{name}.pt").touch()
+        (tmp_path / f"{name}.state").mkdir()
+    (tmp_path / "net_93.pt").touch()  # its state is missing
+    (tmp_path / "net_92.state").mkdir()  # its .pt is missing
+    (tmp_path / ".net_91.pt.tmp").touch()
+    (tmp_path / ".net_91.state.tmp").mkdir()
+    (tmp_path / "net_91.pt.tmp").touch()
+    (tmp_path / "net_90.pt").touch()
+    (tmp_path / "net_90.state").touch()  # no folder
+    assert snapshot.newest(tmp_path, "net") == tmp_path / "net_10.pt"
+    assert snapshot.newest(tmp_path, "n.t") == tmp_path / "n.t_94.pt"
+
+
+@pytest.mark.parametrize("where", ["state", "middle of the state", "pt", "rename"])
+@pytest.mark.parametrize("iteration", [7, 5])
+def test_an_interrupted_write_leaves_no_half_snapshot(
+    one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, iteration: int
+) -> None:
+    before = write(tmp_path, iteration=4)
+
+    def fails(*_args: Any, **_kwargs: Any) -> None:
+        raise OSError("no space left")
+
+    save_whole = torch.save
+
+    def fails_on_the_pt(what: Any, file: Any, **settings: Any) -> None:
+        if str(getattr(file, "name", "")).endswith(".pt.tmp"):
+            file.write(b"half")
+            raise OSError("no space left")
+        save_whole(what, file, **settings)  # the checkpoint's own files go through here, too
+
+    def fails_half_way(_state: snapshot.TrainingState, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "__0_0.distcp").write_bytes(b"half")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        if where == "state":
+            patch.setattr(snapshot.TrainingState, "save", fails)
+        elif where == "middle of the state":
+            patch.setattr(snapshot.TrainingState, "save", fails_half_way)
+        elif where == "pt":
+            patch.setattr(torch, "save", fails_on_the_pt)
+        else:
+            patch.setattr(Path, "replace", fails)
+        with pytest.raises(OSError, match="no space left"):
+            write(tmp_path, iteration=iteration, seed=3)
+    path = snapshot.newest(tmp_path, "net")
+    assert path == tmp_path / "net_4.pt"
+    assert_same(resume(path), before)
+    # The next attempt isn't hurt by the leftovers, and clears them.
+    again = write(tmp_path, iteration=iteration, seed=6)
+    path = snapshot.newest(tmp_path, "net")
+    assert path == tmp_path / f"net_{iteration}.pt"
+    assert_same(resume(path), again)
+    assert names(tmp_path) == {"net_4.pt", "net_4.state", f"net_{iteration}.pt", f"net_{iteration}.state"}
+
+
+def test_a_snapshot_of_the_same_name_is_replaced(one_rank: None, tmp_path: Path) -> None:
+    write(tmp_path, seed=1)
+    second = write(tmp_path, seed=3)
+    assert names(tmp_path) == {"net_5.pt", "net_5.state"}
+    assert_same(resume(tmp_path / "net_5.pt"), second)
+
+
+class Payload:
+    """Unpickled by the stock reader, this makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def damages(folder: Path) -> dict[str, bytes]:
+    """What a `.pt` may turn out to be."""
+    whole = (folder / "net_5.pt").read_bytes()
+    damaged = {f"first {share} %": whole[: len(whole) * share // 100] for share in (0, 1, 30, 70, 99)}
+    damaged |= {
+        "text": b"accuracy: 0.99\n" * 100,
+        "picture": b"\xff\xd8\xff\xe0" + bytes(200),
+        "zeros": bytes(len(whole)),
+    }
+    damaged["bare pickle"] = pickle.dumps({"model": "mobilenet"})
+    damaged["payload"] = pickle.dumps(Payload(folder / "mark"))
+    for name, what in {
+        "tensor": torch.ones(3),
+        "list": [1, 2],
+        "weights": {"features.0.weight": torch.ones(3)},
+        "payload in a zip": {"model": Payload(folder / "mark")},
+        "module": nn.Linear(2, 2),
+        "other format": snapshot.read(folder / "net_5.pt") | {"format": 2},
+        "iteration is text": snapshot.read(folder / "net_5.pt") | {"iteration": "5"},
+    }.items():
+        torch.save(what, folder / "other.tmp")
+        damaged[name] = (folder / "other.tmp").read_bytes()
+    # Flipped bits in the pickle, which says what the file holds: any that gives a readable file is right, too.
+    start = whole.index(b"data.pkl") + 8
+    for position in range(0, 900, 7):
+        flipped = bytearray(whole)
+        flipped[start + position] ^= 1 << position % 8
+        damaged[f"bit at {position}"] = bytes(flipped)
+    return damaged
+
+
+def test_a_damaged_foreign_or_hostile_pt_is_refused_by_name(one_rank: None, tmp_path: Path) -> None:
+    write(tmp_path)
+    bad = tmp_path / "bad.pt"
+    refused = set()
+    damaged = damages(tmp_path)
+    for name, content_of_file in damaged.items():
+        bad.write_bytes(content_of_file)
+        try:
+            snapshot.read(bad)
+        except InputError as error:
+            assert str(bad) in str(error)
+            refused.add(name)
+    assert {name for name in damaged if not name.startswith("bit")} <= refused
+    assert len([name for name in refused if name.startswith("bit")]) > 20
+    assert not (tmp_path / "mark").exists()
+    for nothing in (tmp_path / "absent.pt", tmp_path):
+        with pytest.raises(InputError, match="can't be read"):
+            snapshot.read(nothing)
+
+
+def test_a_hostile_state_executes_nothing(one_rank: None, tmp_path: Path) -> None:
+    write(tmp_path)
+    mark, index = tmp_path / "mark", tmp_path / "net_5.state" / ".metadata"
+    whole = pickle.loads(index.read_bytes())
+    whole.planner_data = Payload(mark)
+    for hostile in (Payload(mark), {"state_dict_metadata": Payload(mark)}, whole):
+        index.write_bytes(pickle.dumps(hostile))
+        with pytest.raises(InputError, match=r"\.metadata: damaged: .*mkdir has no place in a snapshot"):
+            resume(tmp_path / "net_5.pt")
+    for harmless in ({}, [1], torch.Size([3])):
+        index.write_bytes(pickle.dumps(harmless))
+        with pytest.raises(InputError, match="no checkpoint index"):
+            resume(tmp_path / "net_5.pt")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Payload(mark)))  # the payload is a live one
+    assert mark.exists()
+
+
+def test_a_damaged_state_is_refused_by_name(one_rank: None, tmp_path: Path) -> None:
+    write(tmp_path)
+    path, state = tmp_path / "net_5.pt", tmp_path / "net_5.state"
+    mark = tmp_path / "mark"
+    shutil.copytree(state, tmp_path / "whole")
+    (shard,) = state.glob("*.distcp")
+    index = state / ".metadata"
+
+    def flip(file: Path, position: int) -> None:
+        damaged = bytearray(file.read_bytes())
+        damaged[position] ^= 1 << position % 8
+        file.write_bytes(damaged)
+
+    certain: list[Callable[[], Any]] = [
+        lambda: shard.unlink(),
+        lambda: shard.write_bytes(b""),
+        lambda: shard.write_bytes(shard.read_bytes()[:1000]),
+        lambda: shard.write_bytes(bytes(shard.stat().st_size)),
+        lambda: shard.write_bytes(pickle.dumps(Payload(mark)) + bytes(shard.stat().st_size)),
+        lambda: index.unlink(),
+        lambda: index.write_bytes(b""),
+        lambda: index.write_bytes(index.read_bytes()[:200]),
+    ]
+    size = index.stat().st_size
+    possible = [lambda position=position: flip(index, position) for position in range(0, size, size // 100)]
+    refusals = []
+    for damage in (*certain, *possible):
+        shutil.rmtree(state)
+        shutil.copytree(tmp_path / "whole", state)
+        damage()
+        try:
+            resume(path)
+            refusals.append(False)
+        except InputError as error:
+            assert str(state) in str(error)
+            refusals.append(True)
+    assert all(refusals[: len(certain)])
+    assert sum(refusals) > len(certain) + 20
+    assert not mark.exists()
+    shutil.rmtree(state)
+    with pytest.raises(InputError, match=r"net_5\.state: no such folder: .* holds the weights alone"):
+        resume(path)
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        ({"model": "resnet"}, r"model is mobilenet there and resnet in this run"),
+        ({"embed_size": 4}, r"embed_size is 3 there and 4 in this run"),
+        ({"preprocessing": {"input_size": [128, 128]}}, r"preprocessing\.input_size is \[64, 64\] there and \[128"),
+        ({"run": {"train_batch_size": 24}}, r"run\.train_batch_size is 12 there and 24 in this run"),
+        ({"run": {"seed": 2}}, r"run\.seed is 1 there and 2"),
+        ({"run": {"images": 101}}, r"run\.images is 100 there and 101"),
+        ({"run": {"data": "abd"}}, r"run\.data is abc there and abd"),
+    ],
+)
+def test_resume_spells_out_what_differs(
+    one_rank: None, tmp_path: Path, difference: dict[str, Any], said: str
+) -> None:
+    write(tmp_path)
+    facts: dict[str, Any] = dict(FACTS)
+    for name, value in difference.items():
+        facts[name] = facts[name] | value if isinstance(value, dict) else value
+    with pytest.raises(InputError, match=said) as caught:
+        resume(tmp_path / "net_5.pt", facts)
+    assert len(caught.value.problems) == 1
+    with pytest.raises(InputError) as caught:
+        resume(tmp_path / "net_5.pt", facts | {"model": "x", "embed_size": 1, "run": {"seed": 9}})
+    assert len(caught.value.problems) >= 3
+
+
+def test_a_state_of_another_shape_is_refused_with_both_shapes(one_rank: None, tmp_path: Path) -> None:
+    write(tmp_path)
+    backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3), nn.Linear(3, 3))
+    head = MarginSoftmax(CLASSES + 1, 3, "cos", 30.0, 0.35, 1)
+    optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
+    with pytest.raises(InputError) as caught:
+        snapshot.resume(tmp_path / "net_5.pt", snapshot.TrainingState(backbone, head, optimizer), FACTS)
+    text = str(caught.value)
+    assert "head is (7, 3), this run needs (8, 3)" in text
+    assert "backbone.3.weight is missing" in text and "momentum.3.bias is missing" in text
+
+
+def write_on_two_ranks(folder: str) -> dict[str, torch.Tensor]:
+    """As after a training step: each rank's batch norms have seen its own images."""
+    backbone, head, optimizer = make_run(1)
+    for buffer in backbone.buffers():
+        buffer.add_(rank())
+    before = content(backbone, head, optimizer)
+    path = snapshot.snapshot_path(Path(folder), "net", 5)
+    contents = FACTS | {"iteration": 5, "state_dict": backbone.state_dict(), "metrics": {}, "config": CONFIG}
+    snapshot.write(path, contents, snapshot.TrainingState(backbone, head, optimizer))
+    return before
+
+
+def read_on_three_ranks(folder: str) -> dict[str, Any]:
+    """The state, and what each rank says of damaged ones."""
+    path = Path(folder) / "net_5.pt"
+    result: dict[str, Any] = {"state": resume(path)}
+    refusals = []
+    for case in range(4):
+        try:
+            resume(Path(folder) / f"damaged_{case}" / "net_5.pt", FACTS | ({"embed_size": 9} if case == 3 else {}))
+        except InputError as error:
+            refusals.append(str(error))
+    result["refusals"] = refusals
+    return result
+
+
+def test_two_ranks_write_what_one_and_three_ranks_read(
+    run_distributed: Callable[..., list[dict[str, Any]]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    first, second = run_distributed(2, write_on_two_ranks, str(tmp_path))
+    heads = {name: torch.cat([first[name], second[name]]) for name in ("head", "m.head")}
+    assert [len(one["head"]) for one in (first, second)] == [4, 3]
+    wanted = first | heads  # everything else is the first rank's: DDP gives its batch statistics to all
+    assert not torch.equal(first["1.running_mean"], second["1.running_mean"])
+
+    for case in range(4):
+        copy = tmp_path / f"damaged_{case}"
+        copy.mkdir()
+        shutil.copy(tmp_path / "net_5.pt", copy)
+        shutil.copytree(tmp_path / "net_5.state", copy / "net_5.state")
+    shards = sorted((tmp_path / "damaged_0" / "net_5.state").glob("*.distcp"))
+    assert len(shards) == 2
+    shards[1].write_bytes(shards[1].read_bytes()[:100])  # only some of the ranks read it
+    (tmp_path / "damaged_1" / "net_5.state" / ".metadata").write_bytes(b"\x80\x04")
+    (tmp_path / "damaged_2" / "net_5.pt").write_bytes(b"")
+    on_three = run_distributed(3, read_on_three_ranks, str(tmp_path))
+    for result in on_three:
+        assert len(result["refusals"]) == 4  # every rank has come through all of them
+    states = [result["state"] for result in on_three]
+    assert [len(state["head"]) for state in states] == [3, 3, 1]
+    for state in states:
+        assert_same(state | heads, wanted)
+    for name, whole in heads.items():
+        assert torch.equal(torch.cat([state[name] for state in states]), whole)
+
+    request.getfixturevalue("one_rank")
+    assert_same(resume(tmp_path / "net_5.pt"), wanted)

@@ -56,7 +56,7 @@ def _shared_folder() -> Path:
 
 
 @pytest.fixture
-def one_rank():  # type: ignore[no-untyped-def]
+def one_rank():
     """A process group of one, as `python train.py` has it."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield

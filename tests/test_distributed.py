@@ -80,9 +80,10 @@ def on_three_ranks() -> dict[str, Any]:
         for shape in SHAPES
         for dtype in (torch.float32, torch.int64)
     ]
-    norm = nn.Sequential(nn.BatchNorm2d(4), nn.Linear(2, 2))
+    linear = nn.Linear(2, 2)
+    norm = nn.Sequential(nn.BatchNorm2d(4), linear)
     torch.manual_seed(rank())
-    nn.init.normal_(norm[1].weight)
+    nn.init.normal_(linear.weight)
     for buffer in norm.buffers():
         buffer.fill_(10 + rank())
     broadcast_buffers(norm)
@@ -91,7 +92,7 @@ def on_three_ranks() -> dict[str, Any]:
         "gathered": gathered,
         "highest": [highest(value) for value in (rank(), -rank(), 255 if rank() == 1 else 0)],
         "buffers": [buffer.unique().tolist() for buffer in norm.buffers()],
-        "weight": norm[1].weight.detach(),
+        "weight": linear.weight.detach(),
     }
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fr import monitor as monitor_module
 from fr.monitor import Monitor, Silent, Stopwatch
 from fr.preprocessing import Preprocessing
 
@@ -157,7 +157,7 @@ def test_the_other_ranks_monitor_writes_nothing(tmp_path: Path, monkeypatch: pyt
 
 def test_the_stopwatch_divides_by_the_time_since_the_last_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(monitor_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     watch = Stopwatch()
     for _ in range(3):
         watch.fetched(40, 0.5)

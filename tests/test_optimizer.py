@@ -1,4 +1,4 @@
-"""The schedule by hand-computed rates, the step and the norm against torch.optim.SGD and clip_grad_norm_ on one process."""
+"""The schedule by hand-computed rates; step and norm against torch.optim.SGD and clip_grad_norm_ on one process."""
 
 from collections.abc import Callable
 from typing import Any

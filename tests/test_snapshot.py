@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fr import snapshot
-from fr.distributed import rank
+from fr.distributed import rank, world_size
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.optimizer import build_sgd
@@ -39,7 +39,7 @@ def make_run(seed: int) -> tuple[nn.Module, MarginSoftmax, torch.optim.SGD]:
             buffer.copy_(100 * torch.rand(buffer.shape))
         for parameter in backbone.parameters():
             optimizer.state[parameter]["momentum_buffer"].normal_()
-        first, rows = shard_rows(CLASSES, snapshot.world_size(), rank())
+        first, rows = shard_rows(CLASSES, world_size(), rank())
         optimizer.state[head.weight]["momentum_buffer"].copy_(torch.randn(CLASSES, 3)[first : first + rows])
     return backbone, head, optimizer
 
@@ -253,6 +253,7 @@ def test_a_hostile_state_executes_nothing(one_rank: None, tmp_path: Path) -> Non
         index.write_bytes(pickle.dumps(hostile))
         with pytest.raises(InputError, match=r"\.metadata: damaged: .*mkdir has no place in a snapshot"):
             resume(tmp_path / "net_5.pt")
+    harmless: Any
     for harmless in ({}, [1], torch.Size([3])):
         index.write_bytes(pickle.dumps(harmless))
         with pytest.raises(InputError, match="no checkpoint index"):

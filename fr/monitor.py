@@ -1,6 +1,7 @@
 """What a run says of itself: progress bar, `log.jsonl`, TensorBoard. Other ranks than the first say nothing."""
 
 import json
+import math
 import sys
 import time
 from itertools import count
@@ -143,5 +144,7 @@ def _keep_records(path: Path, last: int) -> None:
 
 
 def _append(path: Path, record: dict[str, float]) -> None:
+    """One line of strict JSON; what isn't finite is null there."""
+    plain = {key: value if math.isfinite(value) else None for key, value in record.items()}
     with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps(plain) + "\n")

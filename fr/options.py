@@ -242,6 +242,8 @@ def _cross_checks(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
     drops = values.get("lr_drops", [])
     if any(later <= earlier for earlier, later in pairwise(drops)):
         problems.append(f"{origins['lr_drops']}: --lr_drops: {drops} must increase")
+    if values.get("margin_type") == "arc" and values.get("m", 0) > math.pi / 2:
+        problems.append(f"{origins['m']}: --m: {values['m']} radians is more than a right angle; arc takes up to 1.57")
     return problems
 
 

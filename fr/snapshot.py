@@ -10,11 +10,11 @@ import os
 import pickle
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from fr.distributed import broadcast_buffers, rank, world_size
+from fr.distributed import broadcast_buffers, highest, rank, world_size
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 
@@ -112,9 +112,11 @@ class TrainingState:
         # Any rank may be the one that writes a replicated tensor, and the batch statistics differ until DDP's next
         # forward pass, which does the same.
         broadcast_buffers(self._backbone)
-        dcp.save(
-            self.tensors() | {f"random.{rank()}": torch.get_rng_state()}, storage_writer=_PathlessWriter(folder)
-        )
+        tensors = self.tensors() | {f"random.{rank()}": torch.get_rng_state()}
+        try:
+            dcp.save(tensors, storage_writer=_PathlessWriter(folder))
+        except CheckpointException as error:
+            raise InputError(f"{folder}: can't be written: {_causes(error)}") from error
 
     def load(self, folder: Path) -> None:
         """All ranks together, on any number of them; InputError when the state doesn't fit."""
@@ -134,9 +136,8 @@ class TrainingState:
             raise InputError(*problems)
         try:
             dcp.load(tensors, storage_reader=reader)
-        except CheckpointException as error:  # the same on all ranks, whichever of them failed
-            causes = {f"{type(cause[0]).__name__}: {cause[0]}" for cause in error.failures.values()}
-            raise InputError(f"{folder}: damaged: {'; '.join(sorted(causes))}") from error
+        except CheckpointException as error:
+            raise InputError(f"{folder}: damaged: {_causes(error)}") from error
         self._backbone.load_state_dict({
             name.removeprefix("backbone."): tensor
             for name, tensor in tensors.items()
@@ -144,6 +145,11 @@ class TrainingState:
         })
         if random_name in tensors:
             torch.set_rng_state(tensors[random_name])
+
+
+def _causes(error: CheckpointException) -> str:
+    """What failed, on whichever rank; all ranks get the same."""
+    return "; ".join(sorted({f"{type(cause[0]).__name__}: {cause[0]}" for cause in error.failures.values()}))
 
 
 _METADATA_CLASSES = {
@@ -211,16 +217,19 @@ class _SafeReader(dcp.FileSystemReader):
 
 
 def write(path: Path, contents: dict[str, Any], state: TrainingState) -> None:
-    """Write `.state/` and then the `.pt`, all ranks together; on return both are on the disk."""
+    """Write `.state/` and then the `.pt`, all ranks together; on return both are on the disk.
+
+    InputError on every rank when one of them can't write; what was whole before stays so.
+    """
     final_state = state_path(path)
     temporary_state = path.with_name(f".{path.stem}.state.tmp")
     temporary = path.with_name(f".{path.name}.tmp")
-    if rank() == 0:
+
+    def prepare() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary_state, ignore_errors=True)
-    dist.barrier()
-    state.save(temporary_state)
-    if rank() == 0:
+
+    def commit() -> None:
         path.unlink(missing_ok=True)  # an older snapshot of this name stops being one before its state goes
         shutil.rmtree(final_state, ignore_errors=True)
         _sync_folder(temporary_state)
@@ -232,7 +241,22 @@ def write(path: Path, contents: dict[str, Any], state: TrainingState) -> None:
         _sync_folder(path.parent)
         temporary.replace(path)
         _sync_folder(path.parent)
-    dist.barrier()
+
+    _by_first_rank(prepare, path)
+    state.save(temporary_state)
+    _by_first_rank(commit, path)
+
+
+def _by_first_rank(act: Callable[[], None], path: Path) -> None:
+    """Rank 0 acts, the others wait; if it fails, all of them raise InputError."""
+    problem = ""
+    if rank() == 0:
+        try:
+            act()
+        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by either
+            problem = f"{path}: can't be written: {error}"
+    if highest(bool(problem)):
+        raise InputError(problem or f"{path}: can't be written by rank 0")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -426,3 +426,11 @@ def test_help_gives_a_default_and_a_unit_or_choices_for_every_option(
 def test_usage_problems_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     problems("--lrr", "--lr", "x", "--device", "7", "--flipped_emb", "2", "--precision", "int8")
     assert capsys.readouterr() == ("", "")
+
+
+def test_arc_refuses_a_margin_past_a_right_angle() -> None:
+    """Far beyond, at 2.33, the logit would no longer fall with the angle; what is meant is probably degrees."""
+    assert problems(*DATA, "--margin_type", "arc", "--m", "28.6") == (
+        "command line: --m: 28.6 radians is more than a right angle; arc takes up to 1.57",
+    )
+    assert train_options([*DATA, "--margin_type", "cos", "--m", "1.9"]).values.m == 1.9

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -22,8 +23,10 @@ from tools.sample_people import draw_shot
 
 TINY = Options(identities=3, images_per_identity=4, lfw_identities=20, pairs_per_fold=2, size=96)
 TINY_FLAGS = [f"--{name}={value}" for name, value in vars(TINY).items()]
-# The ArcFace points over the edge of the crop.
-TEMPLATE = [(0.315569, 0.461574), (0.682623, 0.459834), (0.500262, 0.640505), (0.349472, 0.824692), (0.653436, 0.823251)]
+# SphereFace's points over the edge of the crop.
+TEMPLATE = [
+    *((0.315569, 0.461574), (0.682623, 0.459834), (0.500262, 0.640505), (0.349472, 0.824692), (0.653436, 0.823251))
+]
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +94,14 @@ def test_training_part_has_vggface2_layout(tiny):
     assert len(listed) == TINY.identities * TINY.images_per_identity
     landmark_header, *landmarks = rows(base / "bb_landmark/loose_landmark_train.csv")
     box_header, *boxes = rows(base / "bb_landmark/loose_bb_train.csv")
-    assert landmark_header == "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y".split(",")
-    assert box_header == "NAME_ID,X,Y,W,H".split(",")
+    assert landmark_header == ["NAME_ID", "P1X", "P1Y", "P2X", "P2Y", "P3X", "P3Y", "P4X", "P4Y", "P5X", "P5Y"]
+    assert box_header == ["NAME_ID", "X", "Y", "W", "H"]
     assert [f"{row[0]}.jpg" for row in landmarks] == [f"{row[0]}.jpg" for row in boxes] == listed
     for name, (_, *numbers), (_, *box) in zip(listed, landmarks, boxes, strict=True):
         points, (x, y, w, h) = np.array(numbers, float).reshape(5, 2), map(int, box)
-        assert cv2.imread(str(base / "train" / name)).shape == (TINY.size, TINY.size, 3)
+        assert np.asarray(cv2.imread(str(base / "train" / name))).shape == (TINY.size, TINY.size, 3)
         assert (points >= 0).all() and (points < TINY.size).all()
-        assert 0 <= x and x + w <= TINY.size and 0 <= y and y + h <= TINY.size
+        assert x >= 0 and x + w <= TINY.size and y >= 0 and y + h <= TINY.size
         assert (points.mean(0) > (x, y)).all() and (points.mean(0) < (x + w, y + h)).all()
     header, *people = (base / "meta/identity_meta.csv").read_text().splitlines()
     assert header == "Class_ID, Name, Sample_Num, Flag, Gender"
@@ -158,7 +161,7 @@ def aligned(path: Path, points: np.ndarray, edge: int = 64) -> np.ndarray:
     factor = np.vdot(source, (goal - goal.mean(0)) @ (1, 1j)) / np.vdot(source, source).real
     turn = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
     matrix = np.column_stack([turn, goal.mean(0) - turn @ points.mean(0)])
-    return cv2.warpAffine(cv2.imread(str(path)), matrix, (edge, edge))
+    return cv2.warpAffine(np.asarray(cv2.imread(str(path))), matrix, (edge, edge))
 
 
 def test_pixels_alone_do_not_tell_people_apart(tmp_path):
@@ -166,7 +169,7 @@ def test_pixels_alone_do_not_tell_people_apart(tmp_path):
     make_sample_data(tmp_path / "data", Options(identities=1, images_per_identity=1, pairs_per_fold=20), workers=2)
     landmarks = lfw_landmarks(tmp_path / "data")
     crops = {name: aligned(tmp_path / "data/lfw/lfw" / name, points) for name, points in landmarks.items()}
-    same, different = (sum(part, []) for part in pair_folds(tmp_path / "data"))
+    same, different = (list(chain.from_iterable(part)) for part in pair_folds(tmp_path / "data"))
     greys = {name: crop.mean(2) - crop.mean() for name, crop in crops.items()}
     for vectors in (greys, crops):
         unit = {name: v.ravel() / np.linalg.norm(v.astype(float)) for name, v in vectors.items()}
@@ -211,7 +214,7 @@ def test_bad_values_are_one_plain_line(tmp_path, capsys, flag):
 
 
 def test_all_options_out_of_range_are_named_together():
-    with pytest.raises(Refused, match="--size 8 .*--seed -1"):
+    with pytest.raises(Refused, match=r"--size 8 .*--seed -1"):
         replace(TINY, size=8, seed=-1).check()
 
 

@@ -15,7 +15,7 @@ import torch
 
 import train
 from fr import snapshot
-from fr.errors import run_plainly
+from fr.errors import InputError, run_plainly
 from tests.conftest import ROOT, data_options, launch, records, validation_options
 
 TINY = [
@@ -123,13 +123,13 @@ def test_resume_across_epochs_in_one_process_is_bit_equal(run: Callable[..., Los
 
 def test_resume_refuses_another_run(run: Callable[..., Losses], tmp_path: Path) -> None:
     run()
-    with pytest.raises(snapshot.InputError) as refusal:
+    with pytest.raises(InputError) as refusal:
         run("--snap_to_resume", "auto", "--train_batch_size", "8", "--embed_size", "8", "--seed", "1")
     text = str(refusal.value)
     assert "embed_size is 16 there and 8 in this run" in text
     assert "run.train_batch_size is 16 there and 8 in this run" in text
     assert "run.seed is 0 there and 1 in this run" in text
-    with pytest.raises(snapshot.InputError, match="nowhere"):
+    with pytest.raises(InputError, match="nowhere"):
         run("--snap_to_resume", str(tmp_path / "nowhere.pt"))
 
 
@@ -163,7 +163,7 @@ def test_accumulated_micro_batches_give_the_step_of_the_whole_batch(run: Callabl
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(run: Callable[..., Losses]) -> None:
-    with pytest.raises(train.InputError, match=r"15.*18"):
+    with pytest.raises(InputError, match=r"15.*18"):
         run("--accumulate", "3")
 
 
@@ -321,14 +321,13 @@ def test_learning_rate_drops_at_epochs_and_log_step_spaces_the_records(
     run: Callable[..., Losses], tmp_path: Path
 ) -> None:
     run("--epoch_total_num", "3", "--lr_drops", "1", "2", "--max_iterations", "0", "--log_step", "3")
-    seen = [(record["iteration"], record["lr"]) for record in records(tmp_path / "logs")]
-    assert seen == [
-        (iteration, pytest.approx(0.05 * 0.1 ** ((iteration - 1) // 6))) for iteration in (3, 6, 9, 12, 15, 18)
-    ]
+    seen = records(tmp_path / "logs")
+    assert [record["iteration"] for record in seen] == [3, 6, 9, 12, 15, 18]
+    assert [record["lr"] for record in seen] == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
 
 
 def test_a_run_of_nothing_but_skipped_steps_ends_with_advice(run: Callable[..., Losses]) -> None:
-    with pytest.raises(train.InputError, match="wasn't finite|isn't finite"):
+    with pytest.raises(InputError, match=r"gradient that isn't finite"):
         run("--lr", "1e38", "--clip_norm", "0", "--max_iterations", "50", "--log_step", "5")
 
 

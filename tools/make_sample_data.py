@@ -28,12 +28,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-if __package__:
-    from tools.sample_faces import SUPERSAMPLING, draw_face
-    from tools.sample_people import Floats, Person, draw_backdrop, draw_person, draw_shot, photograph
-else:  # python tools/make_sample_data.py puts tools/ itself on the path
-    from sample_faces import SUPERSAMPLING, draw_face
-    from sample_people import Floats, Person, draw_backdrop, draw_person, draw_shot, photograph
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from tools.sample_faces import SUPERSAMPLING, draw_face
+from tools.sample_people import Floats, Person, draw_backdrop, draw_person, draw_shot, photograph
 
 FOLDS = 10
 TRAIN, LFW, PAIRS = range(3)  # splits of the random streams
@@ -108,7 +106,8 @@ def make_picture(options: Options, picture: Picture) -> tuple[bytes, Floats, lis
 
 def _name(index: int) -> str:
     """A first and a last name, another one for each index."""
-    starts, ends = ["Ba", "Do", "Fi", "Gu", "Ka", "Le", "Mo", "Na", "Pe", "Ri", "Sa", "To", "Va", "Zi"], ["ba", "dan", "lo", "mir", "nel", "ra", "sen", "ti", "vo", "zak"]
+    starts = ["Ba", "Do", "Fi", "Gu", "Ka", "Le", "Mo", "Na", "Pe", "Ri", "Sa", "To", "Va", "Zi"]
+    ends = ["ba", "dan", "lo", "mir", "nel", "ra", "sen", "ti", "vo", "zak"]
     index, a = divmod(index, len(starts))
     index, b = divmod(index, len(ends))
     index, c = divmod(index, len(starts))
@@ -166,16 +165,16 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _write_pictures(root: Path, options: Options, pictures: list[Picture], workers: int) -> list[tuple[Floats, list[int]]]:
+def _write_pictures(
+    root: Path, options: Options, pictures: list[Picture], workers: int
+) -> list[tuple[Floats, list[int]]]:
     """Landmarks and box of each picture, in order, once all are on the disk."""
     jobs = [(root, options, picture) for picture in pictures]
-    bar = {"total": len(jobs), "unit": "img", "desc": "faces"}
     count = min(workers or os.cpu_count() or 1, len(jobs))
-    if count == 1:
-        return [_write_picture(job) for job in tqdm(jobs, **bar)]
     # spawn: a fork would copy OpenCV's thread pool without its threads
     with multiprocessing.get_context("spawn").Pool(count, _start_worker) as pool:
-        return list(tqdm(pool.imap(_write_picture, jobs, chunksize=8), **bar))
+        drawn = pool.imap(_write_picture, jobs, chunksize=8)
+        return list(tqdm(drawn, total=len(jobs), unit="img", desc="faces"))
 
 
 def _write_lists(root: Path, options: Options, pictures: list[Picture], drawn: list[tuple[Floats, list[int]]]) -> None:
@@ -254,7 +253,8 @@ def make_sample_data(out: Path, options: Options | None = None, workers: int = 0
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     default = Options()
-    parser = argparse.ArgumentParser(description="Draws faces as sample data: VGGFace2's layout to train on, LFW's to verify.")
+    about = "Draws faces as sample data: VGGFace2's layout to train on, LFW's to verify."
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; gets vggface2/ and lfw/")
     for name, text in {
         "identities": "people in the training part",
@@ -264,7 +264,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "size": "width and height of an image, in pixels",
         "seed": "number all randomness comes from",
     }.items():
-        parser.add_argument(f"--{name}", type=int, default=getattr(default, name), metavar="N", help=f"{text} (%(default)s)")
+        value = getattr(default, name)
+        parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes; 0: one per core (%(default)s)")
     parser.add_argument("--force", action="store_true", help="replace sample data of other arguments")
     return parser.parse_args(argv)

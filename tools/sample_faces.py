@@ -12,10 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if __package__:
-    from tools.sample_people import Floats, Person, Pixels, Shot
-else:  # python tools/make_sample_data.py puts tools/ itself on the path
-    from sample_people import Floats, Person, Pixels, Shot
+from tools.sample_people import Floats, Person, Pixels, Shot
 
 SUPERSAMPLING = 2  # faces are drawn at twice the size, then averaged down
 HEAD_SCALE = 0.30  # head units to picture sizes, at zoom 1
@@ -39,7 +36,7 @@ def _spline(count: int, closed: bool, steps: int = 6) -> Floats:
 def smooth(points: ArrayLike, closed: bool = True) -> Floats:
     """Catmull-Rom curve through points (n, 2): (m, 2)."""
     p = np.asarray(points, float)
-    return _spline(len(p), closed) @ p
+    return np.asarray(_spline(len(p), closed) @ p)
 
 
 @lru_cache(maxsize=8)
@@ -65,16 +62,16 @@ class Canvas:
         roll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
         self.camera = (roll @ pitch @ yaw)[:2] * (HEAD_SCALE * shot.zoom * size)
         self.unit = HEAD_SCALE * shot.zoom * size * SUPERSAMPLING  # drawn pixels of a head unit
-        self.middle = (np.array(shot.shift) + (0.5, 0.47)) * size
+        self.middle = (np.array(shot.shift) + np.array([0.5, 0.47])) * size
 
     def project(self, points: ArrayLike, depth: float | None = None, above: float = 0.0) -> Floats:
         """Pixels (n, 2) of the picture for points (n, 2); depth None: on the face's surface, `above` over it."""
         p = np.asarray(points, float).reshape(-1, 2)
         flat = p @ self.camera[:, :2].T + self.middle
         if depth is not None:
-            return flat + depth * self.camera[:, 2]
+            return np.asarray(flat + depth * self.camera[:, 2])
         surface = 0.7 * np.sqrt(np.maximum(0.0, 1 - (p * p) @ HEAD_CURVE))
-        return flat + (surface + above)[:, None] * self.camera[:, 2]
+        return np.asarray(flat + (surface + above)[:, None] * self.camera[:, 2])
 
     def _fixed(self, pixels: Floats) -> NDArray[np.int32]:
         # the centre of a pixel is at a whole number in OpenCV, before and after the averaging down
@@ -236,7 +233,8 @@ def _draw_mouth(canvas: Canvas, person: Person, shot: Shot, corners: Floats) -> 
     canvas.fill(np.vstack([bottom, inner_low[::-1]]), person.lips)
     canvas.fill(np.vstack([inner_top, inner_low]), np.array([30.0, 25.0, 60.0]))
     if gap > 0.03:
-        canvas.fill(np.vstack([inner_top, (inner_top * (0.9, 1) + (0, gap * 0.4))[::-1]]), np.array([215.0, 228.0, 232.0]))
+        teeth = np.vstack([inner_top, (inner_top * (0.9, 1) + (0, gap * 0.4))[::-1]])
+        canvas.fill(teeth, np.array([215.0, 228.0, 232.0]))
     canvas.stroke(inner_top, person.lips * 0.45, 0.015)
 
 
@@ -247,8 +245,9 @@ def _draw_hair(canvas: Canvas, person: Person) -> None:
     right = [(w + 0.02, t["sideburn"]), (w + 0.06 + 0.3 * volume, -0.5), (0.62 * w, -1.0 - 0.7 * volume)]
     outer = smooth([*right, (0.0, -1.08 - volume), *((-x, y) for x, y in reversed(right))], False)
     part = t["parting"]
-    inner = smooth([(-w, t["sideburn"]), (-0.9 * edge, -0.38), (-0.55 * edge, line), (part * w, line - t["parting_lift"]),
-                    (0.55 * edge, line), (0.9 * edge, -0.38), (w, t["sideburn"])], False)
+    left = [(-w, t["sideburn"]), (-0.9 * edge, -0.38), (-0.55 * edge, line)]
+    top = (part * w, line - t["parting_lift"])
+    inner = smooth([*left, top, *((-x, y) for x, y in reversed(left))], False)
     canvas.fill(np.vstack([outer, inner]), person.hair, depth=0.12)
     for along in (0.2, 0.5, 0.8):  # strands run from the parting outwards
         target = outer[int(along * (len(outer) - 1))]
@@ -271,7 +270,8 @@ def _draw_cover(canvas: Canvas, person: Person, shot: Shot, colour: Floats) -> N
         canvas.stroke([(-0.08, t["eye_y"]), (0.08, t["eye_y"])], dark, 0.028, above=0.1)
     if shot.cover == "hat":
         w = t["face_width"] + 0.16
-        canvas.fill(smooth([(-w, -0.5), (-0.9 * w, -1.15), (0, -1.45), (0.9 * w, -1.15), (w, -0.5), (0, -0.62)]), colour, 0.15)
+        crown = [(-w, -0.5), (-0.9 * w, -1.15), (0, -1.45), (0.9 * w, -1.15), (w, -0.5), (0, -0.62)]
+        canvas.fill(smooth(crown), colour, 0.15)
         canvas.fill(smooth([(-w, -0.5), (0, -0.68), (w, -0.5), (0, -0.52)]), colour * 0.6, depth=0.4)
     if shot.cover == "strand":
         x = t["parting"]
@@ -282,8 +282,9 @@ def _draw_cover(canvas: Canvas, person: Person, shot: Shot, colour: Floats) -> N
 def draw_face(person: Person, shot: Shot, background: Pixels, clothes: Floats) -> tuple[Pixels, Floats, Floats]:
     """Draws a person, evenly lit.
 
-    background: (s * SUPERSAMPLING, s * SUPERSAMPLING, 3), drawn over. Returns the picture (s, s, 3), the landmarks (5, 2)
-    as (x, y) in pixels (eyes, tip of the nose, corners of the mouth, left before right as seen) and the outline (n, 2).
+    background: (s * SUPERSAMPLING, s * SUPERSAMPLING, 3), drawn over. Returns the picture (s, s, 3), the landmarks
+    (5, 2) as (x, y) in pixels (eyes, tip of the nose, corners of the mouth, left before right as seen) and the
+    outline (n, 2).
     """
     t = person.traits
     size = len(background) // SUPERSAMPLING

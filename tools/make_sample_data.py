@@ -64,7 +64,7 @@ class Options:
 
     def check(self) -> None:
         """Raises Refused naming all options out of range."""
-        limits = {"identities": (1, 99_999), "images_per_identity": (1, 9_999), "lfw_identities": (2 * FOLDS, 99_999),
+        limits = {"identities": (1, 99_999), "images_per_identity": (1, 9_999), "lfw_identities": (2 * FOLDS, 9_999),
                   "pairs_per_fold": (1, 9_999), "size": (64, 1024), "seed": (0, 2**32 - 1)}
         wrong = [f"--{name} {getattr(self, name)} is not in {low}..{high}" for name, (low, high) in limits.items()
                  if not low <= getattr(self, name) <= high]
@@ -265,8 +265,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "seed": "number all randomness comes from",
     }.items():
         value = getattr(default, name)
-        parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} (%(default)s)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes; 0: one per core (%(default)s)")
+        parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes; 0, the default: one per core")
     parser.add_argument("--force", action="store_true", help="replace sample data of other arguments")
     return parser.parse_args(argv)
 

@@ -53,15 +53,15 @@ def ellipse(x: float, y: float, rx: float, ry: float, count: int = 20) -> Floats
 class Canvas:
     """A picture with a camera: fills and strokes are given in head units and land where the pose puts them."""
 
-    def __init__(self, shot: Shot, size: int, background: Pixels) -> None:
-        self.image = background  # (size * SUPERSAMPLING, size * SUPERSAMPLING, 3)
-        self.size = size
+    def __init__(self, shot: Shot, background: Pixels) -> None:
+        self.image = background
+        size = len(background) // SUPERSAMPLING
         cy, sy, cp, sp, cr, sr = (f(a) for a in (shot.yaw, shot.pitch, shot.roll) for f in (np.cos, np.sin))
         yaw = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
         pitch = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
         roll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-        self.camera = (roll @ pitch @ yaw)[:2] * (HEAD_SCALE * shot.zoom * size)
-        self.unit = HEAD_SCALE * shot.zoom * size * SUPERSAMPLING  # drawn pixels of a head unit
+        scale = HEAD_SCALE * shot.zoom * size
+        self.camera, self.unit = (roll @ pitch @ yaw)[:2] * scale, scale * SUPERSAMPLING  # unit: in drawn pixels
         self.middle = (np.array(shot.shift) + np.array([0.5, 0.47])) * size
 
     def project(self, points: ArrayLike, depth: float | None = None, above: float = 0.0) -> Floats:
@@ -85,8 +85,7 @@ class Canvas:
         if opacity == 1 and not soft:
             cv2.fillPoly(self.image, [fixed], colour.tolist(), cv2.LINE_AA, 4)
             return
-        sigma = soft * self.unit
-        margin = int(3 * sigma) + 2
+        sigma, margin = soft * self.unit, int(3 * soft * self.unit) + 2
         low = np.maximum(fixed.min(0) // 16 - margin, 0)
         high = np.minimum(fixed.max(0) // 16 + margin, len(self.image))
         if (high <= low).any():
@@ -97,7 +96,7 @@ class Canvas:
         if sigma > 0.3:
             weight = np.asarray(cv2.GaussianBlur(weight, (0, 0), sigma), np.float32)
         part = self.image[low[1] : high[1], low[0] : high[0]]
-        part[:] = part + (colour.astype(np.float32) - part) * weight[..., None] + 0.5
+        part[:] = part + (colour.astype(np.float32) - part) * cv2.merge([weight] * 3) + 0.5
 
     def stroke(self, points: ArrayLike, colour: Floats, width: float, above: float = 0.0) -> None:
         """Draws an open line of a width in head units."""
@@ -106,10 +105,9 @@ class Canvas:
         cv2.polylines(self.image, [fixed], False, colour.tolist(), thick, cv2.LINE_AA, 4)
 
 
-def _outline(person: Person, swell: float = 0.0) -> Floats:
-    """Face outline (n, 2), widened by swell."""
-    t = person.traits
-    w = t["face_width"] + swell
+def _outline(person: Person) -> Floats:
+    """Face outline (n, 2)."""
+    t, w = person.traits, person.traits["face_width"]
     right = [(0.5 * w, -0.95), (t["temple_width"] * w, -0.5), (w, 0.0), (t["jaw_width"] * w, 0.6),
              (t["chin_width"] * w, 0.92 * t["chin_y"])]
     left = [(-x, y) for x, y in reversed(right)]
@@ -117,16 +115,15 @@ def _outline(person: Person, swell: float = 0.0) -> Floats:
 
 
 def _draw_behind(canvas: Canvas, person: Person, clothes: Floats) -> None:
-    t = person.traits
-    w, volume, end = t["face_width"], t["hair_volume"], t["hair_end"] if person.female else t["hair_end"] * 0.3
+    t, w = person.traits, person.traits["face_width"]
+    volume, end = t["hair_volume"], t["hair_end"] * (1 if person.female else 0.3)
     side = w + 0.5 * volume
     right = [(0.55 * w, -1.02 - 0.8 * volume), (side, -0.6), (side + 0.04, min(0.0, end - 0.1)), (side, end)]
     left = [(-x, y) for x, y in reversed(right)]
     canvas.fill(smooth([(0.0, -1.1 - volume), *right, *left]), person.hair * 0.7, depth=-0.25)
     canvas.fill(smooth([(-1.5, 2.6), (-1.35, 1.65), (-0.4, 1.3), (0.4, 1.3), (1.35, 1.65), (1.5, 2.6)], False),
                 clothes, depth=-0.3)
-    neck = [(-0.38, 0.5), (0.38, 0.5), (0.42, 1.4), (0.0, 1.55), (-0.42, 1.4)]
-    canvas.fill(neck, person.skin * 0.74, depth=-0.25)
+    canvas.fill([(-0.38, 0.5), (0.38, 0.5), (0.42, 1.4), (0, 1.55), (-0.42, 1.4)], person.skin * 0.74, depth=-0.25)
     for x in (-w - 0.02, w + 0.02):
         canvas.fill(ellipse(x, 0.08, 0.1, t["ear_size"]), person.skin * 0.88, depth=-0.15)
         canvas.fill(ellipse(x, 0.08, 0.05, t["ear_size"] * 0.6), person.skin * 0.7, depth=-0.15)
@@ -148,8 +145,7 @@ def _draw_skin(canvas: Canvas, person: Person, nose_y: float, mouth_y: float) ->
 
 
 def _draw_beard(canvas: Canvas, person: Person, nose_y: float, mouth_y: float) -> None:
-    t = person.traits
-    w = t["face_width"]
+    t, w = person.traits, person.traits["face_width"]
     if person.beard == "full":
         right = [(0.95 * w, 0.1), (t["jaw_width"] * w, 0.6), (t["chin_width"] * w, 0.95 * t["chin_y"])]
         lower = [*right, (0.0, t["chin_y"] + 0.04), *((-x, y) for x, y in reversed(right))]
@@ -166,8 +162,7 @@ def _draw_beard(canvas: Canvas, person: Person, nose_y: float, mouth_y: float) -
 
 
 def _draw_nose(canvas: Canvas, person: Person, nose_y: float) -> None:
-    t, skin = person.traits, person.skin
-    w, out = t["nose_width"], t["nose_depth"]
+    t, skin, w, out = person.traits, person.skin, person.traits["nose_width"], person.traits["nose_depth"]
     side = [(t["nose_bridge"], t["eye_y"] - 0.05), (t["nose_bridge"] * 1.2, nose_y - 0.2), (w, nose_y)]
     canvas.fill(np.vstack([smooth(side, False), smooth([(-x, y) for x, y in reversed(side)], False)]),
                 skin * 0.86, above=out * 0.5, opacity=0.8, soft=0.02)
@@ -239,12 +234,10 @@ def _draw_mouth(canvas: Canvas, person: Person, shot: Shot, corners: Floats) -> 
 
 
 def _draw_hair(canvas: Canvas, person: Person) -> None:
-    t = person.traits
-    w, volume = t["face_width"], t["hair_volume"]
-    edge, line = t["temple_width"] * w, t["hairline"]
+    t, w = person.traits, person.traits["face_width"]
+    volume, part, line, edge = t["hair_volume"], t["parting"], t["hairline"], t["temple_width"] * w
     right = [(w + 0.02, t["sideburn"]), (w + 0.06 + 0.3 * volume, -0.5), (0.62 * w, -1.0 - 0.7 * volume)]
     outer = smooth([*right, (0.0, -1.08 - volume), *((-x, y) for x, y in reversed(right))], False)
-    part = t["parting"]
     left = [(-w, t["sideburn"]), (-0.9 * edge, -0.38), (-0.55 * edge, line)]
     top = (part * w, line - t["parting_lift"])
     inner = smooth([*left, top, *((-x, y) for x, y in reversed(left))], False)
@@ -257,9 +250,7 @@ def _draw_hair(canvas: Canvas, person: Person) -> None:
 
 def _draw_cover(canvas: Canvas, person: Person, shot: Shot, colour: Floats) -> None:
     t = person.traits
-    dark, radius = np.array([25.0, 22.0, 22.0]), person.glasses
-    if shot.cover == "sunglasses":
-        radius = 0.22
+    dark, radius = np.array([25.0, 22.0, 22.0]), 0.22 if shot.cover == "sunglasses" else person.glasses
     if radius:
         for side in (-1, 1):
             lens = ellipse(side * t["eye_gap"], t["eye_y"] + 0.03, min(radius * 1.1, t["eye_gap"] - 0.03), radius * 0.9)
@@ -286,13 +277,12 @@ def draw_face(person: Person, shot: Shot, background: Pixels, clothes: Floats) -
     (5, 2) as (x, y) in pixels (eyes, tip of the nose, corners of the mouth, left before right as seen) and the
     outline (n, 2).
     """
-    t = person.traits
-    size = len(background) // SUPERSAMPLING
-    canvas = Canvas(shot, size, background)
+    t, canvas = person.traits, Canvas(shot, background)
     nose_y = t["eye_y"] + t["nose_length"]
     mouth_y = nose_y + t["mouth_drop"] * (1 - 0.08 * shot.smile)
     half = t["mouth_width"] * (1 + 0.22 * shot.smile - 0.12 * shot.mouth_open)
     corners = np.array([[-half, mouth_y - 0.03 * shot.smile], [half, mouth_y - 0.03 * shot.smile]])
+    eyes = [(-t["eye_gap"], t["eye_y"]), (t["eye_gap"], t["eye_y"])]
     _draw_behind(canvas, person, clothes)
     _draw_skin(canvas, person, nose_y, mouth_y)
     _draw_beard(canvas, person, nose_y, mouth_y)
@@ -303,10 +293,7 @@ def draw_face(person: Person, shot: Shot, background: Pixels, clothes: Floats) -
     _draw_nose(canvas, person, nose_y)
     _draw_hair(canvas, person)
     _draw_cover(canvas, person, shot, clothes)
-    landmarks = np.vstack([
-        canvas.project([(-t["eye_gap"], t["eye_y"]), (t["eye_gap"], t["eye_y"])]),
-        canvas.project([(0.0, nose_y)], above=t["nose_depth"]),
-        canvas.project(corners),
-    ])
-    image = cv2.resize(canvas.image, (size, size), interpolation=cv2.INTER_AREA)
+    tip = canvas.project([(0.0, nose_y)], above=t["nose_depth"])
+    landmarks = np.vstack([canvas.project(eyes), tip, canvas.project(corners)])
+    image = cv2.resize(canvas.image, None, fx=1 / SUPERSAMPLING, fy=1 / SUPERSAMPLING, interpolation=cv2.INTER_AREA)
     return np.asarray(image, np.uint8), landmarks, canvas.project(_outline(person), depth=0.0)

@@ -67,15 +67,17 @@ def main(argv: list[str]) -> int:
             monitor.say(f"wrote {path}")
 
         def validate_and_save(iteration: int) -> None:
-            figures = {}
-            if lfw:
-                broadcast_buffers(backbone)
-                verification, _ = evaluate(
-                    backbone.eval(), lfw, preprocessing, dali, ranks, options.val_batch_size, options.flipped_emb
-                )
-                figures = verification.figures()
-                monitor.validated(iteration, figures, verification.lines())
-            save(iteration, figures)
+            if not lfw:
+                return save(iteration)
+            broadcast_buffers(backbone)
+            batch_size, flipped = options.val_batch_size, options.flipped_emb
+            try:
+                verification, _ = evaluate(backbone.eval(), lfw, preprocessing, dali, ranks, batch_size, flipped)
+            except InputError as error:  # a reason to look, not one to lose the training
+                monitor.say(f"iteration {iteration}: no validation: {error}")
+                return save(iteration)
+            monitor.validated(iteration, verification.figures(), verification.lines())
+            save(iteration, verification.figures())
 
         try:
             return train(

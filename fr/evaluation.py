@@ -7,7 +7,7 @@ from torch import nn
 
 from fr.data.annotations import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.distributed import Ranks, gather_rows
+from fr.distributed import Ranks, gather_rows, highest
 from fr.errors import InputError
 from fr.monitor import progress
 from fr.preprocessing import Preprocessing
@@ -27,20 +27,26 @@ def embed(
     """Embeddings of all photographs, each embedded once by one rank: [N, E] on every rank.
 
     flipped: mean of the embeddings of the picture and of its mirror image. batch_size: photographs a rank at a time.
-    The model must be in evaluation mode. InputError names photographs whose embedding isn't finite.
+    The model must be in evaluation mode. InputError, on all ranks together, names photographs that can't be read or
+    whose embedding isn't finite.
     """
     counts = [len(part) for part in np.array_split(np.arange(len(faces)), ranks.world_size)]
     first = sum(counts[: ranks.rank])
     indices = np.arange(first, first + counts[ranks.rank])
-    parts = []
+    parts, failure = [], None
     with progress(len(indices), "img", "embedding", shown=ranks.is_main) as bar:
-        for batch in plain_stream(faces, indices, batch_size, preprocessing, settings):
-            images = batch.to(ranks.device, non_blocking=True)
-            embeddings = model(images)
-            if flipped:
-                embeddings = (embeddings + model(images.flip(3))) / 2
-            parts.append(embeddings.float().cpu())
-            bar.update(len(images))
+        try:
+            for batch in plain_stream(faces, indices, batch_size, preprocessing, settings):
+                images = batch.to(ranks.device, non_blocking=True)
+                embeddings = model(images)
+                if flipped:
+                    embeddings = (embeddings + model(images.flip(3))) / 2
+                parts.append(embeddings.float().cpu())
+                bar.update(len(images))
+        except InputError as error:
+            failure = error
+    if highest(failure is not None):
+        raise failure or InputError("another rank can't read its photographs")
     every = gather_rows(torch.cat(parts) if parts else _no_rows(model, preprocessing, ranks), counts).numpy()
     wrong = np.flatnonzero(~np.isfinite(every).all(axis=1)).tolist()
     if wrong:

@@ -106,7 +106,7 @@ def trained(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A snapshot of a short training with validation."""
     out = tmp_path_factory.mktemp("trained")
     options = [*data_options(sample_data), *validation_options(sample_data), "--max_iterations", "2"]
-    options += ["--input_size", "32", "--embed_size", "16", "--train_batch_size", "16", "--device", "cpu"]
+    options += ["--input_size", "32", "--embed_size", "16", "--train_batch_size", "16", "--lr", "0.01"]
     train.main([*options, "--snap_folder", str(out), "--snap_prefix", "t", "--log_folder", str(out / "logs")])
     return out / "t_2.pt"
 

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,10 +64,11 @@ def test_quick_start_losses_are_the_golden_ones(quickstart_data: Path, tmp_path:
     """`python -m tests.test_training` writes the file anew, for a change that means to change them."""
     golden = json.loads((ROOT / "tests" / "golden" / "quickstart.json").read_text())
     seen = quickstart_losses(quickstart_data, tmp_path, len(golden["losses"]))
-    # The first loss is one forward pass. Later ones feed the rounding of another processor's kernels through
-    # batch norms of few samples, which magnify it about tenfold a step in the first ones.
-    assert seen[0] == pytest.approx(golden["losses"][0], rel=1e-4)
-    assert seen == pytest.approx(golden["losses"], rel=0.03)
+    # Batch norms of few samples magnify the rounding of another processor's kernels with every step. With AVX2
+    # kernels instead of this file's AMX ones (ONEDNN_MAX_CPU_ISA, ATEN_CPU_CAPABILITY) the losses differed by
+    # 0, 7e-8, 2e-5, 1e-3, 2e-3, 2e-4 of their size; ten times that is allowed, and a bound that grows alike.
+    for step, (loss, expected) in enumerate(zip(seen, golden["losses"], strict=True)):
+        assert loss == pytest.approx(expected, rel=min(1e-6 * 10**step, 0.02)), f"step {step}"
 
 
 def quickstart_losses(data: Path, out: Path, iterations: int) -> Losses:
@@ -210,7 +213,7 @@ def plainly(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
         ("--train_data_root", "missing_folder", "missing_folder: no such folder"),
         ("--train_list", "missing.txt", "missing.txt: can't be read"),
         ("--train_list", "empty.txt", "empty.txt: the list is empty"),
-        ("--train_list", "uncovered.txt", "uncovered.txt:2: n000001/none_such.jpg has no row in "),
+        ("--train_list", "train_uncovered.txt", "train_uncovered.txt:2: n000001/none_such.jpg has no row in "),
         ("--train_landmarks", "missing.csv", "missing.csv: no such file or folder"),
         ("--train_batch_size", "1000", "--train_batch_size 1000 is more than the 96 images"),
         ("--dali_device", "gpu", "--dali_device gpu needs --device cuda"),
@@ -229,7 +232,7 @@ def test_bad_input_is_one_plain_message_and_leaves_nothing_behind(
     monkeypatch.chdir(tmp_path)
     Path("empty.txt").write_text("\n")
     first = (sample_data / "vggface2/meta/train_list.txt").read_text().split()[0]
-    Path("uncovered.txt").write_text(f"{first}\nn000001/none_such.jpg\n")
+    Path("train_uncovered.txt").write_text(f"{first}\nn000001/none_such.jpg\n")
     before = sorted(tmp_path.rglob("*"))
     assert plainly([*data_options(sample_data), *TINY, option, value], monkeypatch) == 2
     printed = capsys.readouterr().err
@@ -269,8 +272,21 @@ def test_a_run_writes_log_config_snapshots_and_validation(
     assert [record["iteration"] for record in validation] == [2, 3]
     assert validation[1]["auc"] == contents["metrics"]["auc"]
     printed = capsys.readouterr()
-    assert "m                   = 0.1" in printed.out.replace("  (", "   (")
+    assert re.search(r"^m +=\s0.1\s+\(command line\)$", printed.out, re.MULTILINE)
     assert "Accuracy/Val_accuracy mean: " in printed.err
+
+
+def test_a_validation_that_fails_is_told_and_the_training_goes_on(
+    run: Callable[..., Losses], sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "lfw"
+    shutil.copytree(sample_data / "lfw", root)
+    photograph = sorted(root.rglob("*.jpg"))[-1]
+    photograph.write_bytes(b"")
+    options = ["--val_data_root", f"{root}/lfw", "--val_list", f"{root}/pairs.txt"]
+    assert len(run(*options, "--val_landmarks", f"{root}/lfw_landmark.txt", "--val_step", "2")) == 3
+    assert f"iteration 2: no validation: {photograph}: can't be decoded" in capsys.readouterr().err
+    assert snapshot.read(tmp_path / "snapshots" / "tiny_3.pt")["metrics"] == {}
 
 
 @pytest.mark.parametrize(
@@ -339,7 +355,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_sample_data(folder / "data", Options())
-        measured = {"losses": quickstart_losses(folder / "data", folder, 12), "torch": torch.__version__}
+        measured = {"losses": quickstart_losses(folder / "data", folder, 6), "torch": torch.__version__}
     target = ROOT / "tests" / "golden" / "quickstart.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(measured, indent=1) + "\n")

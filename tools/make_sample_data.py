@@ -174,7 +174,8 @@ def _write_pictures(
     # spawn: a fork would copy OpenCV's thread pool without its threads
     with multiprocessing.get_context("spawn").Pool(count, _start_worker) as pool:
         drawn = pool.imap(_write_picture, jobs, chunksize=8)
-        return list(tqdm(drawn, total=len(jobs), unit="img", desc="faces"))
+        interval = 0.1 if sys.stderr.isatty() else 5.0  # seconds; a log gets a line now and then
+        return list(tqdm(drawn, total=len(jobs), unit="img", desc="faces", mininterval=interval))
 
 
 def _write_lists(root: Path, options: Options, pictures: list[Picture], drawn: list[tuple[Floats, list[int]]]) -> None:

@@ -10,8 +10,8 @@ from torch import nn
 class _LeakyWithSlope(torch.autograd.Function):
     """PReLU with one slope in float32 on a CPU, from vectorised kernels.
 
-    ATen's own backward computes the slope's gradient element by element as a full tensor before summing it; on two
-    cores that was a third of a MobileFaceNet step, and this form takes a quarter off the step (LOG.md).
+    ATen's own backward computes the slope's gradient element by element as a full tensor before summing it, which
+    took a third of a MobileFaceNet step on two cores (LOG.md).
     """
 
     @staticmethod

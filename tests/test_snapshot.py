@@ -163,7 +163,8 @@ def test_an_interrupted_write_leaves_no_half_snapshot(
             patch.setattr(torch, "save", fails_on_the_pt)
         else:
             patch.setattr(Path, "replace", fails)
-        with pytest.raises(OSError, match="no space left"):
+        # What the first rank alone does is told to all of them; a failing save tells of itself on each.
+        with pytest.raises(InputError if where in ("pt", "rename") else OSError, match="no space left"):
             write(tmp_path, iteration=iteration, seed=3)
     path = snapshot.newest(tmp_path, "net")
     assert path == tmp_path / "net_4.pt"

@@ -165,7 +165,6 @@ _METADATA_CLASSES = {
     )
 } | {
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("pathlib", "PosixPath"),  # where the folder was, in what the stock writer wrote
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
     ("torch", "float32"),

@@ -23,12 +23,14 @@ from fr.distributed import Ranks, broadcast_buffers, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import evaluate
 from fr.losses.classifier import MarginSoftmax, shard_rows
+from fr.losses.settings import LossSettings
 from fr.models import MODELS, build_model
 from fr.monitor import Monitor, Silent
 from fr.optimizer import build_sgd, lr_at
-from fr.options import Resolved, check_batch_size, train_options
+from fr.option_checks import check_batch_size
+from fr.options import Resolved, train_options
 from fr.preprocessing import Preprocessing
-from fr.training import Every, StepSettings, train
+from fr.training import Batch, Every, StepSettings, keep_batches, train
 
 
 def main(argv: list[str]) -> int:
@@ -46,9 +48,8 @@ def main(argv: list[str]) -> int:
         memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
         backbone = build_model(options.model, options.embed_size, preprocessing.input_size)
         backbone.to(ranks.device).to(memory_format=memory_format)
-        head = MarginSoftmax(
-            len(faces.identities), options.embed_size, options.margin_type, options.s, options.m, options.seed
-        ).to(ranks.device)
+        head = MarginSoftmax(len(faces.identities), options.embed_size, LossSettings.of(options), options.seed)
+        head.to(ranks.device)
         optimizer = build_sgd(
             [*backbone.parameters(), *head.parameters()], options.lr, options.momentum, options.weight_decay
         )
@@ -79,6 +80,10 @@ def main(argv: list[str]) -> int:
             monitor.validated(iteration, verification.figures(), verification.lines())
             save(iteration, verification.figures())
 
+        def dump(iteration: int, batches: list[Batch]) -> str:
+            path = Path(options.snap_folder) / f"{options.snap_prefix}_{iteration}.bad_batch_{ranks.rank}.pt"
+            return keep_batches(path, iteration, batches)
+
         try:
             return train(
                 backbone,
@@ -97,12 +102,13 @@ def main(argv: list[str]) -> int:
                 StepSettings(
                     options.accumulate, options.clip_norm, options.precision, options.freeze_bn, memory_format
                 ),
-                Every(options.log_step, options.val_step),
+                Every(options.log_step, options.val_step, options.max_bad_steps),
                 ranks,
                 monitor,
                 lambda images: monitor.shows(images, preprocessing),
                 validate_and_save,
                 save,
+                dump,
             )
         finally:
             monitor.close()

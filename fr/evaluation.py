@@ -7,7 +7,7 @@ from torch import nn
 
 from fr.data.annotations import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.distributed import Ranks, gather_rows, highest
+from fr.distributed import Ranks, gather_rows, raise_together
 from fr.errors import InputError
 from fr.monitor import progress
 from fr.preprocessing import Preprocessing
@@ -45,8 +45,7 @@ def embed(
                 bar.update(len(images))
         except InputError as error:
             failure = error
-    if highest(failure is not None):
-        raise failure or InputError("another rank can't read its photographs")
+    raise_together(failure, "another rank can't read its photographs")
     every = gather_rows(torch.cat(parts) if parts else _no_rows(model, preprocessing, ranks), counts).numpy()
     wrong = np.flatnonzero(~np.isfinite(every).all(axis=1)).tolist()
     if wrong:

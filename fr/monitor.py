@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from fr.preprocessing import Preprocessing
 
-# JSONL key → TensorBoard name; the first six as in face_recognition.pytorch.
+# JSONL key → TensorBoard name, for those that a record has; the first six as in face_recognition.pytorch.
 _SCALARS = {
     "loss": "Loss/train_loss",
     "softmax_loss": "Loss/softmax_loss",
@@ -25,6 +25,13 @@ _SCALARS = {
     "data_wait": "Speed/data_wait",
     "gradient_norm": "Gradient/norm",
     "skipped_steps": "Gradient/skipped_steps",
+    "center_loss": "Loss/center_loss",
+    "push_loss": "Loss/push_loss",
+    "push_plus_loss": "Loss/push_plus_loss",
+    "global_push_loss": "Loss/global_push_loss",
+    "min_margin_loss": "Loss/min_margin_loss",
+    "triplet_loss": "Loss/triplet_loss",
+    "magnitude_loss": "Loss/magnitude_loss",
 }
 _VALIDATION = {
     "same_accuracy": "Accuracy/Val_same_accuracy",
@@ -79,8 +86,8 @@ class Monitor(Silent):
 
     def log(self, record: dict[str, float]) -> None:
         _append(self._log, record)
-        for key, name in _SCALARS.items():
-            self._board.add_scalar(name, record[key], int(record["iteration"]))
+        for key in record.keys() & _SCALARS.keys():
+            self._board.add_scalar(_SCALARS[key], record[key], int(record["iteration"]))
         self._bar.set_postfix_str(
             f"loss {record['loss']:.4f}, lr {record['lr']:.4g}, {record['images_per_s']:.0f} images/s", refresh=False
         )

@@ -49,12 +49,14 @@ def gradient_norm(replicated: Iterable[nn.Parameter], sharded: Iterable[nn.Param
     return (squared(replicated) + shards).sqrt()
 
 
-def apply_step(optimizer: torch.optim.Optimizer, norm: torch.Tensor, clip_norm: float) -> torch.Tensor:
-    """Clip to `clip_norm` (0 = off) and step, unless the norm isn't finite: 1 if the step was skipped, else 0.
+def apply_step(
+    optimizer: torch.optim.Optimizer, norm: torch.Tensor, loss: torch.Tensor, clip_norm: float
+) -> torch.Tensor:
+    """Clip to `clip_norm` (0 = off) and step, unless norm or loss isn't finite: 1 if the step was skipped, else 0.
 
-    Decided on the device, from a norm that all ranks share, so that they all skip and none waits for the host.
+    Decided on the device, from numbers that all ranks share, so that they all skip and none waits for the host.
     """
-    skipped = (~norm.isfinite()).float()
+    skipped = (~(norm.isfinite() & loss.isfinite())).float()
     if clip_norm:
         scale = (clip_norm / (norm + 1e-6)).clamp_max(1.0)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

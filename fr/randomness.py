@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     ORDER = 1
     AUGMENTATION = 2
     HEAD = 3
+    SAMPLING = 4
 
 
 def generator(seed: int, purpose: Purpose, epoch: int = 0, first_count: int = 0) -> np.random.Generator:

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
-from fr.distributed import broadcast_buffers, highest, rank, world_size
+from fr.distributed import broadcast_buffers, raise_together, rank, world_size
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 
@@ -105,6 +105,8 @@ class TrainingState:
         tensors |= {f"momentum.{name}": momentum[p] for name, p in self._backbone.named_parameters()}
         tensors["head"] = sharded(self._head.weight)
         tensors["momentum_head"] = sharded(momentum[self._head.weight])
+        for name, buffer in self._head.named_buffers():  # a row a class, or a figure that all ranks share
+            tensors[f"head.{name}"] = sharded(buffer) if buffer.ndim else buffer
         return tensors
 
     def save(self, folder: Path) -> None:
@@ -248,14 +250,13 @@ def write(path: Path, contents: dict[str, Any], state: TrainingState) -> None:
 
 def _by_first_rank(act: Callable[[], None], path: Path) -> None:
     """Rank 0 acts, the others wait; if it fails, all of them raise InputError."""
-    problem = ""
+    failure = None
     if rank() == 0:
         try:
             act()
         except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by either
-            problem = f"{path}: can't be written: {error}"
-    if highest(bool(problem)):
-        raise InputError(problem or f"{path}: can't be written by rank 0")
+            failure = InputError(f"{path}: can't be written: {error}")
+    raise_together(failure, f"{path}: can't be written by rank 0")
 
 
 def _sync_folder(folder: Path) -> None:

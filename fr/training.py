@@ -1,9 +1,11 @@
 """One optimiser step, and the loop around it with its agreed ends."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -32,10 +34,12 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Every:
-    """Iterations between log records, and between validations with their snapshots."""
+    """Iterations between log records, and between validations with their snapshots; and the most steps without a
+    finite gradient in a row (0 = any number)."""
 
     log_step: int
     val_step: int
+    max_bad_steps: int
 
 
 def training_mode(backbone: nn.Module, freeze_bn: bool) -> None:
@@ -52,32 +56,28 @@ def training_step(
     head: MarginSoftmax,
     optimizer: torch.optim.Optimizer,
     batches: list[Batch],
+    iteration: int,
     settings: StepSettings,
 ) -> dict[str, torch.Tensor]:
     """Forward and backward of the micro-batches, then one step: scalars on the device, equal on all ranks.
 
     Nothing here waits for the device.
     """
-    device_type = head.weight.device.type
-    loss, hits = torch.zeros((), device=head.weight.device), torch.zeros((), device=head.weight.device)
-    for number, (images, labels) in enumerate(batches, start=1):
-        with replicas.no_sync() if number < len(batches) else nullcontext():
-            with torch.autocast(device_type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                embeddings = replicas(images)
-            micro_loss, micro_hits = head(embeddings, labels)
-            (micro_loss / len(batches)).backward()
-        loss += micro_loss.detach() / len(batches)
-        hits += micro_hits / len(batches)
-    norm = gradient_norm(replicas.parameters(), head.parameters())
-    skipped = apply_step(optimizer, norm, settings.clip_norm)
-    optimizer.zero_grad()
-    return {
-        "loss": loss,
-        "softmax_loss": loss,
-        "classification_accuracy": hits,
-        "gradient_norm": norm,
-        "skipped_steps": skipped,
-    }
+    means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=head.weight.device))
+    with head.step(iteration, torch.cat([labels for _, labels in batches]), optimizer):
+        for number, (images, labels) in enumerate(batches, start=1):
+            with replicas.no_sync() if number < len(batches) else nullcontext():
+                with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                    embeddings = replicas(images)
+                loss, figures = head(embeddings, labels)
+                (loss / len(batches)).backward()
+            for name, figure in {"loss": loss.detach(), **figures}.items():
+                means[name] = means[name] + figure / len(batches)
+        norm = gradient_norm(replicas.parameters(), head.parameters())
+        skipped = apply_step(optimizer, norm, means["loss"], settings.clip_norm)
+        optimizer.zero_grad()
+    head.companions.move_centers(skipped)
+    return {**means, "gradient_norm": norm, "skipped_steps": skipped}
 
 
 def train(
@@ -94,15 +94,16 @@ def train(
     show: Callable[[torch.Tensor], None],
     validate_and_save: Callable[[int], None],
     save: Callable[[int], None],
+    dump: Callable[[int, list[Batch]], str],
 ) -> int:
     """Run the iterations and return the exit status: 0, or 128 + the signal that ended the run.
 
     A signal or bad input on any rank ends the run on all of them before the next step, with a snapshot (C6, C11);
-    bad input then raises InputError, as does a run of nothing but skipped steps between two log records.
+    bad input then raises InputError, as do too many skipped steps in a row, which are counted on log steps.
     """
     replicas = DistributedDataParallel(backbone, gradient_as_bucket_view=True)
     watch = Stopwatch()
-    skipped = torch.zeros((), device=ranks.device)
+    skipped = in_a_row = torch.zeros((), device=ranks.device)
     saved = iterations.start
     training_mode(backbone, settings.freeze_bn)
     with caught_signals() as received:
@@ -119,18 +120,18 @@ def train(
                 show(batches[0][0])
             lr = learning_rate(iteration)
             set_lr(optimizer, lr)
-            figures = training_step(replicas, head, optimizer, batches, settings)
-            skipped += figures["skipped_steps"]
+            figures = training_step(replicas, head, optimizer, batches, iteration, settings)
+            in_a_row = (in_a_row + 1) * figures["skipped_steps"]
+            skipped = figures["skipped_steps"] = skipped + figures["skipped_steps"]
             done = iteration + 1
             if done % every.log_step == 0:
-                figures["skipped_steps"] = skipped
                 _log(monitor, done, lr, figures, watch)
-                if skipped == every.log_step:
+                skipped = torch.zeros_like(skipped)
+                if 0 < every.max_bad_steps <= in_a_row:
                     raise InputError(
-                        f"iteration {done}: the last {every.log_step} steps had a gradient that isn't finite and "
-                        "were skipped; try a lower --lr, --warmup_iterations or --clip_norm"
+                        f"iteration {done}: the last {int(in_a_row)} steps had a gradient that isn't finite and were "
+                        f"skipped; try a lower --lr, --warmup_iterations or --clip_norm; {dump(done, batches)}"
                     )
-                skipped.zero_()
             monitor.advance()
             if done % every.val_step == 0 or done == iterations.stop:
                 validate_and_save(done)
@@ -138,6 +139,16 @@ def train(
                 training_mode(backbone, settings.freeze_bn)
                 watch.restart()
     return 0
+
+
+def keep_batches(path: Path, iteration: int, batches: list[Batch]) -> str:
+    """Write the micro-batches of an iteration for study; says where they are, or why they aren't."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"iteration": iteration, "batches": [(x.cpu(), y.cpu()) for x, y in batches]}, path)
+    except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by either
+        return f"this step's batch couldn't be kept in {path}: {error}"
+    return f"this step's batch is in {path}"
 
 
 def _fetch(

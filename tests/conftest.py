@@ -1,11 +1,13 @@
 """Shared fixtures: sample data made once, real faces where they are at hand, functions run on several gloo ranks."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from fr.losses.settings import LossSettings
+from fr.options import train_options
 from tools.make_sample_data import Options, make_sample_data
 
 ROOT = Path(__file__).parent.parent
@@ -95,6 +99,17 @@ def data_options(data: Path) -> list[str]:
         *("--train_list", f"{data}/vggface2/meta/train_list.txt"),
         *("--train_landmarks", f"{data}/vggface2/bb_landmark"),
     ]
+
+
+def loss_settings(**changes: Any) -> LossSettings:
+    """The loss of train.py's defaults, with some options changed."""
+    return dataclasses.replace(_default_loss_settings(), **changes)
+
+
+@cache
+def _default_loss_settings() -> LossSettings:
+    required = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "x")]
+    return LossSettings.of(train_options(required).values)
 
 
 def validation_options(data: Path) -> list[str]:

@@ -1,5 +1,6 @@
-"""Margins against the papers' formulas, and the sharded head against a plain float64 reference on one process (C5)."""
+"""The sharded head against a plain float64 reference on one process (C5), and its numbers where floats end."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,191 +12,136 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fr.distributed import rank
-from fr.losses.classifier import MarginSoftmax, shard_rows
-from fr.losses.margins import MARGINS, arcface, cosface
-from fr.options import train_options
+from fr.losses.classifier import MarginSoftmax, _initial_centres
+from fr.losses.negatives import Curriculum, Negatives, SupportVectors
+from fr.losses.sharded import SHORTEST, cosines_to, cross_entropy
+from fr.optimizer import build_sgd
+from fr.option_checks import MARGIN_TYPES
+from tests.conftest import loss_settings
+from tests.loss_reference import (
+    EMBED_SIZE,
+    arc,
+    assert_equal,
+    beside,
+    head_with,
+    make_case,
+    own_part,
+    reference_softmax,
+)
 
-EMBED_SIZE = 6
-MARGIN = {"cos": 0.35, "arc": 0.5}
+SV = {"mining_type": "sv", "t": 1.25}
+FOCAL = {"mining_type": "focal"}
+STRAIGHT = {"margin_gradient": "straight"}
+SMOOTH = {"label_smoothing": 0.1}
 
-
-def test_the_options_offer_exactly_the_margins_there_are() -> None:
-    required = ["--train_data_root", "r", "--train_list", "l", "--train_landmarks", "m"]
-    for margin in MARGINS:
-        assert train_options([*required, "--margin_type", margin]).values.margin_type == margin
-
-
-def angles(start: float, stop: float) -> torch.Tensor:
-    return torch.linspace(start, stop, 2001, dtype=torch.float64)
-
-
-def test_cosface_is_cos_theta_minus_m() -> None:
-    theta = angles(0, math.pi)
-    torch.testing.assert_close(cosface(theta.cos(), 0.35), theta.cos() - 0.35, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("m", [0.1, 0.3, 0.5, 1.0])
-def test_arcface_is_cos_of_theta_plus_m_up_to_pi(m: float) -> None:
-    theta = angles(0.00101, math.pi - m - 1e-6)  # at angles below 0.001, sin θ is held at 0.001
-    cos = theta.cos()
-    # At θ = 0.001, √(1 - cos²) of a rounded cosine is off by 1e-16 / 0.001.
-    torch.testing.assert_close(arcface(cos, m), (cos.arccos() + m).cos(), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("m", [0.1, 0.3, 0.5, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_arcface_falls_over_the_whole_range_of_angles(m: float, dtype: torch.dtype) -> None:
-    logits = arcface(angles(0, math.pi).cos().to(dtype), m)
-    # In float32 neighbours near θ = 0 and π are equal to rounding, half an ulp of 1 each way: they may not rise more.
-    assert (logits.diff() <= (0.0 if dtype == torch.float64 else 1.2e-7)).all()
-    assert logits[0] - logits[-1] > 1.9
-    assert (logits <= angles(0, math.pi).cos().to(dtype)).all()  # a margin never helps
-
-
-def test_arcface_beyond_pi_is_the_authors_linear_fall() -> None:
-    theta = angles(math.pi - 0.5 + 1e-6, math.pi)
-    torch.testing.assert_close(arcface(theta.cos(), 0.5), theta.cos() - 0.5 * math.sin(0.5), rtol=0, atol=1e-15)
-
-
-@pytest.mark.parametrize("margin", MARGINS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_gradients_are_finite_at_and_next_to_the_ends(margin: str, dtype: torch.dtype) -> None:
-    tiny = torch.finfo(dtype).eps
-    cos = torch.tensor([1.0, 1 - tiny, 1 + tiny, 0.0, -1.0, tiny - 1, -1 - tiny], dtype=dtype, requires_grad=True)
-    y = MARGINS[margin](cos, MARGIN[margin])
-    (gradient,) = torch.autograd.grad(y.sum(), cos)
-    assert y.isfinite().all()
-    assert gradient.isfinite().all()
-    assert (gradient > 0).all()  # a larger cosine never gives a smaller logit
-
-
-def test_arcface_has_the_true_gradient_where_that_is_finite() -> None:
-    m = 0.5
-    theta = angles(0.002, math.pi - m - 1e-3)
-    cos = theta.cos().requires_grad_()
-    (gradient,) = torch.autograd.grad(arcface(cos, m).sum(), cos)
-    # θ from its cosine carries 1 ulp / sin²θ of relative error into sin θ: 1e-16 / 4e-6.
-    torch.testing.assert_close(gradient, (theta + m).sin() / theta.sin(), rtol=1e-9, atol=0)
-
-
-def reference_loss(
-    embeddings: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, margin: str, s: float, m: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The papers' loss in one process: all embeddings [N, E], all centres [C, E] → mean loss, share of hits."""
-    x = embeddings / embeddings.norm(dim=1, keepdim=True)
-    w = weight / weight.norm(dim=1, keepdim=True)
-    cos = x @ w.T
-    theta = cos.arccos()
-    on_and_on = torch.where(theta + m < math.pi, torch.cos(theta + m), cos - m * math.sin(m))
-    held = {"cos": cos - m, "arc": on_and_on}[margin]
-    one_hot = F.one_hot(labels, len(weight)).bool()
-    logits = s * torch.where(one_hot, held, cos)
-    hits = (logits.argmax(dim=1) == labels).double().mean()
-    return F.cross_entropy(logits, labels), hits
-
-
-def make_case(classes: int, seed: int) -> dict[str, torch.Tensor]:
-    """A global batch of 12 (divides by 1, 2 and 3): a few samples near their centre, the rest anywhere."""
-    source = torch.Generator().manual_seed(seed)
-    weight = torch.randn(classes, EMBED_SIZE, generator=source, dtype=torch.float64)
-    labels = torch.randint(classes, (12,), generator=source)
-    inputs = torch.randn(12, EMBED_SIZE, generator=source, dtype=torch.float64)
-    inputs[:5] = inputs[:5] * 0.2 + weight[labels[:5]] * 3
-    inputs[5] = -weight[labels[5]] + 0.1 * inputs[5]  # θ near π: the far side of ArcFace
-    mixing = torch.eye(EMBED_SIZE, dtype=torch.float64) + 0.1 * torch.randn(
-        EMBED_SIZE, EMBED_SIZE, generator=source, dtype=torch.float64
-    )
-    return {"weight": weight, "labels": labels, "inputs": inputs, "mixing": mixing}
-
-
-CASES = [
-    (classes, margin, s) for classes in (7, 2, 1, 12) for margin, s in (("cos", 30.0), ("arc", 64.0), ("arc", 256.0))
+# (classes, iteration, what differs from the defaults)
+CASES: list[tuple[int, int, dict[str, Any]]] = [
+    *((7, 0, {"margin_type": kind}) for kind in MARGIN_TYPES),
+    *((7, 0, {"margin_type": kind, **STRAIGHT}) for kind in MARGIN_TYPES[1:]),
+    *((5, 0, {"margin_type": kind, **SV}) for kind in ("cos", "arc", "softmax", "mag", "ada")),
+    *((7, 0, {"margin_type": kind, **FOCAL, "s": 4.0}) for kind in ("cos", "arc", "curricular")),
+    *((12, 0, {"margin_type": kind, **SMOOTH}) for kind in ("cos", "softmax", "arc", "curricular", "mag")),
+    (7, 0, {**SMOOTH, **SV}),
+    (7, 0, {"margin_type": "arc", **SMOOTH, **SV, **STRAIGHT}),
+    (7, 0, {**FOCAL, "gamma": 1.0}),
+    (7, 0, {"margin_type": "arc", "easy_margin": True}),
+    (7, 300, {"margin_type": "sphere"}),
+    (7, 10**6, {"margin_type": "sphere", "m": 2.0}),
+    (7, 0, {"margin_type": "ada", "h": 30.0}),  # clear and unclear faces on both sides of the middle
+    (12, 0, {"margin_type": "arc", "s": 256.0}),
+    (7, 0, {"margin_type": "arc", "s": 64.0, **SV}),
+    (7, 0, {"margin_type": "combined", "m1": 1.3, "s": 1.0}),
+    *((2, 0, changes) for changes in ({}, SV, SMOOTH, {"margin_type": "curricular"}, {"margin_type": "ada"})),
+    *((1, 0, changes) for changes in ({}, {"margin_type": "arc", **SMOOTH}, {"margin_type": "mag"}, {**FOCAL})),
 ]
 
 
 def on_a_rank() -> dict[str, Any]:
-    """What this rank of the group gets: a result per case, and facts about the initial weights."""
+    """What this rank of the group gets: a result per case, of two batches one after the other, and initial centres."""
     results: dict[str, Any] = {}
-    for number, (classes, margin, s) in enumerate(CASES):
-        case = make_case(classes, number)
-        head = MarginSoftmax(classes, EMBED_SIZE, margin, s, MARGIN[margin], seed=5).double()
-        first, rows = shard_rows(classes, dist.get_world_size(), rank())
-        with torch.no_grad():
-            head.weight.copy_(case["weight"][first : first + rows])
-        own = slice(rank() * 12 // dist.get_world_size(), (rank() + 1) * 12 // dist.get_world_size())
+    for number, (classes, iteration, changes) in enumerate(CASES):
+        case, own = make_case(classes, number), own_part()
+        head = head_with(case["weight"], loss_settings(**changes))
+        optimizer = build_sgd(head.parameters(), 0.1, 0.9, 1e-4)
         embeddings = case["inputs"][own].clone().requires_grad_()
-        loss, hits = head(embeddings, case["labels"][own])
-        loss.backward()
-        result = {
-            "loss": loss.detach(),
-            "hits": hits,
-            "embeddings": embeddings.grad,
-            "weight": head.weight.grad,
-        }
+        labels = case["labels"][own]
+        with head.step(iteration, labels, optimizer):
+            loss, figures = head(embeddings, labels)
+            loss.backward()
+        result = {"loss": loss, **figures, **{name: buffer.clone() for name, buffer in head.named_buffers()}}
+        result |= {"embeddings": embeddings.grad, "weight": head.weight.grad}
         head.weight.grad = None
         backbone = nn.Linear(EMBED_SIZE, EMBED_SIZE, bias=False).double()
         with torch.no_grad():
             backbone.weight.copy_(case["mixing"])
         replicas = DistributedDataParallel(backbone)
-        loss, _ = head(replicas(case["inputs"][own]), case["labels"][own])
-        loss.backward()
-        result["backbone"] = backbone.weight.grad
-        results[str(number)] = {name: tensor.clone() for name, tensor in result.items() if tensor is not None}
-    results["initial"] = MarginSoftmax(7, EMBED_SIZE, "cos", 30.0, 0.35, seed=5).weight.detach()
+        with head.step(iteration, labels, optimizer):
+            loss, _ = head(replicas(case["inputs"][own]), labels)
+            loss.backward()
+        result |= {"second": loss, "backbone": backbone.weight.grad}
+        results[str(number)] = {name: value.detach().clone() for name, value in result.items() if value is not None}
+    results["initial"] = MarginSoftmax(7, EMBED_SIZE, loss_settings(), seed=5).weight.detach()
     return results
 
 
-def assert_equal(got: torch.Tensor, wanted: torch.Tensor | None) -> None:
-    """float64 with sums in another order, cosines by arccos in the reference (1e-16 / sin θ); losses are up to 500,
-    gradients up to s."""
-    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
+def chunks(classes: int, world: int) -> list[int]:
+    """⌈C / W⌉ classes a rank until there are none left."""
+    share = math.ceil(classes / world)
+    return [len(range(classes)[index * share : (index + 1) * share]) for index in range(world)]
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
+@functools.cache
+def wanted_of(number: int) -> dict[str, Any]:
+    """What `on_a_rank` would get if it were alone and wrote out the papers."""
+    classes, iteration, changes = CASES[number]
+    o, case = loss_settings(**changes), make_case(classes, number)
+    weight, embeddings = case["weight"].clone().requires_grad_(), case["inputs"].clone().requires_grad_()
+    softmax, hits, memory = reference_softmax(o, embeddings, case["labels"], weight, iteration=iteration)
+    mixing = case["mixing"].requires_grad_()
+    moved = case["inputs"] @ mixing.T
+    second, _, _ = reference_softmax(o, moved, case["labels"], case["weight"], memory, iteration)
+    (total, figures), (total_of_second, _) = (
+        beside(o, x, case["labels"], case["weight"], iteration) for x in (embeddings, moved)
+    )
+    loss, second = softmax + total, second + total_of_second
+    loss.backward()
+    second.backward()
+    figures |= {"softmax_loss": softmax.detach(), "classification_accuracy": hits}
+    remembers = {"ada": {"norm_mean": "mean", "norm_std": "std"}, "curricular": {"t": "t"}}.get(o.margin_type, {})
+    return {
+        "of all": {
+            **{"loss": loss.detach(), "second": second.detach(), "backbone": mixing.grad, **figures},
+            **{name: memory[ours] for name, ours in remembers.items()},
+        },
+        "embeddings": embeddings.grad,
+        "weight": weight.grad,
+    }
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_the_sharded_head_equals_the_reference_on_any_number_of_ranks(
     run_distributed: Callable[..., list[dict[str, Any]]], world: int
 ) -> None:
     ranks = run_distributed(world, on_a_rank)
-    for number, (classes, margin, s) in enumerate(CASES):
-        case = make_case(classes, number)
-        weight = case["weight"].requires_grad_()
-        embeddings = case["inputs"].clone().requires_grad_()
-        loss, hits = reference_loss(embeddings, case["labels"], weight, margin, s, MARGIN[margin])
-        loss.backward()
-        assert embeddings.grad is not None
-        mixing = case["mixing"].requires_grad_()
-        through, _ = reference_loss(
-            case["inputs"] @ mixing.T, case["labels"], case["weight"].detach(), margin, s, MARGIN[margin]
-        )
-        through.backward()
-
-        results = [one[str(number)] for one in ranks]
+    for number, what in enumerate(CASES):
+        wanted, results = wanted_of(number), [one[str(number)] for one in ranks]
         for result in results:
-            assert_equal(result["loss"], loss.detach())
-            assert result["hits"] == pytest.approx(hits.item(), abs=1e-12)
-            assert_equal(result["backbone"], mixing.grad)
+            assert result.keys() == {*wanted["of all"], "embeddings", "weight"}, what
+            for name, value in wanted["of all"].items():
+                assert_equal(result[name], value, (name, what))
+                if name != "backbone":  # of which DDP takes care
+                    assert torch.equal(result[name], results[0][name]), (name, what)
         # W times the reference: the head's loss is of all ranks, and DDP divides by W.
-        per_rank = torch.cat([result["embeddings"] for result in results])
-        assert_equal(per_rank, world * embeddings.grad)
-        shards = torch.cat([result["weight"] for result in results])
-        assert_equal(shards, weight.grad)
-        expected_rows = [len(result["weight"]) for result in results]
-        assert expected_rows == [len(part) for part in chunks(classes, world)]
+        assert_equal(torch.cat([result["embeddings"] for result in results]), world * wanted["embeddings"], what)
+        assert_equal(torch.cat([result["weight"] for result in results]), wanted["weight"], what)
+        assert [len(result["weight"]) for result in results] == chunks(what[0], world)
 
-    start = torch.cat([one["initial"] for one in ranks])
-    assert torch.equal(start, initial_of_one_process())
+    assert torch.equal(torch.cat([one["initial"] for one in ranks]), initial_of_one_process())
 
 
-def chunks(classes: int, world: int) -> list[list[int]]:
-    """⌈C / W⌉ classes a rank until there are none left."""
-    share = math.ceil(classes / world)
-    return [list(range(classes))[index * share : (index + 1) * share] for index in range(world)]
-
-
-def initial_of_one_process(classes: int = 7, seed: int = 5) -> torch.Tensor:
+def initial_of_one_process(classes: int = 7, seed: int = 5, embed_size: int = EMBED_SIZE) -> torch.Tensor:
     assert not dist.is_initialized()
-    return MarginSoftmax(classes, EMBED_SIZE, "cos", 30.0, 0.35, seed).weight.detach()
+    return MarginSoftmax(classes, embed_size, loss_settings(), seed).weight.detach()
 
 
 def test_initial_centres_are_distinct_unit_vectors_of_seed_and_class() -> None:
@@ -211,9 +157,130 @@ def test_initial_centres_are_distinct_unit_vectors_of_seed_and_class() -> None:
     assert (many < 0).any(dim=0).all()
 
 
+def test_initial_centres_are_the_same_however_they_are_cut_into_blocks() -> None:
+    whole = initial_of_one_process(classes=140_000, embed_size=2)
+    assert torch.equal(whole[:7], initial_of_one_process(embed_size=2))
+    for first, rows in ((65_000, 1000), (65_536, 10), (131_000, 200), (139_999, 1)):
+        assert torch.equal(_initial_centres(5, first, rows, 2), whole[first : first + rows])
+    assert len(whole.unique(dim=0)) > 139_000  # float32 has few enough directions in a plane for some to meet
+    assert whole.norm(dim=1).sub(1).abs().max() < 3e-7
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cosines_pass_gradcheck_for_centres_of_any_length(seed: int) -> None:
+    source = torch.Generator().manual_seed(seed)
+    unit = F.normalize(torch.randn(6, 5, generator=source, dtype=torch.float64)).requires_grad_()
+    centres = torch.randn(4, 5, generator=source, dtype=torch.float64)
+    centres = (centres * torch.tensor([[0.1], [1.0], [3.0], [40.0]])).requires_grad_()
+    assert torch.autograd.gradcheck(cosines_to, (unit, centres))
+    wanted = (unit @ centres.T / centres.norm(dim=1)).detach()
+    torch.testing.assert_close(cosines_to(unit, centres).detach(), wanted, rtol=1e-14, atol=1e-15)
+    # Shorter than is normalised: a fixed divisor.
+    tiny = (torch.randn(4, 5, generator=source, dtype=torch.float64) * 1e-7).requires_grad_()
+    (gradient,) = torch.autograd.grad(cosines_to(unit, tiny).sum(), tiny)
+    torch.testing.assert_close(gradient, (unit.sum(dim=0) / SHORTEST).detach().expand(4, 5), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", [Negatives(), SupportVectors(1.25), Curriculum(torch.tensor(0.3).double())])
+def test_the_cross_entropy_passes_gradcheck(one_rank: None, kind: Negatives, smoothing: float) -> None:
+    source = torch.Generator().manual_seed(3)
+    cosines = (2 * torch.rand(6, 5, generator=source, dtype=torch.float64) - 1).requires_grad_()
+    phi = (2 * torch.rand(6, generator=source, dtype=torch.float64) - 1.2).requires_grad_()
+    column, owned = torch.tensor([0, 4, 2, 2, 1, 3]), torch.ones(6, dtype=torch.bool)
+    # No cosine within gradcheck's step of its threshold, and some on both sides.
+    assert (cosines - phi[:, None]).abs().min() > 1e-4 and 5 < (cosines > phi[:, None]).sum() < 25
+    assert torch.autograd.gradcheck(
+        lambda cosines, phi: cross_entropy(cosines, phi, column, owned, 4.0, smoothing, 5, kind)[0], (cosines, phi)
+    )
+
+
+def on_one_rank(head: MarginSoftmax, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    embeddings = embeddings.clone().requires_grad_()
+    loss, _ = head(embeddings, labels)
+    loss.backward()
+    assert embeddings.grad is not None and head.weight.grad is not None
+    return loss.detach(), embeddings.grad, head.weight.grad
+
+
+MININGS: list[dict[str, Any]] = [{}, SV, FOCAL, SMOOTH, STRAIGHT]
+
+
+@pytest.mark.parametrize("kind", MARGIN_TYPES)
+@pytest.mark.parametrize("s", [1.0, 30.0, 256.0])
+def test_extreme_embeddings_have_finite_loss_and_gradients(one_rank: None, kind: str, s: float) -> None:
+    for mining in MININGS:
+        for classes in (1, 5):
+            head = MarginSoftmax(classes, 8, loss_settings(margin_type=kind, s=s, **mining), seed=0)
+            centre, other = head.weight.detach()[0], head.weight.detach()[-1]
+            scales = (0.0, 1.0, 1e4, -1.0, -1e4, 1e-8, 1e-30, -1e-30)
+            embeddings = torch.stack([*(scale * centre for scale in scales), other, -1e4 * other])
+            for value in on_one_rank(head, embeddings, torch.zeros(10, dtype=torch.int64)):
+                assert value.isfinite().all(), (mining, classes)
+            assert all(buffer.isfinite().all() for buffer in head.buffers())
+
+
+@pytest.mark.parametrize("kind", MARGIN_TYPES)
+def test_a_batch_of_one_sample_is_possible(one_rank: None, kind: str) -> None:
+    head = MarginSoftmax(5, 8, loss_settings(margin_type=kind), seed=0)
+    for value in on_one_rank(head, torch.ones(1, 8), torch.tensor([2])):
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("changes", [{}, {"margin_type": "arc"}, SV])
+def test_a_loss_beyond_a_hundred_is_exact(one_rank: None, changes: dict[str, Any]) -> None:
+    """Neither clamped nor taken from a rounded probability: float32 against float64, at s = 128."""
+    centre = torch.eye(4)[0]
+    weight = torch.stack([centre, -centre, torch.eye(4)[1]])
+    embeddings, labels = torch.stack([-centre - 0.1 * torch.eye(4)[2], -centre + 0.2]), torch.tensor([0, 0])
+    o = loss_settings(s=128.0, **changes)
+    wanted, _, _ = reference_softmax(o, embeddings.double(), labels, weight.double())
+    head = head_with(weight, o).float()
+    loss, asked, _ = on_one_rank(head, embeddings, labels)
+    assert wanted > 150
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)  # s times a float32 cosine near -1, by √(1 - cos²)
+    assert asked.abs().max() > 1
+
+
+def test_margin_gradient_straight_is_the_true_value_with_the_plain_cosines_slope(one_rank: None) -> None:
+    """By hand: ∂ loss / ∂ cos_y = s (p_y - 1), the softmax's own factor, with p of the logits that have the margin."""
+    case = make_case(7, 1)
+    true, straight = (
+        head_with(case["weight"], loss_settings(margin_type="arc", margin_gradient=kind))
+        for kind in ("true", "straight")
+    )
+    values = [on_one_rank(head, case["inputs"], case["labels"]) for head in (true, straight)]
+    assert_equal(values[0][0], values[1][0])
+    x, w = case["inputs"].clone().requires_grad_(), F.normalize(case["weight"])
+    cos = F.normalize(x) @ w.T
+    own = F.one_hot(case["labels"], 7).bool()
+    held = torch.where(own, arc(cos.detach().arccos(), 0.5), cos.detach())
+    factor = 30 * ((30 * held).softmax(dim=1) - own.double()) / len(x)
+    (wanted,) = torch.autograd.grad(cos, x, factor)
+    assert_equal(values[1][1], wanted)
+    assert not torch.allclose(values[0][1], wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [("ada", math.nan), ("ada", math.inf), ("curricular", math.nan), ("curricular", math.inf)],
+)
+def test_a_batch_that_isnt_finite_leaves_no_trace_in_what_is_remembered(one_rank: None, kind: str, bad: float) -> None:
+    head = MarginSoftmax(5, 8, loss_settings(margin_type=kind), seed=0)
+    embeddings, labels = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 5
+    head(embeddings, labels)
+    before = [buffer.clone() for buffer in head.buffers()]
+    embeddings[2, 3] = bad
+    loss, _ = head(embeddings, labels)
+    assert not loss.isfinite()
+    assert all(torch.equal(was, now) for was, now in zip(before, head.buffers(), strict=True))
+    head(embeddings.nan_to_num(0, 0, 0), labels)
+    assert not any(torch.equal(was, now) for was, now in zip(before, head.buffers(), strict=True))
+
+
 def test_the_head_computes_in_float32_what_a_bf16_backbone_gives(one_rank: None) -> None:
     torch.manual_seed(0)
-    head = MarginSoftmax(50, 32, "arc", 30.0, 0.5, seed=0)
+    head = MarginSoftmax(50, 32, loss_settings(margin_type="arc"), seed=0)
     labels = torch.arange(20)
     embeddings = torch.randn(20, 32).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -226,31 +293,15 @@ def test_the_head_computes_in_float32_what_a_bf16_backbone_gives(one_rank: None)
     assert head.weight.grad is not None and head.weight.grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize("margin", MARGINS)
-def test_zero_and_perfect_and_opposite_embeddings_have_finite_loss_and_gradients(one_rank: None, margin: str) -> None:
-    head = MarginSoftmax(5, 8, margin, 256.0, MARGIN[margin], seed=0)
-    centre = head.weight.detach()[0]
-    embeddings = torch.stack([torch.zeros(8), centre, 1e4 * centre, -centre, 1e-8 * centre, centre * 1e-30])
-    embeddings.requires_grad_()
-    loss, _ = head(embeddings, torch.zeros(6, dtype=torch.int64))
-    loss.backward()
-    assert loss.isfinite()
-    assert embeddings.grad is not None and embeddings.grad.isfinite().all()
-    assert head.weight.grad is not None and head.weight.grad.isfinite().all()
-
-
 def test_a_margin_makes_the_loss_larger_and_hits_fewer(one_rank: None) -> None:
     torch.manual_seed(0)
     embeddings, labels = torch.randn(200, 8), torch.arange(200) % 4
     results = []
     for m in (0.0, 0.35):
-        head = MarginSoftmax(4, 8, "cos", 10.0, m, seed=0)
-        loss, hits = head(embeddings, labels)
-        results.append((loss.item(), hits.item()))
-    cosines = F.normalize(embeddings) @ F.normalize(initial_small()).T
+        head = MarginSoftmax(4, 8, loss_settings(s=10.0, m=m), seed=0)
+        loss, figures = head(embeddings, labels)
+        assert torch.equal(loss.detach(), figures["softmax_loss"])
+        results.append((loss.item(), figures["classification_accuracy"].item()))
+    cosines = F.normalize(embeddings) @ F.normalize(head.weight.detach()).T
     assert results[0][1] == pytest.approx((cosines.argmax(dim=1) == labels).float().mean().item(), abs=1e-6)
     assert results[1][0] > results[0][0] and results[1][1] < results[0][1]
-
-
-def initial_small() -> torch.Tensor:
-    return MarginSoftmax(4, 8, "cos", 10.0, 0.0, seed=0).weight.detach()

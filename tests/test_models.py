@@ -1,6 +1,8 @@
 """Backbones against published figures, an independent table, torch.nn's layers, and a GPU that isn't there."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +14,14 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
 from fr.losses.classifier import MarginSoftmax, shard_rows
+from fr.losses.sampling import drawn_count
 from fr.models import MODELS, build_model
 from fr.models.layers import PReLU
 from fr.models.mobilenet import InvertedResidual, MobileFaceNet
+from fr.optimizer import build_sgd
+from fr.option_checks import MARGIN_TYPES
 from fr.options import MODEL_NAMES
+from tests.conftest import loss_settings
 
 
 def test_the_options_offer_exactly_the_models_there_are() -> None:
@@ -183,28 +189,77 @@ def to_fake_gpu(module: nn.Module) -> None:
                 part.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda:0"))
 
 
-@pytest.mark.parametrize("margin", ["cos", "arc"])
-def test_a_forward_pass_on_a_gpu_makes_no_tensor_elsewhere(fake_ranks: tuple[int, int], margin: str) -> None:
+MIXED = r"(?i)different devices|same device|device mismatch|FakeTensor"
+ALL_COMPANIONS = {
+    f"{name}_loss_weight": 0.1 for name in ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
+}
+LOSSES: dict[str, dict[str, Any]] = {
+    **{margin: {"margin_type": margin} for margin in MARGIN_TYPES},
+    "arc, easy": {"margin_type": "arc", "easy_margin": True},
+    "straight gradient": {"margin_gradient": "straight"},
+    "sv, smoothed": {"mining_type": "sv", "label_smoothing": 0.1},
+    "focal": {"mining_type": "focal"},
+    "companions": ALL_COMPANIONS,
+    "semihard triplets": {"triplet_loss_weight": 0.1, "triplet_mining": "semihard"},
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_forward_pass_on_a_gpu_makes_no_tensor_elsewhere(fake_ranks: tuple[int, int], loss: dict[str, Any]) -> None:
     world, rank = fake_ranks
-    backbone = MobileFaceNet(32, (64, 64))
-    head = MarginSoftmax(101, 32, margin, 30.0, 0.35, seed=0)
+    head = MarginSoftmax(101, 32, loss_settings(**loss), seed=0)
     assert head.weight.shape == (shard_rows(101, world, rank)[1], 32)
+    companions = {name.removesuffix("_weight") for name in loss if name.endswith("_loss_weight")}
+    companions |= {"magnitude_loss"} if loss.get("margin_type") == "mag" else set()
     with FakeTensorMode(allow_non_fake_inputs=False):
-        to_fake_gpu(backbone)
         to_fake_gpu(head)
-        images = torch.empty(2, 3, 64, 64, device="cuda:0")
+        embeddings = torch.empty(2, 32, device="cuda:0", requires_grad=True)
         labels = torch.empty(2, dtype=torch.int64, device="cuda:0")
-        embeddings = backbone(images)
-        assert embeddings.device == torch.device("cuda:0") and embeddings.shape == (2, 32)
         for given in (embeddings, embeddings.bfloat16()):
-            loss, hits = head(given, labels)
-            for figure in (loss, hits):
+            trained, figures = head(given, labels)
+            assert figures.keys() == {"softmax_loss", "classification_accuracy"} | companions
+            for figure in (trained, *figures.values()):
                 assert figure.device == torch.device("cuda:0")
                 assert figure.shape == () and figure.dtype == torch.float32
-        for mixed in (
-            lambda: backbone(images.cpu()),
-            lambda: head(embeddings.cpu(), labels),
-            lambda: head(embeddings, labels.cpu()),
-        ):
-            with pytest.raises(RuntimeError, match=r"(?i)different devices|same device|device mismatch|FakeTensor"):
+        assert all(buffer.device == torch.device("cuda:0") for buffer in head.buffers())
+        for mixed in (lambda: head(embeddings.cpu(), labels), lambda: head(embeddings, labels.cpu())):
+            with pytest.raises(RuntimeError, match=MIXED):
                 mixed()
+
+
+def test_the_backbone_on_a_gpu_makes_no_tensor_elsewhere() -> None:
+    backbone = MobileFaceNet(32, (64, 64))
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        to_fake_gpu(backbone)
+        images = torch.empty(2, 3, 64, 64, device="cuda:0")
+        embeddings = backbone(images)
+        assert embeddings.device == torch.device("cuda:0") and embeddings.shape == (2, 32)
+        with pytest.raises(RuntimeError, match=MIXED):
+            backbone(images.cpu())
+
+
+class NoGenerator:
+    def __init__(self, device: torch.device) -> None: ...
+    def manual_seed(self, seed: int) -> None: ...
+
+
+@pytest.mark.parametrize("loss", [*LOSSES.values(), {"sample_rate": 0.3}], ids=[*LOSSES, "sampled"])
+def test_forward_and_backward_make_no_tensor_on_another_device(
+    fake_ranks: tuple[int, int], loss: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On `meta`, since backward needs a driver even on a fake GPU. It has neither autocast nor generators."""
+    monkeypatch.setattr(torch, "autocast", lambda *_args, **_settings: nullcontext())
+    monkeypatch.setattr(torch, "Generator", NoGenerator)
+    head = MarginSoftmax(101, 32, loss_settings(**loss), seed=0).to("meta")
+    optimizer = build_sgd(head.parameters(), 0.1, 0.9, 0.0)
+    classes = len(head.weight)
+    embeddings = torch.empty(2, 32, device="meta", requires_grad=True)
+    labels = torch.empty(2, dtype=torch.int64, device="meta")
+    with head.step(0, labels, optimizer):
+        trained, _ = head(embeddings, labels)
+        trained.backward()
+        assert head.weight.grad is not None and head.weight.grad.shape == head.weight.shape
+        assert len(head.weight) == drawn_count(classes, 2 * fake_ranks[0], loss.get("sample_rate", 1.0))
+        assert {tensor.device.type for tensor in (head.weight.grad, *head.buffers())} == {"meta"}
+    assert embeddings.grad is not None and embeddings.grad.device.type == "meta"
+    assert len(head.weight) == classes

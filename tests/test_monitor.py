@@ -112,6 +112,25 @@ def test_tensorboard_shows_the_figures_under_the_names_of_the_reference(tmp_path
         assert [(event.step, event.value) for event in events.Scalars(name)] == [(2, value)], name
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("center_loss", "push_loss", "push_plus_loss", "global_push_loss"),
+        *("min_margin_loss", "triplet_loss", "magnitude_loss"),
+    ],
+)
+def test_a_companion_is_shown_where_it_is_on(tmp_path: Path, name: str) -> None:
+    monitor = Monitor(tmp_path, 0, 100)
+    monitor.log(record(1))
+    monitor.log(record(2) | {name: 0.75})
+    monitor.close()
+    assert [line.get(name) for line in read(tmp_path / "log.jsonl")] == [None, 0.75]
+    events = board(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars(f"Loss/{name}")] == [(2, 0.75)]
+    companions = {tag for tag in events.Tags()["scalars"] if tag.startswith("Loss/")}
+    assert companions == {"Loss/train_loss", "Loss/softmax_loss", f"Loss/{name}"}
+
+
 def test_tensorboard_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> None:
     run(tmp_path, 0, [1, 2, 3, 4], loss=1.0)
     run(tmp_path, 2, [3, 4, 5], loss=2.0)

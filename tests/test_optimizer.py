@@ -54,7 +54,7 @@ def test_steps_equal_torchs_sgd_with_clipping(one_rank: None, clip_norm: float, 
         norm = gradient_norm(ours[:2], ours[2:])
         total = torch.nn.utils.clip_grad_norm_(theirs, clip_norm or float("inf"))
         torch.testing.assert_close(norm, total, rtol=1e-6, atol=0)  # a float32 sum of 71 squares in another order
-        assert apply_step(optimizer, norm, clip_norm) == 0
+        assert apply_step(optimizer, norm, torch.tensor(1.0), clip_norm) == 0
         reference.step()
         for own, their in zip(ours, theirs, strict=True):
             # A fused kernel may fuse a product and a sum; float32 rounds at 6e-8, a few times a step.
@@ -89,7 +89,7 @@ def on_two_ranks() -> dict[str, Any]:
                 if step == first_bad and rank() == 1:
                     assert head[0].grad is not None
                     head[0].grad[1, 1, 1, 1] = bad
-                skips.append(apply_step(optimizer, gradient_norm(replicated, head), 1.0))
+                skips.append(apply_step(optimizer, gradient_norm(replicated, head), torch.tensor(1.0), 1.0))
                 kept.append(all(torch.equal(a, b) for a, b in zip(before, snapshot_of(optimizer), strict=True)))
                 optimizer.zero_grad()
             finite = all(bool(tensor.isfinite().all()) for tensor in snapshot_of(optimizer))
@@ -120,3 +120,17 @@ def test_two_ranks_share_the_norm_and_skip_together(run_distributed: Callable[..
             assert result["skips"].tolist() == [float(skip) for skip in wanted], name
             assert result["kept"] == wanted, name  # only the skipped step leaves weights and momentum untouched
             assert result["finite"], name
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_skips_the_step_although_the_norm_is(one_rank: None, loss: float) -> None:
+    weights = parameters()
+    optimizer = build_sgd(weights, 0.1, 0.9, 1e-4)
+    for parameter in weights:
+        parameter.grad = torch.ones_like(parameter)
+    norm, before = gradient_norm(weights, []), snapshot_of(optimizer)
+    assert norm.isfinite()
+    assert apply_step(optimizer, norm, torch.tensor(loss), 1.0) == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot_of(optimizer), strict=True))
+    assert apply_step(optimizer, norm, torch.tensor(1.0), 1.0) == 0  # the next one counts again
+    assert not torch.equal(snapshot_of(optimizer)[0], before[0])

@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fr.errors import InputError
-from fr.options import Resolved, check_batch_size, evaluation_options, train_options
+from fr.losses.settings import LossSettings
+from fr.option_checks import check_batch_size
+from fr.options import Resolved, evaluation_options, train_options
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
 LAUNCH = "which GPUs is said at the launch here:"
 LFW = "--val_data_root, --val_list, --val_landmarks"
-# Options that belong to one run, not to a recipe, or whose default follows from another option.
-NOT_IN_RECIPES = {"max_iterations", "snap_to_resume", "log_folder", "device", "dali_device", "dali_threads"}
+# Options that belong to one run, not to a recipe, or whose default follows from another option; and those of a loss
+# that are off, or without effect, unless another one is set.
+NOT_IN_RECIPES = {
+    *("max_iterations", "max_bad_steps", "snap_to_resume", "log_folder", "device", "dali_device", "dali_threads"),
+    *({field.name for field in fields(LossSettings)} - {"margin_type", "s"}),
+}
 # Each example writes its own files, so the shared tmp_path is harmless; disks may be slow.
 PROPERTY = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -57,11 +64,16 @@ def test_defaults_are_those_documented() -> None:
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
         "input_size": 0, "template": "sphereface", "alignment": "procrustes", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,
-        "model": "mobilenet", "embed_size": 256, "margin_type": "cos", "s": 30, "m": 0.35,
+        "model": "mobilenet", "embed_size": 256, "margin_type": "cos", "s": 30, "m": "auto", "easy_margin": False,
+        "m1": 1, "m2": 0.3, "m3": 0.2, "h": 0.333, "l_m": 0.45, "u_m": 0.8, "l_a": 10, "u_a": 110, "lambda_g": 35,
+        "margin_gradient": "true", "mining_type": "none", "t": 1.1, "gamma": 2, "label_smoothing": 0, "sample_rate": 1,
+        "center_loss_weight": 0, "center_loss_lr": 0.5, "push_loss_weight": 0, "push_plus_loss_weight": 0,
+        "global_push_loss_weight": 0, "push_margin": 0.7, "min_margin_loss_weight": 0, "min_margin": 0.7,
+        "triplet_loss_weight": 0, "triplet_margin": 0.2, "triplet_mining": "hard",
         "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4, "lr_drops": [3, 6, 9, 13],
         "warmup_iterations": 0, "clip_norm": 0, "train_batch_size": 170, "accumulate": 1,
-        "epoch_total_num": 30, "max_iterations": 0, "freeze_bn": False, "precision": "fp32", "seed": 0,
-        "channels_last": False, "val_data_root": "", "val_list": "", "val_landmarks": "", "val_step": 1000,
+        "epoch_total_num": 30, "max_iterations": 0, "max_bad_steps": 10, "freeze_bn": False, "precision": "fp32",
+        "seed": 0, "channels_last": False, "val_data_root": "", "val_list": "", "val_landmarks": "", "val_step": 1000,
         "val_batch_size": 20,
         "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
         "snap_to_resume": "", "log_folder": "", "log_step": 10,
@@ -104,7 +116,7 @@ def test_every_spelling_of_an_option_is_read(argv: list[str]) -> None:
     )
 )
 def test_the_later_setting_wins_and_its_origin_is_kept(parts: list[Any]) -> None:
-    expected = {name: (default, "default") for name, default in (("lr", 0.4), ("m", 0.35), ("s", 30.0))}
+    expected = {name: (default, "default") for name, default in (("lr", 0.4), ("m", "auto"), ("s", 30.0))}
     argv = list(DATA)
     with tempfile.TemporaryDirectory() as folder:
         for number, part in enumerate(parts):
@@ -181,7 +193,7 @@ def test_values_that_start_with_a_dash(config: Callable[..., str]) -> None:
         ("lr: .inf", "x.yml:1: lr: expected a number > 0, got '.inf'"),
         ("lr: inf", "x.yml:1: lr: expected a number > 0, got 'inf'"),
         ("seed: 1.5", "x.yml:1: seed: expected a whole number"),
-        ("margin_type: sphere", "x.yml:1: margin_type: invalid choice: 'sphere' (choose from "),
+        ("margin_type: spheric", "x.yml:1: margin_type: invalid choice: 'spheric' (choose from "),
         ("flipped_emb: maybe", "x.yml:1: flipped_emb: expected true or false"),
         ("flipped_emb: []", "x.yml:1: flipped_emb: expected one value, not a list"),
         ("lr: [1]", "x.yml:1: lr: expected one value, not a list"),
@@ -226,7 +238,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
     ("argv", "message"),
     [
         (["--lrr", "1"], "command line: --lrr: no such option; the closest: --lr"),
-        (["--gamma", "1"], "command line: --gamma: no such option"),
+        (["--zeta", "1"], "command line: --zeta: no such option"),
         (["-x"], "command line: -x: no such option; --help lists them"),
         (["--embed", "128"], "command line: --embed: no such option; the closest: --embed_size"),
         (["--lr"], "command line: --lr: expected one argument"),
@@ -262,7 +274,7 @@ def test_all_problems_come_out_together(config: Callable[..., str]) -> None:
     assert problems(
         "--m", "x", file, "--val_list", "p", "--train_list", "$UNSET_LIST", "--train_landmarks", "l"
     ) == (
-        "command line: --m: expected a number >= 0, got 'x'",
+        "command line: --m: expected auto or a number >= 0, got 'x'",
         "x.yml:1: lrr: no such option; the closest: lr, lr_drops",
         "x.yml:2: lr: expected a number > 0, got 'abc'",
         "command line: --train_list: the environment variable $UNSET_LIST in '$UNSET_LIST' isn't set",
@@ -426,11 +438,3 @@ def test_help_gives_a_default_and_a_unit_or_choices_for_every_option(
 def test_usage_problems_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     problems("--lrr", "--lr", "x", "--device", "7", "--flipped_emb", "2", "--precision", "int8")
     assert capsys.readouterr() == ("", "")
-
-
-def test_arc_refuses_a_margin_past_a_right_angle() -> None:
-    """Far beyond, at 2.33, the logit would no longer fall with the angle; what is meant is probably degrees."""
-    assert problems(*DATA, "--margin_type", "arc", "--m", "28.6") == (
-        "command line: --m: 28.6 radians is more than a right angle; arc takes up to 1.57",
-    )
-    assert train_options([*DATA, "--margin_type", "cos", "--m", "1.9"]).values.m == 1.9

@@ -17,6 +17,7 @@ from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.optimizer import build_sgd
 from fr.preprocessing import Preprocessing
+from tests.conftest import loss_settings
 
 CLASSES = 7  # over 2 ranks 4 + 3, over 3 ranks 3 + 3 + 1
 FACTS = {
@@ -28,11 +29,11 @@ FACTS = {
 CONFIG = {"lr": 0.4, "model": "mobilenet", "lr_drops": [1, 2], "freeze_bn": False, "snap_prefix": "net"}
 
 
-def make_run(seed: int) -> tuple[nn.Module, MarginSoftmax, torch.optim.SGD]:
+def make_run(seed: int, **loss: Any) -> tuple[nn.Module, MarginSoftmax, torch.optim.SGD]:
     """A small run with something of its own in each weight, buffer and momentum; the same on any number of ranks."""
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    head = MarginSoftmax(CLASSES, 3, "cos", 30.0, 0.35, seed)
+    head = MarginSoftmax(CLASSES, 3, loss_settings(**loss), seed)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
     with torch.no_grad():
         for buffer in backbone.buffers():
@@ -41,6 +42,8 @@ def make_run(seed: int) -> tuple[nn.Module, MarginSoftmax, torch.optim.SGD]:
             optimizer.state[parameter]["momentum_buffer"].normal_()
         first, rows = shard_rows(CLASSES, world_size(), rank())
         optimizer.state[head.weight]["momentum_buffer"].copy_(torch.randn(CLASSES, 3)[first : first + rows])
+        for buffer in head.buffers():
+            buffer.copy_(torch.randn(CLASSES, 3)[first : first + rows] if buffer.ndim else torch.randn(()))
     return backbone, head, optimizer
 
 
@@ -49,11 +52,14 @@ def content(backbone: nn.Module, head: MarginSoftmax, optimizer: torch.optim.SGD
     tensors = dict(backbone.state_dict())
     tensors |= {f"m.{n}": optimizer.state[p]["momentum_buffer"] for n, p in backbone.named_parameters()}
     tensors |= {"head": head.weight.detach(), "m.head": optimizer.state[head.weight]["momentum_buffer"]}
+    tensors |= dict(head.named_buffers())
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def write(folder: Path, iteration: int = 5, seed: int = 1, prefix: str = "net") -> dict[str, torch.Tensor]:
-    backbone, head, optimizer = make_run(seed)
+def write(
+    folder: Path, iteration: int = 5, seed: int = 1, prefix: str = "net", **loss: Any
+) -> dict[str, torch.Tensor]:
+    backbone, head, optimizer = make_run(seed, **loss)
     contents = FACTS | {
         "iteration": iteration,
         "state_dict": backbone.state_dict(),
@@ -65,8 +71,8 @@ def write(folder: Path, iteration: int = 5, seed: int = 1, prefix: str = "net") 
     return content(backbone, head, optimizer)
 
 
-def resume(path: Path, facts: dict[str, Any] | None = None, seed: int = 2) -> dict[str, torch.Tensor]:
-    run = make_run(seed)
+def resume(path: Path, facts: dict[str, Any] | None = None, seed: int = 2, **loss: Any) -> dict[str, torch.Tensor]:
+    run = make_run(seed, **loss)
     iteration = snapshot.resume(path, snapshot.TrainingState(*run), facts or FACTS)
     return content(*run) | {"iteration": torch.tensor(iteration)}
 
@@ -338,7 +344,7 @@ def test_resume_spells_out_what_differs(
 def test_a_state_of_another_shape_is_refused_with_both_shapes(one_rank: None, tmp_path: Path) -> None:
     write(tmp_path)
     backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3), nn.Linear(3, 3))
-    head = MarginSoftmax(CLASSES + 1, 3, "cos", 30.0, 0.35, 1)
+    head = MarginSoftmax(CLASSES + 1, 3, loss_settings(), 1)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
     with pytest.raises(InputError) as caught:
         snapshot.resume(tmp_path / "net_5.pt", snapshot.TrainingState(backbone, head, optimizer), FACTS)
@@ -404,3 +410,61 @@ def test_two_ranks_write_what_one_and_three_ranks_read(
 
     request.getfixturevalue("one_rank")
     assert_same(resume(tmp_path / "net_5.pt"), wanted)
+
+
+# What a head remembers beside its weights: a row a class for the centre loss, and figures that all ranks share.
+MEMORIES: dict[str, list[str]] = {"curricular": ["t"], "ada": ["norm_mean", "norm_std"]}
+
+
+def pass_on_memory(source: str, target: str, margin_type: str) -> dict[str, torch.Tensor]:
+    """What a snapshot gives a run, which writes it again."""
+    loss = {"margin_type": margin_type, "center_loss_weight": 1.0}
+    run = make_run(2, **loss)
+    state = snapshot.TrainingState(*run)
+    iteration = snapshot.resume(Path(source) / "net_5.pt", state, FACTS)
+    contents = FACTS | {"iteration": iteration, "state_dict": run[0].state_dict(), "metrics": {}, "config": CONFIG}
+    snapshot.write(Path(target) / "net_5.pt", contents, state)
+    return content(*run)
+
+
+@pytest.mark.parametrize("margin_type", MEMORIES)
+def test_what_the_head_remembers_passes_from_1_to_2_to_3_ranks_and_back(
+    margin_type: str,
+    run_distributed: Callable[..., list[dict[str, Any]]],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    request.getfixturevalue("one_rank")
+    whole = write(tmp_path / "0", margin_type=margin_type, center_loss_weight=1.0)
+    assert {"companions.centers", *MEMORIES[margin_type]} <= whole.keys()
+    others = make_run(2, margin_type=margin_type, center_loss_weight=1.0)[1]
+    assert not any(torch.equal(whole[name], buffer) for name, buffer in others.named_buffers())  # or it shows nothing
+    rows = ("head", "m.head", "companions.centers")
+    for number, (ranks, split) in enumerate([(2, [4, 3]), (3, [3, 3, 1])]):
+        folders = [str(tmp_path / str(step)) for step in (number, number + 1)]
+        states = run_distributed(ranks, pass_on_memory, *folders, margin_type)
+        assert [len(state["companions.centers"]) for state in states] == split
+        together = {name: torch.cat([state[name] for state in states]) for name in rows}
+        for state in states:
+            assert_same(state | together, whole)
+    assert_same(resume(tmp_path / "2" / "net_5.pt", margin_type=margin_type, center_loss_weight=1.0), whole)
+
+
+@pytest.mark.parametrize(
+    ("loss", "missing"),
+    [
+        *(({"margin_type": margin_type}, figures) for margin_type, figures in MEMORIES.items()),
+        ({"center_loss_weight": 1.0}, ["companions.centers"]),
+    ],
+)
+def test_a_snapshot_without_what_the_head_should_remember_is_refused(
+    one_rank: None, tmp_path: Path, loss: dict[str, Any], missing: list[str]
+) -> None:
+    write(tmp_path)
+    with pytest.raises(InputError) as refusal:
+        resume(tmp_path / "net_5.pt", **loss)
+    state = tmp_path / "net_5.state"
+    assert refusal.value.problems == tuple(f"{state}: head.{name} is missing" for name in missing)
+    write(tmp_path, **loss)
+    resume(tmp_path / "net_5.pt", **loss)
+    resume(tmp_path / "net_5.pt")  # more than needed does no harm

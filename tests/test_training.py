@@ -1,6 +1,8 @@
 """Training through the real entry: golden losses, exact resume, ranks, signals, refusals, every option's effect."""
 
+import functools
 import json
+import math
 import os
 import random
 import re
@@ -11,10 +13,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+import fr.training
 import train
 from fr import snapshot
 from fr.errors import InputError, run_plainly
@@ -42,6 +47,25 @@ def run(sample_data: Path, tmp_path: Path) -> Callable[..., Losses]:
     def run_here(*options: str, out: Path = tmp_path) -> Losses:
         base = [*data_options(sample_data), *TINY, "--max_iterations", "3", *folders(out)]
         assert train.main([*base, *options]) == 0
+        return losses(out)
+
+    return run_here
+
+
+def one_layer(_name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
+    height, width = (side // 4 for side in input_size)
+    return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3 * height * width, embed_size))
+
+
+@pytest.fixture(scope="module")
+def run_small(sample_data: Path) -> Callable[..., Losses]:
+    """As `run`, with a backbone of one layer, ten times as fast: for what the losses and the loop do."""
+
+    def run_here(*options: str, out: Path) -> Losses:
+        base = [*data_options(sample_data), *TINY, "--max_iterations", "3", *folders(out)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train, "build_model", one_layer)
+            assert train.main([*base, *options]) == 0
         return losses(out)
 
     return run_here
@@ -122,6 +146,39 @@ def test_resume_across_epochs_in_one_process_is_bit_equal(run: Callable[..., Los
     path = str(parts / "snapshots" / "tiny_5.pt")
     assert run(*options, "--max_iterations", "0", "--snap_to_resume", path, out=parts) == expected
     assert same_weights(weights(parts, 12), weights(whole, 12))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *("--margin_type ada", "--margin_type curricular", "--center_loss_weight 0.01"),
+        "--sample_rate 0.3 --train_batch_size 4",  # of 12 classes a batch of 4 leaves some to draw from
+    ],
+)
+def test_a_loss_with_a_memory_resumes_to_the_last_bit(
+    loss: str, run_small: Callable[..., Losses], tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = run_small(*loss.split(), "--max_iterations", "6", out=whole)
+    run_small(*loss.split(), "--max_iterations", "3", out=parts)
+    resume = ["--snap_to_resume", str(parts / "snapshots" / "tiny_3.pt")]
+    assert run_small(*loss.split(), "--max_iterations", "6", *resume, out=parts) == expected
+    assert same_weights(weights(parts, 6), weights(whole, 6))
+    # Centres, momentum and what the loss remembers: the file holds nothing else, and no date.
+    files = [out / "snapshots" / "tiny_6.state" / "__0_0.distcp" for out in (whole, parts)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_two_ranks_that_draw_classes_do_the_same_twice(sample_data: Path, tmp_path: Path) -> None:
+    """Each rank's 6 classes are more than the batch of 4, so that some are drawn, by either rank on its own."""
+    options = ["--sample_rate", "0.3", "--train_batch_size", "4", "--max_iterations", "3"]
+    outs = [tmp_path / "first", tmp_path / "second"]
+    for out in outs:
+        result = launch("train.py", *data_options(sample_data), *TINY, *folders(out), *options, ranks=2)
+        assert result.returncode == 0, result.stderr
+    assert losses(outs[0]) == losses(outs[1])
+    assert len(losses(outs[0])) == 3
+    assert same_weights(weights(outs[0], 3), weights(outs[1], 3))
 
 
 def test_resume_refuses_another_run(run: Callable[..., Losses], tmp_path: Path) -> None:
@@ -342,9 +399,168 @@ def test_learning_rate_drops_at_epochs_and_log_step_spaces_the_records(
     assert [record["lr"] for record in seen] == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
 
 
-def test_a_run_of_nothing_but_skipped_steps_ends_with_advice(run: Callable[..., Losses]) -> None:
-    with pytest.raises(InputError, match=r"gradient that isn't finite"):
-        run("--lr", "1e38", "--clip_norm", "0", "--max_iterations", "50", "--log_step", "5")
+# --- every option of the losses -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference_with(run_small: Callable[..., Losses], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Losses]:
+    """reference_with(partner) → losses of a run with the partner of an option alone, each made once."""
+
+    @functools.cache
+    def reference(partner: str) -> Losses:
+        return run_small(*partner.split(), out=tmp_path_factory.mktemp("reference"))
+
+    return reference
+
+
+@pytest.mark.parametrize(
+    ("partner", "option"),
+    [
+        *(
+            ("", f"--margin_type {kind}")
+            for kind in ("softmax", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
+        ),
+        *((f"--margin_type {kind}", "--m 1.2") for kind in ("arc", "sphere", "sphere_r", "ada", "curricular")),
+        ("--margin_type arc", "--easy_margin"),
+        *(("--margin_type combined", option) for option in ("--m1 1.2", "--m2 0.5", "--m3 0.3")),
+        ("--margin_type ada", "--h 1"),
+        *(("--margin_type mag --l_a 1 --u_a 2", option) for option in ("--l_m 0.2", "--u_m 1", "--lambda_g 1")),
+        *(("--margin_type mag --l_a 1 --u_a 2", option) for option in ("--l_a 0.1", "--u_a 3")),
+        ("", "--mining_type sv"),
+        ("", "--mining_type focal"),
+        ("--mining_type sv", "--t 1.5"),
+        ("--mining_type focal", "--gamma 4"),
+        ("", "--label_smoothing 0.1"),
+        ("--train_batch_size 4", "--sample_rate 0.3"),  # of 12 classes a batch of 4 leaves some undrawn
+        *(
+            ("", f"--{name}_loss_weight 0.1")
+            for name in ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
+        ),
+        ("--center_loss_weight 0.1", "--center_loss_lr 0.1"),
+        ("--push_loss_weight 1", "--push_margin 1.2"),
+        ("--push_plus_loss_weight 1", "--push_margin 1.2"),
+        ("--global_push_loss_weight 10", "--push_margin 1.9"),  # grows from 0.15 over 40,000 iterations
+        ("--min_margin_loss_weight 1", "--min_margin 1.2"),
+        ("--triplet_loss_weight 1", "--triplet_margin 0.5"),
+        ("--triplet_loss_weight 1", "--triplet_mining semihard"),
+    ],
+)
+def test_option_of_a_loss_changes_the_losses(
+    partner: str,
+    option: str,
+    run_small: Callable[..., Losses],
+    reference_with: Callable[[str], Losses],
+    tmp_path: Path,
+) -> None:
+    seen = run_small(*partner.split(), *option.split(), out=tmp_path)
+    assert len(seen) == 3
+    assert all(math.isfinite(loss) for loss in seen)
+    assert seen != reference_with(partner)
+
+
+def test_a_straight_gradient_changes_what_is_learnt_and_not_the_loss(
+    run_small: Callable[..., Losses], reference_with: Callable[[str], Losses], tmp_path: Path
+) -> None:
+    expected = reference_with("--margin_type arc")
+    seen = run_small("--margin_type", "arc", "--margin_gradient", "straight", out=tmp_path)
+    assert seen[0] == pytest.approx(expected[0], rel=1e-6)  # of the same weights; cos + (φ - cos) rounds, float32
+    assert seen[2] != pytest.approx(expected[2], rel=1e-4)
+
+
+def test_every_companion_is_in_the_log_and_its_weighted_value_in_the_loss(
+    run_small: Callable[..., Losses], tmp_path: Path
+) -> None:
+    weights = {
+        **{"center_loss": 0.001, "push_loss": 0.5, "push_plus_loss": 0.25, "global_push_loss": 2.0},
+        **{"min_margin_loss": 3.0, "triplet_loss": 1.5},
+    }
+    options = [word for name, weight in weights.items() for word in (f"--{name}_weight", str(weight))]
+    run_small(*options, "--margin_type", "mag", "--lambda_g", "7", "--accumulate", "2", out=tmp_path)
+    weights["magnitude_loss"] = 7.0
+    for record in records(tmp_path / "logs"):
+        assert all(record[name] > 0 for name in weights)
+        total = record["softmax_loss"] + sum(weight * record[name] for name, weight in weights.items())
+        assert record["loss"] == pytest.approx(total, rel=1e-6)  # nine float32 summands
+
+
+# --- steps that are skipped -----------------------------------------------------------------------------------------
+
+# From the second iteration on no gradient is finite.
+DIVERGES = ("--lr", "1e38", "--clip_norm", "0", "--max_iterations", "20")
+
+
+@pytest.mark.parametrize(
+    ("max_bad_steps", "log_step", "done"), [(3, 1, 4), (12, 1, 13), (3, 5, 5), (10, 5, 15), (1, 1, 2)]
+)
+def test_too_many_skipped_steps_in_a_row_end_the_run_with_advice_and_the_batch(
+    max_bad_steps: int,
+    log_step: int,
+    done: int,
+    run_small: Callable[..., Losses],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[fr.training.Batch] = []
+    step = fr.training.training_step
+
+    def watched(*arguments: Any) -> dict[str, torch.Tensor]:
+        seen[:] = arguments[3]
+        return step(*arguments)
+
+    monkeypatch.setattr(fr.training, "training_step", watched)
+    options = ["--max_bad_steps", str(max_bad_steps), "--log_step", str(log_step), "--accumulate", "2"]
+    with pytest.raises(InputError) as end:
+        run_small(*DIVERGES, *options, out=tmp_path)
+    path = tmp_path / "snapshots" / f"tiny_{done}.bad_batch_0.pt"
+    (message,) = end.value.problems
+    assert message.startswith(f"iteration {done}: the last {done - 1} steps had a gradient that isn't finite")
+    assert all(advice in message for advice in ("lower --lr", "--warmup_iterations", "--clip_norm", str(path)))
+    log = records(tmp_path / "logs")
+    assert [record["iteration"] for record in log] == list(range(log_step, done + 1, log_step))
+    assert sum(record["skipped_steps"] for record in log) == done - 1
+    stored = torch.load(path, weights_only=True)
+    assert stored["iteration"] == done
+    assert len(stored["batches"]) == len(seen) == 2
+    for (images, labels), (own_images, own_labels) in zip(stored["batches"], seen, strict=True):
+        assert images.shape == (8, 3, 32, 32) and torch.equal(images, own_images) and torch.equal(labels, own_labels)
+
+
+def test_max_bad_steps_0_never_ends_a_run(run_small: Callable[..., Losses], tmp_path: Path) -> None:
+    assert len(run_small(*DIVERGES, "--max_bad_steps", "0", out=tmp_path)) == 20
+    assert [record["skipped_steps"] for record in records(tmp_path / "logs")] == [0] + [1] * 19
+    assert not list((tmp_path / "snapshots").glob("*bad_batch*"))
+
+
+def test_skipped_steps_that_are_not_in_a_row_do_not_end_a_run(
+    run_small: Callable[..., Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = fr.training.training_step
+
+    def two_of_three_skipped(*arguments: Any) -> dict[str, torch.Tensor]:
+        return step(*arguments) | {"skipped_steps": torch.tensor(float(arguments[4] % 3 != 2))}
+
+    monkeypatch.setattr(fr.training, "training_step", two_of_three_skipped)
+    run_small("--max_bad_steps", "3", "--max_iterations", "12", out=tmp_path)
+    assert [record["skipped_steps"] for record in records(tmp_path / "logs")] == [1, 1, 0] * 4
+    with pytest.raises(InputError, match=r"iteration 2: the last 2 steps"):
+        run_small("--max_bad_steps", "2", "--max_iterations", "12", out=tmp_path)
+
+
+def test_two_ranks_end_together_after_skipped_steps_and_each_keeps_its_batch(sample_data: Path, tmp_path: Path) -> None:
+    options = [*data_options(sample_data), *TINY, *folders(tmp_path), *DIVERGES, "--max_bad_steps", "2"]
+    result = launch("train.py", *options, ranks=2)
+    assert result.returncode != 0
+    done = len(losses(tmp_path))
+    batches = []
+    for rank in (0, 1):
+        path = tmp_path / "snapshots" / f"tiny_{done}.bad_batch_{rank}.pt"
+        assert f"train.py: iteration {done}: the last 2 steps" in result.stderr and str(path) in result.stderr
+        stored = torch.load(path, weights_only=True)
+        assert stored["iteration"] == done
+        ((images, labels),) = stored["batches"]
+        assert images.shape == (8, 3, 32, 32) and labels.shape == (8,)
+        batches.append(images)
+    assert not torch.equal(*batches)
 
 
 if __name__ == "__main__":

@@ -2,24 +2,37 @@
 
 N samples of the global batch, B = N / W of this rank, W ranks, E embedding size, C classes, C_r of them on this rank.
 
-A step gathers the embeddings once and scatters their gradients once; of the logits only two sums and a maximum a
-sample cross the ranks. Cosines, margin and log-softmax are in the precision of the centres (float32), whatever the
-backbone ran in.
+A step gathers the embeddings once and scatters their gradients once; of the logits only a few numbers a sample cross
+the ranks. Cosines, margin and log-softmax are in the precision of the centres (float32), whatever the backbone ran in.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
 from fr.distributed import rank, world_size
-from fr.losses.margins import MARGINS
+from fr.losses import margins
+from fr.losses.companions import Companions, Gathered
+from fr.losses.negatives import Curriculum, Negatives, SupportVectors
+from fr.losses.sampling import drawn_count, drawn_rows, swapped_in
+from fr.losses.settings import LossSettings
+from fr.losses.sharded import (
+    SHORTEST,
+    at_target,
+    cosines_to,
+    cross_entropy,
+    gather,
+    gather_constant,
+    sum_over_ranks,
+)
 from fr.randomness import Purpose, uniforms
 
-# Shortest vector that is normalised to length 1; a zero vector stays zero, and its gradient finite.
-_SHORTEST = 1e-5
+# How fast AdaFace's statistics and CurricularFace's t follow the batches (both authors' code).
+_RATE = 0.01
+_ROWS_AT_A_TIME = 65_536
 
 
 def shard_rows(classes: int, ranks: int, which: int) -> tuple[int, int]:
@@ -29,97 +42,158 @@ def shard_rows(classes: int, ranks: int, which: int) -> tuple[int, int]:
     return first, min(rows, classes - first)
 
 
-class _Gather(torch.autograd.Function):
-    """[B, E] of every rank → [N, E] in rank order, with its gradient.
-
-    Backward adds up what the class shards ask of each embedding, hands every rank its rows, and multiplies by W:
-    the loss is already the mean over the global batch, and DDP will divide the backbone's gradients by W.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
-        ctx.ranks = world_size()
-        gathered = rows.new_empty((ctx.ranks * rows.shape[0], rows.shape[1]))
-        dist.all_gather_single(gathered, rows.contiguous())
-        return gathered
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        (asked,) = gradients
-        own = asked.new_empty((asked.shape[0] // ctx.ranks, asked.shape[1]))
-        dist.reduce_scatter_single(own, asked.contiguous())
-        return torch.mul(own, ctx.ranks)
-
-
-class _ShardedCrossEntropy(torch.autograd.Function):
-    """-log softmax at the target, over classes that lie on all ranks: logits [N, C_r] → losses [N], hits [N].
-
-    target [N]: column of the sample's class, where `owned` [N] says that it is on this rank; anything elsewhere.
-    hits: 1 where no class has a larger logit than the target.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: torch.Tensor, target: torch.Tensor, owned: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        largest = logits.amax(dim=1)
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        shares = (logits - largest[:, None]).exp_()
-        at_target = logits.gather(1, target[:, None])[:, 0]
-        sums = torch.stack([shares.sum(dim=1), torch.where(owned, at_target, 0.0)])
-        dist.all_reduce(sums)
-        total, at_target = sums
-        ctx.save_for_backward(shares.div_(total[:, None]), target, owned)
-        hits = (at_target >= largest).to(logits.dtype)
-        ctx.mark_non_differentiable(hits)
-        return total.log() + largest - at_target, hits
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        shares, target, owned = ctx.saved_tensors
-        gradient = gradients[0][:, None]
-        result = (shares * gradient).scatter_add(1, target[:, None], -gradient * owned[:, None])
-        return result, None, None
-
-
 class MarginSoftmax(nn.Module):
-    """Margin softmax over C identities: the mean loss of the global batch, the same on every rank.
+    """Margin softmax over C identities, with its companions: the loss of the global batch, the same on every rank.
 
-    margin_type: key of MARGINS; s: scale of the logits; m: margin, in the margin's own units. `weight` [C_r, E] are
-    this rank's centres; they begin as uniform directions that depend on the seed and the class alone.
+    `weight` [C_r, E] are this rank's centres; they begin as the directions of points even in a cube, which depend on
+    the seed and the class alone. Buffers are what a margin type remembers of earlier batches, equal on all ranks.
     """
 
-    def __init__(self, classes: int, embed_size: int, margin_type: str, s: float, m: float, seed: int) -> None:
+    norm_mean: torch.Tensor
+    norm_std: torch.Tensor
+    t: torch.Tensor
+
+    def __init__(self, classes: int, embed_size: int, settings: LossSettings, seed: int) -> None:
         super().__init__()
-        self.classes = classes
-        self.margin, self.s, self.m = MARGINS[margin_type], s, m
-        self.first, rows = shard_rows(classes, world_size(), rank())
-        start = 2 * torch.from_numpy(uniforms(seed, Purpose.HEAD, self.first, rows, embed_size)) - 1
-        self.weight = nn.Parameter(F.normalize(start).float())
+        self.classes, self.settings, self.seed = classes, settings, seed
+        self.first, self._rows = shard_rows(classes, world_size(), rank())
+        self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size))
+        self.companions = Companions(settings, self._rows, embed_size)
+        if settings.margin_type == "ada":
+            self.register_buffer("norm_mean", torch.tensor(20.0))
+            self.register_buffer("norm_std", torch.tensor(100.0))
+        if settings.margin_type == "curricular":
+            self.register_buffer("t", torch.tensor(0.0))
+        self._iteration = 0
+        self._drawn: torch.Tensor | None = None  # rows of the whole shard that `weight` holds during a sampled step
+        self._classes_in_sum = classes
 
-    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """embeddings [B, E], labels [B] int64 of this rank → loss and share of hits, scalars over all N samples.
+    @contextmanager
+    def step(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Around the forwards, backwards and optimiser step of an iteration, all ranks together.
 
-        A hit is a sample whose own class wins although the margin is held against it.
+        labels [b]: of all micro-batches of this rank. With sampling, `weight` and its momentum are those of the drawn
+        classes in here; nothing can change the others. A graph from before must be gone by then.
+        """
+        self._iteration = iteration
+        rate = self.settings.sample_rate
+        if rate == 1:
+            yield
+            return
+        of_batch = gather_constant(labels) - self.first
+        self._drawn = drawn_rows(self._rows, of_batch, rate, self.seed, iteration)
+        shards = (shard_rows(self.classes, world_size(), which)[1] for which in range(world_size()))
+        self._classes_in_sum = sum(drawn_count(rows, len(of_batch), rate) for rows in shards)
+        try:
+            with swapped_in(self.weight, optimizer.state[self.weight], self._drawn):
+                yield
+        finally:
+            self._drawn, self._classes_in_sum = None, self.classes
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """embeddings [B, E], labels [B] int64 of this rank → the loss to train on, and figures of all N samples.
+
+        Figures: `softmax_loss`, `classification_accuracy`, and the value of each companion that is on.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            every = _Gather.apply(embeddings.to(self.weight.dtype))
-            everyone = labels.new_empty(len(every))
-            dist.all_gather_single(everyone, labels.contiguous())
-            cosines = F.linear(F.normalize(every, eps=_SHORTEST), F.normalize(self.weight, eps=_SHORTEST))
-            target = everyone - self.first
-            owned = (target >= 0) & (target < len(self.weight))
-            losses, hits = _ShardedCrossEntropy.apply(*self._logits(cosines, target, owned))
-        return losses.mean(), hits.mean()
+            batch = self._gathered(embeddings, labels)
+            phi = sum_over_ranks(torch.where(batch.owned, self._with_margin(batch), 0))
+            losses, hits = cross_entropy(
+                batch.cosines,
+                phi,
+                batch.column,
+                batch.owned,
+                self.settings.s,
+                self.settings.label_smoothing,
+                self._classes_in_sum,
+                self._negatives(batch),
+            )
+            if self.settings.mining_type == "focal":  # arXiv:1708.02002 eq. 4 with p = e^-loss
+                losses = (-torch.expm1(-losses)).clamp_min(0).pow(self.settings.gamma) * losses
+            softmax_loss = losses.mean()
+            beside, figures = self.companions(batch, self.weight, self._iteration)
+        return softmax_loss + beside, {
+            "softmax_loss": softmax_loss.detach(),
+            "classification_accuracy": hits.mean(),
+            **figures,
+        }
 
-    def _logits(
-        self, cosines: torch.Tensor, target: torch.Tensor, owned: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if not len(self.weight):  # a rank without classes takes part with one that nothing can belong to
-            cosines = F.pad(cosines, (0, 1), value=-torch.inf)
-        column = torch.where(owned, target, 0)
-        at_target = cosines.gather(1, column[:, None])[:, 0]
-        # Only owned targets go through the margin: its gradient elsewhere would be 0 · ∞ at the ends.
-        with_margin = self.margin(torch.where(owned, at_target, 0.0), self.m)
-        cosines = cosines.scatter(1, column[:, None], torch.where(owned, with_margin, at_target)[:, None])
-        return self.s * cosines, column, owned
+    def _gathered(self, embeddings: torch.Tensor, labels: torch.Tensor) -> Gathered:
+        every = gather(embeddings.to(self.weight.dtype))
+        everyone = gather_constant(labels)
+        unit = F.normalize(every, eps=SHORTEST)
+        row = everyone - self.first
+        owned = (row >= 0) & (row < self._rows)
+        row = torch.where(owned, row, 0)
+        column = row if self._drawn is None else torch.searchsorted(self._drawn, row).clamp_max(len(self._drawn) - 1)
+        cosines = cosines_to(unit, self.weight)
+        first = rank() * len(labels)
+        return Gathered(
+            embeddings=every,
+            norms=torch.linalg.vector_norm(every, dim=1),
+            unit=unit,
+            labels=everyone,
+            own=slice(first, first + len(labels)),
+            cosines=cosines,
+            row=row,
+            column=torch.where(owned, column, 0),
+            owned=owned,
+            target_cosines=at_target(cosines, column, owned),
+        )
+
+    def _with_margin(self, batch: Gathered) -> torch.Tensor:
+        """phi [N]: the target cosines with the margin held against them."""
+        o, cos = self.settings, batch.target_cosines
+        match o.margin_type:
+            case "softmax":
+                phi = cos
+            case "cos":
+                phi = margins.cosface(cos, o.margin)
+            case "arc":
+                phi = (margins.arcface_easy if o.easy_margin else margins.arcface)(cos, o.margin)
+            case "sphere":
+                phi = margins.sphereface(cos, o.margin, self._iteration)
+            case "sphere_r":
+                phi = margins.sphereface_r(cos, o.margin)
+            case "combined":
+                phi = margins.combined(cos, o.m1, o.m2, o.m3)
+            case "ada":
+                phi = margins.adaface(cos, self._quality(batch.norms.detach()), o.margin)
+            case "curricular":
+                phi = margins.arcface(cos, o.margin)
+            case "mag":
+                m = margins.magface_margin(batch.norms, (o.l_m, o.u_m), (o.l_a, o.u_a))
+                phi = margins.arcface(cos, m)
+        return cos + (phi - cos).detach() if o.margin_gradient == "straight" else phi
+
+    def _quality(self, norms: torch.Tensor) -> torch.Tensor:
+        unknown = 0 * norms.sum()  # NaN if a length isn't finite
+        norms = norms.clamp(1e-3, 100)  # as the authors' code
+        self.norm_mean = _followed(self.norm_mean, norms.mean() + unknown)
+        if len(norms) > 1:
+            self.norm_std = _followed(self.norm_std, norms.std() + unknown)
+        return margins.adaface_quality(norms, self.norm_mean, self.norm_std, self.settings.h)
+
+    def _negatives(self, batch: Gathered) -> Negatives:
+        if self.settings.mining_type == "sv":
+            return SupportVectors(self.settings.t)
+        if self.settings.margin_type == "curricular":
+            self.t = _followed(self.t, sum_over_ranks(batch.target_cosines.detach()).mean())
+            return Curriculum(self.t)
+        return Negatives()
+
+
+def _initial_centres(seed: int, first: int, rows: int, embed_size: int) -> torch.Tensor:
+    """[rows, E], drawn in blocks: the float64 numbers of ten million classes at once would take 40 GB."""
+    centres = torch.empty(rows, embed_size)
+    for start in range(0, rows, _ROWS_AT_A_TIME):
+        block = centres[start : start + _ROWS_AT_A_TIME]
+        drawn = torch.from_numpy(uniforms(seed, Purpose.HEAD, first + start, len(block), embed_size))
+        block.copy_(F.normalize(2 * drawn - 1))
+    return centres
+
+
+def _followed(running: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """The running mean after one more batch; one that isn't finite leaves no trace."""
+    moved = running + _RATE * (seen - running)
+    return torch.where(moved.isfinite(), moved, running)

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
+from torchvision.models import ResNet, resnet34, resnet50, resnet101
 
 from fr.models.mobilenet import DOWNSCALE, MobileFaceNet
+from fr.models.torchvision_resnet import FixedLengthResNet
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,15 @@ class Family:
     divisor: int
 
 
+def _resnet(build: Callable[..., ResNet]) -> Family:
+    return Family(lambda embed_size, _input_size: FixedLengthResNet(build, embed_size), (160, 160), 1)
+
+
 MODELS: dict[str, Family] = {
     "mobilenet": Family(MobileFaceNet, (128, 128), DOWNSCALE),
+    "resnet34": _resnet(resnet34),
+    "resnet50": _resnet(resnet50),
+    "resnet101": _resnet(resnet101),
 }
 
 

@@ -1,0 +1,195 @@
+"""Losses that stand beside the softmax, each with a weight of its own; weight 0 = off.
+
+N samples of the global batch, B of this rank, E embedding size, C_r classes of this rank. d(a, b) = 1 - cos(a, b)
+unless said. Each function gives (sum, count) over this rank's part of the terms; the loss is the sum of all ranks over
+the count of all ranks. The "centres" of the push losses are the class centres of the softmax.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from fr.losses.margins import magface_regulariser
+from fr.losses.settings import LossSettings
+from fr.losses.sharded import SHORTEST, sum_over_ranks
+
+Part = tuple[torch.Tensor, torch.Tensor]
+
+# Global push+ begins with this margin and reaches its own after so many iterations (face_recognition.pytorch).
+_FIRST_MARGIN, _MARGIN_ITERATIONS = 0.15, 40_000
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The global batch as a rank sees it.
+
+    row: the sample's class among this rank's C_r; column: the same class in `cosines`, which has fewer with sampling.
+    Both 0 and without meaning where not `owned`.
+    """
+
+    embeddings: torch.Tensor  # [N, E]
+    norms: torch.Tensor  # [N]
+    unit: torch.Tensor  # [N, E]
+    labels: torch.Tensor  # [N]
+    own: slice  # the samples that came from this rank
+    cosines: torch.Tensor  # [N, C_r]
+    row: torch.Tensor  # [N]
+    column: torch.Tensor  # [N]
+    owned: torch.Tensor  # [N]
+    target_cosines: torch.Tensor  # [N], 0 where not owned
+
+
+class Companions(nn.Module):
+    """All of them together; `centers` [C_r, E] are the centre loss's own."""
+
+    centers: torch.Tensor
+
+    def __init__(self, settings: LossSettings, rows: int, embed_size: int) -> None:
+        super().__init__()
+        self.settings = settings
+        if settings.center_loss_weight:
+            self.register_buffer("centers", torch.zeros(rows, embed_size))
+        self._moves: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(
+        self, batch: Gathered, weight: torch.Tensor, iteration: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The weighted sum, 0 if all are off, and the value of each that is on, equal on all ranks."""
+        parts = self._parts(batch, weight, iteration)
+        if not parts:
+            return batch.norms.new_zeros(()), {}
+        sums = torch.stack([total for _, (total, _) in parts.values()])
+        counts = torch.stack([count for _, (_, count) in parts.values()])
+        known = torch.stack([sums.detach(), counts.to(sums.dtype)])
+        dist.all_reduce(known)
+        values = known[0] / known[1].clamp_min(1)
+        # The value of all ranks, the gradient of this rank's part.
+        losses = sums / known[1].clamp_min(1)
+        losses = values + (losses - losses.detach())
+        weighted = [factor * loss for (factor, _), loss in zip(parts.values(), losses, strict=True)]
+        return torch.stack(weighted).sum(), dict(zip(parts, values, strict=True))
+
+    def move_centers(self, skipped: torch.Tensor) -> None:
+        """Let the centre loss's centres follow the batches since the last call, unless the step was `skipped` (1)."""
+        for row, move in self._moves:
+            self.centers.index_add_(0, row, torch.where(skipped > 0, 0, move))
+        self._moves.clear()
+
+    def _parts(self, batch: Gathered, weight: torch.Tensor, iteration: int) -> dict[str, tuple[float, Part]]:
+        """Name → (weight, part) of those that are on."""
+        o = self.settings
+        parts: dict[str, tuple[float, Part]] = {}
+        if o.center_loss_weight:
+            parts["center_loss"] = o.center_loss_weight, self._center_loss(batch)
+        if o.push_loss_weight:
+            parts["push_loss"] = o.push_loss_weight, push_loss(batch, o.push_margin)
+        if o.push_plus_loss_weight:
+            parts["push_plus_loss"] = o.push_plus_loss_weight, push_plus_loss(batch, o.push_margin)
+        if o.global_push_loss_weight:
+            grown = min(1.0, iteration / _MARGIN_ITERATIONS)
+            margin = _FIRST_MARGIN + grown * (o.push_margin - _FIRST_MARGIN)
+            parts["global_push_loss"] = o.global_push_loss_weight, global_push_plus_loss(batch, margin)
+        if o.min_margin_loss_weight:
+            parts["min_margin_loss"] = o.min_margin_loss_weight, minimum_margin_loss(batch, weight, o.min_margin)
+        if o.triplet_loss_weight:
+            mine = {"hard": batch_hard_triplet_loss, "semihard": semi_hard_triplet_loss}[o.triplet_mining]
+            parts["triplet_loss"] = o.triplet_loss_weight, mine(batch, o.triplet_margin)
+        if o.margin_type == "mag" and o.lambda_g:
+            regulariser = magface_regulariser(batch.norms[batch.own], (o.l_a, o.u_a))
+            parts["magnitude_loss"] = o.lambda_g, (regulariser.sum(), _count(regulariser))
+        return parts
+
+    def _center_loss(self, batch: Gathered) -> Part:
+        """‖x - c_y‖² of every sample: Wen et al., ECCV 2016 eq. 2, without the half as in facenet-pytorch-centerloss.
+
+        After the step the centres move by eq. 4: c ← c - lr Σ (c - x) / (1 + n) over the n samples of a class.
+        """
+        if not len(self.centers):
+            return batch.norms.sum() * 0, _count(batch.owned)
+        offset = torch.where(batch.owned[:, None], batch.embeddings - self.centers[batch.row], 0)
+        with torch.no_grad():
+            same = (batch.labels[:, None] == batch.labels).to(offset.dtype)
+            times = same.sum(dim=1)
+            # Each of a class's n samples brings 1 / n of its step: equal summands, so their order doesn't matter.
+            move = (same @ offset) * (self.settings.center_loss_lr / (times * (1 + times)))[:, None]
+            self._moves.append((batch.row, move))
+        return (offset**2).sum(), _count(batch.owned)
+
+
+def _count(terms: torch.Tensor) -> torch.Tensor:
+    """How many of them are true, or above zero."""
+    return (terms > 0).sum()
+
+
+def _hinges(terms: torch.Tensor, wanted: torch.Tensor) -> Part:
+    """Sum and count of the wanted terms that are above 0."""
+    violated = torch.where(wanted, terms, 0).clamp_min(0)
+    return violated.sum(), _count(violated)
+
+
+def push_loss(batch: Gathered, m: float) -> Part:
+    """max(0, m - d(x_i, x_j)) over pairs of different identities: arXiv:1812.02465."""
+    cosines = batch.unit[batch.own] @ batch.unit.T
+    return _hinges(m - (1 - cosines), batch.labels[batch.own, None] != batch.labels)
+
+
+def push_plus_loss(batch: Gathered, m: float) -> Part:
+    """max(0, m + d(x_i, c_y) - d(x_i, x_j)) over pairs of different identities: arXiv:1812.02465."""
+    terms = m - batch.target_cosines[:, None] + batch.unit @ batch.unit.T
+    return _hinges(terms, batch.owned[:, None] & (batch.labels[:, None] != batch.labels))
+
+
+def global_push_plus_loss(batch: Gathered, m: float) -> Part:
+    """max(0, m + d(x_i, c_y) - d(x_i, c_j)) over all samples and all other centres: arXiv:1812.02465."""
+    target = sum_over_ranks(batch.target_cosines, parts_follow=True)
+    columns = torch.arange(batch.cosines.shape[1], device=target.device)
+    others = (columns != batch.column[:, None]) | ~batch.owned[:, None]
+    return _hinges(m - target[:, None] + batch.cosines, others)
+
+
+def minimum_margin_loss(batch: Gathered, centres: torch.Tensor, m: float) -> Part:
+    """max(0, m - d(c_i, c_j)) over pairs of the batch's identities, each pair twice: arXiv:1805.06741."""
+    mine = F.normalize(centres[batch.column], eps=SHORTEST) if len(centres) else torch.zeros_like(batch.unit)
+    of_batch = sum_over_ranks(torch.where(batch.owned[:, None], mine, 0), parts_follow=True)
+    first = ~(batch.labels[:, None] == batch.labels).tril(-1).any(dim=1)  # each identity once
+    pairs = first[batch.own, None] & first & (batch.labels[batch.own, None] != batch.labels)
+    return _hinges(m - (1 - of_batch[batch.own] @ of_batch.T), pairs)
+
+
+def _triplet_distances(batch: Gathered) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Squared distances of unit embeddings [B, N] from this rank's samples to all, and who is the same and another.
+
+    A sample is neither to itself.
+    """
+    distances = 2 - 2 * batch.unit[batch.own] @ batch.unit.T
+    numbers = torch.arange(len(batch.labels), device=distances.device)
+    same = batch.labels[batch.own, None] == batch.labels
+    return distances, same & (numbers[batch.own, None] != numbers), ~same
+
+
+def batch_hard_triplet_loss(batch: Gathered, m: float) -> Part:
+    """max(0, m + farthest same - nearest other) over the samples that have both: arXiv:1703.07737 eq. 5."""
+    distances, same, other = _triplet_distances(batch)
+    complete = same.any(dim=1) & other.any(dim=1)
+    farthest = torch.where(same, distances, -1).amax(dim=1)
+    nearest = torch.where(other, distances, 5).amin(dim=1)
+    terms = torch.where(complete, m + farthest - nearest, 0).clamp_min(0)
+    return terms.sum(), _count(complete)
+
+
+def semi_hard_triplet_loss(batch: Gathered, m: float) -> Part:
+    """max(0, m + d(a, p) - d(a, n)) over the pairs (a, p): FaceNet, arXiv:1503.03832 sec. 3.2.
+
+    n is the nearest other that is farther than p; the farthest other where all are nearer.
+    """
+    distances, same, other = _triplet_distances(batch)
+    farther = other[:, None] & (distances[:, None] > distances[:, :, None])  # [a, p, n]
+    nearest = torch.where(farther, distances[:, None], torch.inf).amin(dim=2)
+    farthest = torch.where(other, distances, -1).amax(dim=1)[:, None]
+    negative = torch.where(nearest.isfinite(), nearest, farthest)
+    complete = same & other.any(dim=1, keepdim=True)
+    terms = torch.where(complete, m + distances - negative, 0).clamp_min(0)
+    return terms.sum(), _count(complete)

@@ -1,0 +1,97 @@
+"""What the options of train.py must be together; what each must be alone stands with it in `fr/options.py`."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+from fr.errors import InputError
+
+MARGIN_TYPES = ("softmax", "cos", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
+
+# Options that go with some values of another; set to anything but their default they are refused with the rest.
+_GOES_WITH = {
+    "m": ("margin_type", ("cos", "arc", "sphere", "sphere_r", "ada", "curricular")),
+    "easy_margin": ("margin_type", ("arc",)),
+    **dict.fromkeys(("m1", "m2", "m3"), ("margin_type", ("combined",))),
+    "h": ("margin_type", ("ada",)),
+    **dict.fromkeys(("l_m", "u_m", "l_a", "u_a", "lambda_g"), ("margin_type", ("mag",))),
+    "margin_gradient": ("margin_type", MARGIN_TYPES[2:]),  # of cos the slope is 1 anyway
+    "t": ("mining_type", ("sv",)),
+    "gamma": ("mining_type", ("focal",)),
+}
+# Options that do nothing while all of these weights are 0.
+_NEEDS_WEIGHT = {
+    "center_loss_lr": ("center_loss_weight",),
+    "push_margin": ("push_loss_weight", "push_plus_loss_weight", "global_push_loss_weight"),
+    "min_margin": ("min_margin_loss_weight",),
+    "triplet_margin": ("triplet_loss_weight",),
+    "triplet_mining": ("triplet_loss_weight",),
+}
+# The margin, in radians, of the types that turn the target's angle by it.
+_TURNS_BY = {"arc": "m", "ada": "m", "curricular": "m", "mag": "u_m"}
+
+
+def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """What one option alone can't show, a line each. An option whose own value was refused is absent from `values`."""
+    problems = []
+    lfw = ("val_data_root", "val_list", "val_landmarks")
+    empty = [f"--{name}" for name in lfw if values.get(name) == ""]
+    if empty and any(values.get(name) for name in lfw):
+        problems.append(f"--{', --'.join(lfw)}: all three or none; empty: {', '.join(empty)}")
+    drops = values.get("lr_drops", [])
+    if any(later <= earlier for earlier, later in pairwise(drops)):
+        problems.append(f"{origins['lr_drops']}: --lr_drops: {drops} must increase")
+    return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
+
+
+def _without_effect(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    problems = []
+    changed = {name for name, value in values.items() if value != defaults[name]}
+    for name in changed & _GOES_WITH.keys():
+        other, wanted = _GOES_WITH[name]
+        if values.get(other, wanted[0]) not in wanted:
+            problems.append(f"{origins[name]}: --{name}: goes with --{other} {', '.join(wanted)}; here {values[other]}")
+    for name in changed & _NEEDS_WEIGHT.keys():
+        if not any(values.get(weight, 1) for weight in _NEEDS_WEIGHT[name]):
+            problems.append(f"{origins[name]}: --{name}: no effect while 0: --{', --'.join(_NEEDS_WEIGHT[name])}")
+    return sorted(problems)
+
+
+def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
+    def complain(name: str, problem: str) -> None:
+        problems.append(f"{origins[name]}: --{name}: {problem}")
+
+    problems: list[str] = []
+    kind, mining = values.get("margin_type"), values.get("mining_type")
+    turn = _TURNS_BY.get(kind or "", "")
+    if _number(values, turn, 0) > math.pi / 2:
+        complain(turn, f"{values[turn]} radians is more than a right angle; {kind} takes up to 1.57")
+    if kind in ("sphere", "sphere_r") and _number(values, "m", 1) < 1:
+        complain("m", f"{values['m']} would help the target; {kind} multiplies the angle by 1 or more")
+    for low, high in (("l_m", "u_m"), ("l_a", "u_a")):
+        if kind == "mag" and _number(values, low, 0) >= _number(values, high, math.inf):
+            said, other = (low, high) if origins[low] != "default" else (high, low)
+            complain(said, f"{values[said]} must be {'less' if said == low else 'more'} than --{other} {values[other]}")
+    if kind == "curricular" and mining == "sv":
+        complain("mining_type", "sv and --margin_type curricular both weigh the same hard classes; choose one")
+    if mining == "focal" and values.get("label_smoothing"):
+        complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
+    return problems
+
+
+def _number(values: dict[str, Any], name: str, otherwise: float) -> float:
+    """The value of an option if it is a number: neither `auto` nor refused."""
+    value = values.get(name)
+    return value if isinstance(value, (int, float)) else otherwise
+
+
+def check_batch_size(batch: int, world_size: int, accumulate: int) -> None:
+    """Raises InputError, with the nearest that do, if a global batch doesn't split evenly over the ranks."""
+    parts = world_size * accumulate
+    if batch % parts:
+        lower = batch // parts * parts
+        nearest = " and ".join(str(size) for size in (lower, lower + parts) if size)
+        raise InputError(
+            f"--train_batch_size {batch} doesn't divide into {world_size} (ranks) x "
+            f"{accumulate} (--accumulate) equal micro-batches; the nearest that do: {nearest}"
+        )

@@ -1,0 +1,56 @@
+"""Types of option values: each reads a word or says what was wanted instead."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+Value = bool | int | float | str | list[int]
+
+
+def checked(kind: Callable[[str], Value], wanted: str, test: Callable[..., bool]) -> Callable[[str], Value]:
+    """An option type whose error says what was wanted."""
+
+    def convert(text: str) -> Value:
+        try:
+            value = kind(text)
+            if (not isinstance(value, float) or math.isfinite(value)) and test(value):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+
+    return convert
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "yes", "on", "false", "no", "off"):
+        raise ValueError
+    return text.lower() in ("true", "yes", "on")
+
+
+COUNT = checked(int, "a whole number >= 1", lambda x: x >= 1)
+COUNT_OR_0 = checked(int, "a whole number >= 0", lambda x: x >= 0)
+TEXT = checked(str, "a text that isn't empty", lambda x: x != "")
+POSITIVE = checked(float, "a number > 0", lambda x: x > 0)
+NOT_NEGATIVE = checked(float, "a number >= 0", lambda x: x >= 0)
+PROBABILITY = checked(float, "a number in [0, 1]", lambda x: 0 <= x <= 1)
+BELOW_1 = checked(float, "a number in [0, 1)", lambda x: 0 <= x < 1)
+AT_LEAST_1 = checked(float, "a number >= 1", lambda x: x >= 1)
+RATE = checked(float, "a number in (0, 1]", lambda x: 0 < x <= 1)
+MARGIN = checked(
+    lambda text: text if text == "auto" else float(text), "auto or a number >= 0", lambda x: x == "auto" or x >= 0
+)
+DEGREES = checked(float, "a number of degrees in [0, 180]", lambda x: 0 <= x <= 180)
+SEED = checked(int, "a whole number in [0, 2**32)", lambda x: 0 <= x < 2**32)
+SIDE = checked(int, "0 or a multiple of 16 from 32 on", lambda x: x == 0 or (x >= 32 and x % 16 == 0))
+PREFIX = checked(str, "a file name without / or \\", lambda x: bool(x.strip()) and not {*"/\\"} & {*x})
+# `--flag`, `--flag true` and `flag: true` switch on; `--flag false` and `flag: false` switch off.
+BOOLEAN = checked(_boolean, "true or false", lambda x: True)
+FLAG: dict[str, Any] = {
+    "type": BOOLEAN,
+    "nargs": "?",
+    "const": True,
+    "default": False,
+    "metavar": "true|false",
+}

@@ -1,0 +1,59 @@
+"""The head's cost formulas against the allocations of real steps; the benchmark's command at a small size."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import accumulate
+
+import pytest
+from torch.profiler import ProfilerActivity, profile
+
+from tests.conftest import ROOT
+from tools.head_benchmark import Case, _our_step, head_cost
+
+CLASSES, EMBED_SIZE, BATCH = 20_001, 96, 48
+
+
+def summit_of_a_step(form: str, ranks: int) -> int:
+    """The most bytes that the tensors of one step hold at a time, beside what was there before, on this rank."""
+    step = _our_step(Case(form, CLASSES, ranks, EMBED_SIZE, BATCH, 0.1, 1))
+    step(0)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step(1)
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("form", "rate"), [("full", 1.0), ("sampled", 0.1)])
+def test_the_formulas_give_what_a_step_allocates(
+    run_distributed: Callable[..., list[int]], form: str, rate: float, ranks: int
+) -> None:
+    expected = head_cost(CLASSES, EMBED_SIZE, BATCH, ranks, rate)
+    measured = run_distributed(ranks, summit_of_a_step, form, ranks)
+    # The formula leaves out what has no factor C · E or C · N: a few [C] and [N, E], and the draw of the sample.
+    small = 4 * (12 * CLASSES // ranks + 8 * BATCH * EMBED_SIZE)
+    assert expected.step <= measured[0] <= expected.step + small
+
+
+def test_a_rank_keeps_centres_and_momentum_of_its_share() -> None:
+    assert head_cost(1000, 512, 64, 4).kept == 2 * 250 * 512 * 4
+    assert head_cost(1000, 512, 64, 1).sent == 0
+    # All gathered and scattered embeddings but the own half, labels of 8 bytes, four numbers a sample there and back.
+    assert head_cost(1000, 512, 64, 2).sent == 32 * (2 * 512 * 4 + 8 + 2 * 4 * 4)
+
+
+def test_the_command_prints_a_table_and_ends_with_json() -> None:
+    options = ["--classes", "300", "--ranks", "1", "2", "--steps", "1", "--embed_size", "16", "--batch", "8"]
+    command = [sys.executable, "tools/benchmark.py", "head", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    *table, last = result.stdout.splitlines()
+    figures = json.loads(last)
+    assert {"full_vs_plain_time", "full_vs_plain_memory", "sampled_vs_full_time"} <= figures.keys()
+    assert [(run["form"], run["ranks"]) for run in figures["results"]] == [
+        *(("plain", 1), ("full", 1), ("sampled", 1), ("full", 2), ("sampled", 2))
+    ]
+    assert all(run["seconds"] > 0 for run in figures["results"])
+    assert any("100,000,000" in line for line in table)

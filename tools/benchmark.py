@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Measure what the trainer's parts cost on this machine.
+
+    python tools/benchmark.py head                          # the softmax head, up to a million classes
+    python tools/benchmark.py head --classes 8631 --ranks 1 # a quick look
+
+Each prints a table, and one line of JSON at the end. Timings are medians with their spread; run nothing beside it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from tools import head_benchmark
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="tools/benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    head_benchmark.add_command(parser.add_subparsers(required=True, metavar="PART"))
+    arguments = parser.parse_args()
+    try:
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""`benchmark.py head`: time and memory of a step of the softmax head, next to the plain form and to the formulas.
+
+C classes, W ranks, E embedding size, N samples of the global batch. A step is forward, backward and SGD with momentum
+and weight decay, float32, on CPU ranks. Every measurement runs in processes of its own.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from fr.distributed import use_huge_pages
+from fr.losses.classifier import MarginSoftmax, shard_rows
+from fr.losses.sampling import drawn_count
+from fr.losses.settings import LossSettings
+from fr.optimizer import apply_step, build_sgd, gradient_norm
+from fr.options import train_options
+
+_FLOAT, _GIGA = 4, 1e9
+_LR, _MOMENTUM, _DECAY, _S, _M = 0.1, 0.9, 1e-4, 30.0, 0.35
+FORMS = ("plain", "full", "sampled")
+Step = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement; `form` is a word of FORMS, `plain` being F.linear and F.cross_entropy on a one-hot margin."""
+
+    form: str
+    classes: int
+    ranks: int
+    embed_size: int
+    batch: int
+    sample_rate: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes of a rank. kept: centres and momentum; step: the most that a step adds to them; sent: in a step."""
+
+    kept: int
+    step: int
+    sent: int
+
+
+def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0) -> Cost:
+    """What the sharded head needs on the rank with most classes, by formula; float32, no companions."""
+    rows = shard_rows(classes, ranks, 0)[1]
+    active = rows if sample_rate == 1 else drawn_count(rows, batch, sample_rate)
+    # The summit is in backward: the gradient of the centres beside three [N, C_r]: cosines, their gradient, and the
+    # scaled copy that both matrix products read. A sampled step has the drawn centres and momentum besides.
+    copies = 1 if sample_rate == 1 else 3
+    step = copies * active * embed_size + 3 * batch * active
+    # Ring collectives: embeddings there, gradients and labels (two words) back; phi, maximum and two sums all around.
+    sent = (ranks - 1) / ranks * batch * (2 * embed_size + 2 + 2 * 4)
+    return Cost(2 * rows * embed_size * _FLOAT, step * _FLOAT, round(sent * _FLOAT))
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "head", help="the softmax head", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--classes", type=int, nargs="+", default=[8_631, 100_000, 1_000_000], help="[count] (default: %(default)s)")
+    add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
+    add("--forms", nargs="+", choices=FORMS, default=FORMS, help="plain runs on 1 rank alone (default: all)")
+    add("--embed_size", type=int, default=512, help="[numbers] (default: %(default)s)")
+    add("--batch", type=int, default=64, help="samples over all ranks [count] (default: %(default)s)")
+    add("--sample_rate", type=float, default=0.1, help="of the sampled form [fraction] (default: %(default)s)")
+    add("--steps", type=int, default=5, help="measured, after one that isn't [count] (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure every case, then print the tables and the ratios."""
+    options = vars(arguments)
+    shared = {name: options[name] for name in ("embed_size", "batch", "sample_rate", "steps")}
+    cases = [
+        Case(form, classes, ranks, **shared)
+        for classes in sorted(arguments.classes)
+        for ranks in arguments.ranks
+        for form in arguments.forms
+        if form != "plain" or ranks == 1
+    ]
+    results = []
+    print(f"{'classes':>10} {'ranks':>5} {'form':8} {'s a step':>9} {'spread':>15} {'step GB':>8} {'by formula':>10}")
+    for case in tqdm(cases, desc="measuring", unit="case", file=sys.stderr):
+        result = _in_own_processes(case)
+        results.append({**asdict(case), **result})
+        spread = f"{result['fastest']:.3f} … {result['slowest']:.3f}"
+        formula = "" if case.form == "plain" else f"{_case_cost(case).step / _GIGA:10.2f}"
+        tqdm.write(
+            f"{case.classes:10,} {case.ranks:5} {case.form:8} {result['seconds']:9.3f} {spread:>15} "
+            f"{result['step_bytes'] / _GIGA:8.2f} {formula}"
+        )
+    _print_outlook(arguments.embed_size, arguments.sample_rate)
+    print(json.dumps({**_ratios(results), "results": results}))
+
+
+def _case_cost(case: Case) -> Cost:
+    rate = case.sample_rate if case.form == "sampled" else 1.0
+    return head_cost(case.classes, case.embed_size, case.batch, case.ranks, rate)
+
+
+def _print_outlook(embed_size: int, sample_rate: float) -> None:
+    print(f"\nA rank's need by the formulas, E = {embed_size}, 64 samples a rank, rate 1 and {sample_rate}:")
+    print(f"{'classes':>12} {'ranks':>5} {'kept GB':>9} {'step GB':>9} {'sampled':>9} {'MB sent a step':>15}")
+    for classes in (10_000_000, 100_000_000):
+        for ranks in (8, 64, 512):
+            full = head_cost(classes, embed_size, 64 * ranks, ranks)
+            sampled = head_cost(classes, embed_size, 64 * ranks, ranks, sample_rate)
+            print(
+                f"{classes:12,} {ranks:5} {full.kept / _GIGA:9.2f} {full.step / _GIGA:9.2f} "
+                f"{sampled.step / _GIGA:9.2f} {full.sent / 1e6:15.2f}"
+            )
+
+
+def _ratios(results: list[dict[str, Any]]) -> dict[str, float]:
+    """At the largest class count that has both, on one rank."""
+
+    def ratio(first: str, second: str, figure: str) -> float | None:
+        by_case = {(r["classes"], r["form"]): r[figure] for r in results if r["ranks"] == 1}
+        both = [classes for classes, form in by_case if form == first and (classes, second) in by_case]
+        return by_case[max(both), first] / by_case[max(both), second] if both else None
+
+    figures = {
+        "full_vs_plain_time": ratio("full", "plain", "seconds"),
+        "full_vs_plain_memory": ratio("full", "plain", "step_bytes"),
+        "sampled_vs_full_time": ratio("sampled", "full", "seconds"),
+    }
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _in_own_processes(case: Case) -> dict[str, float]:
+    """Seconds a step (slowest rank: median, least, most) and the bytes that the hungriest rank's steps added."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tools.head_benchmark", json.dumps(asdict(case)), folder]
+        root = Path(__file__).resolve().parent.parent
+        ranks = [subprocess.Popen([*command, str(rank)], cwd=root) for rank in range(case.ranks)]
+        if sum(abs(process.wait()) for process in ranks):
+            raise SystemExit(f"{case}: a process failed (out of memory?)")
+        measured = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(case.ranks)]
+    slowest = [max(seconds) for seconds in zip(*(one["seconds"] for one in measured), strict=True)]
+    return {
+        "seconds": statistics.median(slowest),
+        "fastest": min(slowest),
+        "slowest": max(slowest),
+        "step_bytes": max(one["step_bytes"] for one in measured),
+    }
+
+
+def _measure_rank(case: Case, folder: str, rank: int) -> None:
+    """Run the steps as one of the case's ranks and leave the figures in a file."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // case.ranks))
+    if case.form != "plain":
+        use_huge_pages()  # as open_ranks does
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)
+    torch.manual_seed(rank)
+    step = _plain_step(case) if case.form == "plain" else _our_step(case)
+    before, seconds = _resident("VmRSS"), []
+    for number in range(case.steps + 1):
+        dist.barrier()
+        start = time.perf_counter()
+        step(number)
+        seconds.append(time.perf_counter() - start)
+    result = {"seconds": seconds[1:], "step_bytes": _resident("VmHWM") - before}
+    Path(folder, f"{rank}.json").write_text(json.dumps(result))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _resident(name: str) -> int:
+    """Bytes of this process in memory now (VmRSS) or at its summit (VmHWM)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def _batch(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    own = case.batch // case.ranks
+    return torch.randn(own, case.embed_size, requires_grad=True), torch.randint(case.classes, (own,))
+
+
+def _our_step(case: Case) -> Step:
+    required = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "-")]
+    rate = case.sample_rate if case.form == "sampled" else 1.0
+    options = train_options([*required, "--sample_rate", str(rate)]).values
+    head = MarginSoftmax(case.classes, case.embed_size, LossSettings.of(options), seed=0)
+    optimizer = build_sgd(head.parameters(), _LR, _MOMENTUM, _DECAY)
+    optimizer.state[head.weight]["momentum_buffer"].fill_(0)  # so that its pages are there
+
+    def step(number: int) -> None:
+        embeddings, labels = _batch(case)
+        with head.step(number, labels, optimizer):
+            loss, _ = head(embeddings, labels)
+            torch.autograd.backward(loss)
+            apply_step(optimizer, gradient_norm([], head.parameters()), loss.detach(), clip_norm=0.0)
+            optimizer.zero_grad()
+
+    return step
+
+
+def _plain_step(case: Case) -> Step:
+    weight = nn.Parameter(torch.rand(case.classes, case.embed_size).sub_(0.5))
+    optimizer = torch.optim.SGD([weight], _LR, _MOMENTUM, weight_decay=_DECAY)
+    optimizer.state[weight]["momentum_buffer"] = torch.rand_like(weight).fill_(0)
+
+    def step(number: int) -> None:
+        embeddings, labels = _batch(case)
+        cosines = F.linear(F.normalize(embeddings), F.normalize(weight))
+        one_hot = F.one_hot(labels, case.classes)
+        torch.autograd.backward(F.cross_entropy(_S * (cosines - _M * one_hot), labels))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+if __name__ == "__main__":
+    _measure_rank(Case(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]))

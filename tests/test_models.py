@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -41,6 +42,19 @@ def test_mobilenet_has_the_published_cost() -> None:
         model(torch.zeros(1, 3, 128, 128))
     macs = counter.get_total_flops() / 2  # two operations a multiply-accumulate
     assert round(macs / 1e6, 1) == 288.7  # as published: to 0.1 M
+
+
+# Backbone and E-dim linear of facenet-pytorch-centerloss-vggface2 at 128, in millions.
+@pytest.mark.parametrize(("name", "millions"), [("resnet34", 21.35), ("resnet50", 23.77), ("resnet101", 42.76)])
+def test_resnets_are_torchvisions_with_embeddings_of_length_10(name: str, millions: float) -> None:
+    model = build_model(name, 128, (160, 160)).eval()
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == millions
+    theirs = getattr(torchvision.models, name)(num_classes=128).eval()
+    theirs.load_state_dict({key.removeprefix("model."): value for key, value in model.state_dict().items()})
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = theirs(images)
+        torch.testing.assert_close(model(images), 10 * plain / plain.norm(dim=1, keepdim=True))
 
 
 def expected_convolutions(embed_size: int, last_map: int) -> list[tuple[int, ...]]:

@@ -33,7 +33,8 @@ SHOWN_PAIRS = 8  # worst pairs of a kind in the report
 
 
 def main(argv: list[str]) -> int:
-    options = evaluation_options(argv).values
+    resolved = evaluation_options(argv)
+    options = resolved.values
     with open_ranks(options.device) as ranks:
         contents = snapshot.read(Path(options.snap))
         _check_model(options, contents)
@@ -44,7 +45,8 @@ def main(argv: list[str]) -> int:
         model = build_model(contents["model"], contents["embed_size"], preprocessing.input_size)
         snapshot.load_weights(model, contents, Path(options.snap))
         model.to(ranks.device).eval()
-        flipped = options.flipped_emb or bool(contents["config"].get("flipped_emb"))
+        said = resolved.origins["flipped_emb"] != "default"
+        flipped = bool(options.flipped_emb if said else contents["config"].get("flipped_emb"))
         verification, scores = evaluate(
             model, faces, preprocessing, dali, ranks, options.val_batch_size, flipped
         )

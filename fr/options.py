@@ -83,7 +83,7 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     """As `train_options`, for evaluate_lfw.py; raises InputError with every problem found."""
     parser = _parser("evaluate_lfw.py", "Measure a snapshot on LFW.")
     _evaluation(parser.add_argument_group("snapshot and results"))
-    _verification(parser.add_argument_group("LFW"), "empty = the one stored in the snapshot")
+    _verification(parser.add_argument_group("LFW"), "empty = the one stored in the snapshot", "; unsaid = as stored")
     _machine(parser.add_argument_group("machine"))
     return _resolve(parser, argv, lambda _values, _origins, _defaults: [])
 
@@ -183,13 +183,13 @@ def _loop(group: Group) -> None:
     add("--seed", type=SEED, default=0, help="of weights, order and augmentation [whole number]")
 
 
-def _verification(group: Group, empty: str) -> None:
+def _verification(group: Group, empty: str, unsaid: str = "") -> None:
     add = group.add_argument
     add("--val_data_root", default="", help=f"folder of the LFW images; {empty}")
     add("--val_list", default="", help=f"LFW's pairs.txt; {empty}")
     add("--val_landmarks", default="", help=f"landmark file [pixels]; {empty}")
     add("--val_batch_size", type=COUNT, default=20, help="images per rank and forward pass [images]")
-    add("--flipped_emb", **FLAG, help="add the embedding of the mirror image; false = off")
+    add("--flipped_emb", **FLAG, help=f"add the embedding of the mirror image; false = off{unsaid}")
 
 
 def _snapshots(group: Group) -> None:

@@ -138,7 +138,13 @@ def test_options_of_evaluation_have_their_effects(trained: Path, tmp_path: Path,
 
     plain = auc("--val_batch_size", "3", "--dali_threads", "2", "--dali_device", "cpu")
     assert plain == auc("--model", "mobilenet", "--embed_size", "16")
-    assert plain != auc("--flipped_emb")
+    flipped = auc("--flipped_emb")
+    assert plain == auc("--flipped_emb", "false") != flipped
+    contents = torch.load(trained, weights_only=True)
+    stored = tmp_path / "flipped.pt"
+    torch.save(contents | {"config": contents["config"] | {"flipped_emb": True}}, stored)
+    assert auc("--snap", str(stored)) == flipped
+    assert auc("--snap", str(stored), "--flipped_emb", "false") == plain
     pairs = tmp_path / "pairs.txt"
     lines = (sample_data / "lfw/pairs.txt").read_text().splitlines()
     per_fold = 2 * int(lines[0].split()[1])

@@ -50,24 +50,30 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of a rank. kept: centres and momentum; step: the most that a step adds to them; sent: in a step."""
+    """Bytes of a rank. kept: centres and momentum; drawn: room for those of a sample; step: what comes and goes; sent:
+    over the network in a step."""
 
     kept: int
+    drawn: int
     step: int
     sent: int
+
+    @property
+    def memory(self) -> int:
+        return self.kept + self.drawn + self.step
 
 
 def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0) -> Cost:
     """What the sharded head needs on the rank with most classes, by formula; float32, no companions."""
     rows = shard_rows(classes, ranks, 0)[1]
     active = rows if sample_rate == 1 else drawn_count(rows, batch, sample_rate)
+    drawn = 0 if sample_rate == 1 else 2 * active * embed_size
     # The summit is in backward: the gradient of the centres beside three [N, C_r]: cosines, their gradient, and the
-    # scaled copy that both matrix products read. A sampled step has the drawn centres and momentum besides.
-    copies = 1 if sample_rate == 1 else 3
-    step = copies * active * embed_size + 3 * batch * active
+    # scaled copy that both matrix products read.
+    step = active * embed_size + 3 * batch * active
     # Ring collectives: embeddings there, gradients and labels (two words) back; phi, maximum and two sums all around.
     sent = (ranks - 1) / ranks * batch * (2 * embed_size + 2 + 2 * 4)
-    return Cost(2 * rows * embed_size * _FLOAT, step * _FLOAT, round(sent * _FLOAT))
+    return Cost(2 * rows * embed_size * _FLOAT, drawn * _FLOAT, step * _FLOAT, round(sent * _FLOAT))
 
 
 def add_command(commands: Any) -> None:
@@ -102,7 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
         result = _in_own_processes(case)
         results.append({**asdict(case), **result})
         spread = f"{result['fastest']:.3f} … {result['slowest']:.3f}"
-        formula = "" if case.form == "plain" else f"{_case_cost(case).step / _GIGA:10.2f}"
+        formula = "" if case.form == "plain" else f"{_added(case) / _GIGA:10.2f}"
         tqdm.write(
             f"{case.classes:10,} {case.ranks:5} {case.form:8} {result['seconds']:9.3f} {spread:>15} "
             f"{result['step_bytes'] / _GIGA:8.2f} {formula}"
@@ -111,21 +117,23 @@ def run(arguments: argparse.Namespace) -> None:
     print(json.dumps({**_ratios(results), "results": results}))
 
 
-def _case_cost(case: Case) -> Cost:
+def _added(case: Case) -> int:
+    """Bytes above centres and momentum, by formula."""
     rate = case.sample_rate if case.form == "sampled" else 1.0
-    return head_cost(case.classes, case.embed_size, case.batch, case.ranks, rate)
+    cost = head_cost(case.classes, case.embed_size, case.batch, case.ranks, rate)
+    return cost.memory - cost.kept
 
 
 def _print_outlook(embed_size: int, sample_rate: float) -> None:
     print(f"\nA rank's need by the formulas, E = {embed_size}, 64 samples a rank, rate 1 and {sample_rate}:")
-    print(f"{'classes':>12} {'ranks':>5} {'kept GB':>9} {'step GB':>9} {'sampled':>9} {'MB sent a step':>15}")
+    print(f"{'classes':>12} {'ranks':>5} {'full GB':>9} {'sampled GB':>11} {'MB sent a step':>15}")
     for classes in (10_000_000, 100_000_000):
         for ranks in (8, 64, 512):
             full = head_cost(classes, embed_size, 64 * ranks, ranks)
             sampled = head_cost(classes, embed_size, 64 * ranks, ranks, sample_rate)
             print(
-                f"{classes:12,} {ranks:5} {full.kept / _GIGA:9.2f} {full.step / _GIGA:9.2f} "
-                f"{sampled.step / _GIGA:9.2f} {full.sent / 1e6:15.2f}"
+                f"{classes:12,} {ranks:5} {full.memory / _GIGA:9.2f} {sampled.memory / _GIGA:11.2f} "
+                f"{full.sent / 1e6:15.2f}"
             )
 
 

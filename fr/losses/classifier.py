@@ -17,7 +17,7 @@ from fr.distributed import rank, world_size
 from fr.losses import margins
 from fr.losses.companions import Companions, Gathered
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
-from fr.losses.sampling import drawn_count, drawn_rows, swapped_in
+from fr.losses.sampling import Exchange, drawn_count, drawn_rows
 from fr.losses.settings import LossSettings
 from fr.losses.sharded import (
     SHORTEST,
@@ -67,6 +67,7 @@ class MarginSoftmax(nn.Module):
         self._iteration = 0
         self._drawn: torch.Tensor | None = None  # rows of the whole shard that `weight` holds during a sampled step
         self._classes_in_sum = classes
+        self._exchange = Exchange()
 
     @contextmanager
     def step(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
@@ -85,7 +86,7 @@ class MarginSoftmax(nn.Module):
         shards = (shard_rows(self.classes, world_size(), which)[1] for which in range(world_size()))
         self._classes_in_sum = sum(drawn_count(rows, len(of_batch), rate) for rows in shards)
         try:
-            with swapped_in(self.weight, optimizer.state[self.weight], self._drawn):
+            with self._exchange.swapped_in(self.weight, optimizer.state[self.weight], self._drawn):
                 yield
         finally:
             self._drawn, self._classes_in_sum = None, self.classes

@@ -40,15 +40,29 @@ def _seed(seed: int, iteration: int) -> int:
     return int(generator(seed, Purpose.SAMPLING, iteration, rank()).integers(2**63))
 
 
-@contextmanager
-def swapped_in(parameter: nn.Parameter, state: dict[str, Any], rows: torch.Tensor) -> Iterator[None]:
-    """In here `parameter` and its momentum are `rows` of themselves; afterwards these are put back in their places."""
-    whole, whole_momentum = parameter.data, state["momentum_buffer"]
-    parameter.data, state["momentum_buffer"] = whole.index_select(0, rows), whole_momentum.index_select(0, rows)
-    try:
-        yield
-        whole[rows] = parameter.data
-        whole_momentum[rows] = state["momentum_buffer"]
-    finally:
-        parameter.data, state["momentum_buffer"] = whole, whole_momentum
-        parameter.grad = None
+class Exchange:
+    """Puts rows of a parameter and of its momentum in the place of the whole, and back.
+
+    The memory for them is kept from step to step: on a CPU, taking it anew costs more than filling it.
+    """
+
+    def __init__(self) -> None:
+        self._spare = torch.empty(2, 0, 0)
+
+    @contextmanager
+    def swapped_in(self, parameter: nn.Parameter, state: dict[str, Any], rows: torch.Tensor) -> Iterator[None]:
+        """In here `parameter` and its momentum are `rows` of themselves; at the end these go back to their places."""
+        whole, whole_momentum = parameter.data, state["momentum_buffer"]
+        shape = (2, len(rows), whole.shape[1])
+        if self._spare.shape != shape:
+            self._spare = whole.new_empty(shape)
+        for source, target in zip((whole, whole_momentum), self._spare, strict=True):
+            torch.index_select(source, 0, rows, out=target)
+        parameter.data, state["momentum_buffer"] = self._spare
+        try:
+            yield
+            whole.index_copy_(0, rows, parameter.data)
+            whole_momentum.index_copy_(0, rows, state["momentum_buffer"])
+        finally:
+            parameter.data, state["momentum_buffer"] = whole, whole_momentum
+            parameter.grad = None

@@ -128,9 +128,11 @@ def train(
                 _log(monitor, done, lr, figures, watch)
                 skipped = torch.zeros_like(skipped)
                 if 0 < every.max_bad_steps <= in_a_row:
+                    where = dump(done, batches)
+                    highest(0)  # torchrun ends the other ranks when the first has left: not before all have written
                     raise InputError(
                         f"iteration {done}: the last {int(in_a_row)} steps had a gradient that isn't finite and were "
-                        f"skipped; try a lower --lr, --warmup_iterations or --clip_norm; {dump(done, batches)}"
+                        f"skipped; try a lower --lr, --warmup_iterations or --clip_norm; {where}"
                     )
             monitor.advance()
             if done % every.val_step == 0 or done == iterations.stop:

@@ -551,10 +551,11 @@ def test_two_ranks_end_together_after_skipped_steps_and_each_keeps_its_batch(sam
     result = launch("train.py", *options, ranks=2)
     assert result.returncode != 0
     done = len(losses(tmp_path))
+    # One rank at least; torchrun may end the other before it has said so.
+    assert f"train.py: iteration {done}: the last 2 steps" in result.stderr
     batches = []
     for rank in (0, 1):
         path = tmp_path / "snapshots" / f"tiny_{done}.bad_batch_{rank}.pt"
-        assert f"train.py: iteration {done}: the last 2 steps" in result.stderr and str(path) in result.stderr
         stored = torch.load(path, weights_only=True)
         assert stored["iteration"] == done
         ((images, labels),) = stored["batches"]

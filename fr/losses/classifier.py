@@ -126,7 +126,7 @@ class MarginSoftmax(nn.Module):
         row = everyone - self.first
         owned = (row >= 0) & (row < self._rows)
         row = torch.where(owned, row, 0)
-        column = row if self._drawn is None else torch.searchsorted(self._drawn, row).clamp_max(len(self._drawn) - 1)
+        column = row if self._drawn is None else torch.searchsorted(self._drawn, row)  # row 0 stays 0
         cosines = cosines_to(unit, self.weight)
         first = rank() * len(labels)
         return Gathered(
@@ -137,7 +137,7 @@ class MarginSoftmax(nn.Module):
             own=slice(first, first + len(labels)),
             cosines=cosines,
             row=row,
-            column=torch.where(owned, column, 0),
+            column=column,
             owned=owned,
             target_cosines=at_target(cosines, column, owned),
         )

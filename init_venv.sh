@@ -4,14 +4,15 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-bash init_venv.sh [--cuda 13|12] [--with dev] [--python PYTHON] [--help]
+bash init_venv.sh [--cuda 13|12] [--with dev,timm] [--python PYTHON] [--help]
 
 Makes venv/ beside this script from requirements.txt. A run with nothing to do takes a second;
 a run after an interrupted one starts over. Options not given keep what venv/ was made with.
 
   --cuda 13|12     CUDA major version of the wheels (13). 13 needs an NVIDIA driver >= 580, 12 one >= 525;
                    both run on the CPU without any driver.
-  --with dev       add requirements-dev.txt (linter, type checker, tests); comma-separated or repeated.
+  --with dev,timm  add requirements-dev.txt (linter, type checker, tests) or requirements-timm.txt (--model
+                   timm/<name>); comma-separated or repeated.
   --python PYTHON  interpreter to make it with (python3): 3.11 to 3.14, but not 3.14.1.
   --help           print this and exit.
 
@@ -45,8 +46,8 @@ while (($#)); do
             IFS=, read -ra words <<<"$2"
             for word in "${words[@]}"; do
                 case $word in
-                    dev) [[ ,$extras, == *,$word,* ]] || extras+=${extras:+,}$word ;;
-                    *) refuse "--with knows 'dev', not '$word'" ;;
+                    dev | timm) [[ ,$extras, == *,$word,* ]] || extras+=${extras:+,}$word ;;
+                    *) refuse "--with knows 'dev' and 'timm', not '$word'" ;;
                 esac
             done
             shift 2

@@ -24,7 +24,7 @@ from fr.errors import InputError, run_plainly
 from fr.evaluation import evaluate
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.settings import LossSettings
-from fr.models import MODELS, build_model
+from fr.models import build_model, family
 from fr.monitor import Monitor, Silent
 from fr.optimizer import build_sgd, lr_at
 from fr.option_checks import check_batch_size
@@ -119,12 +119,16 @@ def _lfw_paths(options: argparse.Namespace) -> tuple[str, str, str]:
 
 
 def _preprocessing(options: argparse.Namespace) -> Preprocessing:
-    """The contract of this run: the model's own input size unless another is asked for."""
-    family = MODELS[options.model]
-    if options.input_size % family.divisor:
-        raise InputError(f"--input_size {options.input_size}: {options.model} needs a multiple of {family.divisor}")
-    size = (options.input_size, options.input_size) if options.input_size else family.input_size
-    return Preprocessing(size, options.template, options.alignment)
+    """The contract of this run: what the model was designed for, unless something else is asked for."""
+    model = family(options.model)
+    own = Preprocessing(
+        model.input_size, options.template, options.alignment, model.color_order, model.mean, model.std
+    )
+    wished = own.wished(options.input_size, options.mean, options.std, options.color_order)
+    if any(side % model.divisor for side in wished.input_size):
+        sides = " ".join(map(str, options.input_size))
+        raise InputError(f"--input_size {sides}: {options.model} needs a multiple of {model.divisor}")
+    return wished
 
 
 def _augmentation(options: argparse.Namespace) -> Augmentation:

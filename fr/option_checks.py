@@ -31,6 +31,19 @@ _NEEDS_WEIGHT = {
 _TURNS_BY = {"arc": "m", "ada": "m", "curricular": "m", "mag": "u_m"}
 
 
+# Options that take several values, and how many that may be.
+_LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3)}
+
+
+def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: dict[str, Any]) -> list[str]:
+    """Options with too many or too few values, a line each."""
+    return [
+        f"{origins[name]}: --{name}: takes {' or '.join(str(n) for n in lengths if n)} values, got {len(values[name])}"
+        for name, lengths in _LENGTHS.items()
+        if len(values.get(name, [])) not in lengths
+    ]
+
+
 def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """What one option alone can't show, a line each. An option whose own value was refused is absent from `values`."""
     problems = []
@@ -41,6 +54,7 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     drops = values.get("lr_drops", [])
     if any(later <= earlier for earlier, later in pairwise(drops)):
         problems.append(f"{origins['lr_drops']}: --lr_drops: {drops} must increase")
+    problems += length_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-Value = bool | int | float | str | list[int]
+Value = bool | int | float | str | list[int] | list[float]
 
 
 def checked(kind: Callable[[str], Value], wanted: str, test: Callable[..., bool]) -> Callable[[str], Value]:
@@ -43,7 +43,8 @@ MARGIN = checked(
 )
 DEGREES = checked(float, "a number of degrees in [0, 180]", lambda x: 0 <= x <= 180)
 SEED = checked(int, "a whole number in [0, 2**32)", lambda x: 0 <= x < 2**32)
-SIDE = checked(int, "0 or a multiple of 16 from 32 on", lambda x: x == 0 or (x >= 32 and x % 16 == 0))
+SIDE = checked(int, "a whole number >= 32", lambda x: x >= 32)
+CHANNEL = checked(float, "a number", lambda x: True)
 PREFIX = checked(str, "a file name without / or \\", lambda x: bool(x.strip()) and not {*"/\\"} & {*x})
 # `--flag`, `--flag true` and `flag: true` switch on; `--flag false` and `flag: false` switch off.
 BOOLEAN = checked(_boolean, "true or false", lambda x: True)

@@ -18,6 +18,7 @@ from fr.option_checks import MARGIN_TYPES, train_problems
 from fr.option_types import (
     AT_LEAST_1,
     BELOW_1,
+    CHANNEL,
     COUNT,
     COUNT_OR_0,
     DEGREES,
@@ -98,9 +99,12 @@ def _data(group: Group) -> None:
 
 def _preprocessing(group: Group) -> None:
     add = group.add_argument
-    add("--input_size", type=SIDE, default=0, help="side of the network input [pixels]; 0 = the model's own")
+    add("--input_size", type=SIDE, nargs="*", default=[], help="height width, or side [pixels]; no value = the model's")
     add("--template", default="sphereface", choices=("sphereface", "arcface"), help="where landmarks go")
     add("--alignment", default="procrustes", choices=("procrustes", "umeyama"), help="fit of the similarity")
+    add("--mean", type=CHANNEL, nargs="*", default=[], help="of R G B [on a 0-1 scale]; no value = the model's own")
+    add("--std", type=POSITIVE, nargs="*", default=[], help="of R G B [on a 0-1 scale]; no value = the model's own")
+    add("--color_order", default="auto", choices=("auto", "rgb", "bgr"), help="auto = the model's own")
     add("--flip_prob", type=PROBABILITY, default=0.5, help="mirroring [probability]; 0 = off")
     add("--rotate_prob", type=PROBABILITY, default=0.95, help="rotation [probability]; 0 = off")
     add("--rotate_degrees", type=DEGREES, default=10.0, help="most rotation either way [degrees]; 0 = off")

@@ -1,6 +1,7 @@
 """How a photograph becomes the input of a network: one value that training, evaluation and export share (C1)."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fr.errors import InputError
@@ -22,6 +23,24 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     interpolation: str = "linear"
+
+    def wished(
+        self, input_size: Sequence[int], mean: Sequence[float], std: Sequence[float], color_order: str
+    ) -> "Preprocessing":
+        """The contract with what options ask for: side or (height, width), mean and std of R, G, B, rgb or bgr.
+
+        An empty sequence and `auto` leave things as they are.
+        """
+        order = self.color_order if color_order == "auto" else color_order
+
+        def channels(wish: Sequence[float], own: tuple[float, float, float]) -> tuple[float, float, float]:
+            red, green, blue = wish or (own if self.color_order == "rgb" else own[::-1])
+            return (red, green, blue) if order == "rgb" else (blue, green, red)
+
+        size = (input_size[0], input_size[-1]) if input_size else self.input_size
+        return replace(
+            self, input_size=size, mean=channels(mean, self.mean), std=channels(std, self.std), color_order=order
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Builtins only, so that a snapshot holding it loads with `weights_only=True`."""

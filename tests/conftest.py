@@ -101,6 +101,10 @@ def data_options(data: Path) -> list[str]:
     ]
 
 
+# What train.py can't do without; the words that follow in a test change nothing about it.
+REQUIRED = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "x")]
+
+
 def loss_settings(**changes: Any) -> LossSettings:
     """The loss of train.py's defaults, with some options changed."""
     return dataclasses.replace(_default_loss_settings(), **changes)
@@ -108,8 +112,7 @@ def loss_settings(**changes: Any) -> LossSettings:
 
 @cache
 def _default_loss_settings() -> LossSettings:
-    required = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "x")]
-    return LossSettings.of(train_options(required).values)
+    return LossSettings.of(train_options(REQUIRED).values)
 
 
 def validation_options(data: Path) -> list[str]:

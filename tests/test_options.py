@@ -27,6 +27,7 @@ LFW = "--val_data_root, --val_list, --val_landmarks"
 # that are off, or without effect, unless another one is set.
 NOT_IN_RECIPES = {
     *("max_iterations", "max_bad_steps", "snap_to_resume", "log_folder", "device", "dali_device", "dali_threads"),
+    *("mean", "std", "color_order"),  # the model's own
     *({field.name for field in fields(LossSettings)} - {"margin_type", "s"}),
 }
 # Each example writes its own files, so the shared tmp_path is harmless; disks may be slow.
@@ -62,7 +63,8 @@ def test_defaults_are_those_documented() -> None:
     resolved = train_options(DATA)
     assert resolved.as_dict() == {
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
-        "input_size": 0, "template": "sphereface", "alignment": "procrustes", "flip_prob": 0.5,
+        "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
+        "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,
         "model": "mobilenet", "embed_size": 256, "margin_type": "cos", "s": 30, "m": "auto", "easy_margin": False,
         "m1": 1, "m2": 0.3, "m3": 0.2, "h": 0.333, "l_m": 0.45, "u_m": 0.8, "l_a": 10, "u_a": 110, "lambda_g": 35,
@@ -300,8 +302,8 @@ def test_an_unreadable_file_is_not_followed_by_what_it_may_have_held(config: Cal
         ("val_step", "1", "0"), ("log_step", "1", "0"), ("accumulate", "1", "0"),
         ("epoch_total_num", "1", "0"), ("max_iterations", "0", "-1"), ("embed_size", "1", "0"),
         ("warmup_iterations", "0", "-1"),
-        ("dali_threads", "0", "-1"), ("lr_drops", "1", "0"), ("input_size", "0", "16"),
-        ("input_size", "32", "40"), ("seed", "4294967295", "4294967296"), ("seed", "0", "-1"),
+        ("dali_threads", "0", "-1"), ("lr_drops", "1", "0"), ("input_size", "32", "16"),
+        ("seed", "4294967295", "4294967296"), ("seed", "0", "-1"),
         ("snap_prefix", "a.b", "a/b"),
         ("snap_prefix", "a", ""), ("snap_folder", "a", ""), ("train_list", "a", ""),
     ],

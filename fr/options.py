@@ -35,7 +35,21 @@ from fr.option_types import (
     Value,
 )
 
-MODEL_NAMES = ("mobilenet", "resnet34", "resnet50", "resnet101")
+MODEL_NAMES = (
+    "mobilenet",
+    "mobilenet_1_5x",
+    "mobilenet_2x",
+    "rmnet",
+    "shufflenetv2",
+    "resnet",
+    "se_resnet",
+    "se_resnet50",
+    "se_resnet101",
+    "se_resnet152",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+)
 
 Group = argparse._ArgumentGroup
 Checks = Callable[[dict[str, Any], dict[str, str], dict[str, Any]], list[str]]

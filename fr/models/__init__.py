@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 from torchvision.models import ResNet, resnet34, resnet50, resnet101
 
-from fr.models.mobilenet import DOWNSCALE, MobileFaceNet
+from fr.models import mobilenet, rmnet, se_resnet, shufflenet
+from fr.models.se_resnet import BLOCKS_50, BLOCKS_101, BLOCKS_152, Bottleneck, FaceResNet, SEBottleneck
 from fr.models.torchvision_resnet import FixedLengthResNet
 
 Channels = tuple[float, float, float]
@@ -37,8 +39,25 @@ def _resnet(build: Callable[..., ResNet]) -> Family:
     )
 
 
+def _mobilenet(width: float) -> Family:
+    return Family(partial(mobilenet.MobileFaceNet, width=width), (128, 128), mobilenet.DOWNSCALE)
+
+
+def _face_resnet(block: type[Bottleneck] | type[SEBottleneck], counts: tuple[int, ...]) -> Family:
+    return Family(partial(FaceResNet, block=block, counts=counts), (112, 112), se_resnet.DOWNSCALE)
+
+
 MODELS: dict[str, Family] = {
-    "mobilenet": Family(MobileFaceNet, (128, 128), DOWNSCALE),
+    "mobilenet": _mobilenet(1.0),
+    "mobilenet_1_5x": _mobilenet(1.5),
+    "mobilenet_2x": _mobilenet(2.0),
+    "rmnet": Family(rmnet.RMNet, (128, 128), rmnet.DOWNSCALE),
+    "shufflenetv2": Family(shufflenet.ShuffleNetV2, (128, 128), shufflenet.DOWNSCALE),
+    "resnet": _face_resnet(Bottleneck, BLOCKS_50),
+    "se_resnet": _face_resnet(SEBottleneck, BLOCKS_50),  # the reference's name of se_resnet50
+    "se_resnet50": _face_resnet(SEBottleneck, BLOCKS_50),
+    "se_resnet101": _face_resnet(SEBottleneck, BLOCKS_101),
+    "se_resnet152": _face_resnet(SEBottleneck, BLOCKS_152),
     "resnet34": _resnet(resnet34),
     "resnet50": _resnet(resnet50),
     "resnet101": _resnet(resnet101),

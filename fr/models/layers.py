@@ -7,6 +7,21 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def conv_norm(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """Convolution without bias, padded to keep the size at stride 1, and batch norm."""
+    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+def draw_by_fan_out(module: nn.Module) -> None:
+    """Convolutions N(0, √(2 / (k² · outputs))), biases 0, as in face_recognition.pytorch. arXiv:1502.01852, eq. 14."""
+    if isinstance(module, nn.Conv2d):
+        height, width = module.kernel_size
+        nn.init.normal_(module.weight, 0.0, (2.0 / (height * width * module.out_channels)) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 class _LeakyWithSlope(torch.autograd.Function):
     """PReLU with one slope in float32 on a CPU, from vectorised kernels.
 

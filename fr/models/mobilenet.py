@@ -1,4 +1,4 @@
-"""MobileFaceNet with squeeze-excitation, the `mobilenet` of face_recognition.pytorch.
+"""MobileFaceNet with squeeze-excitation, the `mobilenet` of face_recognition.pytorch, and wider ones.
 
 MobileFaceNets (arXiv:1804.07573) on the inverted residuals of MobileNetV2 (arXiv:1801.04381), PReLU with one slope a
 layer, squeeze-excitation (arXiv:1709.01507, ratio 8) after each linear bottleneck. The first layer is a batch
@@ -10,19 +10,13 @@ B batch, E embedding size, H × W input (multiples of 16; 128 × 128 by default)
 import torch
 from torch import nn
 
-from fr.models.layers import PReLU
+from fr.models.layers import PReLU, conv_norm, draw_by_fan_out
 
 # (expansion, channels, blocks, stride of the first block); 128 → 64 in the stem, → 32 → 16 → 8 here.
 STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 STEM_CHANNELS = 64
 LAST_CHANNELS = 512
 DOWNSCALE = 16
-
-
-def conv_norm(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """Convolution without bias, padded to keep the size at stride 1, and batch norm."""
-    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
-    return [conv, nn.BatchNorm2d(outputs)]
 
 
 class SqueezeExcitation(nn.Module):
@@ -64,9 +58,13 @@ class InvertedResidual(nn.Module):
 
 
 class MobileFaceNet(nn.Module):
-    """[B, 3, H, W] float in 0–1 → [B, E] embedding, not normalised."""
+    """[B, 3, H, W] float in 0–1 → [B, E] embedding, not normalised.
 
-    def __init__(self, embed_size: int, input_size: tuple[int, int]) -> None:
+    width: factor on the channels that the inverted residuals put out; the stem and the head keep theirs. 1.5 and 2 are
+    `mobilenetv2_1_5x` and `mobilenetv2_2x` of the reference's later form.
+    """
+
+    def __init__(self, embed_size: int, input_size: tuple[int, int], width: float = 1.0) -> None:
         super().__init__()
         self.input_norm = nn.BatchNorm2d(3)
         self.stem = nn.Sequential(
@@ -77,7 +75,8 @@ class MobileFaceNet(nn.Module):
         )
         blocks = []
         channels = STEM_CHANNELS
-        for expansion, outputs, count, first_stride in STAGES:
+        for expansion, unscaled, count, first_stride in STAGES:
+            outputs = int(unscaled * width)
             for index in range(count):
                 blocks.append(InvertedResidual(channels, outputs, first_stride if index == 0 else 1, expansion))
                 channels = outputs
@@ -90,18 +89,9 @@ class MobileFaceNet(nn.Module):
             nn.BatchNorm2d(LAST_CHANNELS),
         )
         self.embedding = nn.Conv2d(LAST_CHANNELS, embed_size, 1, bias=False)
-        self.apply(_initialise)
+        self.apply(draw_by_fan_out)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.stem(self.input_norm(images))
         x = self.pool(self.last(self.blocks(x)))
         return torch.flatten(self.embedding(x), 1)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Convolutions N(0, √(2 / (k² · outputs))), as in face_recognition.pytorch."""
-    if isinstance(module, nn.Conv2d):
-        height, width = module.kernel_size
-        nn.init.normal_(module.weight, 0.0, (2.0 / (height * width * module.out_channels)) ** 0.5)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

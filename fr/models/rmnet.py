@@ -1,0 +1,74 @@
+"""RMNet, the `rmnet` of face_recognition.pytorch.
+
+RMNet (arXiv:1812.02465): the bottlenecks of ResNet (arXiv:1512.03385) around a depthwise 3×3, with ELU
+(arXiv:1511.07289). The first layer is a batch norm of the picture itself, so the input is RGB in 0–1 without mean or
+std. Module names are those of the reference's snapshots.
+
+One thing is left out: the reference's dropout of 0.1 on each block's residual, which it switches off for good after
+its first 7 epochs of 30. A backbone here doesn't know the epoch, and most of the training goes without.
+
+B batch, E embedding size, H × W input (multiples of 16; 128 × 128 by default).
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fr.models.layers import conv_norm, draw_by_fan_out
+
+# (channels, bottleneck channels, blocks that keep the shape); 128 → 64 in the stem, → 32 → 16 → 8 in one more block
+# at the head of the second to the last stage.
+STAGES = ((32, 8, 4), (64, 16, 8), (128, 32, 10), (256, 64, 11))
+STEM_CHANNELS = 32
+DOWNSCALE = 16
+
+
+class RMBlock(nn.Module):
+    """1×1 down, 3×3 depthwise, 1×1 up, skip; where it downsamples, the skip is a max pool and a 1×1."""
+
+    def __init__(self, inputs: int, bottleneck: int, outputs: int, downsample: bool) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.squeeze_conv, self.squeeze_bn = conv_norm(inputs, bottleneck, 1)
+        self.dw_conv, self.dw_bn = conv_norm(bottleneck, bottleneck, 3, 2 if downsample else 1, groups=bottleneck)
+        self.expand_conv, self.expand_bn = conv_norm(bottleneck, outputs, 1)
+        if downsample:
+            self.skip_conv, self.skip_conv_bn = conv_norm(inputs, outputs, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.elu(self.squeeze_bn(self.squeeze_conv(x)))
+        y = F.elu(self.dw_bn(self.dw_conv(y)))
+        y = self.expand_bn(self.expand_conv(y))
+        if self.downsample:
+            x = self.skip_conv_bn(self.skip_conv(F.max_pool2d(x, 2)))
+        return F.elu(x + y)
+
+
+class RMNet(nn.Module):
+    """[B, 3, H, W] float in 0–1 → [B, E] embedding, not normalised."""
+
+    def __init__(self, embed_size: int, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(OrderedDict(stages=_stages()))
+        self.global_pooling = nn.MaxPool2d((input_size[0] // DOWNSCALE, input_size[1] // DOWNSCALE))
+        self.conv1_extra = nn.Conv2d(STAGES[-1][0], embed_size, 1, bias=False)
+        self.backbone.apply(draw_by_fan_out)  # conv1_extra keeps PyTorch's own draw, as in the reference
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.global_pooling(self.backbone(images))
+        return torch.flatten(self.conv1_extra(x), 1)
+
+
+def _stages() -> nn.Sequential:
+    conv, norm = conv_norm(3, STEM_CHANNELS, 3, stride=2)
+    stem = nn.Sequential(OrderedDict(data_bn=nn.BatchNorm2d(3), conv1=conv, bn1=norm, relu1=nn.ReLU()))
+    stages: OrderedDict[str, nn.Module] = OrderedDict(stage_0=stem)
+    inputs = STEM_CHANNELS
+    for number, (channels, bottleneck, count) in enumerate(STAGES, 1):
+        blocks = [RMBlock(inputs, bottleneck, channels, downsample=True)] if number > 1 else []
+        blocks += [RMBlock(channels, bottleneck, channels, downsample=False) for _ in range(count)]
+        stages[f"stage_{number}"] = nn.Sequential(*blocks)
+        inputs = channels
+    return nn.Sequential(stages)

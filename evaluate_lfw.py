@@ -23,7 +23,7 @@ from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import evaluate
-from fr.models import MODELS, build_model
+from fr.models import build_model, family
 from fr.options import evaluation_options
 from fr.preprocessing import Preprocessing
 from fr.report import WorstPair, worst_pairs, write_report
@@ -70,8 +70,10 @@ def _check_model(options: argparse.Namespace, contents: dict[str, Any]) -> None:
         for name, wish in (("model", options.model), ("embed_size", options.embed_size))
         if wish and wish != contents[name]
     ]
-    if contents["model"] not in MODELS:
-        problems.append(f"{options.snap}: unknown model {contents['model']}; known: {', '.join(MODELS)}")
+    try:
+        family(contents["model"])
+    except InputError as error:
+        problems += [f"{options.snap}: {problem}" for problem in error.problems]
     if problems:
         raise InputError(*problems)
 

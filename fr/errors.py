@@ -1,9 +1,10 @@
 """The one exception that means "what the user gave can't be used", and how a command ends on it."""
 
+import difflib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 USAGE_STATUS = 2
 
@@ -17,6 +18,12 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is none of the known ones: the closest three of them."""
+    closest = difflib.get_close_matches(name[:100], list(known), n=3, cutoff=0)
+    return f"unknown {kind} {name!r}; the closest: {', '.join(closest)}"
 
 
 def run_plainly(program: str, main: Callable[[list[str]], int]) -> None:

@@ -2,9 +2,12 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from fr.errors import unknown
+
+TIMM = "timm/"  # begins the name of a model that the package timm has; which those are, timm alone knows
 Value = bool | int | float | str | list[int] | list[float]
 
 
@@ -19,6 +22,17 @@ def checked(kind: Callable[[str], Value], wanted: str, test: Callable[..., bool]
         except ValueError:
             pass
         raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+
+    return convert
+
+
+def model_name(known: Sequence[str]) -> Callable[[str], Value]:
+    """The option type of a model: a known name, or timm/ and a name."""
+
+    def convert(text: str) -> Value:
+        if text in known or (text.startswith(TIMM) and text != TIMM):
+            return text
+        raise argparse.ArgumentTypeError(unknown("model", text, known))
 
     return convert
 

@@ -33,6 +33,7 @@ from fr.option_types import (
     SIDE,
     TEXT,
     Value,
+    model_name,
 )
 
 MODEL_NAMES = (
@@ -49,6 +50,15 @@ MODEL_NAMES = (
     "resnet34",
     "resnet50",
     "resnet101",
+    "resnet50_caffe",
+    "senet50_caffe",
+    "iresnet18",
+    "iresnet34",
+    "iresnet50",
+    "iresnet100",
+    "iresnet200",
+    "mbf",
+    "mobilefacenet",
 )
 
 Group = argparse._ArgumentGroup
@@ -128,7 +138,8 @@ def _preprocessing(group: Group) -> None:
 
 def _model(group: Group) -> None:
     add = group.add_argument
-    add("--model", default="mobilenet", choices=MODEL_NAMES, help="the backbone")
+    names = "|".join((*MODEL_NAMES, "timm/NAME"))
+    add("--model", type=model_name(MODEL_NAMES), default="mobilenet", metavar=names, help="the backbone")
     add("--embed_size", type=COUNT, default=256, help="length of the embedding [numbers]")
 
 

@@ -7,9 +7,20 @@ from functools import partial
 from torch import nn
 from torchvision.models import ResNet, resnet34, resnet50, resnet101
 
-from fr.models import mobilenet, rmnet, se_resnet, shufflenet
+from fr.errors import InputError, unknown
+from fr.models import (
+    caffe_resnet,
+    insightface_mbf,
+    iresnet,
+    mobilefacenet,
+    mobilenet,
+    rmnet,
+    se_resnet,
+    shufflenet,
+)
 from fr.models.se_resnet import BLOCKS_50, BLOCKS_101, BLOCKS_152, Bottleneck, FaceResNet, SEBottleneck
 from fr.models.torchvision_resnet import FixedLengthResNet
+from fr.option_types import TIMM
 
 Channels = tuple[float, float, float]
 
@@ -47,6 +58,20 @@ def _face_resnet(block: type[Bottleneck] | type[SEBottleneck], counts: tuple[int
     return Family(partial(FaceResNet, block=block, counts=counts), (112, 112), se_resnet.DOWNSCALE)
 
 
+def _caffe(block: type[caffe_resnet.Bottleneck]) -> Family:
+    return Family(
+        lambda embed_size, _input_size: caffe_resnet.CaffeResNet(block, embed_size),
+        (224, 224),
+        mean=caffe_resnet.MEAN_BGR,
+        std=caffe_resnet.STD_BGR,
+        color_order="bgr",
+    )
+
+
+def _iresnet(depth: int) -> Family:
+    return Family(partial(iresnet.IResNet, depth), (112, 112), iresnet.DOWNSCALE, HALF, HALF)
+
+
 MODELS: dict[str, Family] = {
     "mobilenet": _mobilenet(1.0),
     "mobilenet_1_5x": _mobilenet(1.5),
@@ -61,11 +86,28 @@ MODELS: dict[str, Family] = {
     "resnet34": _resnet(resnet34),
     "resnet50": _resnet(resnet50),
     "resnet101": _resnet(resnet101),
+    "resnet50_caffe": _caffe(caffe_resnet.Bottleneck),
+    "senet50_caffe": _caffe(caffe_resnet.SqueezedBottleneck),
+    **{f"iresnet{depth}": _iresnet(depth) for depth in iresnet.DEPTHS},
+    "mbf": Family(insightface_mbf.InsightFaceMobileFaceNet, (112, 112), insightface_mbf.DOWNSCALE, HALF, HALF),
+    "mobilefacenet": Family(
+        mobilefacenet.PaperMobileFaceNet,
+        (112, 112),
+        mobilefacenet.DOWNSCALE,
+        mobilefacenet.MEAN,
+        mobilefacenet.STD,
+    ),
 }
 
 
 def family(name: str) -> Family:
-    """The family of a `--model`; KeyError for a name that is none."""
+    """The family of a `--model`; InputError for a name that is none, or is timm's where timm isn't installed."""
+    if name.startswith(TIMM):
+        from fr.models.timm_models import timm_family
+
+        return timm_family(name.removeprefix(TIMM))
+    if name not in MODELS:
+        raise InputError(unknown("model", name, MODELS))
     return MODELS[name]
 
 

@@ -1,0 +1,50 @@
+"""`--model timm/<name>`: the networks of PyTorch Image Models, an optional package (requirements-timm.txt).
+
+https://github.com/huggingface/pytorch-image-models. Its last layer, for classes there, gives the embedding here. Input
+size, mean and std are those of the network's own weights, which aren't loaded.
+"""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from fr.errors import InputError, unknown
+from fr.models import Family
+from fr.option_types import TIMM
+
+
+def timm_family(name: str) -> Family:
+    """The family of `timm/<name>`; InputError without timm, or for a name that timm doesn't know."""
+    try:
+        import timm
+    except ImportError:
+        raise InputError(f"--model {TIMM}{name}: install it with: bash init_venv.sh --with timm") from None
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None:
+        raise InputError(unknown("model", TIMM + name, [TIMM + known for known in timm.list_models()]))
+    _, height, width = config.input_size
+    build = partial(_build, name, fixed_size=config.fixed_input_size)
+    return Family(build, (height, width), mean=config.mean, std=config.std)
+
+
+def _build(name: str, embed_size: int, input_size: tuple[int, int], fixed_size: bool) -> nn.Module:
+    """[B, 3, H, W] → [B, embed_size], not normalised; InputError where the network can't do that."""
+    import timm
+
+    sides = f"{input_size[0]}x{input_size[1]}"
+    sized = {"img_size": input_size} if fixed_size else {}  # what others take; those have no such argument
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=embed_size, **sized)
+        with torch.no_grad():  # evaluated, it draws no random numbers
+            shape = model.eval()(torch.zeros(1, 3, *input_size)).shape
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"--model {TIMM}{name}: doesn't work at {sides}: {reason}") from error
+    if shape != (1, embed_size):
+        raise InputError(f"--model {TIMM}{name}: gives {list(shape)} for a picture, not {embed_size} numbers")
+    head = model.get_classifier()
+    if isinstance(head, nn.Linear) and not head.weight.any():
+        head.reset_parameters()  # the MLP mixers' starts as zeros, and a zero embedding has no direction to turn
+    trainable: nn.Module = model.train()
+    return trainable

@@ -1,0 +1,133 @@
+"""The state dicts of networks that others train, too: key → shape, written out apart from `fr.models`.
+
+Buffers included, in the order of the state dict. Files of the Caffe ResNets (.pkl) lack num_batches_tracked and add
+fc.weight [8631, 2048] and fc.bias.
+"""
+
+from collections.abc import Callable
+
+Layout = dict[str, tuple[int, ...]]
+
+
+def batch_norm(key: str, channels: int) -> Layout:
+    per_channel = {f"{key}.{name}": (channels,) for name in ("weight", "bias", "running_mean", "running_var")}
+    return {**per_channel, f"{key}.num_batches_tracked": ()}
+
+
+def layout(name: str, embed_size: int, last_map: tuple[int, int] = (7, 7)) -> Layout:
+    """The state dict of `--model name`; `last_map`: (height, width) of the map that an input size ends in."""
+    return LAYOUTS[name](embed_size, last_map)
+
+
+def _iresnet(*counts: int) -> Callable[[int, tuple[int, int]], Layout]:
+    def build(embed_size: int, last_map: tuple[int, int]) -> Layout:
+        keys: Layout = {"conv1.weight": (64, 3, 3, 3), **batch_norm("bn1", 64), "prelu.weight": (64,)}
+        inputs = 64
+        for layer, (channels, count) in enumerate(zip((64, 128, 256, 512), counts, strict=True), 1):
+            for index in range(count):
+                key = f"layer{layer}.{index}"
+                keys |= batch_norm(f"{key}.bn1", inputs)
+                keys[f"{key}.conv1.weight"] = (channels, inputs, 3, 3)
+                keys |= batch_norm(f"{key}.bn2", channels)
+                keys[f"{key}.prelu.weight"] = (channels,)
+                keys[f"{key}.conv2.weight"] = (channels, channels, 3, 3)
+                keys |= batch_norm(f"{key}.bn3", channels)
+                if index == 0:
+                    keys[f"{key}.downsample.0.weight"] = (channels, inputs, 1, 1)
+                    keys |= batch_norm(f"{key}.downsample.1", channels)
+                inputs = channels
+        keys |= batch_norm("bn2", 512)
+        keys["fc.weight"] = (embed_size, 512 * last_map[0] * last_map[1])
+        keys["fc.bias"] = (embed_size,)
+        return keys | batch_norm("features", embed_size)
+
+    return build
+
+
+def _caffe_resnet(squeezed: bool) -> Callable[[int, tuple[int, int]], Layout]:
+    def build(embed_size: int, _last_map: tuple[int, int]) -> Layout:
+        keys: Layout = {"conv1.weight": (64, 3, 7, 7), **batch_norm("bn1", 64)}
+        inputs = 64
+        for layer, (channels, count) in enumerate([(64, 3), (128, 4), (256, 6), (512, 3)], 1):
+            outputs = 4 * channels
+            for index in range(count):
+                key = f"layer{layer}.{index}"
+                keys |= {f"{key}.conv1.weight": (channels, inputs, 1, 1), **batch_norm(f"{key}.bn1", channels)}
+                keys |= {f"{key}.conv2.weight": (channels, channels, 3, 3), **batch_norm(f"{key}.bn2", channels)}
+                keys |= {f"{key}.conv3.weight": (outputs, channels, 1, 1), **batch_norm(f"{key}.bn3", outputs)}
+                if index == 0:
+                    keys[f"{key}.downsample.0.weight"] = (outputs, inputs, 1, 1)
+                    keys |= batch_norm(f"{key}.downsample.1", outputs)
+                if squeezed:
+                    keys[f"{key}.conv4.weight"] = (outputs // 16, outputs, 1, 1)
+                    keys[f"{key}.conv4.bias"] = (outputs // 16,)
+                    keys[f"{key}.conv5.weight"] = (outputs, outputs // 16, 1, 1)
+                    keys[f"{key}.conv5.bias"] = (outputs,)
+                inputs = outputs
+        if embed_size != 2048:
+            keys |= {"embedding.weight": (embed_size, 2048), "embedding.bias": (embed_size,)}
+        return keys
+
+    return build
+
+
+def _mbf_convolution(key: str, shape: tuple[int, int, int, int], slopes: bool = True) -> Layout:
+    keys: Layout = {f"{key}.layers.0.weight": shape, **batch_norm(f"{key}.layers.1", shape[0])}
+    return keys | ({f"{key}.layers.2.weight": (shape[0],)} if slopes else {})
+
+
+def _mbf(embed_size: int, last_map: tuple[int, int]) -> Layout:
+    def bottleneck(key: str, inputs: int, wide: int, outputs: int) -> Layout:
+        return {
+            **_mbf_convolution(f"{key}.layers.0", (wide, inputs, 1, 1)),
+            **_mbf_convolution(f"{key}.layers.1", (wide, 1, 3, 3)),
+            **_mbf_convolution(f"{key}.layers.2", (outputs, wide, 1, 1), slopes=False),
+        }
+
+    keys = _mbf_convolution("layers.0", (128, 3, 3, 3))
+    keys |= _mbf_convolution("layers.1", (128, 2, 3, 3))  # 64 groups of two channels
+    keys |= bottleneck("layers.2", 128, 128, 128)
+    for index in range(4):
+        keys |= bottleneck(f"layers.3.layers.{index}", 128, 128, 128)
+    keys |= bottleneck("layers.4", 128, 256, 256)
+    for index in range(6):
+        keys |= bottleneck(f"layers.5.layers.{index}", 256, 256, 256)
+    keys |= bottleneck("layers.6", 256, 512, 256)
+    for index in range(2):
+        keys |= bottleneck(f"layers.7.layers.{index}", 256, 256, 256)
+    keys |= _mbf_convolution("conv_sep", (512, 256, 1, 1))
+    keys |= _mbf_convolution("features.layers.0", (512, 1, *last_map), slopes=False)
+    keys["features.layers.2.weight"] = (embed_size, 512)
+    return keys | batch_norm("features.layers.3", embed_size)
+
+
+def _mobilefacenet(embed_size: int, last_map: tuple[int, int]) -> Layout:
+    def convolution(key: str, shape: tuple[int, int, int, int], slopes: bool = True) -> Layout:
+        keys: Layout = {f"{key}.conv.weight": shape, **batch_norm(f"{key}.bn", shape[0])}
+        return keys | ({f"{key}.prelu.weight": (shape[0],)} if slopes else {})
+
+    keys = convolution("conv1", (64, 3, 3, 3)) | convolution("dw_conv1", (64, 1, 3, 3))
+    inputs = 64
+    # (expansion, channels): the 15 bottlenecks of the paper's Table 1, one by one
+    bottlenecks = [(2, 64)] * 5 + [(4, 128)] + [(2, 128)] * 6 + [(4, 128)] + [(2, 128)] * 2
+    for index, (expansion, outputs) in enumerate(bottlenecks):
+        key, wide = f"blocks.{index}.conv", expansion * inputs
+        keys |= {f"{key}.0.weight": (wide, inputs, 1, 1), **batch_norm(f"{key}.1", wide), f"{key}.2.weight": (wide,)}
+        keys |= {f"{key}.3.weight": (wide, 1, 3, 3), **batch_norm(f"{key}.4", wide), f"{key}.5.weight": (wide,)}
+        keys |= {f"{key}.6.weight": (outputs, wide, 1, 1), **batch_norm(f"{key}.7", outputs)}
+        inputs = outputs
+    keys |= convolution("conv2", (512, 128, 1, 1)) | convolution("linear7", (512, 1, *last_map), slopes=False)
+    return keys | convolution("linear1", (embed_size, 512, 1, 1), slopes=False)
+
+
+LAYOUTS = {
+    "resnet50_caffe": _caffe_resnet(squeezed=False),
+    "senet50_caffe": _caffe_resnet(squeezed=True),
+    "iresnet18": _iresnet(2, 2, 2, 2),
+    "iresnet34": _iresnet(3, 4, 6, 3),
+    "iresnet50": _iresnet(3, 4, 14, 3),
+    "iresnet100": _iresnet(3, 13, 30, 3),
+    "iresnet200": _iresnet(6, 26, 60, 6),
+    "mbf": _mbf,
+    "mobilefacenet": _mobilefacenet,
+}

@@ -1,0 +1,178 @@
+"""Weight files of other systems, read without running anything that stands in them (C10).
+
+A pickle is a program that names the functions it calls. Here it may build containers, numbers and text, and describe
+tensors; each other class or function that it names is a `StandIn`, which does nothing. Files are told apart by content:
+
+- zip files of torch.save since PyTorch 1.6: `*/data.pkl`, and `*/data/<key>` for each storage;
+- its files before that: pickles of a magic number, a version, the machine, the object and the storages' keys, and then
+  each storage as its length and its bytes (torch/serialization.py, `_legacy_save`);
+- plain pickles of NumPy arrays, of Python 2, too (text in latin-1).
+"""
+
+import io
+import mmap
+import pickle
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from fr.errors import InputError
+from fr.inert_pickle import ArrayAt, InertUnpickler, StandIn, Storage, TensorAt, count
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_ZIP = b"PK\x03\x04"
+_MOST_MODULES, _LONGEST_NAME = 100_000, 1000  # of a pickled module; one that holds itself has no end
+
+
+def read(path: Path) -> Any:
+    """What the file holds: dicts, lists, numbers and text, with a CPU tensor for each tensor or array and a `StandIn`
+    for anything else. InputError when it can't be read or is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+            file.seek(0)
+            zipped = start.startswith(_ZIP)
+            tree = _weights_only(path) if zipped or _MAGIC.to_bytes(10, "little") in start else None
+            if tree is None:
+                tree = _read_zip(file) if zipped else _read_pickles(file)
+            return _plain_tensors(tree)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
+    except Exception as error:  # whatever damaged bytes make of an unpickler
+        raise InputError(f"{path}: damaged, or not a file of weights ({_in_short(error)})") from error
+
+
+def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:
+    """Parameters and buffers of a module that was pickled whole, named as its `state_dict()` would.
+
+    InputError for one without end.
+    """
+    found: dict[str, torch.Tensor] = {}
+    pending: list[tuple[str, StandIn]] = [("", module)]
+    for prefix, part in pending:  # which grows on the way
+        buffers = part.members("_buffers")
+        passing = part.state.get("_non_persistent_buffers_set")
+        lasting = {name: b for name, b in buffers.items() if not isinstance(passing, set) or name not in passing}
+        tensors = part.members("_parameters") | lasting
+        found |= {f"{prefix}{name}": tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+        children = part.members("_modules").items()
+        pending += [(f"{prefix}{name}.", child) for name, child in children if isinstance(child, StandIn)]
+        if len(pending) > _MOST_MODULES or len(prefix) > _LONGEST_NAME:
+            raise InputError(f"{path}: a pickled module without end")
+    return found
+
+
+# --- containers -----------------------------------------------------------------------------------------------------
+
+
+def _weights_only(path: Path) -> Any:
+    """What torch's own safe reader makes of it; None where it refuses."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a class whose source code has changed
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a class it doesn't know, or damage, which the other reader will name
+        return None
+
+
+def _read_zip(file: BinaryIO) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        folder = next((name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")), None)
+        if folder is None:
+            raise pickle.UnpicklingError("a zip file, but none of torch.save")
+        if f"{folder}byteorder" in names and _member(archive, f"{folder}byteorder") != b"little":
+            raise pickle.UnpicklingError("written on a big-endian machine")
+        storages: dict[str, Storage] = {}
+        tree = InertUnpickler(io.BytesIO(_member(archive, f"{folder}data.pkl")), storages).load()
+        flat = {key: _flat(_member(archive, f"{folder}data/{key}"), storage) for key, storage in storages.items()}
+        return _resolved(tree, flat)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise pickle.UnpicklingError(f"{name} is compressed, as torch never does")  # and may unpack to any size
+    return archive.read(name)
+
+
+def _read_pickles(file: BinaryIO) -> Any:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # reads no more than there is
+        storages: dict[str, Storage] = {}
+
+        def load() -> Any:
+            return InertUnpickler(content, storages).load()
+
+        tree = load()
+        if tree != _MAGIC:
+            return _resolved(tree, {})
+        _version, _machine, tree, keys = load(), load(), load(), load()
+        flat = {}
+        for key in map(str, keys):
+            (elements,) = struct.unpack("<q", content.read(8))
+            storage = storages[key]._replace(elements=count(elements))
+            flat[key] = _flat(content.read(elements * storage.dtype.itemsize), storage)
+        return _resolved(tree, flat)
+
+
+def _flat(raw: bytes, storage: Storage) -> torch.Tensor:
+    if len(raw) != storage.elements * storage.dtype.itemsize:
+        raise pickle.UnpicklingError(f"{len(raw)} bytes of a storage of {storage.elements} × {storage.dtype}")
+    return torch.frombuffer(bytearray(raw), dtype=storage.dtype) if raw else torch.empty(0, dtype=storage.dtype)
+
+
+# --- from descriptions to tensors -----------------------------------------------------------------------------------
+
+
+def _resolved(tree: Any, flat: dict[str, torch.Tensor]) -> Any:
+    """The tree with tensors for descriptions, replaced in place; each container is visited once, however often held."""
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, TensorAt):
+            return value.read(flat[value.storage.key])
+        if isinstance(value, Storage):
+            return flat[value.key]
+        return value.read() if isinstance(value, ArrayAt) else value
+
+    _for_each_value(tree := resolve(tree), resolve)
+    return tree
+
+
+def _plain_tensors(tree: Any) -> Any:
+    """The tree, if its tensors are what they seem: torch's reader also makes sparse, expanded and other ones."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        odd = value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_nested
+        if odd or value.is_complex() or value.numel() * value.itemsize > value.untyped_storage().nbytes():
+            raise pickle.UnpicklingError("a tensor that isn't plain numbers")
+        return value.detach()
+
+    _for_each_value(tree := check(tree), check)
+    return tree
+
+
+def _for_each_value(tree: Any, change: Callable[[Any], Any]) -> None:
+    seen: set[int] = set()
+    pending = [tree]
+    while pending:
+        container = pending.pop()
+        if id(container) in seen:
+            continue
+        seen.add(id(container))
+        if isinstance(container, StandIn):
+            pending.append(container.state)
+        elif isinstance(container, dict | list):
+            for key, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
+                container[key] = change(value)
+                pending.append(container[key])
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -1,0 +1,322 @@
+"""Foreign weight files: every container is read bit by bit, and whatever stands in one, nothing of it is run (C10)."""
+
+import contextlib
+import io
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fr import foreign_pickle
+from fr.errors import InputError
+from fr.inert_pickle import InertUnpickler, StandIn
+from fr.weights import read_weights
+from tests.weight_files import (
+    Part,
+    Tensors,
+    average_meter,
+    foreign_module,
+    network_of,
+    python2_pickle,
+    save_legacy,
+)
+
+DTYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool)
+MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # with which torch's files before 1.6 begin
+
+
+def small_tensors() -> Tensors:
+    """One of each kind: types, no elements, no sides, a view with strides, two over one storage."""
+    torch.manual_seed(0)
+    tensors = {f"of {dtype}": torch.randint(2, (2, 3)).to(dtype) for dtype in DTYPES}
+    whole = torch.randn(4, 5)
+    return tensors | {
+        "dw_pool.weight": torch.randn(2, 1, 8, 8),
+        "conv1_extra.weight": torch.randn(4, 2, 1, 1),
+        "whole": whole,
+        "view": whole.t()[1:3],
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 3),
+    }
+
+
+def same(found: Any, wanted: Tensors) -> None:
+    for key, tensor in wanted.items():
+        assert found[key].dtype == tensor.dtype and torch.equal(found[key], tensor), key
+
+
+@pytest.mark.parametrize("save", [torch.save, save_legacy])
+@pytest.mark.parametrize("known", [True, False])
+def test_both_containers_of_torch_are_read_with_and_without_a_class_of_no_known_module(
+    save: Callable[[Any, Path], None], known: bool, tmp_path: Path
+) -> None:
+    """Without it torch's own safe reader does the work, with it the restricted one."""
+    tensors, path = small_tensors(), tmp_path / "checkpoint.pth.tar"
+    with foreign_module("utils", AverageMeter=type(meter := average_meter())):
+        save({"epoch": 3, "state_dict": tensors, "arch": "ResNet"} | ({} if known else {"top1": meter}), path)
+    if not known:
+        with pytest.raises(Exception, match=r"AverageMeter|utils"):
+            torch.load(path, weights_only=True)
+    tree = foreign_pickle.read(path)
+    assert (tree["epoch"], tree["arch"]) == (3, "ResNet")
+    same(tree["state_dict"], tensors)
+    if not known:
+        assert isinstance(tree["top1"], StandIn)
+        assert tree["top1"].state["count"] == 4
+        assert torch.equal(tree["top1"].state["sum"], torch.tensor(3.0))
+
+
+@pytest.mark.parametrize("save", [torch.save, save_legacy])
+def test_a_network_pickled_whole_gives_its_state_dict_without_its_class(
+    save: Callable[[Any, Path], None], tmp_path: Path
+) -> None:
+    tensors = {f"layer.{key}": tensor for key, tensor in small_tensors().items() if "." not in key}
+    tensors |= {"bn.running_mean": torch.randn(3), "weight": torch.randn(5, 2)}
+    with foreign_module("backbones", Part=Part):
+        save(torch.nn.DataParallel(network := network_of(tensors)), tmp_path / "net.pth")
+        wanted = dict(network.state_dict())
+    tree = foreign_pickle.read(tmp_path / "net.pth")
+    found = foreign_pickle.module_tensors(tree, tmp_path)
+    assert found.keys() == {f"module.{key}" for key in wanted}
+    same({key.removeprefix("module."): tensor for key, tensor in found.items()}, wanted)
+
+
+def test_a_module_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    module = StandIn()
+    module.state = {"_modules": {"": module, "again": module}}
+    with pytest.raises(InputError, match="without end"):
+        foreign_pickle.module_tensors(module, tmp_path)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickled_arrays_of_every_protocol_and_kind_are_read(protocol: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    kinds = ("f2", "f4", "f8", "i1", "i4", "i8", "u1", "?")
+    arrays: dict[str, Any] = {kind: rng.integers(2, size=(2, 3)).astype(kind) for kind in kinds}
+    arrays |= {"by columns": np.asfortranarray(rng.normal(size=(3, 4))), "big-endian": rng.normal(size=5).astype(">f4")}
+    arrays |= {"scalar": np.float64(1.5), "empty": np.zeros((0, 2), "f4"), "no sides": np.array(7)}
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps(arrays | {"objects": np.array([{}, None]), "epoch": 3}, protocol))
+    tree = foreign_pickle.read(path)
+    for name, array in arrays.items():
+        assert np.array_equal(tree[name].numpy(), array), name
+        assert tree[name].dtype == torch.from_numpy(np.array(array).astype(array.dtype.newbyteorder("="))).dtype
+    assert isinstance(tree["objects"], StandIn)
+    assert tree["epoch"] == 3
+
+
+def test_a_pickle_of_python_2_is_read_as_pickle_itself_reads_it(tmp_path: Path) -> None:
+    tensors = {"conv1.weight": torch.randn(3, 2, 7, 7), "bn1.running_mean": torch.randn(70)}
+    content = python2_pickle(tensors)
+    same({key: torch.from_numpy(array) for key, array in pickle.loads(content, encoding="latin1").items()}, tensors)
+    (tmp_path / "resnet50.pkl").write_bytes(content)
+    same(foreign_pickle.read(tmp_path / "resnet50.pkl"), tensors)
+
+
+# --- hostile files ----------------------------------------------------------------------------------------------------
+
+
+def pushed(value: str | tuple[Any, ...]) -> bytes:
+    """Opcodes that put a text, or a tuple of texts, on the stack."""
+    if isinstance(value, tuple):
+        return b"(" + b"".join(map(pushed, value)) + b"t"
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def calls(module: str, name: str, args: tuple[str, ...]) -> dict[str, bytes]:
+    """Every way in which a pickle calls a function or a class, or has others call it."""
+    named, given = f"c{module}\n{name}\n".encode(), pushed(args)
+    reduced = named + given + b"R"
+    part = b"ctorch.nn.modules.linear\nLinear\n)\x81"
+    parts = b"".join(map(pushed, args))
+    return {
+        "REDUCE": reduced,
+        "STACK_GLOBAL": pushed(module) + pushed(name) + b"\x93" + given + b"R",
+        "INST": b"(" + parts + f"i{module}\n{name}\n".encode(),
+        "OBJ": b"(" + named + parts + b"o",
+        "NEWOBJ": named + given + b"\x81",
+        "NEWOBJ_EX": named + given + b"}\x92",
+        "in BUILD": part + b"}" + pushed("weight") + reduced + b"sb",
+        "in BUILD's slots": part + b"N}" + pushed("weight") + reduced + b"s\x86b",
+        "BUILD on the function": named + b"}" + pushed("__code__") + reduced + b"sb",
+        "BUILD on a known function": b"ctorch._utils\n_rebuild_tensor_v2\nN}" + pushed("act") + named + b"s\x86b",
+        "BUILD on a dict": b"ccollections\nOrderedDict\n)R}" + pushed("items") + named + b"sb",
+        "as the type of a storage": b"(" + pushed("storage") + reduced + pushed("0") + pushed("cpu") + b"K\x01tQ",
+        "twice over": b"c__builtin__\napply\n(" + named + given + b"tR",
+        "as arguments of a tensor": b"ctorch._utils\n_rebuild_tensor_v2\n(" + 6 * reduced + b"tR",
+        "as a dtype": b"cnumpy\ndtype\n(" + reduced + b"tR",
+        "as an array's state": b"cnumpy.core.multiarray\n_reconstruct\n)R" + reduced + b"b",
+        "of a stand-in": reduced + given + b"R" + given + b"R",
+        "in APPENDS": b"cbuiltins\nlist\n)R(" + reduced + b"e",
+        "in a set": b"c__builtin__\nset\n(]" + reduced + b"atR",
+    }
+
+
+def gadgets(mark: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Functions that make the file `mark`, by one argument of text or two."""
+    code = f"__import__('os').mkdir({mark!r})"
+    return [
+        ("os", "system", (f"mkdir {mark}",)),
+        ("posix", "system", (f"mkdir {mark}",)),
+        ("os", "mkdir", (mark,)),
+        ("builtins", "eval", (code,)),
+        ("__builtin__", "eval", (code,)),
+        ("builtins", "exec", (code,)),
+        ("subprocess", "getoutput", (f"mkdir {mark}",)),
+        ("numpy.testing._private.utils", "runstring", (code, "")),
+        ("numpy", "memmap", (mark, "uint8", "w+")),
+        ("numpy", "savetxt", (mark, "1")),
+        ("torch.serialization", "load", (mark,)),
+        ("torch._inductor.codecache", "eval", (code,)),
+        ("shutil", "copyfile", (__file__, mark)),
+        ("pathlib", "Path.mkdir", (mark,)),
+    ]
+
+
+def in_plain_pickle(value: bytes, _folder: Path) -> list[bytes]:
+    whole = python2_pickle({"conv1.weight": torch.ones(2)})
+    return [b"\x80\x02" + value + b".", whole[:-2] + pushed("extra") + value + b"u."]
+
+
+def in_zip(value: bytes, folder: Path) -> list[bytes]:
+    """As the whole pickle, and beside the tensors of a state dict."""
+    torch.save({"state_dict": {"weight": torch.ones(2)}}, folder / "whole.tmp")
+    contents = []
+    with zipfile.ZipFile(folder / "whole.tmp") as whole:
+        pickled = whole.read(next(name for name in whole.namelist() if name.endswith("data.pkl")))
+        for index in (b"\x80\x02" + value + b".", pickled[:-1] + pushed("extra") + value + b"s."):
+            buffer = io.BytesIO()
+            with zipfile.ZipFile(buffer, "w") as hostile:
+                for name in whole.namelist():
+                    hostile.writestr(name, index if name.endswith("data.pkl") else whole.read(name))
+            contents.append(buffer.getvalue())
+    return contents
+
+
+def in_legacy(value: bytes, folder: Path) -> list[bytes]:
+    """In place of each of its pickles in turn, and beside the tensors."""
+    save_legacy({"weight": torch.ones(2)}, folder / "whole.tmp")
+    whole = io.BytesIO((folder / "whole.tmp").read_bytes())
+    pickles = []
+    for _ in range(5):
+        start = whole.tell()
+        inert = InertUnpickler(whole, {})
+        inert.load()
+        pickles.append(whole.getvalue()[start : whole.tell()])
+    rest = whole.read()
+    hostile = b"\x80\x02" + value + b"."
+    files = [b"".join([*pickles[:place], hostile, *pickles[place + 1 :], rest]) for place in range(5)]
+    beside = pickles[3][:-1] + pushed("extra") + value + b"s."
+    return [*files, b"".join([*pickles[:3], beside, pickles[4], rest])]
+
+
+@pytest.mark.parametrize("container", [in_plain_pickle, in_zip, in_legacy])
+def test_hostile_pickles_execute_nothing(container: Callable[[bytes, Path], list[bytes]], tmp_path: Path) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "hostile.pth"
+    read = 0
+    for module, name, args in gadgets(str(mark)):
+        for way, value in calls(module, name, args).items():
+            for content in container(value, tmp_path):
+                path.write_bytes(content)
+                with contextlib.suppress(InputError):
+                    foreign_pickle.read(path)
+                    read += 1
+                assert not mark.exists(), f"{module}.{name} by {way}"
+    assert read > 100  # much of it is readable: what is known stays usable beside what isn't
+
+
+def test_the_payloads_are_live_ones(tmp_path: Path) -> None:
+    """Read by the stock reader they make the file, so its absence above shows something."""
+    mark = tmp_path / "mark"
+    fired = set()
+    for module, name, args in gadgets(str(mark)):
+        for way, value in calls(module, name, args).items():
+            with contextlib.suppress(Exception):
+                pickle.loads(b"\x80\x04" + value + b".")
+            if mark.exists():
+                fired.add((f"{module}.{name}", way))
+                os.rmdir(mark) if mark.is_dir() else mark.unlink()
+    assert len({gadget for gadget, _ in fired}) >= 8
+    ways = {way for _, way in fired}
+    assert {"REDUCE", "STACK_GLOBAL", "INST", "OBJ", "in BUILD", "as arguments of a tensor"} <= ways
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    tensors, contents = small_tensors(), []
+    with foreign_module("utils", AverageMeter=type(meter := average_meter())):
+        for save in (torch.save, save_legacy):
+            for content in ({"state_dict": tensors}, {"state_dict": tensors, "top1": meter}):
+                save(content, folder / "file")
+                contents.append((folder / "file").read_bytes())
+    floats = {key: tensor for key, tensor in tensors.items() if tensor.dtype == torch.float32}
+    arrays = {key: tensor.numpy() for key, tensor in floats.items()}
+    return [*contents, python2_pickle(floats), pickle.dumps(arrays, 5)]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    which=st.integers(0, 5),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=5),
+    kept=st.just(1.0) | st.floats(0, 1),
+)
+def test_damaged_files_give_weights_or_input_error(
+    which: int, flips: list[tuple[float, int]], kept: float, whole_files: list[bytes], tmp_path: Path
+) -> None:
+    content = bytearray(whole_files[which])
+    for place, bit in flips:
+        content[int(place * len(content))] ^= 1 << bit
+    (tmp_path / "damaged").write_bytes(content[: round(kept * len(content))])
+    with contextlib.suppress(InputError):
+        read_weights(tmp_path / "damaged")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(start=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", MAGIC]), rest=st.binary())
+def test_random_bytes_give_input_error(start: bytes, rest: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "random"
+    path.write_bytes(start + rest)
+    with pytest.raises(InputError, match="random: "):
+        read_weights(path)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for nothing in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(InputError, match="can't be read"):
+            foreign_pickle.read(nothing)
+    (tmp_path / "empty").touch()
+    with zipfile.ZipFile(tmp_path / "photographs.zip", "w") as archive:
+        archive.writestr("0001.jpg", b"")
+    for name, said in (("empty", "damaged, or not a file of weights"), ("photographs.zip", "none of torch.save")):
+        with pytest.raises(InputError, match=f"{name}: .*{said}"):
+            foreign_pickle.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "odd", [torch.zeros(1).expand(10**12), torch.eye(2).to_sparse(), torch.zeros(2, dtype=torch.cfloat)]
+)
+def test_tensors_that_are_not_plain_numbers_are_refused(odd: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({"weight": odd}, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match="damaged, or not a file of weights"):
+        foreign_pickle.read(tmp_path / "odd.pth")
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
+    """It may grow a thousandfold."""
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", b"\x80\x02N." + bytes(10**6))
+    with pytest.raises(InputError, match="compressed"):
+        foreign_pickle.read(tmp_path / "bomb.pth")

@@ -1,9 +1,10 @@
 """Photographs → embeddings over all ranks → verification figures."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fr.data.annotations import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
@@ -13,10 +14,12 @@ from fr.monitor import progress
 from fr.preprocessing import Preprocessing
 from fr.verification import Verification, cosine_scores, verify
 
+Network = Callable[[torch.Tensor], torch.Tensor]  # [B, 3, H, W] → [B, E]: a backbone, or what stands for one
+
 
 @torch.inference_mode()
 def embed(
-    model: nn.Module,
+    model: Network,
     faces: Faces,
     preprocessing: Preprocessing,
     settings: DaliSettings,
@@ -27,7 +30,7 @@ def embed(
     """Embeddings of all photographs, each embedded once by one rank: [N, E] on every rank.
 
     flipped: mean of the embeddings of the picture and of its mirror image. batch_size: photographs a rank at a time.
-    The model must be in evaluation mode. InputError, on all ranks together, names photographs that can't be read or
+    A backbone must be in evaluation mode. InputError, on all ranks together, names photographs that can't be read or
     whose embedding isn't finite.
     """
     counts = [len(part) for part in np.array_split(np.arange(len(faces)), ranks.world_size)]
@@ -53,7 +56,7 @@ def embed(
     return every
 
 
-def _no_rows(model: nn.Module, preprocessing: Preprocessing, ranks: Ranks) -> torch.Tensor:
+def _no_rows(model: Network, preprocessing: Preprocessing, ranks: Ranks) -> torch.Tensor:
     """[0, E] of a rank that has no photograph, since there are fewer of them than ranks."""
     picture = torch.zeros(1, 3, *preprocessing.input_size, device=ranks.device)
     rows: torch.Tensor = model(picture)
@@ -67,7 +70,7 @@ def pair_scores(faces: VerificationFaces, embeddings: NDArray[np.float32]) -> ND
 
 
 def evaluate(
-    model: nn.Module,
+    model: Network,
     faces: VerificationFaces,
     preprocessing: Preprocessing,
     settings: DaliSettings,

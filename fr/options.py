@@ -13,8 +13,9 @@ from typing import Any
 import configargparse
 
 from fr.config_files import find_option, parse_setting, printable, read_settings, yaml_text
+from fr.data.alignment import ALIGNMENTS, TEMPLATES
 from fr.errors import InputError
-from fr.option_checks import MARGIN_TYPES, train_problems
+from fr.option_checks import MARGIN_TYPES, length_problems, train_problems
 from fr.option_types import (
     AT_LEAST_1,
     BELOW_1,
@@ -92,7 +93,8 @@ def train_options(argv: Sequence[str]) -> Resolved:
     """The options of train.py; raises InputError with every problem found. `--help` prints and exits."""
     parser = _parser("train.py", "Train a face-embedding network with a margin softmax.")
     _data(parser.add_argument_group("training data"))
-    _preprocessing(parser.add_argument_group("preprocessing and augmentation"))
+    _preprocessing(parser.add_argument_group("preprocessing"), "sphereface", "procrustes", "the model's own")
+    _augmentation(parser.add_argument_group("augmentation"))
     _model(parser.add_argument_group("model"))
     _loss(parser.add_argument_group("loss"))
     _companions(parser.add_argument_group("losses beside the softmax"))
@@ -106,11 +108,12 @@ def train_options(argv: Sequence[str]) -> Resolved:
 
 def evaluation_options(argv: Sequence[str]) -> Resolved:
     """As `train_options`, for evaluate_lfw.py; raises InputError with every problem found."""
-    parser = _parser("evaluate_lfw.py", "Measure a snapshot on LFW.")
-    _evaluation(parser.add_argument_group("snapshot and results"))
+    parser = _parser("evaluate_lfw.py", "Measure a snapshot or an ONNX model on LFW.")
+    _evaluation(parser.add_argument_group("model and results"))
+    _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
     _verification(parser.add_argument_group("LFW"), "empty = the one stored in the snapshot", "; unsaid = as stored")
     _machine(parser.add_argument_group("machine"))
-    return _resolve(parser, argv, lambda _values, _origins, _defaults: [])
+    return _resolve(parser, argv, length_problems)
 
 
 def _data(group: Group) -> None:
@@ -121,14 +124,20 @@ def _data(group: Group) -> None:
     add("--train_landmarks", type=TEXT, help="the bb_landmark folder, or one landmark CSV file [pixels]")
 
 
-def _preprocessing(group: Group) -> None:
+def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
+    """The contract. template, fit: defaults of the alignment. own: what an option that isn't set means."""
     add = group.add_argument
-    add("--input_size", type=SIDE, nargs="*", default=[], help="height width, or side [pixels]; no value = the model's")
-    add("--template", default="sphereface", choices=("sphereface", "arcface"), help="where landmarks go")
-    add("--alignment", default="procrustes", choices=("procrustes", "umeyama"), help="fit of the similarity")
-    add("--mean", type=CHANNEL, nargs="*", default=[], help="of R G B [on a 0-1 scale]; no value = the model's own")
-    add("--std", type=POSITIVE, nargs="*", default=[], help="of R G B [on a 0-1 scale]; no value = the model's own")
-    add("--color_order", default="auto", choices=("auto", "rgb", "bgr"), help="auto = the model's own")
+    auto, instead = (["auto"], f"; auto = {own}") if template == "auto" else ([], "")
+    add("--input_size", type=SIDE, nargs="*", default=[], help=f"height width, or side [pixels]; no value = {own}")
+    add("--template", default=template, choices=(*auto, *TEMPLATES), help=f"where landmarks go{instead}")
+    add("--alignment", default=fit, choices=(*auto, *ALIGNMENTS), help=f"fit of the similarity{instead}")
+    add("--mean", type=CHANNEL, nargs="*", default=[], help=f"of R G B [on a 0-1 scale]; no value = {own}")
+    add("--std", type=POSITIVE, nargs="*", default=[], help=f"of R G B [on a 0-1 scale]; no value = {own}")
+    add("--color_order", default="auto", choices=("auto", "rgb", "bgr"), help=f"auto = {own}")
+
+
+def _augmentation(group: Group) -> None:
+    add = group.add_argument
     add("--flip_prob", type=PROBABILITY, default=0.5, help="mirroring [probability]; 0 = off")
     add("--rotate_prob", type=PROBABILITY, default=0.95, help="rotation [probability]; 0 = off")
     add("--rotate_degrees", type=DEGREES, default=10.0, help="most rotation either way [degrees]; 0 = off")
@@ -235,13 +244,13 @@ def _snapshots(group: Group) -> None:
 
 def _evaluation(group: Group) -> None:
     add = group.add_argument
-    add("--snap", type=TEXT, help="snapshot to measure (.pt)")
-    add("--model", default="", help="the backbone; empty = as the snapshot says")
+    add("--snap", type=TEXT, help="snapshot (.pt) or ONNX model to measure")
+    add("--model", default="", help="the backbone; empty = as --snap says")
     add(
         "--embed_size",
         type=COUNT_OR_0,
         default=0,
-        help="of the embedding [numbers]; 0 = as the snapshot says",
+        help="of the embedding [numbers]; 0 = as --snap says",
     )
     add("--json", default="", help="file to write the figures to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")

@@ -1,9 +1,11 @@
 """How a photograph becomes the input of a network: one value that training, evaluation and export share (C1)."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from fr.data.alignment import ALIGNMENTS, TEMPLATES
 from fr.errors import InputError
 
 
@@ -48,11 +50,13 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `as_dict`; InputError names what is missing or unknown."""
+        """The inverse of `as_dict`; InputError names what is missing, unknown or of no use."""
         known = cls.__dataclass_fields__
-        if wrong := sorted(set(stored) ^ set(known)):
-            raise InputError(f"the stored preprocessing doesn't fit this version: {', '.join(wrong)}")
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        wrong = sorted(set(stored) ^ set(known))
+        wrong = wrong or [f"{name} {fields[name]!r}" for name, fits in _FITS.items() if not fits(fields[name])]
+        if wrong:
+            raise InputError(f"the stored preprocessing doesn't fit this version: {', '.join(wrong)}")
         return cls(**fields)
 
     def describe(self) -> str:
@@ -62,3 +66,23 @@ class Preprocessing:
             f"{width}×{height} {self.color_order.upper()}, {self.alignment} to the {self.template} template, "
             f"{self.interpolation}, mean {self.mean}, std {self.std}"
         )
+
+
+def _numbers(value: Any, count: int, kinds: tuple[type, ...], above: float) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == count
+        and all(type(number) in kinds and above < number < math.inf for number in value)
+    )
+
+
+# What each field may hold, whoever wrote the file.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "input_size": lambda value: _numbers(value, 2, (int,), 0),
+    "template": list(TEMPLATES).__contains__,
+    "alignment": list(ALIGNMENTS).__contains__,
+    "color_order": ["rgb", "bgr"].__contains__,
+    "mean": lambda value: _numbers(value, 3, (int, float), -math.inf),
+    "std": lambda value: _numbers(value, 3, (int, float), 0),
+    "interpolation": ["linear"].__contains__,
+}

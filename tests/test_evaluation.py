@@ -1,4 +1,4 @@
-"""Embeddings over ranks, `evaluate_lfw.py`, and the published figures of a really trained network."""
+"""Embeddings over ranks, and `evaluate_lfw.py` with snapshots; tests/test_onnx.py has it with ONNX files."""
 
 import json
 from collections.abc import Callable
@@ -14,9 +14,10 @@ import train
 from fr import snapshot
 from fr.data.annotations import VerificationFaces, read_lfw
 from fr.data.pipeline import DaliSettings
+from fr.data.verification_set import find_set
 from fr.distributed import Ranks
 from fr.errors import InputError
-from fr.evaluation import embed, evaluate
+from fr.evaluation import embed
 from fr.preprocessing import Preprocessing
 from tests.conftest import data_options, validation_options
 
@@ -80,27 +81,6 @@ def test_an_embedding_that_is_not_finite_names_the_photograph(sample_data: Path,
     assert refusal.value.problems == (f"{faces.path(2)}: its embedding isn't finite",)
 
 
-def test_a_trained_network_reaches_its_published_figures(shared_data: Path, one_rank: None) -> None:
-    """Alignment, colour order, normalisation and protocol at once, held against ../shared/data/README.md."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-
-    class Onnx(nn.Module):
-        def __init__(self, path: Path) -> None:
-            super().__init__()
-            self.session = onnxruntime.InferenceSession(str(path))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(self.session.run(None, {"input0": images.numpy()})[0])
-
-    contract = Preprocessing((112, 112), "arcface", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    model = Onnx(shared_data / "models" / "mobilefacenet.onnx")
-    result, _ = evaluate(model, faces_of(shared_data / "faces-mini"), contract, DALI, ranks_here(), 32, True)
-    # Given: 0.9863 ± 0.0104, AUC 0.9998, threshold about 0.26, with OpenCV's resampling.
-    assert result.accuracy == pytest.approx(0.9863, abs=0.004)
-    assert result.auc == pytest.approx(0.9998, abs=0.0003)
-    assert result.threshold_cosine == pytest.approx(0.26, abs=0.02)
-
-
 @pytest.fixture(scope="module")
 def trained(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A snapshot of a short training with validation."""
@@ -161,6 +141,8 @@ def test_options_of_evaluation_have_their_effects(trained: Path, tmp_path: Path,
     [
         (["--model", "resnet"], "--model resnet: .* holds mobilenet"),
         (["--embed_size", "256"], "--embed_size 256: .* holds 16"),
+        (["--input_size", "40"], "--input_size: mobilenet needs multiples of 16"),
+        (["--input_size", "64"], "size mismatch for pool"),
         (["--val_list", "missing.txt"], "missing.txt: can't be read"),
         (["--val_data_root", "missing"], "--val_data_root missing: no such folder"),
         (["--snap", "missing.pt"], "missing.pt: can't be read"),
@@ -169,3 +151,31 @@ def test_options_of_evaluation_have_their_effects(trained: Path, tmp_path: Path,
 def test_what_does_not_fit_the_snapshot_is_refused(options: list[str], message: str, trained: Path) -> None:
     with pytest.raises(InputError, match=message):
         evaluate_lfw.main(["--snap", str(trained), *options])
+
+
+STORED = ("faces", "stored.txt", "landmarks.txt")
+
+
+def test_a_folder_of_a_whole_set_is_enough(tmp_path: Path) -> None:
+    assert find_set([str(tmp_path), "", ""], STORED, "t.pt") == (str(tmp_path), *STORED[1:])  # faces moved
+    for name in ("pairs.txt", "lfw_landmark.txt"):
+        (tmp_path / name).touch()
+    found = str(tmp_path / "pairs.txt"), str(tmp_path / "lfw_landmark.txt")
+    assert find_set([str(tmp_path), "", ""], STORED, "t.pt") == (str(tmp_path), *found)
+    (tmp_path / "lfw").mkdir()
+    assert find_set([str(tmp_path), "", ""], ["", "", ""], "t.pt") == (str(tmp_path / "lfw"), *found)
+    assert find_set([str(tmp_path), "said.txt", ""], STORED, "t.pt") == (str(tmp_path), "said.txt", "landmarks.txt")
+    assert find_set(["", "", ""], STORED, "t.pt") == STORED
+    with pytest.raises(InputError, match=r"t\.pt names no verification set: give --val_data_root, --val_list, --val_l"):
+        find_set([str(tmp_path), "said.txt", ""], ["", "", ""], "t.pt")
+
+
+def test_what_an_option_overrides_is_said(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--input_size", "32", "--template", "arcface", "--std", "1", "1", "1", "--color_order", "bgr"]
+    evaluate_lfw.main(["--snap", str(trained), *options])
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        f"--template arcface overrides what {trained} says: sphereface",
+        f"--color_order bgr overrides what {trained} says: rgb",
+    ]

@@ -88,10 +88,14 @@ def test_defaults_are_those_documented() -> None:
 def test_evaluation_defaults_are_those_documented() -> None:
     assert evaluation_options(["--snap", "a.pt"]).as_dict() == {
         "snap": "a.pt", "model": "", "embed_size": 0, "json": "", "report": "",
+        "input_size": [], "template": "auto", "alignment": "auto", "mean": [], "std": [], "color_order": "auto",
         "val_data_root": "", "val_list": "", "val_landmarks": "", "val_batch_size": 20, "flipped_emb": False,
         "device": "auto", "dali_device": "auto", "dali_threads": 0,
     }  # fmt: skip
     assert problems(of=evaluation_options) == ("--snap is required",)
+    assert problems("--snap=a", "--mean", "1", of=evaluation_options) == (
+        "command line: --mean: takes 3 values, got 1",
+    )
 
 
 def test_published_commands_of_the_ancestor_keep_their_meaning(config: Callable[..., str]) -> None:

@@ -1,0 +1,152 @@
+"""A backbone as ONNX and as torch.export's program: made, compared with PyTorch, quantised.
+
+B pictures, E embedding size, H × W input, N pictures to compare or calibrate with.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import nn
+
+from fr.errors import InputError
+from fr.preprocessing import Preprocessing
+
+INPUT, OUTPUT = "images", "embeddings"
+_ANY_BATCH = {INPUT: {0: torch.export.Dim("batch")}}
+_LARGEST = 2**31 - 1  # bytes; protobuf's limit for one file
+_BATCH = 16  # pictures at a time, which is what bounds the memory here
+
+
+def raw_pixels(preprocessing: Preprocessing) -> Preprocessing:
+    """The contract of a network that normalises by itself: RGB pixels from 0 to 255 outside."""
+    return replace(preprocessing, color_order="rgb", mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+
+
+def normalised(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """RGB pixels [B, 3, H, W] from 0 to 255 → what a network of this contract sees."""
+    ordered = pixels if preprocessing.color_order == "rgb" else pixels.flip(1)
+    mean, std = (torch.tensor([255 * x for x in of]).view(3, 1, 1) for of in (preprocessing.mean, preprocessing.std))
+    return (ordered - mean) / std
+
+
+class Deployed(nn.Module):
+    """The backbone with what shall be inside the graph: [B, 3, H, W] → [B, E].
+
+    normalising: contract that turns RGB pixels from 0 to 255 into the backbone's input; None = done outside.
+    l2_norm: embeddings of length 1.
+    """
+
+    def __init__(self, backbone: nn.Module, normalising: Preprocessing | None, l2_norm: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._normalising = normalising
+        self._l2_norm = l2_norm
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        given = normalised(images, self._normalising) if self._normalising else images
+        embeddings: torch.Tensor = self.backbone(given)
+        return F.normalize(embeddings) if self._l2_norm else embeddings
+
+
+def export_program(network: nn.Module, input_size: tuple[int, int]) -> torch.export.ExportedProgram:
+    """torch.export's program of a network in evaluation mode, for any B."""
+    example = torch.zeros(2, 3, *input_size)  # torch.export takes a batch of 1 for a constant
+    with torch.no_grad():
+        return torch.export.export(network, (example,), dynamic_shapes=_ANY_BATCH)
+
+
+def to_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str]) -> bytes:
+    """One self-contained ONNX file for any B; InputError when it would be larger than such a file may be."""
+    exported = torch.onnx.export(
+        program, input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=_ANY_BATCH, verbose=False
+    )
+    assert exported is not None
+    model = exported.model_proto
+    # The exporter notes where in the sources each node comes from: paths of this machine, of no use to others.
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        node.ClearField("metadata_props")
+    onnx.helper.set_model_props(model, metadata)
+    if model.ByteSize() > _LARGEST:
+        raise InputError(f"the network takes {model.ByteSize():,} bytes; one ONNX file holds {_LARGEST:,}")
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def quantised(source: Path, target: Path, inputs: torch.Tensor, metadata: dict[str, str]) -> None:
+    """Write `source` with 8-bit weights (one scale a channel) and activations (QDQ), scaled to inputs [N, 3, H, W]."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        # Those that went into no convolution stand at the picture: cheap, and it keeps its precision.
+        norms = [node.name for node in onnx.load(prepared).graph.node if node.op_type == "BatchNormalization"]
+        quantize_static(
+            prepared,
+            target,
+            _Feeds(inputs),
+            nodes_to_exclude=norms,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+    model = onnx.load(target)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, target)
+
+
+class _Feeds(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, inputs: torch.Tensor) -> None:
+        self._batches: Iterator[torch.Tensor] = iter(torch.split(inputs, _BATCH))
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch.numpy()}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the embeddings of one network are from those of another.
+
+    cosine: largest change of the cosine of two pictures when one of them is embedded by the other network.
+    length: largest relative change of an embedding's length. NaN where an embedding isn't finite.
+    """
+
+    cosine: float
+    length: float
+
+    def within(self, limit: float) -> bool:
+        return self.cosine <= limit and self.length <= limit  # false for NaN
+
+    def __str__(self) -> str:
+        return f"max |Δcos| {self.cosine:.1e}, max relative Δlength {self.length:.1e}"
+
+
+def difference(reference: torch.Tensor, other: torch.Tensor) -> Difference:
+    """Of two networks' embeddings [N, E] of the same pictures."""
+    if reference.shape != other.shape:
+        raise InputError(f"embeddings of shape {list(other.shape)} where {list(reference.shape)} were expected")
+    lengths = [rows.double().norm(dim=1, keepdim=True) for rows in (reference, other)]
+    ours, theirs = (rows.double() / length for rows, length in zip((reference, other), lengths, strict=True))
+    return Difference(
+        (ours @ (theirs - ours).T).abs().max().item(), (lengths[1] / lengths[0] - 1).abs().max().item()
+    )
+
+
+@torch.no_grad()
+def embeddings_of(network: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    """[N, 3, H, W] → [N, E]."""
+    return torch.cat([network(batch) for batch in torch.split(inputs, _BATCH)])
+
+
+def random_pixels(count: int, input_size: tuple[int, int]) -> torch.Tensor:
+    """Smooth pseudo-random pictures, the same every time: [N, 3, H, W] whole numbers from 0 to 255."""
+    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(coarse, input_size, mode="bilinear").mul(255).round()

@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Turn a snapshot into one ONNX file that says by itself how its pictures are to be prepared.
+
+    python tools/export_onnx.py snapshots/t_1000.pt t.onnx
+    python tools/export_onnx.py snapshots/t_1000.pt t.onnx --with_preprocessing --l2_norm   # RGB 0-255 → length 1
+    python tools/export_onnx.py snapshots/t_1000.pt t.onnx --int8 256 --program t.pt2
+    python evaluate_lfw.py --snap t.onnx --val_data_root /data/lfw
+
+Input `images` [batch, 3, height, width] float32, output `embeddings` [batch, E] float32, any batch. The metadata key
+face_recognition.preprocessing holds, as JSON, what the outside has to do; face_recognition.model what the network is.
+
+Every file is compared with PyTorch before it gets its name: the largest change of a cosine between two pictures when
+one of them is embedded by the file, and of an embedding's length, must be at most 1e-4. The 8-bit file, which can't be
+that close, is scored on the verification set instead.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.data.annotations import Faces, VerificationFaces, read_lfw, read_vgg
+from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
+from fr.data.verification_set import OPTIONS as SET_OPTIONS
+from fr.data.verification_set import find_set
+from fr.distributed import Ranks, open_ranks
+from fr.errors import InputError, run_plainly
+from fr.evaluation import Network, evaluate
+from fr.onnx_export import (
+    Deployed,
+    difference,
+    embeddings_of,
+    export_program,
+    normalised,
+    quantised,
+    random_pixels,
+    raw_pixels,
+    to_onnx,
+)
+from fr.onnx_model import CONTRACT_KEY, FACTS_KEY, OnnxModel
+from fr.preprocessing import Preprocessing
+from fr.scored_model import load_backbone, read_backbone
+
+LIMIT = 1e-4  # a tenth of the last digit that people read of a cosine; float32 networks differ by some 1e-6
+CHECKED = 64  # pictures: 4,096 cosines, a few seconds
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """PyTorch's embeddings [N, E], and what a file must be fed [N, 3, H, W] to give the same."""
+
+    embeddings: torch.Tensor
+    inputs: torch.Tensor
+    what: str
+
+    def check(self, network: Network, path: Path) -> None:
+        """Print how close it comes; InputError beyond LIMIT."""
+        found = difference(self.embeddings, embeddings_of(network, self.inputs))
+        print(f"{path}: {found}; {len(self.inputs)} {self.what}, against PyTorch", flush=True)
+        if not found.within(LIMIT):
+            raise InputError(f"{path}: differs from PyTorch by more than {LIMIT:g}; nothing was written")
+
+
+def main(argv: list[str]) -> int:
+    arguments = _arguments(argv)
+    contents, contract = read_backbone(arguments.snap)
+    with open_ranks("cpu") as ranks, ExitStack() as files:
+        backbone = load_backbone(arguments.snap, contents, contract.input_size)
+        faces = _verification_faces(arguments, contents["config"])
+        dali = dali_settings("cpu", 0, ranks)
+        given = raw_pixels(contract) if arguments.with_preprocessing else contract
+        reference = _reference(backbone, arguments.l2_norm, contract, given, faces, dali)
+
+        inside = contract if arguments.with_preprocessing else None
+        program = export_program(Deployed(backbone, inside, arguments.l2_norm), contract.input_size)
+        metadata = _metadata(contents, given, arguments)
+        exported = files.enter_context(_replacing(arguments.out))
+        exported.write_bytes(to_onnx(program, metadata))
+        reference.check(OnnxModel(exported, _CPU), arguments.out)
+        if arguments.program:
+            saved = files.enter_context(_replacing(arguments.program))
+            torch.export.save(program, saved, extra_files=metadata)
+            reference.check(torch.export.load(saved).module(), arguments.program)
+        if faces and arguments.int8:
+            small = files.enter_context(_replacing(arguments.out.with_suffix(".int8.onnx")))
+            chosen = _calibration_faces(contents["config"], faces)
+            inputs = normalised(_pixels(chosen, arguments.int8, contract, dali), given)
+            print(f"8 bits: scaled to {len(inputs)} faces of {chosen.root}", flush=True)
+            quantised(exported, small, inputs, metadata)
+            flipped = bool(contents["config"].get("flipped_emb"))
+            _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, given, dali, ranks, flipped)
+    return 0
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tools/export_onnx.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("snap", type=Path, metavar="SNAP", help="snapshot (.pt)")
+    add("out", type=Path, metavar="OUT.onnx", help="file to write")
+    add("--with_preprocessing", action="store_true", help="normalise inside: RGB pixels 0-255 in (default: outside)")
+    add("--l2_norm", action="store_true", help="embeddings of length 1 (default: as the backbone gives them)")
+    add("--program", type=Path, metavar="OUT.pt2", help="write torch.export's program, too (default: none)")
+    help_int8 = "write OUT.int8.onnx, too, calibrated with N faces [photographs]; 0 = don't (default: 0)"
+    add("--int8", type=int, metavar="N", default=0, help=help_int8)
+    for name, what in zip(SET_OPTIONS, ("folder of the faces", "pairs.txt", "landmark file [pixels]"), strict=True):
+        add(f"--{name}", default="", help=f"{what}, to check and score with (default: the snapshot's)")
+    arguments = parser.parse_args(argv)
+    problems = [
+        f"{what} {path}: must end in {ending}"
+        for what, path, ending in (("OUT", arguments.out, ".onnx"), ("--program", arguments.program, ".pt2"))
+        if path and path.suffix != ending
+    ]
+    if arguments.int8 < 0:
+        problems.append(f"--int8 {arguments.int8}: expected a number of photographs, or 0")
+    if problems:
+        raise InputError(*problems)
+    return arguments
+
+
+def _metadata(contents: dict[str, Any], given: Preprocessing, arguments: argparse.Namespace) -> dict[str, str]:
+    """What the files say of themselves. Not the training's options, which hold paths of this machine."""
+    facts = {name: contents[name] for name in ("model", "embed_size", "iteration")}
+    facts["flipped_emb"] = bool(contents["config"].get("flipped_emb"))
+    facts |= {name: getattr(arguments, name) for name in ("with_preprocessing", "l2_norm")}
+    return {CONTRACT_KEY: json.dumps(given.as_dict()), FACTS_KEY: json.dumps(facts)}
+
+
+def _verification_faces(arguments: argparse.Namespace, config: dict[str, Any]) -> VerificationFaces | None:
+    """The set to check with; without one within reach None, unless it was asked for or is needed."""
+    said, stored = ([of.get(name, "") for name in SET_OPTIONS] for of in (vars(arguments), config))
+    try:
+        return read_lfw(*find_set(said, stored, str(arguments.snap)))
+    except InputError as error:
+        if any(said) or arguments.int8:
+            raise
+        print(f"no faces to check with ({error}): pseudo-random pictures it is", flush=True)
+        return None
+
+
+def _reference(
+    backbone: torch.nn.Module,
+    l2_norm: bool,
+    contract: Preprocessing,
+    given: Preprocessing,
+    faces: Faces | None,
+    dali: DaliSettings,
+) -> Reference:
+    """What PyTorch makes of the pictures to check with, all normalising done outside."""
+    pixels = _pixels(faces, CHECKED, contract, dali) if faces else random_pixels(CHECKED, contract.input_size)
+    embeddings = embeddings_of(Deployed(backbone, None, l2_norm), normalised(pixels, contract))
+    return Reference(embeddings, normalised(pixels, given), "faces" if faces else "pseudo-random pictures")
+
+
+def _calibration_faces(config: dict[str, Any], otherwise: Faces) -> Faces:
+    """What the network was trained on where that is within reach, so that no scored face has set a scale."""
+    try:
+        return read_vgg(*(config.get(f"train_{name}", "") for name in ("data_root", "list", "landmarks")))
+    except InputError as error:
+        print(f"no faces of the training at hand ({error}): the verification set's instead", flush=True)
+        return otherwise
+
+
+def _pixels(faces: Faces, count: int, contract: Preprocessing, dali: DaliSettings) -> torch.Tensor:
+    """Aligned faces spread over the whole set: [N, 3, H, W] RGB from 0 to 255."""
+    indices = np.unique(np.linspace(0, len(faces) - 1, count).astype(np.int64))
+    return torch.cat([batch.clone() for batch in plain_stream(faces, indices, 16, raw_pixels(contract), dali)])
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what was written there takes its place if nothing goes wrong."""
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+        print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _print_loss(
+    full: OnnxModel,
+    small: OnnxModel,
+    faces: VerificationFaces,
+    given: Preprocessing,
+    dali: DaliSettings,
+    ranks: Ranks,
+    flipped: bool,
+) -> None:
+    """What 8 bits cost on the verification set."""
+    figures = [evaluate(network, faces, given, dali, ranks, 16, flipped)[0] for network in (full, small)]
+    rows = [(name, found.accuracy, found.auc) for name, found in zip(("float32", "int8"), figures, strict=True)]
+    rows.append(("loss", rows[0][1] - rows[1][1], rows[0][2] - rows[1][2]))
+    print(f"{len(faces.pairs):,} pairs of {faces.root}\n{'':8}{'accuracy':>10}{'AUC':>10}")
+    print("\n".join(f"{name:8}{accuracy:10.4f}{auc:10.4f}" for name, accuracy, auc in rows), flush=True)
+
+
+if __name__ == "__main__":
+    run_plainly("tools/export_onnx.py", main)

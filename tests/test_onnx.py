@@ -279,6 +279,22 @@ def test_a_fixed_number_of_pictures_is_filled_up(batch: int | str, tmp_path: Pat
     assert torch.equal(network(pictures), pictures[:, :, ::8, ::8].flatten(1))
 
 
+@pytest.mark.parametrize("build", ["onnxruntime-gpu", "onnxruntime"])
+def test_on_a_gpu_the_ranks_own_one_is_used_where_onnx_runtime_can(
+    build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    session = onnxruntime.InferenceSession
+    found = [*(["CUDAExecutionProvider"] if build == "onnxruntime-gpu" else []), "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: found)
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda path, settings, providers: asked.extend(providers) or session(path)
+    )
+    OnnxModel(foreign(tmp_path / "f.onnx"), torch.device("cuda", 3))
+    on_gpu = [("CUDAExecutionProvider", {"device_id": 3})] if build == "onnxruntime-gpu" else []
+    assert asked == [*on_gpu, "CPUExecutionProvider"]
+
+
 def test_a_file_without_contract_needs_all_of_it_said(tmp_path: Path, sample_data: Path) -> None:
     folder = ["--val_data_root", str(sample_data / "lfw")]
     fixed = str(foreign(tmp_path / "fixed.onnx"))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fr import snapshot
+from fr.averaging import WeightAverage
 from fr.data.annotations import LabelledFaces, read_lfw, read_vgg
 from fr.data.augmentation import Augmentation
 from fr.data.order import Order
@@ -22,14 +23,16 @@ from fr.data.pipeline import dali_settings, training_stream
 from fr.distributed import Ranks, broadcast_buffers, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import evaluate
+from fr.initial_weights import InitialWeights, initialise
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.settings import LossSettings
 from fr.models import build_model, family
 from fr.monitor import Monitor, Silent
-from fr.optimizer import build_sgd, lr_at
+from fr.optimizer import build_sgd, lr_at, parameter_groups
 from fr.option_checks import check_batch_size
 from fr.options import Resolved, train_options
 from fr.preprocessing import Preprocessing
+from fr.replicas import checkpoint_blocks, replicate, resolved_precision, synchronise_batch_norms
 from fr.training import Batch, Every, StepSettings, keep_batches, train
 
 
@@ -48,37 +51,48 @@ def main(argv: list[str]) -> int:
         memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
         backbone = build_model(options.model, options.embed_size, preprocessing.input_size)
         backbone.to(ranks.device).to(memory_format=memory_format)
+        if options.sync_bn:
+            backbone = synchronise_batch_norms(backbone, ranks.device)
         head = MarginSoftmax(len(faces.identities), options.embed_size, LossSettings.of(options), options.seed)
         head.to(ranks.device)
-        optimizer = build_sgd(
-            [*backbone.parameters(), *head.parameters()], options.lr, options.momentum, options.weight_decay
-        )
+        resumed = _snapshot_to_resume(options)
+        began = initialise(backbone, head, faces.identities, _initial_weights(options), resumed)
+        average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
+        learning = parameter_groups(_named_parameters(backbone, head), options.freeze, options.lr_scale)
+        optimizer = build_sgd(learning, options.lr, options.momentum, options.weight_decay)
+        if options.activation_checkpointing:
+            checkpoint_blocks(backbone)
 
-        state = snapshot.TrainingState(backbone, head, optimizer)
+        state = snapshot.TrainingState(backbone, head, optimizer, average.model if average else None)
         facts = _resumable_facts(options, preprocessing, faces)
-        iterations = range(_resume(options, state, facts), _last_iteration(options, order))
+        first = snapshot.resume(resumed, state, facts) if resumed else 0
+        iterations = range(first, _last_iteration(options, order))
         monitor = _open_monitor(resolved, ranks, iterations)
-        monitor.say(_summary(ranks, faces, order, preprocessing, backbone, iterations))
+        monitor.say("\n".join([_summary(ranks, faces, order, preprocessing, backbone, iterations), *began]))
 
         def save(iteration: int, metrics: dict[str, float] | None = None) -> None:
             path = snapshot.snapshot_path(Path(options.snap_folder), options.snap_prefix, iteration)
-            weights = {name: tensor.cpu() for name, tensor in backbone.state_dict().items()}
-            contents = facts | {"iteration": iteration, "state_dict": weights, "metrics": metrics or {}}
-            snapshot.write(path, contents | {"config": resolved.as_dict()}, state)
+            contents = facts | {"iteration": iteration, "metrics": metrics or {}, "config": resolved.as_dict()}
+            snapshot.write(path, contents | state.weights(), state, faces.identities)
             monitor.say(f"wrote {path}")
 
         def validate_and_save(iteration: int) -> None:
             if not lfw:
                 return save(iteration)
-            broadcast_buffers(backbone)
-            batch_size, flipped = options.val_batch_size, options.flipped_emb
+            figures: dict[str, float] = {}
+            lines: list[str] = []
             try:
-                verification, _ = evaluate(backbone.eval(), lfw, preprocessing, dali, ranks, batch_size, flipped)
+                for prefix, model in ({"": backbone} | ({"ema_": average.model} if average else {})).items():
+                    broadcast_buffers(model)
+                    batch_size, flipped = options.val_batch_size, options.flipped_emb
+                    found, _ = evaluate(model.eval(), lfw, preprocessing, dali, ranks, batch_size, flipped)
+                    figures |= {prefix + name: value for name, value in found.figures().items()}
+                    lines += ["averaged weights:"] * bool(prefix) + found.lines()
             except InputError as error:  # a reason to look, not one to lose the training
                 monitor.say(f"iteration {iteration}: no validation: {error}")
                 return save(iteration)
-            monitor.validated(iteration, verification.figures(), verification.lines())
-            save(iteration, verification.figures())
+            monitor.validated(iteration, figures, lines)
+            save(iteration, figures)
 
         def dump(iteration: int, batches: list[Batch]) -> str:
             path = Path(options.snap_folder) / f"{options.snap_prefix}_{iteration}.bad_batch_{ranks.rank}.pt"
@@ -86,9 +100,10 @@ def main(argv: list[str]) -> int:
 
         try:
             return train(
-                backbone,
+                replicate(backbone, options.compile),
                 head,
                 optimizer,
+                average,
                 training_stream(
                     faces, order, iterations, ranks, options.accumulate, preprocessing, _augmentation(options), dali
                 ),
@@ -100,7 +115,11 @@ def main(argv: list[str]) -> int:
                     [epoch * order.iterations_per_epoch for epoch in options.lr_drops],
                 ),
                 StepSettings(
-                    options.accumulate, options.clip_norm, options.precision, options.freeze_bn, memory_format
+                    options.accumulate,
+                    options.clip_norm,
+                    resolved_precision(options.precision, ranks.device),
+                    options.freeze_bn,
+                    memory_format,
                 ),
                 Every(options.log_step, options.val_step, options.max_bad_steps),
                 ranks,
@@ -129,6 +148,15 @@ def _preprocessing(options: argparse.Namespace) -> Preprocessing:
         sides = " ".join(map(str, options.input_size))
         raise InputError(f"--input_size {sides}: {options.model} needs a multiple of {model.divisor}")
     return wished
+
+
+def _named_parameters(backbone: torch.nn.Module, head: MarginSoftmax) -> dict[str, torch.nn.Parameter]:
+    """As --freeze and --lr_scale call them."""
+    return {
+        f"{part}.{name}": parameter
+        for part, module in (("backbone", backbone), ("head", head))
+        for name, parameter in module.named_parameters()
+    }
 
 
 def _augmentation(options: argparse.Namespace) -> Augmentation:
@@ -160,14 +188,15 @@ def _resumable_facts(
     }
 
 
-def _resume(options: argparse.Namespace, state: snapshot.TrainingState, facts: dict[str, Any]) -> int:
-    """Bring the training state back if that is wished: the iteration to go on with."""
-    if not options.snap_to_resume:
-        return 0
-    path: Path | None = Path(options.snap_to_resume)
+def _snapshot_to_resume(options: argparse.Namespace) -> Path | None:
     if options.snap_to_resume == "auto":
-        path = snapshot.newest(Path(options.snap_folder), options.snap_prefix)
-    return snapshot.resume(path, state, facts) if path else 0
+        return snapshot.newest(Path(options.snap_folder), options.snap_prefix)
+    return Path(options.snap_to_resume) if options.snap_to_resume else None
+
+
+def _initial_weights(options: argparse.Namespace) -> InitialWeights:
+    imagenet = options.model if options.pretrained else ""
+    return InitialWeights(options.init_from, options.partial, options.init_identities, imagenet)
 
 
 def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent:

@@ -5,8 +5,9 @@ Each class or function that isn't known here becomes a `StandIn`, which does not
 
 import math
 import pickle
+import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -188,7 +189,7 @@ _KNOWN = _known()
 class InertUnpickler(pickle._Unpickler):
     """Python's own in Python: the one in C sizes its memo by what a damaged file says, gigabytes at once."""
 
-    dispatch = pickle._Unpickler.dispatch.copy()
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = pickle._Unpickler.dispatch.copy()
     for _opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
         del dispatch[_opcode[0]]  # what they fetch lies outside the file
 
@@ -211,3 +212,9 @@ class InertUnpickler(pickle._Unpickler):
             _, first, elements = view[0]
             return Storage(storage.key, storage.dtype, count(elements), count(first))
         return storage
+
+    def load_bytearray8(self: Any) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))  # the inherited one fills memory of that length before it looks
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8

@@ -39,6 +39,8 @@ _VALIDATION = {
     "accuracy": "Accuracy/Val_accuracy",
     "auc": "AUC",
     "threshold": "Estimated_threshold",
+    "ema_accuracy": "Accuracy/Val_accuracy_ema",
+    "ema_auc": "AUC_ema",
 }
 _SHOWN_IMAGES = 32
 
@@ -94,8 +96,8 @@ class Monitor(Silent):
 
     def validated(self, iteration: int, figures: dict[str, float], lines: list[str]) -> None:
         _append(self._validation, {"iteration": iteration, **figures})
-        for key, name in _VALIDATION.items():
-            self._board.add_scalar(name, figures[key], iteration)
+        for key in figures.keys() & _VALIDATION.keys():
+            self._board.add_scalar(_VALIDATION[key], figures[key], iteration)
         self._board.flush()
         self.say("\n".join([f"iteration {iteration}:", *lines]))
 

@@ -1,10 +1,15 @@
 """SGD over backbone and head, and the learning rate as a pure function of the iteration."""
 
+import difflib
+import fnmatch
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from fr.errors import InputError
 
 DROP = 0.1  # factor of the learning rate at every drop
 
@@ -17,15 +22,45 @@ def lr_at(iteration: int, lr: float, warmup: int, drops: Sequence[int]) -> float
     return lr * min(1.0, (iteration + 1) / max(1, warmup)) * DROP ** sum(iteration >= drop for drop in drops)
 
 
+def parameter_groups(
+    named: dict[str, nn.Parameter], freeze: Sequence[str], lr_scale: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Groups of parameters that learn at one rate, for `build_sgd`; those that match `freeze` cease to learn at all.
+
+    freeze: shell patterns of names. lr_scale: `pattern=factor` each, of the learning rate; the last that matches
+    counts. InputError for a pattern that matches no name.
+    """
+    factors = dict.fromkeys(named, 1.0)
+    for wish in lr_scale:
+        pattern, _, factor = wish.rpartition("=")
+        factors |= dict.fromkeys(_matching(named, pattern, "--lr_scale"), float(factor))
+    for pattern in freeze:
+        for name in _matching(named, pattern, "--freeze"):
+            named[name].requires_grad_(False)
+    return [
+        {"params": [named[name] for name in named if factors[name] == factor], "lr_scale": factor}
+        for factor in dict.fromkeys(factors.values())
+    ]
+
+
+def _matching(names: Iterable[str], pattern: str, option: str) -> list[str]:
+    found = fnmatch.filter(names, pattern)
+    if not found:
+        close = difflib.get_close_matches(pattern, list(names), n=3, cutoff=0.3)
+        raise InputError(f"{option} {pattern}: no parameter is called so; similar: {', '.join(close) or 'none'}")
+    return found
+
+
 def build_sgd(
-    parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
+    parameters: Iterable[nn.Parameter | dict[str, Any]], lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.SGD:
-    """Fused SGD, weight decay on everything as in face_recognition.pytorch.
+    """Fused SGD, weight decay on everything as in face_recognition.pytorch. parameters: plain, or in groups.
 
     Momentum starts as zeros, not as nothing: the first step is the same, a skipped first step leaves nothing
     undefined, and a snapshot always has the same tensors.
     """
-    optimizer = torch.optim.SGD(list(parameters), lr, momentum, weight_decay=weight_decay, fused=True)
+    groups: Any = list(parameters)
+    optimizer = torch.optim.SGD(groups, lr, momentum, weight_decay=weight_decay, fused=True)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -34,7 +69,7 @@ def build_sgd(
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def gradient_norm(replicated: Iterable[nn.Parameter], sharded: Iterable[nn.Parameter]) -> torch.Tensor:

@@ -18,6 +18,7 @@ _GOES_WITH = {
     "margin_gradient": ("margin_type", MARGIN_TYPES[2:]),  # of cos the slope is 1 anyway
     "t": ("mining_type", ("sv",)),
     "gamma": ("mining_type", ("focal",)),
+    "pretrained": ("model", ("resnet34", "resnet50", "resnet101")),
 }
 # Options that do nothing while all of these weights are 0.
 _NEEDS_WEIGHT = {
@@ -27,6 +28,8 @@ _NEEDS_WEIGHT = {
     "triplet_margin": ("triplet_loss_weight",),
     "triplet_mining": ("triplet_loss_weight",),
 }
+# Options that do nothing while these are empty.
+_NEEDS = {"partial": "init_from", "init_identities": "init_from"}
 # The margin, in radians, of the types that turn the target's angle by it.
 _TURNS_BY = {"arc": "m", "ada": "m", "curricular": "m", "mag": "u_m"}
 
@@ -54,6 +57,13 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     drops = values.get("lr_drops", [])
     if any(later <= earlier for earlier, later in pairwise(drops)):
         problems.append(f"{origins['lr_drops']}: --lr_drops: {drops} must increase")
+    if values.get("compile") and values.get("activation_checkpointing"):
+        problems.append(
+            f"{origins['activation_checkpointing']}: --activation_checkpointing: not with --compile, which decides by "
+            "itself what it computes twice"
+        )
+    if values.get("pretrained") and values.get("init_from"):
+        problems.append(f"{origins['pretrained']}: --pretrained: not with --init_from; a run begins with one of them")
     problems += length_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
 
@@ -68,6 +78,9 @@ def _without_effect(values: dict[str, Any], origins: dict[str, str], defaults: d
     for name in changed & _NEEDS_WEIGHT.keys():
         if not any(values.get(weight, 1) for weight in _NEEDS_WEIGHT[name]):
             problems.append(f"{origins[name]}: --{name}: no effect while 0: --{', --'.join(_NEEDS_WEIGHT[name])}")
+    for name in changed & _NEEDS.keys():
+        if values.get(_NEEDS[name]) == "":
+            problems.append(f"{origins[name]}: --{name}: no effect without --{_NEEDS[name]}")
     return sorted(problems)
 
 

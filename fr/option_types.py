@@ -8,7 +8,7 @@ from typing import Any
 from fr.errors import unknown
 
 TIMM = "timm/"  # begins the name of a model that the package timm has; which those are, timm alone knows
-Value = bool | int | float | str | list[int] | list[float]
+Value = bool | int | float | str | list[int] | list[float] | list[str]
 
 
 def checked(kind: Callable[[str], Value], wanted: str, test: Callable[..., bool]) -> Callable[[str], Value]:
@@ -43,6 +43,10 @@ def _boolean(text: str) -> bool:
     return text.lower() in ("true", "yes", "on")
 
 
+def _has_factor(pattern: str, _equals: str, factor: str) -> bool:
+    return pattern != "" and 0 <= float(factor) < math.inf
+
+
 COUNT = checked(int, "a whole number >= 1", lambda x: x >= 1)
 COUNT_OR_0 = checked(int, "a whole number >= 0", lambda x: x >= 0)
 TEXT = checked(str, "a text that isn't empty", lambda x: x != "")
@@ -56,6 +60,7 @@ MARGIN = checked(
     lambda text: text if text == "auto" else float(text), "auto or a number >= 0", lambda x: x == "auto" or x >= 0
 )
 DEGREES = checked(float, "a number of degrees in [0, 180]", lambda x: 0 <= x <= 180)
+SCALED = checked(str, "pattern=factor with a factor >= 0", lambda x: _has_factor(*x.rpartition("=")))
 SEED = checked(int, "a whole number in [0, 2**32)", lambda x: 0 <= x < 2**32)
 SIDE = checked(int, "a whole number >= 32", lambda x: x >= 32)
 CHANNEL = checked(float, "a number", lambda x: True)

@@ -30,6 +30,7 @@ from fr.option_types import (
     PREFIX,
     PROBABILITY,
     RATE,
+    SCALED,
     SEED,
     SIDE,
     TEXT,
@@ -96,6 +97,7 @@ def train_options(argv: Sequence[str]) -> Resolved:
     _preprocessing(parser.add_argument_group("preprocessing"), "sphereface", "procrustes", "the model's own")
     _augmentation(parser.add_argument_group("augmentation"))
     _model(parser.add_argument_group("model"))
+    _initial_weights(parser.add_argument_group("initial weights"))
     _loss(parser.add_argument_group("loss"))
     _companions(parser.add_argument_group("losses beside the softmax"))
     _optimiser(parser.add_argument_group("optimiser"))
@@ -152,6 +154,14 @@ def _model(group: Group) -> None:
     add("--embed_size", type=COUNT, default=256, help="length of the embedding [numbers]")
 
 
+def _initial_weights(group: Group) -> None:
+    add = group.add_argument
+    add("--init_from", default="", help="weights to begin with: a snapshot, or another system's file; empty = none")
+    add("--partial", **FLAG, help="of --init_from take what fits, and say what doesn't; false = all must fit")
+    add("--init_identities", default="", help="names of the classes in --init_from's head, one a line; empty = its own")
+    add("--pretrained", **FLAG, help="begin with torchvision's ImageNet weights (resnet34, 50, 101); false = don't")
+
+
 def _loss(group: Group) -> None:
     add = group.add_argument
     add("--margin_type", default="cos", choices=MARGIN_TYPES, help="README's table of losses says which is which")
@@ -206,6 +216,10 @@ def _optimiser(group: Group) -> None:
     )
     add("--warmup_iterations", type=COUNT_OR_0, default=0, help="linear warm-up [iterations]; 0 = off")
     add("--clip_norm", type=NOT_NEGATIVE, default=0.0, help="largest norm of the gradient [L2]; 0 = off")
+    names = "backbone.<name> or head.weight; * stands for anything"
+    add("--freeze", nargs="*", default=[], help=f"weights that don't learn [patterns of {names}]; no value = none")
+    add("--lr_scale", type=SCALED, nargs="*", default=[], help="of --lr for some weights [pattern=factor]; none = 1")
+    add("--ema_decay", type=BELOW_1, default=0.0, help="moving average of the weights [fraction kept a step]; 0 = off")
 
 
 def _loop(group: Group) -> None:
@@ -216,8 +230,11 @@ def _loop(group: Group) -> None:
     add("--max_iterations", type=COUNT_OR_0, default=0, help="stop after so many [iterations]; 0 = off")
     add("--max_bad_steps", type=COUNT_OR_0, default=10, help="end after so many skipped in a row [steps]; 0 = never")
     add("--freeze_bn", **FLAG, help="batch norms keep their batch statistics; false = off")
-    add("--precision", default="fp32", choices=("fp32", "bf16"), help="what the backbone computes in")
+    add("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help="of the backbone; auto: bf16 if native")
     add("--channels_last", **FLAG, help="memory order of pictures and weights, same numbers; false = off")
+    add("--sync_bn", **FLAG, help="batch norms over the samples of all ranks; false = of each rank")
+    add("--activation_checkpointing", **FLAG, help="compute blocks twice rather than keep them; false = off")
+    add("--compile", **FLAG, help="torch.compile the backbone; false = off")
     add("--seed", type=SEED, default=0, help="of weights, order and augmentation [whole number]")
 
 

@@ -7,26 +7,27 @@ mark.
 """
 
 import os
-import pickle
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from fr.checkpoint_files import PathlessWriter, SafeReader, causes, shapes_in
+from fr.data.annotations import read_text
 from fr.distributed import broadcast_buffers, raise_together, rank, world_size
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 
 FORMAT = 1
+IDENTITIES = "identities.txt"
 _NEEDED = {
     "format": int,
     "model": str,
@@ -65,6 +66,11 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
         raise InputError(f"{path}: not a snapshot, or damaged") from error
+    return check(path, contents)
+
+
+def check(path: Path, contents: Any) -> dict[str, Any]:
+    """What `torch.load` made of a `.pt`, if every part is there and of its type; InputError otherwise."""
     if not isinstance(contents, dict):
         raise InputError(f"{path}: not a snapshot of this trainer")
     if wrong := [name for name, kind in _NEEDED.items() if not isinstance(contents.get(name), kind)]:
@@ -85,11 +91,25 @@ def load_weights(model: nn.Module, contents: dict[str, Any], path: Path) -> None
 class TrainingState:
     """What `.state/` holds, as tensors that live in the running objects: saved from them, loaded into them."""
 
-    def __init__(self, backbone: nn.Module, head: MarginSoftmax, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: MarginSoftmax,
+        optimizer: torch.optim.Optimizer,
+        average: nn.Module | None = None,
+    ) -> None:
         self._backbone = backbone
+        self._average = average
         self._head = head
         self._optimizer = optimizer
         self._mesh = init_device_mesh(head.weight.device.type, (world_size(),))
+
+    def weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        """For the `.pt`: `state_dict`, and `average` where one is kept."""
+        models = {"state_dict": self._backbone} | ({"average": self._average} if self._average else {})
+        return {
+            name: {key: tensor.cpu() for key, tensor in model.state_dict().items()} for name, model in models.items()
+        }
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """By name; the head and its momentum as DTensors over the classes, random states by rank."""
@@ -101,6 +121,8 @@ class TrainingState:
             )
 
         tensors = {f"backbone.{name}": tensor for name, tensor in self._backbone.state_dict().items()}
+        if self._average:
+            tensors |= {f"average.{name}": tensor for name, tensor in self._average.state_dict().items()}
         momentum = {p: state["momentum_buffer"] for p, state in self._optimizer.state.items()}
         tensors |= {f"momentum.{name}": momentum[p] for name, p in self._backbone.named_parameters()}
         tensors["head"] = sharded(self._head.weight)
@@ -113,18 +135,19 @@ class TrainingState:
         """All ranks together; `folder` must not exist."""
         # Any rank may be the one that writes a replicated tensor, and the batch statistics differ until DDP's next
         # forward pass, which does the same.
-        broadcast_buffers(self._backbone)
+        for module in filter(None, (self._backbone, self._average)):
+            broadcast_buffers(module)
         tensors = self.tensors() | {f"random.{rank()}": torch.get_rng_state()}
         try:
-            dcp.save(tensors, storage_writer=_PathlessWriter(folder))
+            dcp.save(tensors, storage_writer=PathlessWriter(folder))
         except CheckpointException as error:
-            raise InputError(f"{folder}: can't be written: {_causes(error)}") from error
+            raise InputError(f"{folder}: can't be written: {causes(error)}") from error
 
     def load(self, folder: Path) -> None:
         """All ranks together, on any number of them; InputError when the state doesn't fit."""
         tensors = self.tensors()
-        reader = _SafeReader(folder)
-        stored = _shapes(reader.read_metadata(), folder)
+        reader = SafeReader(folder)
+        stored = shapes_in(reader.read_metadata(), folder)
         random_name = f"random.{rank()}"
         if random_name in stored:
             tensors[random_name] = torch.get_rng_state()
@@ -139,7 +162,7 @@ class TrainingState:
         try:
             dcp.load(tensors, storage_reader=reader)
         except CheckpointException as error:
-            raise InputError(f"{folder}: damaged: {_causes(error)}") from error
+            raise InputError(f"{folder}: damaged: {causes(error)}") from error
         self._backbone.load_state_dict({
             name.removeprefix("backbone."): tensor
             for name, tensor in tensors.items()
@@ -149,103 +172,66 @@ class TrainingState:
             torch.set_rng_state(tensors[random_name])
 
 
-def _causes(error: CheckpointException) -> str:
-    """What failed, on whichever rank; all ranks get the same."""
-    return "; ".join(sorted({f"{type(cause[0]).__name__}: {cause[0]}" for cause in error.failures.values()}))
+def read_head(path: Path) -> tuple[torch.Tensor, list[str] | None]:
+    """The head beside a `.pt`, [C, E], and the identities of its rows where they were written; InputError if damaged.
 
-
-_METADATA_CLASSES = {
-    ("torch.distributed.checkpoint.metadata", name)
-    for name in (
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-        "_MEM_FORMAT_ENCODING",
-    )
-} | {
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch", "Size"),
-    ("torch.serialization", "_get_layout"),
-    ("torch", "float32"),
-    ("torch", "int64"),
-    ("torch", "uint8"),
-}
-
-
-class _PathlessWriter(dcp.FileSystemWriter):
-    """Leaves the temporary folder's path out of the index: a `Path` pickles differently between Pythons."""
-
-    def storage_meta(self) -> StorageMeta:
-        return StorageMeta()
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _METADATA_CLASSES:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a snapshot")
-        return super().find_class(module, name)
-
-
-def _shapes(metadata: Metadata, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Of the tensors that an index names."""
-    entries: dict[str, Any] = getattr(metadata, "state_dict_metadata", {})
+    Every caller reads all of it, without the other ranks.
+    """
+    folder = state_path(path)
+    reader = SafeReader(folder)
+    shape = shapes_in(reader.read_metadata(), folder).get("head", ())
     try:
-        return {name: tuple(entry.size) for name, entry in entries.items()}
-    except (AttributeError, TypeError) as error:
-        raise InputError(f"{folder}: the index is damaged: {error}") from error
+        head = torch.empty(shape)
+        dcp.load({"head": head}, storage_reader=reader, no_dist=True)
+    except (CheckpointException, RuntimeError, TypeError) as error:
+        reason = causes(error) if isinstance(error, CheckpointException) else error
+        raise InputError(f"{folder}: the head is missing or damaged: {reason}") from error
+    names = folder / IDENTITIES
+    return head, read_text(names).removesuffix("\n").split("\n") if names.is_file() else None
 
 
-class _SafeReader(dcp.FileSystemReader):
-    """Reads a checkpoint whose index may name only the classes that an index is made of: the stock reader runs any."""
-
-    def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
-        index = Path(self.path) / ".metadata"
-        try:
-            with index.open("rb") as file:
-                metadata = _MetadataUnpickler(file).load()
-        except OSError as error:
-            raise InputError(f"{index}: can't be read: {error.strerror}") from error
-        except Exception as error:  # whatever damaged bytes make of an unpickler
-            raise InputError(f"{index}: damaged: {error}") from error
-        if not isinstance(metadata, Metadata):
-            raise InputError(f"{index}: damaged: no checkpoint index")
-        metadata.storage_meta = metadata.storage_meta or StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-def write(path: Path, contents: dict[str, Any], state: TrainingState) -> None:
+def write(path: Path, contents: dict[str, Any], state: TrainingState, identities: Sequence[str] = ()) -> None:
     """Write `.state/` and then the `.pt`, all ranks together; on return both are on the disk.
 
+    identities: the names of the head's rows, kept as `.state/identities.txt`, one a line.
     InputError on every rank when one of them can't write; what was whole before stays so.
     """
     final_state = state_path(path)
     temporary_state = path.with_name(f".{path.stem}.state.tmp")
-    temporary = path.with_name(f".{path.name}.tmp")
 
     def prepare() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary_state, ignore_errors=True)
 
     def commit() -> None:
+        if identities:
+            names = "".join(f"{name}\n" for name in identities).encode()
+            _write_durably(temporary_state / IDENTITIES, lambda file: file.write(names))
         path.unlink(missing_ok=True)  # an older snapshot of this name stops being one before its state goes
         shutil.rmtree(final_state, ignore_errors=True)
         _sync_folder(temporary_state)
         temporary_state.rename(final_state)
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **contents}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(path.parent)
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        write_weights(path, contents)
 
     _by_first_rank(prepare, path)
     state.save(temporary_state)
     _by_first_rank(commit, path)
+
+
+def write_weights(path: Path, contents: dict[str, Any]) -> None:
+    """Write a `.pt`, whole or not at all; OSError or RuntimeError when that fails."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    _write_durably(temporary, lambda file: torch.save({"format": FORMAT, **contents}, file))
+    _sync_folder(path.parent)
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _write_durably(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
+    with path.open("wb") as file:
+        write_into(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _by_first_rank(act: Callable[[], None], path: Path) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
+from fr.averaging import WeightAverage
 from fr.distributed import Ranks, caught_signals, highest
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 from fr.monitor import Silent, Stopwatch
 from fr.optimizer import apply_step, gradient_norm, set_lr
+from fr.replicas import unshared
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images [b, 3, H, W], labels [b]
 _FAILED = 255  # above every signal number: a failure on one rank wins over a signal on another
@@ -42,17 +43,17 @@ class Every:
     max_bad_steps: int
 
 
-def training_mode(backbone: nn.Module, freeze_bn: bool) -> None:
+def training_mode(replicas: nn.Module, freeze_bn: bool) -> None:
     """Training mode; with `freeze_bn` the batch norms go on using, and stop changing, their running statistics."""
-    backbone.train()
+    replicas.train()
     if freeze_bn:
-        for module in backbone.modules():
+        for module in replicas.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
 
 def training_step(
-    replicas: DistributedDataParallel,
+    replicas: nn.Module,
     head: MarginSoftmax,
     optimizer: torch.optim.Optimizer,
     batches: list[Batch],
@@ -66,7 +67,7 @@ def training_step(
     means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=head.weight.device))
     with head.step(iteration, torch.cat([labels for _, labels in batches]), optimizer):
         for number, (images, labels) in enumerate(batches, start=1):
-            with replicas.no_sync() if number < len(batches) else nullcontext():
+            with unshared(replicas) if number < len(batches) else nullcontext():
                 with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                     embeddings = replicas(images)
                 loss, figures = head(embeddings, labels)
@@ -81,9 +82,10 @@ def training_step(
 
 
 def train(
-    backbone: nn.Module,
+    replicas: nn.Module,
     head: MarginSoftmax,
     optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
     stream: Iterator[Batch],
     iterations: range,
     learning_rate: Callable[[int], float],
@@ -101,11 +103,10 @@ def train(
     A signal or bad input on any rank ends the run on all of them before the next step, with a snapshot (C6, C11);
     bad input then raises InputError, as do too many skipped steps in a row, which are counted on log steps.
     """
-    replicas = DistributedDataParallel(backbone, gradient_as_bucket_view=True)
     watch = Stopwatch()
     skipped = in_a_row = torch.zeros((), device=ranks.device)
     saved = iterations.start
-    training_mode(backbone, settings.freeze_bn)
+    training_mode(replicas, settings.freeze_bn)
     with caught_signals() as received:
         for iteration in iterations:
             batches, failure = _fetch(stream, settings, ranks, watch)
@@ -121,6 +122,8 @@ def train(
             lr = learning_rate(iteration)
             set_lr(optimizer, lr)
             figures = training_step(replicas, head, optimizer, batches, iteration, settings)
+            if average:
+                average.update(iteration)
             in_a_row = (in_a_row + 1) * figures["skipped_steps"]
             skipped = figures["skipped_steps"] = skipped + figures["skipped_steps"]
             done = iteration + 1
@@ -138,7 +141,7 @@ def train(
             if done % every.val_step == 0 or done == iterations.stop:
                 validate_and_save(done)
                 saved = done
-                training_mode(backbone, settings.freeze_bn)
+                training_mode(replicas, settings.freeze_bn)
                 watch.restart()
     return 0
 

@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
 from fr.models import MODELS, build_model
-from fr.models.layers import PReLU
 from fr.models.mobilenet import InvertedResidual, MobileFaceNet
 from fr.optimizer import build_sgd
 from fr.option_checks import MARGIN_TYPES
@@ -128,58 +127,6 @@ def test_channels_last_changes_nothing_but_the_rounding() -> None:
     # Sums in another order, through 50 layers with batch norms: 1e-4 of the embedding's size is about 1000 roundings
     # of float32; a wrong layout gives differences of the size itself.
     assert F.mse_loss(other, plain).sqrt() < 1e-4 * plain.square().mean().sqrt()
-
-
-def prelu_gradients(layer: nn.PReLU, x: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    x = x.detach().requires_grad_()
-    layer.weight.grad = None
-    y = layer(x)
-    y.backward(gradient)
-    assert x.grad is not None and layer.weight.grad is not None
-    return y.detach(), x.grad, layer.weight.grad
-
-
-LAYOUTS = {
-    "contiguous": lambda x: x.contiguous(),
-    "channels_last": lambda x: x.to(memory_format=torch.channels_last) if x.dim() == 4 else x,
-    "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
-    "expanded": lambda x: x[:1].expand_as(x),
-}
-
-
-@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (7, 9)])
-@pytest.mark.parametrize("slope", [0.25, 0.0, -0.5, 1.5])
-def test_prelu_equals_torchs_in_every_layout(shape: tuple[int, ...], slope: float) -> None:
-    torch.manual_seed(0)
-    ours, theirs, exact = PReLU(init=slope), nn.PReLU(init=slope), nn.PReLU(init=slope).double()
-    for x_layout in LAYOUTS:
-        for gradient_layout in LAYOUTS:
-            x = LAYOUTS[x_layout](torch.randn(shape))
-            if x_layout == "contiguous":
-                x.view(-1)[:4] = torch.tensor([0.0, -0.0, 1e-30, -1e-30])  # the kink and its neighbours
-            gradient = LAYOUTS[gradient_layout](torch.randn(shape))
-            y, x_gradient, slope_gradient = prelu_gradients(ours, x, gradient)
-            y_torch, x_gradient_torch, _ = prelu_gradients(theirs, x, gradient)
-            assert torch.equal(y, y_torch)
-            assert torch.equal(x_gradient, x_gradient_torch)
-            _, _, slope_exact = prelu_gradients(exact, x.double(), gradient.double())
-            # A float32 sum of at most 360 products of size 1, against the same sum in float64.
-            torch.testing.assert_close(slope_gradient.double(), slope_exact, rtol=1e-5, atol=1e-5)
-
-
-def test_prelu_takes_torchs_way_in_other_precisions_and_without_gradients() -> None:
-    x = torch.randn(2, 3, 4, 4)
-    ours, theirs = PReLU(), nn.PReLU()
-    with torch.no_grad():
-        assert torch.equal(ours(x), theirs(x))
-    ours, theirs = ours.bfloat16(), theirs.bfloat16()
-    gradient = torch.ones_like(x, dtype=torch.bfloat16)
-    for own, their in zip(
-        prelu_gradients(ours, x.bfloat16(), gradient),
-        prelu_gradients(theirs, x.bfloat16(), gradient),
-        strict=True,
-    ):
-        assert own.dtype == torch.bfloat16 and torch.equal(own, their)
 
 
 @pytest.fixture(params=[(1, 0), (4, 3), (64, 63), (64, 5)], ids=lambda ranks: f"rank {ranks[1]} of {ranks[0]}")

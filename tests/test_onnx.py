@@ -288,7 +288,7 @@ def test_on_a_gpu_the_ranks_own_one_is_used_where_onnx_runtime_can(
     found = [*(["CUDAExecutionProvider"] if build == "onnxruntime-gpu" else []), "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: found)
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, settings, providers: asked.extend(providers) or session(path)
+        onnxruntime, "InferenceSession", lambda path, settings, providers: (asked.extend(providers), session(path))[1]
     )
     OnnxModel(foreign(tmp_path / "f.onnx"), torch.device("cuda", 3))
     on_gpu = [("CUDAExecutionProvider", {"device_id": 3})] if build == "onnxruntime-gpu" else []

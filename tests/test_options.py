@@ -28,6 +28,8 @@ LFW = "--val_data_root, --val_list, --val_landmarks"
 NOT_IN_RECIPES = {
     *("max_iterations", "max_bad_steps", "snap_to_resume", "log_folder", "device", "dali_device", "dali_threads"),
     *("mean", "std", "color_order"),  # the model's own
+    *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
+    *("init_from", "partial", "init_identities", "pretrained"),
     *({field.name for field in fields(LossSettings)} - {"margin_type", "s"}),
 }
 # Each example writes its own files, so the shared tmp_path is harmless; disks may be slow.
@@ -66,16 +68,20 @@ def test_defaults_are_those_documented() -> None:
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,
-        "model": "mobilenet", "embed_size": 256, "margin_type": "cos", "s": 30, "m": "auto", "easy_margin": False,
+        "model": "mobilenet", "embed_size": 256,
+        "init_from": "", "partial": False, "init_identities": "", "pretrained": False,
+        "margin_type": "cos", "s": 30, "m": "auto", "easy_margin": False,
         "m1": 1, "m2": 0.3, "m3": 0.2, "h": 0.333, "l_m": 0.45, "u_m": 0.8, "l_a": 10, "u_a": 110, "lambda_g": 35,
         "margin_gradient": "true", "mining_type": "none", "t": 1.1, "gamma": 2, "label_smoothing": 0, "sample_rate": 1,
         "center_loss_weight": 0, "center_loss_lr": 0.5, "push_loss_weight": 0, "push_plus_loss_weight": 0,
         "global_push_loss_weight": 0, "push_margin": 0.7, "min_margin_loss_weight": 0, "min_margin": 0.7,
         "triplet_loss_weight": 0, "triplet_margin": 0.2, "triplet_mining": "hard",
         "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4, "lr_drops": [3, 6, 9, 13],
-        "warmup_iterations": 0, "clip_norm": 0, "train_batch_size": 170, "accumulate": 1,
+        "warmup_iterations": 0, "clip_norm": 0, "freeze": [], "lr_scale": [], "ema_decay": 0,
+        "train_batch_size": 170, "accumulate": 1,
         "epoch_total_num": 30, "max_iterations": 0, "max_bad_steps": 10, "freeze_bn": False, "precision": "fp32",
-        "seed": 0, "channels_last": False, "val_data_root": "", "val_list": "", "val_landmarks": "", "val_step": 1000,
+        "sync_bn": False, "activation_checkpointing": False, "compile": False, "seed": 0, "channels_last": False,
+        "val_data_root": "", "val_list": "", "val_landmarks": "", "val_step": 1000,
         "val_batch_size": 20,
         "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
         "snap_to_resume": "", "log_folder": "", "log_step": 10,
@@ -318,6 +324,22 @@ def test_ranges(name: str, good: str, bad: str) -> None:
     assert problem.startswith(f"command line: --{name}: expected ")
 
 
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        ("--partial", "--partial: no effect without --init_from"),
+        ("--init_identities names.txt", "--init_identities: no effect without --init_from"),
+        ("--pretrained --model resnet34 --init_from a.pt", "--pretrained: not with --init_from"),
+        ("--pretrained", "--pretrained: goes with --model resnet34, resnet50, resnet101; here mobilenet"),
+    ],
+)
+def test_options_of_initial_weights_that_contradict_are_refused(argv: str, problem: str) -> None:
+    (found,) = problems(*DATA, *argv.split())
+    assert found.startswith(f"command line: {problem}")
+    train_options([*DATA, "--init_from", "a.pt", "--partial", "--init_identities", "names.txt"])
+    train_options([*DATA, "--pretrained", "--model", "resnet50"])
+
+
 def test_batch_sizes_that_do_not_divide_are_answered_with_the_nearest_that_do() -> None:
     check_batch_size(512, 4, 2)
     with pytest.raises(InputError, match=r"--train_batch_size 170 .* nearest that do: 168 and 176"):
@@ -355,7 +377,7 @@ def test_the_table_is_aligned_and_says_where_each_value_was_set(config: Callable
 
 def test_as_dict_shares_nothing_with_the_values() -> None:
     resolved = train_options(DATA)
-    resolved.as_dict()["lr_drops"].append(99)  # type: ignore[union-attr]
+    resolved.as_dict()["lr_drops"].append(99)  # type: ignore[union-attr, arg-type]
     assert resolved.values.lr_drops == [3, 6, 9, 13] == train_options(DATA).values.lr_drops
 
 

@@ -41,7 +41,8 @@ def test_a_run_takes_the_models_own_contract_unless_told(name: str) -> None:
     family = MODELS[name]
     assert (own.input_size, own.mean, own.std) == (family.input_size, family.mean, family.std)
     assert own.color_order == family.color_order
-    other = train._preprocessing(run_options("--model", name, *"--mean .1 .2 .3 --std 1 2 3 --color_order bgr".split()))
+    wishes = ["--mean", ".1", ".2", ".3", "--std", "1", "2", "3", "--color_order", "bgr"]
+    other = train._preprocessing(run_options("--model", name, *wishes))
     assert (other.color_order, other.mean, other.std) == ("bgr", (0.3, 0.2, 0.1), (3, 2, 1))
 
 

@@ -17,69 +17,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import fr.training
 import train
 from fr import snapshot
 from fr.errors import InputError, run_plainly
-from tests.conftest import ROOT, data_options, launch, records, validation_options
-
-TINY = [
-    *("--input_size", "32", "--embed_size", "16", "--train_batch_size", "16", "--lr", "0.05", "--clip_norm", "5"),
-    *("--log_step", "1", "--val_step", "1000", "--device", "cpu", "--dali_threads", "1"),
-]
-Losses = list[float]
-
-
-def losses(folder: Path) -> Losses:
-    return [record["loss"] for record in records(folder / "logs")]
-
-
-def folders(out: Path) -> list[str]:
-    return ["--snap_folder", str(out / "snapshots"), "--log_folder", str(out / "logs"), "--snap_prefix", "tiny"]
-
-
-@pytest.fixture
-def run(sample_data: Path, tmp_path: Path) -> Callable[..., Losses]:
-    """run(*options) trains in this process, three iterations unless told otherwise, and returns the losses."""
-
-    def run_here(*options: str, out: Path = tmp_path) -> Losses:
-        base = [*data_options(sample_data), *TINY, "--max_iterations", "3", *folders(out)]
-        assert train.main([*base, *options]) == 0
-        return losses(out)
-
-    return run_here
-
-
-def one_layer(_name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
-    height, width = (side // 4 for side in input_size)
-    return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3 * height * width, embed_size))
-
-
-@pytest.fixture(scope="module")
-def run_small(sample_data: Path) -> Callable[..., Losses]:
-    """As `run`, with a backbone of one layer, ten times as fast: for what the losses and the loop do."""
-
-    def run_here(*options: str, out: Path) -> Losses:
-        base = [*data_options(sample_data), *TINY, "--max_iterations", "3", *folders(out)]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train, "build_model", one_layer)
-            assert train.main([*base, *options]) == 0
-        return losses(out)
-
-    return run_here
-
-
-def weights(out: Path, iteration: int) -> dict[str, torch.Tensor]:
-    contents = snapshot.read(out / "snapshots" / f"tiny_{iteration}.pt")
-    stored: dict[str, torch.Tensor] = contents["state_dict"]
-    return stored
-
-
-def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
+from tests.conftest import (
+    ROOT,
+    TINY,
+    Losses,
+    data_options,
+    folders,
+    launch,
+    losses,
+    records,
+    same_weights,
+    validation_options,
+    weights,
+)
 
 # --- golden losses --------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default)
 import torch
 from torch import nn
 
+from fr.models.layers import PReLU, conv
+
 STEM_CHANNELS = 128
 STEM_GROUPS = 64  # so its second convolution isn't depthwise at scale 2, but mixes pairs of channels
 # (channels, channels inside the halving block, blocks that keep the shape, channels inside those)
@@ -37,8 +39,7 @@ def linear_block(inputs: int, outputs: int, size: int | tuple[int, int], groups:
 
 def conv_block(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> Layers:
     """Convolution padded to keep the size at stride 1, batch norm, PReLU with a slope a channel."""
-    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
-    return Layers(conv, nn.BatchNorm2d(outputs), nn.PReLU(outputs))
+    return Layers(conv(inputs, outputs, size, stride, groups), nn.BatchNorm2d(outputs), PReLU(outputs))
 
 
 def bottleneck(inputs: int, outputs: int, wide: int, stride: int) -> Layers:

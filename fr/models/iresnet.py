@@ -10,6 +10,8 @@ B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default)
 import torch
 from torch import nn
 
+from fr.models.layers import PReLU
+
 # Blocks of the four stages; each stage halves the map in its first block.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 200: (6, 26, 60, 6)}
 DOWNSCALE = 16
@@ -23,7 +25,7 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.prelu = nn.PReLU(outputs)
+        self.prelu = PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Module = nn.Identity()
@@ -48,7 +50,7 @@ class IResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.prelu = nn.PReLU(64)
+        self.prelu = PReLU(64)
         counts = DEPTHS[depth]
         self.layer1 = stage(64, 64, counts[0])
         self.layer2 = stage(64, 128, counts[1])

@@ -9,6 +9,8 @@ B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default,
 import torch
 from torch import nn
 
+from fr.models.layers import PReLU, conv
+
 # (expansion, channels, blocks, stride of the first block); 112 → 56 in the stem, → 28 → 14 → 7 here.
 STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 STEM_CHANNELS = 64
@@ -34,7 +36,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, size, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outputs)
-        self.prelu = nn.Identity() if linear else nn.PReLU(outputs)
+        self.prelu = nn.Identity() if linear else PReLU(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.prelu(self.bn(self.conv(x)))
@@ -51,10 +53,10 @@ class Bottleneck(nn.Module):
         self.conv = nn.Sequential(
             nn.Conv2d(inputs, wide, 1, bias=False),
             nn.BatchNorm2d(wide),
-            nn.PReLU(wide),
-            nn.Conv2d(wide, wide, 3, stride, padding=1, groups=wide, bias=False),
+            PReLU(wide),
+            conv(wide, wide, 3, stride, groups=wide),
             nn.BatchNorm2d(wide),
-            nn.PReLU(wide),
+            PReLU(wide),
             nn.Conv2d(wide, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )

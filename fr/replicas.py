@@ -1,0 +1,137 @@
+"""What is done to a backbone so that it trains well on this machine: none of it changes a key of its state dict.
+
+Letters: B samples of a rank, C channels.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from fr.distributed import world_size
+from fr.losses.sharded import sum_over_ranks
+
+
+def resolved_precision(wish: str, device: torch.device) -> str:
+    """`fp32` or `bf16`; `auto` is bf16 where the processor multiplies matrices in it, else fp32."""
+    if wish != "auto":
+        return wish
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities()
+        native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bf16" if native else "fp32"
+
+
+def replicate(backbone: nn.Module, compiled: bool) -> nn.Module:
+    """The backbone under DistributedDataParallel, to call in training; weights and buffers stay the backbone's.
+
+    A backbone without a weight to train is called as it is: there is no gradient to share.
+    compiled: through torch.compile, whose kernels round differently.
+    """
+    module = cast(nn.Module, torch.compile(backbone)) if compiled else backbone
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        return module
+    return DistributedDataParallel(module, gradient_as_bucket_view=True)
+
+
+def unshared(replicas: nn.Module) -> AbstractContextManager[None]:
+    """Around the backward passes of all micro-batches but the last: their gradients only add up on each rank."""
+    if isinstance(replicas, DistributedDataParallel):
+        quiet: AbstractContextManager[None] = replicas.no_sync()
+        return quiet
+    return nullcontext()
+
+
+def checkpoint_blocks(backbone: nn.Module) -> None:
+    """Keep of each block only its input, and compute the rest again in the backward pass: the same numbers for a third
+    more time and a fraction of the memory (arXiv:1604.06174). A block is what an nn.Sequential holds that has
+    children and isn't one itself: the residual blocks of all deep networks here.
+    """
+    for block in _blocks(backbone):
+        block.forward = partial(
+            checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, block)
+        )
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.Sequential):
+            yield from _blocks(child)
+        elif isinstance(module, nn.Sequential) and any(True for _ in child.children()):
+            yield child
+        else:
+            yield from _blocks(child)
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _running_statistics_kept(block)
+
+
+@contextmanager
+def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
+    """The second forward pass over the same batch must not move the running statistics a second time."""
+    norms = [norm for norm in block.modules() if isinstance(norm, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    before = [count.clone() for count in counts]
+    for norm in norms:
+        norm.momentum = 0.0  # the backward pass wants the same tensors saved, so the statistics can't just be left out
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for count, old in zip(counts, before, strict=True):
+            count.copy_(old)
+
+
+def synchronise_batch_norms(backbone: nn.Module, device: torch.device) -> nn.Module:
+    """The backbone with batch norms over the samples of all ranks, whatever their number."""
+    if device.type == "cuda":
+        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)  # type: ignore[no-untyped-call]
+        return synchronised
+    for module in backbone.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = GlobalBatchNorm  # the same tensors and settings, another forward
+    return backbone
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """Batch norm over the samples of all ranks, [B, C] or [B, C, …] → the same shape; B is equal on every rank.
+
+    What torch.nn.SyncBatchNorm does, which refuses CPU tensors.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        wide = x.float()
+        others = [0, *range(2, x.dim())]
+        samples = world_size() * x.numel() // x.shape[1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        mean = sum_over_ranks(wide.sum(others), parts_follow=True) / samples
+        centred = wide - mean.view(shape)
+        variance = sum_over_ranks(centred.square().sum(others), parts_follow=True) / samples
+        if self.track_running_stats:
+            self._follow(mean.detach(), variance.detach() * samples / max(1, samples - 1))
+        y = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        rate = self.momentum if self.momentum is not None else 1 / int(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, rate)
+        self.running_var.lerp_(variance, rate)

@@ -1,0 +1,222 @@
+"""What is done to a backbone for training: memory, ranks, averages and groups, each against the plain form."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fr.averaging import WeightAverage
+from fr.errors import InputError
+from fr.models import build_model
+from fr.optimizer import build_sgd, parameter_groups, set_lr
+from fr.replicas import (
+    GlobalBatchNorm,
+    checkpoint_blocks,
+    replicate,
+    resolved_precision,
+    synchronise_batch_norms,
+    unshared,
+)
+
+CPU = torch.device("cpu")
+
+
+def small_mobilenet() -> nn.Module:
+    torch.manual_seed(0)
+    return build_model("mobilenet", 16, (32, 32)).train()
+
+
+def images(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+class Kept(TorchDispatchMode):
+    """Counts convolutions, to see that blocks really run twice."""
+
+    convolutions = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.convolutions += func is torch.ops.aten.convolution.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_checkpointed_blocks_give_the_same_bits_and_statistics() -> None:
+    plain, twice = small_mobilenet(), small_mobilenet()
+    checkpoint_blocks(twice)
+    counts = []
+    for model in (plain, twice):
+        with Kept() as kept:
+            model(images(4)).square().sum().backward()
+        counts.append(kept.convolutions)
+    assert counts[1] - counts[0] == 15 * 5  # every block's five convolutions once more
+    for name, gradient in gradients(plain).items():
+        assert torch.equal(gradients(twice)[name], gradient), name
+    # The batch statistics too: the second pass leaves no trace in them.
+    assert plain.state_dict().keys() == twice.state_dict().keys()
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(twice.state_dict()[name], tensor), name
+
+
+def test_checkpointing_keeps_less() -> None:
+    def kept_bytes(model: nn.Module) -> int:
+        sizes = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model(images(4))
+        return sum(sizes.values())
+
+    plain, twice = small_mobilenet(), small_mobilenet()
+    checkpoint_blocks(twice)
+    assert kept_bytes(twice) < 0.5 * kept_bytes(plain)
+
+
+def synchronised_run(whole: torch.Tensor, wide: bool) -> dict[str, torch.Tensor]:
+    """Two steps of a small network under DDP on this rank's part of the batch: its weights and statistics."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    model.append(nn.BatchNorm1d(5, momentum=None, affine=False))
+    replicas = replicate(synchronise_batch_norms(model, CPU) if wide else model, compiled=False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    part = whole.chunk(dist.get_world_size())[dist.get_rank()]
+    for _ in range(2):
+        optimizer.zero_grad()
+        replicas(part).pow(3).mean().backward()
+        optimizer.step()
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_global_batch_norms_make_a_run_independent_of_the_ranks(
+    world: int, run_distributed: Callable[..., list[Any]], one_rank: None
+) -> None:
+    whole = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    dist_free = synchronised_run(whole, wide=False)  # torch's own batch norms over the whole batch
+    for states in run_distributed(world, synchronised_run, whole, True):
+        assert states.keys() == dist_free.keys()
+        for name, tensor in states.items():
+            # Sums of 288 float32 values in another order, through two batch norms and two steps.
+            torch.testing.assert_close(tensor, dist_free[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_ranks_differ_without_global_batch_norms(run_distributed: Callable[..., list[Any]]) -> None:
+    whole = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    one, other = run_distributed(2, synchronised_run, whole, False)
+    assert not torch.allclose(one["1.running_mean"], other["1.running_mean"], rtol=1e-3)
+
+
+def test_a_global_batch_norm_uses_its_running_statistics_in_evaluation(one_rank: None) -> None:
+    norm = nn.BatchNorm2d(3)
+    norm(images(4))
+    both = synchronise_batch_norms(nn.Sequential(copy.deepcopy(norm)), CPU).eval()
+    assert isinstance(both[0], GlobalBatchNorm)  # type: ignore[index]
+    assert torch.equal(both(images(2)), norm.eval()(images(2)))
+
+
+def test_on_a_gpu_torchs_own_synchronised_batch_norm_is_taken() -> None:
+    converted = synchronise_batch_norms(nn.Sequential(nn.BatchNorm2d(3)), torch.device("cuda"))
+    assert type(next(iter(converted.children()))) is nn.SyncBatchNorm
+
+
+def test_a_backbone_without_a_weight_to_train_is_called_as_it_is(one_rank: None) -> None:
+    model = small_mobilenet().requires_grad_(False)
+    replicas = replicate(model, compiled=False)
+    assert replicas is model
+    with unshared(replicas):
+        assert replicas(images(2)).shape == (2, 16)
+    assert isinstance(replicate(small_mobilenet(), compiled=False), DistributedDataParallel)
+
+
+@pytest.mark.slow
+def test_a_compiled_backbone_gives_the_same_losses_to_rounding(one_rank: None) -> None:
+    def losses(compiled: bool) -> list[float]:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.PReLU(), nn.AvgPool2d(6), nn.Flatten(),
+            nn.Linear(200, 4),
+        )  # fmt: skip
+        replicas, optimizer, found = replicate(model, compiled), torch.optim.SGD(model.parameters(), 0.05), []
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = (replicas(images(4)) - 1).square().mean()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        assert next(iter(model.state_dict())) == "0.weight"  # the compiled one trains the same tensors
+        return found
+
+    plain = losses(compiled=False)
+    assert plain[-1] < plain[0]
+    assert losses(compiled=True) == pytest.approx(plain, rel=1e-4)  # float32 sums in another order, four steps
+
+
+@pytest.mark.parametrize(
+    ("able", "wish", "precision"),
+    [
+        ({"amx_bf16": True}, "auto", "bf16"),
+        ({"avx512_bf16": True}, "auto", "bf16"),
+        ({"avx512_f": True}, "auto", "fp32"),
+        ({}, "bf16", "bf16"),
+        ({"amx_bf16": True}, "fp32", "fp32"),
+    ],
+)
+def test_auto_takes_bf16_where_the_processor_computes_in_it(
+    able: dict[str, bool], wish: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert resolved_precision(wish, CPU) == precision
+
+
+def test_the_average_follows_weights_and_statistics_by_the_formula() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    average = WeightAverage(model, 0.5)
+    wanted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for k in range(12):
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor += 1 + k
+        average.update(k)
+        d = min(0.5, (1 + k) / (10 + k))
+        for name, tensor in model.state_dict().items():
+            wanted[name] = wanted[name] * d + tensor * (1 - d) if tensor.is_floating_point() else tensor.clone()
+    for name, tensor in average.model.state_dict().items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-5, atol=0)  # float32, twelve times
+    assert not average.model.training and not any(p.requires_grad for p in average.model.parameters())
+
+
+def test_groups_freeze_and_scale_by_name() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    named = {f"backbone.{name}": p for name, p in model.named_parameters()}
+    groups = parameter_groups(named, ["backbone.0.*"], ["*.bias=2", "backbone.1.*=0.5"])
+    rates = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    assert [rates[id(p)] for p in model.parameters()] == [1.0, 2.0, 0.5, 0.5]  # the later pattern counts
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+
+    optimizer = build_sgd(groups, 0.1, 0.9, 0.01)
+    set_lr(optimizer, 0.2)
+    before = [p.detach().clone() for p in model.parameters()]
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    for parameter, old, rate in zip(model.parameters(), before, [0, 0, 0.1, 0.1], strict=True):
+        step = 0 * old if parameter.grad is None else rate * (parameter.grad + 0.01 * old)  # decay and all
+        torch.testing.assert_close(parameter.detach(), old - step)
+
+
+@pytest.mark.parametrize(("freeze", "scale"), [(["backbone.wieght"], []), ([], ["backbone.wieght=3"])])
+def test_a_pattern_that_matches_nothing_is_refused(freeze: list[str], scale: list[str]) -> None:
+    named = {"backbone.weight": nn.Parameter(torch.zeros(1))}
+    with pytest.raises(InputError, match=r"backbone\.wieght: no parameter is called so; similar: backbone\.weight"):
+        parameter_groups(named, freeze, scale)

@@ -1,0 +1,160 @@
+"""`benchmark.py step`: images a second of a whole training step, in each precision and memory order.
+
+A step is forward, backward, clipping and SGD of backbone and head, as train.py does it, on pictures that are already
+there. The forms take turns, so that what else the machine does meets them alike. `plain` is fp32 with torch's own PReLU
+and pages of 4 KB: what a trainer of torch's layers does without any of ours.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm import tqdm
+
+from fr.distributed import use_huge_pages
+from fr.losses.classifier import MarginSoftmax
+from fr.losses.settings import LossSettings
+from fr.models import build_model, family
+from fr.models.layers import PReLU
+from fr.optimizer import build_sgd
+from fr.options import train_options
+from fr.replicas import replicate
+from fr.training import StepSettings, training_mode, training_step
+
+_CLASSES, _EMBED_SIZE = 8_631, 512
+
+
+@dataclass(frozen=True)
+class Form:
+    precision: str = "fp32"
+    channels_last: bool = False
+    compiled: bool = False
+    plain: bool = False
+
+
+FORMS = {
+    "plain": Form(plain=True),
+    "fp32": Form(),
+    "channels_last": Form(channels_last=True),
+    "bf16": Form(precision="bf16"),
+    "both": Form(precision="bf16", channels_last=True),
+    "compile": Form(precision="bf16", channels_last=True, compiled=True),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    form: str
+    ranks: int
+    batch: int
+    steps: int
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "step", help="a whole step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", nargs="+", default=["mobilenet", "iresnet50"], help="backbones (default: %(default)s)")
+    default = [name for name in FORMS if name != "compile"]
+    add("--forms", nargs="+", choices=FORMS, default=default, help="(default: all but compile, which takes minutes)")
+    add("--ranks", type=int, nargs="+", default=[1], help="processes [count] (default: %(default)s)")
+    add("--batch", type=int, default=32, help="images over all ranks [count] (default: %(default)s)")
+    add("--steps", type=int, default=3, help="measured a turn, after one that isn't [count] (default: %(default)s)")
+    add("--turns", type=int, default=3, help="of each form [count] (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure every case in turns, then print the table and the ratios."""
+    cases = [
+        Case(model, form, ranks, arguments.batch, arguments.steps)
+        for model in arguments.model
+        for ranks in arguments.ranks
+        for form in arguments.forms
+    ]
+    speeds: dict[Case, list[float]] = {case: [] for case in cases}
+    for case in tqdm(cases * arguments.turns, desc="measuring", unit="turn", file=sys.stderr):
+        speeds[case] += _in_own_processes(case)
+    print(f"{'model':>16} {'ranks':>5} {'form':14} {'images/s':>9} {'spread':>15}")
+    for case, found in speeds.items():
+        spread = f"{min(found):.1f} … {max(found):.1f}"
+        print(f"{case.model:>16} {case.ranks:5} {case.form:14} {statistics.median(found):9.1f} {spread:>15}")
+    medians = {case: statistics.median(found) for case, found in speeds.items()}
+    results = [{**asdict(case), "images_per_s": speed} for case, speed in medians.items()]
+    print(json.dumps({**_ratios(medians), "results": results}))
+
+
+def _ratios(medians: dict[Case, float]) -> dict[str, float]:
+    """Of each model the recipes' form (`both`) against fp32 and the plain one, on the fewest ranks."""
+    least = min(case.ranks for case in medians)
+    by_form = {(case.model, case.form): speed for case, speed in medians.items() if case.ranks == least}
+    return {
+        f"{model}_vs_{base}": by_form[model, "both"] / by_form[model, base]
+        for model, form in by_form
+        for base in ("fp32", "plain")
+        if form == "both" and (model, base) in by_form
+    }
+
+
+def _in_own_processes(case: Case) -> list[float]:
+    """Images a second of all ranks, one figure a step."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "tools.step_benchmark", json.dumps(asdict(case)), folder]
+        root = Path(__file__).resolve().parent.parent
+        ranks = [subprocess.Popen([*command, str(rank)], cwd=root) for rank in range(case.ranks)]
+        if sum(abs(process.wait()) for process in ranks):
+            raise SystemExit(f"{case}: a process failed")
+        measured = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(case.ranks)]
+    return [case.batch / max(seconds) for seconds in zip(*measured, strict=True)]
+
+
+def _measure_rank(case: Case, folder: str, rank: int) -> None:
+    """Run the steps as one of the case's ranks and leave their seconds in a file."""
+    form = FORMS[case.form]
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // case.ranks))
+    if not form.plain:
+        use_huge_pages()  # as open_ranks does
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)
+    torch.manual_seed(0)
+    size = family(case.model).input_size
+    order = torch.channels_last if form.channels_last else torch.contiguous_format
+    backbone = build_model(case.model, _EMBED_SIZE, size).to(memory_format=order)
+    if form.plain:
+        for module in backbone.modules():
+            if isinstance(module, PReLU):
+                module.forward = partial(nn.PReLU.forward, module)  # type: ignore[method-assign]
+    required = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "-")]
+    head = MarginSoftmax(_CLASSES, _EMBED_SIZE, LossSettings.of(train_options(required).values), seed=0)
+    optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
+    replicas = replicate(backbone, form.compiled)
+    training_mode(replicas, freeze_bn=False)
+    own = case.batch // case.ranks
+    batch = (torch.rand(own, 3, *size).to(memory_format=order), torch.randint(_CLASSES, (own,)))
+    settings = StepSettings(1, 5.0, form.precision, False, order)
+    seconds = []
+    for number in range(case.steps + 1):
+        dist.barrier()
+        start = time.perf_counter()
+        training_step(replicas, head, optimizer, [batch], number, settings)
+        seconds.append(time.perf_counter() - start)
+    Path(folder, f"{rank}.json").write_text(json.dumps(seconds[1:]))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _measure_rank(Case(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]))

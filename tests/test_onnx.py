@@ -287,9 +287,12 @@ def test_on_a_gpu_the_ranks_own_one_is_used_where_onnx_runtime_can(
     session = onnxruntime.InferenceSession
     found = [*(["CUDAExecutionProvider"] if build == "onnxruntime-gpu" else []), "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: found)
-    monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, settings, providers: (asked.extend(providers), session(path))[1]
-    )
+
+    def open_session(path: Path, _settings: Any, providers: list[Any]) -> Any:
+        asked.extend(providers)
+        return session(path)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
     OnnxModel(foreign(tmp_path / "f.onnx"), torch.device("cuda", 3))
     on_gpu = [("CUDAExecutionProvider", {"device_id": 3})] if build == "onnxruntime-gpu" else []
     assert asked == [*on_gpu, "CPUExecutionProvider"]

@@ -9,6 +9,7 @@ mark.
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -182,7 +183,9 @@ def read_head(path: Path) -> tuple[torch.Tensor, list[str] | None]:
     shape = shapes_in(reader.read_metadata(), folder).get("head", ())
     try:
         head = torch.empty(shape)
-        dcp.load({"head": head}, storage_reader=reader, no_dist=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant to be
+            dcp.load({"head": head}, storage_reader=reader, no_dist=True)
     except (CheckpointException, RuntimeError, TypeError) as error:
         reason = causes(error) if isinstance(error, CheckpointException) else error
         raise InputError(f"{folder}: the head is missing or damaged: {reason}") from error

@@ -18,10 +18,15 @@ Layout = Mapping[str, tuple[int, ...]]
 
 
 def filled(layout: Layout, seed: int = 0) -> Tensors:
-    """Numbers of its own in each tensor; counters are whole numbers."""
+    """Numbers of its own in each tensor, so small that a network stays finite; counters are whole numbers."""
     generator = torch.Generator().manual_seed(seed)
     drawn = {key: torch.rand(shape, generator=generator) for key, shape in layout.items()}
-    return {key: (9 * tensor).long() if key.endswith("tracked") else tensor for key, tensor in drawn.items()}
+    for key, tensor in drawn.items():
+        if tensor.ndim > 1:
+            tensor.sub_(0.5).div_(tensor[0].numel() ** 0.5)
+        elif key.endswith("tracked"):
+            drawn[key] = (9 * tensor).long()
+    return drawn
 
 
 def with_prefix(tensors: Tensors, prefix: str = "module.") -> Tensors:

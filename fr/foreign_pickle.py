@@ -113,7 +113,7 @@ def _read_pickles(file: BinaryIO) -> Any:
             return _resolved(tree, {})
         _version, _machine, tree, keys = load(), load(), load(), load()
         flat = {}
-        for key in map(str, keys):
+        for key in keys:
             (elements,) = struct.unpack("<q", content.read(8))
             storage = storages[key]._replace(elements=count(elements))
             flat[key] = _flat(content.read(elements * storage.dtype.itemsize), storage)

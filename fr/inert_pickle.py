@@ -145,8 +145,14 @@ class _Known(NamedTuple):
 
 def count(number: Any) -> int:
     if not isinstance(number, int) or number < 0:
-        raise pickle.UnpicklingError(f"{number!r} where a size is due")
+        raise pickle.UnpicklingError("something else where a size is due")  # whose text may have no end
     return number
+
+
+def _text(key: Any) -> str:
+    if not isinstance(key, str):
+        raise pickle.UnpicklingError("a storage without a name")
+    return key
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_flags_and_hooks: Any) -> Any:
@@ -207,7 +213,7 @@ class InertUnpickler(pickle._Unpickler):
         dtype, key, _device, elements, *view = data
         if not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError("a storage of no known type")
-        storage = self._storages.setdefault(str(key), Storage(str(key), dtype, count(elements)))
+        storage = self._storages.setdefault(key, Storage(_text(key), dtype, count(elements)))
         if view and view[0] is not None:
             _, first, elements = view[0]
             return Storage(storage.key, storage.dtype, count(elements), count(first))

@@ -81,7 +81,7 @@ _STEM = {"conv1.weight": (64, 3, 7, 7)}
 _ANCESTOR = System("face_recognition.pytorch", KEYS_001, head="fc_angular.weight", transposed=True)
 _CENTRE_LOSS = System("facenet with centre loss", head="model.classifier.weight", drops=("model.classifier.bias",))
 _INSIGHTFACE = System("insightface", head="weight", template="arcface", alignment="umeyama")
-_MOBILEFACENET = System("MobileFaceNet_Pytorch", template="arcface", alignment="umeyama")
+_MOBILEFACENET = System("MobileFaceNet_Pytorch", alignment="umeyama")  # SphereFace's points in 96 × 112
 _CAFFE = System("VGGFace2-pytorch", head="fc.weight", drops=("fc.bias",), pooled=2048)
 _IMAGENET = System(
     "torchvision, trained on ImageNet",

@@ -38,12 +38,12 @@ def test_an_imported_file_is_a_snapshot_with_the_familys_preprocessing(
     assert same_weights(contents["state_dict"], tensors)
     assert (contents["model"], contents["embed_size"], contents["iteration"]) == ("mobilefacenet", 128, 0)
     preprocessing = contents["preprocessing"]
-    assert (preprocessing["template"], preprocessing["alignment"]) == ("arcface", "umeyama")
+    assert (preprocessing["template"], preprocessing["alignment"]) == ("sphereface", "umeyama")
     assert (preprocessing["input_size"], preprocessing["std"]) == ([112, 96], [128 / 255] * 3)
     printed = capsys.readouterr().out
     assert "mobilefacenet (MobileFaceNet_Pytorch), " in printed
     assert "embeddings of 128, no head" in printed
-    assert "96×112 RGB, umeyama to the arcface template" in printed
+    assert "96×112 RGB, umeyama to the sphereface template" in printed
     assert [path.name for path in out.parent.iterdir()] == ["net_0.pt"]
     assert snapshot.newest(out.parent, "net") is None  # without a training state there is nothing to resume
 

@@ -143,11 +143,7 @@ def _preprocessing(options: argparse.Namespace) -> Preprocessing:
     own = Preprocessing(
         model.input_size, options.template, options.alignment, model.color_order, model.mean, model.std
     )
-    wished = own.wished(options.input_size, options.mean, options.std, options.color_order)
-    if any(side % model.divisor for side in wished.input_size):
-        sides = " ".join(map(str, options.input_size))
-        raise InputError(f"--input_size {sides}: {options.model} needs a multiple of {model.divisor}")
-    return wished
+    return own.wished(options.input_size, options.mean, options.std, options.color_order)
 
 
 def _named_parameters(backbone: torch.nn.Module, head: MarginSoftmax) -> dict[str, torch.nn.Parameter]:

@@ -269,6 +269,7 @@ def _evaluation(group: Group) -> None:
         default=0,
         help="of the embedding [numbers]; 0 = as --snap says",
     )
+    add("--averaged", **FLAG, help="the moving average of the weights; false = the weights")
     add("--json", default="", help="file to write the figures to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
 

@@ -56,13 +56,15 @@ def read_backbone(path: Path) -> tuple[dict[str, Any], Preprocessing]:
         raise InputError(*[f"{path}: {problem}" for problem in error.problems]) from error
 
 
-def load_backbone(path: Path, contents: dict[str, Any], input_size: tuple[int, int]) -> nn.Module:
-    """The backbone of a snapshot for pictures of (H, W), in evaluation mode; InputError when its weights don't fit."""
-    name = contents["model"]
-    if any(side % family(name).divisor for side in input_size):
-        raise InputError(f"--input_size: {name} needs multiples of {family(name).divisor}, got {input_size}")
-    model = build_model(name, contents["embed_size"], input_size)
-    snapshot.load_weights(model, contents, path)
+def load_backbone(
+    path: Path, contents: dict[str, Any], input_size: tuple[int, int], averaged: bool = False
+) -> nn.Module:
+    """The backbone of a snapshot for pictures of (H, W), in evaluation mode; InputError when its weights don't fit.
+
+    averaged: with the moving average of its weights (`--ema_decay`).
+    """
+    model = build_model(contents["model"], contents["embed_size"], input_size)
+    snapshot.load_weights(model, contents, path, averaged)
     return model.eval()
 
 
@@ -71,7 +73,7 @@ def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device
     _check_wishes(path, options, contents["model"], contents["embed_size"])
     preprocessing = _wished(stored, options)
     return ScoredModel(
-        load_backbone(path, contents, preprocessing.input_size).to(device),
+        load_backbone(path, contents, preprocessing.input_size, options.averaged).to(device),
         preprocessing,
         _facts(contents),
         contents["config"],
@@ -80,6 +82,8 @@ def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device
 
 
 def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) -> ScoredModel:
+    if options.averaged:
+        raise InputError(f"--averaged: {path} is no snapshot; export one with tools/export_onnx.py --averaged")
     model = OnnxModel(path, device)
     stored = model.preprocessing or _said(path, options, model.input_size)
     preprocessing = _wished(stored, options)

@@ -81,10 +81,13 @@ def check(path: Path, contents: Any) -> dict[str, Any]:
     return contents
 
 
-def load_weights(model: nn.Module, contents: dict[str, Any], path: Path) -> None:
-    """Put the backbone's weights of a snapshot into a model; InputError lists what doesn't fit."""
+def load_weights(model: nn.Module, contents: dict[str, Any], path: Path, averaged: bool = False) -> None:
+    """Put the backbone's weights of a snapshot, or their average, into a model; InputError lists what doesn't fit."""
+    weights = contents.get("average" if averaged else "state_dict")
+    if not isinstance(weights, dict):
+        raise InputError(f"{path}: holds no averaged weights: it was trained without --ema_decay")
     try:
-        model.load_state_dict(contents["state_dict"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import evaluate_lfw
 import train
 from fr import snapshot
 from fr.errors import InputError
@@ -133,3 +134,22 @@ def reference_losses(sample_data: Path, tmp_path_factory: pytest.TempPathFactory
     out = tmp_path_factory.mktemp("reference")
     train.main([*data_options(sample_data), *TINY, *folders(out), "--max_iterations", "3"])
     return losses(out)
+
+
+def test_the_averaged_weights_of_a_snapshot_are_scored_on_demand(
+    run: Callable[..., Losses], sample_data: Path, tmp_path: Path
+) -> None:
+    run("--ema_decay", "0.5", *validation_options(sample_data), "--max_iterations", "2")
+    path = tmp_path / "snapshots" / "tiny_2.pt"
+    metrics = snapshot.read(path)["metrics"]
+    for option, prefix in (([], ""), (["--averaged"], "ema_")):
+        assert evaluate_lfw.main(["--snap", str(path), "--json", str(tmp_path / "f.json"), *option]) == 0
+        figures = json.loads((tmp_path / "f.json").read_text())
+        assert figures == {name: metrics[prefix + name] for name in figures}
+    run("--max_iterations", "1", out=tmp_path / "without")
+    with pytest.raises(InputError, match="holds no averaged weights: it was trained without --ema_decay"):
+        evaluate_lfw.main(["--snap", str(tmp_path / "without/snapshots/tiny_1.pt"), "--averaged", *lfw(sample_data)])
+
+
+def lfw(data: Path) -> list[str]:
+    return ["--val_data_root", f"{data}/lfw"]

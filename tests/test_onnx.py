@@ -17,10 +17,10 @@ from torch import nn
 import evaluate_lfw
 from fr.errors import InputError
 from fr.models import MODELS, Family, build_model
-from fr.onnx_export import Deployed, difference, embeddings_of, export_program, random_pixels, to_onnx
+from fr.onnx_export import difference, random_pixels
 from fr.onnx_model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.preprocessing import Preprocessing
-from tests.conftest import ROOT, launch, validation_options
+from tests.conftest import launch, validation_options
 from tools import export_onnx
 
 CPU = torch.device("cpu")
@@ -92,39 +92,6 @@ def figures(tmp_path: Path, *options: str) -> dict[str, float]:
 
 
 @cache
-def smallest_of_each_kind() -> list[str]:
-    """Of the models made of the same kinds of layers the one with the fewest weights: depth adds only time."""
-    kinds: dict[frozenset[type], tuple[int, str]] = {}
-    for name, family in MODELS.items():
-        with torch.device("meta"):
-            model = family.build(16, family.input_size)
-        kind = frozenset(type(module) for module in model.modules())
-        found = (sum(parameter.numel() for parameter in model.parameters()), name)
-        kinds[kind] = min(found, kinds.get(kind, found))
-    return [name for _, name in kinds.values()]
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "kind" in metafunc.fixturenames:
-        slow = [pytest.param(name, marks=pytest.mark.slow) for name in smallest_of_each_kind() if name != "mobilenet"]
-        metafunc.parametrize("kind", ["mobilenet", *slow])
-
-
-def test_every_kind_of_model_exports_to_the_same_numbers_for_any_batch(kind: str, tmp_path: Path) -> None:
-    divisor = MODELS[kind].divisor
-    side = -(-96 // divisor) * divisor
-    model = warmed(kind, (side, side))
-    content = to_onnx(export_program(Deployed(model, None, l2_norm=False), (side, side)), {})
-    assert str(ROOT).encode() not in content  # the exporter would note the sources of each node
-    (tmp_path / "m.onnx").write_bytes(content)
-    assert onnx.load(tmp_path / "m.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-    network = OnnxModel(tmp_path / "m.onnx", CPU)
-    for count in (1, 3):
-        pictures = random_pixels(count, (side, side)) / 255
-        found = difference(embeddings_of(model, pictures), network(pictures))
-        assert found.within(export_onnx.LIMIT), found
-
-
 def test_a_file_says_what_it_is_and_gives_the_figures_of_its_snapshot(
     snap: Path, exported: Path, tmp_path: Path, sample_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,7 +93,7 @@ def test_defaults_are_those_documented() -> None:
 
 def test_evaluation_defaults_are_those_documented() -> None:
     assert evaluation_options(["--snap", "a.pt"]).as_dict() == {
-        "snap": "a.pt", "model": "", "embed_size": 0, "json": "", "report": "",
+        "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "",
         "input_size": [], "template": "auto", "alignment": "auto", "mean": [], "std": [], "color_order": "auto",
         "val_data_root": "", "val_list": "", "val_landmarks": "", "val_batch_size": 20, "flipped_emb": False,
         "device": "auto", "dali_device": "auto", "dali_threads": 0,

@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     arguments = _arguments(argv)
     contents, contract = read_backbone(arguments.snap)
     with open_ranks("cpu") as ranks, ExitStack() as files:
-        backbone = load_backbone(arguments.snap, contents, contract.input_size)
+        backbone = load_backbone(arguments.snap, contents, contract.input_size, arguments.averaged)
         faces = _verification_faces(arguments, contents["config"])
         dali = dali_settings("cpu", 0, ranks)
         given = raw_pixels(contract) if arguments.with_preprocessing else contract
@@ -112,6 +112,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     add("out", type=Path, metavar="OUT.onnx", help="file to write")
     add("--with_preprocessing", action="store_true", help="normalise inside: RGB pixels 0-255 in (default: outside)")
     add("--l2_norm", action="store_true", help="embeddings of length 1 (default: as the backbone gives them)")
+    add("--averaged", action="store_true", help="the moving average of the weights (default: the weights)")
     add("--program", type=Path, metavar="OUT.pt2", help="write torch.export's program, too (default: none)")
     help_int8 = "write OUT.int8.onnx, too, calibrated with N faces [photographs]; 0 = don't (default: 0)"
     add("--int8", type=int, metavar="N", default=0, help=help_int8)

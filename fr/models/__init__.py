@@ -112,5 +112,12 @@ def family(name: str) -> Family:
 
 
 def build_model(name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
-    """A backbone with fresh weights: [B, 3, H, W] → [B, embed_size]. Draws from torch's generator."""
-    return family(name).build(embed_size, input_size)
+    """A backbone with fresh weights: [B, 3, H, W] → [B, embed_size]. Draws from torch's generator.
+
+    InputError for an unknown name and for (height, width) that it can't take.
+    """
+    model = family(name)
+    if any(side % model.divisor for side in input_size):
+        height, width = input_size
+        raise InputError(f"{name} needs sides that are multiples of {model.divisor}, got {height}×{width}")
+    return model.build(embed_size, input_size)

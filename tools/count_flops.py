@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""What a backbone costs: parameters, multiply-adds, activations, and images a second on this machine.
+
+    python tools/count_flops.py --model iresnet50
+    python tools/count_flops.py --all --no_speed        # the table of the README
+
+Multiply-adds are those of convolutions and matrix products of one picture, from torch's own counter; activations the
+numbers that its convolutions and linear layers put out, which is what training keeps. Speed: medians in the form that
+--precision auto and --channels_last choose, forward alone and a whole training step (forward, backward, SGD).
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from fr.distributed import use_huge_pages
+from fr.errors import run_plainly
+from fr.models import MODELS, build_model, family
+from fr.replicas import resolved_precision
+
+_TURNS = 3
+_HEAD = f"| {'model':15} | {'input':9} | {'parameters':>11} | {'M MACs':>8} | {'M activations':>13} |"
+
+
+@dataclass(frozen=True)
+class Count:
+    """Of one picture; activations are numbers, not bytes."""
+
+    parameters: int
+    macs: int
+    activations: int
+
+
+def count(model: nn.Module, size: tuple[int, int]) -> Count:
+    """Count what a forward pass of one picture of (height, width) does; the model may be on the meta device."""
+    activations = 0
+
+    def note(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        nonlocal activations
+        activations += output.numel()
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, 3, *size, device=device))
+    for hook in hooks:
+        hook.remove()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Count(parameters, counter.get_total_flops() // 2, activations)  # two operations a multiply-add
+
+
+def speeds(model: nn.Module, size: tuple[int, int], batch: int) -> tuple[float, float]:
+    """Images a second on this machine's CPU: forward without gradients, and a training step."""
+    use_bf16 = resolved_precision("auto", torch.device("cpu")) == "bf16"
+    model.to(memory_format=torch.channels_last)
+    images = torch.rand(batch, 3, *size).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-4, fused=True)
+
+    def forward() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
+            embeddings: torch.Tensor = model(images)
+        return embeddings
+
+    def train() -> None:
+        optimizer.zero_grad()
+        torch.autograd.backward(forward().float().square().mean())
+        optimizer.step()
+
+    with torch.no_grad():
+        model.eval()
+        inference = _images_per_s(forward, batch)
+    model.train()
+    return inference, _images_per_s(train, batch)
+
+
+def _images_per_s(act: Callable[[], object], batch: int) -> float:
+    act()
+    seconds = []
+    for _ in range(_TURNS):
+        start = time.perf_counter()
+        act()
+        seconds.append(time.perf_counter() - start)
+    return batch / statistics.median(seconds)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tools/count_flops.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", help=f"{', '.join(MODELS)}, or timm/<name>")
+    which.add_argument("--all", action="store_true", help="every model but timm's")
+    parser.add_argument("--embed_size", type=int, default=256, help="[numbers] (default: 256)")
+    parser.add_argument("--input_size", type=int, nargs=2, metavar=("H", "W"), help="[pixels] (default: its own)")
+    parser.add_argument("--batch", type=int, default=16, help="of the measured speeds [images] (default: 16)")
+    parser.add_argument("--no_speed", action="store_true", help="count only")
+    arguments = parser.parse_args(argv)
+    use_huge_pages()
+    print(_HEAD + ("" if arguments.no_speed else " forward/s | training/s |"))
+    print("|" + "---|" * (5 if arguments.no_speed else 7))
+    names = list(MODELS) if arguments.all else [arguments.model]
+    for name in tqdm(names, desc="counting", unit="model", disable=len(names) == 1, file=sys.stderr):
+        size = tuple(arguments.input_size or family(name).input_size)
+        with torch.device("meta" if arguments.no_speed and not name.startswith("timm/") else "cpu"):
+            model = build_model(name, arguments.embed_size, size)
+        found = count(model, size)
+        row = f"| {name:15} | {f'{size[0]}×{size[1]}':9} | {found.parameters:11,} | {found.macs / 1e6:8.1f} | "
+        row += f"{found.activations / 1e6:13.2f} |"
+        if not arguments.no_speed:
+            inference, training = speeds(model, size, arguments.batch)
+            row += f" {inference:9.1f} | {training:10.1f} |"
+        tqdm.write(row)
+    return 0
+
+
+if __name__ == "__main__":
+    run_plainly("tools/count_flops.py", main)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import fields
@@ -18,6 +19,7 @@ from fr.errors import InputError
 from fr.losses.settings import LossSettings
 from fr.option_checks import check_batch_size
 from fr.options import Resolved, evaluation_options, train_options
+from tests.conftest import ROOT
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
@@ -466,3 +468,18 @@ def test_help_gives_a_default_and_a_unit_or_choices_for_every_option(
 def test_usage_problems_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     problems("--lrr", "--lr", "x", "--device", "7", "--flipped_emb", "2", "--precision", "int8")
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_commands_of_the_readme_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in ("VGGFace2_ROOT", "LFW_ROOT"):
+        monkeypatch.setenv(name, f"/{name}")
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    ")]
+    read = {"train.py": train_options, "evaluate_lfw.py": evaluation_options}
+    commands = [(read[word], line[at + 1 :]) for line in lines for at, word in enumerate(line[:5]) if word in read]
+    commands = [(options, words) for options, words in commands if not any("[" in word for word in words)]
+    assert len(commands) > 12
+    for options, words in commands:
+        if any(word.startswith("@configs/") or word == "--snap" for word in words):
+            assert options(words).values

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Train the same network with every loss, on the same data for the same time, and compare what comes out.
 
-    python tools/compare_losses.py runs/losses @configs/losses_faces_mini.yml
-    python tools/compare_losses.py runs/losses @configs/losses_faces_mini.yml --only softmax arc --seeds 0
+    python tools/compare_losses.py runs/losses @configs/faces_mini.yml
+    python tools/compare_losses.py runs/losses @configs/faces_mini.yml --only softmax arc --seeds 0
 
 What follows OUT goes to train.py, before the options of the loss. One process a run, as many at a time as there are
 cores. A run that is complete in OUT isn't done again, so an interrupted comparison goes on where it was.

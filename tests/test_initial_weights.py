@@ -72,6 +72,26 @@ def write_snapshot(folder: str) -> torch.Tensor:
     return head.weight.detach()
 
 
+def test_names_that_cannot_be_written_leave_the_older_snapshot_whole(
+    one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_snapshot(str(tmp_path))
+    before = (tmp_path / "net_5.pt").read_bytes()
+    open_whole = Path.open
+
+    def fails(path: Path, *mode: Any, **settings: Any) -> Any:
+        if path.name == "identities.txt" and mode == ("wb",):
+            raise OSError("no space left")
+        return open_whole(path, *mode, **settings)
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="no space left"):
+        patch.setattr(Path, "open", fails)
+        write_snapshot(str(tmp_path))
+    assert snapshot.newest(tmp_path, "net") == tmp_path / "net_5.pt"
+    assert (tmp_path / "net_5.pt").read_bytes() == before
+    assert snapshot.read_head(tmp_path / "net_5.pt")[1] == THEIRS
+
+
 def begin_from(folder: str) -> dict[str, Any]:
     backbone, head, _ = make_run(len(OURS), 2)
     said = initialise(backbone, head, OURS, InitialWeights(f"{folder}/net_5.pt", False, "", ""), None)

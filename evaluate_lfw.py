@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.data.annotations import VerificationFaces, read_lfw
+from fr.data.annotations import VerificationFaces
+from fr.data.lfw import read_lfw
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.verification_set import OPTIONS as SET_OPTIONS
 from fr.data.verification_set import find_set

@@ -16,10 +16,12 @@ import torch
 
 from fr import snapshot
 from fr.averaging import WeightAverage
-from fr.data.annotations import LabelledFaces, read_lfw, read_vgg
+from fr.data.annotations import LabelledFaces
 from fr.data.augmentation import Augmentation
+from fr.data.lfw import read_lfw
 from fr.data.order import Order
 from fr.data.pipeline import dali_settings, training_stream
+from fr.data.vgg import read_vgg
 from fr.distributed import Ranks, broadcast_buffers, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import evaluate

@@ -11,7 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fr.data.alignment import template_points, umeyama
-from fr.data.annotations import LANDMARK_COLUMNS, LabelledFaces, VerificationFaces, read_lfw, read_vgg
+from fr.data.annotations import LabelledFaces, VerificationFaces
+from fr.data.landmark_csv import LANDMARK_COLUMNS
+from fr.data.lfw import read_lfw
+from fr.data.vgg import read_vgg
 from fr.errors import InputError
 
 HEADER = "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y"

@@ -12,7 +12,8 @@ from torch import nn
 import evaluate_lfw
 import train
 from fr import snapshot
-from fr.data.annotations import VerificationFaces, read_lfw
+from fr.data.annotations import VerificationFaces
+from fr.data.lfw import read_lfw
 from fr.data.pipeline import DaliSettings
 from fr.data.verification_set import find_set
 from fr.distributed import Ranks

@@ -16,10 +16,12 @@ from nvidia.dali import backend, ops
 
 from fr.data import pipeline
 from fr.data.alignment import ALIGNMENTS, Array, compose, invert, template_points
-from fr.data.annotations import Faces, LabelledFaces, read_lfw, read_vgg
+from fr.data.annotations import Faces, LabelledFaces
 from fr.data.augmentation import Augmentation, boxes, draw, geometry
+from fr.data.lfw import read_lfw
 from fr.data.order import Order
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream, regions, training_stream
+from fr.data.vgg import read_vgg
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.preprocessing import Preprocessing

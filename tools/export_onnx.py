@@ -29,10 +29,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.annotations import Faces, VerificationFaces, read_lfw, read_vgg
+from fr.data.annotations import Faces, VerificationFaces
+from fr.data.lfw import read_lfw
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.verification_set import OPTIONS as SET_OPTIONS
 from fr.data.verification_set import find_set
+from fr.data.vgg import read_vgg
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import Network, evaluate

@@ -1,0 +1,73 @@
+"""VGGFace2's `bb_landmark/loose_landmark_*.csv`: the five points of each photograph, by name."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from numpy.typing import NDArray
+
+from fr.data.annotations import read_text
+from fr.errors import InputError
+
+LANDMARK_COLUMNS = [f"P{point}{axis}" for point in range(1, 6) for axis in "XY"]
+
+
+def landmark_table(given: Path, list_path: Path) -> Path:
+    if given.is_file():
+        return given
+    if not given.is_dir():
+        raise InputError(f"--train_landmarks {given}: no such file or folder")
+    kind = next((kind for kind in ("train", "test") if kind in list_path.name), "all")
+    table = given / f"loose_landmark_{kind}.csv"
+    if not table.is_file():
+        raise InputError(
+            f"{table}: no such file (chosen since the list is called {list_path.name}); "
+            "give the CSV itself with --train_landmarks"
+        )
+    return table
+
+
+def read_landmark_csv(path: Path) -> tuple[pa.StringArray, NDArray[np.float64]]:
+    """NAME_ID and the five points of every row: names, [N, 5, 2] pixels."""
+    types: dict[str, pa.DataType] = {"NAME_ID": pa.string()} | dict.fromkeys(LANDMARK_COLUMNS, pa.float64())
+    try:
+        table = pyarrow.csv.read_csv(
+            path,
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=types,
+                include_columns=list(types),
+                # `cat train.csv test.csv` leaves a second header inside; as a row of nulls it matches no photograph.
+                null_values=LANDMARK_COLUMNS,
+            ),
+        )
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error}") from error
+    except pa.ArrowKeyError as error:
+        raise InputError(f"{path}:1: expected the header {','.join(types)}") from error
+    except pa.ArrowInvalid as error:
+        raise InputError(_bad_csv_row(path) or f"{path}: {error}") from error
+    points = np.stack([table[column].to_numpy() for column in LANDMARK_COLUMNS], axis=1)
+    return table["NAME_ID"].combine_chunks(), points.reshape(-1, 5, 2)
+
+
+def _bad_csv_row(path: Path) -> str:
+    """The first row that pyarrow can't have read, found the slow way since its messages give no line."""
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if number == 1 or not line:
+            continue
+        try:
+            fields = next(csv.reader([line]))
+        except csv.Error as error:
+            return f"{path}:{number}: {error}"
+        if fields[1:] == LANDMARK_COLUMNS:
+            continue
+        if len(fields) != 11:
+            return f"{path}:{number}: {len(fields)} fields instead of a name and ten numbers"
+        for field in fields[1:]:
+            try:
+                float(field)
+            except ValueError:
+                return f"{path}:{number}: {field!r} isn't a number"
+    return ""

@@ -57,3 +57,17 @@ def test_the_command_prints_a_table_and_ends_with_json() -> None:
     ]
     assert all(run["seconds"] > 0 for run in figures["results"])
     assert any("100,000,000" in line for line in table)
+
+
+def test_the_step_command_measures_each_form_and_ends_with_json() -> None:
+    options = ["--model", "mobilefacenet", "--forms", "plain", "fp32", "both", "--batch", "2", "--steps", "1"]
+    command = [sys.executable, "tools/benchmark.py", "step", *options, "--turns", "1", "--ranks", "1", "2"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240)
+    *table, last = result.stdout.splitlines()
+    figures = json.loads(last)
+    assert {"mobilefacenet_vs_fp32", "mobilefacenet_vs_plain"} <= figures.keys()
+    assert [(run["ranks"], run["form"]) for run in figures["results"]] == [
+        (ranks, form) for ranks in (1, 2) for form in ("plain", "fp32", "both")
+    ]
+    assert all(run["images_per_s"] > 0 for run in figures["results"])
+    assert len(table) == 7

@@ -6,7 +6,7 @@ What is wrong with a file is refused as a whole, with file and line, before anyt
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,23 @@ _ONE_SPOT = 1e-3  # pixels
 
 @dataclass(frozen=True)
 class Faces:
-    """Photographs with landmarks. N photographs."""
+    """Photographs with landmarks, or aligned crops. N photographs.
+
+    boxes: None, or what the landmarks are fractions of, in pixels; a width or height of infinity ends at the edge.
+    """
 
     root: Path
     names: pa.StringArray  # [N] paths below root
-    landmarks: NDArray[np.float64]  # [N, 5, 2] pixels
+    landmarks: NDArray[np.float64]  # [N, 5, 2] pixels, or fractions of boxes; [N, 0, 2] of aligned crops
+    boxes: NDArray[np.float64] | None = field(default=None, kw_only=True)  # [N, 4] x, y, width, height
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether a picture's place in the input depends on its size."""
+        return self.boxes is not None or self.landmarks.shape[1] == 0
 
     def path(self, index: int) -> str:
         return os.path.join(self.root, self.names[index].as_py())
@@ -37,15 +46,17 @@ class Faces:
 
 @dataclass(frozen=True)
 class LabelledFaces(Faces):
-    """Faces to train on: labels count identities in order of first appearance in the list."""
+    """Faces to train on."""
 
     labels: NDArray[np.int64]  # [N] 0 … len(identities) - 1
     identities: list[str]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)  # for people: what the reader left out
 
     def fingerprint(self) -> str:
         """Hash of everything that decides what an iteration sees, the pixels aside."""
         digest = hashlib.sha256()
-        for column in (*self.names.buffers(), self.labels.tobytes(), self.landmarks.tobytes()):
+        boxes = None if self.boxes is None else self.boxes.tobytes()
+        for column in (*self.names.buffers(), self.labels.tobytes(), self.landmarks.tobytes(), boxes):
             digest.update(column or b"")
         return digest.hexdigest()
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 from PIL import Image
 
-from fr.data import alignment, augmentation
+from fr.data import alignment, augmentation, placement
 from fr.data.annotations import Faces, LabelledFaces
 from fr.data.augmentation import MAX_BOXES, Augmentation
 from fr.data.order import Order, Share
@@ -25,6 +25,7 @@ from fr.preprocessing import Preprocessing
 
 _BLUR_SIZE = 5  # pixels; the box blur of face_recognition.pytorch
 _KEEP = np.ones((1, 1), dtype=np.float32)
+_UNREADABLE = np.zeros(1, dtype=np.uint8)
 _BLUR = np.full((_BLUR_SIZE, _BLUR_SIZE), 1 / _BLUR_SIZE**2, dtype=np.float32)
 
 
@@ -42,22 +43,19 @@ class SampleBatch:
     """What the graph needs of a batch of N samples, by index of the photograph."""
 
     indices: NDArray[np.int64]  # [N]
-    matrices: alignment.Array  # [N, 2, 3] photograph → input
+    moves: alignment.Array | None  # [N, 2, 3] of the aligned face, input → input; None = none
     box_corners: NDArray[np.float32]  # [N, 2·K] (y, x, y, x, …)
     box_sides: NDArray[np.float32]  # [N, 2·K]
     blur: NDArray[np.bool_]  # [N]
 
 
-def plain_batch(faces: Faces, indices: NDArray[np.int64], preprocessing: Preprocessing) -> SampleBatch:
+def plain_batch(indices: NDArray[np.int64]) -> SampleBatch:
     """The faces as the contract puts them, nothing random."""
-    template = alignment.template_points(preprocessing.template, preprocessing.input_size)
-    matrices = alignment.ALIGNMENTS[preprocessing.alignment](faces.landmarks[indices], template)
     none = np.zeros((len(indices), 2 * MAX_BOXES), dtype=np.float32)
-    return SampleBatch(indices, matrices, none, none, np.zeros(len(indices), dtype=bool))
+    return SampleBatch(indices, None, none, none, np.zeros(len(indices), dtype=bool))
 
 
 def augmented_batch(
-    faces: Faces,
     indices: NDArray[np.int64],
     preprocessing: Preprocessing,
     settings: Augmentation,
@@ -65,12 +63,11 @@ def augmented_batch(
     epoch: int,
     first: int,
 ) -> SampleBatch:
-    """The faces at places `first` … of an epoch, with the draws of those places folded in."""
-    plain = plain_batch(faces, indices, preprocessing)
+    """The faces at places `first` … of an epoch, with the draws of those places."""
     draws = augmentation.draw(settings, seed, epoch, first, len(indices))
     moves = augmentation.geometry(draws, preprocessing.input_size)
     corners, sides = augmentation.boxes(draws, moves, preprocessing)
-    return SampleBatch(indices, alignment.compose(moves, plain.matrices), corners, sides, draws.blur)
+    return SampleBatch(indices, moves, corners, sides, draws.blur)
 
 
 def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str, NDArray[Any]]:
@@ -172,7 +169,11 @@ class FaceStream:
         batch = next(self._batches)  # its StopIteration is how DALI learns of the end
         self._in_flight.append(batch.indices)
         encoded = [self._read(int(index)) for index in batch.indices]
-        region = regions(batch.matrices, self._preprocessing.input_size)
+        matrices, placed = placement.matrices(self._faces, batch.indices, encoded, self._preprocessing)
+        encoded = [picture if there else _UNREADABLE for picture, there in zip(encoded, placed, strict=True)]
+        if batch.moves is not None:
+            matrices = alignment.compose(batch.moves, matrices)
+        region = regions(matrices, self._preprocessing.input_size)
         if not self._augmented:
             return (encoded, *region.values())
         kernels = [_BLUR if blurred else _KEEP for blurred in batch.blur]
@@ -183,7 +184,7 @@ class FaceStream:
             return np.fromfile(self._faces.path(index), dtype=np.uint8)
         except OSError:
             # Reading runs ahead of the training; empty bytes make the graph fail in the iteration concerned.
-            return np.zeros(1, dtype=np.uint8)
+            return _UNREADABLE
 
     def __iter__(self) -> "FaceStream":
         return self
@@ -206,6 +207,9 @@ class FaceStream:
             try:
                 with Image.open(path) as image:
                     image.load()
+                one, encoded = np.array([index]), [self._read(int(index))]
+                if not placement.matrices(self._faces, one, encoded, self._preprocessing)[1].all():
+                    problems.append(f"{path}: the box of its face lies outside the picture")
             except (OSError, SyntaxError, Image.DecompressionBombError) as error:
                 problems.append(f"{path}: can't be decoded: {str(error).splitlines()[0]}")
         return problems
@@ -236,7 +240,7 @@ def training_stream(
     def batches() -> Iterator[SampleBatch]:
         for share in shares():
             yield augmented_batch(
-                faces, share.indices, preprocessing, augment, order.seed, share.epoch, share.first
+                share.indices, preprocessing, augment, order.seed, share.epoch, share.first
             )
 
     stream = FaceStream(faces, batches(), order.batch_size // parts, preprocessing, settings, augmented=True)
@@ -253,7 +257,7 @@ def plain_stream(
 ) -> FaceStream:
     """The named photographs in order, aligned, without augmentation; the last batch may be smaller."""
     chunks = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
-    batches = (plain_batch(faces, chunk, preprocessing) for chunk in chunks)
+    batches = (plain_batch(chunk) for chunk in chunks)
     return FaceStream(faces, batches, batch_size, preprocessing, settings, augmented=False)
 
 

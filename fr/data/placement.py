@@ -1,0 +1,75 @@
+"""Which matrix brings each photograph to the input of the network, once its size is known where that counts.
+
+Landmarks in pixels need the landmarks alone. Landmarks that are fractions of a box, and aligned crops, need the size
+of the picture too, which is read from its header when its bytes are in memory: opening millions of files for it at
+the start would take hours.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fr.data import alignment
+from fr.data.annotations import Faces
+from fr.preprocessing import Preprocessing
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_LYING = (5, 6, 7, 8)  # its values that swap width and height
+_UNKNOWN = (0, 0)
+
+
+def sizes_of(encoded: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
+    """(width, height) of encoded pictures, turned as EXIF says (as the decoder does): [N, 2], zeros if unreadable."""
+    return np.array([_size(picture) for picture in encoded], dtype=np.int64).reshape(-1, 2)
+
+
+def _size(encoded: NDArray[np.uint8]) -> tuple[int, int]:
+    try:
+        with Image.open(BytesIO(encoded.tobytes())) as image:
+            lying = "exif" in image.info and image.getexif().get(_ORIENTATION) in _LYING
+            return (image.height, image.width) if lying else image.size
+    except Exception:  # any: foreign bytes trip parsers in many ways, and the decoder will complain of this picture
+        return _UNKNOWN
+
+
+def matrices(
+    faces: Faces, indices: NDArray[np.int64], encoded: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing
+) -> tuple[alignment.Array, NDArray[np.bool_]]:
+    """Photograph → input [N, 2, 3] for the named faces, and which of them can be placed [N].
+
+    One that can't (no picture, or its box lies outside it) gets a matrix all the same, of no meaning.
+    """
+    if not faces.needs_sizes:
+        return _fitted(faces.landmarks[indices], preprocessing), np.ones(len(indices), dtype=bool)
+    sizes = sizes_of(encoded)
+    if faces.boxes is None:
+        return scaling(np.maximum(sizes, 1), preprocessing.input_size), np.all(sizes > 0, axis=1)
+    low, extent = cut_boxes(faces.boxes[indices], sizes)
+    points = low[:, None] + faces.landmarks[indices] * np.maximum(extent, 1)[:, None]
+    return _fitted(points, preprocessing), np.all(extent > 0, axis=1)
+
+
+def cut_boxes(boxes: alignment.Array, sizes: NDArray[np.int64]) -> tuple[alignment.Array, alignment.Array]:
+    """Boxes [N, 4] (x, y, w, h) cut at the edges of pictures of `sizes` [N, 2]: low corners and extents, [N, 2] each.
+
+    As an array's slice is cut, by which face_recognition.pytorch takes the box out of the picture.
+    """
+    low = np.minimum(boxes[:, :2], sizes)
+    return low, np.minimum(boxes[:, :2] + boxes[:, 2:], sizes) - low
+
+
+def scaling(sizes: NDArray[np.int64], input_size: tuple[int, int]) -> alignment.Array:
+    """The whole of pictures of `sizes` [N, 2] (width, height) onto the whole input, as cv2.resize: [N, 2, 3]."""
+    factors = np.array(input_size[::-1]) / sizes
+    found = np.zeros((len(sizes), 2, 3))
+    found[:, [0, 1], [0, 1]] = factors
+    found[:, :, 2] = factors / 2 - 0.5  # points count from the centre of the first pixel
+    return found
+
+
+def _fitted(points: alignment.Array, preprocessing: Preprocessing) -> alignment.Array:
+    template = alignment.template_points(preprocessing.template, preprocessing.input_size)
+    return alignment.ALIGNMENTS[preprocessing.alignment](points, template)

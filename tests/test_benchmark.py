@@ -60,7 +60,7 @@ def test_the_command_prints_a_table_and_ends_with_json() -> None:
 
 
 def test_the_step_command_measures_each_form_and_ends_with_json() -> None:
-    options = ["--model", "mobilefacenet", "--forms", "plain", "fp32", "both", "--batch", "2", "--steps", "1"]
+    options = ["--model", "mobilefacenet", "--forms", "plain", "fp32", "both", "--batch", "4", "--steps", "1"]
     command = [sys.executable, "tools/benchmark.py", "step", *options, "--turns", "1", "--ranks", "1", "2"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240)
     *table, last = result.stdout.splitlines()

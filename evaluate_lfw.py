@@ -15,21 +15,17 @@ import os
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fr.data.annotations import VerificationFaces
-from fr.data.lfw import read_lfw
-from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
-from fr.data.verification_set import OPTIONS as SET_OPTIONS
-from fr.data.verification_set import find_set
+from fr.data.pipeline import plain_stream
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation import evaluate
+from fr.evaluation import people_of_pairs
 from fr.options import evaluation_options
+from fr.pair_statistics import Figure, lines, pair_statistics, record
 from fr.preprocessing import Preprocessing
 from fr.report import WorstPair, worst_pairs, write_report
-from fr.scored_model import ScoredModel, open_model
-from fr.verification import Verification
+from fr.score_plots import SCORE_NAMES
+from fr.scoring import Scored, score
 
 SHOWN_PAIRS = 8  # worst pairs of a kind in the report
 
@@ -38,70 +34,62 @@ def main(argv: list[str]) -> int:
     resolved = evaluation_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        model = open_model(options, ranks.device)
-        said, stored = ([of.get(name, "") for name in SET_OPTIONS] for of in (vars(options), model.config))
-        faces = read_lfw(*find_set(said, stored, options.snap))
-        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-        said_flipped = resolved.origins["flipped_emb"] != "default"
-        flipped = bool(options.flipped_emb if said_flipped else model.config.get("flipped_emb"))
-        if ranks.is_main and model.overrides:
-            print("\n".join(model.overrides), flush=True)
-        verification, scores = evaluate(
-            model.network, faces, model.preprocessing, dali, ranks, options.val_batch_size, flipped
-        )
+        scored = score(resolved, ranks)
         if ranks.is_main:
-            print("\n".join(verification.lines()))
+            verification, same, people = scored.verification, scored.faces.same, people_of_pairs(scored.faces)
+            print("\n".join(verification.lines()), flush=True)
+            statistics = pair_statistics(scored.scores, same, verification, people, options.bootstrap)
+            print("\n".join(lines(statistics, people, options.bootstrap)))
             if options.json:
-                _write_json(Path(options.json), verification)
+                _write_json(Path(options.json), {**record(statistics), **verification.figures()})
             if options.report:
-                facts = _facts(options.snap, model, faces, flipped)
-                worst = _worst(faces, verification, scores, model.preprocessing, dali)
-                title = f"{Path(options.snap).name} on {faces.root}"
-                page = write_report(Path(options.report), verification, scores, faces.same, facts, title, worst)
-                print(f"report: {page}")
+                print(f"report: {_write_report(Path(options.report), options.snap, scored, statistics)}")
     return 0
 
 
-def _write_json(path: Path, verification: Verification) -> None:
+def _write_json(path: Path, figures: dict[str, float | None]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(verification.figures(), indent=1) + "\n")
+        temporary.write_text(json.dumps(figures, indent=1) + "\n")
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"--json {path}: can't be written: {error.strerror}") from error
 
 
-def _facts(snap: str, model: ScoredModel, faces: VerificationFaces, flipped: bool) -> dict[str, str]:
+def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str, Figure]) -> Path:
+    title = f"{Path(snap).name} on {scored.faces.root}"
+    verification, scores, same = scored.verification, scored.scores, scored.faces.same
+    return write_report(folder, verification, scores, same, _facts(snap, scored), title, _worst(scored), statistics)
+
+
+def _facts(snap: str, scored: Scored) -> dict[str, str]:
     return {
         "file": snap,
-        **model.facts,
-        "preprocessing": model.preprocessing.describe(),
-        "embedding": "mean of the picture's and its mirror image's" if flipped else "of the picture alone",
-        "set": str(faces.root),
-        "photographs": f"{len(faces):,}",
-        "pairs": f"{len(faces.pairs):,}",
+        **scored.model.facts,
+        "preprocessing": scored.model.preprocessing.describe(),
+        "embedding": scored.embedding,
+        "score": SCORE_NAMES[scored.verification.dist],
+        "protocol": scored.verification.protocol,
+        "set": str(scored.faces.root),
+        "photographs": f"{len(scored.faces):,}",
+        "pairs": f"{len(scored.faces.pairs):,}",
     }
 
 
-def _worst(
-    faces: VerificationFaces,
-    verification: Verification,
-    scores: NDArray[np.float64],
-    preprocessing: Preprocessing,
-    dali: DaliSettings,
-) -> list[WorstPair]:
+def _worst(scored: Scored) -> list[WorstPair]:
     """The most wrongly judged pairs, as the network saw them."""
-    wrong = worst_pairs(scores, faces.same, verification.threshold_cosine, SHOWN_PAIRS)
+    faces, preprocessing = scored.faces, scored.model.preprocessing
+    wrong = worst_pairs(scored.scores, faces.same, scored.verification.threshold_score, SHOWN_PAIRS)
     if not len(wrong):
         return []
     plain = Preprocessing(preprocessing.input_size, preprocessing.template, preprocessing.alignment)
-    stream = plain_stream(faces, faces.pairs[wrong].reshape(-1), 2, plain, dali)
+    stream = plain_stream(faces, faces.pairs[wrong].reshape(-1), 2, plain, scored.dali)
     pictures = [np.round(batch.cpu().numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8) for batch in stream]
     return [
         WorstPair(
             (faces.names[first].as_py(), faces.names[second].as_py()),
-            float(scores[index]),
+            float(scored.scores[index]),
             bool(faces.same[index]),
             (pair[0], pair[1]),
         )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -12,7 +13,7 @@ from fr.distributed import Ranks, gather_rows, raise_together
 from fr.errors import InputError
 from fr.monitor import progress
 from fr.preprocessing import Preprocessing
-from fr.verification import Verification, cosine_scores, verify
+from fr.verification import Verification, cosine_scores, l2_scores, verify
 
 Network = Callable[[torch.Tensor], torch.Tensor]  # [B, 3, H, W] → [B, E]: a backbone, or what stands for one
 
@@ -26,13 +27,15 @@ def embed(
     ranks: Ranks,
     batch_size: int,
     flipped: bool,
+    flip_mode: str = "sum",
 ) -> NDArray[np.float32]:
     """Embeddings of all photographs, each embedded once by one rank: [N, E] on every rank.
 
-    flipped: mean of the embeddings of the picture and of its mirror image. batch_size: photographs a rank at a time.
-    A backbone must be in evaluation mode. InputError, on all ranks together, names photographs that can't be read or
-    whose embedding isn't finite.
+    flipped: mean of the embeddings of the picture and of its mirror image (flip_mode "sum"), or one behind the other,
+    [N, 2E] ("concat"). batch_size: photographs a rank at a time. A backbone must be in evaluation mode. InputError,
+    on all ranks together, names photographs that can't be read or whose embedding isn't finite.
     """
+    network = _with_mirror_image(model, flip_mode) if flipped else model
     counts = [len(part) for part in np.array_split(np.arange(len(faces)), ranks.world_size)]
     first = sum(counts[: ranks.rank])
     indices = np.arange(first, first + counts[ranks.rank])
@@ -41,19 +44,24 @@ def embed(
         try:
             for batch in plain_stream(faces, indices, batch_size, preprocessing, settings):
                 images = batch.to(ranks.device, non_blocking=True)
-                embeddings = model(images)
-                if flipped:
-                    embeddings = (embeddings + model(images.flip(3))) / 2
-                parts.append(embeddings.float().cpu())
+                parts.append(network(images).float().cpu())
                 bar.update(len(images))
         except InputError as error:
             failure = error
     raise_together(failure, "another rank can't read its photographs")
-    every = gather_rows(torch.cat(parts) if parts else _no_rows(model, preprocessing, ranks), counts).numpy()
+    every = gather_rows(torch.cat(parts) if parts else _no_rows(network, preprocessing, ranks), counts).numpy()
     wrong = np.flatnonzero(~np.isfinite(every).all(axis=1)).tolist()
     if wrong:
         raise InputError(*[f"{faces.path(i)}: its embedding isn't finite" for i in wrong[:10]])
     return every
+
+
+def _with_mirror_image(model: Network, flip_mode: str) -> Network:
+    def network(images: torch.Tensor) -> torch.Tensor:
+        embeddings, mirrored = model(images), model(images.flip(3))
+        return torch.cat([embeddings, mirrored], dim=1) if flip_mode == "concat" else (embeddings + mirrored) / 2
+
+    return network
 
 
 def _no_rows(model: Network, preprocessing: Preprocessing, ranks: Ranks) -> torch.Tensor:
@@ -63,10 +71,26 @@ def _no_rows(model: Network, preprocessing: Preprocessing, ranks: Ranks) -> torc
     return rows[:0].float().cpu()
 
 
-def pair_scores(faces: VerificationFaces, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine of each pair: [P]."""
+def pair_scores(
+    faces: VerificationFaces, embeddings: NDArray[np.float32], dist: str = "cos", center: bool = False
+) -> NDArray[np.float64]:
+    """Score of each pair [P]: the cosine of its embeddings, or with dist "l2" minus their distance.
+
+    embeddings: [N, E] of all photographs. center: their mean is subtracted before the cosine.
+    """
     first, second = faces.pairs.T
-    return cosine_scores(embeddings[first], embeddings[second])
+    rows = embeddings - embeddings.mean(axis=0, dtype=np.float64) if center else embeddings
+    return _SCORES[dist](rows[first], rows[second])
+
+
+_SCORES = {"cos": cosine_scores, "l2": l2_scores}
+
+
+def people_of_pairs(faces: VerificationFaces) -> NDArray[np.int64]:
+    """Numbers of the two people in each pair, [P, 2]; who is in a photograph is the folder part of its name."""
+    people = pc.replace_substring_regex(faces.names, r"/[^/]*$", "").dictionary_encode()
+    numbers: NDArray[np.int64] = people.indices.to_numpy(zero_copy_only=False).astype(np.int64)[faces.pairs]
+    return numbers
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""What the options of train.py must be together; what each must be alone stands with it in `fr/options.py`."""
+"""What options must be together; what each must be alone stands with it in `fr/options.py`."""
 
 import math
 from itertools import pairwise
@@ -45,6 +45,14 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
         for name, lengths in _LENGTHS.items()
         if len(values.get(name, [])) not in lengths
     ]
+
+
+def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """As `train_problems`, for evaluate_lfw.py."""
+    problems = length_problems(values, origins, defaults)
+    if values.get("center") and values.get("dist") == "l2":
+        problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
+    return problems
 
 
 def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:

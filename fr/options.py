@@ -15,7 +15,7 @@ import configargparse
 from fr.config_files import find_option, parse_setting, printable, read_settings, yaml_text
 from fr.data.alignment import ALIGNMENTS, TEMPLATES
 from fr.errors import InputError
-from fr.option_checks import MARGIN_TYPES, length_problems, train_problems
+from fr.option_checks import MARGIN_TYPES, evaluation_problems, train_problems
 from fr.option_types import (
     AT_LEAST_1,
     BELOW_1,
@@ -114,8 +114,9 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     _evaluation(parser.add_argument_group("model and results"))
     _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
     _verification(parser.add_argument_group("LFW"), "empty = the one stored in the snapshot", "; unsaid = as stored")
+    _protocol(parser.add_argument_group("protocol"))
     _machine(parser.add_argument_group("machine"))
-    return _resolve(parser, argv, length_problems)
+    return _resolve(parser, argv, evaluation_problems)
 
 
 def _data(group: Group) -> None:
@@ -272,6 +273,16 @@ def _evaluation(group: Group) -> None:
     add("--averaged", **FLAG, help="the moving average of the weights; false = the weights")
     add("--json", default="", help="file to write the figures to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
+
+
+def _protocol(group: Group) -> None:
+    add = group.add_argument
+    protocols = ("standard", "histogram")
+    add("--protocol", default="standard", choices=protocols, help="histogram = as face_recognition.pytorch has it")
+    add("--dist", default="cos", choices=("cos", "l2"), help="distance: 1 - cosine, or L2 of embeddings as they are")
+    add("--flip_mode", default="sum", choices=("sum", "concat"), help="of --flipped_emb: mean, or one behind the other")
+    add("--center", **FLAG, help="subtract the set's mean embedding before the cosine; false = don't")
+    add("--bootstrap", type=COUNT_OR_0, default=1000, help="of 95 %% intervals [replicates]; 0 = no intervals")
 
 
 def _machine(group: Group) -> None:

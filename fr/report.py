@@ -1,6 +1,6 @@
 """Verification report: ROC and histogram pictures, one self-contained HTML page, and the figures as JSON.
 
-Letters: P pairs, N points of the ROC curve, H and W picture height and width.
+Letters: P pairs, H and W picture height and width.
 """
 
 from __future__ import annotations
@@ -15,22 +15,17 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from fr.verification import Verification, checked_pairs
-
-SAME, DIFF, NEUTRAL = "#1f6f9f", "#c4572c", "#444444"
-BINS = 60
-SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
+from fr.pair_statistics import Figure, record
+from fr.score_plots import SCORE_NAMES, histogram_plot, png, roc_plot
+from fr.verification import ORIGINS, Verification, checked_pairs
 
 
 @dataclass(frozen=True, eq=False)
 class WorstPair:
-    """A wrongly judged pair to be shown: its names, cosine, truth, and two uint8 RGB pictures [H, W, 3]."""
+    """A wrongly judged pair to be shown: its names, score, truth, and two uint8 RGB pictures [H, W, 3]."""
 
     names: tuple[str, str]
     score: float
@@ -38,28 +33,11 @@ class WorstPair:
     images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
-def roc_points(
-    scores: ArrayLike, same: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """FAR [N], TAR [N] and the thresholds [N] they belong to, from (0, 0) at +inf to (1, 1).
-
-    One point per distinct score of [P]; at each, the pairs accepted are those with score >= threshold.
-    Raises ValueError as `verify` does for scores that are not finite or pairs of one kind only.
-    """
-    score, is_same = checked_pairs(scores, same)
-    values, position = np.unique(score, return_inverse=True)
-    accepted_same = np.bincount(position[is_same], minlength=values.size)[::-1].cumsum()
-    accepted_diff = np.bincount(position[~is_same], minlength=values.size)[::-1].cumsum()
-    tar = np.concatenate(([0.0], accepted_same / accepted_same[-1]))
-    far = np.concatenate(([0.0], accepted_diff / accepted_diff[-1]))
-    return far, tar, np.concatenate(([np.inf], values[::-1]))
-
-
 def worst_pairs(scores: ArrayLike, same: ArrayLike, threshold: float, count: int) -> NDArray[np.intp]:
-    """Indices of the worst errors at one cosine threshold (a pair is judged same when score > threshold).
+    """Indices of the worst errors at one threshold of the score (a pair is judged same when score > threshold).
 
     First at most `count` false matches, highest score first, then at most `count` false non-matches, lowest
-    score first; of equal scores the earlier pair first. scores, same: [P]. Raises ValueError as `roc_points`.
+    score first; of equal scores the earlier pair first. scores, same: [P]. Raises ValueError as `checked_pairs`.
     """
     score, is_same = checked_pairs(scores, same)
     false_matches = np.flatnonzero(~is_same & (score > threshold))
@@ -77,105 +55,39 @@ def write_report(
     facts: Mapping[str, str],
     title: str,
     worst: Sequence[WorstPair] = (),
+    statistics: Mapping[str, Figure] | None = None,
 ) -> Path:
     """Write roc.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
 
     scores, same: the [P] pairs that `verification` was computed from. facts: what a reader must know to
     repeat the result (model, snapshot, preprocessing, data), in the order shown. worst: pairs to be pictured.
+    statistics: of `pair_statistics`, for a table of their own.
     The page needs no other file: its pictures are inline. Each file is replaced as a whole, the page last.
     Raises ValueError for pairs that do not fit `verification`, or pictures that are not uint8 [H, W, 3].
     """
     score, is_same = checked_pairs(scores, same)
     if score.size != verification.pairs:
         raise ValueError(f"verification has {verification.pairs} pairs, but there are {score.size} scores")
-    roc = _png(_roc_figure(verification, score, is_same))
-    histogram = _png(_histogram_figure(verification, score, is_same))
-    record = {
+    roc = png(roc_plot(verification, score, is_same))
+    histogram = png(histogram_plot(verification, score, is_same))
+    content = {
         "title": title,
         "figures": verification.figures(),
+        "statistics": record(statistics or {}),
         "pairs": verification.pairs,
         "fold_accuracies": verification.fold_accuracies,
         "fold_thresholds": verification.fold_thresholds,
         "facts": dict(facts),
     }
-    page = _page(verification, int(is_same.sum()), facts, title, roc, histogram, worst)
+    page = _page(verification, int(is_same.sum()), facts, title, roc, histogram, worst, statistics or {})
 
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "roc.png", roc)
     _replace(folder / "histogram.png", histogram)
-    _replace(folder / "report.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+    _replace(folder / "report.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     # A file name that is not valid UTF-8 reaches us as lone surrogates; show them escaped rather than fail.
     _replace(folder / "index.html", page.encode(errors="backslashreplace"))
     return folder / "index.html"
-
-
-def _roc_figure(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
-    """TAR against FAR. A step curve: between two measured FARs nothing better than the lower one is known."""
-    far, tar, _ = roc_points(score, same)
-    floor = 0.5 / int((~same).sum())  # FAR 0 has no place on a log axis: drawn at half of one false match
-    start = int(np.flatnonzero(far == 0)[-1])
-    at = verification.threshold_cosine
-    far_at, tar_at = float((score[~same] > at).mean()), float((score[same] > at).mean())
-
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(
-        np.maximum(far[start:], floor), tar[start:], drawstyle="steps-post", color=SAME, linewidth=1.8,
-        label=f"ROC, AUC {verification.auc:.4f}",
-    )  # fmt: skip
-    axes.plot(
-        [max(far_at, floor)], [tar_at], "o", color=DIFF, markersize=6, clip_on=False, zorder=3,
-        label=f"mean threshold, cosine {at:.4f}",
-    )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xlim(floor, 1.0)
-    lowest = min(float(tar[start]), tar_at, 0.99)  # a perfect curve still gets a range of one per cent
-    axes.set_ylim(lowest - 0.05 * (1 - lowest), 1 + 0.05 * (1 - lowest))
-    axes.set_xlabel("FAR (false accept rate)")
-    axes.set_ylabel("TAR (true accept rate)")
-    axes.grid(which="major", color="#dddddd", linewidth=0.7)
-    axes.legend(loc="lower right", frameon=True, framealpha=0.9)
-    return _plain(figure)
-
-
-def _histogram_figure(
-    verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]
-) -> Figure:
-    """Scores of same and different pairs, each as a share of its own kind so that unequal counts compare."""
-    low, high = float(score.min()), float(score.max())
-    pad = max(0.0, 1e-3 - (high - low)) / 2  # cosines of a collapsed model lie too close to be cut into bins
-    edges = np.linspace(low - pad, high + pad, BINS + 1)
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    for kind, color, name in ((~same, DIFF, "different"), (same, SAME, "same")):
-        count = int(kind.sum())
-        share = np.histogram(score[kind], bins=edges)[0] / count
-        axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
-        axes.stairs(share, edges, color=color, linewidth=1.2, label=f"{name}, {count} pairs")
-    at = verification.threshold_cosine
-    axes.axvline(at, color=NEUTRAL, linestyle="--", linewidth=1.3, label=f"mean threshold {at:.4f}")
-    axes.set_xlabel("cosine of the pair")
-    axes.set_ylabel("share of pairs of the kind")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_ylim(bottom=0)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    # Above the axes, where it hides no bar.
-    figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
-    return _plain(figure)
-
-
-def _plain(figure: Figure) -> Figure:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)  # gives the figure its Agg canvas, whatever backend the user has configured
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _picture_png(image: NDArray[np.uint8]) -> bytes:
@@ -204,20 +116,22 @@ def _page(
     roc: bytes,
     histogram: bytes,
     worst: Sequence[WorstPair],
+    statistics: Mapping[str, Figure],
 ) -> str:
     v = verification
+    score_name = SCORE_NAMES[v.dist]
     figures = [
         ("Accuracy", f"{v.accuracy:.4f} ± {v.accuracy_std:.4f}"),
         ("Accuracy on same pairs", f"{v.same_accuracy:.4f}"),
         ("Accuracy on different pairs", f"{v.diff_accuracy:.4f}"),
         ("AUC", f"{v.auc:.4f}"),
-        ("Threshold, cosine distance", f"{v.threshold:.4f}"),
-        ("Threshold, cosine", f"{v.threshold_cosine:.4f}"),
+        ("Threshold, distance", f"{v.threshold:.4f}"),
+        (f"Threshold, {score_name}", f"{v.threshold_score:.4f}"),
         ("Pairs (same / different)", f"{v.pairs} ({same_count} / {v.pairs - same_count})"),
     ]
     folds = "".join(
-        f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{threshold:.4f}</td><td>{1 - threshold:.4f}</td></tr>\n"
-        for i, (accuracy, threshold) in enumerate(zip(v.fold_accuracies, v.fold_thresholds, strict=True), 1)
+        f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{at:.4f}</td><td>{ORIGINS[v.dist] - at:.4f}</td></tr>\n"
+        for i, (accuracy, at) in enumerate(zip(v.fold_accuracies, v.fold_thresholds, strict=True), 1)
     )
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -234,21 +148,22 @@ def _page(
 <h2>Figures</h2>
 <table class="named">{_rows(figures)}</table>
 <p class="note">Means over {len(v.fold_accuracies)} folds, ± the population standard deviation. Each fold is
-judged at the threshold that is most accurate on all other folds; a pair is judged the same person when its
-cosine is above the threshold.</p>
+judged at {_RULES[v.protocol]} on all other folds; a pair is judged the same person when its
+{score_name} is above the threshold.</p>
 </section>
 <section>
 <h2>Folds</h2>
-<table class="folds"><thead><tr><th>Fold</th><th>Accuracy</th><th>Distance</th><th>Cosine</th></tr></thead>
+<table class="folds"><thead><tr><th>Fold</th><th>Accuracy</th><th>Distance</th><th>Score</th></tr></thead>
 <tbody>{folds}</tbody></table>
 </section>
 </div>
 <div class="columns">
 <figure>{_img(roc, "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end stands for FAR 0:
 no false match in {v.pairs - same_count} different pairs.</figcaption></figure>
-<figure>{_img(histogram, "Score histogram")}<figcaption>Cosines of same and different pairs, each in per cent
-of its kind, and the mean threshold.</figcaption></figure>
+<figure>{_img(histogram, "Score histogram")}<figcaption>Scores ({score_name}) of same and different pairs,
+each in per cent of its kind, and the mean threshold.</figcaption></figure>
 </div>
+{_statistics_section(statistics)}
 <h2>Facts</h2>
 <table class="named facts">{_rows(facts.items())}</table>
 {_worst_section("Worst false matches", "Two people, judged the same.", [p for p in worst if not p.same])}
@@ -256,6 +171,27 @@ of its kind, and the mean threshold.</figcaption></figure>
 </body>
 </html>
 """
+
+
+_RULES = {
+    "standard": "the threshold that is most accurate",
+    "histogram": "the threshold where the histograms of same and different pairs cross",
+}
+
+
+def _statistics_section(statistics: Mapping[str, Figure]) -> str:
+    if not statistics:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(of.title)}</td><td>{'–' if of.value is None else f'{of.value:.4f}'}</td>"
+        f"<td>{'–'.join(f'{end:.4f}' for end in of.interval or ())}</td><td>{escape(of.note)}</td></tr>\n"
+        for of in statistics.values()
+    )
+    return f"""<h2>Certainty</h2>
+<table class="folds"><thead><tr><th>Figure</th><th>Value</th><th>95 % interval</th><th></th></tr></thead>
+<tbody>{rows}</tbody></table>
+<p class="note">From the exact ROC of all pairs. Intervals come from redrawing the people, not the pairs; where people
+occur in few pairs they are rather too wide.</p>"""
 
 
 def _rows(rows: Iterable[tuple[str, str]]) -> str:
@@ -275,7 +211,7 @@ def _worst_section(heading: str, meaning: str, pairs: Sequence[WorstPair]) -> st
         names = "<br>".join(escape(name) for name in pair.names)
         shown = f'<div class="faces">{"".join(faces)}</div><b>{pair.score:.4f}</b><br>{names}'
         cards += f'<div class="pair">{shown}</div>\n'
-    note = f"{meaning} The number is the cosine."
+    note = f"{meaning} The number is the score."
     return f'<h2>{heading}</h2>\n<p class="note">{note}</p>\n<div class="pairs">{cards}</div>'
 
 

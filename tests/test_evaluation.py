@@ -99,9 +99,10 @@ def test_the_snapshot_alone_gives_the_figures_of_the_training(
     assert evaluate_lfw.main(["--snap", str(trained), "--json", str(figures), "--device", "cpu"]) == 0
     measured = json.loads(figures.read_text())
     assert {"accuracy", "accuracy_std", "same_accuracy", "diff_accuracy", "auc", "threshold"} <= measured.keys()
-    assert measured == pytest.approx(snapshot.read(trained)["metrics"])
+    stored = snapshot.read(trained)["metrics"]
+    assert {name: measured[name] for name in stored} == pytest.approx(stored)
     printed = capsys.readouterr().out.splitlines()
-    assert printed == [
+    assert printed[:6] == [
         f"Accuracy/Val_same_accuracy mean: {measured['same_accuracy']:.4f}",
         f"Accuracy/Val_diff_accuracy mean: {measured['diff_accuracy']:.4f}",
         f"Accuracy/Val_accuracy mean: {measured['accuracy']:.4f}",

@@ -98,11 +98,15 @@ def test_evaluation_defaults_are_those_documented() -> None:
         "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "",
         "input_size": [], "template": "auto", "alignment": "auto", "mean": [], "std": [], "color_order": "auto",
         "val_data_root": "", "val_list": "", "val_landmarks": "", "val_batch_size": 20, "flipped_emb": False,
+        "protocol": "standard", "dist": "cos", "flip_mode": "sum", "center": False, "bootstrap": 1000,
         "device": "auto", "dali_device": "auto", "dali_threads": 0,
     }  # fmt: skip
     assert problems(of=evaluation_options) == ("--snap is required",)
     assert problems("--snap=a", "--mean", "1", of=evaluation_options) == (
         "command line: --mean: takes 3 values, got 1",
+    )
+    assert problems("--snap=a", "--center", "--dist=l2", of=evaluation_options) == (
+        "command line: --center: no effect on L2 distances; goes with --dist cos",
     )
 
 

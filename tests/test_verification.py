@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -17,6 +18,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from fr.verification import Verification, best_threshold, cosine_scores, verify
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
+RIGHT = np.ones(6000, dtype=bool)
 
 # Scores of the size of cosines: a grid of nine values, so ties abound, and free floats.
 GRID = st.integers(-4, 4).map(lambda i: i / 4)
@@ -146,8 +148,10 @@ def test_fold_of_one_kind_counts_for_that_kind_only() -> None:
 def test_order_of_pairs_does_not_matter(pairs: Pairs, random: Random) -> None:
     order = list(range(len(pairs[0])))
     random.shuffle(order)
-    shuffled = verify(*(column[order] for column in pairs))
-    assert shuffled == verify(*pairs)
+    scores, same, fold = pairs
+    before, after = verify(scores, same, fold), verify(scores[order], same[order], fold[order])
+    assert after == before
+    assert after.right.tolist() == before.right[order].tolist()
 
 
 @settings(max_examples=100, deadline=None)
@@ -173,7 +177,7 @@ def test_fold_never_sees_its_own_scores(pairs: Pairs, score: float, flip: bool) 
 
 
 def test_lines_are_the_six_of_the_published_output() -> None:
-    result = Verification(0.99465, 0.0035, 0.9923, 0.997, 0.99951, 0.7241, (0.99, 1.0), (0.7, 0.7482), 6000)
+    result = Verification(0.99465, 0.0035, 0.9923, 0.997, 0.99951, 0.7241, (0.99, 1.0), (0.7, 0.7482), 6000, RIGHT)
     assert result.lines() == [
         "Accuracy/Val_same_accuracy mean: 0.9923",
         "Accuracy/Val_diff_accuracy mean: 0.9970",
@@ -182,7 +186,8 @@ def test_lines_are_the_six_of_the_published_output() -> None:
         "AUC: 0.9995",
         "Estimated threshold: 0.7241",
     ]
-    assert result.threshold_cosine == 1 - 0.7241
+    assert result.threshold_score == 1 - 0.7241
+    assert replace(result, dist="l2").threshold_score == -0.7241
 
 
 @pytest.mark.parametrize(

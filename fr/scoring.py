@@ -1,0 +1,63 @@
+"""Options → a scored model: what evaluate_lfw.py and tools/compare_models.py both begin with."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fr.data.annotations import VerificationFaces
+from fr.data.lfw import read_lfw
+from fr.data.pipeline import DaliSettings, dali_settings
+from fr.data.verification_set import OPTIONS as SET_OPTIONS
+from fr.data.verification_set import find_set
+from fr.distributed import Ranks
+from fr.errors import InputError
+from fr.evaluation import embed, pair_scores
+from fr.histogram_protocol import verify_by_histogram
+from fr.options import Resolved
+from fr.scored_model import ScoredModel, open_model
+from fr.verification import Verification, verify
+
+PROTOCOLS = {"standard": verify, "histogram": verify_by_histogram}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model, the set it was scored on, and the scores [P] of the set's pairs. embedding: how it was made."""
+
+    model: ScoredModel
+    faces: VerificationFaces
+    dali: DaliSettings
+    embedding: str
+    verification: Verification
+    scores: NDArray[np.float64]
+
+
+def score(resolved: Resolved, ranks: Ranks) -> Scored:
+    """Score `--snap` by the options of evaluate_lfw.py; the same on every rank. InputError when something doesn't fit.
+
+    What an option overrides is printed by the first rank.
+    """
+    options = resolved.values
+    model = open_model(options, ranks.device)
+    said, stored = ([of.get(name, "") for name in SET_OPTIONS] for of in (vars(options), model.config))
+    faces = read_lfw(*find_set(said, stored, options.snap))
+    said_flipped = resolved.origins["flipped_emb"] != "default"
+    flipped = bool(options.flipped_emb if said_flipped else model.config.get("flipped_emb"))
+    if not flipped and options.flip_mode != "sum":
+        raise InputError(f"--flip_mode {options.flip_mode}: no effect without --flipped_emb")
+    if ranks.is_main and model.overrides:
+        print("\n".join(model.overrides), flush=True)
+    dali, batch = dali_settings(options.dali_device, options.dali_threads, ranks), options.val_batch_size
+    rows = embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped, options.flip_mode)
+    scores = pair_scores(faces, rows, options.dist, options.center)
+    verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
+    embedding = _EMBEDDINGS[options.flip_mode if flipped else ""] + (", less the set's mean" if options.center else "")
+    return Scored(model, faces, dali, embedding, verification, scores)
+
+
+_EMBEDDINGS = {
+    "": "of the picture alone",
+    "sum": "mean of the picture's and its mirror image's",
+    "concat": "the picture's and its mirror image's, one behind the other",
+}

@@ -18,10 +18,10 @@ from fr import snapshot
 from fr.averaging import WeightAverage
 from fr.data.annotations import LabelledFaces
 from fr.data.augmentation import Augmentation
+from fr.data.formats import read_training_faces
 from fr.data.lfw import read_lfw
 from fr.data.order import Order
 from fr.data.pipeline import dali_settings, training_stream
-from fr.data.vgg import read_vgg
 from fr.distributed import Ranks, broadcast_buffers, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import evaluate
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     options = resolved.values
     with open_ranks(options.device) as ranks:
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
-        faces = read_vgg(options.train_data_root, options.train_list, options.train_landmarks)
+        faces = read_training_faces(vars(options))
         lfw = read_lfw(*_lfw_paths(options)) if options.val_list else None
         order = Order(len(faces), options.train_batch_size, options.seed)
         preprocessing = _preprocessing(options)
@@ -223,6 +223,7 @@ def _summary(
     weights = sum(parameter.numel() for parameter in backbone.parameters())
     return "\n".join([
         f"{len(faces):,} images of {len(faces.identities):,} identities; {preprocessing.describe()}",
+        *faces.notes,
         f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
         f"{rows:,} classes a rank; {weights:,} weights in the backbone",
         f"iterations {iterations.start:,} … {iterations.stop:,}, {order.iterations_per_epoch:,} an epoch",

@@ -6,6 +6,16 @@ from typing import Any
 
 from fr.errors import InputError
 
+# The formats of the training data: what each needs beside --train_data_root, and what else it uses.
+_DATA = ("train_list", "train_landmarks", "train_meta", "aligned")
+DATASETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "vgg": (("train_list", "train_landmarks"), ("train_meta",)),
+    "folder": ((), ("train_landmarks", "aligned")),
+    "list": (("train_list",), ("train_landmarks", "aligned")),
+    "ms1m": (("train_list",), ()),
+    "imdbface": (("train_list",), ()),
+    "trp": (("train_list",), ()),
+}
 MARGIN_TYPES = ("softmax", "cos", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
@@ -72,8 +82,30 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
         )
     if values.get("pretrained") and values.get("init_from"):
         problems.append(f"{origins['pretrained']}: --pretrained: not with --init_from; a run begins with one of them")
-    problems += length_problems(values, origins, defaults)
+    problems += length_problems(values, origins, defaults) + _data_problems(values, origins)
     return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
+
+
+def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
+    """What the format of the training data lacks, and what it doesn't use."""
+    dataset = values.get("train_dataset")
+    if dataset is None:
+        return []
+    needed, used = DATASETS[dataset]
+    problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
+    problems += [
+        f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"
+        for name in _DATA
+        if values.get(name) and name not in needed + used
+    ]
+    if "aligned" in used and values.get("train_landmarks") == "" and values.get("aligned") is False:
+        problems.append(
+            f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
+            "bb_landmark's), or --aligned if the pictures are aligned crops"
+        )
+    if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
+        problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the pictures")
+    return problems
 
 
 def _without_effect(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:

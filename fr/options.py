@@ -15,7 +15,7 @@ import configargparse
 from fr.config_files import find_option, parse_setting, printable, read_settings, yaml_text
 from fr.data.alignment import ALIGNMENTS, TEMPLATES
 from fr.errors import InputError
-from fr.option_checks import MARGIN_TYPES, evaluation_problems, train_problems
+from fr.option_checks import DATASETS, MARGIN_TYPES, evaluation_problems, train_problems
 from fr.option_types import (
     AT_LEAST_1,
     BELOW_1,
@@ -121,10 +121,12 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
 
 def _data(group: Group) -> None:
     add = group.add_argument
-    add("--train_dataset", default="vgg", choices=("vgg",), help="layout of the data; vgg = VGGFace2")
+    add("--train_dataset", default="vgg", choices=DATASETS, help="format of the data, see README.md; vgg = VGGFace2")
     add("--train_data_root", type=TEXT, help="folder that the paths of --train_list start from")
-    add("--train_list", type=TEXT, help="text file, one image path a line")
-    add("--train_landmarks", type=TEXT, help="the bb_landmark folder, or one landmark CSV file [pixels]")
+    add("--train_list", default="", help="text file, one image a line; empty for --train_dataset folder alone")
+    add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
+    add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
+    add("--aligned", **FLAG, help="the pictures of folder or list are aligned crops; false = off")
 
 
 def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:

@@ -30,6 +30,7 @@ LFW = "--val_data_root, --val_list, --val_landmarks"
 NOT_IN_RECIPES = {
     *("max_iterations", "max_bad_steps", "snap_to_resume", "log_folder", "device", "dali_device", "dali_threads"),
     *("mean", "std", "color_order"),  # the model's own
+    *("train_meta", "aligned"),  # of other data
     *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
     *({field.name for field in fields(LossSettings)} - {"margin_type", "s"}),
@@ -67,6 +68,7 @@ def test_defaults_are_those_documented() -> None:
     resolved = train_options(DATA)
     assert resolved.as_dict() == {
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
+        "train_meta": "", "aligned": False,
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,
@@ -321,7 +323,7 @@ def test_an_unreadable_file_is_not_followed_by_what_it_may_have_held(config: Cal
         ("dali_threads", "0", "-1"), ("lr_drops", "1", "0"), ("input_size", "32", "16"),
         ("seed", "4294967295", "4294967296"), ("seed", "0", "-1"),
         ("snap_prefix", "a.b", "a/b"),
-        ("snap_prefix", "a", ""), ("snap_folder", "a", ""), ("train_list", "a", ""),
+        ("snap_prefix", "a", ""), ("snap_folder", "a", ""), ("train_data_root", "a", ""),
     ],
 )  # fmt: skip
 def test_ranges(name: str, good: str, bad: str) -> None:

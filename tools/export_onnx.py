@@ -30,11 +30,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.data.annotations import Faces, VerificationFaces
+from fr.data.formats import read_training_faces
 from fr.data.lfw import read_lfw
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.verification_set import OPTIONS as SET_OPTIONS
 from fr.data.verification_set import find_set
-from fr.data.vgg import read_vgg
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import Network, evaluate
@@ -170,7 +170,7 @@ def _reference(
 def _calibration_faces(config: dict[str, Any], otherwise: Faces) -> Faces:
     """What the network was trained on where that is within reach, so that no scored face has set a scale."""
     try:
-        return read_vgg(*(config.get(f"train_{name}", "") for name in ("data_root", "list", "landmarks")))
+        return read_training_faces(config)
     except InputError as error:
         print(f"no faces of the training at hand ({error}): the verification set's instead", flush=True)
         return otherwise

@@ -3,6 +3,7 @@
 What is wrong with a file is refused as a whole, with file and line, before anything runs.
 """
 
+import codecs
 import hashlib
 import os
 from collections.abc import Callable
@@ -16,8 +17,19 @@ from numpy.typing import NDArray
 from fr.errors import InputError
 
 _SHOWN = 10  # problems named one by one; the rest is counted
-_FARTHEST = 1e6  # pixels; squares of what is far beyond it overflow in the fit
-_ONE_SPOT = 1e-3  # pixels
+
+
+@dataclass(frozen=True)
+class LandmarkUnit:
+    """What landmarks count in, and how far from 0 and how close together they may be."""
+
+    farthest: float
+    far: str
+    one_spot: float
+
+
+PIXELS = LandmarkUnit(1e6, "a million pixels away", 1e-3)  # squares of what is far beyond that overflow in the fit
+FRACTIONS = LandmarkUnit(10, "ten boxes away (they are fractions of the box, not pixels)", 1e-4)
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,12 @@ class VerificationFaces(Faces):
 
 
 def read_text(path: Path) -> str:
-    """The whole file as text; InputError when it is missing, unreadable or not UTF-8."""
+    """The whole file as text, lines ended by \n; InputError when it is missing, unreadable or not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise InputError(f"{path}: UTF-16 text; save it as UTF-8")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -94,12 +109,14 @@ def existing_folder(option: str, root: str) -> Path:
     return folder
 
 
-def check_landmarks(points: NDArray[np.float64], where: Callable[[int], str]) -> None:
-    """Refuse landmarks that give no similarity: not finite (or beyond any photograph), or all on one spot."""
-    not_finite = ~(np.abs(points) < _FARTHEST).all(axis=(1, 2))  # true for NaN, too
-    one_spot = np.asarray(np.ptp(points, axis=1).max(axis=1) < _ONE_SPOT)
+def check_landmarks(
+    points: NDArray[np.float64], where: Callable[[int], str], unit: LandmarkUnit = PIXELS
+) -> None:
+    """Refuse landmarks [N, 5, 2] that give no similarity: not finite (or beyond any photograph), or all on one spot."""
+    not_finite = ~(np.abs(points) < unit.farthest).all(axis=(1, 2))  # true for NaN, too
+    one_spot = np.asarray(np.ptp(points, axis=1).max(axis=1) < unit.one_spot)
     refuse(
-        [f"{where(i)}: not finite, or a million pixels away" for i in np.flatnonzero(not_finite).tolist()]
+        [f"{where(i)}: not finite, or {unit.far}" for i in np.flatnonzero(not_finite).tolist()]
         + [f"{where(i)}: all five on one spot" for i in np.flatnonzero(one_spot).tolist()]
     )
 

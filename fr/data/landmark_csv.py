@@ -1,35 +1,51 @@
 """VGGFace2's `bb_landmark/loose_landmark_*.csv`: the five points of each photograph, by name."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from fr.data.annotations import read_text
+from fr.data.annotations import check_landmarks, read_text, refuse
 from fr.errors import InputError
 
 LANDMARK_COLUMNS = [f"P{point}{axis}" for point in range(1, 6) for axis in "XY"]
 
 
-def landmark_table(given: Path, list_path: Path) -> Path:
+def landmark_table(given: Path, source: Path) -> Path:
+    """The CSV `given`, or of the folder `given` the one for a list or folder called like `source`."""
     if given.is_file():
         return given
     if not given.is_dir():
         raise InputError(f"--train_landmarks {given}: no such file or folder")
-    kind = next((kind for kind in ("train", "test") if kind in list_path.name), "all")
+    kind = next((kind for kind in ("train", "test") if kind in source.name), "all")
     table = given / f"loose_landmark_{kind}.csv"
     if not table.is_file():
         raise InputError(
-            f"{table}: no such file (chosen since the list is called {list_path.name}); "
-            "give the CSV itself with --train_landmarks"
+            f"{table}: no such file (chosen for the name {source.name}); give the CSV itself with --train_landmarks"
         )
     return table
 
 
-def read_landmark_csv(path: Path) -> tuple[pa.StringArray, NDArray[np.float64]]:
+def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:
+    """The rows of photographs [N], found by name without ending: [N, 5, 2] pixels.
+
+    InputError names those without a row by `where`, and rows that give no similarity.
+    """
+    keys, points = _read_csv(table)
+    rows = pc.index_in(pc.replace_substring_regex(names, r"\.[^./]*$", ""), value_set=keys)
+    missing = np.flatnonzero(rows.is_null().to_numpy(zero_copy_only=False)).tolist()
+    refuse([f"{where(i)}: {names[i]} has no row in {table}" for i in missing])
+    chosen: NDArray[np.float64] = points[rows.to_numpy(zero_copy_only=False)]
+    check_landmarks(chosen, lambda i: f"{table}: the row of {names[i]}")
+    return chosen
+
+
+def _read_csv(path: Path) -> tuple[pa.StringArray, NDArray[np.float64]]:
     """NAME_ID and the five points of every row: names, [N, 5, 2] pixels."""
     types: dict[str, pa.DataType] = {"NAME_ID": pa.string()} | dict.fromkeys(LANDMARK_COLUMNS, pa.float64())
     try:
@@ -45,6 +61,7 @@ def read_landmark_csv(path: Path) -> tuple[pa.StringArray, NDArray[np.float64]]:
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error}") from error
     except pa.ArrowKeyError as error:
+        read_text(path)  # which says if it isn't UTF-8 at all
         raise InputError(f"{path}:1: expected the header {','.join(types)}") from error
     except pa.ArrowInvalid as error:
         raise InputError(_bad_csv_row(path) or f"{path}: {error}") from error

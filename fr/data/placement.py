@@ -16,21 +16,18 @@ from fr.data import alignment
 from fr.data.annotations import Faces
 from fr.preprocessing import Preprocessing
 
-_ORIENTATION = 0x0112  # the EXIF tag
-_LYING = (5, 6, 7, 8)  # its values that swap width and height
 _UNKNOWN = (0, 0)
 
 
 def sizes_of(encoded: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
-    """(width, height) of encoded pictures, turned as EXIF says (as the decoder does): [N, 2], zeros if unreadable."""
+    """(width, height) of encoded pictures as they are stored, whatever EXIF says: [N, 2], zeros if unreadable."""
     return np.array([_size(picture) for picture in encoded], dtype=np.int64).reshape(-1, 2)
 
 
 def _size(encoded: NDArray[np.uint8]) -> tuple[int, int]:
     try:
         with Image.open(BytesIO(encoded.tobytes())) as image:
-            lying = "exif" in image.info and image.getexif().get(_ORIENTATION) in _LYING
-            return (image.height, image.width) if lying else image.size
+            return image.size
     except Exception:  # any: foreign bytes trip parsers in many ways, and the decoder will complain of this picture
         return _UNKNOWN
 

@@ -1,63 +1,84 @@
-"""VGGFace2's `train_list.txt` and landmark table, joined by name, never by row number."""
+"""VGGFace2's `train_list.txt`, landmark table and `identity_meta.csv`, joined by name, never by row number."""
 
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from fr.data.annotations import (
-    LabelledFaces,
-    check_first_photograph,
-    check_landmarks,
-    existing_folder,
-    read_text,
-    refuse,
-)
-from fr.data.landmark_csv import landmark_table, read_landmark_csv
+from fr.data.annotations import LabelledFaces, check_first_photograph, existing_folder, read_text, refuse
+from fr.data.landmark_csv import landmark_table, landmarks_of
+from fr.data.lines import Lines, folder_classes, read_lines
 from fr.errors import InputError
 
+_META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
 
-def read_vgg(root: str, list_file: str, landmarks: str) -> LabelledFaces:
+
+def read_vgg(root: str, list_file: str, landmarks: str, meta_file: str = "") -> LabelledFaces:
     """VGGFace2: `n000002/0001_01.jpg` a line, joined with bb_landmark's table by name.
 
     landmarks: the bb_landmark folder (the table is chosen by the list's file name, as in
-    face_recognition.pytorch), or one CSV. InputError names file and line of what doesn't fit.
+    face_recognition.pytorch), or one CSV. Labels count the identities of the list in order of first appearance, or
+    with a meta_file in its order (`label_order`). InputError names file and line of what doesn't fit.
     """
-    list_path, folder = Path(list_file), existing_folder("--train_data_root", root)
-    names = _read_list(list_path)
-    table_path = landmark_table(Path(landmarks), list_path)
-    keys, points = read_landmark_csv(table_path)
-    wanted = pc.replace_substring_regex(names, r"\.[^./]*$", "")
-    rows = pc.index_in(wanted, value_set=keys)
-    if rows.null_count:
-        lines = np.flatnonzero(rows.is_null().to_numpy(zero_copy_only=False))
-        lines_of_list = _line_numbers(list_path)
-        refuse([f"{list_path}:{lines_of_list[i]}: {names[i]} has no row in {table_path}" for i in lines.tolist()])
-    order = rows.to_numpy(zero_copy_only=False)
-    chosen = points[order]
-    check_landmarks(chosen, lambda i: f"{table_path}: the row of {names[i]}")
-    coded = pc.replace_substring_regex(names, r"/[^/]*$", "").dictionary_encode()
-    labels = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    faces = LabelledFaces(folder, names, chosen, labels, coded.dictionary.to_pylist())
+    folder = existing_folder("--train_data_root", root)
+    lines = read_lines(Path(list_file))
+    names = _names(lines)
+    points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
+    labels, identities = folder_classes(names)
+    if meta_file:
+        labels, identities = _by_meta(lines, labels, identities, Path(meta_file))
+    faces = LabelledFaces(folder, names, points, labels, identities)
     check_first_photograph(faces, "--train_data_root")
     return faces
 
 
-def _read_list(path: Path) -> pa.StringArray:
-    lines = [line.strip() for line in read_text(path).splitlines()]
-    problems = [
-        f"{path}:{number}: {line!r} isn't <identity>/<file>"
-        for number, line in enumerate(lines, start=1)
-        if line and ("/" not in line or line.startswith("/") or ".." in line.split("/") or "\0" in line)
-    ]
+def _names(lines: Lines) -> pa.StringArray:
+    texts = lines.texts.to_pylist()
+    refuse([
+        f"{lines.where(i)}: {text!r} isn't <identity>/<file>"
+        for i, text in enumerate(texts)
+        if "/" not in text or text.startswith("/") or ".." in text.split("/") or "\0" in text
+    ])
+    return pa.array(texts, type=pa.string())
+
+
+def _by_meta(
+    lines: Lines, labels: NDArray[np.int64], identities: list[str], path: Path
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels and identities of the list anew, in the order of the meta file."""
+    order = {name: place for place, name in enumerate(label_order(path))}
+    first = np.unique(labels, return_index=True)[1].tolist()
+    refuse([
+        f"{lines.where(row)}: the identity {name} isn't in {path}"
+        for row, name in zip(first, identities, strict=True)
+        if name not in order
+    ])
+    ordered = sorted(identities, key=order.__getitem__)
+    rank = {name: label for label, name in enumerate(ordered)}
+    return np.array([rank[name] for name in identities], dtype=np.int64)[labels], ordered
+
+
+def label_order(path: Path) -> list[str]:
+    """identity_meta.csv → Class_IDs as VGGFace2-pytorch labels them: Flag 1 (train) in file order, then Flag 0 (test).
+
+    Rows are `n000001, "14th_Dalai_Lama", 424, 0, m`. A name may hold commas, and its quotes may be doubled (as a
+    spreadsheet saves them), so a row is read from both ends. InputError names file and line.
+    """
+    flags: dict[str, str] = {}
+    problems = []
+    rows = read_text(path).splitlines()
+    if not rows or [field.strip() for field in rows[0].split(",")] != _META_HEADER.split(", "):
+        raise InputError(f"{path}:1: expected the header {_META_HEADER}")
+    for number, row in enumerate(rows[1:], start=2):
+        fields = [field.strip() for field in row.split(",")]
+        if fields == [""]:
+            continue
+        if len(fields) < 5 or not fields[0] or not fields[-3].isdecimal() or fields[-2] not in ("0", "1"):
+            problems.append(f"{path}:{number}: isn't {_META_HEADER} with a Flag of 0 or 1")
+        elif fields[0] in flags:
+            problems.append(f"{path}:{number}: {fields[0]} for the second time")
+        else:
+            flags[fields[0]] = fields[-2]
     refuse(problems)
-    names = [line for line in lines if line]
-    if not names:
-        raise InputError(f"{path}: the list is empty")
-    return pa.array(names, type=pa.string())
-
-
-def _line_numbers(path: Path) -> list[int]:
-    """Line numbers of the list's entries, blank lines skipped as `_read_list` does."""
-    return [number for number, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
+    return sorted(flags, key=flags.__getitem__, reverse=True)  # a stable sort, in reverse too

@@ -1,0 +1,118 @@
+"""Lists that name the identity of each photograph, and those that hold its landmarks and box as well.
+
+| format | line | landmarks |
+|---|---|---|
+| list | `path id` (FaceTechnologyTool) | none: a CSV beside it, or aligned crops |
+| trp | `path label x1 y1 … x5 y5` (Trillion Pairs, as face_recognition.pytorch reads it) | pixels |
+| ms1m | `id/img | x1 y1 … x5 y5 | x y w h` (MS-Celeb-1M, from its align_images.py) | fractions of the box |
+| imdbface | the same (IMDB-Face) | fractions of the whole picture; the box isn't used |
+
+Spaces in a path are fine. Lines of ms1m and imdbface without three fields are photographs in which no face was found.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fr.data.annotations import (
+    FRACTIONS,
+    LabelledFaces,
+    check_first_photograph,
+    check_landmarks,
+    existing_folder,
+    refuse,
+)
+from fr.data.landmark_csv import landmark_table, landmarks_of
+from fr.data.lines import TEN_NUMBERS, Lines, folder_classes, read_lines, sorted_classes, true_rows
+from fr.errors import InputError
+
+_WHOLE = "[0-9]{1,18}"
+_DETECTED = rf"(?P<path>[^|]*[^|\s])\s*\|\s*(?P<points>{TEN_NUMBERS})\s*\|"
+
+
+def read_labelled_list(root: str, list_file: str, landmarks: str) -> LabelledFaces:
+    """`path id` a line. Classes ascend by id if all ids are whole numbers, else as text; gaps are closed.
+
+    landmarks: as of `read_vgg`; empty for aligned crops. InputError names file and line of what doesn't fit.
+    """
+    folder = existing_folder("--train_data_root", root)
+    lines = read_lines(Path(list_file))
+    fields = lines.fields(r"(?P<path>.*\S)\s+(?P<id>\S+)", "`path id`")
+    names = lines.paths(fields["path"])
+    if landmarks:
+        points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
+    else:
+        points = np.zeros((len(names), 0, 2))
+    found = fields["id"].unique().to_pylist()
+    numbered = all(re.fullmatch(_WHOLE, name) for name in found)
+    labels, identities = sorted_classes(fields["id"], int if numbered else None)
+    return _looked_at(LabelledFaces(folder, names, points, labels, identities))
+
+
+def read_trillion_pairs(root: str, list_file: str) -> LabelledFaces:
+    """`path label x1 y1 … x5 y5` a line, in pixels. Classes ascend by label; gaps are closed.
+
+    InputError names file and line of what doesn't fit.
+    """
+    folder = existing_folder("--train_data_root", root)
+    lines = read_lines(Path(list_file))
+    pattern = rf"(?P<path>.*\S)\s+(?P<label>{_WHOLE})\s+(?P<points>{TEN_NUMBERS})"
+    fields = lines.fields(pattern, "`path label x1 y1 … x5 y5`")
+    names, points = lines.paths(fields["path"]), lines.points(fields["points"])
+    check_landmarks(points, lines.where)
+    labels, identities = sorted_classes(fields["label"], int)
+    return _looked_at(LabelledFaces(folder, names, points, labels, identities))
+
+
+def read_ms1m(root: str, list_file: str) -> LabelledFaces:
+    """`id/img | landmarks | x y w h` a line, the landmarks as fractions of the box, the box in whole pixels.
+
+    A box beyond the picture is cut at its edges, a negative number is 0 (as in face_recognition.pytorch). Classes in
+    order of first appearance. InputError names file and line of what doesn't fit.
+    """
+    lines, note = _detected(Path(list_file))
+    fields = lines.fields(
+        _DETECTED + r"\s*(?P<box>-?\d{1,9}(?:\s+-?\d{1,9}){3})", "`id/img | x1 y1 … x5 y5 | x y w h`"
+    )
+    words = pc.split_pattern_regex(fields["box"], pattern=r"\s+").flatten()
+    boxes = np.maximum(words.cast(pa.float64()).to_numpy().reshape(-1, 4), 0)
+    refuse([f"{lines.where(i)}: the box is empty" for i in true_rows(pa.array((boxes[:, 2:] == 0).any(axis=1)))])
+    return _detected_faces(root, lines, fields, boxes, note)
+
+
+def read_imdb_face(root: str, list_file: str) -> LabelledFaces:
+    """As `read_ms1m`, but the landmarks are fractions of the whole picture, and the box isn't looked at."""
+    lines, note = _detected(Path(list_file))
+    fields = lines.fields(_DETECTED + "[^|]*", "`id/img | x1 y1 … x5 y5 | x y w h`")
+    whole = np.tile([0.0, 0.0, np.inf, np.inf], (len(lines.numbers), 1))
+    return _detected_faces(root, lines, fields, whole, note)
+
+
+def _detected(path: Path) -> tuple[Lines, tuple[str, ...]]:
+    """The lines with a face, and what to say of the others."""
+    lines = read_lines(path)
+    found = pc.count_substring(lines.texts, "|").to_numpy() >= 2
+    if not found.any():
+        raise InputError(f"{path}: no face in any line; a line with one is `id/img | x1 y1 … x5 y5 | x y w h`")
+    failed = int(len(found) - found.sum())
+    return lines.chosen(found), (f"{failed:,} photographs of {path} without a face left out",) if failed else ()
+
+
+def _detected_faces(
+    root: str, lines: Lines, fields: dict[str, pa.Array], boxes: NDArray[np.float64], note: tuple[str, ...]
+) -> LabelledFaces:
+    folder = existing_folder("--train_data_root", root)
+    names, points = lines.paths(fields["path"]), lines.points(fields["points"])
+    refuse([f"{lines.where(i)}: not <identity>/<file>" for i in true_rows(pc.invert(pc.match_substring(names, "/")))])
+    check_landmarks(points, lines.where, FRACTIONS)
+    labels, identities = folder_classes(names)
+    return _looked_at(LabelledFaces(folder, names, points, labels, identities, boxes=boxes, notes=note))
+
+
+def _looked_at(faces: LabelledFaces) -> LabelledFaces:
+    check_first_photograph(faces, "--train_data_root")
+    return faces

@@ -18,10 +18,12 @@ from fr import snapshot
 from fr.averaging import WeightAverage
 from fr.data.annotations import LabelledFaces
 from fr.data.augmentation import Augmentation
+from fr.data.bad_images import BadImages
 from fr.data.formats import read_training_faces
 from fr.data.lfw import read_lfw
 from fr.data.order import Order
-from fr.data.pipeline import dali_settings, training_stream
+from fr.data.pipeline import dali_settings
+from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, broadcast_buffers, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import evaluate
@@ -100,15 +102,18 @@ def main(argv: list[str]) -> int:
             path = Path(options.snap_folder) / f"{options.snap_prefix}_{iteration}.bad_batch_{ranks.rank}.pt"
             return keep_batches(path, iteration, batches)
 
+        bad = BadImages(options.max_bad_images)
+        stream = TrainingStream(
+            faces, order, iterations, ranks, options.accumulate, preprocessing, _augmentation(options), dali, bad
+        )
         try:
             return train(
                 replicate(backbone, options.compile),
                 head,
                 optimizer,
                 average,
-                training_stream(
-                    faces, order, iterations, ranks, options.accumulate, preprocessing, _augmentation(options), dali
-                ),
+                iter(stream),
+                bad,
                 iterations,
                 lambda iteration: lr_at(
                     iteration,

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from fr.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,13 @@ def caught_signals() -> Iterator[Received]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def gather_objects(own: T) -> list[T]:
+    """What each rank gives, in rank order, on every rank. Pickled and gathered in two steps: for what is rare."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, own)
+    return gathered
 
 
 def gather_rows(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:

@@ -23,6 +23,7 @@ _SCALARS = {
     "classification_accuracy": "Accuracy/classification",
     "images_per_s": "Speed/images_per_s",
     "data_wait": "Speed/data_wait",
+    "bad_images": "Data/bad_images",
     "gradient_norm": "Gradient/norm",
     "skipped_steps": "Gradient/skipped_steps",
     "center_loss": "Loss/center_loss",

@@ -232,6 +232,7 @@ def _loop(group: Group) -> None:
     add("--epoch_total_num", type=COUNT, default=30, help="length of the training [epochs]")
     add("--max_iterations", type=COUNT_OR_0, default=0, help="stop after so many [iterations]; 0 = off")
     add("--max_bad_steps", type=COUNT_OR_0, default=10, help="end after so many skipped in a row [steps]; 0 = never")
+    add("--max_bad_images", type=COUNT_OR_0, default=100, help="one more unusable ends the run [files]; 0 = the first")
     add("--freeze_bn", **FLAG, help="batch norms keep their batch statistics; false = off")
     add("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help="of the backbone; auto: bf16 if native")
     add("--channels_last", **FLAG, help="memory order of pictures and weights, same numbers; false = off")

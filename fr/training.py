@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from fr.averaging import WeightAverage
-from fr.distributed import Ranks, caught_signals, highest
+from fr.data.bad_images import BadImages
+from fr.distributed import Ranks, Received, caught_signals, highest
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 from fr.monitor import Silent, Stopwatch
@@ -19,6 +20,7 @@ from fr.optimizer import apply_step, gradient_norm, set_lr
 from fr.replicas import unshared
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images [b, 3, H, W], labels [b]
+_NEWS = 1  # below the numbers of the signals that are caught: bad photographs were found, no reason to end
 _FAILED = 255  # above every signal number: a failure on one rank wins over a signal on another
 
 
@@ -87,6 +89,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None,
     stream: Iterator[Batch],
+    bad: BadImages,
     iterations: range,
     learning_rate: Callable[[int], float],
     settings: StepSettings,
@@ -101,7 +104,8 @@ def train(
     """Run the iterations and return the exit status: 0, or 128 + the signal that ended the run.
 
     A signal or bad input on any rank ends the run on all of them before the next step, with a snapshot (C6, C11);
-    bad input then raises InputError, as do too many skipped steps in a row, which are counted on log steps.
+    bad input then raises InputError, as do too many skipped steps in a row, which are counted on log steps. `bad` is
+    what `stream` reports replaced photographs to; too many of them are bad input.
     """
     watch = Stopwatch()
     skipped = in_a_row = torch.zeros((), device=ranks.device)
@@ -110,7 +114,7 @@ def train(
     with caught_signals() as received:
         for iteration in iterations:
             batches, failure = _fetch(stream, settings, ranks, watch)
-            reason = highest(_FAILED if failure else received.number)
+            reason, failure = _reason_to_end(failure, received, bad, monitor)
             if reason:
                 if iteration > saved:
                     save(iteration)
@@ -128,7 +132,7 @@ def train(
             skipped = figures["skipped_steps"] = skipped + figures["skipped_steps"]
             done = iteration + 1
             if done % every.log_step == 0:
-                _log(monitor, done, lr, figures, watch)
+                _log(monitor, done, lr, figures, bad, watch)
                 skipped = torch.zeros_like(skipped)
                 if 0 < every.max_bad_steps <= in_a_row:
                     where = dump(done, batches)
@@ -174,7 +178,26 @@ def _fetch(
     return batches, None
 
 
-def _log(monitor: Silent, done: int, lr: float, figures: dict[str, torch.Tensor], watch: Stopwatch) -> None:
+def _reason_to_end(
+    failure: InputError | None, received: Received, bad: BadImages, monitor: Silent
+) -> tuple[int, InputError | None]:
+    """What all ranks end on before this step: 0 = nothing, a signal's number, or _FAILED and this rank's failure.
+
+    Photographs found bad come to every rank's knowledge here, which costs nothing as long as there are none.
+    """
+    reason = highest(_FAILED if failure else received.number or _NEWS * bad.has_news)
+    if reason not in (_NEWS, _FAILED):
+        return reason, failure
+    for problem in bad.share():
+        monitor.say(f"{problem}; another photograph stands in")
+    failure = bad.excess() or failure
+    return _FAILED if failure or reason == _FAILED else 0, failure
+
+
+def _log(
+    monitor: Silent, done: int, lr: float, figures: dict[str, torch.Tensor], bad: BadImages, watch: Stopwatch
+) -> None:
     values = torch.stack(list(figures.values())).tolist()  # the one place where host and device meet
     speed = watch.read()
-    monitor.log({"iteration": done, **dict(zip(figures, values, strict=True)), "lr": lr, **speed})
+    known = dict(zip(figures, values, strict=True))
+    monitor.log({"iteration": done, **known, "lr": lr, "bad_images": bad.count, **speed})

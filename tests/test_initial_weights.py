@@ -13,7 +13,7 @@ from torch import nn
 
 import train
 from fr import snapshot
-from fr.data.pipeline import training_stream
+from fr.data.training_stream import TrainingStream
 from fr.distributed import rank
 from fr.errors import InputError
 from fr.initial_weights import InitialWeights, head_rows, initialise, read_identities
@@ -156,12 +156,12 @@ def first_batch(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
 
     def noted(*args: Any) -> Iterator[Any]:
-        for number, batch in enumerate(training_stream(*args)):
+        for number, batch in enumerate(TrainingStream(*args)):
             if number == 0:
                 seen.append(batch)
             yield batch
 
-    monkeypatch.setattr(train, "training_stream", noted)
+    monkeypatch.setattr(train, "TrainingStream", noted)
     return seen
 
 

@@ -91,6 +91,7 @@ def test_these_tables_have_every_option_of_a_loss() -> None:
         ("triplet_margin", "0.1 1.5", "0 -1"),
         ("triplet_mining", "hard semihard", "easy"),
         ("max_bad_steps", "0 1 100", "-1 1.5"),
+        ("max_bad_images", "0 1 100", "-1 1.5"),
     ],
 )
 def test_ranges(name: str, good: str, bad: str) -> None:

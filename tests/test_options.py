@@ -28,7 +28,8 @@ LFW = "--val_data_root, --val_list, --val_landmarks"
 # Options that belong to one run, not to a recipe, or whose default follows from another option; and those of a loss
 # that are off, or without effect, unless another one is set.
 NOT_IN_RECIPES = {
-    *("max_iterations", "max_bad_steps", "snap_to_resume", "log_folder", "device", "dali_device", "dali_threads"),
+    *("max_iterations", "max_bad_steps", "max_bad_images", "snap_to_resume", "log_folder"),
+    *("device", "dali_device", "dali_threads"),
     *("mean", "std", "color_order"),  # the model's own
     *("train_meta", "aligned"),  # of other data
     *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
@@ -83,7 +84,8 @@ def test_defaults_are_those_documented() -> None:
         "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4, "lr_drops": [3, 6, 9, 13],
         "warmup_iterations": 0, "clip_norm": 0, "freeze": [], "lr_scale": [], "ema_decay": 0,
         "train_batch_size": 170, "accumulate": 1,
-        "epoch_total_num": 30, "max_iterations": 0, "max_bad_steps": 10, "freeze_bn": False, "precision": "fp32",
+        "epoch_total_num": 30, "max_iterations": 0, "max_bad_steps": 10, "max_bad_images": 100, "freeze_bn": False,
+        "precision": "fp32",
         "sync_bn": False, "activation_checkpointing": False, "compile": False, "seed": 0, "channels_last": False,
         "val_data_root": "", "val_list": "", "val_landmarks": "", "val_step": 1000,
         "val_batch_size": 20,

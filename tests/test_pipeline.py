@@ -18,9 +18,11 @@ from fr.data import pipeline
 from fr.data.alignment import ALIGNMENTS, Array, compose, invert, template_points
 from fr.data.annotations import Faces, LabelledFaces
 from fr.data.augmentation import Augmentation, boxes, draw, geometry
+from fr.data.bad_images import BadImages
 from fr.data.lfw import read_lfw
 from fr.data.order import Order
-from fr.data.pipeline import DaliSettings, dali_settings, plain_stream, regions, training_stream
+from fr.data.pipeline import DaliSettings, dali_settings, plain_stream, regions
+from fr.data.training_stream import TrainingStream
 from fr.data.vgg import read_vgg
 from fr.distributed import Ranks
 from fr.errors import InputError
@@ -255,7 +257,8 @@ def batches(
     seed: int = 7,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     order = Order(len(faces), 8, seed)
-    for images, labels in training_stream(faces, order, iterations, ranks, accumulate, PLAIN, augment, CPU):
+    none_bad = BadImages(0)
+    for images, labels in TrainingStream(faces, order, iterations, ranks, accumulate, PLAIN, augment, CPU, none_bad):
         yield images.clone(), labels
 
 

@@ -185,8 +185,9 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(run: Callable[
 # --- bad input and signals (C9, C11) --------------------------------------------------------------------------------
 
 
-def test_a_photograph_that_vanishes_ends_both_ranks_with_a_snapshot(quickstart_data: Path, tmp_path: Path) -> None:
-    """One rank can't read it; both end in that iteration, and the run can go on once it is back."""
+def test_one_bad_photograph_too_many_ends_both_ranks_with_a_snapshot(quickstart_data: Path, tmp_path: Path) -> None:
+    """One rank can't read it; both end in that iteration, and the run can go on with more allowed, or once it is back.
+    """
     data = tmp_path / "data"
     (data / "vggface2").mkdir(parents=True)
     for part in ("train", "meta", "bb_landmark"):
@@ -199,9 +200,11 @@ def test_a_photograph_that_vanishes_ends_both_ranks_with_a_snapshot(quickstart_d
     landmarks = tmp_path / "landmarks.csv"
     landmarks.write_text(table + '"n000001/0099_99",' + table.splitlines()[1].split(",", 1)[1] + "\n")
     options = [*data_options(data), "--train_list", str(list_file), "--train_landmarks", str(landmarks)]
-    result = launch("train.py", *options, *TINY, *folders(tmp_path), "--train_batch_size", "6", ranks=2)
+    options += ["--train_batch_size", "6", "--max_bad_images", "0"]
+    result = launch("train.py", *options, *TINY, *folders(tmp_path), ranks=2)
     assert result.returncode != 0
-    assert f"train.py: {data}/vggface2/train/n000001/0099_99.jpg: can't be decoded: " in result.stderr
+    problem = f"{data}/vggface2/train/n000001/0099_99.jpg: can't be read: No such file or directory"
+    assert f"train.py: bad photographs: 1, and --max_bad_images is 0; the last: {problem}" in result.stderr
     done = len(losses(tmp_path))
     assert done >= 1
     assert snapshot.newest(tmp_path / "snapshots", "tiny") == tmp_path / "snapshots" / f"tiny_{done}.pt"

@@ -5,6 +5,7 @@ Decoding reads only the region that the warp touches, and the pixels are interpo
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
-from PIL import Image
 
-from fr.data import alignment, augmentation, placement
-from fr.data.annotations import Faces, LabelledFaces
-from fr.data.augmentation import MAX_BOXES, Augmentation
-from fr.data.order import Order, Share
+from fr.data import alignment, placement
+from fr.data.annotations import Faces
+from fr.data.samples import SampleBatch, plain_batch
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.preprocessing import Preprocessing
@@ -36,38 +35,6 @@ class DaliSettings:
     device: str
     gpu: int | None
     threads: int
-
-
-@dataclass(frozen=True)
-class SampleBatch:
-    """What the graph needs of a batch of N samples, by index of the photograph."""
-
-    indices: NDArray[np.int64]  # [N]
-    moves: alignment.Array | None  # [N, 2, 3] of the aligned face, input → input; None = none
-    box_corners: NDArray[np.float32]  # [N, 2·K] (y, x, y, x, …)
-    box_sides: NDArray[np.float32]  # [N, 2·K]
-    blur: NDArray[np.bool_]  # [N]
-
-
-def plain_batch(indices: NDArray[np.int64]) -> SampleBatch:
-    """The faces as the contract puts them, nothing random."""
-    none = np.zeros((len(indices), 2 * MAX_BOXES), dtype=np.float32)
-    return SampleBatch(indices, None, none, none, np.zeros(len(indices), dtype=bool))
-
-
-def augmented_batch(
-    indices: NDArray[np.int64],
-    preprocessing: Preprocessing,
-    settings: Augmentation,
-    seed: int,
-    epoch: int,
-    first: int,
-) -> SampleBatch:
-    """The faces at places `first` … of an epoch, with the draws of those places."""
-    draws = augmentation.draw(settings, seed, epoch, first, len(indices))
-    moves = augmentation.geometry(draws, preprocessing.input_size)
-    corners, sides = augmentation.boxes(draws, moves, preprocessing)
-    return SampleBatch(indices, moves, corners, sides, draws.blur)
 
 
 def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str, NDArray[Any]]:
@@ -94,25 +61,40 @@ def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str,
     }
 
 
+def _region(encoded: Any, start: Any, end: Any, dali_device: str, color_order: str) -> Any:
+    """The pixels between two corners (x, y) of encoded pictures, as stored: landmark lists count the pixels of the
+    file, so EXIF's orientation isn't applied."""
+    return fn.decoders.image_slice(
+        encoded,
+        device="mixed" if dali_device == "gpu" else "cpu",
+        start=fn.cast(start, dtype=types.INT32),
+        end=fn.cast(end, dtype=types.INT32),
+        axis_names="WH",
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,  # on a GPU too the chroma of the CPU's decoder
+        output_type=types.RGB if color_order == "rgb" else types.BGR,
+    )
+
+
+@pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
+def first_pixel_graph(source: Any, dali_device: str) -> Any:
+    """bytes → the first pixel, [1, 1, 3] uint8."""
+    (encoded,) = fn.external_source(source=source, num_outputs=1, batch=True)
+    corner = types.Constant([0, 0])
+    return _region(encoded, corner, corner + 1, dali_device, "rgb")
+
+
 @pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]
 def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, augmented: bool) -> Any:
     """bytes, region, matrix (, boxes, blur) → [N, 3, H, W] float32 in the units of `preprocessing`."""
     encoded, low, high, matrix, sigma, *random = fn.external_source(
         source=source, num_outputs=8 if augmented else 5, batch=True
     )
-    shape = fn.peek_image_shape(encoded)
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
     size = fn.cast(fn.stack(shape[1], shape[0]), dtype=types.FLOAT)
     start = math.clamp(low, 0.0, size - 1.0)
     end = math.clamp(high, start + 1.0, size)
-    images = fn.decoders.image_slice(
-        encoded,
-        device="mixed" if dali_device == "gpu" else "cpu",
-        start=fn.cast(start, dtype=types.INT32),
-        end=fn.cast(end, dtype=types.INT32),
-        axis_names="WH",
-        jpeg_fancy_upsampling=True,  # on a GPU too the chroma of the CPU's decoder
-        output_type=types.RGB if preprocessing.color_order == "rgb" else types.BGR,
-    )
+    images = _region(encoded, start, end, dali_device, preprocessing.color_order)
     if sigma > 0:
         images = fn.gaussian_blur(images, sigma=sigma)
     matrix = fn.cat(matrix[:, :2], fn.reshape(matrix[:, 2] - start, shape=[2, 1]), axis=1)
@@ -132,11 +114,20 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, augm
     )
 
 
-class FaceStream:
-    """Runs the graph over batches of samples: iterate for [N, 3, H, W] float32 on DALI's device.
+class Undecodable(InputError):
+    """Photographs that can't be read, placed or decoded. rows: row of the batch → what is wrong with the one there;
+    empty when each of them passes by itself."""
 
-    Photographs are read while the graph is a batch or two ahead. InputError names a photograph that can't be read
-    or decoded, in the iteration that needs it.
+    def __init__(self, rows: dict[int, str], said: object) -> None:
+        super().__init__(*(rows.values() or [f"DALI failed: {said}"]))
+        self.rows = rows
+
+
+class FaceStream:
+    """Runs the graph over batches of samples: iterate for [N, 3, H, W] float32 on DALI's device, and [N] indices.
+
+    Photographs are read while the graph is a batch or two ahead. Undecodable names what is wrong in the iteration
+    that needs it, and is the end of this stream.
     """
 
     def __init__(
@@ -149,13 +140,14 @@ class FaceStream:
         augmented: bool,
     ) -> None:
         self._faces = faces
-        self._batches = batches
         self._preprocessing = preprocessing
+        self._settings = settings
         self._augmented = augmented
-        self._in_flight: list[NDArray[np.int64]] = []
+        self._in_flight: deque[SampleBatch] = deque()
         self._stream = torch.cuda.current_stream(settings.gpu) if settings.device == "gpu" else None
         self._graph = face_graph(
-            source=self._feed,
+            # A generator that doesn't know this stream: in a circle the memory of a dropped graph would stay for long.
+            source=_inputs(faces, batches, self._in_flight, preprocessing, augmented),
             preprocessing=preprocessing,
             dali_device=settings.device,
             augmented=augmented,
@@ -165,87 +157,90 @@ class FaceStream:
             prefetch_queue_depth=2,
         )
 
-    def _feed(self) -> tuple[Any, ...]:
-        batch = next(self._batches)  # its StopIteration is how DALI learns of the end
-        self._in_flight.append(batch.indices)
-        encoded = [self._read(int(index)) for index in batch.indices]
-        matrices, placed = placement.matrices(self._faces, batch.indices, encoded, self._preprocessing)
-        encoded = [picture if there else _UNREADABLE for picture, there in zip(encoded, placed, strict=True)]
-        if batch.moves is not None:
-            matrices = alignment.compose(batch.moves, matrices)
-        region = regions(matrices, self._preprocessing.input_size)
-        if not self._augmented:
-            return (encoded, *region.values())
-        kernels = [_BLUR if blurred else _KEEP for blurred in batch.blur]
-        return (encoded, *region.values(), batch.box_corners, batch.box_sides, kernels)
-
-    def _read(self, index: int) -> NDArray[np.uint8]:
-        try:
-            return np.fromfile(self._faces.path(index), dtype=np.uint8)
-        except OSError:
-            # Reading runs ahead of the training; empty bytes make the graph fail in the iteration concerned.
-            return _UNREADABLE
-
     def __iter__(self) -> "FaceStream":
         return self
 
-    def __next__(self) -> torch.Tensor:
+    def __next__(self) -> tuple[torch.Tensor, NDArray[np.int64]]:
         try:
             (output,) = self._graph.run(self._stream) if self._stream else self._graph.run()
         except RuntimeError as error:
-            bad = self._undecodable(self._in_flight[0]) if self._in_flight else []
-            raise InputError(*(bad or [f"DALI failed: {error}"])) from error
-        self._in_flight.pop(0)
+            raise Undecodable(self._at_fault(self._in_flight[0]) if self._in_flight else {}, error) from error
         images: torch.Tensor = torch.from_dlpack(output.as_tensor())
-        return images
+        return images, self._in_flight.popleft().indices
 
-    def _undecodable(self, indices: NDArray[np.int64]) -> list[str]:
-        """Which photographs of a failed batch are at fault, found one by one with another decoder."""
-        problems = []
-        for index in indices:
-            path = self._faces.path(int(index))
+    def _at_fault(self, batch: SampleBatch) -> dict[int, str]:
+        """What is wrong with which row of a failed batch, found by showing the graph one at a time."""
+        if len(batch.indices) == 1:
+            return {0: _complaint(self._faces, batch.indices, self._preprocessing)}
+        found: dict[int, str] = {}
+        row = 0
+        while row < len(batch.indices):
+            ones = (batch.row(number) for number in range(row, len(batch.indices)))
             try:
-                with Image.open(path) as image:
-                    image.load()
-                one, encoded = np.array([index]), [self._read(int(index))]
-                if not placement.matrices(self._faces, one, encoded, self._preprocessing)[1].all():
-                    problems.append(f"{path}: the box of its face lies outside the picture")
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-                problems.append(f"{path}: can't be decoded: {str(error).splitlines()[0]}")
-        return problems
+                for _ in FaceStream(self._faces, ones, 1, self._preprocessing, self._settings, self._augmented):
+                    row += 1
+            except Undecodable as failure:
+                found[row] = str(failure)
+                row += 1
+        return found
 
 
-def training_stream(
-    faces: LabelledFaces,
-    order: Order,
-    iterations: range,
-    ranks: Ranks,
-    accumulate: int,
+def _inputs(
+    faces: Faces,
+    batches: Iterator[SampleBatch],
+    in_flight: deque[SampleBatch],
     preprocessing: Preprocessing,
-    augment: Augmentation,
-    settings: DaliSettings,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels of one rank for the given iterations, `accumulate` micro-batches each.
+    augmented: bool,
+) -> Iterator[tuple[Any, ...]]:
+    """What `face_graph` takes, batch by batch, each of which is noted in `in_flight`."""
+    for batch in batches:
+        in_flight.append(batch)
+        encoded = [_read(faces.path(int(index))) for index in batch.indices]
+        matrices, placed = placement.matrices(faces, batch.indices, encoded, preprocessing)
+        encoded = [picture if there else _UNREADABLE for picture, there in zip(encoded, placed, strict=True)]
+        if batch.moves is not None:
+            matrices = alignment.compose(batch.moves, matrices)
+        region = regions(matrices, preprocessing.input_size)
+        kernels = [_BLUR if blurred else _KEEP for blurred in batch.blur]
+        random = (batch.box_corners, batch.box_sides, kernels) if augmented else ()
+        yield (encoded, *region.values(), *random)
 
-    Yields [b, 3, H, W] float32 on DALI's device and [b] int64 on the CPU, where
-    b = batch_size / ranks / accumulate.
-    """
-    parts = ranks.world_size * accumulate
 
-    def shares() -> Iterator[Share]:
-        for iteration in iterations:
-            for micro in range(accumulate):
-                yield order.share(iteration, micro * ranks.world_size + ranks.rank, parts)
+def _read(path: str) -> NDArray[np.uint8]:
+    try:
+        return np.fromfile(path, dtype=np.uint8)
+    except OSError:
+        # Reading runs ahead of the training; this byte makes the graph fail in the iteration concerned.
+        return _UNREADABLE
 
-    def batches() -> Iterator[SampleBatch]:
-        for share in shares():
-            yield augmented_batch(
-                share.indices, preprocessing, augment, order.seed, share.epoch, share.first
-            )
 
-    stream = FaceStream(faces, batches(), order.batch_size // parts, preprocessing, settings, augmented=True)
-    for share, images in zip(shares(), stream, strict=True):
-        yield images, torch.from_numpy(faces.labels[share.indices])
+def _complaint(faces: Faces, index: NDArray[np.int64], preprocessing: Preprocessing) -> str:
+    """What is wrong with a photograph that the graph didn't take, for people. index: [1]."""
+    path = faces.path(int(index[0]))
+    try:
+        encoded = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        return f"{path}: can't be read: {error.strerror}"
+    if placement.sizes_of([encoded]).all() and not placement.matrices(faces, index, [encoded], preprocessing)[1].all():
+        return f"{path}: the box of its face lies outside the picture"
+    return f"{path}: can't be decoded: {'cut off, damaged, or of an unknown format' if len(encoded) else 'it is empty'}"
+
+
+def has_first_pixel(path: str, settings: DaliSettings) -> bool:
+    """Whether the first pixel of a photograph decodes; if not, no region does, since all decoders begin there."""
+    graph = first_pixel_graph(
+        source=iter([([_read(path)],)]),
+        dali_device=settings.device,
+        batch_size=1,
+        num_threads=1,
+        device_id=settings.gpu,
+        prefetch_queue_depth=1,
+    )
+    try:
+        graph.run()
+    except RuntimeError:
+        return False
+    return True
 
 
 def plain_stream(
@@ -254,11 +249,15 @@ def plain_stream(
     batch_size: int,
     preprocessing: Preprocessing,
     settings: DaliSettings,
-) -> FaceStream:
-    """The named photographs in order, aligned, without augmentation; the last batch may be smaller."""
+) -> Iterator[torch.Tensor]:
+    """The named photographs in order, aligned, without augmentation; the last batch may be smaller.
+
+    InputError names those that can't be used: figures of other photographs would be figures of another set.
+    """
     chunks = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
     batches = (plain_batch(chunk) for chunk in chunks)
-    return FaceStream(faces, batches, batch_size, preprocessing, settings, augmented=False)
+    for images, _ in FaceStream(faces, batches, batch_size, preprocessing, settings, augmented=False):
+        yield images
 
 
 def dali_settings(device_wish: str, threads: int, ranks: Ranks) -> DaliSettings:

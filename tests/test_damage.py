@@ -1,0 +1,481 @@
+"""Photographs that can't be used: a training replaces them exactly, says so, and ends in order when they are many."""
+
+import io
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from fr import snapshot
+from fr.data import pipeline
+from fr.data.alignment import template_points
+from fr.data.annotations import LabelledFaces
+from fr.data.augmentation import Augmentation
+from fr.data.bad_images import BadImages, stand_ins
+from fr.data.order import Order
+from fr.data.pipeline import DaliSettings, plain_stream
+from fr.data.training_stream import TrainingStream
+from fr.distributed import Ranks
+from fr.errors import InputError, run_plainly
+from fr.preprocessing import Preprocessing
+from tests.conftest import (
+    TINY,
+    Losses,
+    data_options,
+    folders,
+    launch,
+    losses,
+    one_layer,
+    records,
+    same_weights,
+    validation_options,
+    weights,
+)
+
+CPU = DaliSettings("cpu", None, 1)
+SMALL = Preprocessing((32, 32), template="sphereface")
+STRONG = Augmentation(flip_prob=0.5, rotate_prob=0.9, rotate_degrees=20, cutout_prob=0.5, blur_prob=0.5)
+PEOPLE, EACH, BATCH = 4, 4, 8  # two iterations an epoch
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+Pixels = NDArray[np.uint8]
+
+
+def picture(seed: int, height: int = 64, width: int = 64) -> Pixels:
+    """Blobs of a few pixels, in RGB."""
+    noise = np.random.default_rng(seed).uniform(0, 255, (height, width, 3)).astype(np.float32)
+    return np.clip((cv2.GaussianBlur(noise, (0, 0), 2) - 127) * 5 + 127, 0, 255).astype(np.uint8)
+
+
+def encoded(pixels: Pixels, kind: str = "JPEG", mode: str = "RGB", **settings: object) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(out, kind, **settings)
+    return out.getvalue()
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> LabelledFaces:
+    """4 people × 4 photographs of 64×64."""
+    names = [f"p{index // EACH}/{index}.jpg" for index in range(PEOPLE * EACH)]
+    for index, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(picture(index), quality=95))
+    rng = np.random.default_rng(0)
+    landmarks = template_points("sphereface", (32, 32)) + 16 + rng.normal(0, 2, (len(names), 5, 2))
+    labels = np.arange(len(names), dtype=np.int64) // EACH
+    return LabelledFaces(tmp_path, pa.array(names), landmarks, labels, [f"p{person}" for person in range(PEOPLE)])
+
+
+def as_if_listed(faces: LabelledFaces, instead: dict[int, int]) -> LabelledFaces:
+    """The list of someone who knew: the rows of bad photographs are those of the ones that stand in."""
+    rows = np.array([instead.get(index, index) for index in range(len(faces))])
+    names, landmarks, labels = faces.names.take(pa.array(rows)), faces.landmarks[rows], faces.labels[rows]
+    return replace(faces, names=names, landmarks=landmarks, labels=labels)
+
+
+def stream(
+    faces: LabelledFaces,
+    bad: BadImages,
+    iterations: range = range(4),
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    order = Order(len(faces), BATCH, seed=3)
+    ranks = Ranks(rank, world, rank, world, torch.device("cpu"))
+    return iter(TrainingStream(faces, order, iterations, ranks, accumulate, SMALL, STRONG, CPU, bad))
+
+
+def batches(faces: LabelledFaces, bad: BadImages | None = None, world: int = 1, accumulate: int = 1) -> Batches:
+    """Four iterations, two epochs, as all ranks together see them. Kept as they come, not copied: a graph that is
+    replaced must leave the batches before it alone."""
+    bad = bad or BadImages(0)
+    by_rank = [list(stream(faces, bad, rank=rank, world=world, accumulate=accumulate)) for rank in range(world)]
+    parts = [part for turn in zip(*by_rank, strict=True) for part in turn]
+    size = world * accumulate
+    whole = [parts[first : first + size] for first in range(0, len(parts), size)]
+    return [(torch.cat([x for x, _ in part]), torch.cat([y for _, y in part])) for part in whole]
+
+
+def assert_equal(found: Batches, expected: Batches) -> None:
+    """To the last bit."""
+    assert len(found) == len(expected)
+    for (images, labels), (expected_images, expected_labels) in zip(found, expected, strict=True):
+        assert torch.equal(images, expected_images)
+        assert torch.equal(labels, expected_labels)
+
+
+def reported(bad: BadImages) -> list[str]:
+    """What this process has found, as the ranks of a run would tell each other."""
+    return [bad._news[index] for index in sorted(bad._news)]
+
+
+# --- every kind of damage ---------------------------------------------------------------------------------------------
+
+GOOD = encoded(picture(99), quality=95)
+UNUSABLE: dict[str, bytes] = {
+    "empty": b"",
+    "one byte": GOOD[:1],
+    "header only": GOOD[:200],
+    "truncated in the first rows": GOOD[:900],
+    "truncated progressive JPEG": encoded(picture(99), progressive=True)[:-2],
+    "garbage": bytes(range(256)) * 4,
+    "text": b"<html>404</html>" * 50,
+    "truncated PNG": encoded(picture(99), "PNG")[:-100],
+    "GIF": encoded(picture(99), "GIF"),  # Pillow reads it, DALI doesn't
+}
+
+
+@pytest.mark.parametrize("kind", [*UNUSABLE, "missing", "folder", "link to itself", "no permission"])
+def test_an_unusable_photograph_is_replaced_as_if_the_list_had_said_so(
+    kind: str, faces: LabelledFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(faces.path(6))
+    expected = batches(as_if_listed(faces, {6: 7}))
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    elif kind == "no permission":  # which the tests' own user may well have
+        refuse_to_read(path, monkeypatch)
+    elif kind != "missing":
+        path.write_bytes(UNUSABLE[kind])
+    bad = BadImages(1)
+    assert_equal(batches(faces, bad), expected)
+    (problem,) = reported(bad)  # once in two epochs
+    assert problem.startswith(f"{path}: can't be {'decoded' if kind in UNUSABLE else 'read'}: ")
+
+
+def refuse_to_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Any = np.fromfile
+
+    def refused(file: str, **settings: object) -> Pixels:
+        if file == str(path):
+            raise PermissionError(13, "Permission denied", file)
+        return read(file, **settings)
+
+    monkeypatch.setattr(np, "fromfile", refused)
+
+
+def turned(pixels: Pixels) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    return encoded(pixels, quality=95, exif=exif)
+
+
+def deep(pixels: Pixels) -> bytes:
+    return bytes(cv2.imencode(".png", pixels[:, :, ::-1].astype(np.uint16) * 257)[1])
+
+
+USABLE: dict[str, Callable[[Pixels], bytes]] = {
+    "PNG": lambda pixels: encoded(pixels, "PNG"),
+    "CMYK": lambda pixels: encoded(pixels, mode="CMYK", quality=95),
+    "grey": lambda pixels: encoded(pixels, mode="L", quality=95),
+    "16 bit": deep,
+    "palette": lambda pixels: encoded(pixels, "PNG", mode="P"),
+    "transparent": lambda pixels: encoded(pixels, "PNG", mode="RGBA"),
+    "turned by EXIF": turned,
+    "with words after its end": lambda pixels: encoded(pixels, quality=95) + b"trailer" * 9,
+    "12,000 pixels wide": lambda pixels: encoded(np.pad(pixels, ((0, 0), (0, 11_936), (0, 0))), quality=95),
+}
+
+
+@pytest.mark.parametrize("kind", USABLE)
+def test_an_unusual_photograph_is_taken_for_what_it_shows(kind: str, faces: LabelledFaces) -> None:
+    """Landmarks are in the pixels of the file: EXIF's orientation isn't applied."""
+    path = Path(faces.path(6))
+    data = USABLE[kind](picture(6))
+    with Image.open(io.BytesIO(data)) as image:
+        shown = picture(6) if kind == "16 bit" else np.asarray(image.convert("RGB"))
+    path.write_bytes(encoded(shown, "PNG"))
+    expected = batches(faces)
+    path.write_bytes(data)
+    found = batches(faces)  # none reported
+    for (images, _), (expected_images, _) in zip(found, expected, strict=True):
+        # Two decoders of JPEG or of another number of channels may round to different levels, of 255.
+        assert (images - expected_images).abs().max() <= 1.01 / 255
+
+
+def test_a_photograph_of_one_pixel_is_black_where_its_landmarks_are(faces: LabelledFaces) -> None:
+    Path(faces.path(6)).write_bytes(encoded(np.full((1, 1, 3), 255, dtype=np.uint8)))
+    order = Order(len(faces), BATCH, seed=3)
+    (row,) = np.flatnonzero(np.concatenate([order.share(turn, 0, 1).indices for turn in (0, 1)]) == 6).tolist()
+    images, labels = batches(faces)[row // BATCH]
+    assert labels[row % BATCH] == 1
+    assert not images[row % BATCH].any()
+
+
+# --- exactness (C2, C7) -----------------------------------------------------------------------------------------------
+
+# Whole identity p1, two in a row of p2 up to its end, one of p3.
+LOST = {4: 8, 5: 9, 6: 8, 7: 8, 10: 8, 11: 8, 13: 14}
+
+
+def lose(faces: LabelledFaces) -> None:
+    kinds = list(UNUSABLE.values())
+    for number, index in enumerate(LOST):
+        Path(faces.path(index)).write_bytes(kinds[number])
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_batches_with_replacements_are_bit_equal_for_any_ranks_and_accumulation(
+    world: int, accumulate: int, faces: LabelledFaces
+) -> None:
+    expected = batches(as_if_listed(faces, LOST))
+    lose(faces)
+    bad = BadImages(len(LOST))
+    assert_equal(batches(faces, bad, world, accumulate), expected)
+    assert len(reported(bad)) == len(LOST)
+
+
+def test_an_identity_without_a_usable_photograph_gives_its_places_to_another_with_its_label(
+    faces: LabelledFaces,
+) -> None:
+    lose(faces)
+    labels = torch.cat([labels for _, labels in batches(faces, BadImages(len(LOST)))])
+    assert labels.bincount(minlength=PEOPLE).tolist() == [2 * 4, 0, 2 * 8, 2 * 4]  # two epochs
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_a_resumed_run_that_meets_the_photographs_anew_sees_the_same(first: int, faces: LabelledFaces) -> None:
+    lose(faces)
+    whole = batches(faces, BadImages(len(LOST)))
+    tail = list(stream(faces, BadImages(len(LOST)), range(first, 4)))
+    assert_equal(tail, whole[first:])
+
+
+def cut_after_row_56(pixels: Pixels) -> bytes:
+    data = encoded(pixels, quality=95, subsampling=0, restart_marker_rows=1)
+    return data[: data.index(b"\xff\xd6") + 20]  # the seventh restart marker ends the seventh row of 8 pixels
+
+
+def test_what_stands_at_a_place_does_not_depend_on_what_was_met_before(faces: LabelledFaces) -> None:
+    """Of a JPEG that is cut off the decoder takes the regions above the cut and no others: the file serves where the
+    face isn't turned much, also after it was found bad in another place."""
+    iterations = range(16)
+    Path(faces.path(6)).write_bytes(encoded(picture(6), quality=95, subsampling=0))
+    used, replaced = (
+        list(stream(as_if_listed(faces, instead), BadImages(0), iterations)) for instead in ({}, {6: 7})
+    )
+    Path(faces.path(6)).write_bytes(cut_after_row_56(picture(6)))
+    bad = BadImages(1)
+    found = list(stream(faces, bad, iterations))
+    assert len(reported(bad)) == 1
+    kinds = ""
+    for (images, _), (intact, _), (other, _) in zip(found, used, replaced, strict=True):
+        if not torch.equal(intact, other):  # the photograph is in this batch
+            kinds += "used " if torch.equal(images, intact) else "replaced "
+            assert torch.equal(images, intact) or torch.equal(images, other)
+    assert "used" in kinds.split("replaced ", 1)[1]
+    for first in iterations[1:]:
+        assert_equal(list(stream(faces, BadImages(1), range(first, first + 1))), found[first : first + 1])
+
+
+def test_a_photograph_that_vanishes_in_mid_run_is_replaced_from_then_on(faces: LabelledFaces) -> None:
+    iterations = range(6)
+    (index, *_) = Order(len(faces), BATCH, seed=3).share(0, 0, 1).indices.tolist()
+    stand_in = index - index % EACH + (index + 1) % EACH
+    before = list(stream(faces, BadImages(0), iterations))
+    after = list(stream(as_if_listed(faces, {index: stand_in}), BadImages(0), iterations))
+    bad = BadImages(1)
+    running = stream(faces, bad, iterations)
+    found = [next(running)]
+    Path(faces.path(index)).unlink()
+    found += list(running)
+    assert_equal(found[:2], before[:2])
+    assert_equal(found[4:], after[4:])  # epoch 1 may have been read when the file vanished
+    assert reported(bad) == [f"{faces.path(index)}: can't be read: No such file or directory"]
+
+
+def test_a_disk_that_fails_once_leaves_no_trace(faces: LabelledFaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = batches(faces)
+    read: Any = np.fromfile
+    failed: list[str] = []
+
+    def failing_once(file: str, **settings: object) -> Pixels:
+        if file == faces.path(6) and not failed:
+            failed.append(file)
+            raise OSError(5, "Input/output error", file)
+        return read(file, **settings)
+
+    monkeypatch.setattr(np, "fromfile", failing_once)
+    assert_equal(batches(faces), expected)
+    assert failed
+
+
+def test_a_failure_that_no_photograph_explains_ends_the_run(
+    faces: LabelledFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(faces.path(6)).write_bytes(b"")
+    monkeypatch.setattr(pipeline.FaceStream, "_at_fault", lambda *_: {})
+    with pytest.raises(InputError, match="DALI failed: "):
+        batches(faces, BadImages(100))
+
+
+def test_verification_names_a_photograph_instead_of_replacing_it(faces: LabelledFaces) -> None:
+    Path(faces.path(6)).write_bytes(UNUSABLE["GIF"])
+    Path(faces.path(7)).unlink()
+    with pytest.raises(InputError) as caught:
+        list(plain_stream(faces, np.arange(16), 4, SMALL, CPU))
+    assert caught.value.problems == (
+        f"{faces.path(6)}: can't be decoded: cut off, damaged, or of an unknown format",
+        f"{faces.path(7)}: can't be read: No such file or directory",
+    )
+
+
+def test_stand_ins_are_the_rest_of_the_identity_and_then_the_next_ones() -> None:
+    labels = np.array([0, 1, 0, 2, 0, 1])
+    assert list(stand_ins(labels, 2)) == [2, 4, 0, 5, 1, 3]
+    assert list(stand_ins(labels, 3)) == [3, 0, 2, 4, 1, 5]
+    assert list(stand_ins(np.array([0, 2, 2]), 2)) == [2, 1, 0]  # a label without photographs
+
+
+# --- too many ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0, 3, 6])
+def test_one_more_than_max_bad_images_ends_the_stream(limit: int, faces: LabelledFaces) -> None:
+    lose(faces)
+    with pytest.raises(InputError, match=f"bad photographs: {limit + 1}, and --max_bad_images is {limit}; the last: /"):
+        batches(faces, BadImages(limit))
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"), [(1000, "no photograph of the list can be decoded"), (10, "bad photographs: 11, ")]
+)
+def test_a_list_of_bad_photographs_alone_ends_the_run_soon(limit: int, message: str, faces: LabelledFaces) -> None:
+    for index in range(len(faces)):
+        Path(faces.path(index)).write_bytes(b"")
+    start = time.monotonic()
+    with pytest.raises(InputError, match=message):
+        batches(faces, BadImages(limit))
+    assert time.monotonic() - start < 20  # about one; two small graphs a photograph
+
+
+# --- through the real entry -------------------------------------------------------------------------------------------
+
+SPOILT = 3  # of the 96 of the sample data: an epoch of 6 iterations meets all of them
+RUN = ["--max_iterations", "12"]
+
+
+@pytest.fixture(scope="module")
+def spoilt_data(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The sample data with some photographs that can't be used, and the paths of those."""
+    data = tmp_path_factory.mktemp("spoilt") / "data"
+    shutil.copytree(sample_data, data)
+    names = (data / "vggface2/meta/train_list.txt").read_text().split()
+    paths = [data / "vggface2/train" / names[index] for index in (20, 21, 70)]
+    paths[0].write_bytes(b"")
+    paths[1].unlink()
+    paths[2].write_bytes(UNUSABLE["GIF"])
+    return data, [str(path) for path in paths]
+
+
+def test_a_run_names_and_counts_bad_photographs_and_resumes_to_the_last_bit(
+    spoilt_data: tuple[Path, list[str]],
+    run_small: Callable[..., Losses],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, paths = spoilt_data
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = run_small(*data_options(data), *RUN, "--accumulate", "2", out=whole)
+    printed = capsys.readouterr().err
+    for path in paths:
+        (line,) = [line for line in printed.splitlines() if path in line]
+        assert re.search(r": can't be (read|decoded): .*; another photograph stands in$", line)
+    counts = [record["bad_images"] for record in records(whole / "logs")]
+    assert counts == sorted(counts)
+    assert counts[0] < SPOILT == counts[5] == counts[-1]
+    board = EventAccumulator(str(whole / "logs"))
+    board.Reload()
+    assert [event.value for event in board.Scalars("Data/bad_images")] == counts
+
+    run_small(*data_options(data), "--max_iterations", "8", "--accumulate", "2", out=parts)
+    resume = ["--snap_to_resume", "auto", "--accumulate", "2"]
+    assert run_small(*data_options(data), *RUN, *resume, out=parts) == expected
+    assert same_weights(weights(parts, 12), weights(whole, 12))
+
+
+def test_too_many_end_the_run_with_status_2_and_a_snapshot_to_go_on_from(
+    spoilt_data: tuple[Path, list[str]],
+    run_small: Callable[..., Losses],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, _ = spoilt_data
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = [*TINY, *data_options(data), *RUN]
+    expected = run_small(*options, out=whole)
+    monkeypatch.setattr(train, "build_model", one_layer)
+    monkeypatch.setattr(sys, "argv", ["train.py", *options, *folders(parts), "--max_bad_images", str(SPOILT - 1)])
+    with pytest.raises(SystemExit) as end:
+        run_plainly("train.py", train.main)
+    assert end.value.code == 2
+    done = len(losses(parts))
+    assert 1 <= done < 6
+    assert snapshot.newest(parts / "snapshots", "tiny") == parts / "snapshots" / f"tiny_{done}.pt"
+    printed = capsys.readouterr().err
+    assert re.search(r"^train\.py: bad photographs: 3, and --max_bad_images is 2; the last: /", printed, re.MULTILINE)
+    assert "Traceback" not in printed
+    assert run_small(*options, "--snap_to_resume", "auto", out=parts) == expected
+
+
+def found_by_ranks(limit: int) -> list[tuple[list[str], int, str]]:
+    """What each rank is told when rank r finds sample 5 and sample r, and after that sample 5 again and 10 + r."""
+    bad, told = BadImages(limit), []
+    rank = torch.distributed.get_rank()
+    for found in ((5, rank), (5, 10 + rank)):
+        for index in found:
+            bad.report(index, f"{index} is bad")
+        told.append((bad.share(), bad.count, str(bad.excess() or "")))
+    return told
+
+
+def test_ranks_tell_each_other_what_they_found_and_count_it_once(run_distributed: Callable[..., list]) -> None:
+    for told in run_distributed(2, found_by_ranks, 4):
+        assert told == [
+            (["0 is bad", "1 is bad", "5 is bad"], 3, ""),
+            (["10 is bad", "11 is bad"], 5, "bad photographs: 5, and --max_bad_images is 4; the last: 11 is bad"),
+        ]
+
+
+def test_two_ranks_name_and_count_each_photograph_once_and_see_what_one_sees(
+    spoilt_data: tuple[Path, list[str]], run: Callable[..., Losses], tmp_path: Path
+) -> None:
+    data, paths = spoilt_data
+    options = [*data_options(data), "--max_iterations", "7", "--freeze_bn", "true"]
+    one = run(*options, out=tmp_path / "one")
+    result = launch("train.py", *TINY, *options, *folders(tmp_path / "two"), ranks=2)
+    assert result.returncode == 0, result.stderr
+    for path in paths:
+        assert result.stderr.count(path) == 1
+    assert records(tmp_path / "two" / "logs")[-1]["bad_images"] == SPOILT
+    # Sums in another order: some 1e-7 a step of float32, kept small since nothing here magnifies it.
+    assert losses(tmp_path / "two") == pytest.approx(one, rel=1e-4)
+
+
+def test_a_validation_still_needs_every_photograph(
+    sample_data: Path, run_small: Callable[..., Losses], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sample_data / "lfw", tmp_path / "lfw")
+    photograph = sorted((tmp_path / "lfw").rglob("*.jpg"))[0]
+    photograph.write_bytes(UNUSABLE["GIF"])
+    run_small(*validation_options(tmp_path), out=tmp_path)
+    assert f"iteration 3: no validation: {photograph}: can't be decoded: " in capsys.readouterr().err
+    assert [record["bad_images"] for record in records(tmp_path / "logs")] == [0, 0, 0]

@@ -1,5 +1,6 @@
 """VGGFace2's `train_list.txt`, landmark table and `identity_meta.csv`, joined by name, never by row number."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from fr.data.lines import Lines, folder_classes, read_lines
 from fr.errors import InputError
 
 _META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
+_META_ROW = re.compile(r'\s*(?P<id>[^\s,"]+)\s*,.*,\s*(?P<flag>[01])\s*,\s*[mf]\s*,?\s*')
 
 
 def read_vgg(root: str, list_file: str, landmarks: str, meta_file: str = "") -> LabelledFaces:
@@ -62,8 +64,8 @@ def _by_meta(
 def label_order(path: Path) -> list[str]:
     """identity_meta.csv → Class_IDs as VGGFace2-pytorch labels them: Flag 1 (train) in file order, then Flag 0 (test).
 
-    Rows are `n000001, "14th_Dalai_Lama", 424, 0, m`. A name may hold commas, and its quotes may be doubled (as a
-    spreadsheet saves them), so a row is read from both ends. InputError names file and line.
+    Rows are `n000001, "14th_Dalai_Lama", 424, 0, m`. A name may hold commas, and copies that went through a spreadsheet
+    have doubled quotes or have lost Sample_Num, so a row is read from both ends. InputError names file and line.
     """
     flags: dict[str, str] = {}
     problems = []
@@ -71,14 +73,14 @@ def label_order(path: Path) -> list[str]:
     if not rows or [field.strip() for field in rows[0].split(",")] != _META_HEADER.split(", "):
         raise InputError(f"{path}:1: expected the header {_META_HEADER}")
     for number, row in enumerate(rows[1:], start=2):
-        fields = [field.strip() for field in row.split(",")]
-        if fields == [""]:
+        found = _META_ROW.fullmatch(row)
+        if not row.strip():
             continue
-        if len(fields) < 5 or not fields[0] or not fields[-3].isdecimal() or fields[-2] not in ("0", "1"):
+        if not found:
             problems.append(f"{path}:{number}: isn't {_META_HEADER} with a Flag of 0 or 1")
-        elif fields[0] in flags:
-            problems.append(f"{path}:{number}: {fields[0]} for the second time")
+        elif found["id"] in flags:
+            problems.append(f"{path}:{number}: {found['id']} for the second time")
         else:
-            flags[fields[0]] = fields[-2]
+            flags[found["id"]] = found["flag"]
     refuse(problems)
     return sorted(flags, key=flags.__getitem__, reverse=True)  # a stable sort, in reverse too

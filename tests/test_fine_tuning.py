@@ -145,7 +145,7 @@ def test_the_averaged_weights_of_a_snapshot_are_scored_on_demand(
     for option, prefix in (([], ""), (["--averaged"], "ema_")):
         assert evaluate_lfw.main(["--snap", str(path), "--json", str(tmp_path / "f.json"), *option]) == 0
         figures = json.loads((tmp_path / "f.json").read_text())
-        assert figures == {name: metrics[prefix + name] for name in figures}
+        assert all(figures[name] == metrics[prefix + name] for name in ("auc", "accuracy", "threshold"))
     run("--max_iterations", "1", out=tmp_path / "without")
     with pytest.raises(InputError, match="holds no averaged weights: it was trained without --ema_decay"):
         evaluate_lfw.main(["--snap", str(tmp_path / "without/snapshots/tiny_1.pt"), "--averaged", *lfw(sample_data)])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 import evaluate_lfw
@@ -16,10 +17,13 @@ from fr.data.annotations import VerificationFaces
 from fr.data.lfw import read_lfw
 from fr.data.pipeline import DaliSettings
 from fr.data.verification_set import find_set
-from fr.distributed import Ranks
+from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError
-from fr.evaluation import embed
+from fr.evaluation import embed, people_of_pairs
+from fr.histogram_protocol import verify_by_histogram
 from fr.preprocessing import Preprocessing
+from fr.scored_model import load_backbone
+from fr.verification import Verification, cosine_scores, verify
 from tests.conftest import data_options, validation_options
 
 DALI = DaliSettings("cpu", None, 1)
@@ -136,6 +140,65 @@ def test_options_of_evaluation_have_their_effects(trained: Path, tmp_path: Path,
     auc("--report", str(page))
     assert "AUC" in (page / "index.html").read_text()
     assert (page / "roc.png").stat().st_size > 1000
+
+
+def test_protocols_and_scores_are_those_asked_for(
+    trained: Path, sample_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*options: str) -> list[str]:
+        assert evaluate_lfw.main(["--snap", str(trained), "--bootstrap", "0", *options]) == 0
+        return capsys.readouterr().out.splitlines()[:6]
+
+    faces = faces_of(sample_data)
+    contract = Preprocessing.from_dict(snapshot.read(trained)["preprocessing"])
+    network = load_backbone(trained, snapshot.read(trained), contract.input_size)
+    with open_ranks("cpu") as ranks:
+        networks = network, lambda images: network(images.flip(3))
+        plain, mirror = (embed(of, faces, contract, DALI, ranks, 20, False) for of in networks)
+    first, second = faces.pairs.T
+
+    def expected(rows: NDArray[np.float32], protocol: Callable[..., Verification] = verify) -> list[str]:
+        return protocol(cosine_scores(rows[first], rows[second]), faces.same, faces.fold).lines()
+
+    assert printed("--protocol", "histogram") == expected(plain, verify_by_histogram) != expected(plain)
+    assert printed("--center") == expected(plain - plain.mean(axis=0)) != expected(plain)
+    assert printed("--flipped_emb") == expected((plain + mirror) / 2)
+    assert printed("--flipped_emb", "--flip_mode", "concat") == expected(np.hstack([plain, mirror]))
+    distances = np.sqrt(((plain[first].astype(np.float64) - plain[second]) ** 2).sum(axis=1))
+    assert printed("--dist", "l2") == verify(-distances, faces.same, faces.fold, "l2").lines()
+    with pytest.raises(InputError, match="--flip_mode concat: no effect without --flipped_emb"):
+        printed("--flip_mode", "concat")
+
+
+def test_intervals_are_printed_written_and_shown(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(count: str) -> tuple[list[str], dict[str, float | None]]:
+        files = ["--json", str(tmp_path / "f.json"), "--report", str(tmp_path / "page")]
+        evaluate_lfw.main(["--snap", str(trained), "--bootstrap", count, *files])
+        return capsys.readouterr().out.splitlines(), json.loads((tmp_path / "f.json").read_text())
+
+    with_intervals, figures = run("30")
+    without, plain = run("0")
+    assert with_intervals[:6] == without[:6]
+    assert with_intervals[6].startswith(f"EER: {figures['eer']:.4f} [{figures['eer_low']:.4f}, ")
+    assert without[6] == f"EER: {plain['eer']:.4f}"
+    assert "redrawn 30 times" in with_intervals[-2] and not any("redrawn" in line for line in without)
+    assert plain == {name: value for name, value in figures.items() if not name.endswith(("_low", "_high"))}
+    # 20 different pairs: two false matches at a FAR of 0.1, none at 0.01.
+    assert figures["tar@far=1e-01"] is not None and figures["tar@far=1e-02"] is None
+    stored = json.loads((tmp_path / "page" / "report.json").read_text())["statistics"]
+    assert stored.items() <= plain.items()
+
+
+def test_people_of_pairs_are_the_folders(sample_data: Path) -> None:
+    faces = faces_of(sample_data)
+    people = people_of_pairs(faces)
+    folders = [[faces.names[row].as_py().split("/")[0] for row in pair] for pair in faces.pairs.tolist()]
+    assert np.array_equal(people[:, 0] == people[:, 1], faces.same)
+    known = dict(zip(people.ravel().tolist(), np.ravel(folders).tolist(), strict=True))
+    assert len(set(known.values())) == len(known)
+    assert [[known[person] for person in pair] for pair in people.tolist()] == folders
 
 
 @pytest.mark.parametrize(

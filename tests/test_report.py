@@ -16,6 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fr.histogram_protocol import verify_by_histogram
+from fr.pair_statistics import pair_statistics, record
 from fr.report import WorstPair, worst_pairs, write_report
 from fr.verification import Verification, verify
 
@@ -103,6 +105,23 @@ def test_page_shows_every_figure_and_fold(tmp_path: Path) -> None:
         assert f"<tr><td>{i + 1}</td><td>{accuracy:.4f}</td><td>{threshold:.4f}</td>" in html
     assert "1200 (600 / 600)" in html
     assert "Worst" not in html
+
+
+def test_page_shows_intervals_and_says_what_the_scores_are(tmp_path: Path) -> None:
+    scores, same, _ = lfw_like()
+    verification = verify_by_histogram(scores - 1, same, np.arange(1200) // 120, "l2")
+    people = np.stack([np.arange(1200), np.arange(1200) + 1200 * ~same], axis=1)
+    statistics = pair_statistics(scores - 1, same, verification, people, 20)
+    write_report(tmp_path, verification, scores - 1, same, FACTS, "LFW", statistics=statistics)
+    text = Page((tmp_path / "index.html").read_text(encoding="utf-8")).text
+    for figure in statistics.values():
+        value = "–" if figure.value is None else f"{figure.value:.4f}"
+        between = "–".join(f"{end:.4f}" for end in figure.interval or ())
+        assert f"{figure.title}\n{value}\n" + (f"{between}\n" if between else "") in text
+        assert figure.note in text
+    assert "600 different pairs are too few" in text
+    assert "L2 distance, negated" in text and "histograms" in text and "cosine" not in text
+    assert json.loads((tmp_path / "report.json").read_text())["statistics"] == record(statistics)
 
 
 def test_report_json_reads_back_equal(tmp_path: Path) -> None:

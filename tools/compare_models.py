@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Compare two snapshots or ONNX models on one verification set, pair by pair.
+
+    python tools/compare_models.py a.pt b.onnx --val_data_root /data/lfw
+    python tools/compare_models.py a.pt b.pt --val_data_root /data/lfw --flipped_emb --roc both.png
+
+Both are scored as evaluate_lfw.py scores them; what follows the two names and --roc are its options, for both.
+Printed: figures of each, B − A with a 95 % interval from redrawing the same people for both, and McNemar's exact test
+(1947, https://doi.org/10.1007/BF02295996) on the pairs that only one of them judges rightly, each at the thresholds of
+its own folds. An interval without 0 in it, or a small p, says that the difference isn't chance.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtr
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.bootstrap import Replicates, interval, replicates
+from fr.distributed import open_ranks
+from fr.errors import InputError, run_plainly
+from fr.evaluation import people_of_pairs
+from fr.options import evaluation_options
+from fr.roc import area, roc_curve
+from fr.score_plots import png, roc_overlay
+from fr.scoring import Scored, score
+
+COMPARED = ("accuracy", "auc")
+_NOT_HERE = ("json", "report")  # of evaluate_lfw.py; they are about one model
+
+
+def main(argv: list[str]) -> int:
+    arguments, rest = _arguments(argv)
+    both = [evaluation_options(["--snap", name, *rest]) for name in (arguments.a, arguments.b)]
+    refused = [f"--{name}: not for two models" for name in _NOT_HERE if getattr(both[0].values, name)]
+    if refused:
+        raise InputError(*refused)
+    options = both[0].values
+    with open_ranks(options.device) as ranks:
+        a, b = (score(of, ranks) for of in both)
+        _check_one_set(a, b)
+        if ranks.is_main:
+            drawn = [_replicates(of, options.bootstrap) for of in (a, b)] if options.bootstrap else []
+            print("\n".join(_table(a, b, drawn)))
+            print(_verdicts(a.verification.right, b.verification.right))
+            if arguments.roc:
+                curves = {f"A: {Path(arguments.a).name}": a, f"B: {Path(arguments.b).name}": b}
+                drawing = roc_overlay({name: roc_curve(of.scores, of.faces.same) for name, of in curves.items()})
+                _write(arguments.roc, png(drawing))
+    return 0
+
+
+def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> tuple[int, int, float]:
+    """Pairs that only A, and that only B judges rightly, and the exact two-sided p of McNemar's test. [P] each.
+
+    p is the chance of a split at least as uneven if neither is better: a fair coin for each of these pairs.
+    """
+    only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
+    return only_a, only_b, min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+
+
+def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="tools/compare_models.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("a", metavar="A", help="snapshot (.pt) or ONNX model")
+    parser.add_argument("b", metavar="B", help="another one")
+    parser.add_argument("--roc", type=Path, metavar="PNG", help="picture of both ROC curves to write (default: none)")
+    return parser.parse_known_args(argv)
+
+
+def _check_one_set(a: Scored, b: Scored) -> None:
+    same_set = a.faces.names.equals(b.faces.names) and np.array_equal(a.faces.pairs, b.faces.pairs)
+    if not same_set:
+        raise InputError(f"A was scored on {a.faces.root}, B on {b.faces.root}: name one set with --val_data_root")
+
+
+def _replicates(scored: Scored, count: int) -> Replicates:
+    return replicates(
+        scored.scores, scored.faces.same, scored.verification.right, people_of_pairs(scored.faces), count
+    )
+
+
+def _table(a: Scored, b: Scored, drawn: list[Replicates]) -> list[str]:
+    rows = [f"{'':10}{'A':>8}{'B':>8}{'B - A':>9}" + ("   95 % interval" if drawn else "")]
+    for name in COMPARED:
+        first, second = (_figure(of, name) for of in (a, b))
+        between = interval(drawn[1][name] - drawn[0][name]) if drawn else None
+        ends = f"   [{between[0]:+.4f}, {between[1]:+.4f}]" if between else ""
+        rows.append(f"{name:10}{first:8.4f}{second:8.4f}{second - first:+9.4f}{ends}")
+    return rows
+
+
+def _figure(scored: Scored, name: str) -> float:
+    """The accuracy of the protocol, the AUC of the exact curve, which is what replicates are of."""
+    if name == "accuracy":
+        return scored.verification.accuracy
+    roc = roc_curve(scored.scores, scored.faces.same)
+    return float(area(roc.far, roc.tar))
+
+
+def _verdicts(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> str:
+    only_a, only_b, p = mcnemar(right_a, right_b)
+    counts = f"judged rightly by A alone: {only_a:,}, by B alone: {only_b:,} of {right_a.size:,} pairs"
+    return f"{counts}; McNemar's p {p:.3g}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"--roc {path}: can't be written: {error.strerror}") from error
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    run_plainly("tools/compare_models.py", main)

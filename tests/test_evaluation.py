@@ -206,7 +206,7 @@ def test_people_of_pairs_are_the_folders(sample_data: Path) -> None:
     [
         (["--model", "resnet"], "--model resnet: .* holds mobilenet"),
         (["--embed_size", "256"], "--embed_size 256: .* holds 16"),
-        (["--input_size", "40"], "--input_size: mobilenet needs multiples of 16"),
+        (["--input_size", "40"], "mobilenet needs sides that are multiples of 16"),
         (["--input_size", "64"], "size mismatch for pool"),
         (["--val_list", "missing.txt"], "missing.txt: can't be read"),
         (["--val_data_root", "missing"], "--val_data_root missing: no such folder"),

@@ -302,7 +302,7 @@ def test_what_an_option_overrides_is_said(
             f"--mean 0.1 0.2 0.3 overrides what {path} says: 0.5 0.45 0.4",
             f"--std 0.3 0.25 0.9 overrides what {path} says: 0.3 0.25 0.2",
         ]
-    with pytest.raises(InputError, match="tiny needs multiples of 16"):
+    with pytest.raises(InputError, match="tiny needs sides that are multiples of 16"):
         evaluate_lfw.main(["--snap", str(snap), "--input_size", "40"])
     with pytest.raises(InputError, match="size mismatch"):
         evaluate_lfw.main(["--snap", str(snap), "--input_size", "64"])

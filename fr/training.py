@@ -12,7 +12,7 @@ from torch import nn
 
 from fr.averaging import WeightAverage
 from fr.data.bad_images import BadImages
-from fr.distributed import Ranks, Received, caught_signals, highest
+from fr.distributed import Ranks, Received, caught_signals, gather_objects, highest
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 from fr.monitor import Silent, Stopwatch
@@ -118,8 +118,8 @@ def train(
             if reason:
                 if iteration > saved:
                     save(iteration)
-                if reason == _FAILED:
-                    raise failure or InputError("ended with the other ranks: one of them can't go on")
+                if failure:
+                    raise failure
                 return 128 + reason
             if iteration == iterations.start:
                 show(batches[0][0])
@@ -181,17 +181,19 @@ def _fetch(
 def _reason_to_end(
     failure: InputError | None, received: Received, bad: BadImages, monitor: Silent
 ) -> tuple[int, InputError | None]:
-    """What all ranks end on before this step: 0 = nothing, a signal's number, or _FAILED and this rank's failure.
+    """What all ranks end on before this step: 0 = nothing, a signal's number, or _FAILED and the failure.
 
-    Photographs found bad come to every rank's knowledge here, which costs nothing as long as there are none.
+    Photographs found bad come to every rank's knowledge here, which costs nothing as long as there are none; and so
+    does a failure, since torchrun may end the rank that had it before it has told.
     """
     reason = highest(_FAILED if failure else received.number or _NEWS * bad.has_news)
     if reason not in (_NEWS, _FAILED):
         return reason, failure
     for problem in bad.share():
         monitor.say(f"{problem}; another photograph stands in")
-    failure = bad.excess() or failure
-    return _FAILED if failure or reason == _FAILED else 0, failure
+    problems = next(filter(None, gather_objects(failure.problems if failure else ())), None)
+    failure = bad.excess() or failure or (InputError(*problems) if problems else None)
+    return _FAILED if failure else 0, failure
 
 
 def _log(

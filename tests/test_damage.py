@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import fr.training
 import train
 from fr import snapshot
 from fr.data import pipeline
@@ -29,8 +30,9 @@ from fr.data.bad_images import BadImages, stand_ins
 from fr.data.order import Order
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.training_stream import TrainingStream
-from fr.distributed import Ranks
+from fr.distributed import Ranks, Received
 from fr.errors import InputError, run_plainly
+from fr.monitor import Silent
 from fr.preprocessing import Preprocessing
 from tests.conftest import (
     TINY,
@@ -453,6 +455,16 @@ def test_ranks_tell_each_other_what_they_found_and_count_it_once(run_distributed
             (["0 is bad", "1 is bad", "5 is bad"], 3, ""),
             (["10 is bad", "11 is bad"], 5, "bad photographs: 5, and --max_bad_images is 4; the last: 11 is bad"),
         ]
+
+
+def end_of_rank(failing: int) -> str:
+    """What a rank raises when the `failing` one can't go on."""
+    failure = InputError("its disk is gone") if torch.distributed.get_rank() == failing else None
+    return str(fr.training._reason_to_end(failure, Received(), BadImages(0), Silent())[1])
+
+
+def test_a_failure_of_one_rank_is_told_by_all(run_distributed: Callable[..., list]) -> None:
+    assert run_distributed(2, end_of_rank, 1) == ["its disk is gone"] * 2
 
 
 def test_two_ranks_name_and_count_each_photograph_once_and_see_what_one_sees(

@@ -27,11 +27,12 @@ from fr.data.annotations import (
     refuse,
 )
 from fr.data.landmark_csv import landmark_table, landmarks_of
-from fr.data.lines import TEN_NUMBERS, Lines, folder_classes, read_lines, sorted_classes, true_rows
+from fr.data.lines import Lines, folder_classes, read_lines, sorted_classes, true_rows
 from fr.errors import InputError
 
 _WHOLE = "[0-9]{1,18}"
-_DETECTED = rf"(?P<path>[^|]*[^|\s])\s*\|\s*(?P<points>{TEN_NUMBERS})\s*\|"
+_DETECTED = r"(?P<path>[^|]*[^|\s])\s*\|(?P<points>[^|]*)\|(?P<box>[^|]*)"
+_FORM = "`id/img | x1 y1 … x5 y5 | x y w h`"
 
 
 def read_labelled_list(root: str, list_file: str, landmarks: str) -> LabelledFaces:
@@ -60,11 +61,15 @@ def read_trillion_pairs(root: str, list_file: str) -> LabelledFaces:
     """
     folder = existing_folder("--train_data_root", root)
     lines = read_lines(Path(list_file))
-    pattern = rf"(?P<path>.*\S)\s+(?P<label>{_WHOLE})\s+(?P<points>{TEN_NUMBERS})"
-    fields = lines.fields(pattern, "`path label x1 y1 … x5 y5`")
-    names, points = lines.paths(fields["path"]), lines.points(fields["points"])
+    form = "`path label x1 y1 … x5 y5`"
+    parts = pc.ascii_split_whitespace(lines.texts, max_splits=11, reverse=True)  # a path may hold spaces
+    lines.refuse_unlike(form, pc.not_equal(pc.list_value_length(parts), 12))
+    path, label = pc.list_element(parts, 0), pc.list_element(parts, 1)
+    lines.refuse_unlike(form, pc.invert(pc.match_substring_regex(label, f"^{_WHOLE}$")))
+    words = pc.list_flatten(pc.list_slice(parts, 2, 12))
+    names, points = lines.paths(path), lines.points(words)
     check_landmarks(points, lines.where)
-    labels, identities = sorted_classes(fields["label"], int)
+    labels, identities = sorted_classes(label, int)
     return _looked_at(LabelledFaces(folder, names, points, labels, identities))
 
 
@@ -75,10 +80,10 @@ def read_ms1m(root: str, list_file: str) -> LabelledFaces:
     order of first appearance. InputError names file and line of what doesn't fit.
     """
     lines, note = _detected(Path(list_file))
-    fields = lines.fields(
-        _DETECTED + r"\s*(?P<box>-?\d{1,9}(?:\s+-?\d{1,9}){3})", "`id/img | x1 y1 … x5 y5 | x y w h`"
-    )
-    words = pc.split_pattern_regex(fields["box"], pattern=r"\s+").flatten()
+    fields = lines.fields(_DETECTED, _FORM)
+    words = lines.words(fields["box"], 4, _FORM)
+    whole = pc.match_substring_regex(words, r"^-?[0-9]{1,9}$").to_numpy(zero_copy_only=False).reshape(-1, 4)
+    lines.refuse_unlike(_FORM, pa.array(~whole.all(axis=1)))
     boxes = np.maximum(words.cast(pa.float64()).to_numpy().reshape(-1, 4), 0)
     refuse([f"{lines.where(i)}: the box is empty" for i in true_rows(pa.array((boxes[:, 2:] == 0).any(axis=1)))])
     return _detected_faces(root, lines, fields, boxes, note)
@@ -87,7 +92,7 @@ def read_ms1m(root: str, list_file: str) -> LabelledFaces:
 def read_imdb_face(root: str, list_file: str) -> LabelledFaces:
     """As `read_ms1m`, but the landmarks are fractions of the whole picture, and the box isn't looked at."""
     lines, note = _detected(Path(list_file))
-    fields = lines.fields(_DETECTED + "[^|]*", "`id/img | x1 y1 … x5 y5 | x y w h`")
+    fields = lines.fields(_DETECTED, _FORM)
     whole = np.tile([0.0, 0.0, np.inf, np.inf], (len(lines.numbers), 1))
     return _detected_faces(root, lines, fields, whole, note)
 
@@ -97,7 +102,7 @@ def _detected(path: Path) -> tuple[Lines, tuple[str, ...]]:
     lines = read_lines(path)
     found = pc.count_substring(lines.texts, "|").to_numpy() >= 2
     if not found.any():
-        raise InputError(f"{path}: no face in any line; a line with one is `id/img | x1 y1 … x5 y5 | x y w h`")
+        raise InputError(f"{path}: no face in any line; a line with one is {_FORM}")
     failed = int(len(found) - found.sum())
     return lines.chosen(found), (f"{failed:,} photographs of {path} without a face left out",) if failed else ()
 
@@ -106,7 +111,7 @@ def _detected_faces(
     root: str, lines: Lines, fields: dict[str, pa.Array], boxes: NDArray[np.float64], note: tuple[str, ...]
 ) -> LabelledFaces:
     folder = existing_folder("--train_data_root", root)
-    names, points = lines.paths(fields["path"]), lines.points(fields["points"])
+    names, points = lines.paths(fields["path"]), lines.points(lines.words(fields["points"], 10, _FORM))
     refuse([f"{lines.where(i)}: not <identity>/<file>" for i in true_rows(pc.invert(pc.match_substring(names, "/")))])
     check_landmarks(points, lines.where, FRACTIONS)
     labels, identities = folder_classes(names)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_protocols_and_scores_are_those_asked_for(
         plain, mirror = (embed(of, faces, contract, DALI, ranks, 20, False) for of in networks)
     first, second = faces.pairs.T
 
-    def expected(rows: NDArray[np.float32], protocol: Callable[..., Verification] = verify) -> list[str]:
+    def expected(rows: NDArray[Any], protocol: Callable[..., Verification] = verify) -> list[str]:
         return protocol(cosine_scores(rows[first], rows[second]), faces.same, faces.fold).lines()
 
     assert printed("--protocol", "histogram") == expected(plain, verify_by_histogram) != expected(plain)

@@ -60,14 +60,12 @@ def test_the_command_prints_a_table_and_ends_with_json() -> None:
 
 
 def test_the_step_command_measures_each_form_and_ends_with_json() -> None:
-    options = ["--model", "mobilefacenet", "--forms", "plain", "fp32", "both", "--batch", "4", "--steps", "1"]
-    command = [sys.executable, "tools/benchmark.py", "step", *options, "--turns", "1", "--ranks", "1", "2"]
+    options = ["--model", "mobilefacenet", "--forms", "plain", "both", "--batch", "4", "--steps", "1", "--turns", "1"]
+    command = [sys.executable, "tools/benchmark.py", "step", *options, "--ranks", "2"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240)
     *table, last = result.stdout.splitlines()
     figures = json.loads(last)
-    assert {"mobilefacenet_vs_fp32", "mobilefacenet_vs_plain"} <= figures.keys()
-    assert [(run["ranks"], run["form"]) for run in figures["results"]] == [
-        (ranks, form) for ranks in (1, 2) for form in ("plain", "fp32", "both")
-    ]
+    assert figures["mobilefacenet_vs_plain"] > 0
+    assert [(run["ranks"], run["form"]) for run in figures["results"]] == [(2, "plain"), (2, "both")]
     assert all(run["images_per_s"] > 0 for run in figures["results"])
-    assert len(table) == 7
+    assert len(table) == 3

@@ -189,7 +189,8 @@ def test_intervals_are_printed_written_and_shown(
     # 20 different pairs: two false matches at a FAR of 0.1, none at 0.01.
     assert figures["tar@far=1e-01"] is not None and figures["tar@far=1e-02"] is None
     stored = json.loads((tmp_path / "page" / "report.json").read_text())["statistics"]
-    assert stored.items() <= plain.items()
+    # The AUC is there from the exact ROC, here from scikit-learn: sums in another order.
+    assert all(plain[name] == (value if value is None else pytest.approx(value)) for name, value in stored.items())
 
 
 def test_people_of_pairs_are_the_folders(sample_data: Path) -> None:

@@ -483,7 +483,8 @@ def test_the_commands_of_the_readme_are_accepted(monkeypatch: pytest.MonkeyPatch
     for name in ("VGGFace2_ROOT", "LFW_ROOT"):
         monkeypatch.setenv(name, f"/{name}")
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    lines = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    ")]
+    indented = (line for line in text.splitlines() if line.strip().startswith(("python ", "torchrun ")))
+    lines = [shlex.split(line, comments=True) for line in indented]
     read = {"train.py": train_options, "evaluate_lfw.py": evaluation_options}
     commands = [(read[word], line[at + 1 :]) for line in lines for at, word in enumerate(line[:5]) if word in read]
     commands = [(options, words) for options, words in commands if not any("[" in word for word in words)]

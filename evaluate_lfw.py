@@ -11,7 +11,6 @@ set is the one a snapshot was validated on unless --val_data_root, --val_list an
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from fr.evaluation import people_of_pairs
 from fr.options import evaluation_options
 from fr.pair_statistics import Figure, lines, pair_statistics, record
 from fr.preprocessing import Preprocessing
-from fr.report import WorstPair, worst_pairs, write_report
+from fr.report import WorstPair, replace_file, worst_pairs, write_report
 from fr.score_plots import SCORE_NAMES
 from fr.scoring import Scored, score
 
@@ -48,11 +47,9 @@ def main(argv: list[str]) -> int:
 
 
 def _write_json(path: Path, figures: dict[str, float | None]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(figures, indent=1) + "\n")
-        os.replace(temporary, path)
+        replace_file(path, (json.dumps(figures, indent=1) + "\n").encode())
     except OSError as error:
         raise InputError(f"--json {path}: can't be written: {error.strerror}") from error
 

@@ -82,11 +82,11 @@ def write_report(
     page = _page(verification, int(is_same.sum()), facts, title, roc, histogram, worst, statistics or {})
 
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "roc.png", roc)
-    _replace(folder / "histogram.png", histogram)
-    _replace(folder / "report.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    replace_file(folder / "roc.png", roc)
+    replace_file(folder / "histogram.png", histogram)
+    replace_file(folder / "report.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     # A file name that is not valid UTF-8 reaches us as lone surrogates; show them escaped rather than fail.
-    _replace(folder / "index.html", page.encode(errors="backslashreplace"))
+    replace_file(folder / "index.html", page.encode(errors="backslashreplace"))
     return folder / "index.html"
 
 
@@ -98,7 +98,7 @@ def _picture_png(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write under a temporary name in the same folder, then rename: a reader never meets half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,13 +1,11 @@
 """Shared fixtures: sample data made once, real faces where they are at hand, functions run on several gloo ranks."""
 
-import dataclasses
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,6 @@ from torch import nn
 
 import train
 from fr import snapshot
-from fr.losses.settings import LossSettings
-from fr.options import train_options
 from tools.make_sample_data import Options, make_sample_data
 
 ROOT = Path(__file__).parent.parent
@@ -106,16 +102,6 @@ def data_options(data: Path) -> list[str]:
 
 # What train.py can't do without; the words that follow in a test change nothing about it.
 REQUIRED = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "x")]
-
-
-def loss_settings(**changes: Any) -> LossSettings:
-    """The loss of train.py's defaults, with some options changed."""
-    return dataclasses.replace(_default_loss_settings(), **changes)
-
-
-@cache
-def _default_loss_settings() -> LossSettings:
-    return LossSettings.of(train_options(REQUIRED).values)
 
 
 def validation_options(data: Path) -> list[str]:

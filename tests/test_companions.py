@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from fr.losses.classifier import MarginSoftmax
 from fr.losses.settings import LossSettings
 from fr.optimizer import build_sgd
-from tests.conftest import loss_settings
 from tests.loss_reference import (
     BATCH,
     EMBED_SIZE,
@@ -25,6 +24,7 @@ from tests.loss_reference import (
     own_part,
     reference_softmax,
 )
+from tools.case_ranks import loss_settings
 
 ONES: list[tuple[int, dict[str, Any]]] = [
     (0, {"center_loss_weight": 0.01}),

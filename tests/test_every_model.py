@@ -16,7 +16,8 @@ from fr.preprocessing import Preprocessing
 from fr.replicas import replicate
 from fr.scored_model import load_backbone
 from fr.training import StepSettings, training_mode, training_step
-from tests.conftest import ROOT, loss_settings
+from tests.conftest import ROOT
+from tools.case_ranks import loss_settings
 from tools.export_onnx import LIMIT
 
 CLASSES, EMBED_SIZE, ITERATIONS = 6, 16, 10

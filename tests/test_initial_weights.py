@@ -21,9 +21,10 @@ from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model
 from fr.optimizer import build_sgd
 from fr.weights import read_weights
-from tests.conftest import Losses, loss_settings, same_weights, weights
+from tests.conftest import Losses, same_weights, weights
 from tests.layouts_001 import layout_001
 from tests.weight_files import filled
+from tools.case_ranks import loss_settings
 
 FACTS: dict[str, Any] = {
     "model": "small",

@@ -17,7 +17,6 @@ from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sharded import SHORTEST, cosines_to, cross_entropy
 from fr.optimizer import build_sgd
 from fr.option_checks import MARGIN_TYPES
-from tests.conftest import loss_settings
 from tests.loss_reference import (
     EMBED_SIZE,
     arc,
@@ -28,6 +27,7 @@ from tests.loss_reference import (
     own_part,
     reference_softmax,
 )
+from tools.case_ranks import loss_settings
 
 SV = {"mining_type": "sv", "t": 1.25}
 FOCAL = {"mining_type": "focal"}

@@ -21,7 +21,7 @@ from fr.models.mobilenet import InvertedResidual, MobileFaceNet
 from fr.optimizer import build_sgd
 from fr.option_checks import MARGIN_TYPES
 from fr.options import MODEL_NAMES
-from tests.conftest import loss_settings
+from tools.case_ranks import loss_settings
 
 
 def test_the_options_offer_exactly_the_models_there_are() -> None:

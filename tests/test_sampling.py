@@ -10,7 +10,6 @@ import torch
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count, drawn_rows
 from fr.optimizer import build_sgd
-from tests.conftest import loss_settings
 from tests.loss_reference import (
     BATCH,
     EMBED_SIZE,
@@ -22,6 +21,7 @@ from tests.loss_reference import (
     own_part,
     reference_softmax,
 )
+from tools.case_ranks import loss_settings
 
 ROWS = 100
 OF_BATCH = torch.tensor([3, 99, 3, 0, -1, 100, 57, 250, -40])  # two of one class, four of other ranks

@@ -7,9 +7,7 @@ and weight decay, float32, on CPU ranks. Every measurement runs in processes of 
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,9 +23,8 @@ from tqdm import tqdm
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
-from fr.losses.settings import LossSettings
 from fr.optimizer import apply_step, build_sgd, gradient_norm
-from fr.options import train_options
+from tools.case_ranks import loss_settings, measure_in_own_processes
 
 _FLOAT, _GIGA = 4, 1e9
 _LR, _MOMENTUM, _DECAY, _S, _M = 0.1, 0.9, 1e-4, 30.0, 0.35
@@ -155,13 +152,7 @@ def _ratios(results: list[dict[str, Any]]) -> dict[str, float]:
 
 def _in_own_processes(case: Case) -> dict[str, float]:
     """Seconds a step (slowest rank: median, least, most) and the bytes that the hungriest rank's steps added."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tools.head_benchmark", json.dumps(asdict(case)), folder]
-        root = Path(__file__).resolve().parent.parent
-        ranks = [subprocess.Popen([*command, str(rank)], cwd=root) for rank in range(case.ranks)]
-        if sum(abs(process.wait()) for process in ranks):
-            raise SystemExit(f"{case}: a process failed (out of memory?)")
-        measured = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(case.ranks)]
+    measured = measure_in_own_processes("tools.head_benchmark", case, case.ranks)
     slowest = [max(seconds) for seconds in zip(*(one["seconds"] for one in measured), strict=True)]
     return {
         "seconds": statistics.median(slowest),
@@ -203,10 +194,8 @@ def _batch(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _our_step(case: Case) -> Step:
-    required = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "-")]
     rate = case.sample_rate if case.form == "sampled" else 1.0
-    options = train_options([*required, "--sample_rate", str(rate)]).values
-    head = MarginSoftmax(case.classes, case.embed_size, LossSettings.of(options), seed=0)
+    head = MarginSoftmax(case.classes, case.embed_size, loss_settings(sample_rate=rate), seed=0)
     optimizer = build_sgd(head.parameters(), _LR, _MOMENTUM, _DECAY)
     optimizer.state[head.weight]["momentum_buffer"].fill_(0)  # so that its pages are there
 

@@ -9,9 +9,7 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,13 +23,12 @@ from tqdm import tqdm
 
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax
-from fr.losses.settings import LossSettings
 from fr.models import build_model, family
 from fr.models.layers import PReLU
 from fr.optimizer import build_sgd
-from fr.options import train_options
 from fr.replicas import replicate
 from fr.training import StepSettings, training_mode, training_step
+from tools.case_ranks import loss_settings, measure_in_own_processes
 
 _CLASSES, _EMBED_SIZE = 8_631, 512
 
@@ -112,13 +109,7 @@ def _ratios(medians: dict[Case, float]) -> dict[str, float]:
 
 def _in_own_processes(case: Case) -> list[float]:
     """Images a second of all ranks, one figure a step."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tools.step_benchmark", json.dumps(asdict(case)), folder]
-        root = Path(__file__).resolve().parent.parent
-        ranks = [subprocess.Popen([*command, str(rank)], cwd=root) for rank in range(case.ranks)]
-        if sum(abs(process.wait()) for process in ranks):
-            raise SystemExit(f"{case}: a process failed")
-        measured = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(case.ranks)]
+    measured = measure_in_own_processes("tools.step_benchmark", case, case.ranks)
     return [case.batch / max(seconds) for seconds in zip(*measured, strict=True)]
 
 
@@ -137,8 +128,7 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
         for module in backbone.modules():
             if isinstance(module, PReLU):
                 module.forward = partial(nn.PReLU.forward, module)  # type: ignore[method-assign]
-    required = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "-")]
-    head = MarginSoftmax(_CLASSES, _EMBED_SIZE, LossSettings.of(train_options(required).values), seed=0)
+    head = MarginSoftmax(_CLASSES, _EMBED_SIZE, loss_settings(), seed=0)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
     replicas = replicate(backbone, form.compiled)
     training_mode(replicas, freeze_bn=False)

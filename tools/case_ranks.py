@@ -1,0 +1,35 @@
+"""What the benchmarks share: ranks of a measurement in processes of their own, and the loss of train.py's defaults."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fr.losses.settings import LossSettings
+from fr.options import train_options
+
+
+def measure_in_own_processes(module: str, case: Any, ranks: int) -> list[Any]:
+    """What `python -m MODULE CASE FOLDER RANK` leaves as FOLDER/RANK.json, for each rank; case: a dataclass."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", module, json.dumps(dataclasses.asdict(case)), folder]
+        root = Path(__file__).resolve().parent.parent
+        processes = [subprocess.Popen([*command, str(rank)], cwd=root) for rank in range(ranks)]
+        if sum(abs(process.wait()) for process in processes):
+            raise SystemExit(f"{case}: a process failed (out of memory?)")
+        return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def loss_settings(**changes: Any) -> LossSettings:
+    """The loss of train.py's defaults, with some options changed."""
+    return dataclasses.replace(_default_loss_settings(), **changes)
+
+
+@cache
+def _default_loss_settings() -> LossSettings:
+    required = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "x")]
+    return LossSettings.of(train_options(required).values)

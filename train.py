@@ -34,7 +34,8 @@ from fr.models import build_model, family
 from fr.monitor import Monitor, Silent
 from fr.optimizer import build_sgd, lr_at, parameter_groups
 from fr.option_checks import check_batch_size
-from fr.options import Resolved, train_options
+from fr.option_parsing import Resolved
+from fr.options import train_options
 from fr.preprocessing import Preprocessing
 from fr.replicas import checkpoint_blocks, replicate, resolved_precision, synchronise_batch_norms
 from fr.training import Batch, Every, StepSettings, keep_batches, train

@@ -14,7 +14,7 @@ from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation import embed, pair_scores
 from fr.histogram_protocol import verify_by_histogram
-from fr.options import Resolved
+from fr.option_parsing import Resolved
 from fr.scored_model import ScoredModel, open_model
 from fr.verification import Verification, verify
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from fr.errors import InputError
 from fr.losses.settings import LossSettings
 from fr.option_checks import check_batch_size
-from fr.options import Resolved, evaluation_options, train_options
+from fr.option_parsing import Resolved
+from fr.options import evaluation_options, train_options
 from tests.conftest import ROOT
 
 CONFIGS = Path(__file__).parents[1] / "configs"

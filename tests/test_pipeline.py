@@ -19,9 +19,10 @@ from fr.data.alignment import ALIGNMENTS, Array, compose, invert, template_point
 from fr.data.annotations import Faces, LabelledFaces
 from fr.data.augmentation import Augmentation, boxes, draw, geometry
 from fr.data.bad_images import BadImages
+from fr.data.graph import face_graph, regions
 from fr.data.lfw import read_lfw
 from fr.data.order import Order
-from fr.data.pipeline import DaliSettings, dali_settings, plain_stream, regions
+from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.training_stream import TrainingStream
 from fr.data.vgg import read_vgg
 from fr.distributed import Ranks
@@ -395,7 +396,7 @@ def test_a_bad_photograph_is_named_in_the_iteration_that_needs_it(tmp_path: Path
 
 @pytest.mark.parametrize("augmented", [True, False])
 def test_every_operator_of_the_gpu_graph_exists_for_its_device_and_takes_its_inputs(augmented: bool) -> None:
-    graph = pipeline.face_graph(
+    graph = face_graph(
         source=lambda: None,
         preprocessing=PLAIN,
         dali_device="gpu",

@@ -1,8 +1,4 @@
-"""The DALI graph and the loaders around it: encoded bytes and one matrix a sample → batches of aligned faces.
-
-Our order of samples and our random draws go in through `fn.external_source`; nothing inside DALI is random (C2).
-Decoding reads only the region that the warp touches, and the pixels are interpolated once (C3).
-"""
+"""The loaders around the DALI graph: encoded bytes and one matrix a sample → batches of aligned faces."""
 
 import os
 from collections import deque
@@ -13,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from nvidia.dali import fn, math, pipeline_def, types
 
 from fr.data import alignment, placement
 from fr.data.annotations import Faces
+from fr.data.graph import face_graph, first_pixel_graph, regions
 from fr.data.samples import SampleBatch, plain_batch
 from fr.distributed import Ranks
 from fr.errors import InputError
@@ -35,83 +31,6 @@ class DaliSettings:
     device: str
     gpu: int | None
     threads: int
-
-
-def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str, NDArray[Any]]:
-    """What the warp reads: first and last corner of the region in the photograph, the matrix back, anti-aliasing.
-
-    In DALI's coordinates, where (0, 0) is the corner of the first pixel: half a pixel from ours.
-    `sigma` [N] pixels: Gaussian that takes out what the smaller output can't show; 0 where it doesn't shrink.
-    """
-    height, width = input_size
-    back = alignment.invert(matrices)
-    back[:, :, 2] += 0.5 - back[:, :, :2].sum(axis=2) / 2
-    frame = np.array([[0.0, 0.0], [width, 0.0], [0.0, height], [width, height]])
-    touched = alignment.transform(back, np.broadcast_to(frame, (len(back), 4, 2)))
-    shrink = np.sqrt(np.abs(np.linalg.det(back[:, :, :2])))
-    # The variance of a box of `shrink` pixels less that of one pixel, which bilinear interpolation brings itself.
-    sigma = np.sqrt(np.maximum(shrink**2 - 1, 0) / 12)
-    sigma[shrink < 1.2] = 0  # under 20 % there is nothing to see, and the filter would be paid for
-    margin = 1 + np.ceil(3 * sigma)[:, None]
-    return {
-        "low": np.floor(touched.min(axis=1) - margin).astype(np.float32),
-        "high": np.ceil(touched.max(axis=1) + margin).astype(np.float32),
-        "matrix": back.astype(np.float32),
-        "sigma": sigma.astype(np.float32),
-    }
-
-
-def _region(encoded: Any, start: Any, end: Any, dali_device: str, color_order: str) -> Any:
-    """The pixels between two corners (x, y) of encoded pictures, as stored: landmark lists count the pixels of the
-    file, so EXIF's orientation isn't applied."""
-    return fn.decoders.image_slice(
-        encoded,
-        device="mixed" if dali_device == "gpu" else "cpu",
-        start=fn.cast(start, dtype=types.INT32),
-        end=fn.cast(end, dtype=types.INT32),
-        axis_names="WH",
-        adjust_orientation=False,
-        jpeg_fancy_upsampling=True,  # on a GPU too the chroma of the CPU's decoder
-        output_type=types.RGB if color_order == "rgb" else types.BGR,
-    )
-
-
-@pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
-def first_pixel_graph(source: Any, dali_device: str) -> Any:
-    """bytes → the first pixel, [1, 1, 3] uint8."""
-    (encoded,) = fn.external_source(source=source, num_outputs=1, batch=True)
-    corner = types.Constant([0, 0])
-    return _region(encoded, corner, corner + 1, dali_device, "rgb")
-
-
-@pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]
-def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, augmented: bool) -> Any:
-    """bytes, region, matrix (, boxes, blur) → [N, 3, H, W] float32 in the units of `preprocessing`."""
-    encoded, low, high, matrix, sigma, *random = fn.external_source(
-        source=source, num_outputs=8 if augmented else 5, batch=True
-    )
-    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
-    size = fn.cast(fn.stack(shape[1], shape[0]), dtype=types.FLOAT)
-    start = math.clamp(low, 0.0, size - 1.0)
-    end = math.clamp(high, start + 1.0, size)
-    images = _region(encoded, start, end, dali_device, preprocessing.color_order)
-    if sigma > 0:
-        images = fn.gaussian_blur(images, sigma=sigma)
-    matrix = fn.cat(matrix[:, :2], fn.reshape(matrix[:, 2] - start, shape=[2, 1]), axis=1)
-    images = fn.warp_affine(
-        images, matrix=matrix, size=preprocessing.input_size, fill_value=0, interp_type=types.INTERP_LINEAR
-    )
-    if augmented:
-        corners, sides, kernel = random
-        images = fn.erase(images, anchor=corners, shape=sides, axis_names="HW", fill_value=0)
-        images = fn.filter(images, kernel)
-    return fn.crop_mirror_normalize(
-        images,
-        dtype=types.FLOAT,
-        output_layout="CHW",
-        mean=[255 * value for value in preprocessing.mean],
-        std=[255 * value for value in preprocessing.std],
-    )
 
 
 class Undecodable(InputError):

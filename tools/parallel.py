@@ -1,0 +1,85 @@
+"""Work for several processes: one function over many items, results in order, a progress bar."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from fr.errors import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AHEAD = 4  # items a worker that are handed out and not yet taken: memory stays bounded when the caller is slow
+_function: Callable[[Any], Any]  # of a worker: sent once, with all that it holds
+
+
+def map_in_processes(
+    function: Callable[[Item], Result], items: Collection[Item], workers: int, title: str, unit: str = "img"
+) -> Iterator[Result]:
+    """`function(item)` of every item, in the order of the items. workers: processes, 0 = one a core this one may use.
+
+    function: one that another process can import, or a functools.partial of such. What it raises is raised here;
+    InputError when a worker is killed. However the iteration ends, Ctrl-C included, the workers end first; when this
+    process is killed, they end as well.
+    """
+    if not items:
+        return
+    count = min(workers or len(os.sched_getaffinity(0)), len(items))
+    # spawn: a fork would copy the locks of threads (OpenCV's, torch's) without the threads that hold them.
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker, (function,))
+    interval = 0.1 if sys.stderr.isatty() else 5.0  # seconds; a log gets a line now and then
+    ahead: deque[Future[Result]] = deque()
+    with tqdm(total=len(items), desc=title, unit=unit, mininterval=interval) as bar:
+        try:
+            for item in items:
+                ahead.append(_submitted(pool, item))
+                if len(ahead) == _AHEAD * count:
+                    yield ahead.popleft().result()
+                    bar.update()
+            while ahead:
+                yield ahead.popleft().result()
+                bar.update()
+        except BrokenProcessPool as error:
+            raise InputError(f"{title}: a worker was killed (out of memory? then fewer --workers)") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _submitted(pool: ProcessPoolExecutor, item: Any) -> "Future[Any]":
+    """Hands an item out, which may start a worker; that one inherits a mask under which Ctrl-C doesn't reach it.
+
+    A terminal sends Ctrl-C to all processes; this one takes it and ends the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_call, item)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's workers wait for work for ever when their parent is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _call(item: Any) -> Any:
+    return _function(item)

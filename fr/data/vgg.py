@@ -13,7 +13,9 @@ from fr.data.lines import Lines, folder_classes, read_lines
 from fr.errors import InputError
 
 _META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
-_META_ROW = re.compile(r'\s*(?P<id>[^\s,"]+)\s*,.*,\s*(?P<flag>[01])\s*,\s*[mf]\s*,?\s*')
+_META_ROW = re.compile(
+    r'\s*(?P<id>[^\s,"]+)\s*,(?P<name>.*?)(?:,\s*(?:[0-9]+\s*)?)?,\s*(?P<flag>[01])\s*,\s*[mf]\s*,?\s*'
+)
 
 
 def read_vgg(root: str, list_file: str, landmarks: str, meta_file: str = "") -> LabelledFaces:
@@ -64,23 +66,37 @@ def _by_meta(
 def label_order(path: Path) -> list[str]:
     """identity_meta.csv → Class_IDs as VGGFace2-pytorch labels them: Flag 1 (train) in file order, then Flag 0 (test).
 
-    Rows are `n000001, "14th_Dalai_Lama", 424, 0, m`. A name may hold commas, and copies that went through a spreadsheet
-    have doubled quotes or have lost Sample_Num, so a row is read from both ends. InputError names file and line.
+    InputError names file and line.
     """
-    flags: dict[str, str] = {}
+    rows = _meta_rows(path)
+    return sorted(rows, key=lambda name: rows[name]["flag"], reverse=True)  # a stable sort, in reverse too
+
+
+def person_names(path: Path) -> dict[str, str]:
+    """identity_meta.csv → what each Class_ID is called, such as `14th_Dalai_Lama`. InputError names file and line."""
+    return {identity: row["name"].replace('"', "").strip() for identity, row in _meta_rows(path).items()}
+
+
+def _meta_rows(path: Path) -> dict[str, re.Match[str]]:
+    """Class_ID → its row.
+
+    Rows are `n000001, "14th_Dalai_Lama", 424, 0, m`. A name may hold commas, and copies that went through a spreadsheet
+    have doubled quotes or have lost Sample_Num, so a row is read from both ends.
+    """
+    found: dict[str, re.Match[str]] = {}
     problems = []
     rows = read_text(path).splitlines()
     if not rows or [field.strip() for field in rows[0].split(",")] != _META_HEADER.split(", "):
         raise InputError(f"{path}:1: expected the header {_META_HEADER}")
     for number, row in enumerate(rows[1:], start=2):
-        found = _META_ROW.fullmatch(row)
+        match = _META_ROW.fullmatch(row)
         if not row.strip():
             continue
-        if not found:
+        if not match:
             problems.append(f"{path}:{number}: isn't {_META_HEADER} with a Flag of 0 or 1")
-        elif found["id"] in flags:
-            problems.append(f"{path}:{number}: {found['id']} for the second time")
+        elif match["id"] in found:
+            problems.append(f"{path}:{number}: {match['id']} for the second time")
         else:
-            flags[found["id"]] = found["flag"]
+            found[match["id"]] = match
     refuse(problems)
-    return sorted(flags, key=flags.__getitem__, reverse=True)  # a stable sort, in reverse too
+    return found

@@ -19,10 +19,11 @@ from fr.data.pipeline import plain_stream
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import people_of_pairs
+from fr.files import replace_file
 from fr.options import evaluation_options
 from fr.pair_statistics import Figure, lines, pair_statistics, record
 from fr.preprocessing import Preprocessing
-from fr.report import WorstPair, replace_file, worst_pairs, write_report
+from fr.report import WorstPair, worst_pairs, write_report
 from fr.score_plots import SCORE_NAMES
 from fr.scoring import Scored, score
 

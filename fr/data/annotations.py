@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fr.data.storage import RecordFile, TarShards
 from fr.errors import InputError
 
 _SHOWN = 10  # problems named one by one; the rest is counted
@@ -37,12 +38,14 @@ class Faces:
     """Photographs with landmarks, or aligned crops. N photographs.
 
     boxes: None, or what the landmarks are fractions of, in pixels; a width or height of infinity ends at the edge.
+    storage: None for a file each, or where the encoded pictures are.
     """
 
     root: Path
-    names: pa.StringArray  # [N] paths below root
+    names: pa.StringArray  # [N] paths below root, or names inside the storage
     landmarks: NDArray[np.float64]  # [N, 5, 2] pixels, or fractions of boxes; [N, 0, 2] of aligned crops
     boxes: NDArray[np.float64] | None = field(default=None, kw_only=True)  # [N, 4] x, y, width, height
+    storage: TarShards | RecordFile | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -53,7 +56,13 @@ class Faces:
         return self.boxes is not None or self.landmarks.shape[1] == 0
 
     def path(self, index: int) -> str:
-        return os.path.join(self.root, self.names[index].as_py())
+        """How people are told of a photograph: the path of its file, or the file that it is in and its name there."""
+        name = self.names[index].as_py()
+        return self.storage.path(self.root, index, name) if self.storage else os.path.join(self.root, name)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The encoded photograph; OSError when it can't be read."""
+        return self.storage.read(self.root, index) if self.storage else np.fromfile(self.path(index), dtype=np.uint8)
 
 
 @dataclass(frozen=True)

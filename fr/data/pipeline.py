@@ -114,7 +114,7 @@ def _inputs(
     """What `face_graph` takes, batch by batch, each of which is noted in `in_flight`."""
     for batch in batches:
         in_flight.append(batch)
-        encoded = [_read(faces.path(int(index))) for index in batch.indices]
+        encoded = [_read(faces, int(index)) for index in batch.indices]
         matrices, placed = placement.matrices(faces, batch.indices, encoded, preprocessing)
         encoded = [picture if there else _UNREADABLE for picture, there in zip(encoded, placed, strict=True)]
         if batch.moves is not None:
@@ -125,9 +125,9 @@ def _inputs(
         yield (encoded, *region.values(), *random)
 
 
-def _read(path: str) -> NDArray[np.uint8]:
+def _read(faces: Faces, index: int) -> NDArray[np.uint8]:
     try:
-        return np.fromfile(path, dtype=np.uint8)
+        return faces.read(index)
     except OSError:
         # Reading runs ahead of the training; this byte makes the graph fail in the iteration concerned.
         return _UNREADABLE
@@ -137,7 +137,7 @@ def _complaint(faces: Faces, index: NDArray[np.int64], preprocessing: Preprocess
     """What is wrong with a photograph that the graph didn't take, for people. index: [1]."""
     path = faces.path(int(index[0]))
     try:
-        encoded = np.fromfile(path, dtype=np.uint8)
+        encoded = faces.read(int(index[0]))
     except OSError as error:
         return f"{path}: can't be read: {error.strerror}"
     if placement.sizes_of([encoded]).all() and not placement.matrices(faces, index, [encoded], preprocessing)[1].all():
@@ -145,10 +145,10 @@ def _complaint(faces: Faces, index: NDArray[np.int64], preprocessing: Preprocess
     return f"{path}: can't be decoded: {'cut off, damaged, or of an unknown format' if len(encoded) else 'it is empty'}"
 
 
-def has_first_pixel(path: str, settings: DaliSettings) -> bool:
+def has_first_pixel(faces: Faces, index: int, settings: DaliSettings) -> bool:
     """Whether the first pixel of a photograph decodes; if not, no region does, since all decoders begin there."""
     graph = first_pixel_graph(
-        source=iter([([_read(path)],)]),
+        source=iter([([_read(faces, index)],)]),
         dali_device=settings.device,
         batch_size=1,
         num_threads=1,

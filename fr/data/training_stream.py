@@ -107,7 +107,7 @@ class TrainingStream:
                 next(self._open([(np.array([index]), epoch, place)], 1))
             except Undecodable as failure:
                 self.bad.report(index, str(failure))
-                if not has_first_pixel(self.faces.path(index), self.settings):
+                if not has_first_pixel(self.faces, index, self.settings):
                     self._hopeless.add(index)
             else:
                 return index

@@ -1,0 +1,89 @@
+"""Where the encoded pictures are when they aren't a file each: slices of tar shards, or of one RecordIO file.
+
+A storage is plain columns, so that it can be written down and mapped into memory. What is open belongs to the process:
+reading goes through a few descriptors, by `pread`, so that a file that shrinks under a run is an error and no signal.
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fr.data import record_io
+
+_KEPT_OPEN = 256  # files; a process may have 1,024 by default, and PyTorch and DALI need some
+
+
+@dataclass(frozen=True)
+class TarShards:
+    """Pictures inside uncompressed tar files. N pictures, S shards."""
+
+    shards: list[str]  # [S] paths below the root
+    shard: NDArray[np.int32]  # [N] rows of shards
+    offsets: NDArray[np.int64]  # [N] bytes from the start of the shard
+    sizes: NDArray[np.int64]  # [N] bytes
+
+    def path(self, root: Path, index: int, name: str) -> str:
+        """How people are told of a picture."""
+        return f"{self._file(root, index)}: {name}"
+
+    def read(self, root: Path, index: int) -> NDArray[np.uint8]:
+        """The encoded picture; OSError when it can't be read, whole."""
+        data = read_slice(self._file(root, index), int(self.offsets[index]), int(self.sizes[index]))
+        return np.frombuffer(data, dtype=np.uint8)
+
+    def _file(self, root: Path, index: int) -> str:
+        return f"{root}/{self.shards[self.shard[index]]}"
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """Pictures in records of one RecordIO file. N pictures."""
+
+    file: str  # path below the root
+    offsets: NDArray[np.int64]  # [N] bytes from the start of the file
+    sizes: NDArray[np.int64]  # [N] bytes up to the next record
+
+    def path(self, root: Path, index: int, name: str) -> str:
+        """How people are told of a picture."""
+        return f"{root}/{self.file}: record {name}"
+
+    def read(self, root: Path, index: int) -> NDArray[np.uint8]:
+        """The encoded picture; OSError when it can't be read, or its record isn't whole."""
+        path = f"{root}/{self.file}"
+        data = read_slice(path, int(self.offsets[index]), int(self.sizes[index]))
+        try:
+            return np.frombuffer(record_io.unpack(data)[1], dtype=np.uint8)
+        except record_io.Damaged as damage:
+            raise OSError(errno.EIO, str(damage), path) from damage
+
+
+class _Opened:
+    """Closed when nobody uses it any more, which may be after it left the cache."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+_opened = lru_cache(maxsize=_KEPT_OPEN)(_Opened)
+
+
+def read_slice(path: str, offset: int, size: int) -> bytes:
+    """`size` bytes of a file, which stays open for the next call; OSError when it can't be read or ends before."""
+    try:
+        data = os.pread(_opened(path).descriptor, size, offset)
+    except OSError:
+        _opened.cache_clear()  # a share that came back needs new descriptors
+        raise
+    if len(data) < size:
+        raise OSError(errno.EIO, f"the file ends {size - len(data):,} bytes before it does", path)
+    return data

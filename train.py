@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
 
         bad = BadImages(options.max_bad_images)
         stream = TrainingStream(
-            faces, order, iterations, ranks, options.accumulate, preprocessing, _augmentation(options), dali, bad
+            faces, order, iterations, ranks, options.accumulate, preprocessing, Augmentation.of(options), dali, bad
         )
         try:
             return train(
@@ -161,12 +161,6 @@ def _named_parameters(backbone: torch.nn.Module, head: MarginSoftmax) -> dict[st
         for part, module in (("backbone", backbone), ("head", head))
         for name, parameter in module.named_parameters()
     }
-
-
-def _augmentation(options: argparse.Namespace) -> Augmentation:
-    return Augmentation(
-        options.flip_prob, options.rotate_prob, options.rotate_degrees, options.cutout_prob, options.blur_prob
-    )
 
 
 def _last_iteration(options: argparse.Namespace, order: Order) -> int:

@@ -19,6 +19,7 @@ from fr.data.alignment import ALIGNMENTS, Array, compose, invert, template_point
 from fr.data.annotations import Faces, LabelledFaces
 from fr.data.augmentation import Augmentation, boxes, draw, geometry
 from fr.data.bad_images import BadImages
+from fr.data.effects import EFFECTS
 from fr.data.graph import face_graph, regions
 from fr.data.lfw import read_lfw
 from fr.data.order import Order
@@ -394,13 +395,13 @@ def test_a_bad_photograph_is_named_in_the_iteration_that_needs_it(tmp_path: Path
 # --- the GPU graph, without a GPU -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("augmented", [True, False])
-def test_every_operator_of_the_gpu_graph_exists_for_its_device_and_takes_its_inputs(augmented: bool) -> None:
+@pytest.mark.parametrize("effects", [(), tuple(EFFECTS)])
+def test_every_operator_of_the_gpu_graph_exists_for_its_device_and_takes_its_inputs(effects: tuple[str, ...]) -> None:
     graph = face_graph(
         source=lambda: None,
         preprocessing=PLAIN,
         dali_device="gpu",
-        augmented=augmented,
+        effects=effects,
         batch_size=2,
         num_threads=1,
         device_id=0,
@@ -421,7 +422,7 @@ def test_every_operator_of_the_gpu_graph_exists_for_its_device_and_takes_its_inp
             assert given == ("cpu" if wanted == "mixed" else wanted)  # a mixed operator reads on the CPU
     assert on_gpu[0] == "decoders__ImageSlice"
     assert {"WarpAffine", "CropMirrorNormalize"} < set(on_gpu)
-    assert {"Erase", "Filter"} <= set(on_gpu) or not augmented
+    assert {"Erase", "Filter"} <= set(on_gpu) or not effects
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

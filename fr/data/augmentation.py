@@ -4,7 +4,9 @@ The set of face_recognition.pytorch: mirror, black boxes over landmarks (cut-out
 Shapes: N samples of a batch, K = 3 boxes at most. Lengths are pixels of the network input.
 """
 
-from dataclasses import dataclass
+import argparse
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +16,35 @@ from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, uniforms
 
 MAX_BOXES = 3
+_BLUR_SIDE = 5  # pixels; the box blur of face_recognition.pytorch
 _COLUMNS = 32  # uniform numbers reserved a sample; a constant, so that a new draw leaves the older ones as they are
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Probabilities in [0, 1] (0 = off) and strengths."""
+    """Probabilities in [0, 1] (0 = off) and strengths; each is the option of train.py with that name."""
 
     flip_prob: float = 0.5
     rotate_prob: float = 0.95
     rotate_degrees: float = 10.0
     cutout_prob: float = 0.05
     blur_prob: float = 0.2
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Augmentation":
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """Names of what may befall the pixels, in the order in which it does."""
+        return tuple(name for name in ("cutout", "blur") if getattr(self, f"{name}_prob"))
+
+
+class Effect(NamedTuple):
+    """One thing that may befall the pixels of each sample."""
+
+    drawn: NDArray[np.bool_]  # [N]
+    parameters: NDArray[Any]  # [N, …]
 
 
 @dataclass(frozen=True)
@@ -97,6 +116,21 @@ def boxes(
     high = np.clip(np.round(centers + side / 2), 0, (height, width))
     extent = np.where(used[:, :, None], high - low, 0)
     return _rows(low), _rows(extent)
+
+
+def effects(
+    settings: Augmentation, draws: Draws, moves: Array, preprocessing: Preprocessing
+) -> dict[str, Effect]:
+    """What befalls the pixels, by the names of `settings.effects`. Parameters of a sample:
+
+    cutout: corners and sides of the boxes, [2, 2·K]. blur: the kernel, [5, 5].
+    """
+    kernel = np.full((len(moves), _BLUR_SIDE, _BLUR_SIDE), 1 / _BLUR_SIDE**2, dtype=np.float32)
+    every = {
+        "cutout": lambda: Effect(draws.box_count > 0, np.stack(boxes(draws, moves, preprocessing), axis=1)),
+        "blur": lambda: Effect(draws.blur, kernel),
+    }
+    return {name: every[name]() for name in settings.effects}
 
 
 def _rows(corners: Array) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
 from fr.data import alignment
+from fr.data.effects import EFFECTS
 from fr.preprocessing import Preprocessing
 
 
@@ -62,10 +63,11 @@ def first_pixel_graph(source: Any, dali_device: str) -> Any:
 
 
 @pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]
-def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, augmented: bool) -> Any:
-    """bytes, region, matrix (, boxes, blur) → [N, 3, H, W] float32 in the units of `preprocessing`."""
+def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effects: tuple[str, ...]) -> Any:
+    """bytes, region, matrix and, of each effect, (drawn, parameters) → [N, 3, H, W] float32 in the units of
+    `preprocessing`."""
     encoded, low, high, matrix, sigma, *random = fn.external_source(
-        source=source, num_outputs=8 if augmented else 5, batch=True
+        source=source, num_outputs=5 + 2 * len(effects), batch=True
     )
     shape = fn.peek_image_shape(encoded, adjust_orientation=False)
     size = fn.cast(fn.stack(shape[1], shape[0]), dtype=types.FLOAT)
@@ -78,10 +80,10 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, augm
     images = fn.warp_affine(
         images, matrix=matrix, size=preprocessing.input_size, fill_value=0, interp_type=types.INTERP_LINEAR
     )
-    if augmented:
-        corners, sides, kernel = random
-        images = fn.erase(images, anchor=corners, shape=sides, axis_names="HW", fill_value=0)
-        images = fn.filter(images, kernel)
+    for number, name in enumerate(effects):
+        drawn, parameters = random[2 * number : 2 * number + 2]
+        if drawn:  # an effect costs those samples alone that it befalls
+            images = EFFECTS[name](images, parameters)
     return fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT,

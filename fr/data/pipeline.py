@@ -18,10 +18,7 @@ from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.preprocessing import Preprocessing
 
-_BLUR_SIZE = 5  # pixels; the box blur of face_recognition.pytorch
-_KEEP = np.ones((1, 1), dtype=np.float32)
 _UNREADABLE = np.zeros(1, dtype=np.uint8)
-_BLUR = np.full((_BLUR_SIZE, _BLUR_SIZE), 1 / _BLUR_SIZE**2, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -56,20 +53,20 @@ class FaceStream:
         max_batch_size: int,
         preprocessing: Preprocessing,
         settings: DaliSettings,
-        augmented: bool,
+        effects: tuple[str, ...],
     ) -> None:
         self._faces = faces
         self._preprocessing = preprocessing
         self._settings = settings
-        self._augmented = augmented
+        self._effects = effects
         self._in_flight: deque[SampleBatch] = deque()
         self._stream = torch.cuda.current_stream(settings.gpu) if settings.device == "gpu" else None
         self._graph = face_graph(
             # A generator that doesn't know this stream: in a circle the memory of a dropped graph would stay for long.
-            source=_inputs(faces, batches, self._in_flight, preprocessing, augmented),
+            source=_inputs(faces, batches, self._in_flight, preprocessing),
             preprocessing=preprocessing,
             dali_device=settings.device,
-            augmented=augmented,
+            effects=effects,
             batch_size=max_batch_size,
             num_threads=settings.threads,
             device_id=settings.gpu if settings.device == "gpu" else None,
@@ -96,7 +93,7 @@ class FaceStream:
         while row < len(batch.indices):
             ones = (batch.row(number) for number in range(row, len(batch.indices)))
             try:
-                for _ in FaceStream(self._faces, ones, 1, self._preprocessing, self._settings, self._augmented):
+                for _ in FaceStream(self._faces, ones, 1, self._preprocessing, self._settings, self._effects):
                     row += 1
             except Undecodable as failure:
                 found[row] = str(failure)
@@ -109,7 +106,6 @@ def _inputs(
     batches: Iterator[SampleBatch],
     in_flight: deque[SampleBatch],
     preprocessing: Preprocessing,
-    augmented: bool,
 ) -> Iterator[tuple[Any, ...]]:
     """What `face_graph` takes, batch by batch, each of which is noted in `in_flight`."""
     for batch in batches:
@@ -120,8 +116,7 @@ def _inputs(
         if batch.moves is not None:
             matrices = alignment.compose(batch.moves, matrices)
         region = regions(matrices, preprocessing.input_size)
-        kernels = [_BLUR if blurred else _KEEP for blurred in batch.blur]
-        random = (batch.box_corners, batch.box_sides, kernels) if augmented else ()
+        random = [array for effect in batch.effects.values() for array in effect]
         yield (encoded, *region.values(), *random)
 
 
@@ -175,7 +170,7 @@ def plain_stream(
     """
     chunks = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
     batches = (plain_batch(chunk) for chunk in chunks)
-    for images, _ in FaceStream(faces, batches, batch_size, preprocessing, settings, augmented=False):
+    for images, _ in FaceStream(faces, batches, batch_size, preprocessing, settings, effects=()):
         yield images
 
 

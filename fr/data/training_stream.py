@@ -83,7 +83,7 @@ class TrainingStream:
             augmented_batch(indices, self.preprocessing, self.augment, self.order.seed, epoch, first)
             for indices, epoch, first in shown
         )
-        return FaceStream(self.faces, batches, size, self.preprocessing, self.settings, augmented=True)
+        return FaceStream(self.faces, batches, size, self.preprocessing, self.settings, self.augment.effects)
 
     def _standing(self, indices: Indices) -> Indices:
         if self._hopeless.isdisjoint(indices.tolist()):

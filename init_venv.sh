@@ -4,15 +4,16 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-bash init_venv.sh [--cuda 13|12] [--with dev,timm] [--python PYTHON] [--help]
+bash init_venv.sh [--cuda 13|12] [--with dev,timm,detect] [--python PYTHON] [--help]
 
 Makes venv/ beside this script from requirements.txt. A run with nothing to do takes a second;
 a run after an interrupted one starts over. Options not given keep what venv/ was made with.
 
   --cuda 13|12     CUDA major version of the wheels (13). 13 needs an NVIDIA driver >= 580, 12 one >= 525;
                    both run on the CPU without any driver.
-  --with dev,timm  add requirements-dev.txt (linter, type checker, tests) or requirements-timm.txt (--model
-                   timm/<name>); comma-separated or repeated.
+  --with NAMES     add requirements-dev.txt (linter, type checker, tests), requirements-timm.txt (--model
+                   timm/<name>) or requirements-detect.txt (tools/detect_faces.py) by the names dev, timm
+                   and detect; comma-separated or repeated.
   --python PYTHON  interpreter to make it with (python3): 3.11 to 3.14, but not 3.14.1.
   --help           print this and exit.
 
@@ -46,8 +47,8 @@ while (($#)); do
             IFS=, read -ra words <<<"$2"
             for word in "${words[@]}"; do
                 case $word in
-                    dev | timm) [[ ,$extras, == *,$word,* ]] || extras+=${extras:+,}$word ;;
-                    *) refuse "--with knows 'dev' and 'timm', not '$word'" ;;
+                    dev | timm | detect) [[ ,$extras, == *,$word,* ]] || extras+=${extras:+,}$word ;;
+                    *) refuse "--with knows 'dev', 'timm' and 'detect', not '$word'" ;;
                 esac
             done
             shift 2
@@ -95,11 +96,17 @@ else
     echo "CUDA 12 wheels: need driver >= 525 for GPUs; CPU works without any driver"
 fi
 
-files=("$root/requirements.txt")
-for extra in ${extras//,/ }; do files+=("$root/requirements-$extra.txt"); done
+files=("$root/requirements.txt") alone=''
+for extra in ${extras//,/ }; do
+    case $extra in
+        detect) alone=$root/requirements-detect.txt ;;
+        *) files+=("$root/requirements-$extra.txt") ;;
+    esac
+done
 # The path is in it because the programs in venv/bin name it: a moved or copied venv/ is made anew.
 making=$(printf 'path %s\npython %s\ncuda %s' "$root" "${version%.*}" "$cuda")
-wanted=$(printf '%s\nextras %s\nsha256 %s' "$making" "$extras" "$(cat "${files[@]}" | sha256sum | cut -d ' ' -f 1)")
+sha256=$(cat "${files[@]}" ${alone:+"$alone"} | sha256sum | cut -d ' ' -f 1)
+wanted=$(printf '%s\nextras %s\nsha256 %s' "$making" "$extras" "$sha256")
 activate=". ${venv#"$PWD"/}/bin/activate"
 
 stamp=$(cat "$venv/.stamp" 2>/dev/null || true)
@@ -139,6 +146,8 @@ if [[ $cuda == 12 ]]; then
 fi
 stage "installing ${files[*]##*/} (7 GB: the first time takes minutes)" \
     "$venv/bin/python" -m pip install -qq --disable-pip-version-check "${index[@]}" "${files[@]/#/--requirement=}"
+[[ -z $alone ]] || stage "installing ${alone##*/}" \
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps "--requirement=$alone"
 
 mv "$venv/.stamp.partial" "$venv/.stamp"
 echo "venv/ is ready; to use it: $activate"

@@ -11,7 +11,7 @@ stage() {
     echo "== ok, $((SECONDS - start)) s"
 }
 
-stage bash init_venv.sh --with dev
+stage bash init_venv.sh --with dev,detect
 stage venv/bin/ruff check .
 stage venv/bin/mypy
 stage venv/bin/pytest "$@"

@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE_PYTHON = sys._base_executable  # type: ignore[attr-defined]  # the one below venv/, which is itself no venv
+REQUIREMENTS = [f"requirements{extra}.txt" for extra in ("", "-dev", "-timm", "-detect")]
 
 STUB = """#!/bin/bash
 here=$(dirname "$(readlink -f "$0")")
@@ -37,7 +38,7 @@ def checkout(tmp_path: Path) -> Path:
     """A copy of init_venv.sh and its requirement files, with a space in the path."""
     copy = tmp_path / "a checkout"
     copy.mkdir()
-    for name in ("init_venv.sh", "requirements.txt", "requirements-dev.txt"):
+    for name in ("init_venv.sh", *REQUIREMENTS):
         shutil.copy(ROOT / name, copy)
     return copy
 
@@ -143,6 +144,18 @@ def test_extras_are_added_without_starting_over_and_remembered(checkout):
     assert "requirements.txt" in pip and "requirements-dev.txt" in pip
 
 
+def test_the_detector_is_installed_without_what_it_asks_for(checkout):
+    result = init(checkout, "--python", stub(checkout), "--with", "detect,timm")
+    assert result.returncode == 0, result.stderr
+    _, first, second = calls(checkout)
+    assert "--no-deps" not in first and "requirements-detect.txt" not in first and "requirements-timm.txt" in first
+    assert second.endswith(f"--no-deps --requirement={checkout}/requirements-detect.txt")
+    assert "up to date" in init(checkout, "--with", "detect").stdout
+    (checkout / "requirements-detect.txt").write_text("facenet-pytorch==2.6.1\n")
+    init(checkout)
+    assert len(calls(checkout)) == 2
+
+
 def test_interrupted_run_is_started_over_with_its_options(checkout):
     kill = checkout.parent / "log.kill"
     kill.touch()
@@ -186,7 +199,7 @@ def pins(name: str) -> dict[str, str]:
     return dict(PIN.findall((ROOT / name).read_text()))
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", REQUIREMENTS)
 def test_every_requirement_is_pinned(name):
     lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
     assert lines and [line for line in lines if not PIN.fullmatch(line)] == []
@@ -214,7 +227,7 @@ def test_run_sh_stops_at_the_first_failing_stage(tmp_path, failing):
     command = ["bash", tmp_path / "tests/run.sh", "-m", "not slow"]
     result = subprocess.run(command, capture_output=True, text=True, cwd="/")
     ran = [line for line in result.stdout.splitlines() if line.startswith("ran ")]
-    expected = ["ran init_venv.sh --with dev", "ran ruff check .", "ran mypy", "ran pytest -m not slow"]
+    expected = ["ran init_venv.sh --with dev,detect", "ran ruff check .", "ran mypy", "ran pytest -m not slow"]
     last = len(stages) if failing is None else 1 + [path.name for path in stages].index(failing)
     assert ran == expected[:last]
     assert result.returncode == (0 if failing is None else 3)

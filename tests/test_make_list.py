@@ -1,0 +1,194 @@
+"""Lists from folders: what reads back, what is held out, what is refused."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fr.data.annotations import LabelledFaces
+from fr.data.folders import read_folders
+from fr.data.lists import read_labelled_list
+from fr.errors import InputError
+from tests.conftest import Losses, launch, losses
+from tools.make_list import main, split
+
+Split = dict[str, list[str]]
+
+
+def photographs(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def people(root: Path, counts: dict[str, int]) -> Path:
+    """Folders of so many (empty) files."""
+    return photographs(root, *(f"{name}/{number:03}.jpg" for name, count in counts.items() for number in range(count)))
+
+
+def made(root: Path, out: Path, *options: str) -> Split:
+    """What the lists hold, line by line."""
+    assert main([str(root), str(out), *options]) == 0
+    return {path.stem: path.read_text().splitlines() for path in sorted(out.iterdir())}
+
+
+def labels(faces: LabelledFaces) -> dict[str, int]:
+    return dict(zip(faces.names.to_pylist(), faces.labels.tolist(), strict=True))
+
+
+COUNTS = {"a": 30, "b c": 20, "d": 1, "é": 10}
+
+
+def test_lists_read_back_with_the_labels_of_the_folders(tmp_path: Path) -> None:
+    root, out = people(tmp_path / "root", COUNTS), tmp_path / "out"
+    photographs(root, "b c/deep er/two  words.PNG", "a/1 2")
+    made(root, out)
+    reference = labels(read_folders(str(root), ""))
+    trained = read_labelled_list(str(root), str(out / "train.txt"), "")
+    assert trained.identities == ["0", "1", "2", "3"]  # each has a photograph to train on
+    assert labels(trained).items() <= reference.items()
+    ids: dict[str, int] = {}
+    for part in ("train", "val", "test"):
+        lines = [line.rpartition(" ") for line in (out / f"{part}.txt").read_text().splitlines()]
+        found = {name: int(label) for name, _, label in lines}
+        assert list(found) == sorted(found)  # the order of the folders
+        assert not ids.keys() & found.keys()
+        ids |= found
+    assert ids == reference
+    assert (out / "identities.txt").read_text() == "0 a\n1 b c\n2 d\n3 é\n"
+
+
+def test_an_identity_is_split_8_1_1_and_always_trained_on(tmp_path: Path) -> None:
+    parts = made(people(tmp_path / "root", COUNTS), tmp_path / "out")
+    counts = {part: Counter(line.partition("/")[0] for line in parts[part]) for part in ("train", "val", "test")}
+    assert counts["train"] == {"a": 24, "b c": 16, "d": 1, "é": 8}
+    assert counts["val"] == counts["test"] == {"a": 3, "b c": 2, "é": 1}
+
+
+@settings(deadline=None)
+@given(
+    count=st.integers(1, 40), val=st.floats(0, 0.49), test=st.floats(0, 0.49), seed=st.integers(0, 2**32 - 1)
+)
+def test_parts_are_disjoint_whole_and_within_one_of_their_fraction(
+    count: int, val: float, test: float, seed: int
+) -> None:
+    names = [f"p/{number}.jpg" for number in range(count)]
+    trained, validated, tested = split(names, val, test, seed)
+    assert sorted(trained + validated + tested) == sorted(names)
+    assert trained
+    # One more photograph than the fraction says, or one less, by chance; fewer where one must be left to train on.
+    assert len(tested) < count * test + 1
+    assert len(validated) < count * val + 2
+    assert count * (1 - val - test) <= len(trained) + 1
+    assert split(names[::-1], val, test, seed) == tuple(part[::-1] for part in (trained, validated, tested))
+
+
+def test_fractions_hold_over_many_identities_of_few_photographs() -> None:
+    """2,000 × 3 photographs: 600 expected in val, and 300 in test; five standard deviations (of a Bernoulli an
+    identity) are 103 and 75."""
+    parts = [split([f"{person}/{number}.jpg" for number in range(3)], 0.1, 0.05, 0) for person in range(2_000)]
+    assert abs(sum(len(validated) for _, validated, _ in parts) - 600) < 103
+    assert abs(sum(len(tested) for *_, tested in parts) - 300) < 75
+
+
+def without_ids(parts: Split) -> dict[str, set[str]]:
+    return {part: {line.rpartition(" ")[0] for line in parts[part]} for part in ("train", "val", "test")}
+
+
+def test_other_identities_do_not_move_a_photograph_and_another_seed_does(tmp_path: Path) -> None:
+    few = without_ids(made(people(tmp_path / "few", COUNTS), tmp_path / "1"))
+    more = without_ids(made(people(tmp_path / "more", COUNTS | {"A": 9, "c": 25}), tmp_path / "2"))
+    assert {part: {name for name in names if name[:2] not in ("A/", "c/")} for part, names in more.items()} == few
+    assert without_ids(made(tmp_path / "few", tmp_path / "3", "--seed", "1")) != few
+
+
+def test_a_second_run_gives_the_same_bytes_and_clears_what_it_no_longer_holds_out(tmp_path: Path) -> None:
+    root, out = people(tmp_path / "root", COUNTS), tmp_path / "out"
+    first = made(root, out)
+    assert made(root, out) == first
+    assert made(root, out, "--test", "0", "--val", "0")["test"] == []
+    assert made(root, out) == first
+
+
+def test_identities_of_few_photographs_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = people(tmp_path / "root", {"a": 2, "b": 5, "c": 1})
+    parts = made(root, tmp_path / "out", "--min_images", "2", "--val", "0", "--test", "0")
+    assert parts["identities"] == ["0 a", "1 b"]
+    assert [line[0] for line in parts["train"]] == list("aabbbbb")
+    assert "2 identities; train 7, val 0, test 0; 1 with too few photographs left out" in capsys.readouterr().out
+
+
+def test_vgg_lists_have_a_path_a_line(tmp_path: Path) -> None:
+    root = people(tmp_path / "root", {"b c": 2, "a": 1})
+    parts = made(root, tmp_path / "out", "--format", "vgg", "--val", "0", "--test", "0")
+    assert parts["train"] == ["a/000.jpg", "b c/000.jpg", "b c/001.jpg"]
+    photographs(root, "a/deeper/1.jpg")
+    with pytest.raises(InputError, match=r"'a/deeper/1\.jpg': in a folder of its identity's folder; --format list"):
+        main([str(root), str(tmp_path / "out"), "--format", "vgg"])
+
+
+@pytest.mark.parametrize("name", [" a/1.jpg", "\xa0a/1.jpg", "\ufeffa/1.jpg", "a/1\n.jpg", "a\r/1.jpg", "a/\u2028.jpg"])
+def test_names_that_no_list_can_hold_are_refused(tmp_path: Path, name: str) -> None:
+    root = photographs(tmp_path / "root", name)
+    with pytest.raises(InputError, match=re.escape(f"{name!r}: begins with a space or holds a line break")):
+        main([str(root), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
+    lambda name: not name.startswith(".")
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(folder=NAMES, file=NAMES)
+def test_any_name_reads_back_as_it_is_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, folder: str, file: str
+) -> None:
+    base = tmp_path_factory.mktemp("any")
+    photographs(base / "root", f"{folder}/{file}.jpg", "z/1.jpg")
+    for form in ("list", "vgg"):
+        try:
+            main([str(base / "root"), str(base / form), "--format", form])
+        except InputError:
+            continue
+        if form == "list":
+            read = labels(read_labelled_list(str(base / "root"), str(base / form / "train.txt"), ""))
+            assert read == labels(read_folders(str(base / "root"), ""))
+        else:
+            assert (base / form / "train.txt").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--val", "0.6", "--test", "0.4"], "--val 0.6 and --test 0.4 together leave nothing to train on"),
+        (["--min_images", "31"], "no folder holds 31 photographs (--min_images)"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    root = people(tmp_path / "root", COUNTS)
+    with pytest.raises(InputError, match=re.escape(message)):
+        main([str(root), str(tmp_path / "out"), *options])
+
+
+def test_the_command_ends_plainly(tmp_path: Path) -> None:
+    out = tmp_path / "file"
+    out.touch()
+    root = people(tmp_path / "root", COUNTS)
+    failed = launch("tools/make_list.py", str(root), str(out))
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines()[-1] == f"tools/make_list.py: {out}: can't be written: File exists"
+
+
+def test_a_network_trains_on_the_list(sample_data: Path, run_small: Callable[..., Losses], tmp_path: Path) -> None:
+    made(sample_data / "vggface2/train", tmp_path / "lists")
+    options = ["--train_dataset", "list", "--train_list", str(tmp_path / "lists/train.txt"), "--max_iterations", "10"]
+    assert np.isfinite(run_small(*options, out=tmp_path)).all()
+    assert len(losses(tmp_path)) == 10

@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""One folder an identity → lists of photographs to train on and to hold out.
+
+    python tools/make_list.py photographs lists
+    python tools/make_list.py photographs lists --val 0.05 --test 0 --min_images 3
+    python train.py --train_dataset list --train_data_root photographs --train_list lists/train.txt --aligned
+
+OUT gets train.txt, val.txt and test.txt, and identities.txt with an `<id> <folder>` a line; ids count the folders by
+name from 0. Each identity is split by itself and has at least one photograph in train.txt. Which of its photographs are
+held out depends on the seed and on their names alone: other identities may come and go.
+"""
+
+import argparse
+import hashlib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.data.annotations import LabelledFaces, refuse
+from fr.data.folders import read_folders
+from fr.errors import InputError, run_plainly
+from fr.files import replace_file
+from fr.option_types import BELOW_1, COUNT, SEED
+
+PARTS = ("train", "val", "test")
+
+
+def main(argv: list[str]) -> int:
+    arguments = _arguments(argv)
+    faces = read_folders(str(arguments.root), "")
+    refuse_unlistable(faces.names.to_pylist(), arguments.format)
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    identities: list[str] = []
+    for identity, names in tqdm(_by_identity(faces), desc="splitting", unit="identity", mininterval=1):
+        if len(names) < arguments.min_images:
+            continue
+        for part, chosen in zip(PARTS, split(names, arguments.val, arguments.test, arguments.seed), strict=True):
+            parts[part] += chosen if arguments.format == "vgg" else [f"{name} {len(identities)}" for name in chosen]
+        identities.append(identity)
+    if not identities:
+        raise InputError(f"{arguments.root}: no folder holds {arguments.min_images} photographs (--min_images)")
+    for note in faces.notes:
+        print(note)
+    parts["identities"] = [f"{number} {name}" for number, name in enumerate(identities)]
+    _write(arguments.out, parts)
+    left_out = len(faces.identities) - len(identities)
+    counts = ", ".join(f"{part} {len(parts[part]):,}" for part in PARTS)
+    print(f"{arguments.out}: {len(identities):,} identities; {counts}; {left_out:,} with too few photographs left out")
+    return 0
+
+
+def split(names: Sequence[str], val: float, test: float, seed: int) -> tuple[list[str], list[str], list[str]]:
+    """The photographs of one identity → train (never empty), val and test, each in the order given.
+
+    val, test: fractions. What they leave over at one identity is rounded up or down by chance, so that they hold over
+    many identities of few photographs.
+    """
+    drawn = sorted(names, key=lambda name: _uniform(seed, name))
+    chance = _uniform(seed, f"/{min(names)}")
+    in_test = min(int(len(names) * test + chance), len(names) - 1)
+    held = min(int(len(names) * (test + val) + chance), len(names) - 1)
+    tested, validated = set(drawn[:in_test]), set(drawn[in_test:held])
+    return (
+        [name for name in names if name not in tested | validated],
+        [name for name in names if name in validated],
+        [name for name in names if name in tested],
+    )
+
+
+def refuse_unlistable(names: Iterable[str], form: str) -> None:
+    """InputError names the paths that wouldn't come back from a list of this form, list or vgg, as they are."""
+    problems = []
+    for name in names:
+        if re.match(r"[\s\ufeff]", name) or len(name.splitlines()) > 1:
+            problems.append(f"{name!r}: begins with a space or holds a line break, which no list can; rename it")
+        elif form == "vgg" and name.count("/") > 1:
+            problems.append(f"{name!r}: in a folder of its identity's folder; --format list takes it")
+    refuse(problems)
+
+
+def _by_identity(faces: LabelledFaces) -> list[tuple[str, list[str]]]:
+    names: list[str] = faces.names.to_pylist()
+    found: list[list[str]] = [[] for _ in faces.identities]
+    for name, label in zip(names, faces.labels.tolist(), strict=True):
+        found[label].append(name)
+    return list(zip(faces.identities, found, strict=True))
+
+
+def _uniform(seed: int, text: str) -> float:
+    """A number in [0, 1) that depends on nothing else."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {text}".encode()).digest()[:6]) / 2**48
+
+
+def _write(out: Path, lists: dict[str, list[str]]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, lines in lists.items():
+            replace_file(out / f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
+    except OSError as error:
+        raise InputError(f"{out}: can't be written: {error.strerror}") from error
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tools/make_list.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder with one folder an identity")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the lists")
+    of = "photographs held out of each identity [fraction]; 0 = none (default: 0.1)"
+    parser.add_argument("--val", type=BELOW_1, default=0.1, metavar="F", help=of)
+    parser.add_argument("--test", type=BELOW_1, default=0.1, metavar="F", help="the same for test.txt (default: 0.1)")
+    fewest = "leave identities with fewer out [photographs] (default: 1)"
+    parser.add_argument("--min_images", type=COUNT, default=1, metavar="N", help=fewest)
+    forms = "of the lines: list = `path id`, vgg = VGGFace2's `identity/file` (default: list)"
+    parser.add_argument("--format", default="list", choices=("list", "vgg"), help=forms)
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="another split [whole number] (default: 0)")
+    arguments = parser.parse_args(argv)
+    if arguments.val + arguments.test >= 1:
+        raise InputError(f"--val {arguments.val} and --test {arguments.test} together leave nothing to train on")
+    return arguments
+
+
+if __name__ == "__main__":
+    run_plainly("tools/make_list.py", main)

@@ -151,6 +151,25 @@ def test_crlf_and_bom_and_blank_lines_change_nothing(vgg: Vgg, bom: bytes, newli
     assert faces.fingerprint() == plain.fingerprint()
 
 
+def test_only_newlines_end_a_line_of_a_list(vgg: Vgg) -> None:
+    """As editors count lines; what else Python splits text at may stand in a file's name."""
+    odd = ["b/1\x0b.jpg", "b/1\x1c.jpg", "b/1\x85.jpg", "b/1\u2028.jpg"]
+    vgg.list_file.write_bytes("\r".join([*odd, "z/9.jpg"]).encode())
+    with vgg.table.open("a") as table:
+        table.writelines(csv_row(name.removesuffix(".jpg")) + "\n" for name in odd)
+    assert vgg.problems() == (f"{vgg.list_file}:5: z/9.jpg has no row in {vgg.table}",)
+    vgg.list_file.write_bytes("\n\n".join(odd).encode())
+    vgg.photograph(odd[0])
+    assert vgg.read().names.to_pylist() == odd
+
+
+@pytest.mark.parametrize("names", [["b/1.jpg", "a.b/1.jpg"], ["b/1.jpg", "a.b/1.JPG"], ["b/1.jpg", "a.b/1"]])
+def test_the_table_holds_names_without_their_ending_of_whatever_kind(vgg: Vgg, names: list[str]) -> None:
+    vgg.list_file.write_text("\n".join(names))
+    vgg.table.write_text("\n".join([HEADER, csv_row("a.b/1", 1), csv_row("b/1", 2)]))
+    assert vgg.read().landmarks.tolist() == [points(2), points(1)]
+
+
 def test_fingerprint_changes_with_names_labels_and_landmarks(vgg: Vgg) -> None:
     prints = [vgg.read().fingerprint()]
     vgg.list_file.write_text("b/1.jpg\nb/2.jpg\na/1.jpg\n")

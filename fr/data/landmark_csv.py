@@ -1,6 +1,7 @@
 """VGGFace2's `bb_landmark/loose_landmark_*.csv`: the five points of each photograph, by name."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from fr.data.annotations import check_landmarks, read_text, refuse
 from fr.errors import InputError
 
+_ENDING = r"\.[^./]*$"
 LANDMARK_COLUMNS = [f"P{point}{axis}" for point in range(1, 6) for axis in "XY"]
 
 
@@ -36,20 +38,30 @@ def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]
 
     InputError names those without a row by `where`, and rows that give no similarity.
     """
-    keys, points = _read_csv(table)
-    rows = pc.index_in(pc.replace_substring_regex(names, r"\.[^./]*$", ""), value_set=keys)
-    missing = np.flatnonzero(rows.is_null().to_numpy(zero_copy_only=False)).tolist()
+    columns = _read_csv(table)
+    found = pc.index_in(_without_ending(names), value_set=columns["NAME_ID"].combine_chunks())
+    missing = np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False)).tolist()
     refuse([f"{where(i)}: {names[i]} has no row in {table}" for i in missing])
-    chosen: NDArray[np.float64] = points[rows.to_numpy(zero_copy_only=False)]
-    check_landmarks(chosen, lambda i: f"{table}: the row of {names[i]}")
-    return chosen
+    rows, points = found.to_numpy(), np.empty((len(names), 10))
+    for place, column in enumerate(LANDMARK_COLUMNS):
+        points[:, place] = columns[column].to_numpy()[rows]
+    landmarks = points.reshape(-1, 5, 2)
+    check_landmarks(landmarks, lambda i: f"{table}: the row of {names[i]}")
+    return landmarks
 
 
-def _read_csv(path: Path) -> tuple[pa.StringArray, NDArray[np.float64]]:
-    """NAME_ID and the five points of every row: names, [N, 5, 2] pixels."""
+def _without_ending(names: pa.StringArray) -> pa.StringArray:
+    ending = re.search(_ENDING, names[0].as_py())
+    if ending and pc.all(pc.ends_with(names, ending[0])).as_py():  # then cutting it off takes a tenth of the time
+        return pc.utf8_slice_codeunits(names, 0, -len(ending[0]))
+    return pc.replace_substring_regex(names, _ENDING, "")
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """NAME_ID, and the ten coordinates as float64."""
     types: dict[str, pa.DataType] = {"NAME_ID": pa.string()} | dict.fromkeys(LANDMARK_COLUMNS, pa.float64())
     try:
-        table = pyarrow.csv.read_csv(
+        return pyarrow.csv.read_csv(
             path,
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=types,
@@ -65,8 +77,6 @@ def _read_csv(path: Path) -> tuple[pa.StringArray, NDArray[np.float64]]:
         raise InputError(f"{path}:1: expected the header {','.join(types)}") from error
     except pa.ArrowInvalid as error:
         raise InputError(_bad_csv_row(path) or f"{path}: {error}") from error
-    points = np.stack([table[column].to_numpy() for column in LANDMARK_COLUMNS], axis=1)
-    return table["NAME_ID"].combine_chunks(), points.reshape(-1, 5, 2)
 
 
 def _bad_csv_row(path: Path) -> str:

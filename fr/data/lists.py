@@ -11,6 +11,7 @@ Spaces in a path are fine. Lines of ms1m and imdbface without three fields are p
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,6 @@ from fr.data.lines import Lines, folder_classes, read_lines, sorted_classes, tru
 from fr.errors import InputError
 
 _WHOLE = "[0-9]{1,18}"
-_DETECTED = r"(?P<path>[^|]*[^|\s])\s*\|(?P<points>[^|]*)\|(?P<box>[^|]*)"
 _FORM = "`id/img | x1 y1 … x5 y5 | x y w h`"
 
 
@@ -42,15 +42,16 @@ def read_labelled_list(root: str, list_file: str, landmarks: str) -> LabelledFac
     """
     folder = existing_folder("--train_data_root", root)
     lines = read_lines(Path(list_file))
-    fields = lines.fields(r"(?P<path>.*\S)\s+(?P<id>\S+)", "`path id`")
-    names = lines.paths(fields["path"])
+    parts = pc.ascii_split_whitespace(lines.texts, max_splits=1, reverse=True)  # a path may hold spaces
+    path, identity = lines.columns(parts, 2, "`path id`")
+    names = lines.paths(path)
     if landmarks:
         points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
     else:
         points = np.zeros((len(names), 0, 2))
-    found = fields["id"].unique().to_pylist()
+    found = identity.unique().to_pylist()
     numbered = all(re.fullmatch(_WHOLE, name) for name in found)
-    labels, identities = sorted_classes(fields["id"], int if numbered else None)
+    labels, identities = sorted_classes(identity, int if numbered else None)
     return _looked_at(LabelledFaces(folder, names, points, labels, identities))
 
 
@@ -62,9 +63,8 @@ def read_trillion_pairs(root: str, list_file: str) -> LabelledFaces:
     folder = existing_folder("--train_data_root", root)
     lines = read_lines(Path(list_file))
     form = "`path label x1 y1 … x5 y5`"
-    parts = pc.ascii_split_whitespace(lines.texts, max_splits=11, reverse=True)  # a path may hold spaces
-    lines.refuse_unlike(form, pc.not_equal(pc.list_value_length(parts), 12))
-    path, label = pc.list_element(parts, 0), pc.list_element(parts, 1)
+    parts = pc.ascii_split_whitespace(lines.texts, max_splits=11, reverse=True)
+    path, label = lines.columns(parts, 12, form)[:2]
     lines.refuse_unlike(form, pc.invert(pc.match_substring_regex(label, f"^{_WHOLE}$")))
     words = pc.list_flatten(pc.list_slice(parts, 2, 12))
     names, points = lines.paths(path), lines.points(words)
@@ -79,43 +79,53 @@ def read_ms1m(root: str, list_file: str) -> LabelledFaces:
     A box beyond the picture is cut at its edges, a negative number is 0 (as in face_recognition.pytorch). Classes in
     order of first appearance. InputError names file and line of what doesn't fit.
     """
-    lines, note = _detected(Path(list_file))
-    fields = lines.fields(_DETECTED, _FORM)
-    words = lines.words(fields["box"], 4, _FORM)
+    found = _detected(Path(list_file))
+    lines = found.lines
+    words = lines.words(found.boxes, 4, _FORM)
     whole = pc.match_substring_regex(words, r"^-?[0-9]{1,9}$").to_numpy(zero_copy_only=False).reshape(-1, 4)
     lines.refuse_unlike(_FORM, pa.array(~whole.all(axis=1)))
     boxes = np.maximum(words.cast(pa.float64()).to_numpy().reshape(-1, 4), 0)
     refuse([f"{lines.where(i)}: the box is empty" for i in true_rows(pa.array((boxes[:, 2:] == 0).any(axis=1)))])
-    return _detected_faces(root, lines, fields, boxes, note)
+    return _detected_faces(root, found, boxes)
 
 
 def read_imdb_face(root: str, list_file: str) -> LabelledFaces:
     """As `read_ms1m`, but the landmarks are fractions of the whole picture, and the box isn't looked at."""
-    lines, note = _detected(Path(list_file))
-    fields = lines.fields(_DETECTED, _FORM)
-    whole = np.tile([0.0, 0.0, np.inf, np.inf], (len(lines.numbers), 1))
-    return _detected_faces(root, lines, fields, whole, note)
+    found = _detected(Path(list_file))
+    return _detected_faces(root, found, np.tile([0.0, 0.0, np.inf, np.inf], (len(found.lines.numbers), 1)))
 
 
-def _detected(path: Path) -> tuple[Lines, tuple[str, ...]]:
-    """The lines with a face, and what to say of the others."""
+@dataclass(frozen=True)
+class _Detected:
+    """The three fields of the lines with a face, and what to say of the others."""
+
+    lines: Lines
+    names: pa.Array
+    points: pa.Array
+    boxes: pa.Array
+    notes: tuple[str, ...]
+
+
+def _detected(path: Path) -> _Detected:
     lines = read_lines(path)
     found = pc.count_substring(lines.texts, "|").to_numpy() >= 2
     if not found.any():
         raise InputError(f"{path}: no face in any line; a line with one is {_FORM}")
     failed = int(len(found) - found.sum())
-    return lines.chosen(found), (f"{failed:,} photographs of {path} without a face left out",) if failed else ()
+    notes = (f"{failed:,} photographs of {path} without a face left out",) if failed else ()
+    lines = lines.chosen(found)
+    names, points, boxes = lines.columns(pc.split_pattern(lines.texts, "|"), 3, _FORM)
+    return _Detected(lines, pc.utf8_rtrim_whitespace(names), points, boxes, notes)
 
 
-def _detected_faces(
-    root: str, lines: Lines, fields: dict[str, pa.Array], boxes: NDArray[np.float64], note: tuple[str, ...]
-) -> LabelledFaces:
+def _detected_faces(root: str, found: _Detected, boxes: NDArray[np.float64]) -> LabelledFaces:
     folder = existing_folder("--train_data_root", root)
-    names, points = lines.paths(fields["path"]), lines.points(lines.words(fields["points"], 10, _FORM))
+    lines = found.lines
+    names, points = lines.paths(found.names), lines.points(lines.words(found.points, 10, _FORM))
     refuse([f"{lines.where(i)}: not <identity>/<file>" for i in true_rows(pc.invert(pc.match_substring(names, "/")))])
     check_landmarks(points, lines.where, FRACTIONS)
     labels, identities = folder_classes(names)
-    return _looked_at(LabelledFaces(folder, names, points, labels, identities, boxes=boxes, notes=note))
+    return _looked_at(LabelledFaces(folder, names, points, labels, identities, boxes=boxes, notes=found.notes))
 
 
 def _looked_at(faces: LabelledFaces) -> LabelledFaces:

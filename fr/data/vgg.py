@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fr.data.annotations import LabelledFaces, check_first_photograph, existing_folder, read_text, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
-from fr.data.lines import Lines, folder_classes, read_lines
+from fr.data.lines import Lines, folder_classes, read_lines, strays
 from fr.errors import InputError
 
 _META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
@@ -38,13 +39,9 @@ def read_vgg(root: str, list_file: str, landmarks: str, meta_file: str = "") -> 
 
 
 def _names(lines: Lines) -> pa.StringArray:
-    texts = lines.texts.to_pylist()
-    refuse([
-        f"{lines.where(i)}: {text!r} isn't <identity>/<file>"
-        for i, text in enumerate(texts)
-        if "/" not in text or text.startswith("/") or ".." in text.split("/") or "\0" in text
-    ])
-    return pa.array(texts, type=pa.string())
+    unlike = pc.or_(strays(lines.texts), pc.invert(pc.match_substring(lines.texts, "/")))
+    lines.refuse_unlike("<identity>/<file>", unlike)
+    return lines.texts.cast(pa.string())
 
 
 def _by_meta(

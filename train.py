@@ -21,7 +21,7 @@ from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
 from fr.data.formats import read_training_faces
 from fr.data.lfw import read_lfw
-from fr.data.order import Order
+from fr.data.order import Balance, Order
 from fr.data.pipeline import dali_settings
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, broadcast_buffers, open_ranks
@@ -30,7 +30,7 @@ from fr.evaluation import evaluate
 from fr.initial_weights import InitialWeights, initialise
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.settings import LossSettings
-from fr.models import build_model, family
+from fr.models import build_model, training_preprocessing
 from fr.monitor import Monitor, Silent
 from fr.optimizer import build_sgd, lr_at, parameter_groups
 from fr.option_checks import check_batch_size
@@ -48,8 +48,8 @@ def main(argv: list[str]) -> int:
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
         faces = read_training_faces(vars(options))
         lfw = read_lfw(*_lfw_paths(options)) if options.val_list else None
-        order = Order(len(faces), options.train_batch_size, options.seed)
-        preprocessing = _preprocessing(options)
+        order = Order(len(faces), options.train_batch_size, options.seed, _balance(options, faces))
+        preprocessing = training_preprocessing(options)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
 
         torch.manual_seed(options.seed)
@@ -145,13 +145,9 @@ def _lfw_paths(options: argparse.Namespace) -> tuple[str, str, str]:
     return options.val_data_root, options.val_list, options.val_landmarks
 
 
-def _preprocessing(options: argparse.Namespace) -> Preprocessing:
-    """The contract of this run: what the model was designed for, unless something else is asked for."""
-    model = family(options.model)
-    own = Preprocessing(
-        model.input_size, options.template, options.alignment, model.color_order, model.mean, model.std
-    )
-    return own.wished(options.input_size, options.mean, options.std, options.color_order)
+def _balance(options: argparse.Namespace, faces: LabelledFaces) -> Balance | None:
+    images = options.images_per_identity or int(options.weighted)
+    return Balance(faces.labels, images) if images else None
 
 
 def _named_parameters(backbone: torch.nn.Module, head: MarginSoftmax) -> dict[str, torch.nn.Parameter]:
@@ -172,6 +168,7 @@ def _resumable_facts(
     options: argparse.Namespace, preprocessing: Preprocessing, faces: LabelledFaces
 ) -> dict[str, Any]:
     """What a snapshot says of its run, and what must be the same for another run to go on from it."""
+    balance = _balance(options, faces)
     return {
         "model": options.model,
         "embed_size": options.embed_size,
@@ -182,6 +179,7 @@ def _resumable_facts(
             "images": len(faces),
             "identities": len(faces.identities),
             "data": faces.fingerprint(),
+            **({"images_per_identity": balance.images} if balance else {}),
         },
     }
 

@@ -82,7 +82,8 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
         )
     if values.get("pretrained") and values.get("init_from"):
         problems.append(f"{origins['pretrained']}: --pretrained: not with --init_from; a run begins with one of them")
-    problems += length_problems(values, origins, defaults) + _data_problems(values, origins)
+    problems += length_problems(values, origins, defaults)
+    problems += _data_problems(values, origins) + _order_problems(values, origins)
     return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
 
 
@@ -105,6 +106,21 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         )
     if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
         problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the pictures")
+    return problems
+
+
+def _order_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
+    each, batch, parts = (values.get(name, 0) for name in ("images_per_identity", "train_batch_size", "accumulate"))
+    if not each:
+        return []
+    problems = []
+    if values.get("weighted"):
+        problems.append(f"{origins['weighted']}: --weighted: no effect with --images_per_identity, which does the same")
+    if batch and parts and batch % (each * parts):
+        problems.append(
+            f"{origins['images_per_identity']}: --images_per_identity: {each} of each don't fill a --train_batch_size "
+            f"of {batch}" + (f" in {parts} parts (--accumulate)" if parts > 1 else "")
+        )
     return problems
 
 

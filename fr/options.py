@@ -99,6 +99,8 @@ def _data(group: Group) -> None:
 
 
 def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
+    add("--weighted", **FLAG, help="each identity as often as any other; false = each picture once an epoch")
+    add("--images_per_identity", type=COUNT_OR_0, default=0, help="the same, so many of each a batch [images]; 0 = off")
     """The contract. template, fit: defaults of the alignment. own: what an option that isn't set means."""
     add = group.add_argument
     auto, instead = (["auto"], f"; auto = {own}") if template == "auto" else ([], "")

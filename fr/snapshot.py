@@ -282,7 +282,8 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str) ->
     differences = []
     for key, value in wanted.items():
         if isinstance(value, dict):
-            differences += _differences(stored.get(key, {}), value, f"{prefix}{key}.")
+            there = stored.get(key, {})
+            differences += _differences(there, dict.fromkeys(there) | value, f"{prefix}{key}.")
         elif stored.get(key) != value:
             differences.append((f"{prefix}{key}", stored.get(key), value))
     return differences

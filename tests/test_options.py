@@ -35,6 +35,7 @@ NOT_IN_RECIPES = {
     *("train_meta", "aligned"),  # of other data
     *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
+    *("weighted", "images_per_identity"),
     *({field.name for field in fields(LossSettings)} - {"margin_type", "s"}),
 }
 # Each example writes its own files, so the shared tmp_path is harmless; disks may be slow.
@@ -70,7 +71,7 @@ def test_defaults_are_those_documented() -> None:
     resolved = train_options(DATA)
     assert resolved.as_dict() == {
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
-        "train_meta": "", "aligned": False,
+        "train_meta": "", "aligned": False, "weighted": False, "images_per_identity": 0,
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,
@@ -342,6 +343,22 @@ def test_ranges(name: str, good: str, bad: str) -> None:
         ("--init_identities names.txt", "--init_identities: no effect without --init_from"),
         ("--pretrained --model resnet34 --init_from a.pt", "--pretrained: not with --init_from"),
         ("--pretrained", "--pretrained: goes with --model resnet34, resnet50, resnet101; here mobilenet"),
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        ("--images_per_identity 4", "--images_per_identity: 4 of each don't fill a --train_batch_size of 170"),
+        (
+            "--images_per_identity 4 --train_batch_size 24 --accumulate 4",
+            "--images_per_identity: 4 of each don't fill a --train_batch_size of 24 in 4 parts (--accumulate)",
+        ),
+        ("--weighted --images_per_identity 5", "--weighted: no effect with --images_per_identity"),
+    ],
+)
+def test_orders_that_contradict_are_refused(argv: str, problem: str) -> None:
+    (found,) = problems(*DATA, *argv.split())
+    assert found.startswith(f"command line: {problem}")
+
+
     ],
 )
 def test_options_of_initial_weights_that_contradict_are_refused(argv: str, problem: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fr.data.order import Order, epoch_permutation
+from fr.data.order import Balance, Order, epoch_permutation
 from fr.errors import InputError
 
 
@@ -13,6 +13,22 @@ from fr.errors import InputError
 def orders(draw: st.DrawFn) -> Order:
     count = draw(st.integers(1, 200))
     return Order(count, draw(st.integers(1, count)), draw(st.integers(0, 2**63 - 1)))
+
+
+@st.composite
+def balanced_orders(draw: st.DrawFn, images: st.SearchStrategy[int]) -> tuple[Order, Balance]:
+    each = draw(images)
+    sizes = draw(st.lists(st.integers(1, 9), min_size=2, max_size=12).filter(lambda sizes: sum(sizes) >= each))
+    labels = np.array(draw(st.permutations(np.repeat(np.arange(len(sizes)), sizes).tolist())))
+    groups = draw(st.integers(1, min(len(sizes), len(labels) // each)))
+    balance = Balance(labels, each)
+    return Order(len(labels), groups * each, draw(st.integers(0, 2**63 - 1)), balance), balance
+
+
+def epoch_of(order: Order, epoch: int) -> list[int]:
+    first = epoch * order.iterations_per_epoch
+    batches = range(first, first + order.iterations_per_epoch)
+    return np.concatenate([order.share(batch, 0, 1).indices for batch in batches]).tolist()
 
 
 def divisors(number: int) -> list[int]:
@@ -68,6 +84,67 @@ def test_epochs_and_seeds_differ_in_order(seed: int, epoch: int, other: int) -> 
     same = bool((epoch_permutation(100, seed, epoch) == epoch_permutation(100, seed, other)).all())
     assert same == (epoch == other)
     assert (epoch_permutation(100, seed, epoch) != epoch_permutation(100, seed ^ 1, epoch)).any()
+
+
+@settings(max_examples=150, deadline=None)
+@given(balanced_orders(st.just(1)), st.integers(0, 3))
+def test_a_balanced_epoch_shows_each_identity_as_often_and_its_images_by_turns(
+    drawn: tuple[Order, Balance], epoch: int
+) -> None:
+    order, balance = drawn
+    seen = epoch_of(order, epoch)
+    identities = balance.labels[seen].tolist()
+    assert len(seen) == order.iterations_per_epoch * order.batch_size
+    count = int(balance.labels.max()) + 1
+    for start in range(0, len(seen), count):
+        one_round = identities[start : start + count]
+        assert len(set(one_round)) == len(one_round)
+    for identity in range(count):
+        own = np.flatnonzero(balance.labels == identity).tolist()
+        shown = [index for index in seen if balance.labels[index] == identity]
+        for start in range(0, len(shown), len(own)):  # all of them, before any comes again
+            turn = shown[start : start + len(own)]
+            assert len(set(turn)) == len(turn)
+            assert set(turn) <= set(own)
+        assert shown == (shown[: len(own)] * len(shown))[: len(shown)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(balanced_orders(st.integers(2, 4)), st.integers(0, 3))
+def test_a_batch_holds_as_many_images_of_each_of_its_identities(drawn: tuple[Order, Balance], epoch: int) -> None:
+    order, balance = drawn
+    first = epoch * order.iterations_per_epoch
+    for iteration in range(first, first + order.iterations_per_epoch):
+        groups = order.share(iteration, 0, 1).indices.reshape(-1, balance.images)
+        identities = balance.labels[groups]
+        assert (identities == identities[:, :1]).all()
+        assert len(set(identities[:, 0].tolist())) == len(groups)
+        for identity, group in zip(identities[:, 0].tolist(), groups.tolist(), strict=True):
+            assert len(set(group)) == min(balance.images, int((balance.labels == identity).sum()))
+
+
+@settings(max_examples=100, deadline=None)
+@given(balanced_orders(st.integers(1, 4)), st.integers(0, 100), st.data())
+def test_parts_of_a_balanced_batch_make_it_up_for_any_number_of_ranks(
+    drawn: tuple[Order, Balance], iteration: int, data: st.DataObject
+) -> None:
+    order, _ = drawn
+    world = data.draw(st.sampled_from(divisors(order.batch_size)))
+    parts = [order.share(iteration, part, world).indices for part in range(world)]
+    np.testing.assert_array_equal(np.concatenate(parts), order.share(iteration, 0, 1).indices)
+
+
+def test_identities_left_over_by_whole_batches_are_others_each_round() -> None:
+    labels = np.repeat(np.arange(10), 50)
+    order = Order(500, 8, seed=0, balance=Balance(labels, 2))  # 4 of 10 a batch: 2 are left over a round
+    shown = np.bincount(labels[[index for epoch in range(40) for index in epoch_of(order, epoch)]])
+    # 40 epochs of 62 batches: 1,240 rounds, each identity in 0.8 of them: standard deviation 14 rounds of 2 images.
+    assert np.abs(shown - 40 * 62 * 8 / 10).max() < 5 * 28
+
+
+def test_more_identities_a_batch_than_there_are_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--train_batch_size 20 with --images_per_identity 2 takes 10 .* are 5"):
+        Order(100, 20, seed=0, balance=Balance(np.arange(100) % 5, 2))
 
 
 def test_every_sample_is_left_out_equally_rarely_over_epochs() -> None:

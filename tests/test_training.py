@@ -92,7 +92,10 @@ def test_faces_mini_stopped_by_a_signal_and_resumed_is_bit_equal(real_or_sample:
     assert same_weights(weights(parts, iterations), weights(whole, iterations))
 
 
-def test_resume_across_epochs_in_one_process_is_bit_equal(run: Callable[..., Losses], tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["", "--weighted", "--images_per_identity 4"])
+def test_resume_across_epochs_in_one_process_is_bit_equal(
+    order: str, run: Callable[..., Losses], tmp_path: Path
+) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = ["--epoch_total_num", "2", "--lr_drops", "1", "--warmup_iterations", "3", "--accumulate", "2"]
     expected = run(*options, "--max_iterations", "0", out=whole)
@@ -147,6 +150,8 @@ def test_resume_refuses_another_run(run: Callable[..., Losses], tmp_path: Path) 
     with pytest.raises(InputError, match="nowhere"):
         run("--snap_to_resume", str(tmp_path / "nowhere.pt"))
 
+    with pytest.raises(InputError, match="run.images_per_identity is None there and 1 in this run"):
+        run("--snap_to_resume", "auto", "--weighted")
 
 def test_auto_without_a_snapshot_starts_from_the_beginning(run: Callable[..., Losses]) -> None:
     assert len(run("--snap_to_resume", "auto")) == 3
@@ -311,7 +316,7 @@ def test_a_validation_that_fails_is_told_and_the_training_goes_on(
         *("--margin_type arc", "--s 20", "--m 0.1", "--embed_size 24", "--input_size 48", "--seed 5"),
         *("--template arcface", "--alignment umeyama", "--flip_prob 1", "--rotate_prob 0", "--rotate_degrees 30"),
         *("--cutout_prob 1", "--blur_prob 1", "--freeze_bn true", "--precision bf16", "--accumulate 2"),
-        *("--train_batch_size 24", "--model mobilenet --embed_size 8"),
+        *("--train_batch_size 24", "--model mobilenet --embed_size 8", "--weighted", "--images_per_identity 2"),
     ],
 )
 def test_option_changes_the_losses(

@@ -1,8 +1,8 @@
 """Which sample stands at which place: a pure function of the seed and the iteration (C2).
 
-An epoch is one random permutation of the list, cut into batches of the global size; what is left over at its end
+A plain epoch is one random permutation of the list, cut into batches of the global size; what is left over at its end
 (fewer samples than a batch) is not shown in that epoch. The permutation differs by epoch, so over epochs every
-sample is left out equally rarely.
+sample is left out equally rarely. A balanced epoch has as many batches, and shows each identity as often as any other.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,20 @@ from numpy.typing import NDArray
 from fr.errors import InputError
 from fr.randomness import Purpose, generator
 
+Indices = NDArray[np.int64]
 
-@lru_cache(maxsize=2)  # prefetching reads across the border of two epochs
-def epoch_permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of `count` samples in an epoch: [count] indices, each once."""
-    return generator(seed, Purpose.ORDER, epoch).permutation(count)
+
+@dataclass(frozen=True, eq=False)
+class Balance:
+    """Identities by turns: `images` of one, then as many of another.
+
+    All identities come once, in random order, before any comes again. With 2 images or more no batch holds an identity
+    twice: those left over by whole batches (other ones each time) miss that round. The images of an identity are gone
+    through in an order that differs by epoch, and again from its first when it has no more.
+    """
+
+    labels: Indices  # [count] 0 … identities - 1, none unused
+    images: int
 
 
 @dataclass(frozen=True)
@@ -27,16 +36,20 @@ class Share:
 
     epoch: int
     first: int
-    indices: NDArray[np.int64]
+    indices: Indices
 
 
 @dataclass(frozen=True)
 class Order:
-    """Order of a training run: `count` samples, `batch_size` of them an iteration over all ranks."""
+    """Order of a training run: `count` samples, `batch_size` of them an iteration over all ranks.
+
+    InputError when the samples or identities don't fill a batch.
+    """
 
     count: int
     batch_size: int
     seed: int
+    balance: Balance | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size > self.count:
@@ -44,6 +57,13 @@ class Order:
                 f"--train_batch_size {self.batch_size} is more than the {self.count} images of the list: "
                 f"choose {self.count} or less"
             )
+        if self.balance and self.balance.images > 1:
+            wanted, there = self.batch_size // self.balance.images, int(self.balance.labels.max()) + 1
+            if wanted > there:
+                raise InputError(
+                    f"--train_batch_size {self.batch_size} with --images_per_identity {self.balance.images} takes "
+                    f"{wanted} identities, and there are {there}"
+                )
 
     @property
     def iterations_per_epoch(self) -> int:
@@ -58,5 +78,33 @@ class Order:
         epoch, batch = divmod(iteration, self.iterations_per_epoch)
         size = self.batch_size // parts
         first = batch * self.batch_size + part * size
-        permutation = epoch_permutation(self.count, self.seed, epoch)
-        return Share(epoch, first, permutation[first : first + size])
+        return Share(epoch, first, _epoch(self, epoch)[first : first + size])
+
+
+@lru_cache(maxsize=2)  # prefetching reads across the border of two epochs
+def _epoch(order: Order, epoch: int) -> Indices:
+    if order.balance is None:
+        return epoch_permutation(order.count, order.seed, epoch)
+    groups = order.batch_size // order.balance.images
+    return balanced_epoch(order.balance, groups, order.iterations_per_epoch, order.seed, epoch)
+
+
+def epoch_permutation(count: int, seed: int, epoch: int) -> Indices:
+    """The order of `count` samples in an epoch: [count] indices, each once."""
+    return generator(seed, Purpose.ORDER, epoch).permutation(count)
+
+
+def balanced_epoch(balance: Balance, groups: int, batches: int, seed: int, epoch: int) -> Indices:
+    """The samples of `batches` batches of `groups` identities each: [batches · groups · images] indices."""
+    random = generator(seed, Purpose.ORDER, epoch)
+    of_identity = np.bincount(balance.labels)
+    per_round = len(of_identity) if balance.images == 1 else len(of_identity) // groups * groups
+    rounds = -(-batches * groups // per_round)
+    turns = random.random((rounds, len(of_identity))).argsort(axis=1)[:, :per_round].ravel()[: batches * groups]
+    shuffled = random.permutation(balance.labels.size)
+    by_identity = shuffled[balance.labels[shuffled].argsort(kind="stable")]
+    first = np.cumsum(of_identity) - of_identity
+    shown_before = np.arange(len(turns)) // per_round * balance.images
+    which = (shown_before[:, None] + np.arange(balance.images)) % of_identity[turns][:, None]
+    indices: Indices = by_identity[first[turns][:, None] + which].ravel()
+    return indices

@@ -1,5 +1,6 @@
 """Backbones by name: photographs in, embeddings out."""
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from fr.models import (
 from fr.models.se_resnet import BLOCKS_50, BLOCKS_101, BLOCKS_152, Bottleneck, FaceResNet, SEBottleneck
 from fr.models.torchvision_resnet import FixedLengthResNet
 from fr.option_types import TIMM
+from fr.preprocessing import Preprocessing
 
 Channels = tuple[float, float, float]
 
@@ -109,6 +111,15 @@ def family(name: str) -> Family:
     if name not in MODELS:
         raise InputError(unknown("model", name, MODELS))
     return MODELS[name]
+
+
+def training_preprocessing(options: argparse.Namespace) -> Preprocessing:
+    """The contract of a training: what its model was designed for, unless train.py's options ask for something else."""
+    model = family(options.model)
+    own = Preprocessing(
+        model.input_size, options.template, options.alignment, model.color_order, model.mean, model.std
+    )
+    return own.wished(options.input_size, options.mean, options.std, options.color_order)
 
 
 def build_model(name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:

@@ -1,0 +1,85 @@
+"""Photographs for people and detectors: pixels as the file stores them, and the way to hold them upright.
+
+Landmark lists count the pixels of the file as stored; EXIF's orientation says how a viewer turns it
+(Exif 2.32, tag 0x0112, https://www.cipa.jp/std/documents/e/DC-X008-Translation-2019-E.pdf).
+"""
+
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fr.errors import InputError
+
+Pixels = NDArray[np.uint8]
+
+_TAG = 0x0112
+# Orientation → how upright places become stored ones: axes swapped, then x, then y counted from the other end.
+_WAYS = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """stored: [H, W, 3] RGB as in the file. orientation: EXIF's, 1 … 8."""
+
+    stored: Pixels
+    orientation: int
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether what is stored is the mirror image of what it shows."""
+        return sum(_WAYS[self.orientation]) % 2 == 1
+
+    def upright(self) -> Pixels:
+        """As a viewer shows it: [H, W, 3], or [W, H, 3] if it is turned by a quarter."""
+        swapped, from_right, from_below = _WAYS[self.orientation]
+        pixels = self.stored[:: -1 if from_below else 1, :: -1 if from_right else 1]
+        return np.ascontiguousarray(pixels.swapaxes(0, 1) if swapped else pixels)
+
+    def stored_places(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(x, y) [..., 2] in the upright picture → in the stored one; (0, 0) is the centre of the first pixel."""
+        swapped, *from_end = _WAYS[self.orientation]
+        found = places[..., ::-1] if swapped else places
+        height, width = self.stored.shape[:2]
+        return np.where(from_end, np.array([width, height]) - 1 - found, found)
+
+
+def decode(encoded: NDArray[np.uint8], name: str) -> Photograph:
+    """An encoded picture; InputError names it if it can't be decoded, or has so many pixels (89 million) that a small
+    file could fill the memory."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(encoded.tobytes())) as image:
+                return Photograph(_rgb(image), _orientation(image))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"{name}: can't be decoded: more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels") from error
+    except Exception as error:  # any: foreign bytes trip parsers in many ways
+        raise InputError(f"{name}: can't be decoded: cut off, damaged, or of an unknown format") from error
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I;16"):  # which Pillow would clip at 255
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        said = image.getexif().get(_TAG)
+    except Exception:  # any, as above; the picture may be whole all the same
+        return 1
+    return said if said in _WAYS else 1

@@ -15,6 +15,7 @@ DATASETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ms1m": (("train_list",), ()),
     "imdbface": (("train_list",), ()),
     "trp": (("train_list",), ()),
+    "tar": ((), ("train_list", "aligned")),
 }
 MARGIN_TYPES = ("softmax", "cos", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
 
@@ -30,7 +31,16 @@ _GOES_WITH = {
     "gamma": ("mining_type", ("focal",)),
     "pretrained": ("model", ("resnet34", "resnet50", "resnet101")),
 }
-# Options that do nothing while all of these weights are 0.
+# Options that do nothing while all of these weights, probabilities or strengths are 0.
+    "rotate_degrees": ("rotate_prob",),
+    "zoom_range": ("zoom_prob",),
+    "shift_range": ("shift_prob",),
+    "crop_side": ("crop_prob",),
+    "color_prob": ("color_brightness", "color_contrast", "color_saturation"),
+    **dict.fromkeys(("color_brightness", "color_contrast", "color_saturation"), ("color_prob",)),
+    "lowres_ratio": ("lowres_prob",),
+    "jpeg_quality": ("jpeg_prob",),
+    **dict.fromkeys(("erase_area", "erase_aspect"), ("erase_prob",)),
 _NEEDS_WEIGHT = {
     "center_loss_lr": ("center_loss_weight",),
     "push_margin": ("push_loss_weight", "push_plus_loss_weight", "global_push_loss_weight"),
@@ -99,7 +109,8 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         for name in _DATA
         if values.get(name) and name not in needed + used
     ]
-    if "aligned" in used and values.get("train_landmarks") == "" and values.get("aligned") is False:
+    placeless = values.get("train_landmarks") == "" and values.get("aligned") is False
+    if placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
         problems.append(
             f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
             "bb_landmark's), or --aligned if the pictures are aligned crops"

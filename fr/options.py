@@ -17,12 +17,15 @@ from fr.option_types import (
     COUNT,
     COUNT_OR_0,
     DEGREES,
+    ERASED,
     FLAG,
+    FRACTION,
     MARGIN,
     NOT_NEGATIVE,
     POSITIVE,
     PREFIX,
     PROBABILITY,
+    QUALITY,
     RATE,
     SCALED,
     SEED,
@@ -92,10 +95,10 @@ def _data(group: Group) -> None:
     add = group.add_argument
     add("--train_dataset", default="vgg", choices=DATASETS, help="format of the data, see README.md; vgg = VGGFace2")
     add("--train_data_root", type=TEXT, help="folder that the paths of --train_list start from")
-    add("--train_list", default="", help="text file, one image a line; empty for --train_dataset folder alone")
+    add("--train_list", default="", help="text file, one image a line (of tar: one shard); empty for folder and rec")
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
     add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
-    add("--aligned", **FLAG, help="the pictures of folder or list are aligned crops; false = off")
+    add("--aligned", **FLAG, help="the pictures of folder, list or tar are aligned crops; false = off")
 
 
 def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
@@ -119,8 +122,25 @@ def _augmentation(group: Group) -> None:
     add("--rotate_degrees", type=DEGREES, default=10.0, help="most rotation either way [degrees]; 0 = off")
     add("--cutout_prob", type=PROBABILITY, default=0.05, help="boxes on landmarks [probability]; 0 = off")
     add("--blur_prob", type=PROBABILITY, default=0.2, help="5x5 box blur [probability]; 0 = off")
+    add("--zoom_prob", type=PROBABILITY, default=0.0, help="bigger or smaller [probability]; 0 = off")
+    add("--zoom_range", type=FRACTION, default=0.1, help="most bigger or smaller [fraction]")
+    add("--shift_prob", type=PROBABILITY, default=0.0, help="moved [probability]; 0 = off")
+    add("--shift_range", type=RATE, default=0.05, help="most either way, across and down [fraction of the sides]")
+    add("--crop_prob", type=PROBABILITY, default=0.0, help="a random window fills the input [probability]; 0 = off")
+    add("--crop_side", type=FRACTION, default=0.875, help="of that window [fraction of the sides]")
+    add("--color_prob", type=PROBABILITY, default=0.0, help="the three that follow [probability]; 0 = off")
+    for name in ("brightness", "contrast", "saturation"):
+        add(f"--color_{name}", type=NOT_NEGATIVE, default=0.5, help="most change either way [fraction]; 0 = none")
+    add("--gray_prob", type=PROBABILITY, default=0.0, help="grey instead of colour [probability]; 0 = off")
 
 
+    add("--lowres_prob", type=PROBABILITY, default=0.0, help="made smaller and back [probability]; 0 = off")
+    add("--lowres_ratio", type=FRACTION, default=0.2, help="smallest, up to 1 is drawn [fraction of the sides]")
+    add("--jpeg_prob", type=PROBABILITY, default=0.0, help="damage by compression [probability]; 0 = off")
+    add("--jpeg_quality", type=QUALITY, default=20, help="lowest, up to 100 is drawn [JPEG quality]")
+    add("--erase_prob", type=PROBABILITY, default=0.0, help="one black rectangle [probability]; 0 = off")
+    add("--erase_area", type=ERASED, default=0.4, help="largest, from 0.02 on is drawn [fraction of the input]")
+    add("--erase_aspect", type=RATE, default=0.3, help="flattest, up to its inverse is drawn [height by width]")
 def _model(group: Group) -> None:
     add = group.add_argument
     names = "|".join((*MODEL_NAMES, "timm/NAME"))

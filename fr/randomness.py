@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 2
     HEAD = 3
     SAMPLING = 4
+    PIXELS = 5
 
 
 def generator(seed: int, purpose: Purpose, epoch: int = 0, first_count: int = 0) -> np.random.Generator:

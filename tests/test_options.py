@@ -15,6 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fr.data.augmentation import Augmentation
 from fr.errors import InputError
 from fr.losses.settings import LossSettings
 from fr.option_checks import check_batch_size
@@ -26,6 +27,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
 LAUNCH = "which GPUs is said at the launch here:"
 LFW = "--val_data_root, --val_list, --val_landmarks"
+BASIC_AUGMENTATION = {"flip_prob", "rotate_prob", "rotate_degrees", "cutout_prob", "blur_prob"}
 # Options that belong to one run, not to a recipe, or whose default follows from another option; and those of a loss
 # that are off, or without effect, unless another one is set.
 NOT_IN_RECIPES = {
@@ -37,6 +39,7 @@ NOT_IN_RECIPES = {
     *("init_from", "partial", "init_identities", "pretrained"),
     *("weighted", "images_per_identity"),
     *({field.name for field in fields(LossSettings)} - {"margin_type", "s"}),
+    *({field.name for field in fields(Augmentation)} - BASIC_AUGMENTATION),
 }
 # Each example writes its own files, so the shared tmp_path is harmless; disks may be slow.
 PROPERTY = settings(
@@ -75,6 +78,10 @@ def test_defaults_are_those_documented() -> None:
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,
+        "zoom_prob": 0, "zoom_range": 0.1, "shift_prob": 0, "shift_range": 0.05, "crop_prob": 0, "crop_side": 0.875,
+        "color_prob": 0, "color_brightness": 0.5, "color_contrast": 0.5, "color_saturation": 0.5, "gray_prob": 0,
+        "lowres_prob": 0, "lowres_ratio": 0.2, "jpeg_prob": 0, "jpeg_quality": 20,
+        "erase_prob": 0, "erase_area": 0.4, "erase_aspect": 0.3,
         "model": "mobilenet", "embed_size": 256,
         "init_from": "", "partial": False, "init_identities": "", "pretrained": False,
         "margin_type": "cos", "s": 30, "m": "auto", "easy_margin": False,

@@ -247,7 +247,19 @@ def test_grey_jpeg_and_png_give_three_equal_or_their_own_channels(tmp_path: Path
 
 # --- training batches -----------------------------------------------------------------------------------------------
 
-STRONG = Augmentation(flip_prob=0.5, rotate_prob=0.9, rotate_degrees=20, cutout_prob=0.5, blur_prob=0.5)
+STRONG = Augmentation(
+    rotate_degrees=20,
+    zoom_prob=0.5,
+    shift_prob=0.5,
+    crop_prob=0.5,
+    color_prob=0.3,
+    gray_prob=0.3,
+    cutout_prob=0.5,
+    blur_prob=0.5,
+    lowres_prob=0.3,
+    jpeg_prob=0.3,
+    erase_prob=0.3,
+)
 
 
 def batches(
@@ -422,7 +434,7 @@ def test_every_operator_of_the_gpu_graph_exists_for_its_device_and_takes_its_inp
             assert given == ("cpu" if wanted == "mixed" else wanted)  # a mixed operator reads on the CPU
     assert on_gpu[0] == "decoders__ImageSlice"
     assert {"WarpAffine", "CropMirrorNormalize"} < set(on_gpu)
-    assert {"Erase", "Filter"} <= set(on_gpu) or not effects
+    assert {"Erase", "Filter", "Contrast", "Saturation", "Resize"} <= set(on_gpu) or not effects
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,14 @@
 """The random draws of a batch, as arrays; geometry goes into the alignment matrix (C3).
 
-The set of face_recognition.pytorch: mirror, black boxes over landmarks (cut-out), rotation, box blur.
-Shapes: N samples of a batch, K = 3 boxes at most. Lengths are pixels of the network input.
+What each does, in this order:
+- mirror, rotation, zoom about the centre, shift, and a crop that is brought back to the full size: one matrix;
+- colour: brightness, contrast, saturation, or grey (ITU-R BT.601); torchvision's ColorJitter and RandomGrayscale;
+- cut-out: black boxes over landmarks, then the 5×5 box blur, both of face_recognition.pytorch;
+- low resolution (AdaFace, arXiv:2204.00964): smaller, then back to size;
+- JPEG: compressed, then decoded;
+- random erasing (Zhong et al., arXiv:1708.04896): one black rectangle.
+
+Shapes: N samples of a batch, K = 3 boxes at most. Lengths are pixels of the network input, or fractions of it.
 """
 
 import argparse
@@ -16,8 +23,12 @@ from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, uniforms
 
 MAX_BOXES = 3
+ERASED_AT_LEAST = 0.02  # of the input; random erasing's own figure
 _BLUR_SIDE = 5  # pixels; the box blur of face_recognition.pytorch
+_BEST_JPEG = 100
 _COLUMNS = 32  # uniform numbers reserved a sample; a constant, so that a new draw leaves the older ones as they are
+
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -27,8 +38,26 @@ class Augmentation:
     flip_prob: float = 0.5
     rotate_prob: float = 0.95
     rotate_degrees: float = 10.0
+    zoom_prob: float = 0.0
+    zoom_range: float = 0.1
+    shift_prob: float = 0.0
+    shift_range: float = 0.05
+    crop_prob: float = 0.0
+    crop_side: float = 0.875
+    color_prob: float = 0.0
+    color_brightness: float = 0.5
+    color_contrast: float = 0.5
+    color_saturation: float = 0.5
+    gray_prob: float = 0.0
     cutout_prob: float = 0.05
     blur_prob: float = 0.2
+    lowres_prob: float = 0.0
+    lowres_ratio: float = 0.2
+    jpeg_prob: float = 0.0
+    jpeg_quality: int = 20
+    erase_prob: float = 0.0
+    erase_area: float = 0.4
+    erase_aspect: float = 0.3
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Augmentation":
@@ -37,13 +66,21 @@ class Augmentation:
     @property
     def effects(self) -> tuple[str, ...]:
         """Names of what may befall the pixels, in the order in which it does."""
-        return tuple(name for name in ("cutout", "blur") if getattr(self, f"{name}_prob"))
+        probabilities = {
+            "color": max(self.color_prob, self.gray_prob),
+            "cutout": self.cutout_prob,
+            "blur": self.blur_prob,
+            "lowres": self.lowres_prob,
+            "jpeg": self.jpeg_prob,
+            "erase": self.erase_prob,
+        }
+        return tuple(name for name, probability in probabilities.items() if probability)
 
 
 class Effect(NamedTuple):
     """One thing that may befall the pixels of each sample."""
 
-    drawn: NDArray[np.bool_]  # [N]
+    drawn: Bools  # [N]
     parameters: NDArray[Any]  # [N, …]
 
 
@@ -51,32 +88,83 @@ class Effect(NamedTuple):
 class Draws:
     """What befalls each sample of a batch."""
 
-    flip: NDArray[np.bool_]  # [N]
+    flip: Bools  # [N]
     angle: Array  # [N] radians, counter-clockwise as seen
+    zoom: Array  # [N] factor; 1 = none
+    shift: Array  # [N, 2] fractions of (width, height), to the right and down
+    crop_side: Array  # [N] fraction of the input's sides; 1 = none
+    crop_corner: Array  # [N, 2] fractions of (width, height)
+    color: Bools  # [N]
+    color_factors: Array  # [N, 3] of brightness, contrast, saturation
+    gray: Bools  # [N]
     box_count: NDArray[np.int64]  # [N] 0 … 3
     box_points: NDArray[np.int64]  # [N, K] distinct landmarks, the first box_count of which are covered
     box_side: Array  # [N] fraction of the input's side
-    blur: NDArray[np.bool_]  # [N]
+    blur: Bools  # [N]
+    lowres: Bools  # [N]
+    lowres_ratio: Array  # [N] of the smaller picture's sides
+    jpeg: Bools  # [N]
+    jpeg_quality: NDArray[np.int64]  # [N] 1 … 100
+    erase: Bools  # [N]
+    erase_corner: Array  # [N, 2] fractions of (height, width)
+    erase_extent: Array  # [N, 2] fractions of (height, width)
 
 
 def draw(augmentation: Augmentation, seed: int, epoch: int, first: int, count: int) -> Draws:
     """The draws of places `first` … `first + count - 1` of an epoch: a function of (seed, epoch, place) alone."""
+    a = augmentation
     u = uniforms(seed, Purpose.AUGMENTATION, first, count, _COLUMNS, epoch)
-    angle = np.deg2rad(augmentation.rotate_degrees) * (2 * u[:, 2] - 1)
+    v = uniforms(seed, Purpose.PIXELS, first, count, _COLUMNS, epoch)
     boxes = 1 + (u[:, 4] * MAX_BOXES).astype(np.int64)
+    crop_side = np.where(u[:, 12] < a.crop_prob, a.crop_side, 1.0)
+    strengths = np.array([a.color_brightness, a.color_contrast, a.color_saturation])
+    darkest = np.maximum(1 - strengths, 0)
+    extent = _rectangles(a, v[:, 10], v[:, 11])
     return Draws(
-        flip=u[:, 0] < augmentation.flip_prob,
-        angle=np.where(u[:, 1] < augmentation.rotate_prob, angle, 0.0),
-        box_count=np.where(u[:, 3] < augmentation.cutout_prob, boxes, 0),
+        flip=u[:, 0] < a.flip_prob,
+        angle=np.where(u[:, 1] < a.rotate_prob, np.deg2rad(a.rotate_degrees) * _either_way(u[:, 2]), 0.0),
+        zoom=1 + np.where(u[:, 15] < a.zoom_prob, a.zoom_range * _either_way(u[:, 16]), 0.0),
+        shift=np.where(u[:, 17:18] < a.shift_prob, a.shift_range * _either_way(u[:, 18:20]), 0.0),
+        crop_side=crop_side,
+        crop_corner=(1 - crop_side)[:, None] * u[:, 13:15],
+        color=v[:, 0] < a.color_prob,
+        color_factors=darkest + (1 + strengths - darkest) * v[:, 1:4],
+        gray=v[:, 4] < a.gray_prob,
+        box_count=np.where(u[:, 3] < a.cutout_prob, boxes, 0),
         box_points=np.argsort(u[:, 5:10], axis=1)[:, :MAX_BOXES],
         # The boxes together cover 5–10 % of the input when there is one, less when there are more (as in 001).
         box_side=np.sqrt(0.05 + 0.05 * u[:, 10]) / boxes,
-        blur=u[:, 11] < augmentation.blur_prob,
+        blur=u[:, 11] < a.blur_prob,
+        lowres=v[:, 5] < a.lowres_prob,
+        lowres_ratio=a.lowres_ratio + (1 - a.lowres_ratio) * v[:, 6],
+        jpeg=v[:, 7] < a.jpeg_prob,
+        jpeg_quality=a.jpeg_quality + (v[:, 8] * (_BEST_JPEG + 1 - a.jpeg_quality)).astype(np.int64),
+        erase=v[:, 9] < a.erase_prob,
+        erase_corner=(1 - extent) * v[:, 12:14],
+        erase_extent=extent,
     )
 
 
+def _either_way(u: Array) -> Array:
+    return 2 * u - 1
+
+
+def _rectangles(augmentation: Augmentation, u: Array, v: Array) -> Array:
+    """Heights and widths of rectangles to erase, as fractions: [N, 2]; u, v: uniform numbers [N].
+
+    The paper draws again what is longer than the input; here the aspect is drawn, on a logarithmic scale, from those
+    that fit.
+    """
+    area = ERASED_AT_LEAST + (augmentation.erase_area - ERASED_AT_LEAST) * u
+    farthest = -np.log(np.maximum(augmentation.erase_aspect, area))
+    root = np.exp(farthest * _either_way(v) / 2)
+    extent: Array = np.sqrt(area)[:, None] * np.stack([root, 1 / root], axis=1)
+    return extent
+
+
 def geometry(draws: Draws, input_size: tuple[int, int]) -> Array:
-    """Mirror, then rotation about the centre of the input, as matrices input → input: [N, 2, 3]."""
+    """Mirror, rotation and zoom about the centre of the input, shift, and the cropped window brought to full size, in
+    this order, as matrices input → input: [N, 2, 3]."""
     height, width = input_size
     center_x, center_y = (width - 1) / 2, (height - 1) / 2
     cos, sin = np.cos(draws.angle), np.sin(draws.angle)
@@ -97,7 +185,17 @@ def geometry(draws: Draws, input_size: tuple[int, int]) -> Array:
         ],
         axis=1,
     )
-    return compose(rotation, mirror)
+    return compose(_stretches(draws, np.array([width, height])), compose(rotation, mirror))
+
+
+def _stretches(draws: Draws, size: NDArray[np.int64]) -> Array:
+    """Zoom, shift and crop, which keep the axes, as matrices: [N, 2, 3]. size: (width, height)."""
+    center = (size - 1) / 2
+    zoom, side = draws.zoom[:, None], draws.crop_side[:, None]
+    moved = center - zoom * center + draws.shift * size
+    # A window's corner is that of its first pixel, half a pixel before the middle that our coordinates count from.
+    offset = (moved + 0.5 - draws.crop_corner * size) / side - 0.5
+    return np.concatenate([np.eye(2) * (zoom / side)[:, :, None], offset[:, :, None]], axis=2)
 
 
 def boxes(
@@ -123,12 +221,35 @@ def effects(
 ) -> dict[str, Effect]:
     """What befalls the pixels, by the names of `settings.effects`. Parameters of a sample:
 
-    cutout: corners and sides of the boxes, [2, 2·K]. blur: the kernel, [5, 5].
+    color: factors of brightness, contrast and saturation, [3]. cutout: corners and sides of the boxes, [2, 2·K].
+    blur: the kernel, [5, 5]. lowres: height and width of the smaller picture, [2]. jpeg: quality 1 … 100.
+    erase: corner and sides of the rectangle, [2, 2] as (y, x).
     """
-    kernel = np.full((len(moves), _BLUR_SIDE, _BLUR_SIDE), 1 / _BLUR_SIDE**2, dtype=np.float32)
+    size = np.array(preprocessing.input_size)
+
+    def color() -> Effect:
+        factors = np.where(draws.color[:, None], draws.color_factors, 1.0)
+        factors[draws.gray, 2] = 0
+        return Effect(draws.color | draws.gray, factors.astype(np.float32))
+
+    def erase() -> Effect:
+        low = np.round(draws.erase_corner * size)
+        high = np.round((draws.erase_corner + draws.erase_extent) * size)
+        return Effect(draws.erase, np.stack([low, high - low], axis=1).astype(np.float32))
+
+    def lowres() -> Effect:
+        return Effect(draws.lowres, np.maximum(np.round(draws.lowres_ratio[:, None] * size), 1).astype(np.float32))
+
+    def blur() -> Effect:
+        return Effect(draws.blur, np.full((len(moves), _BLUR_SIDE, _BLUR_SIDE), 1 / _BLUR_SIDE**2, dtype=np.float32))
+
     every = {
+        "color": color,
         "cutout": lambda: Effect(draws.box_count > 0, np.stack(boxes(draws, moves, preprocessing), axis=1)),
-        "blur": lambda: Effect(draws.blur, kernel),
+        "blur": blur,
+        "lowres": lowres,
+        "jpeg": lambda: Effect(draws.jpeg, draws.jpeg_quality.astype(np.int32)),
+        "erase": erase,
     }
     return {name: every[name]() for name in settings.effects}
 

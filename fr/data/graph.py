@@ -39,9 +39,9 @@ def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str,
     }
 
 
-def _region(encoded: Any, start: Any, end: Any, dali_device: str, color_order: str) -> Any:
+def _region(encoded: Any, start: Any, end: Any, dali_device: str) -> Any:
     """The pixels between two corners (x, y) of encoded pictures, as stored: landmark lists count the pixels of the
-    file, so EXIF's orientation isn't applied."""
+    file, so EXIF's orientation isn't applied. [H, W, 3] uint8, RGB."""
     return fn.decoders.image_slice(
         encoded,
         device="mixed" if dali_device == "gpu" else "cpu",
@@ -50,7 +50,7 @@ def _region(encoded: Any, start: Any, end: Any, dali_device: str, color_order: s
         axis_names="WH",
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,  # on a GPU too the chroma of the CPU's decoder
-        output_type=types.RGB if color_order == "rgb" else types.BGR,
+        output_type=types.RGB,
     )
 
 
@@ -59,7 +59,7 @@ def first_pixel_graph(source: Any, dali_device: str) -> Any:
     """bytes → the first pixel, [1, 1, 3] uint8."""
     (encoded,) = fn.external_source(source=source, num_outputs=1, batch=True)
     corner = types.Constant([0, 0])
-    return _region(encoded, corner, corner + 1, dali_device, "rgb")
+    return _region(encoded, corner, corner + 1, dali_device)
 
 
 @pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]
@@ -73,7 +73,7 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effe
     size = fn.cast(fn.stack(shape[1], shape[0]), dtype=types.FLOAT)
     start = math.clamp(low, 0.0, size - 1.0)
     end = math.clamp(high, start + 1.0, size)
-    images = _region(encoded, start, end, dali_device, preprocessing.color_order)
+    images = _region(encoded, start, end, dali_device)
     if sigma > 0:
         images = fn.gaussian_blur(images, sigma=sigma)
     matrix = fn.cat(matrix[:, :2], fn.reshape(matrix[:, 2] - start, shape=[2, 1]), axis=1)
@@ -84,6 +84,8 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effe
         drawn, parameters = random[2 * number : 2 * number + 2]
         if drawn:  # an effect costs those samples alone that it befalls
             images = EFFECTS[name](images, parameters)
+    if preprocessing.color_order == "bgr":
+        images = fn.color_space_conversion(images, image_type=types.RGB, output_type=types.BGR)
     return fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT,

@@ -32,6 +32,7 @@ _GOES_WITH = {
     "pretrained": ("model", ("resnet34", "resnet50", "resnet101")),
 }
 # Options that do nothing while all of these weights, probabilities or strengths are 0.
+_NEEDS_WEIGHT = {
     "rotate_degrees": ("rotate_prob",),
     "zoom_range": ("zoom_prob",),
     "shift_range": ("shift_prob",),
@@ -41,7 +42,6 @@ _GOES_WITH = {
     "lowres_ratio": ("lowres_prob",),
     "jpeg_quality": ("jpeg_prob",),
     **dict.fromkeys(("erase_area", "erase_aspect"), ("erase_prob",)),
-_NEEDS_WEIGHT = {
     "center_loss_lr": ("center_loss_weight",),
     "push_margin": ("push_loss_weight", "push_plus_loss_weight", "global_push_loss_weight"),
     "min_margin": ("min_margin_loss_weight",),

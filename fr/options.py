@@ -99,11 +99,11 @@ def _data(group: Group) -> None:
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
     add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
     add("--aligned", **FLAG, help="the pictures of folder, list or tar are aligned crops; false = off")
+    add("--weighted", **FLAG, help="each identity as often as any other; false = each picture once an epoch")
+    add("--images_per_identity", type=COUNT_OR_0, default=0, help="the same, so many of each a batch [images]; 0 = off")
 
 
 def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
-    add("--weighted", **FLAG, help="each identity as often as any other; false = each picture once an epoch")
-    add("--images_per_identity", type=COUNT_OR_0, default=0, help="the same, so many of each a batch [images]; 0 = off")
     """The contract. template, fit: defaults of the alignment. own: what an option that isn't set means."""
     add = group.add_argument
     auto, instead = (["auto"], f"; auto = {own}") if template == "auto" else ([], "")
@@ -120,8 +120,6 @@ def _augmentation(group: Group) -> None:
     add("--flip_prob", type=PROBABILITY, default=0.5, help="mirroring [probability]; 0 = off")
     add("--rotate_prob", type=PROBABILITY, default=0.95, help="rotation [probability]; 0 = off")
     add("--rotate_degrees", type=DEGREES, default=10.0, help="most rotation either way [degrees]; 0 = off")
-    add("--cutout_prob", type=PROBABILITY, default=0.05, help="boxes on landmarks [probability]; 0 = off")
-    add("--blur_prob", type=PROBABILITY, default=0.2, help="5x5 box blur [probability]; 0 = off")
     add("--zoom_prob", type=PROBABILITY, default=0.0, help="bigger or smaller [probability]; 0 = off")
     add("--zoom_range", type=FRACTION, default=0.1, help="most bigger or smaller [fraction]")
     add("--shift_prob", type=PROBABILITY, default=0.0, help="moved [probability]; 0 = off")
@@ -132,8 +130,8 @@ def _augmentation(group: Group) -> None:
     for name in ("brightness", "contrast", "saturation"):
         add(f"--color_{name}", type=NOT_NEGATIVE, default=0.5, help="most change either way [fraction]; 0 = none")
     add("--gray_prob", type=PROBABILITY, default=0.0, help="grey instead of colour [probability]; 0 = off")
-
-
+    add("--cutout_prob", type=PROBABILITY, default=0.05, help="boxes on landmarks [probability]; 0 = off")
+    add("--blur_prob", type=PROBABILITY, default=0.2, help="5x5 box blur [probability]; 0 = off")
     add("--lowres_prob", type=PROBABILITY, default=0.0, help="made smaller and back [probability]; 0 = off")
     add("--lowres_ratio", type=FRACTION, default=0.2, help="smallest, up to 1 is drawn [fraction of the sides]")
     add("--jpeg_prob", type=PROBABILITY, default=0.0, help="damage by compression [probability]; 0 = off")
@@ -141,6 +139,8 @@ def _augmentation(group: Group) -> None:
     add("--erase_prob", type=PROBABILITY, default=0.0, help="one black rectangle [probability]; 0 = off")
     add("--erase_area", type=ERASED, default=0.4, help="largest, from 0.02 on is drawn [fraction of the input]")
     add("--erase_aspect", type=RATE, default=0.3, help="flattest, up to its inverse is drawn [height by width]")
+
+
 def _model(group: Group) -> None:
     add = group.add_argument
     names = "|".join((*MODEL_NAMES, "timm/NAME"))

@@ -35,9 +35,9 @@ NOT_IN_RECIPES = {
     *("device", "dali_device", "dali_threads"),
     *("mean", "std", "color_order"),  # the model's own
     *("train_meta", "aligned"),  # of other data
+    *("weighted", "images_per_identity"),
     *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
-    *("weighted", "images_per_identity"),
     *({field.name for field in fields(LossSettings)} - {"margin_type", "s"}),
     *({field.name for field in fields(Augmentation)} - BASIC_AUGMENTATION),
 }
@@ -346,13 +346,6 @@ def test_ranges(name: str, good: str, bad: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "problem"),
     [
-        ("--partial", "--partial: no effect without --init_from"),
-        ("--init_identities names.txt", "--init_identities: no effect without --init_from"),
-        ("--pretrained --model resnet34 --init_from a.pt", "--pretrained: not with --init_from"),
-        ("--pretrained", "--pretrained: goes with --model resnet34, resnet50, resnet101; here mobilenet"),
-@pytest.mark.parametrize(
-    ("argv", "problem"),
-    [
         ("--images_per_identity 4", "--images_per_identity: 4 of each don't fill a --train_batch_size of 170"),
         (
             "--images_per_identity 4 --train_batch_size 24 --accumulate 4",
@@ -366,6 +359,13 @@ def test_orders_that_contradict_are_refused(argv: str, problem: str) -> None:
     assert found.startswith(f"command line: {problem}")
 
 
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        ("--partial", "--partial: no effect without --init_from"),
+        ("--init_identities names.txt", "--init_identities: no effect without --init_from"),
+        ("--pretrained --model resnet34 --init_from a.pt", "--pretrained: not with --init_from"),
+        ("--pretrained", "--pretrained: goes with --model resnet34, resnet50, resnet101; here mobilenet"),
     ],
 )
 def test_options_of_initial_weights_that_contradict_are_refused(argv: str, problem: str) -> None:

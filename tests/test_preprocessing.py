@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-import train
 from fr.errors import InputError
-from fr.models import MODELS, build_model
+from fr.models import MODELS, build_model, training_preprocessing
 from fr.options import train_options
 from fr.preprocessing import Preprocessing
 from tests.conftest import REQUIRED
@@ -37,18 +36,18 @@ def run_options(*words: str) -> argparse.Namespace:
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_a_run_takes_the_models_own_contract_unless_told(name: str) -> None:
-    own = train._preprocessing(run_options("--model", name))
+    own = training_preprocessing(run_options("--model", name))
     family = MODELS[name]
     assert (own.input_size, own.mean, own.std) == (family.input_size, family.mean, family.std)
     assert own.color_order == family.color_order
     wishes = ["--mean", ".1", ".2", ".3", "--std", "1", "2", "3", "--color_order", "bgr"]
-    other = train._preprocessing(run_options("--model", name, *wishes))
+    other = training_preprocessing(run_options("--model", name, *wishes))
     assert (other.color_order, other.mean, other.std) == ("bgr", (0.3, 0.2, 0.1), (3, 2, 1))
 
 
 def test_a_size_that_the_model_cannot_take_is_refused() -> None:
     with pytest.raises(InputError, match="mobilenet needs sides that are multiples of 16, got 64×40"):
-        build_model("mobilenet", 8, train._preprocessing(run_options("--input_size", "64", "40")).input_size)
+        build_model("mobilenet", 8, training_preprocessing(run_options("--input_size", "64", "40")).input_size)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
 from fr.errors import InputError
-from fr.models import build_model, family
+from fr.models import build_model, family, training_preprocessing
 from fr.options import MODEL_NAMES, train_options
 from tests.conftest import REQUIRED
 
@@ -113,7 +112,7 @@ def test_the_recipe_names_a_network_that_takes_its_input(monkeypatch: pytest.Mon
     for name in re.findall(r"\$(\w+)", RECIPE.read_text()):
         monkeypatch.setenv(name, f"/{name}")
     options = train_options([f"@{RECIPE}"]).values
-    preprocessing = train._preprocessing(options)
+    preprocessing = training_preprocessing(options)
     assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
     model = build_model(options.model, options.embed_size, preprocessing.input_size).eval()
     with torch.no_grad():

@@ -73,14 +73,20 @@ class LabelledFaces(Faces):
     labels: NDArray[np.int64]  # [N] 0 … len(identities) - 1
     identities: list[str]
     notes: tuple[str, ...] = field(default=(), kw_only=True)  # for people: what the reader left out
+    _fingerprint: list[str] = field(default_factory=list, init=False, repr=False, compare=False)  # once it was found
 
     def fingerprint(self) -> str:
         """Hash of everything that decides what an iteration sees, the pixels aside."""
-        digest = hashlib.sha256()
-        boxes = None if self.boxes is None else self.boxes.tobytes()
-        for column in (*self.names.buffers(), self.labels.tobytes(), self.landmarks.tobytes(), boxes):
-            digest.update(column or b"")
-        return digest.hexdigest()
+        if not self._fingerprint:
+            digest = hashlib.sha256()
+            for column in (*self.names.buffers(), self.labels, self.landmarks, self.boxes):
+                digest.update(b"" if column is None else column)
+            self.remember(digest.hexdigest())
+        return self._fingerprint[0]
+
+    def remember(self, fingerprint: str) -> None:
+        """Spare `fingerprint` the work: it was found for these columns before."""
+        self._fingerprint.append(fingerprint)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,23 @@
 """--train_dataset → the reader of that format. What each needs is in `fr/option_checks.py`."""
 
+import json
+import sys
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
 
-from fr.data.annotations import LabelledFaces
+import pyarrow as pa
+
+from fr.data.annotations import LabelledFaces, check_first_photograph, existing_folder
+from fr.data.cache import Damaged, Entry, cache_folder, state_of
 from fr.data.folders import read_folders
+from fr.data.landmark_csv import landmark_table
 from fr.data.lists import read_imdb_face, read_labelled_list, read_ms1m, read_trillion_pairs
-from fr.data.tar_shards import read_tar
+from fr.data.tar_shards import read_tar, shard_names
 from fr.data.vgg import read_vgg
+from fr.distributed import Ranks, gather_objects, raise_together
 from fr.errors import InputError
 
 
@@ -23,7 +32,8 @@ class Source:
     aligned: bool = False
 
 
-READERS: dict[str, Callable[[Source], LabelledFaces]] = {
+Reader = Callable[[Source], LabelledFaces]
+READERS: dict[str, Reader] = {
     "vgg": lambda source: read_vgg(source.root, source.list_file, source.landmarks, source.meta),
     "folder": lambda source: read_folders(source.root, source.landmarks),
     "list": lambda source: read_labelled_list(source.root, source.list_file, source.landmarks),
@@ -34,14 +44,110 @@ READERS: dict[str, Callable[[Source], LabelledFaces]] = {
 }
 
 
+def _texts(source: Source) -> list[Path]:
+    listed = Path(source.list_file)
+    table = [landmark_table(Path(source.landmarks), listed)] if source.landmarks else []
+    return [listed, *table, *([Path(source.meta)] if source.meta else [])]
+
+
+def _shards(source: Source) -> list[Path]:
+    listed = [Path(source.list_file)] if source.list_file else []
+    return [*listed, *(Path(source.root, name) for name in shard_names(source.root, source.list_file))]
+
+
+# The files whose sizes and times tell whether a format's data changed; InputError when they can't be found. A tree of
+# pictures has none, since one may come or go anywhere in it: it is walked at every start, and only the ranks of one
+# run share what was found.
+INPUTS: dict[str, Callable[[Source], list[Path]]] = {
+    **dict.fromkeys(("vgg", "list", "ms1m", "imdbface", "trp"), _texts),
+    "tar": _shards,
+}
+
+
 def read_training_faces(options: Mapping[str, Any]) -> LabelledFaces:
-    """The faces that train.py's options name; options: as a snapshot keeps them, older ones too.
+    """The faces that train.py's options name, from the cache if they are there; options: as a snapshot keeps them,
+    older ones too.
 
     InputError says all that is wrong with the files.
     """
+    return _read(options, run="", keeps=True)
+
+
+def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces:
+    """As `read_training_faces`, by all ranks together: the first of a host reads, the others map what it kept.
+
+    All of them raise InputError if one can't read the data, or if they aren't the same everywhere.
+    """
+    run = gather_objects(uuid.uuid4().hex)[0]
+    faces, failure = None, None
+    for keeps in (True, False):
+        if (ranks.local_rank == 0) == keeps:
+            try:
+                faces = _read(options, run, keeps)
+            except InputError as error:
+                failure = error
+        raise_together(failure, "another rank can't read the training data, and says why")
+    assert faces is not None
+    found = gather_objects(faces.fingerprint())
+    unlike = [rank for rank, fingerprint in enumerate(found) if fingerprint != found[0]]
+    if unlike:
+        raise InputError(
+            f"--train_data_root {faces.root}: ranks {', '.join(map(str, unlike))} read other data than rank 0; "
+            "are the files the same on all hosts, and did they change just now?"
+        )
+    return faces
+
+
+def _read(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFaces:
+    """run: what its ranks call it; "" = a run of one. keeps: whether this rank writes into the cache."""
     dataset = options.get("train_dataset", "vgg")
     if dataset not in READERS:
         raise InputError(f"--train_dataset {dataset}: unknown; one of {', '.join(READERS)}")
     names = ("train_data_root", "train_list", "train_landmarks", "train_meta")
     root, list_file, landmarks, meta = (options.get(name, "") for name in names)
-    return READERS[dataset](Source(root, list_file, landmarks, meta, options.get("aligned", False)))
+    source = Source(root, list_file, landmarks, meta, options.get("aligned", False))
+    folder = cache_folder(options.get("data_cache", "auto"))
+    try:
+        state = state_of(INPUTS[dataset](source)) if dataset in INPUTS else run
+    except InputError:
+        state = None  # which the reader says again, with all else that is wrong
+    if not folder or not state:
+        return READERS[dataset](source)
+    entry = Entry(folder, json.dumps([dataset, *astuple(source)]), state)
+    return _kept(entry, source) or _built(entry, READERS[dataset], source, keeps)
+
+
+def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
+    """What the cache has, if the photographs are still there."""
+    try:
+        kept = entry.load()
+    except Damaged as error:
+        _say(f"{error}; reading the data anew")
+        return None
+    if not kept:
+        return None
+    faces: LabelledFaces = kept[0]
+    faces.remember(kept[1])
+    existing_folder("--train_data_root", source.root)
+    if not faces.storage:
+        check_first_photograph(faces, "--train_data_root")
+    return faces
+
+
+def _built(entry: Entry, reader: Reader, source: Source, keeps: bool) -> LabelledFaces:
+    """What the reader reads; as the cache keeps it where it can, so that the memory it took is free again."""
+    faces = reader(source)
+    if not keeps:
+        return faces
+    try:
+        entry.store((faces, faces.fingerprint()))
+    except OSError as error:
+        _say(f"--data_cache {entry.folder}: the data can't be kept for the next start: {error.strerror}")
+        return faces
+    faces = _kept(entry, source) or faces
+    pa.default_memory_pool().release_unused()  # hundreds of megabytes; Arrow keeps them for what it reads next
+    return faces
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

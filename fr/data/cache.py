@@ -1,0 +1,190 @@
+"""Columns kept for the next start: one file that all ranks of a host map into memory, and so share.
+
+A file is an Arrow IPC stream (one row; of each column a list), a magic word and the CRC-32 of the stream. The schema's
+metadata hold the key and, as JSON, how the columns make up the value: dataclasses of `_CLASSES`, tuples, lists of
+text, paths, text, numbers and None; nothing is unpickled (C10). The CRC is checked whenever a file is opened, at 1.5
+GB/s. It finds every flipped bit, but is no signature: who can write here can change the training data, too.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import mmap
+import os
+import struct
+import tempfile
+import time
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from fr.data.annotations import LabelledFaces
+from fr.data.storage import RecordFile, TarShards
+
+_VERSION = 1  # of the layout and of what readers make of the same files: raise it when either changes
+_CLASSES = {kind.__name__: kind for kind in (LabelledFaces, RecordFile, TarShards)}
+_KEPT = 8  # entries of a folder
+_UNSETTLED = 2.0  # seconds; a file may change twice within one tick of its file system's clock
+_ABANDONED = 86_400.0  # seconds after which a temporary file has no writer any more
+_TAIL = struct.Struct("<8sI")
+_MAGIC = b"FRCACHE\n"
+_CHUNK = 1 << 20
+
+
+class Damaged(Exception):
+    """A file of the cache isn't what was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A place in the cache. question: what the value answers; state: of what it was read. JSON both."""
+
+    folder: Path
+    question: str
+    state: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"faces-{_digest(self.question)}-{_digest(self.state)}.arrow"
+
+    def load(self) -> Any:
+        """What was stored, its columns read-only and mapped; None if that isn't there. Raises Damaged."""
+        try:
+            with self.path.open("rb") as file:
+                _check_sum(file)
+                whole = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError:
+            return None
+        try:
+            batch = pa.ipc.open_stream(whole).read_next_batch()
+            batch.validate(full=True)
+            key, value = (json.loads(batch.schema.metadata[name]) for name in (b"key", b"value"))
+            found = _unpacked(value, [column.flatten() for column in batch.columns])
+        except (pa.ArrowException, OSError, StopIteration, LookupError, TypeError, ValueError) as error:
+            raise Damaged(f"{self.path}: {error}") from error
+        if key != self._key:
+            raise Damaged(f"{self.path}: it was written under another name")
+        with contextlib.suppress(OSError):
+            os.utime(self.path)  # the entries used last are kept
+        return found
+
+    def store(self, value: object) -> None:
+        """Write whole or not at all, and remove what nobody needs any more; OSError when that can't be."""
+        columns: list[pa.Array] = []
+        packed = _packed(value, columns)
+        lists = [pa.LargeListArray.from_arrays(pa.array([0, len(one)], pa.int64()), one) for one in columns]
+        metadata = {"key": json.dumps(self._key), "value": json.dumps(packed)}
+        batch = pa.record_batch(lists, names=[str(i) for i in range(len(lists))], metadata=metadata)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f"{self.path.name}.", suffix=".tmp", dir=self.folder)
+        try:
+            with os.fdopen(descriptor, "w+b") as file:
+                with pa.ipc.new_stream(file, batch.schema) as writer:
+                    writer.write_batch(batch)
+                file.write(_TAIL.pack(_MAGIC, _sum(file, file.tell())))
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(temporary, self.path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        with contextlib.suppress(OSError):  # such as another process that cleans, too
+            self._clean()
+
+    @property
+    def _key(self) -> list[Any]:
+        return [_VERSION, self.question, self.state]
+
+    def _clean(self) -> None:
+        """Remove this question's other states, the entries longest unused, and what killed writers left."""
+        own = f"faces-{_digest(self.question)}-"
+        found = {path: path.stat().st_mtime for path in self.folder.glob("faces-*-*.arrow*")}
+        entries = sorted((path for path in found if path.suffix == ".arrow"), key=found.__getitem__, reverse=True)
+        old = [path for path in found if path.suffix == ".tmp" and found[path] < time.time() - _ABANDONED]
+        stale = [path for path in entries if path.name.startswith(own) and path != self.path]
+        for path in {*old, *stale, *entries[_KEPT:]}:
+            path.unlink(missing_ok=True)
+
+
+def state_of(files: list[Path]) -> str | None:
+    """Path, size and times of files as JSON; None while one isn't there or may still be changing."""
+    try:
+        found = [(os.path.abspath(path), os.stat(path)) for path in files]
+    except OSError:
+        return None
+    if any(abs(time.time() - status.st_mtime) < _UNSETTLED for _, status in found):
+        return None
+    return json.dumps([[path, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for path, status in found])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _sum(file: BinaryIO, size: int) -> int:
+    """CRC-32 of the first `size` bytes, which are read and not mapped: a page that is touched counts as the rank's."""
+    file.seek(0)
+    found = 0
+    for first in range(0, size, _CHUNK):
+        found = zlib.crc32(file.read(min(_CHUNK, size - first)), found)
+    return found
+
+
+def _check_sum(file: BinaryIO) -> None:
+    size = os.fstat(file.fileno()).st_size - _TAIL.size
+    if size < 0:
+        raise Damaged(f"{file.name}: cut off")
+    expected = _sum(file, size)
+    if file.read() != _TAIL.pack(_MAGIC, expected):
+        raise Damaged(f"{file.name}: its checksum isn't that of its content")
+
+
+def _packed(value: object, columns: list[pa.Array]) -> Any:
+    """JSON for a value, whose arrays are added to the columns."""
+    match value:
+        case None | str() | int() | float():
+            return value
+        case Path():
+            return {"path": str(value)}
+        case list() if all(isinstance(item, str) for item in value):
+            return value
+        case tuple():
+            return {"tuple": [_packed(item, columns) for item in value]}
+        case np.ndarray():
+            columns.append(pa.array(value.ravel()))
+            return {"array": len(columns) - 1, "shape": value.shape}
+        case pa.StringArray():
+            columns.append(value)
+            return {"strings": len(columns) - 1}
+    name = type(value).__name__
+    if _CLASSES.get(name) is not type(value):
+        raise TypeError(f"{name} has no place in the cache")
+    fields = {item.name: getattr(value, item.name) for item in dataclasses.fields(value) if item.init}
+    return {"class": name, "fields": {name: _packed(item, columns) for name, item in fields.items()}}
+
+
+def _unpacked(packed: Any, columns: list[pa.Array]) -> Any:
+    match packed:
+        case {"path": text}:
+            return Path(text)
+        case {"tuple": items}:
+            return tuple(_unpacked(item, columns) for item in items)
+        case {"array": column, "shape": shape}:
+            return columns[column].to_numpy(zero_copy_only=False).reshape(shape)
+        case {"strings": column}:
+            return columns[column]
+        case {"class": name, "fields": fields}:
+            return _CLASSES[name](**{name: _unpacked(item, columns) for name, item in fields.items()})
+    return packed
+
+
+def cache_folder(wish: str) -> Path | None:
+    """--data_cache: a folder, `auto` (the user's, as the XDG Base Directory Specification has it), or `none`."""
+    if wish != "auto":
+        return None if wish == "none" else Path(wish)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "face-recognition-trainer"

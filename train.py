@@ -21,7 +21,7 @@ from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
 from fr.data.formats import read_training_faces
 from fr.data.lfw import read_lfw
-from fr.data.order import Balance, Order
+from fr.data.order import Order, training_order
 from fr.data.pipeline import dali_settings
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, broadcast_buffers, open_ranks
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
         faces = read_training_faces(vars(options))
         lfw = read_lfw(*_lfw_paths(options)) if options.val_list else None
-        order = Order(len(faces), options.train_batch_size, options.seed, _balance(options, faces))
+        order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
 
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
             checkpoint_blocks(backbone)
 
         state = snapshot.TrainingState(backbone, head, optimizer, average.model if average else None)
-        facts = _resumable_facts(options, preprocessing, faces)
+        facts = _resumable_facts(options, preprocessing, faces, order)
         first = snapshot.resume(resumed, state, facts) if resumed else 0
         iterations = range(first, _last_iteration(options, order))
         monitor = _open_monitor(resolved, ranks, iterations)
@@ -145,11 +145,6 @@ def _lfw_paths(options: argparse.Namespace) -> tuple[str, str, str]:
     return options.val_data_root, options.val_list, options.val_landmarks
 
 
-def _balance(options: argparse.Namespace, faces: LabelledFaces) -> Balance | None:
-    images = options.images_per_identity or int(options.weighted)
-    return Balance(faces.labels, images) if images else None
-
-
 def _named_parameters(backbone: torch.nn.Module, head: MarginSoftmax) -> dict[str, torch.nn.Parameter]:
     """As --freeze and --lr_scale call them."""
     return {
@@ -165,10 +160,9 @@ def _last_iteration(options: argparse.Namespace, order: Order) -> int:
 
 
 def _resumable_facts(
-    options: argparse.Namespace, preprocessing: Preprocessing, faces: LabelledFaces
+    options: argparse.Namespace, preprocessing: Preprocessing, faces: LabelledFaces, order: Order
 ) -> dict[str, Any]:
     """What a snapshot says of its run, and what must be the same for another run to go on from it."""
-    balance = _balance(options, faces)
     return {
         "model": options.model,
         "embed_size": options.embed_size,
@@ -179,7 +173,7 @@ def _resumable_facts(
             "images": len(faces),
             "identities": len(faces.identities),
             "data": faces.fingerprint(),
-            **({"images_per_identity": balance.images} if balance else {}),
+            **({"images_per_identity": order.balance.images} if order.balance else {}),
         },
     }
 

@@ -52,6 +52,14 @@ def progress(total: int, unit: str, what: str, first: int = 0, shown: bool = Tru
     return tqdm(total=total, initial=first, unit=unit, desc=what, disable=not shown, mininterval=interval)
 
 
+def pictures(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """What the network gets, for people: [B, 3, H, W] in its units → RGB from 0 to 1 on the CPU."""
+    mean = torch.tensor(preprocessing.mean)[:, None, None]
+    std = torch.tensor(preprocessing.std)[:, None, None]
+    pixels = (images.cpu() * std + mean).clamp(0, 1)
+    return pixels.flip(1) if preprocessing.color_order == "bgr" else pixels
+
+
 class Silent:
     """The monitor of every rank but the first."""
 
@@ -77,12 +85,7 @@ class Monitor(Silent):
 
     def shows(self, images: torch.Tensor, preprocessing: Preprocessing) -> None:
         """One grid of what the network really sees: [B, 3, H, W] as it enters the network."""
-        mean = torch.tensor(preprocessing.mean)[:, None, None]
-        std = torch.tensor(preprocessing.std)[:, None, None]
-        pixels = (images[:_SHOWN_IMAGES].cpu() * std + mean).clamp(0, 1)
-        if preprocessing.color_order == "bgr":
-            pixels = pixels.flip(1)
-        self._board.add_image("Input", make_grid(pixels), 0)
+        self._board.add_image("Input", make_grid(pictures(images[:_SHOWN_IMAGES], preprocessing)), 0)
 
     def advance(self) -> None:
         self._bar.update()

@@ -5,6 +5,7 @@ A plain epoch is one random permutation of the list, cut into batches of the glo
 sample is left out equally rarely. A balanced epoch has as many batches, and shows each identity as often as any other.
 """
 
+import argparse
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -79,6 +80,13 @@ class Order:
         size = self.batch_size // parts
         first = batch * self.batch_size + part * size
         return Share(epoch, first, _epoch(self, epoch)[first : first + size])
+
+
+def training_order(options: argparse.Namespace, labels: Indices) -> Order:
+    """The order that train.py's options ask for; labels: of all samples, [count]. InputError as `Order`."""
+    images = options.images_per_identity or int(options.weighted)
+    balance = Balance(labels, images) if images else None
+    return Order(len(labels), options.train_batch_size, options.seed, balance)
 
 
 @lru_cache(maxsize=2)  # prefetching reads across the border of two epochs

@@ -28,8 +28,7 @@ def read_folders(root: str, landmarks: str) -> LabelledFaces:
     identities = sorted(classes.keys() - set(empty))
     if not identities:
         raise InputError(f"--train_data_root {root}: no folder in it holds a picture ({', '.join(_ENDINGS)})")
-    listed = [name for identity in identities for name in classes[identity]]
-    refuse([f"{os.path.join(root, name)!r}: the name isn't UTF-8" for name in listed if not _is_text(name)])
+    listed = _checked(folder, [name for identity in identities for name in classes[identity]])
     names = pa.array(listed, type=pa.string())
     labels = np.repeat(np.arange(len(identities)), [len(classes[identity]) for identity in identities])
     if landmarks:
@@ -37,6 +36,16 @@ def read_folders(root: str, landmarks: str) -> LabelledFaces:
     else:
         points = np.zeros((len(names), 0, 2))
     return LabelledFaces(folder, names, points, labels.astype(np.int64), identities, notes=_note(folder, empty))
+
+
+def pictures_below(root: Path) -> list[str]:
+    """Paths below the root of all pictures in its tree, sorted; what is one, and InputError: as of `read_folders`."""
+    return _checked(root, sorted(name.removeprefix("./") for name in _pictures(root, ".", set())))
+
+
+def _checked(root: Path, names: list[str]) -> list[str]:
+    refuse([f"{os.path.join(root, name)!r}: the name isn't UTF-8" for name in names if not _is_text(name)])
+    return names
 
 
 def _scan(root: Path) -> Iterator[tuple[str, list[str]]]:

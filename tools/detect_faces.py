@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""Find the face in each photograph of a tree: boxes and five landmarks, as CSVs in VGGFace2's bb_landmark format.
+
+    python tools/detect_faces.py photographs tables
+    python tools/detect_faces.py photographs tables --list train.txt --face largest --min_face 40
+    python train.py --train_data_root photographs --train_list tables/train_list.txt --train_landmarks tables
+
+OUT gets train_list.txt (the photographs with a face), loose_landmark_train.csv, loose_bb_train.csv, no_face.txt (those
+without) and unreadable.txt (with what is wrong). Places are in pixels of the file as it is stored: EXIF's orientation
+is heeded in looking for faces, which must be upright, and taken back in what is written. Left is left as seen in the
+stored picture.
+
+faces.jsonl keeps what is done: interrupted, killed, or with photographs added since, run it again and it does the rest,
+and tries again what was unreadable. The detector comes with: bash init_venv.sh --with detect
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.data.annotations import existing_folder
+from fr.data.folders import pictures_below
+from fr.data.landmark_csv import LANDMARK_COLUMNS
+from fr.data.lists import read_labelled_list
+from fr.detection import CHOICES, Detector, DetectorSettings, Mtcnn, choose, detect_stored
+from fr.distributed import choose_device
+from fr.errors import InputError, run_plainly
+from fr.option_types import COUNT, COUNT_OR_0, PROBABILITY, checked
+from fr.photographs import decode
+from tools.face_journal import Found, append, open_journal, read_journal
+from tools.face_names import key_of, refuse_ambiguous
+from tools.parallel import map_in_processes
+
+JOURNAL, NO_FACE, UNREADABLE = "faces.jsonl", "no_face.txt", "unreadable.txt"
+_NAMED = 10  # unreadable photographs that are said by name; the rest stand in the file
+_SMALLEST = checked(int, "a whole number >= 12", lambda x: x >= 12)  # less than the first network's view is enlarged
+
+
+def main(argv: list[str]) -> int:
+    options = _options(argv)
+    root: Path = options.photographs
+    settings = DetectorSettings(options.min_face, tuple(options.thresholds), options.max_side)
+    device = str(choose_device(options.device, 0))
+    _detector(settings, device)  # what it lacks is said before anything is written
+    names = _names(root, options.list)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        bad = _detect(root, names, options, settings, device)
+        print(_write_results(options.out, options.split, bad))
+    except OSError as error:  # of photographs they don't come here
+        raise InputError(f"{error.filename or options.out}: can't be written: {error.strerror}") from error
+    return 0
+
+
+def _names(root: Path, list_file: str) -> list[str]:
+    """The photographs to look at, paths below root."""
+    existing_folder("PHOTOS", str(root))
+    if list_file:
+        names: list[str] = read_labelled_list(str(root), list_file, "").names.to_pylist()
+        names = list(dict.fromkeys(names))
+    else:
+        names = pictures_below(root)
+    if not names:
+        raise InputError(f"PHOTOS {root}: no picture in it")
+    refuse_ambiguous(names)
+    return names
+
+
+def _detect(
+    root: Path, names: list[str], options: argparse.Namespace, settings: DetectorSettings, device: str
+) -> list[str]:
+    """Brings the journal up to date; what is wrong with the photographs that couldn't be read."""
+    kept = {"photographs": str(root.resolve()), "face": options.face, **asdict(settings)}
+    journal, done = open_journal(options.out / JOURNAL, kept)
+    with journal:
+        todo = [name for name in names if name not in done]
+        if len(todo) < len(names):
+            print(f"{len(names) - len(todo):,} of {len(names):,} photographs were done before", flush=True)
+        bad = []
+        look = partial(find_face, root, settings, device, options.face)
+        for found in map_in_processes(look, todo, options.workers, "detecting"):
+            if isinstance(found, Found):
+                append(journal, found)
+            else:
+                bad.append(found)
+        os.fsync(journal.fileno())
+    return bad
+
+
+def find_face(root: Path, settings: DetectorSettings, device: str, choice: str, name: str) -> Found | str:
+    """The face of a photograph, or what is wrong with the file."""
+    path = root / name
+    try:
+        photograph = decode(np.fromfile(path, dtype=np.uint8), str(path))
+    except OSError as error:
+        return f"{path}: can't be read: {error.strerror}"
+    except InputError as error:
+        return str(error)
+    faces = detect_stored(_detector(settings, device), photograph)
+    if not len(faces):
+        return Found(name, 0, [], [])
+    chosen = choose(faces, photograph.stored, choice)
+    box, points = (np.round(of[chosen].ravel(), 3).tolist() for of in (faces.boxes, faces.points))
+    return Found(name, len(faces), box, points)
+
+
+@cache
+def _detector(settings: DetectorSettings, device: str) -> Detector:
+    torch.set_num_threads(1)  # the cores are for the workers
+    return Mtcnn(settings, torch.device(device))
+
+
+def _write_results(out: Path, split: str, bad: list[str]) -> str:
+    """The journal as tables and lists; a summary for people."""
+    photographs = several = none = 0
+    with (
+        _replaced(out / f"{split}_list.txt") as listed,
+        _replaced(out / f"loose_bb_{split}.csv") as boxes,
+        _replaced(out / f"loose_landmark_{split}.csv") as landmarks,
+        _replaced(out / NO_FACE) as faceless,
+        _replaced(out / UNREADABLE) as unreadable,
+    ):
+        boxes.write("NAME_ID,X,Y,W,H\n")
+        landmarks.write(",".join(["NAME_ID", *LANDMARK_COLUMNS]) + "\n")
+        for found in read_journal(out / JOURNAL):
+            photographs += 1
+            several += found.faces > 1
+            none += found.faces == 0
+            if found.faces:
+                listed.write(f"{found.name}\n")
+                key = '"{}"'.format(key_of(found.name).replace('"', '""'))
+                boxes.write(",".join([key, *(f"{value:.0f}" for value in found.box)]) + "\n")
+                landmarks.write(",".join([key, *(f"{value:.3f}" for value in found.points)]) + "\n")
+            else:
+                faceless.write(f"{found.name}\n")
+        unreadable.writelines(f"{problem}\n" for problem in bad)
+    said = bad[:_NAMED] + ([f"… and {len(bad) - _NAMED:,} more"] if len(bad) > _NAMED else [])
+    summary = f"{photographs - none:,} photographs with a face, {several:,} of them with several; {none:,} without"
+    return "\n".join([*said, f"{out}: {summary} ({NO_FACE}); {len(bad):,} unreadable ({UNREADABLE})"])
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[TextIO]:
+    """A file to write to that takes its place when it is whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        yield file
+    temporary.replace(path)
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tools/detect_faces.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    default = DetectorSettings()
+    add("photographs", type=Path, metavar="PHOTOS", help="folder; all pictures in its tree, unless --list says which")
+    add("out", type=Path, metavar="OUT", help="folder for the tables")
+    add("--list", default="", metavar="FILE", help="`path id` a line, as of --train_dataset list (default: no list)")
+    add("--split", choices=("train", "test", "all"), default="train", help="in the tables' names (default: train)")
+    of_several = "of several faces: center = large and near the middle, or the largest, or the most certain"
+    add("--face", choices=CHOICES, default="center", help=f"{of_several} (default: center)")
+    at_most = f"side of the smallest face looked for [pixels] (default: {default.min_face})"
+    add("--min_face", type=_SMALLEST, default=default.min_face, metavar="N", help=at_most)
+    stages = f"scores that a face needs at the three stages (default: {' '.join(map(str, default.thresholds))})"
+    add("--thresholds", type=PROBABILITY, nargs=3, default=default.thresholds, metavar="P", help=stages)
+    longest = f"longer ones are scaled down for looking, and so are their faces [pixels] (default: {default.max_side})"
+    add("--max_side", type=COUNT, default=default.max_side, metavar="N", help=longest)
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto = cuda where there is one (default)")
+    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="[processes]; 0 = one a core (default: 0)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_plainly("tools/detect_faces.py", main)

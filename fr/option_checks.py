@@ -16,6 +16,7 @@ DATASETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "imdbface": (("train_list",), ()),
     "trp": (("train_list",), ()),
     "tar": ((), ("train_list", "aligned")),
+    "rec": ((), ()),
 }
 MARGIN_TYPES = ("softmax", "cos", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
 

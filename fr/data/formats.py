@@ -13,6 +13,7 @@ import pyarrow as pa
 from fr.data.annotations import LabelledFaces, check_first_photograph, existing_folder
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
 from fr.data.folders import read_folders
+from fr.data.insightface import FILES, read_records
 from fr.data.landmark_csv import landmark_table
 from fr.data.lists import read_imdb_face, read_labelled_list, read_ms1m, read_trillion_pairs
 from fr.data.tar_shards import read_tar, shard_names
@@ -41,6 +42,7 @@ READERS: dict[str, Reader] = {
     "imdbface": lambda source: read_imdb_face(source.root, source.list_file),
     "trp": lambda source: read_trillion_pairs(source.root, source.list_file),
     "tar": lambda source: read_tar(source.root, source.list_file, source.aligned),
+    "rec": lambda source: read_records(source.root),
 }
 
 
@@ -61,6 +63,7 @@ def _shards(source: Source) -> list[Path]:
 INPUTS: dict[str, Callable[[Source], list[Path]]] = {
     **dict.fromkeys(("vgg", "list", "ms1m", "imdbface", "trp"), _texts),
     "tar": _shards,
+    "rec": lambda source: [Path(source.root, name) for name in FILES],
 }
 
 

@@ -1,0 +1,358 @@
+"""insightface's RecordIO: what the reader makes of it and refuses, and that it trains as the same crops in files do."""
+
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from nvidia.dali import fn, pipeline_def
+
+from fr.data import insightface
+from fr.data.annotations import LabelledFaces
+from fr.data.bad_images import BadImages
+from fr.data.insightface import read_records
+from fr.data.storage import RecordFile
+from fr.errors import InputError
+from tests.conftest import Losses, same_weights, weights
+from tests.test_damage import assert_equal, batches, encoded, picture, reported
+
+MAGIC = struct.pack("<I", 0xCED7230A)
+
+
+# --- a plain writer, after dmlc-core's recordio.cc and MXNet's recordio.py --------------------------------------------
+
+
+def record(labels: list[float], content: bytes, key: int = 0) -> bytes:
+    """One label goes into the header, several behind it; the whole is cut wherever the magic number is, 4-aligned."""
+    head = struct.pack("<IfQQ", *((0, labels[0]) if len(labels) == 1 else (len(labels), 0.0)), key, 0)
+    data = head + (struct.pack(f"<{len(labels)}f", *labels) if len(labels) > 1 else b"") + content
+    pieces, start = [], 0
+    for place in range(0, len(data) // 4 * 4, 4):
+        if data[place : place + 4] == MAGIC:
+            pieces.append(data[start:place])
+            start = place + 4
+    pieces.append(data[start:])
+    flags = [0] if len(pieces) == 1 else [1] + [2] * (len(pieces) - 2) + [3]
+    return b"".join(
+        MAGIC + struct.pack("<I", flag << 29 | len(piece)) + piece + bytes(-len(piece) % 4)
+        for flag, piece in zip(flags, pieces, strict=True)
+    )
+
+
+def write(folder: Path, records: dict[int, bytes], classes: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines, place = [], 0
+    for key, data in records.items():
+        lines.append(f"{key}\t{place}\n")
+        place += len(data)
+    (folder / "train.rec").write_bytes(b"".join(records.values()))
+    (folder / "train.idx").write_text("".join(lines))
+    (folder / "property").write_text(f"{classes},112,112")
+
+
+def with_identities(people: list[list[bytes]], labels: list[int] | None = None) -> dict[int, bytes]:
+    """As face2rec2.py lays it out: header 0, pictures from 1 on, then a record an identity."""
+    labels = labels or list(range(len(people)))
+    pictures: list[bytes] = []
+    ranges = []
+    for label, images in zip(labels, people, strict=True):
+        ranges.append([len(pictures) + 1.0, len(pictures) + 1.0 + len(images)])
+        pictures += [record([label, 1.0], image, len(pictures) + 1) for image in images]
+    end = len(pictures) + 1
+    made = {0: record([end, end + len(people)], b"")} | dict(enumerate(pictures, start=1))
+    return made | {end + number: record(bounds, b"", end + number) for number, bounds in enumerate(ranges)}
+
+
+def alone(people: list[list[bytes]]) -> dict[int, bytes]:
+    """No header: every record is a picture with one label, from key 0 on."""
+    rows = [(float(label), image) for label, images in enumerate(people) for image in images]
+    return {key: record([label], image, key) for key, (label, image) in enumerate(rows)}
+
+
+PEOPLE = [[b"one", b"two" + MAGIC], [b"3 + " + MAGIC + MAGIC + b"three"], [b"four", b"five!", b"6" * 1_000]]
+
+
+def problems(folder: Path) -> tuple[str, ...]:
+    with pytest.raises(InputError) as caught:
+        read_records(str(folder))
+    return caught.value.problems
+
+
+# --- what the reader makes of the files -------------------------------------------------------------------------------
+
+
+def test_pictures_and_classes_by_hand(tmp_path: Path) -> None:
+    write(tmp_path, with_identities(PEOPLE, labels=[4, 0, 7]), 8)
+    faces = read_records(str(tmp_path))
+    assert faces.names.to_pylist() == ["1", "2", "3", "4", "5", "6"]
+    assert faces.identities == ["0", "4", "7"]
+    assert faces.labels.tolist() == [1, 1, 0, 2, 2, 2]
+    assert faces.landmarks.shape == (6, 0, 2)
+    assert [faces.read(row).tobytes() for row in range(6)] == [image for images in PEOPLE for image in images]
+    assert faces.path(2) == f"{tmp_path}/train.rec: record 3"
+    assert faces.notes == (f"{tmp_path}/property says 8 classes, and the pictures are of 3",)
+
+
+def test_without_a_header_record_every_record_is_a_picture(tmp_path: Path) -> None:
+    write(tmp_path, alone(PEOPLE), 3)
+    faces = read_records(str(tmp_path))
+    assert faces.names.to_pylist() == ["0", "1", "2", "3", "4", "5"]
+    assert faces.labels.tolist() == [0, 0, 1, 2, 2, 2]
+    assert not faces.notes
+
+
+def test_records_are_those_that_dali_reads(tmp_path: Path) -> None:
+    write(tmp_path, alone(PEOPLE), 3)
+    faces = read_records(str(tmp_path))
+
+    @pipeline_def(batch_size=6, num_threads=1, device_id=None)
+    def reader() -> Any:
+        return (*fn.readers.mxnet(path=[f"{tmp_path}/train.rec"], index_path=[f"{tmp_path}/train.idx"]),)
+
+    images, labels = reader().run()
+    assert labels.as_array().ravel().tolist() == faces.labels.tolist()
+    assert [np.asarray(images.at(row)).tobytes() for row in range(6)] == [faces.read(row).tobytes() for row in range(6)]
+
+
+def test_the_classes_are_known_from_two_records_an_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, with_identities([[b"x"] * 50, [b"y"] * 50]), 2)
+    pread, calls = os.pread, []
+
+    def counted(descriptor: int, size: int, offset: int) -> bytes:
+        calls.append(offset)
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", counted)
+    faces = read_records(str(tmp_path))
+    assert faces.labels.tolist() == [0] * 50 + [1] * 50
+    assert len(calls) == 1 + 2 + 2  # the header, the identities, a picture of each
+
+
+@pytest.mark.parametrize("kind", ["a gap", "an overlap", "beyond", "not whole", "damaged", "one less", "nobody"])
+def test_identity_records_that_do_not_tell_it_exactly_are_not_trusted(kind: str, tmp_path: Path) -> None:
+    """Float32 keeps no odd number above 2^24: ranges of the largest sets are rounded. Every record is asked then."""
+    records = with_identities(PEOPLE)
+    wrong = {"a gap": [2.0, 3.0], "an overlap": [1.0, 4.0], "beyond": [1.0, 30.0], "not whole": [1.0, 2.5]}
+    records[7] = {"damaged": b"\0" * 40}.get(kind) or record(wrong.get(kind, [1.0, 3.0]), b"")
+    if kind in ("one less", "nobody"):
+        records[0] = record([7.0, 9.0 if kind == "one less" else 7.0], b"")
+    write(tmp_path, records, 3)
+    faces = read_records(str(tmp_path))
+    assert faces.names.to_pylist() == ["1", "2", "3", "4", "5", "6"]
+    assert faces.labels.tolist() == [0, 0, 1, 2, 2, 2]
+    lost = (f"1 records of {tmp_path}/train.rec whose class can't be read left out: 7",)
+    assert faces.notes == (lost if kind == "damaged" else ())
+
+
+def test_moving_the_folder_leaves_the_fingerprint(tmp_path: Path) -> None:
+    write(tmp_path / "a", with_identities(PEOPLE), 3)
+    write(tmp_path / "b/c", with_identities(PEOPLE), 3)
+    one, two = (read_records(str(tmp_path / name)).fingerprint() for name in ("a", "b/c"))
+    write(tmp_path / "a", with_identities(PEOPLE, labels=[0, 2, 1]), 3)
+    assert one == two != read_records(str(tmp_path / "a")).fingerprint()
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "magic": lambda data: b"\0" + data[1:],
+    "length": lambda data: data[:7] + b"\x01" + data[8:],  # 16 million bytes more
+    "flag of the chain": lambda data: data[:7] + bytes([2 << 5]) + data[8:],
+    "header": lambda data: data[:8] + b"\xff" * 4 + data[12:],  # four billion labels
+    "picture": lambda data: data[:40] + bytes(len(data) - 40),
+}
+
+
+@pytest.fixture(scope="module")
+def sixteen() -> list[list[bytes]]:
+    """4 people × 4 crops."""
+    images = [encoded(picture(number), quality=95) for number in range(16)]
+    return [images[first : first + 4] for first in range(0, 16, 4)]
+
+
+def as_if_listed(faces: LabelledFaces, instead: dict[int, int]) -> LabelledFaces:
+    """The faces of someone who knew: the rows of bad photographs are those of the ones that stand in."""
+    rows = np.array([instead.get(row, row) for row in range(len(faces))])
+    stored = faces.storage
+    assert isinstance(stored, RecordFile)
+    return replace(faces, storage=replace(stored, offsets=stored.offsets[rows], sizes=stored.sizes[rows]))
+
+
+@pytest.mark.parametrize("kind", [*DAMAGE, "cut short"])
+@pytest.mark.parametrize("when", ["before", "in mid-run"])
+def test_a_corrupt_record_is_replaced_exactly(kind: str, when: str, sixteen: list[list[bytes]], tmp_path: Path) -> None:
+    """Known by its place from the identity records, which are read before it is damaged or in spite of it."""
+    row = 15 if kind == "cut short" else 4  # the first picture of an identity, or the last record of the file
+    records = with_identities(sixteen)
+    records = {key: records[key] for key in [*range(17, 21), *range(17)]}  # an index may have any order
+    write(tmp_path, records, 4)
+    faces = read_records(str(tmp_path))
+    expected = batches(as_if_listed(faces, {row: 12 if row == 15 else 5}))
+    stored = faces.storage
+    assert isinstance(stored, RecordFile)
+    first, size = int(stored.offsets[row]), int(stored.sizes[row])
+    data = (tmp_path / "train.rec").read_bytes()
+    if kind == "cut short":
+        os.truncate(tmp_path / "train.rec", first + 100)
+    else:
+        damaged = DAMAGE[kind](data[first : first + size])
+        (tmp_path / "train.rec").write_bytes(data[:first] + damaged + data[first + size :])
+    faces = read_records(str(tmp_path)) if when == "before" else faces
+    assert len(faces) == 16
+    assert not faces.notes
+    bad = BadImages(1)
+    assert_equal(batches(faces, bad), expected)
+    (problem,) = reported(bad)
+    said = "decoded" if kind == "picture" else "read"
+    assert problem.startswith(f"{tmp_path}/train.rec: record {row + 1}: can't be {said}: ")
+
+
+def test_a_corrupt_record_whose_class_nothing_tells_is_left_out_and_said(tmp_path: Path) -> None:
+    records = alone(PEOPLE)
+    for key, kind in ((1, "magic"), (2, "header"), (3, "length"), (4, "flag of the chain")):
+        records[key] = DAMAGE[kind](records[key])
+    records[5] = record([float("nan")], b"?")
+    write(tmp_path, records, 3)
+    faces = read_records(str(tmp_path))
+    assert faces.names.to_pylist() == ["0"]
+    assert faces.notes == (
+        f"5 records of {tmp_path}/train.rec whose class can't be read left out: 1, 2, 3, …",
+        f"{tmp_path}/property says 3 classes, and the pictures are of 1",
+    )
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["train.rec", "train.idx", "property"])
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    write(tmp_path, with_identities(PEOPLE), 3)
+    (tmp_path / name).unlink()
+    (problem,) = problems(tmp_path)
+    assert problem.startswith(f"{tmp_path}/{name}: can't be read: ")
+    assert problems(tmp_path / "none") == (f"--train_data_root {tmp_path}/none: no such folder",)
+
+
+def test_an_index_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, with_identities(PEOPLE), 3)
+    rec, index = tmp_path / "train.rec", tmp_path / "train.idx"
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text("".join(lines) + "20\t4000000\n21\t-4\n22\t6\n")
+    assert problems(tmp_path) == tuple(
+        f"{index}: record {key} at {place}, where in the {rec.stat().st_size:,} bytes of {rec} none can begin"
+        for key, place in ((20, "4,000,000"), (21, "-4"), (22, "6"))
+    )
+    index.write_text("".join(lines) + "3\t4\n")
+    assert problems(tmp_path) == (f"{index}: the key 3 for the second time",)
+    index.write_text("".join(lines) + "30\t0\n")
+    assert problems(tmp_path) == (f"{index}: the offset 0 for the second time",)
+    index.write_text("".join(lines[:-1]))
+    assert problems(tmp_path) == (f"{rec}: its header counts 10 records, and its index 9; do they belong together?",)
+    index.write_text("".join(lines).replace("2\t", "12\t", 1))
+    assert problems(tmp_path) == (f"{index}: no record 2",)
+    index.write_text("\n")
+    assert problems(tmp_path) == (f"{index}: the index is empty",)
+    for text in ("", "1\n", "1 2\n", "a\t1\n", "1\t\n", "1\t2\t3\n"):
+        index.write_text(text)
+        assert problems(tmp_path)[0].startswith(f"{index}: isn't lines of `key<tab>offset`: ")
+
+
+def test_the_class_count_is_checked(tmp_path: Path) -> None:
+    write(tmp_path, with_identities(PEOPLE, labels=[0, 3, 1]), 3)
+    facts = tmp_path / "property"
+    assert problems(tmp_path) == (
+        f"{tmp_path}/train.rec: record 3: its class 3 isn't one of the 3 of {facts}",
+    )
+    for text in ("", "3", "3,112", "three,112,112", "3,112,112\n4,112,112"):
+        facts.write_text(text)
+        assert problems(tmp_path) == (f"{facts}: isn't `classes,height,width`",)
+
+
+def test_an_index_of_another_file_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, alone(PEOPLE), 3)
+    (tmp_path / "train.idx").write_text("0\t4\n1\t8\n")
+    assert problems(tmp_path) == (
+        f"{tmp_path}/train.rec: no picture can be read; does {tmp_path}/train.idx belong to it?",
+    )
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crops(sample_data: Path) -> Path:
+    """The sample data's photographs, taken for aligned crops: one folder an identity."""
+    return sample_data / "vggface2/train"
+
+
+def words(dataset: str, root: Path, *more: str) -> list[str]:
+    empty = [word for name in ("list", "landmarks") for word in (f"--train_{name}", "")]
+    return ["--train_dataset", dataset, "--train_data_root", str(root), *empty, *more]
+
+
+def test_ten_iterations_lose_what_crops_in_files_lose_and_resume_to_the_last_bit(
+    run_small: Callable[..., Losses], crops: Path, tmp_path: Path
+) -> None:
+    people = [[path.read_bytes() for path in sorted(person.iterdir())] for person in sorted(crops.iterdir())]
+    write(tmp_path / "rec", with_identities(people), len(people))
+    expected = run_small(*words("folder", crops, "--aligned"), "--max_iterations", "10", out=tmp_path / "files")
+    options = words("rec", tmp_path / "rec")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run_small(*options, "--max_iterations", "10", out=whole) == expected
+    run_small(*options, "--max_iterations", "4", out=parts)
+    assert run_small(*options, "--max_iterations", "10", "--snap_to_resume", "auto", out=parts) == expected
+    assert same_weights(weights(parts, 10), weights(whole, 10))
+
+
+# --- anything at all --------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def damaged_files(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
+    """train.rec, train.idx and property, some bytes of them changed, cut or put in."""
+    label = st.one_of(st.integers(0, 9).map(float), st.floats(width=32))
+    people = draw(st.lists(st.lists(st.binary(max_size=9), max_size=3), max_size=3))
+    records = draw(st.sampled_from([with_identities, alone]))(people)
+    for key in draw(st.lists(st.integers(0, 9), max_size=2)):
+        records[key] = record(draw(st.lists(label, min_size=1, max_size=3)), draw(st.binary(max_size=9)))
+    lines, place = [], 0
+    for key, data in records.items():
+        lines.append(f"{key}\t{place}\n")
+        place += len(data)
+    files = [bytearray(part) for part in (b"".join(records.values()), "".join(lines).encode(), b"4,112,112")]
+    for which in draw(st.lists(st.sampled_from([0, 0, 0, 1, 2]), max_size=3)):
+        start = draw(st.integers(0, len(files[which])))
+        files[which][start : start + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
+    return bytes(files[0]), bytes(files[1]), bytes(files[2])
+
+
+@settings(
+    max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+)
+@given(files=st.one_of(damaged_files(), st.tuples(*[st.binary(max_size=60)] * 3)))
+def test_any_files_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, files: tuple[bytes, ...]) -> None:
+    """What is read is fit to train on; what isn't raises InputError and nothing else."""
+    folder = tmp_path_factory.getbasetemp() / "fuzzed_rec"
+    folder.mkdir(exist_ok=True)
+    for name, content in zip(insightface.FILES, files, strict=True):
+        (folder / name).write_bytes(content)
+    try:
+        faces = read_records(str(folder))
+    except InputError as error:
+        assert 1 <= len(error.problems) <= 11
+        assert str(folder) in error.problems[0]
+        str(error).encode()  # fit to print
+        return
+    assert len(faces) == len(faces.labels) > 0
+    assert set(faces.labels.tolist()) == set(range(len(faces.identities)))
+    for row in range(len(faces)):
+        try:
+            assert len(faces.read(row)) <= len(files[0])
+        except OSError as error:
+            assert error.strerror

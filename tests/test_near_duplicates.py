@@ -1,0 +1,164 @@
+"""Signatures of pictures, and the search for pairs of them, against brute force."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.fft import dctn
+
+from fr.data import vgg
+from fr.data.annotations import LabelledFaces
+from tools.dataset_checks import Limits
+from tools.near_duplicates import BITS, Signatures, conflicts, near_pairs, repeats, signature
+from tools.picture_facts import Fact, look_at
+
+Grey = NDArray[np.uint8]
+
+
+def bits(signatures: Signatures) -> NDArray[np.uint8]:
+    return np.unpackbits(signatures.view(np.uint8), axis=-1)
+
+
+def test_a_signature_is_the_signs_of_the_cosine_transform() -> None:
+    """Against SciPy's, of the 256 lowest frequencies but the mean: by their distance from it, then by row."""
+    picture = np.random.default_rng(0).uniform(0, 255, (32, 32))
+    row, column = np.indices((32, 32)).reshape(2, -1)
+    lowest = np.lexsort((column, row, row**2 + column**2))[1 : BITS + 1]
+    assert bits(signature(picture)).tolist() == (dctn(picture).ravel()[lowest] > 0).tolist()
+
+
+def test_brightness_and_contrast_do_not_count_and_an_even_picture_has_no_bits() -> None:
+    picture = np.random.default_rng(1).uniform(0, 255, (32, 32))
+    assert (signature(picture * 0.4 + 30) == signature(picture)).all()
+    for level in (0.0, 77.3, 255.0):
+        assert not bits(signature(np.full((32, 32), level))).any()
+
+
+def all_pairs(signatures: Signatures, radius: int) -> list[list[int]]:
+    every = bits(signatures).astype(int)
+    apart = np.abs(every[:, None] - every[None]).sum(axis=2)
+    found: list[list[int]] = np.argwhere(np.triu(apart <= radius, 1)).tolist()
+    return found
+
+
+def skewed(count: int, seed: int) -> Signatures:
+    """Bits of which most are the same in most pictures, and some copies with up to 40 of them changed."""
+    rng = np.random.default_rng(seed)
+    made = rng.random((count, BITS)) < rng.beta(0.3, 0.3, BITS)
+    for row in range(count // 2, count):
+        made[row] = made[row // 2]
+        made[row, rng.choice(BITS, rng.integers(0, 40), replace=False)] ^= True
+    return np.packbits(made, axis=1).view(np.uint64)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 5, 16, 24, 32])
+@pytest.mark.parametrize("count", [0, 1, 2, 300])
+def test_the_search_finds_the_pairs_that_comparing_all_finds(count: int, radius: int) -> None:
+    made = skewed(count, seed=radius)
+    expected = all_pairs(made, radius)
+    assert near_pairs(made, radius).tolist() == expected
+    assert len(expected) > radius or count < 300  # there was something to find
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(st.integers(0, BITS - 1), max_size=12), max_size=12), st.integers(0, 8))
+def test_the_search_finds_any_pairs(chosen: list[list[int]], radius: int) -> None:
+    made = np.zeros((len(chosen), BITS), dtype=np.uint8)
+    for row, ones in enumerate(chosen):
+        made[row, ones] = 1
+    packed = np.packbits(made, axis=1).view(np.uint64).reshape(-1, 4)
+    assert near_pairs(packed, radius).tolist() == all_pairs(packed, radius)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=14),
+    st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=8),
+    st.randoms(),
+)
+def test_repeats_and_conflicts_are_those_of_their_definition(pictures, edges, random) -> None:
+    nodes, labels = [node for node, _ in pictures], np.array([label for _, label in pictures], dtype=np.int64)
+    alike = {n: sorted({b for a, b in edges if a == n} | {a for a, b in edges if b == n}) for n in range(6)}
+    rows = list(range(len(pictures)))
+    random.shuffle(rows)
+
+    def same(a: int, b: int) -> bool:
+        return nodes[a] == nodes[b] or nodes[b] in alike[nodes[a]]
+
+    gone = repeats(nodes, alike, labels, rows)
+    for place, row in enumerate(rows):
+        stay = [other for other in rows[:place] if other not in gone and labels[other] == labels[row]]
+        assert (row in gone) == any(same(row, other) for other in stay)
+        assert row not in gone or (gone[row] in stay and same(row, gone[row]))
+    found = conflicts(nodes, alike, labels, rows)
+    for row in rows:
+        others = [other for other in rows if labels[other] != labels[row] and same(row, other)]
+        assert (row in found) == bool(others)
+        assert row not in found or found[row] in others
+
+
+# --- real photographs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def people(shared_data: Path) -> LabelledFaces:
+    data = shared_data / "faces-mini/vggface2"
+    return vgg.read_vgg(str(data / "train"), str(data / "meta/train_list.txt"), str(data / "bb_landmark"))
+
+
+def signatures_of(faces: LabelledFaces) -> Signatures:
+    facts = [fact for fact in look_at(faces) if isinstance(fact, Fact)]
+    assert len(facts) == len(faces)
+    return np.frombuffer(b"".join(fact.signature for fact in facts), dtype=np.uint64).reshape(-1, 4)
+
+
+@pytest.fixture(scope="module")
+def photographed(people: LabelledFaces) -> Signatures:
+    return signatures_of(people)
+
+
+# Found by looking at the pairs in the order of their distance, up to 60 bits: the same photograph in two files.
+TWICE = {
+    ("n000011/0006_01.jpg", "n000011/0011_01.jpg"),
+    ("n000084/0001_01.jpg", "n000084/0008_01.jpg"),
+    ("n000085/0004_01.jpg", "n000085/0006_01.jpg"),
+    ("n000124/0010_01.jpg", "n000124/0013_01.jpg"),
+}
+
+
+def test_of_2254_photographs_those_that_are_there_twice_are_found_and_no_others(
+    people: LabelledFaces, photographed: Signatures
+) -> None:
+    names = people.names.to_pylist()
+    for radius in (Limits.near, 24):
+        found = {(names[a], names[b]) for a, b in near_pairs(photographed, radius).tolist()}
+        assert found == TWICE
+
+
+COPIES = {
+    "quality 50": lambda image: (cv2.imdecode(cv2.imencode(".jpg", image, [1, 50])[1], 1), 1.0, 0),
+    "half as large": lambda image: (cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), 0.5, 0),
+    "twice as large": lambda image: (cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC), 2.0, 0),
+    "cropped": lambda image: (image[12:-12, 12:-12], 1.0, 12),
+    "darker": lambda image: ((image * 0.7 + 10).astype(np.uint8), 1.0, 0),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_are_found(kind: str, people: LabelledFaces, photographed: Signatures, tmp_path: Path) -> None:
+    """Every fortieth photograph, changed and written again as JPEG of quality 60, landmarks moved along."""
+    rows = np.arange(0, len(people), 40)
+    landmarks = people.landmarks[rows].copy()
+    for place, row in enumerate(rows.tolist()):
+        changed, scale, cut = COPIES[kind](cv2.imread(people.path(row)))
+        landmarks[place] = (landmarks[place] - cut + 0.5) * scale - 0.5
+        path = tmp_path / people.names[row].as_py()
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), changed, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    names = people.names.take(rows)
+    copies = signatures_of(LabelledFaces(tmp_path, names, landmarks, people.labels[rows], people.identities))
+    assert (bits(copies) != bits(photographed[rows])).sum(axis=1).max() <= Limits.near

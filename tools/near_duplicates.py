@@ -1,0 +1,113 @@
+"""Pictures that look alike: a signature of 256 bits each, and all pairs of signatures that differ in few of them.
+
+N pictures. A signature is [4] uint64.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+SIDE = 32  # pixels of the square picture that a signature is of
+BITS = 256
+_ROUNDING = 1e-6  # grey levels; what computing makes of an even picture is below
+
+Signatures = NDArray[np.uint64]
+Labels = NDArray[np.int64]
+
+
+def signature(grey: NDArray[np.float64]) -> Signatures:
+    """Signs of the lowest frequencies of the cosine transform, the mean left out, of a picture [32, 32] in grey.
+
+    The perceptual hash of Zauner ("Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), but
+    of 256 frequencies: faces that are aligned are alike in the lowest 64.
+    """
+    coefficients = _BASIS @ (grey - grey.mean()).ravel()
+    packed: Signatures = np.packbits(coefficients > _ROUNDING).view(np.uint64)
+    return packed
+
+
+def _basis() -> NDArray[np.float64]:
+    """[256, 32 · 32]: the products of cosines of the lowest frequencies, by their distance from 0."""
+    steps = np.arange(SIDE)
+    cosines = np.cos(np.pi * steps[:, None] * (steps + 0.5) / SIDE)
+    order = sorted((u * u + v * v, u, v) for u in range(SIDE) for v in range(SIDE))[1 : BITS + 1]
+    return np.array([np.outer(cosines[u], cosines[v]).ravel() for _, u, v in order])
+
+
+_BASIS = _basis()
+
+
+def near_pairs(signatures: Signatures, radius: int) -> NDArray[np.int64]:
+    """All pairs of distinct signatures [N, 4] that differ in at most `radius` bits: [P, 2], the lower row first.
+
+    Cut into radius + 2 blocks, two such signatures are equal in two blocks at least (Manku, Jain and Sarma,
+    "Detecting Near-Duplicates for Web Crawling", 2007): sorted by each two blocks, they stand together.
+    """
+    count = len(signatures)
+    found = np.empty(0, dtype=np.int64)
+    for mask in tqdm(_masks(radius + 2), desc="near-duplicates", unit="sort", mininterval=1):
+        # Multiplied and added up, the masked words are one number that sorts fast. Others may share it: all are
+        # compared below.
+        keys = ((signatures & mask) * _ODD).sum(axis=1, dtype=np.uint64)
+        order = np.argsort(keys)
+        keys = keys[order]
+        first, gap = np.arange(count - 1), 1
+        while len(first):
+            first = first[keys[first] == keys[first + gap]]
+            pairs = np.sort(np.stack([order[first], order[first + gap]], axis=1), axis=1)
+            differing = np.bitwise_count(signatures[pairs[:, 0]] ^ signatures[pairs[:, 1]]).sum(axis=1)
+            codes = pairs[differing <= radius] @ [count, 1]
+            found = np.union1d(found, codes)
+            gap += 1
+            first = first[first < count - gap]
+    return np.stack(np.divmod(found, max(count, 1)), axis=1)
+
+
+_ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], dtype=np.uint64)
+
+
+def _masks(blocks: int) -> list[Signatures]:
+    """The bits of each two of the blocks. Neighbouring frequencies, which say much of each other, go apart."""
+    block = np.arange(BITS) % blocks
+    return [np.packbits(np.isin(block, chosen)).view(np.uint64) for chosen in combinations(range(blocks), 2)]
+
+
+def repeats(
+    nodes: Sequence[int], alike: Mapping[int, Sequence[int]], labels: Labels, rows: list[int]
+) -> dict[int, int]:
+    """The pictures that can go since one of the same label shows the same: row → that one, which stays.
+
+    nodes: what each picture [N] shows. alike: what else looks the same as that. rows: the pictures in question; the
+    earlier one stays.
+    """
+    stays: dict[int, dict[int, int]] = defaultdict(dict)  # node → label → row
+    found: dict[int, int] = {}
+    for row in rows:
+        label = int(labels[row])
+        same = (stays[node][label] for node in (nodes[row], *alike.get(nodes[row], ())) if label in stays[node])
+        other = next(same, None)
+        if other is None:
+            stays[nodes[row]][label] = row
+        else:
+            found[row] = other
+    return found
+
+
+def conflicts(
+    nodes: Sequence[int], alike: Mapping[int, Sequence[int]], labels: Labels, rows: list[int]
+) -> dict[int, int]:
+    """As `repeats`, but all pictures that one of another label shows, too: row → such a one."""
+    first: dict[int, dict[int, int]] = defaultdict(dict)  # node → label → row
+    for row in rows:
+        first[nodes[row]].setdefault(int(labels[row]), row)
+    found: dict[int, int] = {}
+    for row in rows:
+        for node in (nodes[row], *alike.get(nodes[row], ())):
+            others = (other for label, other in first[node].items() if label != labels[row])
+            if (other := next(others, None)) is not None:
+                found.setdefault(row, other)
+    return found

@@ -1,0 +1,277 @@
+"""What a check of a data set must know of each photograph: found by several processes, and kept, so that it is found
+once.
+
+N photographs. Facts lie in a folder of Parquet files, one for every CHUNK photographs that were looked at together. A
+photograph is known by its path, its landmarks, and the size and time of its file; one that can't be used isn't kept,
+but tried again by the next run.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from nvidia.dali import fn, pipeline_def, types
+from PIL import Image
+from tqdm import tqdm
+
+from fr.data import alignment, placement
+from fr.data.annotations import Faces
+from fr.data.storage import RecordFile, TarShards
+from fr.errors import InputError
+from fr.files import replace_file
+from fr.preprocessing import Preprocessing
+from tools.near_duplicates import SIDE, Signatures, signature
+from tools.parallel import map_in_processes
+
+CHUNK = 256  # photographs that a worker looks at before they are kept
+FACE = Preprocessing((4 * SIDE, 4 * SIDE), template="arcface", alignment="umeyama")  # what is looked at
+_GREY_LEVELS = 2  # of 255; what a JPEG of a grey picture in colours may be off by
+_EXIF_ORIENTATION = 0x0112
+_AS_STORED = 1
+
+
+class Fact(NamedTuple):
+    """What is known of one photograph."""
+
+    content: bytes  # SHA-256 of its encoded bytes
+    signature: bytes  # of its aligned face
+    width: int  # pixels, as stored
+    height: int
+    grey: bool  # whether its face has no colour
+    turned: bool  # whether EXIF says that it is to be shown turned or mirrored
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What is known of N photographs; of those with a problem, nothing but that."""
+
+    problems: dict[int, str]  # row → why training can't use it
+    content: NDArray[np.bytes_]  # [N] SHA-256, 32 bytes each
+    signatures: Signatures  # [N, 4]
+    sizes: NDArray[np.int64]  # [N, 2] width, height in pixels
+    grey: NDArray[np.bool_]  # [N]
+    turned: NDArray[np.bool_]  # [N]
+
+
+_SCHEMA = pa.schema([
+    ("key", pa.binary(16)),
+    ("content", pa.binary(32)),
+    ("signature", pa.binary(32)),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("grey", pa.bool_()),
+    ("turned", pa.bool_()),
+])
+
+
+def gather(faces: Faces, folder: Path, workers: int) -> PictureFacts:
+    """The facts of all photographs, those that `folder` doesn't have found and added to it as they come.
+
+    workers: processes, 0 = one a core. InputError when the folder can't be used.
+    """
+    keys = _keys(faces)
+    known = _kept(folder)
+    new = pc.invert(pc.is_in(keys, value_set=known["key"])).to_numpy(zero_copy_only=False)
+    first = np.unique(keys.dictionary_encode().indices.to_numpy(), return_index=True)[1]  # some may be listed twice
+    rows = np.sort(first[new[first]])
+    chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    problems: dict[bytes, str] = {}
+    tables = [known]
+    looked_at = map_in_processes(
+        look_at, [_part(faces, chunk) for chunk in chunks], workers, "looking at photographs", f"{CHUNK} img"
+    )
+    for chunk, facts in zip(chunks, looked_at, strict=True):
+        named = dict(zip(keys.take(pa.array(chunk)).to_pylist(), facts, strict=True))
+        problems |= {key: fact for key, fact in named.items() if isinstance(fact, str)}
+        tables.append(_keep(folder, {key: fact for key, fact in named.items() if isinstance(fact, Fact)}))
+    return _by_row(keys, pa.concat_tables(tables).combine_chunks(), problems)
+
+
+def look_at(faces: Faces) -> list[Fact | str]:
+    """A fact for each photograph, or what is wrong with it."""
+    cv2.setNumThreads(1)  # each worker has one core
+    found: list[Fact | str] = []
+    for index in range(len(faces)):
+        try:
+            found.append(_fact(faces, index))
+        except _Unusable as problem:
+            found.append(str(problem))
+    return found
+
+
+class _Unusable(Exception):
+    """Training would replace this photograph, at some places at least."""
+
+
+def _fact(faces: Faces, index: int) -> Fact:
+    try:
+        encoded = faces.read(index)
+    except OSError as error:
+        raise _Unusable(f"can't be read: {error.strerror}") from error
+    turned = _header(encoded) != _AS_STORED
+    pixels = _decoded(encoded)
+    matrices, placed = placement.matrices(faces, np.array([index]), [encoded], FACE)
+    if not placed[0]:
+        raise _Unusable("the box of its face lies outside the picture")
+    face = _face(pixels, matrices[0])
+    height, width = pixels.shape[:2]
+    red, green, blue = np.moveaxis(face, 2, 0)
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    grey = bool(spread.max() <= _GREY_LEVELS)
+    small = np.asarray(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)).reshape(SIDE, 4, SIDE, 4).mean(axis=(1, 3))
+    return Fact(hashlib.sha256(encoded.data).digest(), signature(small).tobytes(), width, height, grey, turned)
+
+
+def _header(encoded: NDArray[np.uint8]) -> int:
+    """EXIF's orientation; 1 where there is none."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(encoded.data)) as image:
+            return int(image.getexif().get(_EXIF_ORIENTATION, _AS_STORED))
+    except Image.DecompressionBombError as error:
+        raise _Unusable(f"too large to be looked at: {error}") from error
+    except Exception:  # any: foreign bytes trip parsers in many ways, and DALI is asked next
+        return _AS_STORED
+
+
+@pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
+def _decoding() -> Any:
+    """bytes → the whole picture, by the decoder of `fr/data/graph.py`."""
+    return fn.decoders.image(
+        fn.external_source(name="encoded"),
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
+        output_type=types.RGB,
+    )
+
+
+@lru_cache(maxsize=1)
+def _decoder() -> Any:
+    # One picture at a time: a failure then has one cause, and memory holds one large picture.
+    return _decoding(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+
+
+def _decoded(encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB [H, W, 3]."""
+    if not len(encoded):
+        raise _Unusable("can't be decoded: it is empty")
+    try:
+        _decoder().feed_input("encoded", [encoded])
+        (output,) = _decoder().run()
+    except RuntimeError as error:
+        _decoder.cache_clear()  # DALI doesn't promise that a failed graph goes on
+        raise _Unusable("can't be decoded whole: cut off, damaged, or of an unknown format") from error
+    return np.array(output.at(0))
+
+
+def _face(pixels: NDArray[np.uint8], matrix: alignment.Array) -> NDArray[np.uint8]:
+    """The aligned face as FACE puts it: RGB; black outside the picture. matrix: [2, 3] picture → face."""
+    height, width = FACE.input_size
+    frame = np.array([[[-1, -1], [width, -1], [-1, height], [width, height]]])
+    corners = alignment.transform(alignment.invert(matrix[None]), frame)[0]
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, pixels.shape[1::-1])
+    high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, pixels.shape[1::-1])
+    region = pixels[low[1] : high[1], low[0] : high[0]]
+    if not region.size:
+        return np.zeros((height, width, 3), dtype=np.uint8)
+    moved = alignment.compose(matrix[None], np.array([[[1.0, 0, low[0]], [0, 1, low[1]]]]))
+    scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    if scale < 1:  # bilinear interpolation alone would see one pixel of many
+        size = np.maximum(np.round(np.array(region.shape[1::-1]) * scale), 1).astype(int)
+        shrunk = placement.scaling(np.array([region.shape[1::-1]]), (int(size[1]), int(size[0])))
+        region = np.asarray(cv2.resize(region, size.tolist(), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        moved = alignment.compose(moved, alignment.invert(shrunk))
+    return np.asarray(cv2.warpAffine(region, moved[0], (width, height)), dtype=np.uint8)
+
+
+def _keys(faces: Faces) -> pa.FixedSizeBinaryArray:
+    """What a photograph's facts are kept under: [N]."""
+    found = []
+    for index in tqdm(range(len(faces)), desc="looking at files", unit="img", mininterval=1):
+        try:
+            stat = os.stat(_file(faces, index))
+            stamp = f"{stat.st_size} {stat.st_mtime_ns}"
+        except OSError:
+            stamp = ""
+        digest = hashlib.blake2b(f"{faces.path(index)}\0{stamp}".encode(), digest_size=16)
+        digest.update(faces.landmarks[index].tobytes())
+        if faces.boxes is not None:
+            digest.update(faces.boxes[index].tobytes())
+        found.append(digest.digest())
+    return pa.array(found, type=pa.binary(16))
+
+
+def _file(faces: Faces, index: int) -> str:
+    match faces.storage:
+        case TarShards() as tar:
+            return f"{faces.root}/{tar.shards[tar.shard[index]]}"
+        case RecordFile() as records:
+            return f"{faces.root}/{records.file}"
+        case None:
+            return faces.path(index)
+
+
+def _part(faces: Faces, rows: NDArray[np.int64]) -> Faces:
+    """Some of the photographs, small enough to be sent to a worker."""
+    storage = faces.storage
+    match storage:
+        case TarShards():
+            storage = replace(
+                storage, shard=storage.shard[rows], offsets=storage.offsets[rows], sizes=storage.sizes[rows]
+            )
+        case RecordFile():
+            storage = replace(storage, offsets=storage.offsets[rows], sizes=storage.sizes[rows])
+    boxes = None if faces.boxes is None else faces.boxes[rows]
+    return Faces(faces.root, faces.names.take(pa.array(rows)), faces.landmarks[rows], boxes=boxes, storage=storage)
+
+
+def _kept(folder: Path) -> pa.Table:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = sorted(folder.glob("*.parquet"))
+        return pa.concat_tables([_SCHEMA.empty_table(), *(pq.read_table(file, schema=_SCHEMA) for file in files)])
+    except OSError as error:
+        raise InputError(f"{folder}: can't be used: {error}") from error
+    except pa.ArrowException as error:
+        raise InputError(f"{folder}: damaged: {error}; delete it, and the facts are found anew") from error
+
+
+def _keep(folder: Path, facts: dict[bytes, Fact]) -> pa.Table:
+    columns: Iterable[Any] = zip(*([key, *fact] for key, fact in facts.items()), strict=True)
+    table = pa.table(list(columns), schema=_SCHEMA) if facts else _SCHEMA.empty_table()
+    if facts:
+        name = hashlib.blake2b(b"".join(facts), digest_size=16).hexdigest()
+        buffer = BytesIO()
+        pq.write_table(table, buffer)
+        try:
+            replace_file(folder / f"{name}.parquet", buffer.getvalue())
+        except OSError as error:
+            raise InputError(f"{folder}: can't be written: {error.strerror}") from error
+    return table
+
+
+def _by_row(keys: pa.FixedSizeBinaryArray, table: pa.Table, problems: dict[bytes, str]) -> PictureFacts:
+    rows = pc.index_in(keys, value_set=table["key"])
+    unusable = np.flatnonzero(rows.is_null().to_numpy(zero_copy_only=False)).tolist()
+    blank = pa.table([[b"\0" * 16], [b"\0" * 32], [b"\0" * 32], [0], [0], [False], [False]], schema=_SCHEMA)
+    found = pa.concat_tables([table, blank]).take(pc.fill_null(rows, len(table))).combine_chunks()
+    column = {name: found[name].to_numpy() for name in found.column_names}
+    return PictureFacts(
+        {row: problems[keys[row].as_py()] for row in unusable},
+        column["content"].astype("S32"),
+        np.frombuffer(b"".join(column["signature"]), dtype=np.uint64).reshape(-1, 4),
+        np.stack([column["width"], column["height"]], axis=1).astype(np.int64),
+        column["grey"].astype(bool),
+        column["turned"].astype(bool),
+    )

@@ -99,6 +99,8 @@ def _data(group: Group) -> None:
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
     add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
     add("--aligned", **FLAG, help="the pictures of folder, list or tar are aligned crops; false = off")
+    where = "auto = ~/.cache/face-recognition-trainer, none = off"
+    add("--data_cache", type=TEXT, default="auto", help=f"folder that keeps what was read for the next start; {where}")
     add("--weighted", **FLAG, help="each identity as often as any other; false = each picture once an epoch")
     add("--images_per_identity", type=COUNT_OR_0, default=0, help="the same, so many of each a batch [images]; 0 = off")
 

@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Draw what the network sees: a batch of a training before and after its augmentation, as one PNG.
+
+    python tools/show_batch.py @configs/quickstart.yml --iteration 1 --out batch.png
+    python tools/show_batch.py @configs/quickstart.yml --out batch.png --jpeg_prob 0.5 --jpeg_quality 10
+    python tools/show_batch.py @configs/quickstart.yml --out choices.png --each
+
+The pictures come from the training's own stream: those of iteration K are the ones that train.py shows in it with the
+same options. Each pair is the aligned face and what the augmentation made of it; below stand the identity and what was
+drawn. With --each every augmentation that is on gets a row of its own, alone and on every face: for choosing strengths.
+Everything else on the command line goes to train.py's options.
+"""
+
+import argparse
+import io
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from fr.data.annotations import LabelledFaces
+from fr.data.augmentation import Augmentation, Draws, draw
+from fr.data.bad_images import BadImages
+from fr.data.formats import read_training_faces
+from fr.data.order import Order, training_order
+from fr.data.pipeline import DaliSettings, dali_settings
+from fr.data.training_stream import TrainingStream
+from fr.distributed import Ranks, open_ranks
+from fr.errors import InputError, run_plainly
+from fr.files import replace_file
+from fr.models import training_preprocessing
+from fr.monitor import pictures
+from fr.option_types import COUNT
+from fr.options import train_options
+from fr.preprocessing import Preprocessing
+
+_PROBABILITIES = [field.name for field in fields(Augmentation) if field.name.endswith("_prob")]
+_OFF: dict[str, Any] = dict.fromkeys(_PROBABILITIES, 0.0)
+_WIDTH = 1600  # pixels of the sheet, unless one face is wider
+_SIDE = 96  # pixels; smaller inputs are shown in whole multiples
+_FONT, _LINE, _LETTER = 12, 15, 6  # pixels: size, height of a line, width of a letter
+_GAP = 6  # pixels between cells
+_NO_BREAK = "\N{NO-BREAK SPACE}"  # keeps a caption's numbers with their words; the font has none
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture [h, w, 3] uint8 and the words below it."""
+
+    pixels: NDArray[np.uint8]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one iteration of a training shows."""
+
+    faces: LabelledFaces
+    order: Order
+    iteration: int  # from 1 on, as train.py counts
+    preprocessing: Preprocessing
+    dali: DaliSettings
+    ranks: Ranks
+    max_bad_images: int
+
+    def seen(self, augmentation: Augmentation, count: int) -> tuple[NDArray[np.uint8], list[str]]:
+        """The first faces as the network gets them, [count, H, W, 3] RGB, and their identities."""
+        iterations, bad = range(self.iteration - 1, self.iteration), BadImages(self.max_bad_images)
+        stream = TrainingStream(
+            self.faces, self.order, iterations, self.ranks, 1, self.preprocessing, augmentation, self.dali, bad
+        )
+        ((images, labels),) = stream
+        levels = (pictures(images[:count], self.preprocessing) * 255).round().byte()
+        return levels.permute(0, 2, 3, 1).numpy(), [self.faces.identities[label] for label in labels[:count].tolist()]
+
+    def drawn(self, augmentation: Augmentation, count: int) -> list[str]:
+        """What befalls the first faces, for people."""
+        share = self.order.share(self.iteration - 1, 0, 1)
+        draws = draw(augmentation, self.order.seed, share.epoch, share.first, count)
+        return [", ".join(describe(draws, row)) or "as it is" for row in range(count)]
+
+
+def describe(draws: Draws, row: int) -> list[str]:
+    """What was drawn for one face, in the order in which it is done."""
+    right, down = 100 * draws.shift[row]
+    brightness, contrast, saturation = draws.color_factors[row]
+    every = {
+        "mirror": draws.flip[row],
+        f"turn {np.rad2deg(draws.angle[row]):+.0f}°": draws.angle[row] != 0,
+        f"zoom {draws.zoom[row]:.2f}": draws.zoom[row] != 1,
+        f"shift {right:+.0f} {down:+.0f} %": (draws.shift[row] != 0).any(),
+        f"crop to {100 * draws.crop_side[row]:.0f} %": draws.crop_side[row] != 1,
+        f"brightness {brightness:.2f}": draws.color[row],
+        f"contrast {contrast:.2f}": draws.color[row],
+        f"saturation {saturation:.2f}": draws.color[row] and not draws.gray[row],
+        "grey": draws.gray[row],
+        f"{draws.box_count[row]} boxes": draws.box_count[row] > 0,
+        "blur": draws.blur[row],
+        f"resolution {100 * draws.lowres_ratio[row]:.0f} %": draws.lowres[row],
+        f"JPEG {draws.jpeg_quality[row]}": draws.jpeg[row],
+        f"erased {100 * draws.erase_extent[row].prod():.0f} %": draws.erase[row],
+    }
+    return [text.replace(" ", _NO_BREAK) for text, happened in every.items() if happened]
+
+
+def pairs(batch: Batch, augmentation: Augmentation, count: int) -> dict[str, list[Cell]]:
+    """One section: each face before and after."""
+    before, _ = batch.seen(replace(augmentation, **_OFF), count)
+    after, identities = batch.seen(augmentation, count)
+    drawn = batch.drawn(augmentation, count)
+    rule = np.full((len(before[0]), 1, 3), 255, dtype=np.uint8)
+    cells = [
+        Cell(np.concatenate([one, rule, other], axis=1), f"{identity}: {words}")
+        for one, other, identity, words in zip(before, after, identities, drawn, strict=True)
+    ]
+    return {f"iteration {batch.iteration}, {count} of {batch.order.batch_size} faces: aligned, augmented": cells}
+
+
+def each(batch: Batch, augmentation: Augmentation, count: int) -> dict[str, list[Cell]]:
+    """A section for the aligned faces, and one for each augmentation that is on: alone, and on every face."""
+    count = min(count, _columns(batch.preprocessing.input_size))
+    sections = {}
+    for name in tqdm(["", *_PROBABILITIES], desc="drawing", unit="row", file=sys.stderr):
+        probability = getattr(augmentation, name, 0.0)
+        if name and not probability:
+            continue
+        alone = replace(augmentation, **(_OFF | ({name: 1.0} if name else {})))
+        images, identities = batch.seen(alone, count)
+        words = batch.drawn(alone, count) if name else identities
+        title = ", ".join([f"--{name} {probability:g}", *strengths(augmentation, name)]) if name else "aligned"
+        sections[title] = [Cell(image, word) for image, word in zip(images, words, strict=True)]
+    return sections
+
+
+def strengths(augmentation: Augmentation, probability: str) -> list[str]:
+    """The options that say how strong an augmentation is, which begin with its name."""
+    first = probability.removesuffix("prob")
+    names = [field.name for field in fields(Augmentation) if field.name.startswith(first) and field.name != probability]
+    return [f"--{name} {getattr(augmentation, name):g}" for name in names]
+
+
+def sheet(sections: dict[str, list[Cell]]) -> Image.Image:
+    """Sections below each other, as many cells side by side as the width allows."""
+    strips = []
+    for title, cells in sections.items():
+        columns = _columns(cells[0].pixels.shape)
+        for first in range(0, len(cells), columns):
+            strips.append(strip("" if first else title, cells[first : first + columns]))
+    height = sum(one.height + _GAP for one in strips)
+    image = Image.new("RGB", (max(one.width for one in strips), height), "white")
+    top = 0
+    for one in strips:
+        image.paste(one, (0, top))
+        top += one.height + _GAP
+    return image
+
+
+def strip(title: str, cells: list[Cell]) -> Image.Image:
+    """Cells side by side, captions below them, the title above."""
+    font = ImageFont.load_default(_FONT)
+    height, width = _shown(cells[0].pixels.shape)
+    captions = [wrap(cell.caption, width // _LETTER, break_on_hyphens=False) for cell in cells]
+    top = _LINE + _GAP if title else 0
+    size = (_GAP + len(cells) * (width + _GAP), top + height + _LINE * max(map(len, captions)))
+    image = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(image)
+    pen.text((_GAP, 2), title, fill="black", font=font)
+    for number, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
+        left = _GAP + number * (width + _GAP)
+        image.paste(Image.fromarray(cell.pixels).resize((width, height), Image.Resampling.NEAREST), (left, top))
+        for line, text in enumerate(caption):
+            pen.text((left, top + height + line * _LINE), text.replace(_NO_BREAK, " "), fill="black", font=font)
+    return image
+
+
+def _shown(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width on the sheet of a picture of (height, width, …) pixels."""
+    scale = max(1, -(-_SIDE // shape[0]))
+    return scale * shape[0], scale * shape[1]
+
+
+def _columns(shape: tuple[int, ...]) -> int:
+    return max(1, _WIDTH // (_shown(shape)[1] + _GAP))
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tools/show_batch.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--iteration", type=COUNT, default=1, help="whose batch, from 1 on (default: 1)")
+    parser.add_argument("--faces", type=COUNT, default=24, help="most shown, with --each in one row (default: 24)")
+    parser.add_argument("--each", action="store_true", help="a row for each augmentation that is on, by itself")
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.out.suffix.lower() != ".png":
+        raise InputError(f"--out {arguments.out}: expected a name that ends in .png")
+    options = train_options(rest).values
+    with open_ranks(options.device) as ranks:
+        faces = read_training_faces(vars(options))
+        order = training_order(options, faces.labels)
+        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
+        preprocessing = training_preprocessing(options)
+        batch = Batch(faces, order, arguments.iteration, preprocessing, dali, ranks, options.max_bad_images)
+        show = each if arguments.each else pairs
+        picture = sheet(show(batch, Augmentation.of(options), min(arguments.faces, order.batch_size)))
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    try:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(arguments.out, png.getvalue())
+    except OSError as error:
+        raise InputError(f"--out {arguments.out}: can't be written: {error.strerror}") from error
+    return 0
+
+
+if __name__ == "__main__":
+    run_plainly("tools/show_batch.py", main)

@@ -19,7 +19,7 @@ from fr.averaging import WeightAverage
 from fr.data.annotations import LabelledFaces
 from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
-from fr.data.formats import read_training_faces
+from fr.data.formats import read_on_all_ranks
 from fr.data.lfw import read_lfw
 from fr.data.order import Order, training_order
 from fr.data.pipeline import dali_settings
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     options = resolved.values
     with open_ranks(options.device) as ranks:
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
-        faces = read_training_faces(vars(options))
+        faces = read_on_all_ranks(vars(options), ranks)
         lfw = read_lfw(*_lfw_paths(options)) if options.val_list else None
         order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)

@@ -32,7 +32,7 @@ BASIC_AUGMENTATION = {"flip_prob", "rotate_prob", "rotate_degrees", "cutout_prob
 # that are off, or without effect, unless another one is set.
 NOT_IN_RECIPES = {
     *("max_iterations", "max_bad_steps", "max_bad_images", "snap_to_resume", "log_folder"),
-    *("device", "dali_device", "dali_threads"),
+    *("device", "dali_device", "dali_threads", "data_cache"),
     *("mean", "std", "color_order"),  # the model's own
     *("train_meta", "aligned"),  # of other data
     *("weighted", "images_per_identity"),
@@ -74,7 +74,7 @@ def test_defaults_are_those_documented() -> None:
     resolved = train_options(DATA)
     assert resolved.as_dict() == {
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
-        "train_meta": "", "aligned": False, "weighted": False, "images_per_identity": 0,
+        "train_meta": "", "aligned": False, "data_cache": "auto", "weighted": False, "images_per_identity": 0,
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,

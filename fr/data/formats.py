@@ -81,7 +81,7 @@ def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces
 
     All of them raise InputError if one can't read the data, or if they aren't the same everywhere.
     """
-    run = gather_objects(uuid.uuid4().hex)[0]
+    run = gather_objects(uuid.uuid4().hex)[0] if ranks.world_size > 1 else ""
     faces, failure = None, None
     for keeps in (True, False):
         if (ranks.local_rank == 0) == keeps:

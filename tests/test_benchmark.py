@@ -5,11 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, data_options
 from tools.head_benchmark import Case, _our_step, head_cost
 
 CLASSES, EMBED_SIZE, BATCH = 20_001, 96, 48
@@ -69,3 +70,14 @@ def test_the_step_command_measures_each_form_and_ends_with_json() -> None:
     assert [(run["ranks"], run["form"]) for run in figures["results"]] == [(2, "plain"), (2, "both")]
     assert all(run["images_per_s"] > 0 for run in figures["results"])
     assert len(table) == 3
+
+
+def test_the_loader_command_measures_each_form_and_ends_with_json(sample_data: Path) -> None:
+    options = [*data_options(sample_data), "--train_batch_size", "8", "--input_size", "64"]
+    command = [sys.executable, "tools/benchmark.py", "loader", "--batches", "1", "--turns", "1", "--train", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240)
+    *table, last = result.stdout.splitlines()
+    figures = json.loads(last)
+    assert figures.keys() >= {"ratio_to_yardstick", "fraction_of_decode", "python_us"}
+    assert all(figure > 0 for figure in figures.values())
+    assert [line.split()[:2] for line in table[1:4]] == [["1", "ours"], ["1", "decode"], ["1", "yardstick"]]

@@ -150,7 +150,7 @@ def test_resume_refuses_another_run(run: Callable[..., Losses], tmp_path: Path) 
     with pytest.raises(InputError, match="nowhere"):
         run("--snap_to_resume", str(tmp_path / "nowhere.pt"))
 
-    with pytest.raises(InputError, match="run.images_per_identity is None there and 1 in this run"):
+    with pytest.raises(InputError, match=r"run\.images_per_identity is None there and 1 in this run"):
         run("--snap_to_resume", "auto", "--weighted")
 
 def test_auto_without_a_snapshot_starts_from_the_beginning(run: Callable[..., Losses]) -> None:

@@ -12,6 +12,7 @@ from nvidia.dali import fn, math, pipeline_def, types
 
 from fr.data import alignment
 from fr.data.effects import EFFECTS
+from fr.data.warp import warp
 from fr.preprocessing import Preprocessing
 
 
@@ -77,9 +78,7 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effe
     if sigma > 0:
         images = fn.gaussian_blur(images, sigma=sigma)
     matrix = fn.cat(matrix[:, :2], fn.reshape(matrix[:, 2] - start, shape=[2, 1]), axis=1)
-    images = fn.warp_affine(
-        images, matrix=matrix, size=preprocessing.input_size, fill_value=0, interp_type=types.INTERP_LINEAR
-    )
+    images = warp(images, matrix, preprocessing.input_size, dali_device)
     for number, name in enumerate(effects):
         drawn, parameters = random[2 * number : 2 * number + 2]
         if drawn:  # an effect costs those samples alone that it befalls

@@ -63,7 +63,7 @@ class FaceStream:
         self._stream = torch.cuda.current_stream(settings.gpu) if settings.device == "gpu" else None
         self._graph = face_graph(
             # A generator that doesn't know this stream: in a circle the memory of a dropped graph would stay for long.
-            source=_inputs(faces, batches, self._in_flight, preprocessing),
+            source=graph_inputs(faces, batches, self._in_flight, preprocessing),
             preprocessing=preprocessing,
             dali_device=settings.device,
             effects=effects,
@@ -101,7 +101,7 @@ class FaceStream:
         return found
 
 
-def _inputs(
+def graph_inputs(
     faces: Faces,
     batches: Iterator[SampleBatch],
     in_flight: deque[SampleBatch],

@@ -1,0 +1,224 @@
+"""`benchmark.py loader`: photographs a second of the training's loader, of decoding alone, and of a plain loader.
+
+All forms read the same files in the same order with the same number of threads, and take turns:
+
+- ours: the loader of train.py with the recipe's augmentation (an epoch of it: order, draws, reading, DALI);
+- decode: reading, and DALI decoding whole photographs, nothing more;
+- yardstick: a PyTorch DataLoader of as many worker processes, each of which does the steps of face_recognition.pytorch
+  one after the other in OpenCV: align to 200×200, mirror, black boxes, rotate with Lanczos, resize, blur, to float.
+
+Processor time counts all processes and threads, system calls too, so that it holds on a busy machine as well.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import fn, pipeline_def, types
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from fr.data import alignment
+from fr.data.annotations import LabelledFaces
+from fr.data.augmentation import Augmentation
+from fr.data.bad_images import BadImages
+from fr.data.formats import read_training_faces
+from fr.data.order import Order
+from fr.data.pipeline import DaliSettings, graph_inputs
+from fr.data.samples import augmented_batch
+from fr.data.training_stream import TrainingStream
+from fr.distributed import Ranks
+from fr.models import training_preprocessing
+from fr.options import train_options
+from fr.preprocessing import Preprocessing
+
+_SIDE = 200  # of face_recognition.pytorch's aligned picture
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "loader", help="reading and aligning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--threads", type=int, nargs="+", default=[1], help="of each form [count] (default: %(default)s)")
+    add("--batches", type=int, default=20, help="measured a turn, after two that aren't [count] (default: %(default)s)")
+    add("--turns", type=int, default=7, help="of each form [count] (default: %(default)s)")
+    add("--train", nargs=argparse.REMAINDER, required=True, help="last: options of train.py, @config.yml too")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure every form in turns, then print the table and the ratios."""
+    setting = _Setting.of(arguments.train)
+    lines, results = [], {}
+    for threads in arguments.threads:
+        loaders = {name: open_loader(setting, threads) for name, open_loader in FORMS.items()}
+        found: dict[str, list[_Cost]] = {name: [] for name in loaders}
+        for name in tqdm([*loaders] * arguments.turns, desc=f"{threads} threads", unit="turn", file=sys.stderr):
+            found[name].append(_measure(loaders[name], arguments.batches, setting.order.batch_size))
+        results[threads] = {name: _median(costs) for name, costs in found.items()}
+        for name, costs in found.items():
+            rates = [cost.images_per_s for cost in costs]
+            lines.append(
+                f"{threads:7} {name:10} {statistics.median(rates):9.0f} {min(rates):7.0f} … {max(rates):5.0f} "
+                f"{results[threads][name].cpu_us:14.0f}"
+            )
+        loaders.clear()
+    print(f"{'threads':>7} {'form':10} {'images/s':>9} {'spread':>15} {'CPU us a image':>14}")
+    print("\n".join(lines))
+    python_us = _python_cost(setting)
+    share = python_us * 2_000 / 1e4
+    print(f"what Python prepares for DALI: {python_us:.0f} us a image, at 2,000 images/s {share:.1f} % of a core")
+    print(json.dumps(_ratios(results[arguments.threads[0]]) | {"python_us": python_us}))
+
+
+@dataclass(frozen=True)
+class _Cost:
+    images_per_s: float
+    cpu_us: float  # processor time of an image, microseconds
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What all forms read, and how."""
+
+    faces: LabelledFaces
+    order: Order
+    preprocessing: Preprocessing
+    augment: Augmentation
+
+    @classmethod
+    def of(cls, argv: list[str]) -> "_Setting":
+        options = train_options(argv).values
+        faces = read_training_faces(vars(options))
+        order = Order(len(faces), options.train_batch_size, options.seed)
+        return cls(faces, order, training_preprocessing(options), Augmentation.of(options))
+
+
+def _ours(setting: _Setting, threads: int) -> Iterator[Any]:
+    """The training's loader; DALI runs on the CPU."""
+    ranks = Ranks(0, 1, 0, 1, torch.device("cpu"))
+    endless, dali = range(sys.maxsize), DaliSettings("cpu", None, threads)
+    stream = TrainingStream(
+        setting.faces, setting.order, endless, ranks, 1, setting.preprocessing, setting.augment, dali, BadImages(0)
+    )
+    return iter(stream)
+
+
+def _decode(setting: _Setting, threads: int) -> Iterator[Any]:
+    """Reading, and DALI's decoder."""
+
+    @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
+    def graph() -> Any:
+        encoded = fn.external_source(source=_encoded(setting), batch=True)
+        return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False)
+
+    built = graph(
+        batch_size=setting.order.batch_size, num_threads=threads, device_id=None, prefetch_queue_depth=2
+    )
+    return iter(built.run, None)
+
+
+def _encoded(setting: _Setting) -> Iterator[list[NDArray[np.uint8]]]:
+    for iteration in count():
+        yield [setting.faces.read(index) for index in setting.order.share(iteration, 0, 1).indices.tolist()]
+
+
+def _yardstick(setting: _Setting, threads: int) -> Iterator[Any]:
+    """A loader as they are commonly written."""
+    epoch = setting.order.iterations_per_epoch
+    batches = (setting.order.share(number, 0, 1).indices.tolist() for number in range(10_000 * epoch))
+    loader = DataLoader(_StepByStep(setting), batch_sampler=batches, num_workers=threads)
+    return iter(loader)
+
+
+FORMS = {"ours": _ours, "decode": _decode, "yardstick": _yardstick}
+
+
+class _StepByStep(Dataset[tuple[torch.Tensor, int]]):
+    """The steps of face_recognition.pytorch, with the probabilities and strengths that it has."""
+
+    def __init__(self, setting: _Setting) -> None:
+        self._setting = setting
+        self._template = alignment.template_points(setting.preprocessing.template, (_SIDE, _SIDE))
+        self._random = np.random.default_rng()
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        cv2.setNumThreads(1)
+        random, faces = self._random, self._setting.faces
+        image: Any = cv2.imdecode(faces.read(index), cv2.IMREAD_COLOR)
+        (matrix,) = alignment.procrustes(faces.landmarks[[index]], self._template)
+        image = cv2.warpAffine(image, matrix, (_SIDE, _SIDE))
+        if random.random() < 0.5:
+            image = cv2.flip(image, 1)
+        if random.random() < 0.05:
+            for x, y in random.permutation(self._template)[: random.integers(1, 4)].astype(int):
+                cv2.rectangle(image, (x - 20, y - 20), (x + 20, y + 20), (0, 0, 0), cv2.FILLED)
+        if random.random() < 0.95:
+            turn = cv2.getRotationMatrix2D((_SIDE / 2, _SIDE / 2), random.uniform(-10, 10), 1)
+            image = cv2.warpAffine(image, turn, (_SIDE, _SIDE), flags=cv2.INTER_LANCZOS4)
+        image = cv2.resize(image, self._setting.preprocessing.input_size[::-1])
+        if random.random() < 0.2:
+            image = cv2.blur(image, (5, 5))
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).transpose(2, 0, 1)
+        return torch.from_numpy(image.astype(np.float32) / 255), int(faces.labels[index])
+
+
+def _measure(loader: Iterator[Any], batches: int, batch_size: int) -> _Cost:
+    for _ in islice(loader, 3):  # what it had ready, and what it was at
+        pass
+    start, began = time.perf_counter(), _processor_seconds()
+    for _ in islice(loader, batches):
+        pass
+    images = batches * batch_size
+    seconds, used = time.perf_counter() - start, _processor_seconds() - began
+    return _Cost(images / seconds, used / images * 1e6)
+
+
+def _processor_seconds() -> float:
+    """Of this process with all its threads, and of the workers of a DataLoader."""
+    workers = multiprocessing.active_children()
+    ticks = sum(
+        int(ticks)
+        for worker in workers
+        for ticks in Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    )
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _median(costs: list[_Cost]) -> _Cost:
+    return _Cost(statistics.median(c.images_per_s for c in costs), statistics.median(c.cpu_us for c in costs))
+
+
+def _python_cost(setting: _Setting) -> float:
+    """Processor time of an image in what Python prepares for DALI: order, draws, reading, matrices; microseconds."""
+    batches = (
+        augmented_batch(share.indices, setting.preprocessing, setting.augment, 0, share.epoch, share.first)
+        for share in (setting.order.share(iteration, 0, 1) for iteration in count())
+    )
+    prepared = graph_inputs(setting.faces, batches, deque(), setting.preprocessing)
+    return _measure(prepared, 20, setting.order.batch_size).cpu_us
+
+
+def _ratios(costs: dict[str, _Cost]) -> dict[str, float]:
+    ours, decode, yardstick = (costs[name] for name in FORMS)
+    return {
+        "ratio_to_yardstick": ours.images_per_s / yardstick.images_per_s,
+        "fraction_of_decode": ours.images_per_s / decode.images_per_s,
+        "cpu_ratio_to_yardstick": yardstick.cpu_us / ours.cpu_us,
+        "cpu_fraction_of_decode": decode.cpu_us / ours.cpu_us,
+    }

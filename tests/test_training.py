@@ -98,6 +98,7 @@ def test_resume_across_epochs_in_one_process_is_bit_equal(
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = ["--epoch_total_num", "2", "--lr_drops", "1", "--warmup_iterations", "3", "--accumulate", "2"]
+    options += order.split()
     expected = run(*options, "--max_iterations", "0", out=whole)
     assert len(expected) == 2 * (12 * 8 // 16)
     run(*options, "--max_iterations", "5", out=parts)
@@ -149,9 +150,9 @@ def test_resume_refuses_another_run(run: Callable[..., Losses], tmp_path: Path) 
     assert "run.seed is 0 there and 1 in this run" in text
     with pytest.raises(InputError, match="nowhere"):
         run("--snap_to_resume", str(tmp_path / "nowhere.pt"))
-
     with pytest.raises(InputError, match=r"run\.images_per_identity is None there and 1 in this run"):
         run("--snap_to_resume", "auto", "--weighted")
+
 
 def test_auto_without_a_snapshot_starts_from_the_beginning(run: Callable[..., Losses]) -> None:
     assert len(run("--snap_to_resume", "auto")) == 3

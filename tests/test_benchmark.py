@@ -1,6 +1,7 @@
 """The head's cost formulas against the allocations of real steps; the benchmark's command at a small size."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
+from fr.data.vgg import read_vgg
 from tests.conftest import ROOT, data_options
 from tools.head_benchmark import Case, _our_step, head_cost
+from tools.startup_benchmark import make_files
 
 CLASSES, EMBED_SIZE, BATCH = 20_001, 96, 48
 
@@ -70,6 +73,30 @@ def test_the_step_command_measures_each_form_and_ends_with_json() -> None:
     assert [(run["ranks"], run["form"]) for run in figures["results"]] == [(2, "plain"), (2, "both")]
     assert all(run["images_per_s"] > 0 for run in figures["results"])
     assert len(table) == 3
+
+
+def test_the_startup_command_measures_both_starts_and_ends_with_json() -> None:
+    command = [sys.executable, "tools/benchmark.py", "startup", "--rows", "3000", "--ranks", "2", "--turns", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240)
+    *table, last = result.stdout.splitlines()
+    figures = json.loads(last)
+    assert [(run["ranks"], run["start"]) for run in figures["results"]] == [(2, "cold"), (2, "warm")]
+    assert all(figures[name] > 0 for name in ("cold_s", "warm_s", "private_mb"))
+    assert figures["cold_s"] == figures["results"][0]["read_s"]
+    assert len(table) == 4
+    assert "can't be kept" not in result.stderr
+
+
+def test_its_files_are_like_vggface2s(tmp_path: Path) -> None:
+    make_files(tmp_path, 7_000)
+    faces = read_vgg(str(tmp_path / "images"), str(tmp_path / "list.txt"), str(tmp_path / "points.csv"))
+    names = faces.names.to_pylist()
+    assert len(set(names)) == len(names) == 7_000
+    assert all(re.fullmatch(r"n\d{6}/\d{4}_01\.jpg", name) for name in names)
+    assert names == sorted(names)
+    assert len(faces.identities) == 19  # 364 images each, as there
+    row = (tmp_path / "points.csv").read_text().splitlines()[1]
+    assert re.fullmatch(r'"n\d{6}/\d{4}_01"(,-?\d+\.\d{1,6}){10}', row)
 
 
 def test_the_loader_command_measures_each_form_and_ends_with_json(sample_data: Path) -> None:

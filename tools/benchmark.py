@@ -4,6 +4,7 @@
     python tools/benchmark.py head                          # the softmax head, up to a million classes
     python tools/benchmark.py head --classes 8631 --ranks 1 # a quick look
     python tools/benchmark.py step --model iresnet50        # a whole training step of a backbone
+    python tools/benchmark.py startup                       # reading lists as long as VGGFace2's
     python tools/benchmark.py loader --train @configs/faces_mini.yml  # photographs into aligned faces
 
 Each prints a table, and one line of JSON at the end. Timings are medians with their spread; run nothing beside it.
@@ -15,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from tools import head_benchmark, loader_benchmark, step_benchmark
+from tools import head_benchmark, loader_benchmark, startup_benchmark, step_benchmark
 
 
 def main() -> int:
@@ -25,6 +26,7 @@ def main() -> int:
     parts = parser.add_subparsers(required=True, metavar="PART")
     head_benchmark.add_command(parts)
     step_benchmark.add_command(parts)
+    startup_benchmark.add_command(parts)
     loader_benchmark.add_command(parts)
     arguments = parser.parse_args()
     try:

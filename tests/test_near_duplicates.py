@@ -81,7 +81,7 @@ def test_the_search_finds_any_pairs(chosen: list[list[int]], radius: int) -> Non
     st.randoms(),
 )
 def test_repeats_and_conflicts_are_those_of_their_definition(pictures, edges, random) -> None:
-    nodes, labels = [node for node, _ in pictures], np.array([label for _, label in pictures], dtype=np.int64)
+    nodes, labels = np.array(pictures, dtype=np.int64).reshape(-1, 2).T
     alike = {n: sorted({b for a, b in edges if a == n} | {a for a, b in edges if b == n}) for n in range(6)}
     rows = list(range(len(pictures)))
     random.shuffle(rows)

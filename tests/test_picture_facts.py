@@ -247,7 +247,7 @@ from tools import picture_facts
 picture_facts.CHUNK = 8
 if __name__ == "__main__":
     faces = read_folders({data!r}, "")
-    run_plainly("test", lambda _: bool(picture_facts.gather(faces, Path({out!r}), 1).problems))
+    run_plainly("test", lambda _: bool(picture_facts.gather(faces, Path({out!r}), 2).problems))
 """
 
 

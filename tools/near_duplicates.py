@@ -16,7 +16,7 @@ BITS = 256
 _ROUNDING = 1e-6  # grey levels; what computing makes of an even picture is below
 
 Signatures = NDArray[np.uint64]
-Labels = NDArray[np.int64]
+Rows = NDArray[np.int64]  # a number a picture
 
 
 def signature(grey: NDArray[np.float64]) -> Signatures:
@@ -76,9 +76,7 @@ def _masks(blocks: int) -> list[Signatures]:
     return [np.packbits(np.isin(block, chosen)).view(np.uint64) for chosen in combinations(range(blocks), 2)]
 
 
-def repeats(
-    nodes: Sequence[int], alike: Mapping[int, Sequence[int]], labels: Labels, rows: list[int]
-) -> dict[int, int]:
+def repeats(nodes: Rows, alike: Mapping[int, Sequence[int]], labels: Rows, rows: list[int]) -> dict[int, int]:
     """The pictures that can go since one of the same label shows the same: row → that one, which stays.
 
     nodes: what each picture [N] shows. alike: what else looks the same as that. rows: the pictures in question; the
@@ -87,27 +85,25 @@ def repeats(
     stays: dict[int, dict[int, int]] = defaultdict(dict)  # node → label → row
     found: dict[int, int] = {}
     for row in rows:
-        label = int(labels[row])
-        same = (stays[node][label] for node in (nodes[row], *alike.get(nodes[row], ())) if label in stays[node])
-        other = next(same, None)
+        node, label = int(nodes[row]), int(labels[row])
+        other = next((stays[same][label] for same in (node, *alike.get(node, ())) if label in stays[same]), None)
         if other is None:
-            stays[nodes[row]][label] = row
+            stays[node][label] = row
         else:
             found[row] = other
     return found
 
 
-def conflicts(
-    nodes: Sequence[int], alike: Mapping[int, Sequence[int]], labels: Labels, rows: list[int]
-) -> dict[int, int]:
+def conflicts(nodes: Rows, alike: Mapping[int, Sequence[int]], labels: Rows, rows: list[int]) -> dict[int, int]:
     """As `repeats`, but all pictures that one of another label shows, too: row → such a one."""
     first: dict[int, dict[int, int]] = defaultdict(dict)  # node → label → row
     for row in rows:
-        first[nodes[row]].setdefault(int(labels[row]), row)
+        first[int(nodes[row])].setdefault(int(labels[row]), row)
     found: dict[int, int] = {}
     for row in rows:
-        for node in (nodes[row], *alike.get(nodes[row], ())):
-            others = (other for label, other in first[node].items() if label != labels[row])
-            if (other := next(others, None)) is not None:
-                found.setdefault(row, other)
+        node = int(nodes[row])
+        others = (other for same in (node, *alike.get(node, ())) for label, other in first[same].items()
+                  if label != labels[row])  # fmt: skip
+        if (other := next(others, None)) is not None:
+            found[row] = other
     return found

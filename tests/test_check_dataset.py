@@ -1,0 +1,377 @@
+"""tools/check_dataset.py: planted faults of every kind are found, nothing else is, and the cleaned list trains."""
+
+import csv
+import io
+import re
+import shutil
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fr.data.vgg import person_names
+from fr.errors import InputError
+from tests.conftest import Losses, data_options, launch, losses, validation_options
+from tests.test_formats import LINES, Data, write_table
+from tests.test_report import Page
+from tools import picture_facts
+from tools.check_dataset import list_lines, main
+from tools.dataset_checks import DROPPED, KINDS, Limits, check, plain_name, same_names
+from tools.make_sample_data import lfw_name
+from tools.picture_facts import PictureFacts
+
+Found = set[tuple[str, str, str, str]]  # kind, path or identity, detail, other path
+
+
+class Planted:
+    """Sample data with faults. Photographs are called by identity and number: "1/2" is n000001/0002_01.jpg."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.data = folder / "data"
+        shutil.copytree(source, self.data)
+        self._table = self.data / "vggface2/bb_landmark/loose_landmark_train.csv"
+        self._list = self.data / "vggface2/meta/train_list.txt"
+        self.meta = self.data / "vggface2/meta/identity_meta.csv"
+        self.names = self._list.read_text().split()
+        header, *rows = self._table.read_text().splitlines()
+        self._rows = dict(row.split(",", 1) for row in rows)
+        self._header = header
+
+    def name(self, short: str) -> str:
+        identity, number = map(int, short.split("/"))
+        return f"n{identity:06}/{number:04}_01.jpg"
+
+    def path(self, short: str) -> Path:
+        return self.data / "vggface2/train" / self.name(short)
+
+    def landmarks(self, short: str) -> np.ndarray:
+        return np.array(self._rows[self._key(short)].split(","), dtype=float).reshape(5, 2)
+
+    def set_landmarks(self, short: str, points: np.ndarray) -> None:
+        self._rows[self._key(short)] = ",".join(map(str, points.ravel()))
+
+    def copy(self, source: str, target: str, scale: float = 1, cut: int = 0) -> None:
+        """As it is, or resized or cropped and written again."""
+        if scale == 1 and not cut:
+            shutil.copy(self.path(source), self.path(target))
+        else:
+            with Image.open(self.path(source)) as image:
+                box = cut, cut, image.width - cut, image.height - cut
+                side = round((image.width - 2 * cut) * scale)
+                image.resize((side, side), Image.Resampling.LANCZOS, box).save(self.path(target), quality=75)
+        self.set_landmarks(target, (self.landmarks(source) - cut + 0.5) * scale - 0.5)
+
+    def unlist(self, *shorts: str) -> None:
+        self.names = [name for name in self.names if name not in map(self.name, shorts)]
+
+    def write(self) -> None:
+        self._list.write_text("".join(f"{name}\n" for name in self.names))
+        self._table.write_text("\n".join([self._header, *map(",".join, self._rows.items())]) + "\n")
+
+    def _key(self, short: str) -> str:
+        return '"' + self.name(short).removesuffix(".jpg") + '"'
+
+
+def spoil(planted: Planted) -> None:
+    planted.path("1/2").write_bytes(b"")
+    planted.path("2/3").unlink()
+    planted.path("2/4").write_bytes(planted.path("2/4").read_bytes()[:1500])
+
+    planted.set_landmarks("3/1", planted.landmarks("3/1")[[1, 0, 2, 3, 4]])
+    planted.set_landmarks("3/2", planted.landmarks("3/2") * [1, -1] + [0, 159])
+    planted.copy("3/3", "3/8")  # what stays is the copy with the right landmarks
+    planted.set_landmarks("3/3", planted.landmarks("3/3") + np.array([[0, 0], [0, 0], [70, 0], [0, 0], [0, 0]]))
+    third = np.sort(planted.landmarks("3/4")[:, 0])[2]
+    planted.set_landmarks("3/4", planted.landmarks("3/4") - np.array([third + 2, 0]))
+
+    planted.copy("4/1", "4/1", scale=0.2)
+    Image.open(planted.path("4/2")).convert("L").save(planted.path("4/2"), quality=90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(planted.path("4/3")).save(planted.path("4/3"), quality=90, exif=exif)
+
+    planted.copy("5/1", "5/8")
+    planted.copy("5/2", "6/1")
+    planted.copy("5/2", "5/3", scale=0.8)  # of one file under two identities another copy goes, too
+    planted.copy("7/1", "7/8", scale=0.7)
+    planted.copy("7/2", "8/1", cut=6)
+    planted.unlist(*(f"9/{number}" for number in range(2, 9)))
+    called = lfw_name(7).replace("o", "ö").replace("_", " ").upper()
+    meta = re.sub(r'(n000010, )"\w+"', rf'\1"{called}"', planted.meta.read_text())
+    planted.meta.write_text(meta)
+
+
+CUT_OFF = "can't be decoded whole: cut off, damaged, or of an unknown format"
+EXPECTED = {
+    ("unusable", "1/2", "can't be decoded: it is empty", ""),
+    ("unusable", "2/3", "can't be read: No such file or directory", ""),
+    ("unusable", "2/4", CUT_OFF, ""),
+    ("landmarks", "3/1", "left and right are exchanged; unlike a face", ""),
+    ("landmarks", "3/2", "left and right are exchanged; the eyes are below the mouth; unlike a face", ""),
+    ("landmarks", "3/3", "unlike a face", ""),
+    ("landmarks", "3/4", "outside the picture: 3 of 5", ""),
+    ("small_face", "4/1", "", ""),
+    ("greyscale", "4/2", "", ""),
+    ("turned", "4/3", "", ""),
+    ("duplicate", "3/3", "", "3/8"),
+    ("duplicate", "5/8", "", "5/1"),
+    ("duplicate_across", "5/2", "also under n000006", "6/1"),
+    ("duplicate_across", "6/1", "also under n000005", "5/2"),
+    ("near_duplicate", "5/3", "", "5/2"),
+    ("near_duplicate_across", "5/3", "also under n000006", "6/1"),
+    ("near_duplicate", "7/8", "", "7/1"),
+    ("near_duplicate_across", "7/2", "also under n000008", "8/1"),
+    ("near_duplicate_across", "8/1", "also under n000007", "7/2"),
+    ("few_images", "n000009", "1 of 1 stay", ""),
+    ("in_verification", "n000010", lfw_name(7), ""),
+}
+
+
+@pytest.fixture(scope="module")
+def planted(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    made = Planted(sample_data, tmp_path_factory.mktemp("planted"))
+    spoil(made)
+    made.write()
+    return made
+
+
+@pytest.fixture(scope="module")
+def options(planted: Planted) -> list[str]:
+    return [*data_options(planted.data), "--train_meta", str(planted.meta), *validation_options(planted.data)]
+
+
+@pytest.fixture(scope="module")
+def checked(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of a run of the command."""
+    out = tmp_path_factory.mktemp("checked") / "out"
+    ran = launch("tools/check_dataset.py", str(out), *options, "--workers", "2")
+    assert ran.returncode == 1, ran.stderr
+    assert "few_images                    1\n" in ran.stdout
+    return out
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """No workers, which take seconds to start; but how many there should have been."""
+    asked: list[int] = []
+
+    def here(function: Callable[[Any], Any], items: list[Any], workers: int, *_: str) -> Iterator[Any]:
+        asked.append(workers)
+        return map(function, items)
+
+    monkeypatch.setattr(picture_facts, "map_in_processes", here)
+    return asked
+
+
+@pytest.fixture
+def again(checked: Path, options: list[str], tmp_path: Path, in_this_process: list[int]) -> Callable[..., Path]:
+    """again(*options): OUT of another run, with what the first one knows of the photographs."""
+
+    def run(*more: str, status: int = 1) -> Path:
+        out = tmp_path / "again"
+        shutil.copytree(checked / "facts", out / "facts", dirs_exist_ok=True)
+        assert main([str(out), *options, *more]) == status
+        return out
+
+    return run
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((out / "findings.csv").read_text())))
+
+
+def counts(out: Path) -> dict[str, int]:
+    found = [row["kind"] for row in rows(out)]
+    return {kind: found.count(kind) for kind in KINDS if kind in found}
+
+
+def test_every_planted_fault_is_found_and_nothing_else(planted: Planted, checked: Path) -> None:
+    expected = {
+        (kind, planted.name(of) if "/" in of else of, detail, other and planted.name(other))
+        for kind, of, detail, other in EXPECTED
+    }
+    found = {
+        (row["kind"], row["path"] or row["identity"], row["detail"].split(": off by")[0], row["other"])
+        for row in rows(checked)
+    }
+    assert {row if row[0] != "small_face" else (*row[:2], "", "") for row in found} == expected
+    assert len(rows(checked)) == len(EXPECTED)
+    assert {kind for kind, *_ in EXPECTED} == set(KINDS)
+    for row in rows(checked):
+        assert not row["path"] or row["path"].startswith(f"{row['identity']}/")
+
+
+def cleaned(out: Path) -> list[str]:
+    return (out / "cleaned_train_list.txt").read_text().splitlines()
+
+
+def test_the_cleaned_list_is_the_list_without_what_is_dropped(planted: Planted, checked: Path) -> None:
+    gone = {planted.name(of) for kind, of, *_ in EXPECTED if kind in DROPPED and "/" in of}
+    left = [name for name in planted.names if name not in gone and name[:7] not in ("n000009", "n000010")]
+    assert cleaned(checked) == left
+    assert planted.name("5/1") in left
+    assert planted.name("3/8") in left
+
+
+def test_the_cleaned_list_trains_and_is_clean(
+    planted: Planted, checked: Path, options: list[str], run_small: Callable[..., Losses], tmp_path: Path
+) -> None:
+    use = ["--train_list", str(checked / "cleaned_train_list.txt")]
+    run_small(*data_options(planted.data), *use, "--max_iterations", "10", "--max_bad_images", "0", out=tmp_path)
+    assert len(losses(tmp_path)) == 10
+    out = tmp_path / "out"
+    shutil.copytree(checked / "facts", out / "facts")
+    assert main([str(out), *options, *use]) == 0
+    assert set(counts(out)) == {"small_face", "greyscale", "turned"}
+    assert (out / "cleaned_cleaned_train_list.txt").read_text() == (checked / "cleaned_train_list.txt").read_text()
+
+
+def test_a_second_run_gives_the_same_files(checked: Path, again: Callable[..., Path]) -> None:
+    out = again()
+    assert {path.name for path in out.iterdir()} == {path.name for path in checked.iterdir()}
+    for path in checked.glob("*.*"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+def test_each_option_has_its_effect(
+    planted: Planted, checked: Path, again: Callable[..., Path], in_this_process: list[int]
+) -> None:
+    before = counts(checked)
+    assert counts(again("--min_face", "0")) == {kind: n for kind, n in before.items() if kind != "small_face"}
+    assert counts(again("--landmark_misfit", "1000"))["landmarks"] == 3  # 3/3 is nothing but unlike a face
+    assert counts(again("--near", "0")).keys() == before.keys() - {"near_duplicate", "near_duplicate_across"}
+    assert counts(again("--min_images", "8"))["few_images"] == 8  # n000001 … n000008 lost at least one
+    none = again("--drop", status=0)
+    assert cleaned(none) == planted.names
+    assert counts(none) == before
+    faces_alone = again("--drop", "greyscale", "few_images")
+    assert set(planted.names) - set(cleaned(faces_alone)) == {planted.name("4/2"), planted.name("9/1")}
+    again("--workers", "3")
+    assert in_this_process[-1] == 3
+
+
+def test_the_page_needs_nothing_else_and_shows_so_many_pictures(checked: Path, again: Callable[..., Path]) -> None:
+    page = Page((checked / "index.html").read_text())
+    assert page.addresses
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert "script" not in page.tags
+    for kind in KINDS:
+        assert f"{kind}: " in page.text
+    fewer = Page((again("--thumbnails", "1") / "index.html").read_text())
+    # One finding of a kind: three of the kinds show two pictures, the one unusable photograph none.
+    assert len(fewer.addresses) == len(KINDS) - 1 + 4 + 1
+    assert "The first 1 are shown." in fewer.text
+
+
+@pytest.mark.parametrize("dataset", [*LINES, "folder", "vgg"])
+def test_lines_of_a_cleaned_list_read_back_as_they_were(dataset: str, tmp_path: Path) -> None:
+    data = Data(tmp_path)
+    names = ["a/1.jpg", "b c/2  2.jpg", "a/3.jpg", "b c/4.jpg"]
+    data.photographs(*names)
+    write_table(data.table, {name.removesuffix(".jpg"): place for place, name in enumerate(names)})
+    table = str(data.table) if dataset in ("folder", "vgg") else ""
+    line = LINES.get(dataset, lambda name, _: name)
+    given = [line(name, "7" if name[0] == "a" else "12") for name in names]
+    faceless = "b c/no face.jpg |" if dataset in ("ms1m", "imdbface") else ""
+    text = "\ufeff" + "\r\n\r\n".join([given[0], faceless, *given[1:]])
+    faces = data.read(dataset, text, table)
+    lines = list_lines(Namespace(train_dataset=dataset, train_list=str(data.list_file)), faces)
+    assert lines is not None
+    read_as = "list" if dataset == "folder" else dataset
+    for keep in ([0, 1, 2, 3], [1, 2], [3]):
+        back = data.read(read_as, "\n".join(lines[row] for row in keep), table)
+        assert back.names.to_pylist() == [faces.names[row].as_py() for row in keep]
+        assert np.array_equal(back.landmarks, faces.landmarks[keep])
+        same = back.labels[:, None] == back.labels
+        assert np.array_equal(same, faces.labels[keep][:, None] == faces.labels[keep])
+        data.list_file.write_text(text)
+
+
+def test_what_cannot_be_used_is_refused(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/facts: can't be used: "):
+        main([str(tmp_path / "file"), *options])
+    with pytest.raises(InputError, match="--train_data_root is required"):
+        main([str(tmp_path / "out"), "--train_list", "x"])
+
+
+# --- checks by themselves ---------------------------------------------------------------------------------------------
+
+
+def blank_facts(count: int, side: int = 64) -> PictureFacts:
+    """Photographs that are all different."""
+    rng = np.random.default_rng(0)
+    return PictureFacts(
+        {},
+        np.array([bytes([1 + row] * 32) for row in range(count)]),
+        rng.integers(0, 2**64, (count, 4), dtype=np.uint64),
+        np.full((count, 2), side),
+        np.zeros(count, dtype=bool),
+        np.zeros(count, dtype=bool),
+    )
+
+
+def test_aligned_crops_have_a_size_and_no_landmarks(tmp_path: Path) -> None:
+    data = Data(tmp_path)
+    data.photographs("a/1.jpg", "a/2.jpg")
+    faces = data.read("list", "a/1.jpg 0\na/2.jpg 0\n")
+    facts = blank_facts(2)
+    facts.sizes[1] = 40, 10  # a side of 20
+    (finding,) = check(faces, facts, Limits(), {}).found
+    assert (finding.kind, finding.row, finding.detail) == ("small_face", 1, "20 pixels")
+
+
+@pytest.mark.parametrize("dataset", ["ms1m", "imdbface"])
+def test_landmarks_in_boxes_are_checked_in_pixels(dataset: str, tmp_path: Path) -> None:
+    """The box ends at the edge of the picture, so that the landmarks of its second half lie outside."""
+    data = Data(tmp_path)
+    data.photographs("a/1.jpg", "a/2.jpg", "a/3.jpg")
+    line = "| 0.3 0.4 0.7 0.4 0.5 0.6 0.35 0.8 0.65 0.8 |"
+    wide = "| 0.3 0.4 1.2 0.4 0.5 0.6 0.35 0.8 0.65 0.8 |"
+    faces = data.read(dataset, f"a/1.jpg {line} 10 10 50 50\na/2.jpg {wide} 0 0 64 64\na/3.jpg {line} 0 0 64 64\n")
+    found = check(faces, blank_facts(3), Limits(misfit=1000), {}).found
+    assert [(of.kind, of.row, of.detail) for of in found] == [("landmarks", 1, "outside the picture: 1 of 5")]
+
+
+def test_nothing_usable_is_a_finding_and_no_failure(tmp_path: Path, in_this_process: list[int]) -> None:
+    data = Data(tmp_path)
+    data.photographs("a/1.jpg")
+    out = tmp_path / "out"
+    words = ["--train_dataset", "folder", "--train_data_root", str(data.root), "--aligned"]
+    assert main([str(out), *words]) == 1
+    assert counts(out) == {"unusable": 1, "few_images": 1}
+    assert (out / "cleaned_images.txt").read_text() == ""
+
+
+def test_people_of_vggface2_are_found_in_lfw_by_name(shared_data: Path) -> None:
+    """463 of the 4,281 people in LFW's pairs; 410 if names were compared as they are written."""
+    rows = [line.split("\t") for line in (shared_data / "lfw/pairs.txt").read_text().splitlines()[1:]]
+    people = {row[0] for row in rows} | {row[2] for row in rows if len(row) == 4}
+    assert len(people) == 4_281
+    for meta in ("identity_meta.csv", "identity_meta_respaced.csv"):
+        names = list(person_names(shared_data / "vggface2" / meta).values())
+        assert len(set(names) & people) == 410
+        found = same_names(names, people)
+        assert len(found) == len(set(found.values())) == 463
+        assert {names[label]: person for label, person in found.items()}["Aleksander_Kwaśniewski"] in people
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("Recep_Tayyip_Erdoğan", "receptayyiperdogan"),
+        ("Adam_Nawałka", "adamnawalka"),
+        ('"J._J. Redick"', "jjredick"),
+        ("Acun_Ilıcalı", "acunilicali"),
+        ("İlham", "ilham"),
+        ("Strauß", "strauss"),
+        ("馬英九", "馬英九"),
+        ("__", "__"),
+    ],
+)
+def test_names_are_compared_without_case_accents_and_punctuation(name: str, plain: str) -> None:
+    assert plain_name(name) == plain

@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Look for what is wrong with a data set: photographs, landmarks, duplicates, people who are in the verification set.
+
+    python tools/check_dataset.py runs/check @configs/mobilenet_arcface.yml --train_meta identity_meta.csv
+    python tools/check_dataset.py runs/check --train_dataset folder --train_data_root photographs --aligned
+
+What follows OUT goes to train.py; its options say what the data are, and with --val_data_root, --val_list and
+--val_landmarks what people are in the verification set. OUT gets
+
+    findings.csv         path, identity, kind, detail, other path
+    index.html           the same with pictures, in one file
+    cleaned_<list>.txt   the list without what has findings of the kinds of --drop, for --train_list
+    facts/               what is known of each photograph: a second run, or one after an interruption, looks at new ones
+
+Of duplicates under one identity the first stays; of those under several none does, as some of the labels are wrong. An
+identity goes with all its photographs. Identities are compared with people by name: their own, or that in --train_meta.
+The list is of the format that was read, but for folders, whose is `list`; shards have none. The exit status is 0 if
+the cleaned list is the whole one, 1 if not, 2 if something can't be used.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.data.annotations import LabelledFaces
+from fr.data.formats import read_training_faces
+from fr.data.lfw import read_lfw
+from fr.data.lines import read_lines
+from fr.data.vgg import person_names
+from fr.errors import InputError, run_plainly
+from fr.files import replace_file
+from fr.option_types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
+from fr.options import train_options
+from tools.dataset_checks import DROPPED, KINDS, Findings, Limits, check, same_names
+from tools.findings_page import findings_page
+from tools.make_list import refuse_unlistable
+from tools.picture_facts import gather
+
+_NEAR = checked(int, "a whole number in [0, 32]", lambda x: 0 <= x <= 32)  # beyond, blocks are too short to sort by
+
+
+def main(argv: list[str]) -> int:
+    arguments, rest = _arguments(argv)
+    options = train_options(rest).values
+    faces = read_training_faces(vars(options))
+    lines = list_lines(options, faces)
+    people = _people(options, faces)
+    facts = gather(faces, arguments.out / "facts", arguments.workers)
+    limits = Limits(
+        arguments.drop, arguments.min_images, arguments.min_face, arguments.landmark_misfit, arguments.near
+    )
+    findings = check(faces, facts, limits, people)
+    about = {
+        "Data": f"{options.train_dataset}, {options.train_data_root} {options.train_list}",
+        "Photographs": f"{len(faces):,} of {len(faces.identities):,} identities; {findings.stays.sum():,} stay",
+    }
+    files = {
+        "findings.csv": _table(faces, findings).encode(),
+        "index.html": findings_page(faces, facts, findings, arguments.drop, about, arguments.thumbnails),
+    }
+    if lines is not None:
+        # A folder of landmark files is asked for the one that goes with the name of a list, or of the root.
+        name = f"cleaned_{Path(options.train_list or options.train_data_root).stem}.txt"
+        files[name] = "".join(f"{lines[row]}\n" for row in np.flatnonzero(findings.stays).tolist()).encode()
+    for name, content in files.items():
+        _write(arguments.out / name, content)
+    wrote = ", ".join(str(arguments.out / name) for name in files)
+    print("\n".join([*_summary(findings, arguments.drop), about["Photographs"], f"wrote {wrote}"]))
+    return 0 if findings.stays.all() else 1
+
+
+def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] | None:
+    """The line of each photograph [N] in a list for train.py; None where a list can't leave one out."""
+    if faces.storage is not None:
+        return None
+    if options.train_dataset == "folder":
+        names = faces.names.to_pylist()
+        refuse_unlistable(names, "list")
+        return [f"{name} {label}" for name, label in zip(names, faces.labels.tolist(), strict=True)]
+    texts = read_lines(Path(options.train_list)).texts
+    if options.train_dataset in ("ms1m", "imdbface"):  # whose other lines are photographs without a face
+        texts = texts.filter(pc.greater_equal(pc.count_substring(texts, "|"), 2))
+    found: list[str] = texts.to_pylist()
+    return found
+
+
+def _people(options: argparse.Namespace, faces: LabelledFaces) -> dict[int, str]:
+    """Label → who of the verification set is called like that identity."""
+    if not options.val_list:
+        return {}
+    names = person_names(Path(options.train_meta)) if options.train_meta else {}
+    lfw = read_lfw(options.val_data_root, options.val_list, options.val_landmarks)
+    people = pc.unique(pc.replace_substring_regex(lfw.names, r"/[^/]*$", "")).to_pylist()
+    return same_names([names.get(identity, identity) for identity in faces.identities], people)
+
+
+def _table(faces: LabelledFaces, findings: Findings) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["path", "identity", "kind", "detail", "other"])
+    for of in findings.found:
+        path, other = ("" if row is None else faces.names[row].as_py() for row in (of.row, of.other))
+        rows.writerow([path, faces.identities[of.label], of.kind, of.detail, other])
+    return text.getvalue()
+
+
+def _summary(findings: Findings, drop: list[str]) -> list[str]:
+    counts = Counter(finding.kind for finding in findings.found)
+    return [f"{kind:22}{counts[kind]:9,}{'' if kind in drop else '   (kept)'}" for kind in KINDS if counts[kind]]
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="tools/check_dataset.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder for what is found")
+    dropped = f"left out of the cleaned list, of {', '.join(KINDS)} (default: {' '.join(DROPPED)})"
+    add("--drop", nargs="*", choices=KINDS, default=list(DROPPED), metavar="KIND", help=dropped)
+    fewest = "that an identity must keep [photographs] (default: %(default)s)"
+    add("--min_images", type=COUNT, default=Limits.min_images, metavar="N", help=fewest)
+    side = "smallest side of an aligned face [pixels of the photograph] (default: %(default)g)"
+    add("--min_face", type=NOT_NEGATIVE, default=Limits.min_face, metavar="N", help=side)
+    misfit = "most that landmarks differ from a face's [robust deviations above the median] (default: %(default)g)"
+    add("--landmark_misfit", type=POSITIVE, default=Limits.misfit, metavar="X", help=misfit)
+    near = "most that near-duplicates differ [bits of 256]; above 20 it takes long (default: %(default)s)"
+    add("--near", type=_NEAR, default=Limits.near, metavar="N", help=near)
+    shown = "findings of a kind that the page shows [pictures] (default: %(default)s)"
+    add("--thumbnails", type=COUNT_OR_0, default=24, metavar="N", help=shown)
+    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="processes; 0 = one a core (default: 0)")
+    return parser.parse_known_args(argv)
+
+
+if __name__ == "__main__":
+    run_plainly("tools/check_dataset.py", main)

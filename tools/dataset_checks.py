@@ -1,0 +1,208 @@
+"""What is wrong with a data set, from what is known of its photographs.
+
+N photographs. Each finding has a kind, one of KINDS.
+"""
+
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fr.data import alignment, placement
+from fr.data.annotations import LabelledFaces
+from tools.near_duplicates import conflicts, near_pairs, repeats
+from tools.picture_facts import PictureFacts
+
+# In the order in which they are looked for; what is dropped for one reason isn't what a later duplicate repeats.
+KINDS = {
+    "unusable": "Training would put another photograph in their place: they can't be read, decoded or placed.",
+    "landmarks": "The landmarks can't be those of this face.",
+    "small_face": "The aligned face is made of few pixels.",
+    "greyscale": "The face has no colour.",
+    "turned": "EXIF says to show the picture turned or mirrored; training doesn't, and landmarks mustn't either.",
+    "duplicate_across": "The same file under two identities: one of the labels is wrong.",
+    "duplicate": "The same file for a second time, under the same identity.",
+    "near_duplicate_across": "The same picture, in another file, under two identities.",
+    "near_duplicate": "The same picture in another file, under the same identity.",
+    "few_images": "Identities of which too few photographs stay.",
+    "in_verification": "Identities called like somebody in the verification set.",
+}
+DROPPED = tuple(kind for kind in KINDS if kind not in ("small_face", "greyscale", "turned"))
+_EYES_APART = float(np.ptp(np.array(alignment.TEMPLATES["arcface"])[:2, 0]))  # of the width of the aligned face
+_SIDE = 112  # pixels of the aligned face that others publish
+_MAD_TO_SIGMA = 1.4826  # of a normal distribution
+_LEAST_DEVIATION = 0.01  # distances of the eyes; landmarks that were all computed have none
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where findings begin."""
+
+    drop: Collection[str] = DROPPED  # kinds that leave the list
+    min_images: int = 2  # photographs that an identity must keep
+    min_face: float = 32.0  # side of the aligned face [pixels of the photograph]
+    misfit: float = 6.0  # of the landmarks from the template [robust standard deviations above the median]
+    near: int = 16  # bits of 256
+
+
+@dataclass(frozen=True)
+class Finding:
+    """row: the photograph, None = the identity as a whole; other: the one that it repeats."""
+
+    kind: str
+    label: int
+    row: int | None
+    detail: str = ""
+    other: int | None = None
+
+
+class Findings:
+    """All findings, and what stays without those of the kinds that are dropped."""
+
+    def __init__(self, labels: NDArray[np.int64], drop: Collection[str]) -> None:
+        self.found: list[Finding] = []
+        self.stays = np.ones(len(labels), dtype=bool)  # [N]
+        self._labels = labels
+        self._drop = drop
+
+    def add(self, kind: str, row: int, detail: str = "", other: int | None = None) -> None:
+        """A photograph."""
+        self.found.append(Finding(kind, int(self._labels[row]), row, detail, other))
+        self.stays[row] &= kind not in self._drop
+
+    def add_identity(self, kind: str, label: int, detail: str) -> None:
+        """An identity with all its photographs."""
+        self.found.append(Finding(kind, label, None, detail))
+        if kind in self._drop:
+            self.stays[self._labels == label] = False
+
+
+def check(faces: LabelledFaces, facts: PictureFacts, limits: Limits, people: dict[int, str]) -> Findings:
+    """people: label → who of the verification set has the same name."""
+    findings = Findings(faces.labels, limits.drop)
+    for row, problem in facts.problems.items():
+        findings.add("unusable", row, problem)
+    usable = np.ones(len(faces), dtype=bool)
+    usable[list(facts.problems)] = False
+    rows = np.flatnonzero(usable)
+    if len(rows):
+        _check_faces(faces, facts, rows, limits, findings)
+        for kind, flags in (("greyscale", facts.grey), ("turned", facts.turned)):
+            for row in rows[flags[rows]].tolist():
+                findings.add(kind, row)
+        _check_duplicates(faces, facts, rows, limits, findings)
+    for label, person in people.items():
+        findings.add_identity("in_verification", label, person)
+    left = np.bincount(faces.labels[findings.stays], minlength=len(faces.identities))
+    had = np.bincount(faces.labels, minlength=len(faces.identities))
+    for label in np.flatnonzero(left < limits.min_images).tolist():
+        if label not in people or "in_verification" not in limits.drop:
+            findings.add_identity("few_images", label, f"{left[label]} of {had[label]} stay")
+    return findings
+
+
+def _check_faces(
+    faces: LabelledFaces, facts: PictureFacts, rows: NDArray[np.int64], limits: Limits, findings: Findings
+) -> None:
+    sizes = facts.sizes[rows]
+    if faces.landmarks.shape[1] == 0:
+        sides = np.sqrt(sizes.prod(axis=1))
+    else:
+        points = _pixels(faces, rows, sizes)
+        template = alignment.template_points("arcface", (_SIDE, _SIDE))
+        matrices = alignment.umeyama(points, template)
+        sides = _SIDE / np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))
+        off = np.sqrt(((alignment.transform(matrices, points) - template) ** 2).sum(axis=2).mean(axis=1))
+        for place, problem in _suspicious(points, sizes, off / (_SIDE * _EYES_APART), limits.misfit).items():
+            findings.add("landmarks", int(rows[place]), problem)
+    for place in np.flatnonzero(sides < limits.min_face).tolist():
+        findings.add("small_face", int(rows[place]), f"{sides[place]:.0f} pixels")
+
+
+def _pixels(faces: LabelledFaces, rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> alignment.Array:
+    """Landmarks of the rows [n, 5, 2] in pixels of pictures of `sizes` [n, 2]."""
+    if faces.boxes is None:
+        return faces.landmarks[rows]
+    low, extent = placement.cut_boxes(faces.boxes[rows], sizes)
+    points: alignment.Array = low[:, None] + faces.landmarks[rows] * extent[:, None]
+    return points
+
+
+def _suspicious(
+    points: alignment.Array, sizes: NDArray[np.int64], misfits: alignment.Array, limit: float
+) -> dict[int, str]:
+    """Which landmarks [n, 5, 2] can't be right, and why. misfits: [n] from the template, in distances of its eyes."""
+    left_eye, right_eye, _, left_mouth, right_mouth = np.moveaxis(points, 1, 0)
+    across, along = right_eye - left_eye, right_mouth - left_mouth
+    down = (left_mouth + right_mouth - left_eye - right_eye) / 2
+    exchanged = (across[:, 0] * down[:, 1] <= across[:, 1] * down[:, 0]) | ((across * along).sum(axis=1) <= 0)
+    outside = ((points < -0.5) | (points > sizes[:, None] - 0.5)).any(axis=2).sum(axis=1)
+    middle = np.median(misfits)
+    deviation = max(_MAD_TO_SIGMA * float(np.median(np.abs(misfits - middle))), _LEAST_DEVIATION)
+    found: dict[int, list[str]] = {}
+    for flags, text in (
+        (exchanged, "left and right are exchanged"),
+        (down[:, 1] <= 0, "the eyes are below the mouth"),
+        (outside > 0, "outside the picture: {outside} of 5"),
+        (misfits > middle + limit * deviation, "unlike a face: off by {misfit:.2f} distances of the eyes"),
+    ):
+        for place in np.flatnonzero(flags).tolist():
+            said = text.format(outside=outside[place], misfit=misfits[place])
+            found.setdefault(place, []).append(said)
+    return {place: "; ".join(texts) for place, texts in sorted(found.items())}
+
+
+def _check_duplicates(
+    faces: LabelledFaces, facts: PictureFacts, rows: NDArray[np.int64], limits: Limits, findings: Findings
+) -> None:
+    """Files first, then pictures, so that no photograph is reported for both."""
+    contents = np.unique(facts.content, return_inverse=True)[1]
+    shown, signature_of = np.unique(facts.signatures[rows], axis=0, return_inverse=True)
+    pictures = np.full(len(faces), -1)
+    pictures[rows] = signature_of
+    alike: dict[int, list[int]] = {}
+    for first, second in near_pairs(shown, limits.near).tolist():
+        alike.setdefault(first, []).append(second)
+        alike.setdefault(second, []).append(first)
+    none: dict[int, list[int]] = {}
+    reported: set[int] = set()
+    for kind, nodes, near in (("duplicate", contents, none), ("near_duplicate", pictures, alike)):
+        candidates = _not_alone(nodes, near, rows)
+        for row, other in conflicts(nodes, near, faces.labels, candidates.tolist()).items():
+            if row not in reported:
+                findings.add(f"{kind}_across", row, f"also under {faces.identities[faces.labels[other]]}", other)
+                reported.add(row)
+        # What is repeated stays in the list if any of its copies does.
+        ordered = candidates[np.argsort(~findings.stays[candidates], kind="stable")]
+        within = repeats(nodes, near, faces.labels, ordered.tolist())
+        for row, other in sorted(within.items()):
+            findings.add(kind, row, "", other)
+        rows = np.setdiff1d(rows, np.fromiter(within, dtype=np.int64))
+
+
+def _not_alone(
+    nodes: NDArray[np.int64], near: Mapping[int, Sequence[int]], rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Those of the rows of which another one may show the same."""
+    own = nodes[rows]
+    return rows[(np.bincount(own)[own] > 1) | np.isin(own, np.fromiter(near, dtype=np.int64))]
+
+
+def same_names(identities: Sequence[str], people: Iterable[str]) -> dict[int, str]:
+    """Label → who of `people` is called like that identity, but for case, accents, quotes and punctuation."""
+    called = {plain_name(person): person for person in people}
+    return {
+        label: called[plain] for label, name in enumerate(identities) if (plain := plain_name(name)) in called
+    }
+
+
+# Letters that Unicode doesn't take apart into a plain one and an accent.
+_PLAIN = str.maketrans({"ı": "i", "ł": "l", "ø": "o", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe"})
+
+
+def plain_name(name: str) -> str:
+    """`Recep_Tayyip_Erdoğan` → `receptayyiperdogan`; a name without letters or digits stays what it is."""
+    apart = unicodedata.normalize("NFKD", name.casefold().translate(_PLAIN))
+    return "".join(letter for letter in apart if letter.isalnum()) or name

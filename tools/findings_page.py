@@ -1,0 +1,80 @@
+"""What a check of a data set found, as one self-contained HTML page."""
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from html import escape
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from fr.data.annotations import LabelledFaces
+from fr.html_page import card, cards, inline_image, named_rows, page
+from tools.dataset_checks import KINDS, Finding, Findings
+from tools.picture_facts import PictureFacts
+
+_EDGE = 160  # pixels of a thumbnail
+_DOT = 2.5  # radius of a landmark in it
+
+
+def findings_page(
+    faces: LabelledFaces, facts: PictureFacts, findings: Findings, drop: list[str], about: Mapping[str, str], shown: int
+) -> bytes:
+    """shown: findings of a kind that are pictured; about: what a reader must know of the run, in the order shown."""
+    by_kind: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings.found:
+        by_kind[finding.kind].append(finding)
+    sections = [
+        cards(
+            f"{kind}: {len(by_kind[kind]):,}",
+            KINDS[kind] + (f" The first {shown} are shown." if len(by_kind[kind]) > shown else ""),
+            [_card(faces, facts, finding) for finding in by_kind[kind][:shown]],
+        )
+        for kind in KINDS
+        if by_kind[kind]
+    ]
+    body = f"""<table class="named facts">{named_rows(about.items())}</table>
+<h2>Findings</h2>
+<table class="named">{_counts(findings, drop)}</table>
+{"".join(sections)}"""
+    return page("Data set check", body)
+
+
+def _counts(findings: Findings, drop: list[str]) -> str:
+    found = Counter(finding.kind for finding in findings.found)
+    return "".join(
+        f"<tr><th>{kind}</th><td>{found[kind]:,}</td><td>{'left out' if kind in drop else 'kept'}</td></tr>\n"
+        for kind in KINDS
+    )
+
+
+def _card(faces: LabelledFaces, facts: PictureFacts, finding: Finding) -> str:
+    marked = finding.kind == "landmarks"
+    if finding.row is None:
+        own = np.flatnonzero(faces.labels == finding.label).tolist()
+        rows = [row for row in own if row not in facts.problems][:2]
+    else:
+        rows = [finding.row, *([] if finding.other is None else [finding.other])]
+    pictures = [_thumbnail(faces, row, facts.sizes[row], marked) for row in rows]
+    names = [] if finding.row is None else [faces.names[row].as_py() for row in rows]
+    lines = [f"<b>{escape(faces.identities[finding.label])}</b>", *map(escape, [finding.detail] * bool(finding.detail))]
+    return card(pictures, "<br>".join([*lines, *map(escape, names)]))
+
+
+def _thumbnail(faces: LabelledFaces, row: int, size: NDArray[np.int64], marked: bool) -> str:
+    """An image; nothing for what Pillow can't read."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(faces.read(row).data)) as image:
+            small = image.convert("RGB")
+    except Exception:  # any: foreign bytes trip parsers in many ways
+        return ""
+    small.thumbnail((_EDGE, _EDGE))
+    if marked and faces.boxes is None:
+        draw = ImageDraw.Draw(small)
+        for x, y in ((faces.landmarks[row] + 0.5) * small.width / size[0]).tolist():
+            draw.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill="#39ff14", outline="black")
+    data = BytesIO()
+    small.save(data, "JPEG", quality=80)
+    return inline_image(data.getvalue(), faces.names[row].as_py(), "jpeg")

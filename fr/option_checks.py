@@ -31,6 +31,10 @@ _GOES_WITH = {
     "t": ("mining_type", ("sv",)),
     "gamma": ("mining_type", ("focal",)),
     "pretrained": ("model", ("resnet34", "resnet50", "resnet101")),
+    # of tools/align_faces.py
+    **dict.fromkeys(("size", "template", "alignment", "margin"), ("crop", ("aligned",))),
+    **dict.fromkeys(("boxes", "enlarge", "square"), ("crop", ("loose",))),
+    "quality": ("format", ("jpg",)),
 }
 # Options that do nothing while all of these weights, probabilities or strengths are 0.
 _NEEDS_WEIGHT = {
@@ -96,6 +100,11 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     problems += length_problems(values, origins, defaults)
     problems += _data_problems(values, origins) + _order_problems(values, origins)
     return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
+
+
+def tool_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """As `train_problems`, for tools that read training data."""
+    return _data_problems(values, origins) + _without_effect(values, origins, defaults)
 
 
 def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]:

@@ -5,11 +5,12 @@ How they are read and merged: `fr/option_parsing.py`.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from fr.data.alignment import ALIGNMENTS, TEMPLATES
-from fr.option_checks import DATASETS, MARGIN_TYPES, evaluation_problems, train_problems
-from fr.option_parsing import Resolved, new_parser, resolve
+from fr.option_checks import DATASETS, MARGIN_TYPES, evaluation_problems, tool_problems, train_problems
+from fr.option_parsing import Checks, Resolved, new_parser, resolve
 from fr.option_types import (
     AT_LEAST_1,
     BELOW_1,
@@ -65,7 +66,9 @@ Group = argparse._ArgumentGroup
 def train_options(argv: Sequence[str]) -> Resolved:
     """The options of train.py; raises InputError with every problem found. `--help` prints and exits."""
     parser = new_parser("train.py", "Train a face-embedding network with a margin softmax.")
-    _data(parser.add_argument_group("training data"))
+    data = parser.add_argument_group("training data")
+    _data(data)
+    _order(data)
     _preprocessing(parser.add_argument_group("preprocessing"), "sphereface", "procrustes", "the model's own")
     _augmentation(parser.add_argument_group("augmentation"))
     _model(parser.add_argument_group("model"))
@@ -91,6 +94,20 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     return resolve(parser, argv, evaluation_problems)
 
 
+def tool_options(
+    program: str, description: str, own: Callable[[Group], None], own_checks: Checks, argv: Sequence[str]
+) -> Resolved:
+    """As `train_options`, for a tool that reads training data of any format; `own` adds the tool's own options."""
+    parser = new_parser(program, description)
+    own(parser.add_argument_group("the tool"))
+    _data(parser.add_argument_group("data, as train.py reads them"))
+
+    def checks(*settings: dict[str, Any]) -> list[str]:
+        return tool_problems(*settings) + own_checks(*settings)
+
+    return resolve(parser, argv, checks)
+
+
 def _data(group: Group) -> None:
     add = group.add_argument
     add("--train_dataset", default="vgg", choices=DATASETS, help="format of the data, see README.md; vgg = VGGFace2")
@@ -101,6 +118,10 @@ def _data(group: Group) -> None:
     add("--aligned", **FLAG, help="the pictures of folder, list or tar are aligned crops; false = off")
     where = "auto = ~/.cache/face-recognition-trainer, none = off"
     add("--data_cache", type=TEXT, default="auto", help=f"folder that keeps what was read for the next start; {where}")
+
+
+def _order(group: Group) -> None:
+    add = group.add_argument
     add("--weighted", **FLAG, help="each identity as often as any other; false = each picture once an epoch")
     add("--images_per_identity", type=COUNT_OR_0, default=0, help="the same, so many of each a batch [images]; 0 = off")
 

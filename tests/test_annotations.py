@@ -204,9 +204,9 @@ FIELDS = csv_row("b/1").split(",")
     ("row", "expected"),
     [
         (",".join([*FIELDS[:3], "wide", *FIELDS[4:]]), "{table}:3: 'wide' isn't a number"),
-        (",".join(FIELDS[:-1]), "{table}:3: 10 fields instead of a name and ten numbers"),
-        (",".join([*FIELDS, "1.0"]), "{table}:3: 12 fields instead of a name and ten numbers"),
-        ("b/1", "{table}:3: 1 fields instead of a name and ten numbers"),
+        (",".join(FIELDS[:-1]), "{table}:3: 10 fields instead of a name and 10 numbers"),
+        (",".join([*FIELDS, "1.0"]), "{table}:3: 12 fields instead of a name and 10 numbers"),
+        ("b/1", "{table}:3: 1 fields instead of a name and 10 numbers"),
         (
             ",".join([*FIELDS[:3], "nan", *FIELDS[4:]]),
             "{table}: the row of b/1.jpg: not finite, or a million pixels away",

@@ -29,7 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.annotations import existing_folder
+from fr.data.annotations import existing_folder, shown
 from fr.data.folders import pictures_below
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.lists import read_labelled_list
@@ -43,7 +43,6 @@ from tools.face_names import key_of, refuse_ambiguous
 from tools.parallel import map_in_processes
 
 JOURNAL, NO_FACE, UNREADABLE = "faces.jsonl", "no_face.txt", "unreadable.txt"
-_NAMED = 10  # unreadable photographs that are said by name; the rest stand in the file
 _SMALLEST = checked(int, "a whole number >= 12", lambda x: x >= 12)  # less than the first network's view is enlarged
 
 
@@ -145,9 +144,8 @@ def _write_results(out: Path, split: str, bad: list[str]) -> str:
             else:
                 faceless.write(f"{found.name}\n")
         unreadable.writelines(f"{problem}\n" for problem in bad)
-    said = bad[:_NAMED] + ([f"… and {len(bad) - _NAMED:,} more"] if len(bad) > _NAMED else [])
     summary = f"{photographs - none:,} photographs with a face, {several:,} of them with several; {none:,} without"
-    return "\n".join([*said, f"{out}: {summary} ({NO_FACE}); {len(bad):,} unreadable ({UNREADABLE})"])
+    return "\n".join([*shown(bad), f"{out}: {summary} ({NO_FACE}); {len(bad):,} unreadable ({UNREADABLE})"])
 
 
 @contextmanager

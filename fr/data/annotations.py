@@ -120,8 +120,13 @@ def read_text(path: Path) -> str:
 def refuse(problems: list[str]) -> None:
     """Raise the problems together, the first few by name."""
     if problems:
-        hidden = len(problems) - _SHOWN
-        raise InputError(*problems[:_SHOWN], *([f"… and {hidden:,} more like these"] if hidden > 0 else []))
+        raise InputError(*shown(problems))
+
+
+def shown(problems: list[str]) -> list[str]:
+    """The first few, and how many more there are."""
+    hidden = len(problems) - _SHOWN
+    return problems[:_SHOWN] + ([f"… and {hidden:,} more like these"] if hidden > 0 else [])
 
 
 def existing_folder(option: str, root: str) -> Path:

@@ -1,4 +1,4 @@
-"""VGGFace2's `bb_landmark/loose_landmark_*.csv`: the five points of each photograph, by name."""
+"""VGGFace2's `bb_landmark/loose_landmark_*.csv` and `loose_bb_*.csv`: points and box of each photograph, by name."""
 
 import csv
 import re
@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from fr.data.annotations import check_landmarks, read_text, refuse
+from fr.data.annotations import PIXELS, check_landmarks, read_text, refuse
 from fr.errors import InputError
 
 _ENDING = r"\.[^./]*$"
 LANDMARK_COLUMNS = [f"P{point}{axis}" for point in range(1, 6) for axis in "XY"]
+BOX_COLUMNS = ["X", "Y", "W", "H"]
 
 
 def landmark_table(given: Path, source: Path) -> Path:
@@ -38,16 +39,31 @@ def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]
 
     InputError names those without a row by `where`, and rows that give no similarity.
     """
-    columns = _read_csv(table)
+    landmarks = _rows_of(names, table, LANDMARK_COLUMNS, where).reshape(-1, 5, 2)
+    check_landmarks(landmarks, lambda i: f"{table}: the row of {names[i]}")
+    return landmarks
+
+
+def boxes_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:
+    """As `landmarks_of`, of a table of boxes: [N, 4] x, y, width, height in pixels."""
+    boxes = _rows_of(names, table, BOX_COLUMNS, where)
+    good = (np.abs(boxes) < PIXELS.farthest).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)  # false for NaN, too
+    refuse([f"{table}: the row of {names[i]}: no box, or {PIXELS.far}" for i in np.flatnonzero(~good).tolist()])
+    return boxes
+
+
+def _rows_of(
+    names: pa.StringArray, table: Path, wanted: list[str], where: Callable[[int], str]
+) -> NDArray[np.float64]:
+    """Columns of a table [N, K], by name without ending; InputError names photographs without a row by `where`."""
+    columns = _read_csv(table, wanted)
     found = pc.index_in(_without_ending(names), value_set=columns["NAME_ID"].combine_chunks())
     missing = np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False)).tolist()
     refuse([f"{where(i)}: {names[i]} has no row in {table}" for i in missing])
-    rows, points = found.to_numpy(), np.empty((len(names), 10))
-    for place, column in enumerate(LANDMARK_COLUMNS):
-        points[:, place] = columns[column].to_numpy()[rows]
-    landmarks = points.reshape(-1, 5, 2)
-    check_landmarks(landmarks, lambda i: f"{table}: the row of {names[i]}")
-    return landmarks
+    rows, values = found.to_numpy(), np.empty((len(names), len(wanted)))
+    for place, column in enumerate(wanted):
+        values[:, place] = columns[column].to_numpy()[rows]
+    return values
 
 
 def _without_ending(names: pa.StringArray) -> pa.StringArray:
@@ -57,9 +73,9 @@ def _without_ending(names: pa.StringArray) -> pa.StringArray:
     return pc.replace_substring_regex(names, _ENDING, "")
 
 
-def _read_csv(path: Path) -> pa.Table:
-    """NAME_ID, and the ten coordinates as float64."""
-    types: dict[str, pa.DataType] = {"NAME_ID": pa.string()} | dict.fromkeys(LANDMARK_COLUMNS, pa.float64())
+def _read_csv(path: Path, wanted: list[str]) -> pa.Table:
+    """NAME_ID, and the wanted columns as float64."""
+    types: dict[str, pa.DataType] = {"NAME_ID": pa.string()} | dict.fromkeys(wanted, pa.float64())
     try:
         return pyarrow.csv.read_csv(
             path,
@@ -67,7 +83,7 @@ def _read_csv(path: Path) -> pa.Table:
                 column_types=types,
                 include_columns=list(types),
                 # `cat train.csv test.csv` leaves a second header inside; as a row of nulls it matches no photograph.
-                null_values=LANDMARK_COLUMNS,
+                null_values=wanted,
             ),
         )
     except OSError as error:
@@ -76,10 +92,10 @@ def _read_csv(path: Path) -> pa.Table:
         read_text(path)  # which says if it isn't UTF-8 at all
         raise InputError(f"{path}:1: expected the header {','.join(types)}") from error
     except pa.ArrowInvalid as error:
-        raise InputError(_bad_csv_row(path) or f"{path}: {error}") from error
+        raise InputError(_bad_csv_row(path, wanted) or f"{path}: {error}") from error
 
 
-def _bad_csv_row(path: Path) -> str:
+def _bad_csv_row(path: Path, wanted: list[str]) -> str:
     """The first row that pyarrow can't have read, found the slow way since its messages give no line."""
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if number == 1 or not line:
@@ -88,10 +104,10 @@ def _bad_csv_row(path: Path) -> str:
             fields = next(csv.reader([line]))
         except csv.Error as error:
             return f"{path}:{number}: {error}"
-        if fields[1:] == LANDMARK_COLUMNS:
+        if fields[1:] == wanted:
             continue
-        if len(fields) != 11:
-            return f"{path}:{number}: {len(fields)} fields instead of a name and ten numbers"
+        if len(fields) != 1 + len(wanted):
+            return f"{path}:{number}: {len(fields)} fields instead of a name and {len(wanted)} numbers"
         for field in fields[1:]:
             try:
                 float(field)

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Cut the faces out of photographs once, into the same tree, as aligned or as loose crops.
+
+    python tools/align_faces.py --train_data_root train --train_list list.txt --train_landmarks bb_landmark --out crops
+    python tools/align_faces.py --train_data_root train --train_list tables/train_list.txt --train_landmarks tables \\
+        --out loose --crop loose --boxes tables/loose_bb_train.csv --square
+    python train.py --train_dataset folder --train_data_root crops --aligned
+
+aligned: the similarity and the one resampling of training, of --size, around --template; at the network's input size,
+and as png, training sees the pixels that it would have made itself. loose: VGGFace2's way, the part of the photograph
+in the box times --enlarge, not resampled. OUT gets the crops under the photographs' names, crops.json with the
+settings, and unreadable.txt. Interrupted or killed, run it again: crops that are there are whole, and stay.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.data.alignment import ALIGNMENTS, TEMPLATES
+from fr.data.annotations import Faces, shown
+from fr.data.formats import read_training_faces
+from fr.data.landmark_csv import boxes_of
+from fr.data.pipeline import DaliSettings, FaceStream, Undecodable
+from fr.data.samples import SampleBatch
+from fr.errors import InputError, run_plainly
+from fr.option_types import AT_LEAST_1, COUNT_OR_0, FLAG, NOT_NEGATIVE, SIDE, TEXT, checked
+from fr.options import Group, tool_options
+from fr.photographs import Pixels
+from fr.preprocessing import Preprocessing
+from tools.crop_files import Targets, open_folder, target_names
+from tools.loose_crops import write_loose
+from tools.parallel import map_in_processes
+
+UNREADABLE = "unreadable.txt"
+BATCH = 64
+_QUALITY = checked(int, "a whole number in [1, 100]", lambda x: 1 <= x <= 100)
+_NOT_KEPT = ("out", "workers", "data_cache")  # options that change no crop
+
+
+def main(argv: list[str]) -> int:
+    resolved = tool_options("tools/align_faces.py", "Cut the faces out of photographs.", _own, _problems, argv)
+    options = resolved.values
+    faces = read_training_faces(resolved.as_dict())
+    if not faces.landmarks.shape[1]:
+        raise InputError(f"{faces.root}: no landmarks to cut by; tools/detect_faces.py finds them")
+    boxes = boxes_of(faces.names, Path(options.boxes), lambda i: faces.path(i)) if options.boxes else None
+    targets = Targets(Path(options.out), target_names(faces, options.format), options.quality)
+    open_folder(targets.out, {name: value for name, value in resolved.as_dict().items() if name not in _NOT_KEPT})
+    todo = targets.missing()
+    if len(todo) < len(faces):
+        print(f"{len(faces) - len(todo):,} of {len(faces):,} crops were there before", flush=True)
+    if options.crop == "aligned":
+        problems = write_aligned(faces, todo, targets, options)
+    else:
+        write = partial(write_loose, faces, boxes, targets, options.enlarge, options.square)
+        problems = map_in_processes(write, todo.tolist(), options.workers, "cutting")
+    bad = [problem for problem in problems if problem]
+    targets.write(UNREADABLE, "".join(f"{problem}\n" for problem in bad).encode())
+    summary = f"{targets.out}: {len(faces) - len(bad):,} crops; {len(bad):,} unusable photographs ({UNREADABLE})"
+    print("\n".join([*faces.notes, *shown(bad), summary]))
+    return 0
+
+
+def write_aligned(faces: Faces, todo: NDArray[np.int64], targets: Targets, options: Any) -> Iterator[str]:
+    """Cuts and writes; yields for each photograph what is wrong with it, "" if nothing is."""
+    size = (options.size[0], options.size[-1])
+    preprocessing = Preprocessing(size, options.template, options.alignment, color_order="bgr")
+    settings = DaliSettings("cpu", None, options.workers or len(os.sched_getaffinity(0)))
+    crops = aligned_crops(faces, todo, preprocessing, options.margin, settings)
+    for index, crop in tqdm(crops, total=len(todo), desc="cutting", unit="img", mininterval=1):
+        if isinstance(crop, str):
+            yield crop
+        else:
+            targets.write_crop(index, crop)
+            yield ""
+
+
+def aligned_crops(
+    faces: Faces, indices: NDArray[np.int64], preprocessing: Preprocessing, margin: float, settings: DaliSettings
+) -> Iterator[tuple[int, Pixels | str]]:
+    """Each index [N] with its crop [H, W, 3] in the colour order of `preprocessing`, or with what is wrong.
+
+    preprocessing: of mean 0 and std 1. margin: what the crop shows beyond the template's frame on each side, at the
+    same size [fraction of the frame].
+    """
+    while len(indices):
+        taken = 0
+        stream = FaceStream(faces, _batches(indices, preprocessing, margin), BATCH, preprocessing, settings, effects=())
+        try:
+            for images, rows in stream:
+                levels = np.round(images.cpu().numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+                yield from zip(rows.tolist(), levels, strict=True)
+                taken += len(rows)
+            return
+        except Undecodable as failure:
+            if not failure.rows:
+                raise
+            indices = indices[taken:]
+            yield from ((int(indices[row]), problem) for row, problem in failure.rows.items())
+            indices = np.delete(indices, list(failure.rows))
+
+
+def _batches(indices: NDArray[np.int64], preprocessing: Preprocessing, margin: float) -> Iterator[SampleBatch]:
+    height, width = preprocessing.input_size
+    shrink = 1 / (1 + 2 * margin)
+    middle = np.array([[(width - 1) / 2], [(height - 1) / 2]])
+    move = np.concatenate([shrink * np.eye(2), (1 - shrink) * middle], axis=1)
+    for first in range(0, len(indices), BATCH):
+        chunk = indices[first : first + BATCH]
+        yield SampleBatch(chunk, np.tile(move, (len(chunk), 1, 1)), {})
+
+
+def _own(group: Group) -> None:
+    add = group.add_argument
+    add("--out", type=TEXT, help="folder for the crops, new or of a run before")
+    add("--crop", default="aligned", choices=("aligned", "loose"), help="turned onto the template, or a box as it is")
+    add("--size", type=SIDE, nargs="*", default=[112], help="of aligned crops: height width, or side [pixels]")
+    add("--template", default="arcface", choices=TEMPLATES, help="where landmarks go in aligned crops")
+    add("--alignment", default="procrustes", choices=ALIGNMENTS, help="fit of the similarity of aligned crops")
+    beyond = "shown beyond the template's frame on each side, at the same --size [fraction of it]; 0 = none"
+    add("--margin", type=NOT_NEGATIVE, default=0.0, help=beyond)
+    by_landmarks = "a square around the landmarks, 4.2 times their root mean square distance from their middle"
+    add("--boxes", default="", help=f"loose_bb CSV for loose crops [pixels]; empty = {by_landmarks}")
+    add("--enlarge", type=AT_LEAST_1, default=1.3, help="box of a loose crop, about its middle [factor]; 1 = as it is")
+    add("--square", **FLAG, help="loose crops as wide and high as the longer side, but for the picture's edges")
+    add("--format", default="jpg", choices=("jpg", "png"), help="of the crops; png keeps every pixel")
+    add("--quality", type=_QUALITY, default=95, help="of jpg [1 to 100]")
+    add("--workers", type=COUNT_OR_0, default=0, help="[threads, of loose crops processes]; 0 = one a core")
+
+
+def _problems(values: dict[str, Any], origins: dict[str, str], _defaults: dict[str, Any]) -> list[str]:
+    given = len(values.get("size", [0]))
+    return [] if given in (1, 2) else [f"{origins['size']}: --size: takes 1 or 2 values, got {given}"]
+
+
+if __name__ == "__main__":
+    run_plainly("tools/align_faces.py", main)

@@ -1,0 +1,75 @@
+"""Loose crops: the part of a photograph in and around the box of its face, as it is."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fr.data import placement
+from fr.data.alignment import Array
+from fr.data.annotations import Faces
+from fr.errors import InputError
+from fr.photographs import Photograph, Pixels, decode
+from tools.crop_files import Targets
+
+# Side of a box by the landmarks alone over their spread, the root mean square distance from their middle. MTCNN's boxes
+# are 3.4 wide and 4.6 high (medians of faces-mini); a square around the middle serves turned pictures alike.
+_SIDE = 4.2
+
+
+def write_loose(
+    faces: Faces, boxes: Array | None, targets: Targets, enlarge: float, square: bool, index: int
+) -> str:
+    """Cuts and writes one; what is wrong with the photograph if it can't be."""
+    try:
+        pixels = loose_crop(faces, boxes, enlarge, square, index)
+    except InputError as error:
+        return str(error)
+    targets.write_crop(index, pixels[:, :, ::-1])
+    return ""
+
+
+def loose_crop(faces: Faces, boxes: Array | None, enlarge: float, square: bool, index: int) -> Pixels:
+    """The part of a photograph [H, W, 3] RGB in and around the box of its face, turned upright as EXIF says.
+
+    boxes: [N, 4] x, y, width, height, or None for boxes by the landmarks. enlarge, square: as of `cut`. InputError
+    names a photograph that can't be used.
+    """
+    path = faces.path(index)
+    try:
+        photograph = decode(faces.read(index), path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    height, width = photograph.stored.shape[:2]
+    box = _box_by_landmarks(faces, index, (width, height)) if boxes is None else boxes[index]
+    low, high = cut(box, enlarge, square, (width, height))
+    if (high <= low).any():
+        raise InputError(f"{path}: the box of its face lies outside the picture")
+    part = photograph.stored[low[1] : high[1], low[0] : high[0]]
+    return Photograph(part, photograph.orientation).upright()
+
+
+def cut(box: Array, enlarge: float, square: bool, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First pixel (x, y) and the one after the last, of a box [4] enlarged about its middle and cut at the edges of a
+    picture of `size` (width, height). square: as wide and as high as the longer side, before the cut."""
+    extent = box[2:].max() if square else box[2:]
+    middle = box[:2] + box[2:] / 2
+    corners = np.round([middle - extent * enlarge / 2, middle + extent * enlarge / 2]).astype(np.int64)
+    low, high = np.clip(corners, 0, size)
+    return low, high
+
+
+def box_of(points: Array) -> Array:
+    """The box [4] x, y, width, height of a face by its five landmarks [5, 2]: a square of 4.2 times their spread.
+
+    A box counts from the corner of the first pixel, landmarks from its centre.
+    """
+    middle = points.mean(axis=0)
+    side = _SIDE * np.sqrt(((points - middle) ** 2).sum(axis=1).mean())
+    return np.array([*(middle + 0.5 - side / 2), side, side])
+
+
+def _box_by_landmarks(faces: Faces, index: int, size: tuple[int, int]) -> Array:
+    points: Array = faces.landmarks[index]
+    if faces.boxes is not None:
+        low, extent = placement.cut_boxes(faces.boxes[index : index + 1], np.array([size]))
+        points = low[0] + points * extent[0]
+    return box_of(points)

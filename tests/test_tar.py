@@ -70,6 +70,14 @@ def test_shards_by_hand(tmp_path: Path) -> None:
     assert not faces.notes
 
 
+def test_numbers_are_other_classes_if_they_are_written_otherwise(tmp_path: Path) -> None:
+    files = sample("1", "010") | sample("2", "9") | sample("3", "10") | sample("4", "010")
+    write_shard(tmp_path / "a.tar", files)
+    faces = read(tmp_path)
+    assert faces.identities == ["9", "010", "10"]
+    assert faces.labels.tolist() == [1, 0, 2, 1]
+
+
 def test_classes_that_are_not_all_numbers_are_sorted_as_names(tmp_path: Path) -> None:
     files: Files = {}
     for key, identity in enumerate(["zoë", "12", "7", "zoë"]):

@@ -7,7 +7,7 @@ import codecs
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +51,6 @@ class Faces:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
-    def needs_sizes(self) -> bool:
-        """Whether a picture's place in the input depends on its size."""
-        return self.boxes is not None or self.landmarks.shape[1] == 0
-
     def path(self, index: int) -> str:
         """How people are told of a photograph: the path of its file, or the file that it is in and its name there."""
         name = self.names[index].as_py()
@@ -74,6 +69,17 @@ class LabelledFaces(Faces):
     identities: list[str]
     notes: tuple[str, ...] = field(default=(), kw_only=True)  # for people: what the reader left out
     _fingerprint: list[str] = field(default_factory=list, init=False, repr=False, compare=False)  # once it was found
+
+    def take(self, rows: NDArray[np.int64]) -> "LabelledFaces":
+        """The chosen ones, in this order, with the labels that they have here."""
+        return replace(
+            self,
+            names=self.names.take(pa.array(rows)),
+            landmarks=self.landmarks[rows],
+            labels=self.labels[rows],
+            boxes=None if self.boxes is None else self.boxes[rows],
+            storage=self.storage.take(rows) if self.storage else None,
+        )
 
     def fingerprint(self) -> str:
         """Hash of everything that decides what an iteration sees, the pixels aside."""

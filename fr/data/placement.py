@@ -39,14 +39,22 @@ def matrices(
 
     One that can't (no picture, or its box lies outside it) gets a matrix all the same, of no meaning.
     """
-    if not faces.needs_sizes:
-        return _fitted(faces.landmarks[indices], preprocessing), np.ones(len(indices), dtype=bool)
-    sizes = sizes_of(encoded)
-    if faces.boxes is None:
+    if faces.landmarks.shape[1] == 0:
+        sizes = sizes_of(encoded)
         return scaling(np.maximum(sizes, 1), preprocessing.input_size), np.all(sizes > 0, axis=1)
-    low, extent = cut_boxes(faces.boxes[indices], sizes)
-    points = low[:, None] + faces.landmarks[indices] * np.maximum(extent, 1)[:, None]
-    return _fitted(points, preprocessing), np.all(extent > 0, axis=1)
+    points, placed = landmarks(faces, indices, encoded)
+    template = alignment.template_points(preprocessing.template, preprocessing.input_size)
+    return alignment.ALIGNMENTS[preprocessing.alignment](points, template), placed
+
+
+def landmarks(
+    faces: Faces, indices: NDArray[np.int64], encoded: Sequence[NDArray[np.uint8]]
+) -> tuple[alignment.Array, NDArray[np.bool_]]:
+    """Landmarks of the named faces in pixels [N, 5, 2], and of which they can be told [N]; the others' mean nothing."""
+    if faces.boxes is None:
+        return faces.landmarks[indices], np.ones(len(indices), dtype=bool)
+    low, extent = cut_boxes(faces.boxes[indices], sizes_of(encoded))
+    return low[:, None] + faces.landmarks[indices] * np.maximum(extent, 1)[:, None], np.all(extent > 0, axis=1)
 
 
 def cut_boxes(boxes: alignment.Array, sizes: NDArray[np.int64]) -> tuple[alignment.Array, alignment.Array]:
@@ -65,8 +73,3 @@ def scaling(sizes: NDArray[np.int64], input_size: tuple[int, int]) -> alignment.
     found[:, [0, 1], [0, 1]] = factors
     found[:, :, 2] = factors / 2 - 0.5  # points count from the centre of the first pixel
     return found
-
-
-def _fitted(points: alignment.Array, preprocessing: Preprocessing) -> alignment.Array:
-    template = alignment.template_points(preprocessing.template, preprocessing.input_size)
-    return alignment.ALIGNMENTS[preprocessing.alignment](points, template)

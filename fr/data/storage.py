@@ -36,6 +36,10 @@ class TarShards:
         data = read_slice(self._file(root, index), int(self.offsets[index]), int(self.sizes[index]))
         return np.frombuffer(data, dtype=np.uint8)
 
+    def take(self, rows: NDArray[np.int64]) -> "TarShards":
+        """The chosen pictures alone."""
+        return TarShards(self.shards, self.shard[rows], self.offsets[rows], self.sizes[rows])
+
     def _file(self, root: Path, index: int) -> str:
         return f"{root}/{self.shards[self.shard[index]]}"
 
@@ -60,6 +64,10 @@ class RecordFile:
             return np.frombuffer(record_io.unpack(data)[1], dtype=np.uint8)
         except record_io.Damaged as damage:
             raise OSError(errno.EIO, str(damage), path) from damage
+
+    def take(self, rows: NDArray[np.int64]) -> "RecordFile":
+        """The chosen pictures alone."""
+        return RecordFile(self.file, self.offsets[rows], self.sizes[rows])
 
 
 class _Opened:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fr.data.annotations import LabelledFaces, check_landmarks, existing_folder, refuse
-from fr.data.lines import read_lines, sorted_classes
+from fr.data.lines import read_lines
 from fr.data.storage import TarShards
 from fr.data.tar_members import CutShort, tar_members
 from fr.errors import InputError
@@ -65,9 +65,9 @@ class _Shard:
 def read_tar(root: str, list_file: str, aligned: bool) -> LabelledFaces:
     """All samples of the shards that list_file names, one a line, or of all *.tar below `root` in order of their names.
 
-    Classes ascend by number if all are whole numbers, else as text; gaps are closed. aligned: the pictures are aligned
-    crops. A shard that is cut short gives its samples up to there, and a note. InputError names shard and member of
-    what doesn't fit.
+    Labels ascend by the classes' numbers if all are whole numbers, else as text; gaps are closed. aligned: the pictures
+    are aligned crops. A shard that is cut short gives its samples up to there, and a note. InputError names shard and
+    member of what doesn't fit.
     """
     folder, shards = Path(root), shard_names(root, list_file)
     # A minute a million samples: the first rank of a host shows how far it is.
@@ -85,9 +85,7 @@ def read_tar(root: str, list_file: str, aligned: bool) -> LabelledFaces:
         np.concatenate([part.sizes for part in parts]),
     )
     points = _landmarks(parts, aligned, root, lambda row: storage.path(folder, row, names[row].as_py()))
-    classes = pa.concat_arrays([part.classes for part in parts])
-    numbered = all(re.fullmatch(_WHOLE, name) for name in classes.unique().to_pylist())
-    labels, identities = sorted_classes(classes, int if numbered else None)
+    labels, identities = _labels(pa.concat_arrays([part.classes for part in parts]))
     return LabelledFaces(folder, names, points, labels, identities, storage=storage, notes=_notes(parts))
 
 
@@ -111,6 +109,17 @@ def _found(folder: Path) -> list[str]:
         raise InputError(f"--train_data_root {folder}: no *.tar in it or below")
     refuse([f"{str(folder / name)!r}: the name isn't UTF-8" for name in shards if not _is_text(name)])
     return shards
+
+
+def _labels(classes: pa.StringArray) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels [N] and identities of classes [N]."""
+    coded = classes.dictionary_encode()
+    found = coded.dictionary.to_pylist()
+    numbered = all(re.fullmatch(_WHOLE, name) for name in found)
+    identities = sorted(found, key=lambda name: (int(name) if numbered else 0, name))
+    rank = {name: label for label, name in enumerate(identities)}
+    labels = np.array([rank[name] for name in found], dtype=np.int64)
+    return labels[coded.indices.to_numpy(zero_copy_only=False)], identities
 
 
 def _landmarks(parts: list[_Shard], aligned: bool, root: str, where: Callable[[int], str]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from fr.data import formats
 from fr.data.annotations import LabelledFaces
-from fr.data.cache import Damaged, Entry, cache_folder
+from fr.data.cache import _MAGIC, _TAIL, Damaged, Entry, cache_folder
 from fr.data.formats import read_on_all_ranks, read_training_faces
 from fr.data.storage import RecordFile, TarShards
 from fr.distributed import Ranks
@@ -143,9 +144,9 @@ def labelled_faces(draw: st.DrawFn) -> LabelledFaces:
 @given(labelled_faces())
 def test_what_comes_out_is_what_went_in(tmp_path: Path, faces: LabelledFaces) -> None:
     entry = Entry(tmp_path, "question", "state")
-    entry.store((faces, "fingerprint"))
+    returned = entry.store((faces, "fingerprint"))
     kept, fingerprint = entry.load()
-    assert same(kept, faces)
+    assert same(kept, faces) and same(returned, (kept, fingerprint))
     assert fingerprint == "fingerprint"
     assert not kept.landmarks.flags.writeable
     whole = dataclasses.replace(faces, names=pa.array(faces.names.to_pylist(), pa.string()))
@@ -305,7 +306,7 @@ def test_an_entry_cut_at_any_byte_is_damaged(entry: Entry) -> None:
     assert is_damaged(entry, whole + b"\0")
 
 
-@settings(max_examples=1_000, deadline=None, suppress_health_check=SHARED_FOLDER)
+@settings(max_examples=500, deadline=None, suppress_health_check=SHARED_FOLDER)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_an_entry_with_a_flipped_bit_is_damaged(entry: Entry, place: float, bit: int) -> None:
     whole = bytearray(entry.path.read_bytes())
@@ -319,6 +320,20 @@ def test_an_entry_with_a_flipped_bit_is_damaged(entry: Entry, place: float, bit:
 @given(st.binary(max_size=200))
 def test_a_foreign_file_is_damaged(entry: Entry, content: bytes) -> None:
     assert is_damaged(entry, content)
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=SHARED_FOLDER)
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=5))
+def test_a_forged_entry_is_damaged_or_a_value_and_nothing_else(entry: Entry, changes: list[tuple[float, int]]) -> None:
+    """With a checksum that is right: what Arrow maps is checked not to lead out of the file."""
+    original = entry.path.read_bytes()
+    forged = bytearray(original[: -_TAIL.size])
+    for place, byte in changes:
+        forged[int(place * len(forged))] = byte
+    entry.path.write_bytes(bytes(forged) + _TAIL.pack(_MAGIC, zlib.crc32(forged)))
+    with contextlib.suppress(Damaged):
+        repr(entry.load())
+    entry.path.write_bytes(original)
 
 
 def test_an_entry_under_another_name_is_damaged(entry: Entry) -> None:

@@ -56,24 +56,18 @@ class Entry:
         try:
             with self.path.open("rb") as file:
                 _check_sum(file)
-                whole = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                found = self._mapped(file)
         except OSError:
             return None
-        try:
-            batch = pa.ipc.open_stream(whole).read_next_batch()
-            batch.validate(full=True)
-            key, value = (json.loads(batch.schema.metadata[name]) for name in (b"key", b"value"))
-            found = _unpacked(value, [column.flatten() for column in batch.columns])
-        except (pa.ArrowException, OSError, StopIteration, LookupError, TypeError, ValueError) as error:
-            raise Damaged(f"{self.path}: {error}") from error
-        if key != self._key:
-            raise Damaged(f"{self.path}: it was written under another name")
         with contextlib.suppress(OSError):
             os.utime(self.path)  # the entries used last are kept
         return found
 
-    def store(self, value: object) -> None:
-        """Write whole or not at all, and remove what nobody needs any more; OSError when that can't be."""
+    def store(self, value: object) -> Any:
+        """Write whole or not at all, and remove what nobody needs any more; returns what `load` will.
+
+        OSError when that can't be.
+        """
         columns: list[pa.Array] = []
         packed = _packed(value, columns)
         lists = [pa.LargeListArray.from_arrays(pa.array([0, len(one)], pa.int64()), one) for one in columns]
@@ -88,12 +82,28 @@ class Entry:
                 file.write(_TAIL.pack(_MAGIC, _sum(file, file.tell())))
                 file.flush()
                 os.fsync(descriptor)
+                kept = self._mapped(file)
             os.replace(temporary, self.path)
         except BaseException:
             os.unlink(temporary)
             raise
         with contextlib.suppress(OSError):  # such as another process that cleans, too
             self._clean()
+        return kept
+
+    def _mapped(self, file: BinaryIO) -> Any:
+        """The value in a file whose checksum is right, which stays mapped as long as a column of it is in use."""
+        whole = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        try:
+            batch = pa.ipc.open_stream(whole).read_next_batch()
+            batch.validate(full=True)
+            key, value = (json.loads(batch.schema.metadata[name]) for name in (b"key", b"value"))
+            found = _unpacked(value, [column.flatten() for column in batch.columns])
+        except (pa.ArrowException, OSError, StopIteration, LookupError, TypeError, ValueError) as error:
+            raise Damaged(f"{self.path}: {error}") from error
+        if key != self._key:
+            raise Damaged(f"{self.path}: it was written under another name")
+        return found
 
     @property
     def _key(self) -> list[Any]:

@@ -129,8 +129,7 @@ def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
         return None
     if not kept:
         return None
-    faces: LabelledFaces = kept[0]
-    faces.remember(kept[1])
+    faces = _known(*kept)
     existing_folder("--train_data_root", source.root)
     if not faces.storage:
         check_first_photograph(faces, "--train_data_root")
@@ -143,12 +142,15 @@ def _built(entry: Entry, reader: Reader, source: Source, keeps: bool) -> Labelle
     if not keeps:
         return faces
     try:
-        entry.store((faces, faces.fingerprint()))
+        faces = _known(*entry.store((faces, faces.fingerprint())))
     except OSError as error:
         _say(f"--data_cache {entry.folder}: the data can't be kept for the next start: {error.strerror}")
-        return faces
-    faces = _kept(entry, source) or faces
     pa.default_memory_pool().release_unused()  # hundreds of megabytes; Arrow keeps them for what it reads next
+    return faces
+
+
+def _known(faces: LabelledFaces, fingerprint: str) -> LabelledFaces:
+    faces.remember(fingerprint)
     return faces
 
 

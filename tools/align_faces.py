@@ -110,13 +110,18 @@ def aligned_crops(
 
 
 def _batches(indices: NDArray[np.int64], preprocessing: Preprocessing, margin: float) -> Iterator[SampleBatch]:
-    height, width = preprocessing.input_size
-    shrink = 1 / (1 + 2 * margin)
-    middle = np.array([[(width - 1) / 2], [(height - 1) / 2]])
-    move = np.concatenate([shrink * np.eye(2), (1 - shrink) * middle], axis=1)
+    move = widened(preprocessing.input_size, margin)
     for first in range(0, len(indices), BATCH):
         chunk = indices[first : first + BATCH]
         yield SampleBatch(chunk, np.tile(move, (len(chunk), 1, 1)), {})
+
+
+def widened(input_size: tuple[int, int], margin: float) -> NDArray[np.float64]:
+    """From an input of (height, width) to one that shows `margin` of its sides more on each of them: [2, 3]."""
+    height, width = input_size
+    shrink = 1 / (1 + 2 * margin)
+    middle = np.array([[(width - 1) / 2], [(height - 1) / 2]])
+    return np.concatenate([shrink * np.eye(2), (1 - shrink) * middle], axis=1)
 
 
 def _own(group: Group) -> None:

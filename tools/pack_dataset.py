@@ -1,0 +1,246 @@
+#!/usr/bin/env python3
+"""Pack training data of any format into tar shards (WebDataset), which --train_dataset tar reads.
+
+    python tools/pack_dataset.py --out shards @my_data.yml
+    python tools/pack_dataset.py --out crops --align 160 --margin 0.25 @my_data.yml
+    python train.py --train_dataset tar --train_data_root shards
+
+Pictures are packed as they are, to the byte, with class and landmarks beside them; or with --align as crops around the
+face, with the landmarks moved along. Pictures that can't be used are left out and named in OUT/*.left_out.txt; those
+that are packed as they are have only their headers looked at. The same data and options give the same shards.
+Interrupted or killed, run it again: whole shards stay, the others are made.
+"""
+
+import io
+import json
+import os
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.data import alignment, placement
+from fr.data.annotations import LabelledFaces, refuse, shown
+from fr.data.formats import read_training_faces
+from fr.data.pipeline import DaliSettings
+from fr.data.tar_shards import PICTURES
+from fr.errors import InputError, run_plainly
+from fr.files import replace_file
+from fr.option_types import COUNT_OR_0, FLAG, NOT_NEGATIVE, POSITIVE, TEXT, checked
+from fr.options import Group, tool_options
+from fr.photographs import Pixels
+from fr.preprocessing import Preprocessing
+from fr.randomness import Purpose, generator
+from tools.align_faces import aligned_crops, widened
+from tools.parallel import map_in_processes
+
+PLAN, LEFT_OUT = "pack.json", ".left_out.txt"
+_LOOKED_AT = 200  # pictures whose sizes say how many fill a shard
+_QUALITY = checked(int, "a whole number in [1, 100]", lambda x: 1 <= x <= 100)
+_CROP = checked(int, "0, or a whole number >= 32", lambda x: x == 0 or x >= 32)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """side [pixels] of a square crop that shows the aligned face and `margin` of its side on each side of it."""
+
+    side: int
+    margin: float
+    quality: int  # of JPEG
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture to pack. ending: of its file. points: [5, 2] pixels, [0, 2] of aligned crops."""
+
+    row: int
+    ending: str
+    picture: bytes
+    points: NDArray[np.float64]
+
+
+def main(argv: list[str]) -> int:
+    resolved = tool_options("tools/pack_dataset.py", "Pack training data into tar shards.", _own, _problems, argv)
+    options = resolved.values
+    crop = Crop(options.align, options.margin, options.quality) if options.align else None
+    faces = read_training_faces(resolved.as_dict())
+    if crop and not faces.landmarks.shape[1]:
+        raise InputError("--align: these pictures are aligned crops already; they can be packed as they are")
+    refuse([f"identity {name!r}: can't be a class in a shard" for name in faces.identities if name != _class(name)])
+    if options.shuffle:
+        faces = faces.take(generator(0, Purpose.ORDER).permutation(len(faces)))
+    out = Path(options.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _pack(faces, crop, options.shard_size, out, options.workers)
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: can't be written: {error.strerror}") from error
+    print("\n".join([*faces.notes, _summary(out, len(faces))]))
+    return 0
+
+
+def _own(group: Group) -> None:
+    add = group.add_argument
+    add("--out", type=TEXT, help="folder for the shards")
+    add("--shard_size", type=POSITIVE, default=256.0, help="of a shard, about [MB]")
+    add("--align", type=_CROP, default=0, help="side of crops around aligned faces [pixels]; 0 = pictures as they are")
+    add("--margin", type=NOT_NEGATIVE, default=0.25, help="around an aligned face [fraction of its side]; 0 = none")
+    add("--quality", type=_QUALITY, default=95, help="of the crops' JPEG, without subsampling of colour [1 … 100]")
+    add("--shuffle", **FLAG, help="in a random order, always the same, for programs that read in order; false = off")
+    add("--workers", type=COUNT_OR_0, default=0, help="[processes]; 0 = one a core")
+
+
+def _problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    idle = [name for name in ("margin", "quality") if values.get(name, defaults[name]) != defaults[name]]
+    return [f"{origins[name]}: --{name}: no effect without --align" for name in idle if values.get("align") == 0]
+
+
+def _class(name: str) -> str:
+    """What the reader makes of it."""
+    return name.strip() if name.isprintable() else ""
+
+
+def _pack(faces: LabelledFaces, crop: Crop | None, shard_size: float, out: Path, workers: int) -> None:
+    count = _images_a_shard(faces, crop, shard_size, out)
+    parts = {out / f"shard-{first // count:06d}.tar": first for first in range(0, len(faces), count)}
+    todo = {path: first for path, first in parts.items() if not path.exists()}
+    if len(todo) < len(parts):
+        print(f"{len(parts) - len(todo):,} of {len(parts):,} shards were made before", flush=True)
+    rows = np.arange(len(faces))
+    items = [(path, faces.take(rows[first : first + count])) for path, first in todo.items()]
+    for _ in map_in_processes(partial(write_shard, crop), items, workers, "packing", "shard"):
+        pass
+
+
+def _images_a_shard(faces: LabelledFaces, crop: Crop | None, shard_size: float, out: Path) -> int:
+    """How many pictures come into a shard, by the mean of some of them; OUT keeps it for the next time."""
+    plan = out / PLAN
+    settings = {"data": faces.fingerprint(), "shard_size": shard_size, "crop": asdict(crop) if crop else None}
+    if plan.exists():
+        count = _kept_count(plan, settings)
+        if not count:
+            raise InputError(f"{plan}: the shards here are of other data or options; give another --out")
+        return count
+    if any(out.glob("*.tar")):
+        raise InputError(f"--out {out}: holds shards of another origin; give another folder")
+    some = faces.take(np.unique(np.linspace(0, len(faces) - 1, _LOOKED_AT).astype(np.int64)))
+    found = list(samples(some, crop))
+    sizes = [_size_in_shard(some, sample) for sample in found if isinstance(sample, Sample)]
+    if not sizes:
+        raise InputError(f"none of {len(found)} pictures looked at can be packed: {found[0]}")
+    count = max(1, int(shard_size * 2**20 / np.mean(sizes)))
+    replace_file(plan, json.dumps(settings | {"images": count}).encode())
+    return count
+
+
+def _kept_count(plan: Path, settings: dict[str, Any]) -> int:
+    """What an earlier run with these settings has counted; 0 if the file is of another one."""
+    try:
+        kept = json.loads(plan.read_text())
+    except ValueError:
+        return 0
+    count: int = kept.pop("images", 0) if isinstance(kept, dict) else 0
+    return count if kept == settings else 0
+
+
+def _size_in_shard(faces: LabelledFaces, sample: Sample) -> int:
+    blocks = [1 + -(-len(content) // tarfile.BLOCKSIZE) for content in _files(faces, sample).values()]
+    return sum(blocks) * tarfile.BLOCKSIZE
+
+
+def write_shard(crop: Crop | None, item: tuple[Path, LabelledFaces]) -> None:
+    """One shard, whole or not at all, and beside it the names of the pictures left out."""
+    path, faces = item
+    temporary = path.with_name(f".{path.name}.tmp")
+    keys: set[str] = set()
+    left_out = []
+    with tarfile.open(temporary, "w") as shard:
+        for sample in samples(faces, crop):
+            if isinstance(sample, str):
+                left_out.append(sample)
+                continue
+            name = PurePosixPath(faces.names[sample.row].as_py())
+            key = str(name.with_name(name.stem.replace(".", "_")))  # a key ends at its first dot
+            key += f"_{sample.row}" if key in keys else ""
+            keys.add(key)
+            for ending, content in _files(faces, sample).items():
+                member = tarfile.TarInfo(f"{key}.{ending}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    if left_out:
+        replace_file(path.with_suffix(LEFT_OUT), "".join(f"{problem}\n" for problem in left_out).encode())
+    os.replace(temporary, path)
+
+
+def _files(faces: LabelledFaces, sample: Sample) -> dict[str, bytes]:
+    """Ending → content. The picture comes last: where a shard is cut, class and landmarks of it are known."""
+    points = " ".join(map(repr, sample.points.ravel().tolist()))
+    return {
+        "cls": faces.identities[faces.labels[sample.row]].encode(),
+        **({"landmarks": points.encode()} if points else {}),
+        sample.ending: sample.picture,
+    }
+
+
+def samples(faces: LabelledFaces, crop: Crop | None) -> Iterator[Sample | str]:
+    """What to pack of each face, or what is wrong with its picture."""
+    return _crops(faces, crop) if crop else _as_they_are(faces)
+
+
+def _as_they_are(faces: LabelledFaces) -> Iterator[Sample | str]:
+    for row in range(len(faces)):
+        try:
+            encoded = faces.read(row)
+        except OSError as error:
+            yield f"{faces.path(row)}: can't be read: {error.strerror}"
+            continue
+        points, placed = placement.landmarks(faces, np.array([row]), [encoded])
+        if not placement.sizes_of([encoded]).all():
+            yield f"{faces.path(row)}: can't be decoded: {'no picture' if len(encoded) else 'it is empty'}"
+        elif not placed.all():
+            yield f"{faces.path(row)}: the box of its face lies outside the picture"
+        else:
+            ending = PurePosixPath(faces.names[row].as_py()).suffix[1:].lower()
+            yield Sample(row, ending if ending in PICTURES else "jpg", encoded.tobytes(), points[0])
+
+
+def _crops(faces: LabelledFaces, crop: Crop) -> Iterator[Sample | str]:
+    contract = Preprocessing((crop.side, crop.side), template="arcface")
+    move = widened(contract.input_size, crop.margin)[None]
+    every = np.arange(len(faces))
+    for row, pixels in aligned_crops(faces, every, contract, crop.margin, DaliSettings("cpu", None, 1)):
+        if isinstance(pixels, str):
+            yield pixels
+            continue
+        encoded = [faces.read(row)] if faces.boxes is not None else []
+        points, _ = placement.landmarks(faces, every[row : row + 1], encoded)
+        matrix, _ = placement.matrices(faces, every[row : row + 1], encoded, contract)
+        (moved,) = alignment.transform(alignment.compose(move, matrix), points)
+        yield Sample(row, "jpg", _jpeg(pixels, crop.quality), moved)
+
+
+def _jpeg(image: Pixels, quality: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "JPEG", quality=quality, subsampling=0)
+    return out.getvalue()
+
+
+def _summary(out: Path, images: int) -> str:
+    problems = [line for path in sorted(out.glob(f"*{LEFT_OUT}")) for line in path.read_text().splitlines()]
+    shards = list(out.glob("shard-*.tar"))
+    size = sum(path.stat().st_size for path in shards) / 2**20
+    packed = f"{images - len(problems):,} of {images:,} pictures in {len(shards):,} shards, {size:,.0f} MB"
+    return "\n".join([*shown(problems), f"{out}: {packed}; {len(problems):,} left out (*{LEFT_OUT})"])
+
+
+if __name__ == "__main__":
+    run_plainly("tools/pack_dataset.py", main)

@@ -337,14 +337,20 @@ def test_landmarks_in_boxes_are_checked_in_pixels(dataset: str, tmp_path: Path) 
     assert [(of.kind, of.row, of.detail) for of in found] == [("landmarks", 1, "outside the picture: 1 of 5")]
 
 
-def test_nothing_usable_is_a_finding_and_no_failure(tmp_path: Path, in_this_process: list[int]) -> None:
+def test_nothing_usable_is_a_finding_and_no_failure(
+    tmp_path: Path, in_this_process: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
     data = Data(tmp_path)
     data.photographs("a/1.jpg")
+    (data.root / "b").mkdir()
     out = tmp_path / "out"
     words = ["--train_dataset", "folder", "--train_data_root", str(data.root), "--aligned"]
     assert main([str(out), *words]) == 1
     assert counts(out) == {"unusable": 1, "few_images": 1}
     assert (out / "cleaned_images.txt").read_text() == ""
+    note = f"1 folders of {data.root} without pictures left out: b"
+    assert note in capsys.readouterr().out
+    assert note in Page((out / "index.html").read_text()).text
 
 
 def test_people_of_vggface2_are_found_in_lfw_by_name(shared_data: Path) -> None:

@@ -61,19 +61,19 @@ def main(argv: list[str]) -> int:
     about = {
         "Data": f"{options.train_dataset}, {options.train_data_root} {options.train_list}",
         "Photographs": f"{len(faces):,} of {len(faces.identities):,} identities; {findings.stays.sum():,} stay",
-    }
+    } | ({"Left out by the reader": "; ".join(faces.notes)} if faces.notes else {})
     files = {
         "findings.csv": _table(faces, findings).encode(),
         "index.html": findings_page(faces, facts, findings, arguments.drop, about, arguments.thumbnails),
     }
     if lines is not None:
         # A folder of landmark files is asked for the one that goes with the name of a list, or of the root.
-        name = f"cleaned_{Path(options.train_list or options.train_data_root).stem}.txt"
+        name = f"cleaned_{Path(options.train_list or options.train_data_root).absolute().stem}.txt"
         files[name] = "".join(f"{lines[row]}\n" for row in np.flatnonzero(findings.stays).tolist()).encode()
     for name, content in files.items():
         _write(arguments.out / name, content)
     wrote = ", ".join(str(arguments.out / name) for name in files)
-    print("\n".join([*_summary(findings, arguments.drop), about["Photographs"], f"wrote {wrote}"]))
+    print("\n".join([*faces.notes, *_summary(findings, arguments.drop), about["Photographs"], f"wrote {wrote}"]))
     return 0 if findings.stays.all() else 1
 
 

@@ -5,6 +5,7 @@ N pictures. A signature is [4] uint64.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -25,11 +26,12 @@ def signature(grey: NDArray[np.float64]) -> Signatures:
     The perceptual hash of Zauner ("Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), but
     of 256 frequencies: faces that are aligned are alike in the lowest 64.
     """
-    coefficients = _BASIS @ (grey - grey.mean()).ravel()
+    coefficients = _basis() @ (grey - grey.mean()).ravel()
     packed: Signatures = np.packbits(coefficients > _ROUNDING).view(np.uint64)
     return packed
 
 
+@lru_cache(maxsize=1)
 def _basis() -> NDArray[np.float64]:
     """[256, 32 · 32]: the products of cosines of the lowest frequencies, by their distance from 0."""
     steps = np.arange(SIDE)
@@ -38,11 +40,8 @@ def _basis() -> NDArray[np.float64]:
     return np.array([np.outer(cosines[u], cosines[v]).ravel() for _, u, v in order])
 
 
-_BASIS = _basis()
-
-
 def near_pairs(signatures: Signatures, radius: int) -> NDArray[np.int64]:
-    """All pairs of distinct signatures [N, 4] that differ in at most `radius` bits: [P, 2], the lower row first.
+    """All pairs of signatures [N, 4] that differ in at most `radius` bits: [P, 2], the lower row first.
 
     Cut into radius + 2 blocks, two such signatures are equal in two blocks at least (Manku, Jain and Sarma,
     "Detecting Near-Duplicates for Web Crawling", 2007): sorted by each two blocks, they stand together.
@@ -102,8 +101,9 @@ def conflicts(nodes: Rows, alike: Mapping[int, Sequence[int]], labels: Rows, row
     found: dict[int, int] = {}
     for row in rows:
         node = int(nodes[row])
-        others = (other for same in (node, *alike.get(node, ())) for label, other in first[same].items()
-                  if label != labels[row])  # fmt: skip
-        if (other := next(others, None)) is not None:
-            found[row] = other
+        for same in (node, *alike.get(node, ())):
+            other = next((other for label, other in first[same].items() if label != labels[row]), None)
+            if other is not None:
+                found[row] = other
+                break
     return found

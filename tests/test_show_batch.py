@@ -97,7 +97,7 @@ def test_a_caption_says_what_was_drawn_and_nothing_else() -> None:
     assert words(colored) == "crop to 25 %, brightness 1.50, contrast 0.50, saturation 2.00"
     assert words(replace(colored, gray=yes)) == "crop to 25 %, brightness 1.50, contrast 0.50, grey"
     damaged = replace(nothing, box_count=np.array([0, 2]), blur=yes, lowres=yes, lowres_ratio=quarter)
-    assert words(damaged) == "2 boxes, blur, resolution 25 %"
+    assert words(damaged) == "boxes 2, blur, resolution 25 %"
     extent = np.array([[1, 1], [0.5, 0.24]])
     damaged = replace(nothing, jpeg=yes, jpeg_quality=np.array([1, 9]), erase=yes, erase_extent=extent)
     assert words(damaged) == "JPEG 9, erased 12 %"

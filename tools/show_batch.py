@@ -102,7 +102,7 @@ def describe(draws: Draws, row: int) -> list[str]:
         f"contrast {contrast:.2f}": draws.color[row],
         f"saturation {saturation:.2f}": draws.color[row] and not draws.gray[row],
         "grey": draws.gray[row],
-        f"{draws.box_count[row]} boxes": draws.box_count[row] > 0,
+        f"boxes {draws.box_count[row]}": draws.box_count[row] > 0,
         "blur": draws.blur[row],
         f"resolution {100 * draws.lowres_ratio[row]:.0f} %": draws.lowres[row],
         f"JPEG {draws.jpeg_quality[row]}": draws.jpeg[row],

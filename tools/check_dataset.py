@@ -128,12 +128,13 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="tools/check_dataset.py",
         description=__doc__,
+        epilog="\n".join(["kinds of findings:", *(f"  {kind:22} {what}" for kind, what in KINDS.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="folder for what is found")
-    dropped = f"left out of the cleaned list, of {', '.join(KINDS)} (default: {' '.join(DROPPED)})"
+    dropped = f"kinds that are left out of the cleaned list (default: {' '.join(DROPPED)})"
     add("--drop", nargs="*", choices=KINDS, default=list(DROPPED), metavar="KIND", help=dropped)
     fewest = "that an identity must keep [photographs] (default: %(default)s)"
     add("--min_images", type=COUNT, default=Limits.min_images, metavar="N", help=fewest)

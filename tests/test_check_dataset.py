@@ -15,8 +15,10 @@ from fr.data.vgg import person_names
 from fr.errors import InputError
 from tests.conftest import Losses, data_options, launch, losses, validation_options
 from tests.planted_faults import EXPECTED, Planted, spoil
+from tests.test_damage import encoded, picture
 from tests.test_formats import LINES, Data, write_table
 from tests.test_report import Page
+from tests.test_tar import sample, write_shard
 from tools import picture_facts
 from tools.check_dataset import list_lines, main
 from tools.dataset_checks import DROPPED, KINDS, Limits, check, plain_name, same_names
@@ -243,6 +245,17 @@ def test_nothing_usable_is_a_finding_and_no_failure(
     note = f"1 folders of {data.root} without pictures left out: b"
     assert note in capsys.readouterr().out
     assert note in Page((out / "index.html").read_text()).text
+
+
+def test_shards_have_findings_and_no_list(tmp_path: Path, in_this_process: list[int]) -> None:
+    photograph = encoded(picture(0))
+    files = sample("p/1", "0", photograph) | sample("p/2", "1", b"") | sample("q/3", "1", photograph)
+    write_shard(tmp_path / "shards/a.tar", files)
+    out = tmp_path / "out"
+    assert main([str(out), "--train_dataset", "tar", "--train_data_root", str(tmp_path / "shards")]) == 1
+    assert counts(out) == {"unusable": 1, "landmarks": 2, "duplicate_across": 2, "few_images": 2}
+    assert {row["path"] for row in rows(out) if row["kind"] == "duplicate_across"} == {"p/1.jpg", "q/3.jpg"}
+    assert {path.name for path in out.iterdir()} == {"findings.csv", "index.html", "facts"}
 
 
 def test_people_of_vggface2_are_found_in_lfw_by_name(shared_data: Path) -> None:

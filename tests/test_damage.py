@@ -6,7 +6,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +82,7 @@ def faces(tmp_path: Path) -> LabelledFaces:
 
 def as_if_listed(faces: LabelledFaces, instead: dict[int, int]) -> LabelledFaces:
     """The list of someone who knew: the rows of bad photographs are those of the ones that stand in."""
-    rows = np.array([instead.get(index, index) for index in range(len(faces))])
-    names, landmarks, labels = faces.names.take(pa.array(rows)), faces.landmarks[rows], faces.labels[rows]
-    return replace(faces, names=names, landmarks=landmarks, labels=labels)
+    return faces.take(np.array([instead.get(index, index) for index in range(len(faces))]))
 
 
 def stream(

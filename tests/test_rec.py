@@ -3,7 +3,6 @@
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def
 
 from fr.data import insightface
-from fr.data.annotations import LabelledFaces
 from fr.data.bad_images import BadImages
 from fr.data.insightface import read_records
 from fr.data.storage import RecordFile
 from fr.errors import InputError
 from tests.conftest import Losses, same_weights, weights
-from tests.test_damage import assert_equal, batches, encoded, picture, reported
+from tests.test_damage import as_if_listed, assert_equal, batches, encoded, picture, reported
+from tests.test_formats import option_problems
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 
@@ -176,14 +175,6 @@ def sixteen() -> list[list[bytes]]:
     return [images[first : first + 4] for first in range(0, 16, 4)]
 
 
-def as_if_listed(faces: LabelledFaces, instead: dict[int, int]) -> LabelledFaces:
-    """The faces of someone who knew: the rows of bad photographs are those of the ones that stand in."""
-    rows = np.array([instead.get(row, row) for row in range(len(faces))])
-    stored = faces.storage
-    assert isinstance(stored, RecordFile)
-    return replace(faces, storage=replace(stored, offsets=stored.offsets[rows], sizes=stored.sizes[rows]))
-
-
 @pytest.mark.parametrize("kind", [*DAMAGE, "cut short"])
 @pytest.mark.parametrize("when", ["before", "in mid-run"])
 def test_a_corrupt_record_is_replaced_exactly(kind: str, when: str, sixteen: list[list[bytes]], tmp_path: Path) -> None:
@@ -279,6 +270,16 @@ def test_an_index_of_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.idx").write_text("0\t4\n1\t8\n")
     assert problems(tmp_path) == (
         f"{tmp_path}/train.rec: no picture can be read; does {tmp_path}/train.idx belong to it?",
+    )
+
+
+def test_options_that_it_does_not_use_are_refused() -> None:
+    for word, value in {"list": "l", "landmarks": "p", "meta": "m"}.items():
+        assert option_problems("--train_dataset", "rec", f"--train_{word}", value) == (
+            f"command line: --train_{word}: not used by --train_dataset rec",
+        )
+    assert option_problems("--train_dataset", "rec", "--aligned") == (
+        "command line: --aligned: not used by --train_dataset rec",
     )
 
 

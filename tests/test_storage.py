@@ -45,9 +45,9 @@ def test_a_shard_that_shrinks_or_goes_away_is_an_error_with_words(tmp_path: Path
     stored = slices(["a.tar", "none.tar"], [(0, 900, 100), (1, 0, 1)])
     assert stored.read(tmp_path, 0).tobytes() == BYTES[900:]
     os.truncate(tmp_path / "a.tar", 930)
-    with pytest.raises(OSError, match="the file ends 70 bytes before it does") as caught:
+    with pytest.raises(OSError, match="cut short, 70 bytes are missing") as caught:
         stored.read(tmp_path, 0)
-    assert caught.value.strerror == "the file ends 70 bytes before it does"
+    assert caught.value.strerror == "cut short, 70 bytes are missing"
     with pytest.raises(FileNotFoundError):
         stored.read(tmp_path, 1)
 

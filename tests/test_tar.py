@@ -22,7 +22,7 @@ from fr.data.tar_shards import read_tar
 from fr.data.vgg import read_vgg
 from fr.errors import InputError
 from tests.conftest import Losses, same_weights, weights
-from tests.test_damage import assert_equal, batches, encoded, picture, reported
+from tests.test_damage import as_if_listed, assert_equal, batches, encoded, picture, reported
 
 POINTS = [30.5, 40.25, 70.0, 41.0, 50.0, 60.0, 35.0, 80.0, 65.0, 81.5]
 TEN = " ".join(map(str, POINTS)).encode()
@@ -279,7 +279,7 @@ def test_a_shard_cut_anywhere_gives_its_whole_samples_and_says_so(tmp_path: Path
             if ends[row] <= size:
                 assert faces.read(row).tobytes() == expected.read(row).tobytes()
             else:
-                with pytest.raises(OSError, match="the file ends"):
+                with pytest.raises(OSError, match="cut short"):
                     faces.read(row)
         note = f"{cut} is cut short or damaged: {count} samples in it are used, what follows isn't"
         assert faces.notes == (() if size >= complete else (note,))
@@ -349,15 +349,6 @@ def sixteen(tmp_path_factory: pytest.TempPathFactory) -> LabelledFaces:
     return read(folder)
 
 
-def as_if_listed(faces: LabelledFaces, instead: dict[int, int]) -> LabelledFaces:
-    """The faces of someone who knew: the rows of bad photographs are those of the ones that stand in."""
-    rows = np.array([instead.get(row, row) for row in range(len(faces))])
-    stored = faces.storage
-    assert isinstance(stored, TarShards)
-    moved = replace(stored, shard=stored.shard[rows], offsets=stored.offsets[rows], sizes=stored.sizes[rows])
-    return replace(faces, landmarks=faces.landmarks[rows], labels=faces.labels[rows], storage=moved)
-
-
 def copied(faces: LabelledFaces, folder: Path) -> LabelledFaces:
     for path in faces.root.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
@@ -375,7 +366,7 @@ def test_a_shard_that_is_cut_is_replaced_from_exactly(sixteen: LabelledFaces, tm
     bad = BadImages(1)
     assert_equal(batches(found, bad), expected)
     (problem,) = reported(bad)
-    assert problem.startswith(f"{tmp_path}/1.tar: p2/11.jpg: can't be read: the file ends ")
+    assert problem.startswith(f"{tmp_path}/1.tar: p2/11.jpg: can't be read: cut short, ")
 
 
 @pytest.mark.parametrize("kind", ["gone", "shorter", "garbage"])

@@ -93,5 +93,5 @@ def read_slice(path: str, offset: int, size: int) -> bytes:
         _opened.cache_clear()  # a share that came back needs new descriptors
         raise
     if len(data) < size:
-        raise OSError(errno.EIO, f"the file ends {size - len(data):,} bytes before it does", path)
+        raise OSError(errno.EIO, f"cut short, {size - len(data):,} bytes are missing", path)
     return data

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -90,17 +91,28 @@ def use_huge_pages() -> None:
 _FACTS = {"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1}
 
 
-def highest(value: int) -> int:
+def highest(value: int, group: dist.ProcessGroup | None = None) -> int:
     """The largest of the ranks' values, on every rank: how they agree on a signal or a failure (C11)."""
     agreed = torch.tensor(value)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+    dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=group)
     return int(agreed)
 
 
-def raise_together(failure: InputError | None, elsewhere: str) -> None:
+def raise_together(failure: InputError | None, elsewhere: str, group: dist.ProcessGroup | None = None) -> None:
     """Raise on every rank if one has failed (C11): its own failure, or InputError(elsewhere) on the others."""
-    if highest(failure is not None):
+    if highest(failure is not None, group):
         raise failure or InputError(elsewhere)
+
+
+@contextmanager
+def patient_group() -> Iterator[dist.ProcessGroup]:
+    """All ranks again, waiting for each other for days: elsewhere half an hour without an answer ends the run."""
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    assert isinstance(group, dist.ProcessGroup)  # no rank is left out
+    try:
+        yield group
+    finally:
+        dist.destroy_process_group(group)
 
 
 def broadcast_buffers(module: nn.Module) -> None:

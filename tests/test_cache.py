@@ -10,6 +10,7 @@ import signal
 import time
 import zlib
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -474,6 +475,25 @@ def test_without_a_place_to_keep_it_every_rank_reads(
     for cache, said in (("none", ""), (file, complaint)):
         found = run_distributed(2, read_as_ranks, data.options | {"train_dataset": "vgg", "data_cache": cache})
         assert found == [(expected, 1, said, 0), (expected, 1, "", 0)]
+
+
+def read_slowly(options: dict[str, Any], store: str) -> tuple[str, int, str, int]:
+    """As `read_as_ranks`, in a group whose ranks wait for each other for a second, while the reader takes two."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    torch.distributed.destroy_process_group()
+    second = timedelta(seconds=1)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=second)
+    reader = formats.READERS["vgg"]
+    formats.READERS["vgg"] = lambda source: (time.sleep(2), reader(source))[1]  # type: ignore[func-returns-value]
+    return read_as_ranks(options)
+
+
+def test_ranks_wait_for_a_reader_that_takes_longer_than_any_collective_may(
+    run_distributed: Callable[..., list[Any]], data: Data, tmp_path: Path
+) -> None:
+    expected = data.read(data_cache="none").fingerprint()
+    found = run_distributed(2, read_slowly, data.options | {"train_dataset": "vgg"}, f"file://{tmp_path}/store")
+    assert [result[:3] for result in found] == [(expected, 1, ""), (expected, 0, "")]
 
 
 def test_what_is_wrong_with_the_data_is_said_by_one_rank_and_ends_all(

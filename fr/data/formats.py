@@ -18,7 +18,7 @@ from fr.data.landmark_csv import landmark_table
 from fr.data.lists import read_imdb_face, read_labelled_list, read_ms1m, read_trillion_pairs
 from fr.data.tar_shards import read_tar, shard_names
 from fr.data.vgg import read_vgg
-from fr.distributed import Ranks, gather_objects, raise_together
+from fr.distributed import Ranks, gather_objects, patient_group, raise_together
 from fr.errors import InputError
 
 
@@ -83,13 +83,14 @@ def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces
     """
     run = gather_objects(uuid.uuid4().hex)[0] if ranks.world_size > 1 else ""
     faces, failure = None, None
-    for keeps in (True, False):
-        if (ranks.local_rank == 0) == keeps:
-            try:
-                faces = _read(options, run, keeps)
-            except InputError as error:
-                failure = error
-        raise_together(failure, "another rank can't read the training data, and says why")
+    with patient_group() as group:  # tens of millions of pictures may take an hour
+        for keeps in (True, False):
+            if (ranks.local_rank == 0) == keeps:
+                try:
+                    faces = _read(options, run, keeps)
+                except InputError as error:
+                    failure = error
+            raise_together(failure, "another rank can't read the training data, and says why", group)
     assert faces is not None
     found = gather_objects(faces.fingerprint())
     unlike = [rank for rank, fingerprint in enumerate(found) if fingerprint != found[0]]

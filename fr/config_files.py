@@ -114,17 +114,18 @@ def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, sett
     """The value of one setting, read by the parser; raises InputError."""
     option = f"--{action.dest}"
     words = [expand_variables(word) for word in setting.words]
-    if action.nargs == "*":
-        tokens = [option, *words]
-        stray = [word for word in words if word.startswith("-") and not is_number(word)]
-    else:
-        if setting.is_list:
-            raise InputError("expected one value, not a list")
-        # Joined, so that a value which starts with a dash isn't taken for an option.
-        tokens = [f"{option}={words[0]}"] if words else [option]
-        stray = words[1:]
+    if setting.is_list and action.nargs != "*":
+        raise InputError("expected one value, not a list")
+    several = action.nargs == "*"
+    stray = [word for word in words if word.startswith("-") and not is_number(word)] if several else words[1:]
+    if stray:
+        raise InputError(f"unexpected value {stray[0]!r}")
     try:
-        namespace, left = (None, stray) if stray else parser.parse_known_args(tokens)
+        if words and not several:  # from a command line argparse would drop a value of two dashes
+            value = parser._get_value(action, words[0])
+            parser._check_value(action, value)
+            return value
+        namespace, left = parser.parse_known_args([option, *words])
     except argparse.ArgumentError as error:
         raise InputError(error.message) from None
     if left:

@@ -70,6 +70,11 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str
     return write
 
 
+def test_a_value_may_begin_with_dashes() -> None:
+    assert value("log_folder", "--log_folder=--") == "--"
+    assert value("log_folder", "--log_folder=-x") == "-x"
+
+
 def test_defaults_are_those_documented() -> None:
     resolved = train_options(DATA)
     assert resolved.as_dict() == {

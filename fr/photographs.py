@@ -74,7 +74,7 @@ def decode(encoded: NDArray[np.uint8], name: str) -> Photograph:
 def _rgb(image: Image.Image) -> Pixels:
     if image.mode.startswith("I;16"):  # which Pillow would clip at 255
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # to its own mode it would copy
 
 
 def _orientation(image: Image.Image) -> int:

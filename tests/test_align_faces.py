@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from fr.data.alignment import Array, template_points
@@ -254,7 +256,7 @@ def test_killed_and_run_again_it_leaves_the_same_tree(sample_data: Path, faces: 
 
 @pytest.mark.parametrize("crop", ["aligned", "loose"])
 def test_unusable_photographs_are_named_and_tried_again(
-    crop: str, sample_data: Path, faces: LabelledFaces, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    crop: str, sample_data: Path, faces: LabelledFaces, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root, out = tmp_path / "train", tmp_path / "out"
     shutil.copytree(faces.root, root)
@@ -268,8 +270,9 @@ def test_unusable_photographs_are_named_and_tried_again(
     said = (out / UNREADABLE).read_text().splitlines()
     assert [line.split(": ")[0] for line in said] == [str(root / name) for name in names]
     assert ["decoded" in line for line in said] == [True, True, False] and "No such file" in said[2]
-    printed = capsys.readouterr().out
+    printed, beside = capfd.readouterr()
     assert f"{len(faces) - 3} crops; 3 unusable photographs" in printed and said[0] in printed
+    assert "WARN" not in beside
     assert len(list(out.rglob("*.png"))) == len(faces) - 3
     shutil.copyfile(faces.path(3), root / names[0])
     assert main(options) == 0
@@ -336,6 +339,24 @@ def test_tables_of_boxes_are_refused_by_line_or_name(
         main([*options, "--boxes", str(tmp_path / "boxes.csv"), "--out", str(tmp_path / "out")])
     assert said in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+TABLE = b'NAME_ID,X,Y,W,H\n"a/1",10,20,30,40\n"b/2",-5,0,60,70\nNAME_ID,X,Y,W,H\n"c/3",1,2,3,4\n'
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.integers(0, len(TABLE) - 1), st.integers(0, 255), max_size=6), st.binary(max_size=40))
+def test_any_table_of_boxes_is_read_or_refused(tmp_path: Path, changes: dict[int, int], more: bytes) -> None:
+    content = bytearray(TABLE)
+    for place, byte in changes.items():
+        content[place] = byte
+    (tmp_path / "boxes.csv").write_bytes(content + more)
+    try:
+        boxes = boxes_of(pa.array(["a/1.jpg", "b/2.png"]), tmp_path / "boxes.csv", "list:{}".format)
+    except InputError as error:
+        assert str(tmp_path) in str(error)
+    else:
+        assert boxes.shape == (2, 4) and np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()
 
 
 def test_crops_stay_below_their_folder_and_apart(faces: LabelledFaces) -> None:

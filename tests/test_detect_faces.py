@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fr.data.annotations import LabelledFaces
@@ -110,7 +111,8 @@ def test_photographs_without_a_face_and_unreadable_ones_are_listed(out: Path, ph
     ]
 
 
-def test_of_several_faces_the_one_asked_for(photographs: Path) -> None:
+def test_of_several_faces_the_one_asked_for(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", int)  # what a worker does for itself
     for choice, place in {"center": 200, "largest": 0}.items():
         found = find_face(photographs, DetectorSettings(), "cpu", choice, "odd/both.png")
         assert isinstance(found, Found) and found.faces == 2
@@ -162,6 +164,13 @@ def test_other_settings_than_the_journals_are_refused(
         main([str(photographs), str(out), *options])
     assert said in str(caught.value)
     assert tables(out) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to use")
+def test_a_device_that_is_not_there_is_refused(photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--device cuda: .*no GPU"):
+        main([str(photographs), str(tmp_path / "out"), "--device", "cuda"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_list_says_which_photographs_and_a_split_what_the_tables_are_called(

@@ -36,7 +36,9 @@ class Targets:
     def write_crop(self, index: int, pixels: Pixels) -> None:
         """pixels: [H, W, 3] in blue, green, red. InputError when it can't be written."""
         name = self.names[index]
-        _, encoded = cv2.imencode(Path(name).suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+        kind = Path(name).suffix
+        settings = [cv2.IMWRITE_JPEG_QUALITY, self.quality] if kind == ".jpg" else []  # else it warns, of each file
+        _, encoded = cv2.imencode(kind, pixels, settings)
         self.write(name, encoded.tobytes())
 
     def write(self, name: str, content: bytes) -> None:

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     root: Path = options.photographs
     settings = DetectorSettings(options.min_face, tuple(options.thresholds), options.max_side)
     device = str(choose_device(options.device, 0))
-    _detector(settings, device)  # what it lacks is said before anything is written
+    Mtcnn(settings, torch.device("cpu"))  # if the package isn't there, say so before anything is written
     names = _names(root, options.list)
     try:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -179,7 +179,7 @@ def test_folders_with_a_landmark_csv_are_joined_by_name(data: Data) -> None:
 
 # --- identity_meta.csv ------------------------------------------------------------------------------------------------
 
-META = 'Class_ID, Name, Sample_Num, Flag, Gender\nc, "Cy", 3, 0, m\nb, "Bo,_Jr.", 2, 1, f\na, "Al", 9, 1, m\n'
+META = 'Class_ID, Name, Sample_Num, Flag, Gender\nc, "Cy", 3, 0, m\nb, "Bo,_Jr.", 2, 1, f\na, "Al", 9, 1, u\n'
 
 
 def test_labels_follow_the_meta_file_flag_1_first(data: Data, tmp_path: Path) -> None:

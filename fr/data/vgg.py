@@ -15,7 +15,7 @@ from fr.errors import InputError
 
 _META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
 _META_ROW = re.compile(
-    r'\s*(?P<id>[^\s,"]+)\s*,(?P<name>.*?)(?:,\s*(?:[0-9]+\s*)?)?,\s*(?P<flag>[01])\s*,\s*[mf]\s*,?\s*'
+    r'\s*(?P<id>[^\s,"]+)\s*,(?P<name>.*?)(?:,\s*(?:[0-9]+\s*)?)?,\s*(?P<flag>[01])\s*,\s*[mfu]\s*,?\s*'
 )
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch.multiprocessing import ProcessExitedException
 
-from fr.data import formats
+from fr.data import cache, formats
 from fr.data.annotations import LabelledFaces
 from fr.data.cache import _MAGIC, _TAIL, Damaged, Entry, cache_folder
 from fr.data.formats import read_on_all_ranks, read_training_faces
@@ -242,6 +242,15 @@ def test_what_was_read_of_other_files_is_not_taken(
     assert not same(found, before)
 
 
+def test_what_other_code_read_is_not_taken(data: Data, readings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    data.read()
+    monkeypatch.setattr(cache, "_code", lambda: "of tomorrow")
+    data.read()
+    data.read()
+    assert readings == ["vgg", "vgg"]
+    assert len(data.entries) == 1
+
+
 def test_a_file_that_changed_a_moment_ago_is_not_kept(data: Data, readings: list[str]) -> None:
     """It may change again within the same tick of the file system's clock."""
     data.write(data.list_file, "a/1.jpg\n", when=time.time())
@@ -429,8 +438,8 @@ def read_as_ranks(options: dict[str, Any], hosts: bool = False) -> tuple[str, in
             return str(error), len(noted), said.getvalue(), 0
     np.sum(faces.landmarks)  # touches every page
     torch.distributed.barrier()
-    cache = Path(options["data_cache"])
-    private = [mapped(path, ("Private_Clean", "Private_Dirty")) for path in cache.iterdir()] if cache.is_dir() else []
+    folder = Path(options["data_cache"])
+    private = [mapped(path, ("Private_Clean", "Private_Dirty")) for path in folder.iterdir()] if folder.is_dir() else []
     torch.distributed.barrier()
     return faces.fingerprint(), len(noted), said.getvalue(), sum(private)
 
@@ -472,8 +481,8 @@ def test_without_a_place_to_keep_it_every_rank_reads(
     expected = data.read(data_cache="none").fingerprint()
     file = str(data.list_file)
     complaint = f"--data_cache {file}: the data can't be kept for the next start: File exists\n"
-    for cache, said in (("none", ""), (file, complaint)):
-        found = run_distributed(2, read_as_ranks, data.options | {"train_dataset": "vgg", "data_cache": cache})
+    for place, said in (("none", ""), (file, complaint)):
+        found = run_distributed(2, read_as_ranks, data.options | {"train_dataset": "vgg", "data_cache": place})
         assert found == [(expected, 1, said, 0), (expected, 1, "", 0)]
 
 
@@ -524,13 +533,13 @@ def test_hosts_with_other_data_are_refused_by_all(run_distributed: Callable[...,
 def test_a_run_is_the_same_to_the_last_bit_without_with_and_from_the_cache(
     run_small: Callable[..., Losses], sample_data: Path, tmp_path: Path
 ) -> None:
-    cache = tmp_path / "cache"
+    kept_in = tmp_path / "cache"
     for name in ("meta/train_list.txt", "bb_landmark/loose_landmark_train.csv"):
         os.utime(sample_data / "vggface2" / name, (LONG_AGO, LONG_AGO))
     plain = run_small("--data_cache", "none", "--max_iterations", "6", out=tmp_path / "plain")
-    assert not cache.exists()
-    kept = run_small("--data_cache", str(cache), "--max_iterations", "3", out=tmp_path / "kept")
-    assert [path.suffix for path in cache.iterdir()] == [".arrow"]
+    assert not kept_in.exists()
+    kept = run_small("--data_cache", str(kept_in), "--max_iterations", "3", out=tmp_path / "kept")
+    assert [path.suffix for path in kept_in.iterdir()] == [".arrow"]
     resumed = ("--max_iterations", "6", "--snap_to_resume", "auto")
-    assert kept + run_small("--data_cache", str(cache), *resumed, out=tmp_path / "kept")[3:] == plain
+    assert kept + run_small("--data_cache", str(kept_in), *resumed, out=tmp_path / "kept")[3:] == plain
     assert same_weights(weights(tmp_path / "kept", 6), weights(tmp_path / "plain", 6))

@@ -8,6 +8,7 @@ GB/s. It finds every flipped bit, but is no signature: who can write here can ch
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import mmap
@@ -25,7 +26,6 @@ import pyarrow as pa
 from fr.data.annotations import LabelledFaces
 from fr.data.storage import RecordFile, TarShards
 
-_VERSION = 1  # of the layout and of what readers make of the same files: raise it when either changes
 _CLASSES = {kind.__name__: kind for kind in (LabelledFaces, RecordFile, TarShards)}
 _KEPT = 8  # entries of a folder
 _UNSETTLED = 2.0  # seconds; a file may change twice within one tick of its file system's clock
@@ -49,7 +49,7 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        return self.folder / f"faces-{_digest(self.question)}-{_digest(self.state)}.arrow"
+        return self.folder / f"faces-{_digest(self.question)}-{_digest(_code() + self.state)}.arrow"
 
     def load(self) -> Any:
         """What was stored, its columns read-only and mapped; None if that isn't there. Raises Damaged."""
@@ -107,7 +107,7 @@ class Entry:
 
     @property
     def _key(self) -> list[Any]:
-        return [_VERSION, self.question, self.state]
+        return [_code(), self.question, self.state]
 
     def _clean(self) -> None:
         """Remove this question's other states, the entries longest unused, and what killed writers left."""
@@ -129,6 +129,15 @@ def state_of(files: list[Path]) -> str | None:
     if any(abs(time.time() - status.st_mtime) < _UNSETTLED for _, status in found):
         return None
     return json.dumps([[path, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for path, status in found])
+
+
+@functools.cache
+def _code() -> str:
+    """Hash of what reads and keeps: a version that nobody can forget to raise."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _digest(text: str) -> str:

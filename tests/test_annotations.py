@@ -73,6 +73,14 @@ def test_list_and_csv_in_another_row_order_are_joined_by_name(vgg: Vgg) -> None:
     assert len(faces) == 3
 
 
+def test_list_and_csv_in_the_same_row_order_are_joined_by_name_too(vgg: Vgg) -> None:
+    rows = [csv_row("b/1", 1), csv_row("a/1", 2), csv_row("b/2", 3)]
+    vgg.table.write_text("\n".join([HEADER, *rows]))
+    assert vgg.read().landmarks.tolist() == [points(1), points(2), points(3)]
+    vgg.table.write_text("\n".join([HEADER, *rows, csv_row("b/3", 4)]))
+    assert vgg.read().landmarks.tolist() == [points(1), points(2), points(3)]
+
+
 def test_labels_count_identities_in_order_of_first_appearance(vgg: Vgg) -> None:
     faces = vgg.read()
     assert faces.identities == ["b", "a"]

@@ -22,6 +22,7 @@ from fr.option_types import (
     FLAG,
     FRACTION,
     MARGIN,
+    MODEL_NAMES,
     NOT_NEGATIVE,
     POSITIVE,
     PREFIX,
@@ -33,31 +34,6 @@ from fr.option_types import (
     SIDE,
     TEXT,
     model_name,
-)
-
-MODEL_NAMES = (
-    "mobilenet",
-    "mobilenet_1_5x",
-    "mobilenet_2x",
-    "rmnet",
-    "shufflenetv2",
-    "resnet",
-    "se_resnet",
-    "se_resnet50",
-    "se_resnet101",
-    "se_resnet152",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet50_caffe",
-    "senet50_caffe",
-    "iresnet18",
-    "iresnet34",
-    "iresnet50",
-    "iresnet100",
-    "iresnet200",
-    "mbf",
-    "mobilefacenet",
 )
 
 Group = argparse._ArgumentGroup

@@ -30,8 +30,8 @@ from fr.photographs import Pixels
 from fr.preprocessing import Preprocessing
 from tests.conftest import ROOT, Losses, data_options
 from tools.align_faces import UNREADABLE, main
-from tools.crop_files import MARK, target_names
-from tools.loose_crops import box_of, cut
+from tools.dataset.crop_files import MARK, target_names
+from tools.dataset.loose_crops import box_of, cut
 
 SIDE = 48
 PLAIN = Preprocessing((SIDE, SIDE), "arcface")

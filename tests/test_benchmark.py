@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from fr.data.vgg import read_vgg
 from tests.conftest import ROOT, data_options
-from tools.head_benchmark import Case, _our_step, head_cost
-from tools.startup_benchmark import make_files
+from tools.benchmarks.head import Case, _our_step, head_cost
+from tools.benchmarks.startup import make_files
 
 CLASSES, EMBED_SIZE, BATCH = 20_001, 96, 48
 

@@ -19,10 +19,10 @@ from tests.test_damage import encoded, picture
 from tests.test_formats import LINES, Data, write_table
 from tests.test_report import Page
 from tests.test_tar import sample, write_shard
-from tools import picture_facts
 from tools.check_dataset import list_lines, main
-from tools.dataset_checks import DROPPED, KINDS, Limits, check, plain_name, same_names
-from tools.picture_facts import PictureFacts
+from tools.dataset import picture_facts
+from tools.dataset.checks import DROPPED, KINDS, Limits, check, plain_name, same_names
+from tools.dataset.picture_facts import PictureFacts
 
 
 @pytest.fixture(scope="module")

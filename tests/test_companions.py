@@ -24,7 +24,7 @@ from tests.loss_reference import (
     own_part,
     reference_softmax,
 )
-from tools.case_ranks import loss_settings
+from tools.benchmarks.case_ranks import loss_settings
 
 ONES: list[tuple[int, dict[str, Any]]] = [
     (0, {"center_loss_weight": 0.01}),

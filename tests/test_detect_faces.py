@@ -18,9 +18,9 @@ from fr.data.vgg import read_vgg
 from fr.detection import DetectorSettings
 from fr.errors import InputError
 from tests.conftest import ROOT
+from tools.dataset.face_journal import Found
+from tools.dataset.face_names import key_of, refuse_ambiguous
 from tools.detect_faces import JOURNAL, find_face, main
-from tools.face_journal import Found
-from tools.face_names import key_of, refuse_ambiguous
 
 PEOPLE = 12
 PATIENCE = 120  # seconds until a run is taken for one that hangs

@@ -17,7 +17,7 @@ from fr.replicas import replicate
 from fr.scored_model import load_backbone
 from fr.training import StepSettings, training_mode, training_step
 from tests.conftest import ROOT
-from tools.case_ranks import loss_settings
+from tools.benchmarks.case_ranks import loss_settings
 from tools.export_onnx import LIMIT
 
 CLASSES, EMBED_SIZE, ITERATIONS = 6, 16, 10

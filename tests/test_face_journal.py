@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fr.errors import InputError
-from tools.face_journal import Found, append, open_journal, read_journal
+from tools.dataset.face_journal import Found, append, open_journal, read_journal
 
 SETTINGS = {"photographs": "/data", "thresholds": (0.6, 0.7)}
 NUMBERS = st.floats(-1e6, 1e6)

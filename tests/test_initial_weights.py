@@ -24,7 +24,7 @@ from fr.weights import read_weights
 from tests.conftest import Losses, same_weights, weights
 from tests.layouts_001 import layout_001
 from tests.weight_files import filled
-from tools.case_ranks import loss_settings
+from tools.benchmarks.case_ranks import loss_settings
 
 FACTS: dict[str, Any] = {
     "model": "small",

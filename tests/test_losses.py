@@ -27,7 +27,7 @@ from tests.loss_reference import (
     own_part,
     reference_softmax,
 )
-from tools.case_ranks import loss_settings
+from tools.benchmarks.case_ranks import loss_settings
 
 SV = {"mining_type": "sv", "t": 1.25}
 FOCAL = {"mining_type": "focal"}

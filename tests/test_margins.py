@@ -10,7 +10,7 @@ import torch
 from fr.losses import margins
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from tests import loss_reference as paper
-from tools.case_ranks import loss_settings
+from tools.benchmarks.case_ranks import loss_settings
 
 Form = Callable[[torch.Tensor], torch.Tensor]
 # At angles below 0.001 from 0 and π, sin θ is held at 0.001.

@@ -20,8 +20,8 @@ from fr.models import MODELS, build_model
 from fr.models.mobilenet import InvertedResidual, MobileFaceNet
 from fr.optimizer import build_sgd
 from fr.option_checks import MARGIN_TYPES
-from fr.options import MODEL_NAMES
-from tools.case_ranks import loss_settings
+from fr.option_types import MODEL_NAMES
+from tools.benchmarks.case_ranks import loss_settings
 
 
 def test_the_options_offer_exactly_the_models_there_are() -> None:

@@ -12,9 +12,9 @@ from scipy.fft import dctn
 
 from fr.data import vgg
 from fr.data.annotations import LabelledFaces
-from tools.dataset_checks import Limits
-from tools.near_duplicates import BITS, Signatures, conflicts, near_pairs, repeats, signature
-from tools.picture_facts import Fact, look_at
+from tools.dataset.checks import Limits
+from tools.dataset.near_duplicates import BITS, Signatures, conflicts, near_pairs, repeats, signature
+from tools.dataset.picture_facts import Fact, look_at
 
 Grey = NDArray[np.uint8]
 

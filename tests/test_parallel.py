@@ -1,4 +1,4 @@
-"""tools/parallel.py: order, errors, and that no worker outlives its parent."""
+"""tools/dataset/parallel.py: order, errors, and that no worker outlives its parent."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 
 from fr.errors import InputError
 from tests.parallel_jobs import die_at, fail_at, note, power
-from tools.parallel import map_in_processes
+from tools.dataset.parallel import map_in_processes
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 30  # seconds until a process that should end is taken for one that hangs
@@ -56,7 +56,7 @@ SCRIPT = """
 from functools import partial
 from pathlib import Path
 from tests.parallel_jobs import note
-from tools.parallel import map_in_processes
+from tools.dataset.parallel import map_in_processes
 if __name__ == "__main__":
     list(map_in_processes(partial(note, Path({folder!r})), range(100000), 2, "noting"))
 """

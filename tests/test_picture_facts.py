@@ -25,9 +25,9 @@ from fr.errors import InputError
 from tests.conftest import ROOT
 from tests.test_damage import UNUSABLE, USABLE, cut_after_row_56, encoded, picture
 from tests.test_tar import sample, write_shard
-from tools import picture_facts
-from tools.near_duplicates import signature
-from tools.picture_facts import FACE, Fact, PictureFacts, gather, look_at
+from tools.dataset import picture_facts
+from tools.dataset.near_duplicates import signature
+from tools.dataset.picture_facts import FACE, Fact, PictureFacts, gather, look_at
 
 POINTS = np.array([[20.5, 24.0], [43.0, 23.5], [32.0, 36.0], [23.0, 47.0], [41.5, 46.5]])  # in 64×64 pixels
 Map = Callable[..., Iterator[Any]]
@@ -243,7 +243,7 @@ import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
 from fr.data.folders import read_folders
 from fr.errors import run_plainly
-from tools import picture_facts
+from tools.dataset import picture_facts
 picture_facts.CHUNK = 8
 if __name__ == "__main__":
     faces = read_folders({data!r}, "")

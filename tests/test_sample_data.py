@@ -18,8 +18,8 @@ from sklearn.metrics import roc_auc_score
 
 from tools import make_sample_data as tool
 from tools.make_sample_data import LFW, TRAIN, Options, Refused, main, make_sample_data, person_of, plan_pictures
-from tools.sample_faces import HEAD_SCALE, SUPERSAMPLING, draw_face
-from tools.sample_people import draw_shot
+from tools.sample.faces import HEAD_SCALE, SUPERSAMPLING, draw_face
+from tools.sample.people import draw_shot
 
 TINY = Options(identities=3, images_per_identity=4, lfw_identities=20, pairs_per_fold=2, size=96)
 TINY_FLAGS = [f"--{name}={value}" for name, value in vars(TINY).items()]

@@ -21,7 +21,7 @@ from tests.loss_reference import (
     own_part,
     reference_softmax,
 )
-from tools.case_ranks import loss_settings
+from tools.benchmarks.case_ranks import loss_settings
 
 ROWS = 100
 OF_BATCH = torch.tensor([3, 99, 3, 0, -1, 100, 57, 250, -40])  # two of one class, four of other ranks

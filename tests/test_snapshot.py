@@ -17,7 +17,7 @@ from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.optimizer import build_sgd
 from fr.preprocessing import Preprocessing
-from tools.case_ranks import loss_settings
+from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES = 7  # over 2 ranks 4 + 3, over 3 ranks 3 + 3 + 1
 FACTS = {

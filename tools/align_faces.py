@@ -36,9 +36,9 @@ from fr.option_types import AT_LEAST_1, COUNT_OR_0, FLAG, NOT_NEGATIVE, SIDE, TE
 from fr.options import Group, tool_options
 from fr.photographs import Pixels
 from fr.preprocessing import Preprocessing
-from tools.crop_files import Targets, open_folder, target_names
-from tools.loose_crops import write_loose
-from tools.parallel import map_in_processes
+from tools.dataset.crop_files import Targets, open_folder, target_names
+from tools.dataset.loose_crops import write_loose
+from tools.dataset.parallel import map_in_processes
 
 UNREADABLE = "unreadable.txt"
 BATCH = 64

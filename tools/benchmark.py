@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from tools import head_benchmark, loader_benchmark, startup_benchmark, step_benchmark
+from tools.benchmarks import head, loader, startup, step
 
 
 def main() -> int:
@@ -24,10 +24,10 @@ def main() -> int:
         prog="tools/benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = parser.add_subparsers(required=True, metavar="PART")
-    head_benchmark.add_command(parts)
-    step_benchmark.add_command(parts)
-    startup_benchmark.add_command(parts)
-    loader_benchmark.add_command(parts)
+    head.add_command(parts)
+    step.add_command(parts)
+    startup.add_command(parts)
+    loader.add_command(parts)
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)

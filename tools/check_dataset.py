@@ -39,10 +39,10 @@ from fr.errors import InputError, run_plainly
 from fr.files import replace_file
 from fr.option_types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
 from fr.options import train_options
-from tools.dataset_checks import DROPPED, KINDS, Findings, Limits, check, same_names
-from tools.findings_page import findings_page
+from tools.dataset.checks import DROPPED, KINDS, Findings, Limits, check, same_names
+from tools.dataset.findings_page import findings_page
+from tools.dataset.picture_facts import gather
 from tools.make_list import refuse_unlistable
-from tools.picture_facts import gather
 
 _NEAR = checked(int, "a whole number in [0, 32]", lambda x: 0 <= x <= 32)  # beyond, blocks are too short to sort by
 

@@ -38,9 +38,9 @@ from fr.distributed import choose_device
 from fr.errors import InputError, run_plainly
 from fr.option_types import COUNT, COUNT_OR_0, PROBABILITY, checked
 from fr.photographs import decode
-from tools.face_journal import Found, append, open_journal, read_journal
-from tools.face_names import key_of, refuse_ambiguous
-from tools.parallel import map_in_processes
+from tools.dataset.face_journal import Found, append, open_journal, read_journal
+from tools.dataset.face_names import key_of, refuse_ambiguous
+from tools.dataset.parallel import map_in_processes
 
 JOURNAL, NO_FACE, UNREADABLE = "faces.jsonl", "no_face.txt", "unreadable.txt"
 _SMALLEST = checked(int, "a whole number >= 12", lambda x: x >= 12)  # less than the first network's view is enlarged

@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from tools.sample_faces import SUPERSAMPLING, draw_face
-from tools.sample_people import Floats, Person, draw_backdrop, draw_person, draw_shot, photograph
+from tools.sample.faces import SUPERSAMPLING, draw_face
+from tools.sample.people import Floats, Person, draw_backdrop, draw_person, draw_shot, photograph
 
 FOLDS = 10
 TRAIN, LFW, PAIRS = range(3)  # splits of the random streams

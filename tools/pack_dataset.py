@@ -41,7 +41,7 @@ from fr.photographs import Pixels
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
 from tools.align_faces import aligned_crops, widened
-from tools.parallel import map_in_processes
+from tools.dataset.parallel import map_in_processes
 
 PLAN, LEFT_OUT = "pack.json", ".left_out.txt"
 _LOOKED_AT = 200  # pictures whose sizes say how many fill a shard

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fr.data import alignment, placement
 from fr.data.annotations import LabelledFaces
-from tools.near_duplicates import conflicts, near_pairs, repeats
-from tools.picture_facts import PictureFacts
+from tools.dataset.near_duplicates import conflicts, near_pairs, repeats
+from tools.dataset.picture_facts import PictureFacts
 
 # In the order in which they are looked for; what is dropped for one reason isn't what a later duplicate repeats.
 KINDS = {

@@ -32,7 +32,7 @@ from fr.data.formats import read_on_all_ranks
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.order import Order
 from fr.distributed import Ranks
-from tools.case_ranks import measure_in_own_processes
+from tools.benchmarks.case_ranks import measure_in_own_processes
 
 _ROWS, _IDENTITIES = 3_141_890, 8_631  # of VGGFace2's training part
 _FEWEST, _MOST = 80, 843  # images of one of its identities
@@ -124,7 +124,7 @@ def _in_own_processes(case: Case) -> dict[str, float]:
     """Of each figure the highest of the ranks."""
     if case.start == "cold":
         shutil.rmtree(Path(case.data, "cache"), ignore_errors=True)
-    measured = measure_in_own_processes("tools.startup_benchmark", case, case.ranks)
+    measured = measure_in_own_processes("tools.benchmarks.startup", case, case.ranks)
     return {name: max(one[name] for one in measured) for name in measured[0]}
 
 

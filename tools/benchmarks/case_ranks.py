@@ -17,7 +17,7 @@ def measure_in_own_processes(module: str, case: Any, ranks: int) -> list[Any]:
     """What `python -m MODULE CASE FOLDER RANK` leaves as FOLDER/RANK.json, for each rank; case: a dataclass."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", module, json.dumps(dataclasses.asdict(case)), folder]
-        root = Path(__file__).resolve().parent.parent
+        root = Path(__file__).resolve().parents[2]
         processes = [subprocess.Popen([*command, str(rank)], cwd=root) for rank in range(ranks)]
         if sum(abs(process.wait()) for process in processes):
             raise SystemExit(f"{case}: a process failed (out of memory?)")

@@ -32,8 +32,8 @@ from fr.data.storage import RecordFile, TarShards
 from fr.errors import InputError
 from fr.files import replace_file
 from fr.preprocessing import Preprocessing
-from tools.near_duplicates import SIDE, Signatures, signature
-from tools.parallel import map_in_processes
+from tools.dataset.near_duplicates import SIDE, Signatures, signature
+from tools.dataset.parallel import map_in_processes
 
 CHUNK = 256  # photographs that a worker looks at before they are kept
 FACE = Preprocessing((4 * SIDE, 4 * SIDE), template="arcface", alignment="umeyama")  # what is looked at

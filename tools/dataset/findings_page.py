@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from fr.data.annotations import LabelledFaces
 from fr.html_page import card, cards, inline_image, named_rows, page
-from tools.dataset_checks import KINDS, Finding, Findings
-from tools.picture_facts import PictureFacts
+from tools.dataset.checks import KINDS, Finding, Findings
+from tools.dataset.picture_facts import PictureFacts
 
 _EDGE = 160  # pixels of a thumbnail
 _DOT = 2.5  # radius of a landmark in it

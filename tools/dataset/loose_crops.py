@@ -8,7 +8,7 @@ from fr.data.alignment import Array
 from fr.data.annotations import Faces
 from fr.errors import InputError
 from fr.photographs import Photograph, Pixels, decode
-from tools.crop_files import Targets
+from tools.dataset.crop_files import Targets
 
 # Side of a box by the landmarks alone over their spread, the root mean square distance from their middle. MTCNN's boxes
 # are 3.4 wide and 4.6 high (medians of faces-mini); a square around the middle serves turned pictures alike.

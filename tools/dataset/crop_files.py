@@ -15,7 +15,7 @@ from fr.data.annotations import LabelledFaces, refuse
 from fr.errors import InputError
 from fr.files import replace_file
 from fr.photographs import Pixels
-from tools.face_names import key_of, refuse_ambiguous
+from tools.dataset.face_names import key_of, refuse_ambiguous
 
 MARK = "crops.json"
 

@@ -24,7 +24,7 @@ from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
 from fr.optimizer import apply_step, build_sgd, gradient_norm
-from tools.case_ranks import loss_settings, measure_in_own_processes
+from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
 
 _FLOAT, _GIGA = 4, 1e9
 _LR, _MOMENTUM, _DECAY, _S, _M = 0.1, 0.9, 1e-4, 30.0, 0.35
@@ -152,7 +152,7 @@ def _ratios(results: list[dict[str, Any]]) -> dict[str, float]:
 
 def _in_own_processes(case: Case) -> dict[str, float]:
     """Seconds a step (slowest rank: median, least, most) and the bytes that the hungriest rank's steps added."""
-    measured = measure_in_own_processes("tools.head_benchmark", case, case.ranks)
+    measured = measure_in_own_processes("tools.benchmarks.head", case, case.ranks)
     slowest = [max(seconds) for seconds in zip(*(one["seconds"] for one in measured), strict=True)]
     return {
         "seconds": statistics.median(slowest),

@@ -28,7 +28,7 @@ from fr.models.layers import PReLU
 from fr.optimizer import build_sgd
 from fr.replicas import replicate
 from fr.training import StepSettings, training_mode, training_step
-from tools.case_ranks import loss_settings, measure_in_own_processes
+from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
 
 _CLASSES, _EMBED_SIZE = 8_631, 512
 
@@ -109,7 +109,7 @@ def _ratios(medians: dict[Case, float]) -> dict[str, float]:
 
 def _in_own_processes(case: Case) -> list[float]:
     """Images a second of all ranks, one figure a step."""
-    measured = measure_in_own_processes("tools.step_benchmark", case, case.ranks)
+    measured = measure_in_own_processes("tools.benchmarks.step", case, case.ranks)
     return [case.batch / max(seconds) for seconds in zip(*measured, strict=True)]
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tools.sample_people import Floats, Person, Pixels, Shot
+from tools.sample.people import Floats, Person, Pixels, Shot
 
 SUPERSAMPLING = 2  # faces are drawn at twice the size, then averaged down
 HEAD_SCALE = 0.30  # head units to picture sizes, at zoom 1

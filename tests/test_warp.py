@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 from nvidia.dali import fn, pipeline_def
+from scipy.ndimage import gaussian_filter
 
 from fr.data.warp import warp
 
 SIZE = (24, 40)  # height, width
 RANDOM = np.random.default_rng(0)
 SIDES = [(30, 50), (1, 1), (64, 17), (24, 40), (9, 80)]
+NO_BLUR = np.zeros(len(SIDES), dtype=np.float32)
 PICTURES = [RANDOM.integers(0, 256, (*sides, 3), dtype=np.uint8) for sides in SIDES]
 
 
@@ -23,13 +25,14 @@ def matrices() -> list[np.ndarray]:
     return [np.array(m, dtype=np.float32) for m in (turned, [[0.1, 0, -1], [0, 0.1, -1]], far, np.eye(2, 3), mirrored)]
 
 
-def warped(device: str, threads: int) -> list[np.ndarray]:
+def warped(device: str, threads: int, sigmas: np.ndarray = NO_BLUR) -> list[np.ndarray]:
     """By the graph's operator of a device, run on the CPU."""
 
-    @pipeline_def(exec_dynamic=True)
+    @pipeline_def(enable_conditionals=True, exec_dynamic=True)
     def graph() -> Any:
-        images, matrix = fn.external_source(source=iter([(PICTURES, matrices())]), num_outputs=2, layout=["HWC", ""])
-        return warp(images, matrix, SIZE, device)
+        source = iter([(PICTURES, matrices(), sigmas)])
+        images, matrix, sigma = fn.external_source(source=source, num_outputs=3, layout=["HWC", "", ""])
+        return warp(images, matrix, sigma, SIZE, device)
 
     built = graph(batch_size=len(PICTURES), num_threads=threads, device_id=None, prefetch_queue_depth=1)
     (output,) = built.run()
@@ -61,13 +64,24 @@ def test_the_operator_of_the_gpu_gives_the_same_to_rounding() -> None:
         assert np.abs(ours.astype(int) - dalis).max() <= 1
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_what_has_a_sigma_is_blurred_before(device: str) -> None:
+    sigmas = np.array([0.0, 1.0, 0.0, 2.5, 0.8], dtype=np.float32)
+    blurred = [gaussian_filter(picture, (sigma, sigma, 0), mode="mirror", truncate=3) if sigma else picture
+               for picture, sigma in zip(PICTURES, sigmas, strict=True)]  # fmt: skip
+    for picture, matrix, seen in zip(blurred, matrices(), warped(device, 2, sigmas), strict=True):
+        # Both round after the blur, OpenCV its kernel too (to 1/256), and the filters end within a pixel of each other.
+        assert np.abs(interpolated(picture, matrix) - seen).max() < 3
+
+
 def test_a_graph_that_is_dropped_while_python_warps_does_not_hang() -> None:
     """DALI's thread needs the interpreter for the warp while this one takes the graph down."""
 
-    @pipeline_def(exec_dynamic=True)
+    @pipeline_def(enable_conditionals=True, exec_dynamic=True)
     def graph() -> Any:
-        images, matrix = fn.external_source(source=lambda: (PICTURES, matrices()), num_outputs=2, layout=["HWC", ""])
-        return warp(images, matrix, SIZE, "cpu")
+        batch = (PICTURES, matrices(), NO_BLUR)
+        images, matrix, sigma = fn.external_source(source=lambda: batch, num_outputs=3, layout=["HWC", "", ""])
+        return warp(images, matrix, sigma, SIZE, "cpu")
 
     for runs in [0, 1, 2] * 20:
         built = graph(batch_size=len(PICTURES), num_threads=2, device_id=None, prefetch_queue_depth=2)

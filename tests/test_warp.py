@@ -13,6 +13,7 @@ from fr.data.warp import warp
 SIZE = (24, 40)  # height, width
 RANDOM = np.random.default_rng(0)
 SIDES = [(30, 50), (1, 1), (64, 17), (24, 40), (9, 80)]
+STARTS = np.array([[0, 0], [3, 1], [0, 9], [100, 20], [7, 7]], dtype=np.float32)
 NO_BLUR = np.zeros(len(SIDES), dtype=np.float32)
 PICTURES = [RANDOM.integers(0, 256, (*sides, 3), dtype=np.uint8) for sides in SIDES]
 
@@ -25,14 +26,21 @@ def matrices() -> list[np.ndarray]:
     return [np.array(m, dtype=np.float32) for m in (turned, [[0.1, 0, -1], [0, 0.1, -1]], far, np.eye(2, 3), mirrored)]
 
 
+def shifted() -> list[np.ndarray]:
+    """The matrices as they are when the pictures are regions that begin at STARTS."""
+    shifts = np.zeros((len(STARTS), 2, 3), dtype=np.float32)
+    shifts[:, :, 2] = STARTS
+    return list(np.stack(matrices()) + shifts)
+
+
 def warped(device: str, threads: int, sigmas: np.ndarray = NO_BLUR) -> list[np.ndarray]:
     """By the graph's operator of a device, run on the CPU."""
+    source = iter([(PICTURES, STARTS, shifted(), sigmas)])
 
     @pipeline_def(enable_conditionals=True, exec_dynamic=True)
     def graph() -> Any:
-        source = iter([(PICTURES, matrices(), sigmas)])
-        images, matrix, sigma = fn.external_source(source=source, num_outputs=3, layout=["HWC", "", ""])
-        return warp(images, matrix, sigma, SIZE, device)
+        images, start, matrix, sigma = fn.external_source(source=source, num_outputs=4, layout=["HWC", "", "", ""])
+        return warp(images, start, matrix, sigma, SIZE, device)
 
     built = graph(batch_size=len(PICTURES), num_threads=threads, device_id=None, prefetch_queue_depth=1)
     (output,) = built.run()
@@ -76,12 +84,15 @@ def test_what_has_a_sigma_is_blurred_before(device: str) -> None:
 
 def test_a_graph_that_is_dropped_while_python_warps_does_not_hang() -> None:
     """DALI's thread needs the interpreter for the warp while this one takes the graph down."""
+    batch = (PICTURES, STARTS, shifted(), NO_BLUR)
+
+    def source() -> Any:
+        return batch
 
     @pipeline_def(enable_conditionals=True, exec_dynamic=True)
     def graph() -> Any:
-        batch = (PICTURES, matrices(), NO_BLUR)
-        images, matrix, sigma = fn.external_source(source=lambda: batch, num_outputs=3, layout=["HWC", "", ""])
-        return warp(images, matrix, sigma, SIZE, "cpu")
+        images, start, matrix, sigma = fn.external_source(source=source, num_outputs=4, layout=["HWC", "", "", ""])
+        return warp(images, start, matrix, sigma, SIZE, "cpu")
 
     for runs in [0, 1, 2] * 20:
         built = graph(batch_size=len(PICTURES), num_threads=2, device_id=None, prefetch_queue_depth=2)

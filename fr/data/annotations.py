@@ -58,7 +58,10 @@ class Faces:
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """The encoded photograph; OSError when it can't be read."""
-        return self.storage.read(self.root, index) if self.storage else np.fromfile(self.path(index), dtype=np.uint8)
+        if self.storage:
+            return self.storage.read(self.root, index)
+        with open(self.path(index), "rb", buffering=0) as file:  # half the time of np.fromfile
+            return np.frombuffer(file.read(), dtype=np.uint8)
 
 
 @dataclass(frozen=True)

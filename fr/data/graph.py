@@ -75,8 +75,7 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effe
     start = math.clamp(low, 0.0, size - 1.0)
     end = math.clamp(high, start + 1.0, size)
     images = _region(encoded, start, end, dali_device)
-    matrix = fn.cat(matrix[:, :2], fn.reshape(matrix[:, 2] - start, shape=[2, 1]), axis=1)
-    images = warp(images, matrix, sigma, preprocessing.input_size, dali_device)
+    images = warp(images, start, matrix, sigma, preprocessing.input_size, dali_device)
     for number, name in enumerate(effects):
         drawn, parameters = random[2 * number : 2 * number + 2]
         if drawn:  # an effect costs those samples alone that it befalls

@@ -8,22 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
+import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
+Array = NDArray[Any]
 
-def warp(images: Any, matrix: Any, sigma: Any, size: tuple[int, int], dali_device: str) -> Any:
-    """Pictures through matrices input → picture [2, 3], in DALI's coordinates (`regions`): [*size, 3], bilinear, black
-    outside. sigma [pixels]: of the Gaussian that goes before it; 0 = none."""
+
+def warp(images: Any, start: Any, matrix: Any, sigma: Any, size: tuple[int, int], dali_device: str) -> Any:
+    """Regions of pictures, from `start` (x, y) on, through matrices input → picture [2, 3]: [*size, 3], bilinear, black
+    outside. sigma [pixels]: of the Gaussian that goes before it; 0 = none. All in DALI's coordinates (`regions`)."""
     if dali_device == "gpu":
         if sigma > 0:
             images = fn.gaussian_blur(images, sigma=sigma)
+        matrix = fn.cat(matrix[:, :2], fn.reshape(matrix[:, 2] - start, shape=[2, 1]), axis=1)
         return fn.warp_affine(images, matrix=matrix, size=size, fill_value=0, interp_type=types.INTERP_LINEAR)
-    to_centers = fn.reductions.sum(matrix[:, :2], axes=1) / 2 - 0.5
-    matrix = fn.cat(matrix[:, :2], fn.reshape(matrix[:, 2] + to_centers, shape=[2, 1]), axis=1)
     function = _Warp(size, Pipeline.current().num_threads)
-    return fn.python_function(images, matrix, sigma, function=function, batch_processing=True, output_layouts="HWC")
+    inputs = images, start, matrix, sigma
+    return fn.python_function(*inputs, function=function, batch_processing=True, output_layouts="HWC")
 
 
 class _Warp:
@@ -31,22 +34,30 @@ class _Warp:
 
     def __init__(self, size: tuple[int, int], threads: int) -> None:
         self._size = size
+        self._warped: list[Array] = []  # DALI copies them before it calls again; new ones cost page faults
         self._pool = ThreadPoolExecutor(threads)
         self._threads = threads
         cv2.setNumThreads(1)  # it would start a thread a core for each picture
 
-    def __call__(self, *batch: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """batch: pictures [h, w, 3] uint8; matrices [2, 3] float32, with (0, 0) at the centre of the first pixel;
-        sigmas [] float32."""
-        samples = list(zip(*batch, strict=True))
-        size = -(-len(samples) // self._threads)
-        parts = [samples[first : first + size] for first in range(0, len(samples), size)]
-        return [picture for part in self._pool.map(self._part, parts) for picture in part]
+    def __call__(
+        self, images: list[Array], starts: list[Array], matrices: list[Array], sigmas: list[Array]
+    ) -> list[Array]:
+        """Of each sample: [h, w, 3] uint8, [2], [2, 3] and [] float32."""
+        count = len(images)
+        while len(self._warped) < count:
+            self._warped.append(np.empty((*self._size, 3), dtype=np.uint8))
+        # OpenCV's (0, 0) is the centre of the first pixel, DALI's its corner.
+        centered = np.stack(matrices)
+        centered[:, :, 2] += centered[:, :, :2].sum(axis=2) / 2 - 0.5 - np.stack(starts)
+        samples = list(zip(images, centered, sigmas, self._warped, strict=False))
+        part = -(-count // self._threads)
+        others = [self._pool.submit(self._warp, samples[first : first + part]) for first in range(part, count, part)]
+        self._warp(samples[:part])
+        for other in others:
+            other.result()
+        return self._warped[:count]
 
-    def _part(self, samples: Sequence[tuple[NDArray[Any], ...]]) -> list[NDArray[Any]]:
-        return [self._warped(*sample) for sample in samples]
-
-    def _warped(self, picture: NDArray[Any], matrix: NDArray[Any], sigma: NDArray[Any]) -> NDArray[Any]:
-        if sigma > 0:
-            picture = cv2.GaussianBlur(picture, (0, 0), float(sigma))
-        return cv2.warpAffine(picture, matrix, self._size[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    def _warp(self, samples: Sequence[tuple[Array, ...]]) -> None:
+        for picture, matrix, sigma, out in samples:
+            blurred = cv2.GaussianBlur(picture, (0, 0), float(sigma)) if sigma > 0 else picture
+            cv2.warpAffine(blurred, matrix, self._size[::-1], dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)

@@ -66,10 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
     setting = _Setting.of(arguments.train)
     lines, results = [], {}
     for threads in arguments.threads:
-        loaders = {name: open_loader(setting, threads) for name, open_loader in FORMS.items()}
-        found: dict[str, list[_Cost]] = {name: [] for name in loaders}
-        for name in tqdm([*loaders] * arguments.turns, desc=f"{threads} threads", unit="turn", file=sys.stderr):
-            found[name].append(_measure(loaders[name], arguments.batches, setting.order.batch_size))
+        found: dict[str, list[_Cost]] = {name: [] for name in FORMS}
+        for name in tqdm([*FORMS] * arguments.turns, desc=f"{threads} threads", unit="turn", file=sys.stderr):
+            # Opened anew: one that stays open would go on filling its queue in the others' time.
+            found[name].append(_measure(FORMS[name](setting, threads), arguments.batches, setting.order.batch_size))
         results[threads] = {name: _median(costs) for name, costs in found.items()}
         for name, costs in found.items():
             rates = [cost.images_per_s for cost in costs]
@@ -77,7 +77,6 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{threads:7} {name:10} {statistics.median(rates):9.0f} {min(rates):7.0f} … {max(rates):5.0f} "
                 f"{results[threads][name].cpu_us:14.0f}"
             )
-        loaders.clear()
     print(f"{'threads':>7} {'form':10} {'images/s':>9} {'spread':>15} {'CPU us a image':>14}")
     print("\n".join(lines))
     python_us = _python_cost(setting)

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +22,7 @@ import train
 from fr import snapshot
 from fr.data import pipeline
 from fr.data.alignment import template_points
-from fr.data.annotations import LabelledFaces
+from fr.data.annotations import Faces, LabelledFaces
 from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages, stand_ins
 from fr.data.order import Order
@@ -160,14 +159,14 @@ def test_an_unusable_photograph_is_replaced_as_if_the_list_had_said_so(
 
 
 def refuse_to_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: Any = np.fromfile
+    read = Faces.read
 
-    def refused(file: str, **settings: object) -> Pixels:
-        if file == str(path):
-            raise PermissionError(13, "Permission denied", file)
-        return read(file, **settings)
+    def refused(faces: Faces, index: int) -> Pixels:
+        if faces.path(index) == str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(faces, index)
 
-    monkeypatch.setattr(np, "fromfile", refused)
+    monkeypatch.setattr(Faces, "read", refused)
 
 
 def turned(pixels: Pixels) -> bytes:
@@ -302,16 +301,16 @@ def test_a_photograph_that_vanishes_in_mid_run_is_replaced_from_then_on(faces: L
 
 def test_a_disk_that_fails_once_leaves_no_trace(faces: LabelledFaces, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = batches(faces)
-    read: Any = np.fromfile
-    failed: list[str] = []
+    read = Faces.read
+    failed: list[int] = []
 
-    def failing_once(file: str, **settings: object) -> Pixels:
-        if file == faces.path(6) and not failed:
-            failed.append(file)
-            raise OSError(5, "Input/output error", file)
-        return read(file, **settings)
+    def failing_once(faces: Faces, index: int) -> Pixels:
+        if index == 6 and not failed:
+            failed.append(index)
+            raise OSError(5, "Input/output error")
+        return read(faces, index)
 
-    monkeypatch.setattr(np, "fromfile", failing_once)
+    monkeypatch.setattr(Faces, "read", failing_once)
     assert_equal(batches(faces), expected)
     assert failed
 

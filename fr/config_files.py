@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from fr.errors import InputError
+from fr.files import is_unicode
 
 COMMAND_LINE = "command line"
 # $NAME, ${NAME}, and $$ for a plain dollar sign.
@@ -144,7 +145,7 @@ def expand_variables(text: str) -> str:
         expanded = _VARIABLE.sub(value_of, text)
     except KeyError as unset:
         raise InputError(f"the environment variable ${unset.args[0]} in {text!r} isn't set") from None
-    if "\0" in expanded or not _is_unicode(expanded):
+    if "\0" in expanded or not is_unicode(expanded):
         raise InputError(f"{expanded!r} isn't UTF-8 text")
     return expanded
 
@@ -211,11 +212,3 @@ def _scalar_problem(node: yaml.Node) -> str:
     if node.tag not in _SCALAR_TAGS:
         return f"the YAML tag {printable(node.tag)!r} isn't allowed"
     return ""
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -1,7 +1,9 @@
-"""Files that are whole or as they were."""
+"""Files that are whole or as they were, and their names."""
 
 import os
 from pathlib import Path
+
+from fr.errors import InputError
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -12,3 +14,21 @@ def replace_file(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_result(path: Path, content: bytes) -> None:
+    """As `replace_file`, and its folder if that isn't there; InputError when it can't be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; a file's name that can't be read so holds lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

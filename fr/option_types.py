@@ -86,6 +86,7 @@ MARGIN = checked(
 )
 DEGREES = checked(float, "a number of degrees in [0, 180]", lambda x: 0 <= x <= 180)
 ERASED = checked(float, "a number in [0.02, 1)", lambda x: 0.02 <= x < 1)
+JPEG_QUALITY = checked(int, "a whole number in [1, 100]", lambda x: 1 <= x <= 100)
 QUALITY = checked(int, "a whole number in [1, 99]", lambda x: 1 <= x <= 99)
 SCALED = checked(str, "pattern=factor with a factor >= 0", lambda x: _has_factor(*x.rpartition("=")))
 SEED = checked(int, "a whole number in [0, 2**32)", lambda x: 0 <= x < 2**32)

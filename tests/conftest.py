@@ -1,5 +1,6 @@
 """Shared fixtures: sample data made once, real faces where they are at hand, functions run on several gloo ranks."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -179,6 +180,17 @@ def run_small(sample_data: Path) -> Callable[..., Losses]:
         return losses(out)
 
     return run_here
+
+
+@pytest.fixture(scope="module")
+def reference_with(run_small: Callable[..., Losses], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Losses]:
+    """reference_with(partner) → losses of a run with the partner of an option alone, each made once."""
+
+    @functools.cache
+    def reference(partner: str) -> Losses:
+        return run_small(*partner.split(), out=tmp_path_factory.mktemp("reference"))
+
+    return reference
 
 
 def weights(out: Path, iteration: int) -> dict[str, torch.Tensor]:

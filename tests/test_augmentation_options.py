@@ -1,6 +1,5 @@
 """The options of the augmentation: their ranges, what is refused, and the effect of each on a training."""
 
-import functools
 from collections.abc import Callable
 
 import pytest
@@ -66,17 +65,6 @@ def test_ranges(name: str, good: str, bad: str) -> None:
     train_options([*REQUIRED, *on, f"--{name}={good}"])
     with pytest.raises(InputError, match=f"^command line: --{name}: expected "):
         train_options([*REQUIRED, *on, f"--{name}={bad}"])
-
-
-@pytest.fixture(scope="module")
-def reference_with(run_small: Callable[..., Losses], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Losses]:
-    """reference_with(partner) → losses of a run with the partner of an option alone, each made once."""
-
-    @functools.cache
-    def reference(partner: str) -> Losses:
-        return run_small(*partner.split(), out=tmp_path_factory.mktemp("reference"))
-
-    return reference
 
 
 @pytest.mark.parametrize(

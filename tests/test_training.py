@@ -1,6 +1,5 @@
 """Training through the real entry: golden losses, exact resume, ranks, signals, refusals, every option's effect."""
 
-import functools
 import json
 import math
 import os
@@ -364,17 +363,6 @@ def test_learning_rate_drops_at_epochs_and_log_step_spaces_the_records(
 
 
 # --- every option of the losses -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def reference_with(run_small: Callable[..., Losses], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Losses]:
-    """reference_with(partner) → losses of a run with the partner of an option alone, each made once."""
-
-    @functools.cache
-    def reference(partner: str) -> Losses:
-        return run_small(*partner.split(), out=tmp_path_factory.mktemp("reference"))
-
-    return reference
 
 
 @pytest.mark.parametrize(

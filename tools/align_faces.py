@@ -32,7 +32,7 @@ from fr.data.landmark_csv import boxes_of
 from fr.data.pipeline import DaliSettings, FaceStream, Undecodable
 from fr.data.samples import SampleBatch
 from fr.errors import InputError, run_plainly
-from fr.option_types import AT_LEAST_1, COUNT_OR_0, FLAG, NOT_NEGATIVE, SIDE, TEXT, checked
+from fr.option_types import AT_LEAST_1, COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, SIDE, TEXT
 from fr.options import Group, tool_options
 from fr.photographs import Pixels
 from fr.preprocessing import Preprocessing
@@ -42,7 +42,6 @@ from tools.dataset.parallel import map_in_processes
 
 UNREADABLE = "unreadable.txt"
 BATCH = 64
-_QUALITY = checked(int, "a whole number in [1, 100]", lambda x: 1 <= x <= 100)
 _NOT_KEPT = ("out", "workers", "data_cache")  # options that change no crop
 
 
@@ -138,7 +137,7 @@ def _own(group: Group) -> None:
     add("--enlarge", type=AT_LEAST_1, default=1.3, help="box of a loose crop, about its middle [factor]; 1 = as it is")
     add("--square", **FLAG, help="loose crops as wide and high as the longer side, but for the picture's edges")
     add("--format", default="jpg", choices=("jpg", "png"), help="of the crops; png keeps every pixel")
-    add("--quality", type=_QUALITY, default=95, help="of jpg [1 to 100]")
+    add("--quality", type=JPEG_QUALITY, default=95, help="of jpg [1 to 100]")
     add("--workers", type=COUNT_OR_0, default=0, help="[threads, of loose crops processes]; 0 = one a core")
 
 

@@ -26,17 +26,17 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.data.annotations import LabelledFaces
 from fr.data.formats import read_training_faces
 from fr.data.lfw import read_lfw
-from fr.data.lines import read_lines
+from fr.data.lines import folder_classes, read_lines
+from fr.data.lists import has_face
 from fr.data.vgg import person_names
-from fr.errors import InputError, run_plainly
-from fr.files import replace_file
+from fr.errors import run_plainly
+from fr.files import write_result
 from fr.option_types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
 from fr.options import train_options
 from tools.dataset.checks import DROPPED, KINDS, Findings, Limits, check, same_names
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
         name = f"cleaned_{Path(options.train_list or options.train_data_root).absolute().stem}.txt"
         files[name] = "".join(f"{lines[row]}\n" for row in np.flatnonzero(findings.stays).tolist()).encode()
     for name, content in files.items():
-        _write(arguments.out / name, content)
+        write_result(arguments.out / name, content)
     wrote = ", ".join(str(arguments.out / name) for name in files)
     print("\n".join([*faces.notes, *_summary(findings, arguments.drop), about["Photographs"], f"wrote {wrote}"]))
     return 0 if findings.stays.all() else 1
@@ -87,7 +87,7 @@ def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] |
         return [f"{name} {label}" for name, label in zip(names, faces.labels.tolist(), strict=True)]
     texts = read_lines(Path(options.train_list)).texts
     if options.train_dataset in ("ms1m", "imdbface"):  # whose other lines are photographs without a face
-        texts = texts.filter(pc.greater_equal(pc.count_substring(texts, "|"), 2))
+        texts = texts.filter(has_face(texts))
     found: list[str] = texts.to_pylist()
     return found
 
@@ -98,7 +98,7 @@ def _people(options: argparse.Namespace, faces: LabelledFaces) -> dict[int, str]
         return {}
     names = person_names(Path(options.train_meta)) if options.train_meta else {}
     lfw = read_lfw(options.val_data_root, options.val_list, options.val_landmarks)
-    people = pc.unique(pc.replace_substring_regex(lfw.names, r"/[^/]*$", "")).to_pylist()
+    _, people = folder_classes(lfw.names)
     return same_names([names.get(identity, identity) for identity in faces.identities], people)
 
 
@@ -115,13 +115,6 @@ def _table(faces: LabelledFaces, findings: Findings) -> str:
 def _summary(findings: Findings, drop: list[str]) -> list[str]:
     counts = Counter(finding.kind for finding in findings.found)
     return [f"{kind:22}{counts[kind]:9,}{'' if kind in drop else '   (kept)'}" for kind in KINDS if counts[kind]]
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        replace_file(path, content)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from error
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

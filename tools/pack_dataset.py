@@ -35,7 +35,7 @@ from fr.data.pipeline import DaliSettings
 from fr.data.tar_shards import PICTURES
 from fr.errors import InputError, run_plainly
 from fr.files import replace_file
-from fr.option_types import COUNT_OR_0, FLAG, NOT_NEGATIVE, POSITIVE, TEXT, checked
+from fr.option_types import COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, POSITIVE, TEXT, checked
 from fr.options import Group, tool_options
 from fr.photographs import Pixels
 from fr.preprocessing import Preprocessing
@@ -45,7 +45,6 @@ from tools.dataset.parallel import map_in_processes
 
 PLAN, LEFT_OUT = "pack.json", ".left_out.txt"
 _LOOKED_AT = 200  # pictures whose sizes say how many fill a shard
-_QUALITY = checked(int, "a whole number in [1, 100]", lambda x: 1 <= x <= 100)
 _CROP = checked(int, "0, or a whole number >= 32", lambda x: x == 0 or x >= 32)
 
 
@@ -94,7 +93,7 @@ def _own(group: Group) -> None:
     add("--shard_size", type=POSITIVE, default=256.0, help="of a shard, about [MB]")
     add("--align", type=_CROP, default=0, help="side of crops around aligned faces [pixels]; 0 = pictures as they are")
     add("--margin", type=NOT_NEGATIVE, default=0.25, help="around an aligned face [fraction of its side]; 0 = none")
-    add("--quality", type=_QUALITY, default=95, help="of the crops' JPEG, without subsampling of colour [1 … 100]")
+    add("--quality", type=JPEG_QUALITY, default=95, help="of the crops' JPEG, without subsampling of colour [1 … 100]")
     add("--shuffle", **FLAG, help="in a random order, always the same, for programs that read in order; false = off")
     add("--workers", type=COUNT_OR_0, default=0, help="[processes]; 0 = one a core")
 

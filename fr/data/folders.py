@@ -10,6 +10,7 @@ import pyarrow as pa
 from fr.data.annotations import LabelledFaces, existing_folder, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.errors import InputError
+from fr.files import is_unicode
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _NAMED = 3  # empty folders that are said by name
@@ -44,7 +45,7 @@ def pictures_below(root: Path) -> list[str]:
 
 
 def _checked(root: Path, names: list[str]) -> list[str]:
-    refuse([f"{os.path.join(root, name)!r}: the name isn't UTF-8" for name in names if not _is_text(name)])
+    refuse([f"{os.path.join(root, name)!r}: the name isn't UTF-8" for name in names if not is_unicode(name)])
     return names
 
 
@@ -78,14 +79,6 @@ def _pictures(root: Path, folder: str, above: set[tuple[int, int]]) -> Iterator[
 def _node(path: Path) -> tuple[int, int]:
     found = os.stat(path)
     return found.st_dev, found.st_ino
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _note(root: Path, empty: list[str]) -> tuple[str, ...]:

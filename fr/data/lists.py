@@ -95,6 +95,11 @@ def read_imdb_face(root: str, list_file: str) -> LabelledFaces:
     return _detected_faces(root, found, np.tile([0.0, 0.0, np.inf, np.inf], (len(found.lines.numbers), 1)))
 
 
+def has_face(texts: pa.Array) -> pa.BooleanArray:
+    """Which lines of ms1m or imdbface [N] have landmarks and box."""
+    return pc.greater_equal(pc.count_substring(texts, "|"), 2)
+
+
 @dataclass(frozen=True)
 class _Detected:
     """The three fields of the lines with a face, and what to say of the others."""
@@ -108,7 +113,7 @@ class _Detected:
 
 def _detected(path: Path) -> _Detected:
     lines = read_lines(path)
-    found = pc.count_substring(lines.texts, "|").to_numpy() >= 2
+    found = has_face(lines.texts).to_numpy(zero_copy_only=False)
     if not found.any():
         raise InputError(f"{path}: no face in any line; a line with one is {_FORM}")
     failed = int(len(found) - found.sum())

@@ -29,6 +29,7 @@ from fr.data.lines import read_lines
 from fr.data.storage import TarShards
 from fr.data.tar_members import CutShort, tar_members
 from fr.errors import InputError
+from fr.files import is_unicode
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
 _ROLES = dict.fromkeys(PICTURES, "picture") | {"cls": "class", "landmarks": "landmarks"}
@@ -107,7 +108,7 @@ def _found(folder: Path) -> list[str]:
     shards = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tar") if path.is_file())
     if not shards:
         raise InputError(f"--train_data_root {folder}: no *.tar in it or below")
-    refuse([f"{str(folder / name)!r}: the name isn't UTF-8" for name in shards if not _is_text(name)])
+    refuse([f"{str(folder / name)!r}: the name isn't UTF-8" for name in shards if not is_unicode(name)])
     return shards
 
 
@@ -166,7 +167,7 @@ def _samples(file: BinaryIO, path: Path) -> tuple[_Samples, list[str], bool]:
             if not role or member.isdir():
                 continue
             parts = samples.setdefault(key, {})
-            if not _is_text(member.name):
+            if not is_unicode(member.name):
                 problems.append(f"{path}: {member.name!r}: the name isn't UTF-8")
             elif not member.isreg() or member.issparse():
                 problems.append(
@@ -258,11 +259,3 @@ def _text(file: BinaryIO, path: Path, member: _Member) -> str:
         return os.pread(file.fileno(), member.size, member.offset).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: {member.name}: not UTF-8 text") from error
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

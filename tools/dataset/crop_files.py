@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from fr.data.annotations import LabelledFaces, refuse
 from fr.errors import InputError
-from fr.files import replace_file
+from fr.files import replace_file, write_result
 from fr.photographs import Pixels
 from tools.dataset.face_names import key_of, refuse_ambiguous
 
@@ -43,12 +43,7 @@ class Targets:
 
     def write(self, name: str, content: bytes) -> None:
         """Whole or not at all."""
-        path = self.out / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, content)
-        except OSError as error:
-            raise InputError(f"{path}: can't be written: {error.strerror}") from error
+        write_result(self.out / name, content)
 
 
 def target_names(faces: LabelledFaces, kind: str) -> list[str]:

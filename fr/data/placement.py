@@ -51,9 +51,16 @@ def landmarks(
     faces: Faces, indices: NDArray[np.int64], encoded: Sequence[NDArray[np.uint8]]
 ) -> tuple[alignment.Array, NDArray[np.bool_]]:
     """Landmarks of the named faces in pixels [N, 5, 2], and of which they can be told [N]; the others' mean nothing."""
+    return landmarks_in(faces, indices, sizes_of(encoded if faces.boxes is not None else []))
+
+
+def landmarks_in(
+    faces: Faces, indices: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> tuple[alignment.Array, NDArray[np.bool_]]:
+    """As `landmarks`, of pictures of `sizes` [N, 2] (width, height); of faces without boxes these don't count."""
     if faces.boxes is None:
         return faces.landmarks[indices], np.ones(len(indices), dtype=bool)
-    low, extent = cut_boxes(faces.boxes[indices], sizes_of(encoded))
+    low, extent = cut_boxes(faces.boxes[indices], sizes)
     return low[:, None] + faces.landmarks[indices] * np.maximum(extent, 1)[:, None], np.all(extent > 0, axis=1)
 
 

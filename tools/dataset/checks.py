@@ -110,7 +110,7 @@ def _check_faces(
     if faces.landmarks.shape[1] == 0:
         sides = np.sqrt(sizes.prod(axis=1))
     else:
-        points = _pixels(faces, rows, sizes)
+        points, _ = placement.landmarks_in(faces, rows, sizes)
         template = alignment.template_points("arcface", (_SIDE, _SIDE))
         matrices = alignment.umeyama(points, template)
         sides = _SIDE / np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))
@@ -119,15 +119,6 @@ def _check_faces(
             findings.add("landmarks", int(rows[place]), problem)
     for place in np.flatnonzero(sides < limits.min_face).tolist():
         findings.add("small_face", int(rows[place]), f"{sides[place]:.0f} pixels")
-
-
-def _pixels(faces: LabelledFaces, rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> alignment.Array:
-    """Landmarks of the rows [n, 5, 2] in pixels of pictures of `sizes` [n, 2]."""
-    if faces.boxes is None:
-        return faces.landmarks[rows]
-    low, extent = placement.cut_boxes(faces.boxes[rows], sizes)
-    points: alignment.Array = low[:, None] + faces.landmarks[rows] * extent[:, None]
-    return points
 
 
 def _suspicious(

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from fr import snapshot
 from fr.averaging import WeightAverage
 from fr.data.annotations import LabelledFaces
 from fr.data.augmentation import Augmentation
@@ -38,7 +37,10 @@ from fr.option_parsing import Resolved
 from fr.options import train_options
 from fr.preprocessing import Preprocessing
 from fr.replicas import checkpoint_blocks, replicate, resolved_precision, synchronise_batch_norms
+from fr.resuming import candidates, resume
+from fr.snapshot_writer import SnapshotWriter
 from fr.training import Batch, Every, StepSettings, keep_batches, train
+from fr.training_state import TrainingState
 
 
 def main(argv: list[str]) -> int:
@@ -60,26 +62,26 @@ def main(argv: list[str]) -> int:
             backbone = synchronise_batch_norms(backbone, ranks.device)
         head = MarginSoftmax(len(faces.identities), options.embed_size, LossSettings.of(options), options.seed)
         head.to(ranks.device)
-        resumed = _snapshot_to_resume(options)
-        began = initialise(backbone, head, faces.identities, _initial_weights(options), resumed)
+        folder = Path(options.snap_folder)
+        snapshots = candidates(options.snap_to_resume, folder, options.snap_prefix)
+        began = initialise(backbone, head, faces.identities, _initial_weights(options), resumed=bool(snapshots))
         average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
         learning = parameter_groups(_named_parameters(backbone, head), options.freeze, options.lr_scale)
         optimizer = build_sgd(learning, options.lr, options.momentum, options.weight_decay)
         if options.activation_checkpointing:
             checkpoint_blocks(backbone)
 
-        state = snapshot.TrainingState(backbone, head, optimizer, average.model if average else None)
+        state = TrainingState(backbone, head, optimizer, average.model if average else None)
         facts = _resumable_facts(options, preprocessing, faces, order)
-        first = snapshot.resume(resumed, state, facts) if resumed else 0
-        iterations = range(first, _last_iteration(options, order))
+        resumed, notes = resume(snapshots, state, facts) if snapshots else ({}, [])
+        iterations = range(resumed.get("iteration", 0), _last_iteration(options, order))
         monitor = _open_monitor(resolved, ranks, iterations)
-        monitor.say("\n".join([_summary(ranks, faces, order, preprocessing, backbone, iterations), *began]))
+        monitor.say("\n".join([_summary(ranks, faces, order, preprocessing, backbone, iterations), *notes, *began]))
+        best = resumed.get("best")
+        writer = SnapshotWriter(folder, options.snap_prefix, state, faces.identities, monitor.say, best=best)
 
         def save(iteration: int, metrics: dict[str, float] | None = None) -> None:
-            path = snapshot.snapshot_path(Path(options.snap_folder), options.snap_prefix, iteration)
-            contents = facts | {"iteration": iteration, "metrics": metrics or {}, "config": resolved.as_dict()}
-            snapshot.write(path, contents | state.weights(), state, faces.identities)
-            monitor.say(f"wrote {path}")
+            writer.write(iteration, facts | {"metrics": metrics or {}, "config": resolved.as_dict()})
 
         def validate_and_save(iteration: int) -> None:
             if not lfw:
@@ -176,12 +178,6 @@ def _resumable_facts(
             **({"images_per_identity": order.balance.images} if order.balance else {}),
         },
     }
-
-
-def _snapshot_to_resume(options: argparse.Namespace) -> Path | None:
-    if options.snap_to_resume == "auto":
-        return snapshot.newest(Path(options.snap_folder), options.snap_prefix)
-    return Path(options.snap_to_resume) if options.snap_to_resume else None
 
 
 def _initial_weights(options: argparse.Namespace) -> InitialWeights:

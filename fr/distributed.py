@@ -147,10 +147,10 @@ def caught_signals() -> Iterator[Received]:
             signal.signal(number, handler)
 
 
-def gather_objects(own: T) -> list[T]:
+def gather_objects(own: T, group: dist.ProcessGroup | None = None) -> list[T]:
     """What each rank gives, in rank order, on every rank. Pickled and gathered in two steps: for what is rare."""
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, own)
+    dist.all_gather_object(gathered, own, group)
     return gathered
 
 

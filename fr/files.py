@@ -1,7 +1,9 @@
 """Files that are whole or as they were, and their names."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from fr.errors import InputError
 
@@ -23,6 +25,23 @@ def write_result(path: Path, content: bytes) -> None:
         replace_file(path, content)
     except OSError as error:
         raise InputError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def write_durably(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
+    """Have a file written; on return its content is on the disk, its name after `sync_folder`."""
+    with path.open("wb") as file:
+        write_into(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries (new names) durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def is_unicode(text: str) -> bool:

@@ -34,16 +34,16 @@ def initialise(
     head: MarginSoftmax,
     identities: Sequence[str],
     wish: InitialWeights,
-    resumed: Path | None,
+    resumed: bool,
 ) -> list[str]:
     """Put what is wished for into backbone and head, all ranks together: lines that say what came of it.
 
-    identities [C]: of this run. resumed: the snapshot that the run goes on from, whose weights count instead.
+    identities [C]: of this run. resumed: the run goes on from a snapshot, whose weights count instead.
     InputError on every rank when one of them can't.
     """
     option = f"--init_from {wish.init_from}" if wish.init_from else "--pretrained" if wish.imagenet else ""
     if resumed or not option:
-        return [f"{option} is left aside: the run goes on from {resumed}"] if option else []
+        return [f"{option} is left aside: the run goes on from a snapshot"] if option else []
     failure, said = None, []
     try:
         if wish.imagenet:

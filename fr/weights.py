@@ -10,6 +10,7 @@ from torch import nn
 from fr import foreign_pickle, snapshot
 from fr.errors import InputError
 from fr.inert_pickle import StandIn
+from fr.training_state import read_head
 from fr.weight_layouts import LAYOUTS, Layout, embedding_size, input_sides, likeliest_model
 
 OWN = "a snapshot of this trainer"  # the source of what needs no import
@@ -117,7 +118,7 @@ def _of_snapshot(path: Path, contents: dict[str, Any]) -> Weights:
     snapshot.check(path, contents)
     sides, head, names = contents["preprocessing"].get("input_size"), contents.get("head"), contents.get("identities")
     if snapshot.state_path(path).is_dir():
-        head, names = snapshot.read_head(path)
+        head, names = read_head(snapshot.state_path(path))
     elif not (isinstance(head, torch.Tensor) and head.ndim == 2 and isinstance(names, list)):
         head, names = None, None
     sized = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in sides)

@@ -1,6 +1,7 @@
 """Every backbone's way: it trains, is saved, comes back bit-equal, and leaves as ONNX with the same numbers."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -15,7 +16,9 @@ from fr.optimizer import build_sgd
 from fr.preprocessing import Preprocessing
 from fr.replicas import replicate
 from fr.scored_model import load_backbone
+from fr.snapshot_writer import SnapshotWriter
 from fr.training import StepSettings, training_mode, training_step
+from fr.training_state import TrainingState
 from tests.conftest import ROOT
 from tools.benchmarks.case_ranks import loss_settings
 from tools.export_onnx import LIMIT
@@ -41,9 +44,8 @@ def test_a_model_trains_is_saved_reloads_bit_equal_and_exports(name: str, one_ra
 
     path = tmp_path / f"m_{ITERATIONS}.pt"
     facts = {"model": name, "embed_size": EMBED_SIZE, "preprocessing": Preprocessing(size).as_dict()}
-    state = snapshot.TrainingState(model, head, optimizer)
-    rest = {"iteration": ITERATIONS, "config": {}, "metrics": {}, "run": {}}
-    snapshot.write(path, facts | rest | state.weights(), state)
+    contents: dict[str, Any] = facts | {"config": {}, "metrics": {}, "run": {}}
+    SnapshotWriter(tmp_path, "m", TrainingState(model, head, optimizer), (), print).write(ITERATIONS, contents)
     loaded = load_backbone(path, snapshot.read(path), size)
     expected = embeddings_of(model.eval(), pictures)
     assert torch.equal(embeddings_of(loaded, pictures), expected)

@@ -20,6 +20,8 @@ from fr.initial_weights import InitialWeights, head_rows, initialise, read_ident
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model
 from fr.optimizer import build_sgd
+from fr.snapshot_writer import SnapshotWriter
+from fr.training_state import TrainingState, read_head
 from fr.weights import read_weights
 from tests.conftest import Losses, same_weights, weights
 from tests.layouts_001 import layout_001
@@ -68,8 +70,7 @@ def test_names_or_rows_of_another_number_are_refused_with_both() -> None:
 def write_snapshot(folder: str) -> torch.Tensor:
     """On all ranks; returns this rank's centres."""
     backbone, head, optimizer = make_run(len(THEIRS), 1)
-    contents = FACTS | {"iteration": 5, "state_dict": backbone.state_dict()}
-    snapshot.write(Path(folder) / "net_5.pt", contents, snapshot.TrainingState(backbone, head, optimizer), THEIRS)
+    SnapshotWriter(Path(folder), "net", TrainingState(backbone, head, optimizer), THEIRS, print).write(5, FACTS)
     return head.weight.detach()
 
 
@@ -90,12 +91,12 @@ def test_names_that_cannot_be_written_leave_the_older_snapshot_whole(
         write_snapshot(str(tmp_path))
     assert snapshot.newest(tmp_path, "net") == tmp_path / "net_5.pt"
     assert (tmp_path / "net_5.pt").read_bytes() == before
-    assert snapshot.read_head(tmp_path / "net_5.pt")[1] == THEIRS
+    assert read_head(tmp_path / "net_5.state")[1] == THEIRS
 
 
 def begin_from(folder: str) -> dict[str, Any]:
     backbone, head, _ = make_run(len(OURS), 2)
-    said = initialise(backbone, head, OURS, InitialWeights(f"{folder}/net_5.pt", False, "", ""), None)
+    said = initialise(backbone, head, OURS, InitialWeights(f"{folder}/net_5.pt", False, "", ""), False)
     return {"head": head.weight.detach(), "said": said, "backbone": dict(backbone.state_dict())}
 
 
@@ -107,7 +108,7 @@ def refuse_on_one_rank(folder: str) -> str:
     backbone, head, _ = make_run(len(OURS), 2)
     path = f"{folder}/net_5.pt" if rank() else f"{folder}/absent.pt"
     with pytest.raises(InputError) as refusal:
-        initialise(backbone, head, OURS, InitialWeights(path, False, "", ""), None)
+        initialise(backbone, head, OURS, InitialWeights(path, False, "", ""), False)
     return str(refusal.value)
 
 
@@ -176,7 +177,7 @@ def test_a_run_begins_with_the_loss_of_the_network_and_head_it_is_given(
     images, labels = first_batch[1]
     backbone = build_model("mobilenet", 16, (32, 32)).eval()
     backbone.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
-    centres, _ = snapshot.read_head(path)
+    centres, _ = read_head(snapshot.state_path(path))
     with torch.no_grad():
         cosines = F.normalize(backbone(images).double()) @ F.normalize(centres.double()).T
     target = F.one_hot(labels, 12)
@@ -219,8 +220,8 @@ def test_a_run_begins_with_another_systems_file_and_the_rows_of_the_identities_i
     wanted = read_weights(path).backbone
     assert len(wanted) == len(tensors)
     assert same_weights(weights(tmp_path, 1), wanted)
-    begun, names = snapshot.read_head(tmp_path / "snapshots/tiny_1.pt")
-    fresh, _ = snapshot.read_head(tmp_path / "fresh/snapshots/tiny_1.pt")
+    begun, names = read_head(tmp_path / "snapshots/tiny_1.state")
+    fresh, _ = read_head(tmp_path / "fresh/snapshots/tiny_1.state")
     assert names is not None and sorted(names) == ours
     for row, name in enumerate(names):
         assert torch.equal(begun[row], head[5 - ours.index(name)] if name in ours[:5] else fresh[row])

@@ -3,7 +3,9 @@
 import os
 import pickle
 import shutil
+import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from fr import snapshot
+from fr import resuming, snapshot, snapshot_writer
 from fr.distributed import rank, world_size
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.optimizer import build_sgd
 from fr.preprocessing import Preprocessing
+from fr.snapshot_writer import SnapshotWriter
+from fr.training_state import Tensors, TrainingState
 from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES = 7  # over 2 ranks 4 + 3, over 3 ranks 3 + 3 + 1
@@ -27,6 +31,7 @@ FACTS = {
     "run": {"train_batch_size": 12, "seed": 1, "images": 100, "identities": CLASSES, "data": "abc"},
 }
 CONFIG = {"lr": 0.4, "model": "mobilenet", "lr_drops": [1, 2], "freeze_bn": False, "snap_prefix": "net"}
+CONTENTS = FACTS | {"metrics": {"accuracy": 0.5}, "config": CONFIG}
 
 
 def make_run(seed: int, **loss: Any) -> tuple[nn.Module, MarginSoftmax, torch.optim.SGD]:
@@ -56,25 +61,16 @@ def content(backbone: nn.Module, head: MarginSoftmax, optimizer: torch.optim.SGD
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def write(
-    folder: Path, iteration: int = 5, seed: int = 1, prefix: str = "net", **loss: Any
-) -> dict[str, torch.Tensor]:
-    backbone, head, optimizer = make_run(seed, **loss)
-    contents = FACTS | {
-        "iteration": iteration,
-        "state_dict": backbone.state_dict(),
-        "metrics": {"accuracy": 0.5},
-        "config": CONFIG,
-    }
-    state = snapshot.TrainingState(backbone, head, optimizer)
-    snapshot.write(snapshot.snapshot_path(folder, prefix, iteration), contents, state)
-    return content(backbone, head, optimizer)
+def write(folder: Path, iteration: int = 5, seed: int = 1, prefix: str = "net", **loss: Any) -> dict[str, torch.Tensor]:
+    run = make_run(seed, **loss)
+    SnapshotWriter(folder, prefix, TrainingState(*run), (), print).write(iteration, CONTENTS)
+    return content(*run)
 
 
 def resume(path: Path, facts: dict[str, Any] | None = None, seed: int = 2, **loss: Any) -> dict[str, torch.Tensor]:
     run = make_run(seed, **loss)
-    iteration = snapshot.resume(path, snapshot.TrainingState(*run), facts or FACTS)
-    return content(*run) | {"iteration": torch.tensor(iteration)}
+    contents, _ = resuming.resume([path], TrainingState(*run), facts or FACTS)
+    return content(*run) | {"iteration": torch.tensor(contents["iteration"])}
 
 
 def names(folder: Path) -> set[str]:
@@ -155,16 +151,15 @@ def test_an_interrupted_write_leaves_no_half_snapshot(
             raise OSError("no space left")
         save_whole(what, file, **settings)  # the checkpoint's own files go through here, too
 
-    def fails_half_way(_state: snapshot.TrainingState, folder: Path) -> None:
-        folder.mkdir()
+    def fails_half_way(_tensors: Tensors, folder: Path, _group: None) -> None:
         (folder / "__0_0.distcp").write_bytes(b"half")
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
         if where == "state":
-            patch.setattr(snapshot.TrainingState, "save", fails)
+            patch.setattr(snapshot_writer, "save", fails)
         elif where == "middle of the state":
-            patch.setattr(snapshot.TrainingState, "save", fails_half_way)
+            patch.setattr(snapshot_writer, "save", fails_half_way)
         elif where == "pt":
             patch.setattr(torch, "save", fails_on_the_pt)
         else:
@@ -251,6 +246,13 @@ def test_a_damaged_foreign_or_hostile_pt_is_refused_by_name(one_rank: None, tmp_
             snapshot.read(nothing)
 
 
+def sign(state: Path) -> None:
+    """What whoever made a hostile state would do last."""
+    (state / "SHA256SUMS").unlink()
+    lines = subprocess.run(["sha256sum", *sorted(names(state))], cwd=state, capture_output=True, check=True).stdout
+    (state / "SHA256SUMS").write_bytes(lines)
+
+
 def test_a_hostile_state_executes_nothing(one_rank: None, tmp_path: Path) -> None:
     write(tmp_path)
     mark, index = tmp_path / "mark", tmp_path / "net_5.state" / ".metadata"
@@ -258,11 +260,13 @@ def test_a_hostile_state_executes_nothing(one_rank: None, tmp_path: Path) -> Non
     whole.planner_data = Payload(mark)
     for hostile in (Payload(mark), {"state_dict_metadata": Payload(mark)}, whole):
         index.write_bytes(pickle.dumps(hostile))
+        sign(index.parent)
         with pytest.raises(InputError, match=r"\.metadata: damaged: .*mkdir has no place in a snapshot"):
             resume(tmp_path / "net_5.pt")
     harmless: Any
     for harmless in ({}, [1], torch.Size([3])):
         index.write_bytes(pickle.dumps(harmless))
+        sign(index.parent)
         with pytest.raises(InputError, match="no checkpoint index"):
             resume(tmp_path / "net_5.pt")
     assert not mark.exists()
@@ -293,21 +297,15 @@ def test_a_damaged_state_is_refused_by_name(one_rank: None, tmp_path: Path) -> N
         lambda: index.write_bytes(b""),
         lambda: index.write_bytes(index.read_bytes()[:200]),
     ]
-    size = index.stat().st_size
-    possible = [lambda position=position: flip(index, position) for position in range(0, size, size // 100)]
-    refusals = []
-    for damage in (*certain, *possible):
+    for file in (index, shard, state / "SHA256SUMS"):
+        size = file.stat().st_size
+        certain += [partial(flip, file, at) for at in range(0, size, size // 100)]
+    for damage in certain:
         shutil.rmtree(state)
         shutil.copytree(tmp_path / "whole", state)
         damage()
-        try:
+        with pytest.raises(InputError, match=str(state)):
             resume(path)
-            refusals.append(False)
-        except InputError as error:
-            assert str(state) in str(error)
-            refusals.append(True)
-    assert all(refusals[: len(certain)])
-    assert sum(refusals) > len(certain) + 20
     assert not mark.exists()
     shutil.rmtree(state)
     with pytest.raises(InputError, match=r"net_5\.state: no such folder: .* holds the weights alone"):
@@ -326,9 +324,7 @@ def test_a_damaged_state_is_refused_by_name(one_rank: None, tmp_path: Path) -> N
         ({"run": {"data": "abd"}}, r"run\.data is abc there and abd"),
     ],
 )
-def test_resume_spells_out_what_differs(
-    one_rank: None, tmp_path: Path, difference: dict[str, Any], said: str
-) -> None:
+def test_resume_spells_out_what_differs(one_rank: None, tmp_path: Path, difference: dict[str, Any], said: str) -> None:
     write(tmp_path)
     facts: dict[str, Any] = dict(FACTS)
     for name, value in difference.items():
@@ -347,7 +343,7 @@ def test_a_state_of_another_shape_is_refused_with_both_shapes(one_rank: None, tm
     head = MarginSoftmax(CLASSES + 1, 3, loss_settings(), 1)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
     with pytest.raises(InputError) as caught:
-        snapshot.resume(tmp_path / "net_5.pt", snapshot.TrainingState(backbone, head, optimizer), FACTS)
+        resuming.resume([tmp_path / "net_5.pt"], TrainingState(backbone, head, optimizer), FACTS)
     text = str(caught.value)
     assert "head is (7, 3), this run needs (8, 3)" in text
     assert "backbone.3.weight is missing" in text and "momentum.3.bias is missing" in text
@@ -359,9 +355,7 @@ def write_on_two_ranks(folder: str) -> dict[str, torch.Tensor]:
     for buffer in backbone.buffers():
         buffer.add_(rank())
     before = content(backbone, head, optimizer)
-    path = snapshot.snapshot_path(Path(folder), "net", 5)
-    contents = FACTS | {"iteration": 5, "state_dict": backbone.state_dict(), "metrics": {}, "config": CONFIG}
-    snapshot.write(path, contents, snapshot.TrainingState(backbone, head, optimizer))
+    SnapshotWriter(Path(folder), "net", TrainingState(backbone, head, optimizer), (), print).write(5, CONTENTS)
     return before
 
 
@@ -420,10 +414,9 @@ def pass_on_memory(source: str, target: str, margin_type: str) -> dict[str, torc
     """What a snapshot gives a run, which writes it again."""
     loss = {"margin_type": margin_type, "center_loss_weight": 1.0}
     run = make_run(2, **loss)
-    state = snapshot.TrainingState(*run)
-    iteration = snapshot.resume(Path(source) / "net_5.pt", state, FACTS)
-    contents = FACTS | {"iteration": iteration, "state_dict": run[0].state_dict(), "metrics": {}, "config": CONFIG}
-    snapshot.write(Path(target) / "net_5.pt", contents, state)
+    state = TrainingState(*run)
+    resuming.resume([Path(source) / "net_5.pt"], state, FACTS)
+    SnapshotWriter(Path(target), "net", state, (), print).write(5, CONTENTS)
     return content(*run)
 
 

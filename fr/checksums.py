@@ -1,0 +1,67 @@
+"""SHA256SUMS: what each file of a folder held when it was written, in the form that `sha256sum --check` reads.
+
+A training state may be hundreds of gigabytes: each rank reads its share of the files.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import torch.distributed as dist
+
+from fr.distributed import gather_objects, rank, world_size
+from fr.errors import InputError
+
+SUMS = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  ([^/\0]+)")
+
+
+def sums_of(folder: Path, group: dist.ProcessGroup | None = None) -> bytes:
+    """What SHA256SUMS of a folder must hold, all ranks together; InputError on every rank if a file can't be read."""
+    names = gather_objects(_names(folder) if rank() == 0 else [], group)[0]
+    digests, problems = _digests(folder, names, group)
+    if problems or not names:
+        raise InputError(*problems or [f"{folder}: can't be read again"])
+    return "".join(f"{digests[name]}  {name}\n" for name in names).encode()
+
+
+def damages(folder: Path) -> list[str]:
+    """What isn't as SHA256SUMS says, a line each, all ranks together and the same on each; none = all is whole."""
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    lines = gather_objects(lines)[0]
+    found = [_LINE.fullmatch(line) for line in lines]
+    wanted = {match[2]: match[1] for match in found if match}
+    if not wanted or len(wanted) < len(lines):
+        return [f"{folder / SUMS}: missing or damaged"]
+    digests, problems = _digests(folder, list(wanted))
+    return problems + [
+        f"{folder / name}: damaged: not what was written (SHA-256 differs)"
+        for name, digest in digests.items()
+        if digest != wanted[name]
+    ]
+
+
+def _digests(
+    folder: Path, names: list[str], group: dist.ProcessGroup | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """SHA-256 of the files by name, and what can't be read: on every rank those of all."""
+    digests, problems = {}, []
+    for name in names[rank() :: world_size()]:
+        try:
+            with (folder / name).open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            problems.append(f"{folder / name}: can't be read: {error.strerror}")
+    parts = gather_objects((digests, problems), group)
+    return {name: digest for part, _ in parts for name, digest in part.items()}, [p for _, part in parts for p in part]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []

@@ -1,0 +1,173 @@
+"""The snapshots of a run: each written whole or not at all, if wished behind the training's back, and old ones removed.
+
+Both parts come into being under a temporary name and are on the disk before they get their own; the `.pt` gets its
+name last (C6).
+"""
+
+import errno
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from fr.checksums import SUMS, sums_of
+from fr.distributed import raise_together, rank
+from fr.errors import InputError
+from fr.files import sync_folder, write_durably
+from fr.snapshot import by_iteration, snapshot_path, state_path, write_weights
+from fr.training_state import IDENTITIES, Tensors, TrainingState, save, weights
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which snapshots stay: the `newest` (0 = all), the best, and each whose iteration `every` divides (0 = none)."""
+
+    newest: int = 0
+    every: int = 0
+
+    def superseded(self, iterations: Sequence[int], best: int | None) -> list[int]:
+        """Those, of some in ascending order, that need not stay."""
+        old = iterations[: -self.newest] if self.newest else []
+        return [i for i in old if i != best and not (self.every and i % self.every == 0)]
+
+
+class SnapshotWriter:
+    """Writes one snapshot at a time, all ranks together; `close` waits for the last.
+
+    identities: names of the head's rows, kept in the training state. background: a copy is made, and written while the
+    training goes on. best: iteration and accuracy of the best snapshot so far. say: gets a line a snapshot.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        prefix: str,
+        state: TrainingState,
+        identities: Sequence[str],
+        say: Callable[[str], None],
+        kept: Kept = Kept(),
+        background: bool = False,
+        best: tuple[int, float] | None = None,
+    ) -> None:
+        self._folder, self._prefix, self._state = folder, prefix, state
+        self._names = "".join(f"{name}\n" for name in identities).encode()
+        self._say, self._kept, self._best = say, kept, best
+        self._thread = ThreadPoolExecutor(1) if background else None
+        # Its collectives come between those of the training in any order, so they need a group of their own.
+        self._group: Any = dist.new_group(backend="gloo") if background else None
+        self._pending: Future[None] | None = None
+
+    def write(self, iteration: int, contents: dict[str, Any]) -> None:
+        """Write what stands in the `.pt` beside the weights, and the state as it is now.
+
+        InputError on every rank when one of them can't write this snapshot, or couldn't the one before in the
+        background; what was whole before stays so.
+        """
+        self._finish()
+        if "accuracy" in contents["metrics"] and (not self._best or contents["metrics"]["accuracy"] >= self._best[1]):
+            self._best = iteration, contents["metrics"]["accuracy"]
+        tensors = self._state.now(copied=self._thread is not None)
+        contents = contents | weights(tensors) | {"iteration": iteration, "best": self._best}
+        path = snapshot_path(self._folder, self._prefix, iteration)
+        if self._thread:
+            self._pending = self._thread.submit(self._write, path, contents, tensors)
+        else:
+            self._write(path, contents, tensors)
+
+    def failure(self) -> InputError | None:
+        """Of the snapshot in the background, as soon as it is known on this rank."""
+        if self._pending and self._pending.done():
+            try:
+                self._finish()
+            except InputError as error:
+                return error
+        return None
+
+    def close(self) -> None:
+        try:
+            self._finish()
+        finally:
+            if self._thread:
+                self._thread.shutdown()
+
+    def _finish(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def _write(self, path: Path, contents: dict[str, Any], tensors: Tensors) -> None:
+        temporary = path.with_name(f".{path.stem}.state.tmp")
+        try:
+            self._by_first_rank(path, lambda: self._prepare(temporary, contents, tensors))
+            save(tensors, temporary, self._group)
+            sums = sums_of(temporary, self._group)
+            self._by_first_rank(path, lambda: _commit(path, contents, temporary, sums))
+        except InputError:
+            shutil.rmtree(temporary, ignore_errors=True)  # no half gigabytes where there is no room
+            raise
+        if rank() == 0:
+            self._say(f"wrote {path}")
+            self._remove_old(contents["iteration"])
+
+    def _prepare(self, temporary: Path, contents: dict[str, Any], tensors: Tensors) -> None:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        for left in temporary.parent.glob(f".{self._prefix}_*.tmp"):  # by a run that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        parts = [tensors, contents["state_dict"], contents.get("average", {})]
+        _need_space(temporary.parent, sum(tensor.nbytes for part in parts for tensor in part.values()))
+        temporary.mkdir()
+        if self._names:
+            write_durably(temporary / IDENTITIES, lambda file: file.write(self._names))
+
+    def _remove_old(self, newest: int) -> None:
+        """Snapshots ahead of this run's newest are another's, and are left alone."""
+        known = [i for i in by_iteration(self._folder, self._prefix) if i <= newest]
+        for iteration in self._kept.superseded(known, self._best[0] if self._best else None):
+            try:
+                remove(snapshot_path(self._folder, self._prefix, iteration))
+            except OSError as error:
+                self._say(f"an old snapshot stays: {error}")
+
+    def _by_first_rank(self, path: Path, act: Callable[[], None]) -> None:
+        """Rank 0 acts, the others wait; if it fails, all of them raise InputError."""
+        failure = None
+        if rank() == 0:
+            try:
+                act()
+            except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by either
+                failure = InputError(f"{path}: can't be written: {error}")
+        raise_together(failure, f"{path}: can't be written by rank 0", self._group)
+
+
+def _need_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"needs {needed / 1e9:.3f} GB, and {folder} has {free / 1e9:.3f} GB left")
+
+
+def _commit(path: Path, contents: dict[str, Any], temporary: Path, sums: bytes) -> None:
+    """Give both parts their names. An older snapshot of this name is gone only for the moment that takes."""
+    state, older = state_path(path), path.with_name(f".{path.stem}.older.tmp")
+
+    def give_name_to_state() -> None:
+        path.unlink(missing_ok=True)
+        if state.exists():
+            state.rename(older)
+        temporary.rename(state)
+
+    write_durably(temporary / SUMS, lambda file: file.write(sums))
+    sync_folder(temporary)
+    write_weights(path, contents, give_name_to_state)
+    if older.exists():
+        shutil.rmtree(older)
+
+
+def remove(path: Path) -> None:
+    """The `.pt` goes first: without it, what is left is no snapshot."""
+    path.unlink()
+    sync_folder(path.parent)
+    shutil.rmtree(state_path(path))

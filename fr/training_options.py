@@ -153,6 +153,10 @@ def loop(group: Group) -> None:
     add("--sync_bn", **FLAG, help="batch norms over the samples of all ranks; false = of each rank")
     add("--activation_checkpointing", **FLAG, help="compute blocks twice rather than keep them; false = off")
     add("--compile", **FLAG, help="torch.compile the backbone; false = off")
+    add("--deterministic", **FLAG, help="only operations that repeat to the bit, or an error; false = any")
+    add("--spike_factor", type=NOT_NEGATIVE, default=0.0, help="a loss above so many medians is told [factor]; 0 = off")
+    add("--spike_return", **FLAG, help="after one, take back the newest snapshot's weights; false = only tell")
+    add("--hang_timeout", type=NOT_NEGATIVE, default=1200.0, help="a rank silent so long ends the run [s]; 0 = never")
     add("--seed", type=SEED, default=0, help="of weights, order and augmentation [whole number]")
 
 
@@ -164,5 +168,8 @@ def snapshots(group: Group) -> None:
         "--snap_prefix", type=PREFIX, default="FaceReidNet", help="of the names <snap_prefix>_<iteration>.pt"
     )
     add("--snap_to_resume", default="", help="a .pt to go on from; auto = newest whole one, empty = none")
+    add("--async_snapshots", **FLAG, help="write them from a copy while the training goes on; false = wait")
+    add("--keep_snapshots", type=COUNT_OR_0, default=0, help="that stay: the newest, and the best [count]; 0 = all")
+    add("--keep_every", type=COUNT_OR_0, default=0, help="and those of each multiple of this [iterations]; 0 = none")
     add("--log_folder", default="", help="of TensorBoard files and log.jsonl; empty = logs/<snap_prefix>")
     add("--log_step", type=COUNT, default=10, help="between log lines [iterations]")

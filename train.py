@@ -9,6 +9,7 @@
 """
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from fr.data.lfw import read_lfw
 from fr.data.order import Order, training_order
 from fr.data.pipeline import dali_settings
 from fr.data.training_stream import TrainingStream
-from fr.distributed import Ranks, broadcast_buffers, open_ranks
-from fr.errors import InputError, run_plainly
-from fr.evaluation import evaluate
+from fr.distributed import Ranks, open_ranks
+from fr.errors import run_plainly
 from fr.initial_weights import InitialWeights, initialise
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.settings import LossSettings
+from fr.meters import Meters
+from fr.milestones import Milestones, Validation
 from fr.models import build_model, training_preprocessing
 from fr.monitor import Monitor, Silent
 from fr.optimizer import build_sgd, lr_at, parameter_groups
@@ -36,17 +38,18 @@ from fr.option_checks import check_batch_size
 from fr.option_parsing import Resolved
 from fr.options import train_options
 from fr.preprocessing import Preprocessing
-from fr.replicas import checkpoint_blocks, replicate, resolved_precision, synchronise_batch_norms
+from fr.replicas import checkpoint_blocks, deterministic, replicate, resolved_precision, synchronise_batch_norms
 from fr.resuming import candidates, resume
-from fr.snapshot_writer import SnapshotWriter
-from fr.training import Batch, Every, StepSettings, keep_batches, train
+from fr.snapshot_writer import Kept, SnapshotWriter
+from fr.training import Every, StepSettings, train
 from fr.training_state import TrainingState
+from fr.watchdog import watched
 
 
 def main(argv: list[str]) -> int:
     resolved = train_options(argv)
     options = resolved.values
-    with open_ranks(options.device) as ranks:
+    with open_ranks(options.device, options.hang_timeout) as ranks, deterministic(options.deterministic):
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
         faces = read_on_all_ranks(vars(options), ranks)
         lfw = read_lfw(*_lfw_paths(options)) if options.val_list else None
@@ -62,8 +65,8 @@ def main(argv: list[str]) -> int:
             backbone = synchronise_batch_norms(backbone, ranks.device)
         head = MarginSoftmax(len(faces.identities), options.embed_size, LossSettings.of(options), options.seed)
         head.to(ranks.device)
-        folder = Path(options.snap_folder)
-        snapshots = candidates(options.snap_to_resume, folder, options.snap_prefix)
+        folder, prefix = Path(options.snap_folder), options.snap_prefix
+        snapshots = candidates(options.snap_to_resume, folder, prefix)
         began = initialise(backbone, head, faces.identities, _initial_weights(options), resumed=bool(snapshots))
         average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
         learning = parameter_groups(_named_parameters(backbone, head), options.freeze, options.lr_scale)
@@ -73,43 +76,28 @@ def main(argv: list[str]) -> int:
 
         state = TrainingState(backbone, head, optimizer, average.model if average else None)
         facts = _resumable_facts(options, preprocessing, faces, order)
-        resumed, notes = resume(snapshots, state, facts) if snapshots else ({}, [])
-        iterations = range(resumed.get("iteration", 0), _last_iteration(options, order))
+        resumed = resume(snapshots, state, facts)
+        iterations = range(resumed.iteration, _last_iteration(options, order))
         monitor = _open_monitor(resolved, ranks, iterations)
-        monitor.say("\n".join([_summary(ranks, faces, order, preprocessing, backbone, iterations), *notes, *began]))
-        best = resumed.get("best")
-        writer = SnapshotWriter(folder, options.snap_prefix, state, faces.identities, monitor.say, best=best)
-
-        def save(iteration: int, metrics: dict[str, float] | None = None) -> None:
-            writer.write(iteration, facts | {"metrics": metrics or {}, "config": resolved.as_dict()})
-
-        def validate_and_save(iteration: int) -> None:
-            if not lfw:
-                return save(iteration)
-            figures: dict[str, float] = {}
-            lines: list[str] = []
-            try:
-                for prefix, model in ({"": backbone} | ({"ema_": average.model} if average else {})).items():
-                    broadcast_buffers(model)
-                    batch_size, flipped = options.val_batch_size, options.flipped_emb
-                    found, _ = evaluate(model.eval(), lfw, preprocessing, dali, ranks, batch_size, flipped)
-                    figures |= {prefix + name: value for name, value in found.figures().items()}
-                    lines += ["averaged weights:"] * bool(prefix) + found.lines()
-            except InputError as error:  # a reason to look, not one to lose the training
-                monitor.say(f"iteration {iteration}: no validation: {error}")
-                return save(iteration)
-            monitor.validated(iteration, figures, lines)
-            save(iteration, figures)
-
-        def dump(iteration: int, batches: list[Batch]) -> str:
-            path = Path(options.snap_folder) / f"{options.snap_prefix}_{iteration}.bad_batch_{ranks.rank}.pt"
-            return keep_batches(path, iteration, batches)
-
+        summary = _summary(ranks, faces, order, preprocessing, backbone, iterations)
+        monitor.say("\n".join([summary, *resumed.notes, *began]))
+        kept = Kept(options.keep_snapshots, options.keep_every)
+        writer = SnapshotWriter(
+            folder, prefix, state, faces.identities, monitor.say, kept, options.async_snapshots, resumed
+        )
+        meters = Meters(ranks.device, resumed.contents.get("meters"))
+        models = {"": backbone} | ({"ema_": average.model} if average else {})
+        validation = Validation(
+            lfw, models, preprocessing, dali, ranks, options.val_batch_size, options.flipped_emb
+        )
+        milestones = Milestones(
+            folder, prefix, facts, resolved.as_dict(), state, writer, meters, validation, monitor
+        )
         bad = BadImages(options.max_bad_images)
         stream = TrainingStream(
             faces, order, iterations, ranks, options.accumulate, preprocessing, Augmentation.of(options), dali, bad
         )
-        try:
+        with closing(monitor), closing(writer), watched(ranks, options.hang_timeout):
             return train(
                 replicate(backbone, options.compile),
                 head,
@@ -131,16 +119,16 @@ def main(argv: list[str]) -> int:
                     options.freeze_bn,
                     memory_format,
                 ),
-                Every(options.log_step, options.val_step, options.max_bad_steps),
+                Every(
+                    options.log_step,
+                    options.val_step,
+                    options.max_bad_steps,
+                    options.spike_factor,
+                    options.spike_return,
+                ),
                 ranks,
-                monitor,
-                lambda images: monitor.shows(images, preprocessing),
-                validate_and_save,
-                save,
-                dump,
+                milestones,
             )
-        finally:
-            monitor.close()
 
 
 def _lfw_paths(options: argparse.Namespace) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
@@ -18,6 +18,14 @@ from fr.errors import InputError
 T = TypeVar("T")
 
 
+@dataclass
+class SignsOfLife:
+    """What a rank has done so far: what repeats counts here, for `fr/watchdog.py` to see that it still does."""
+
+    count: int = 0
+    iteration: int = 0
+
+
 @dataclass(frozen=True)
 class Ranks:
     """Who this process is. local_*: among the processes of this host."""
@@ -27,6 +35,7 @@ class Ranks:
     local_rank: int
     local_world_size: int
     device: torch.device
+    life: SignsOfLife = field(default_factory=SignsOfLife, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -55,11 +64,14 @@ def choose_device(wish: str, local_rank: int) -> torch.device:
 
 
 @contextmanager
-def open_ranks(device_wish: str) -> Iterator[Ranks]:
-    """Join the group that torchrun describes in the environment, or be a group of one."""
+def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
+    """Join the group that torchrun describes in the environment, or be a group of one.
+
+    hang_timeout: seconds after which `fr/watchdog.py` ends the run; a collective waits longer. 0 = as torch has it.
+    """
     facts = {name: int(os.environ.get(name.upper(), default)) for name, default in _FACTS.items()}
     device = choose_device(device_wish, facts["local_rank"])
-    ranks = Ranks(device=device, **facts)
+    ranks = Ranks(facts["rank"], facts["world_size"], facts["local_rank"], facts["local_world_size"], device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
@@ -67,8 +79,9 @@ def open_ranks(device_wish: str) -> Iterator[Ranks]:
         use_huge_pages()
     # Agreements and gathered figures are CPU tensors and go over gloo also on GPUs: no wait for the CUDA stream.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=2 * hang_timeout) if hang_timeout else None
     if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -128,11 +141,14 @@ class Received:
     number: int = 0
 
 
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is what Slurm is asked to warn with
+
+
 @contextmanager
 def caught_signals() -> Iterator[Received]:
-    """SIGTERM and SIGINT only leave a note in here, for the loop to act on; a second one ends the process as ever."""
+    """Signals only leave a note in here, for the loop to act on; a second one ends the process as ever."""
     received = Received()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in _ENDING}
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.number = number

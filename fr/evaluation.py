@@ -45,6 +45,7 @@ def embed(
             for batch in plain_stream(faces, indices, batch_size, preprocessing, settings):
                 images = batch.to(ranks.device, non_blocking=True)
                 parts.append(network(images).float().cpu())
+                ranks.life.count += 1
                 bar.update(len(images))
         except InputError as error:
             failure = error

@@ -53,8 +53,13 @@ _NEEDS_WEIGHT = {
     "triplet_margin": ("triplet_loss_weight",),
     "triplet_mining": ("triplet_loss_weight",),
 }
-# Options that do nothing while these are empty.
-_NEEDS = {"partial": "init_from", "init_identities": "init_from"}
+# Options that do nothing while these are empty or 0.
+_NEEDS = {
+    "partial": "init_from",
+    "init_identities": "init_from",
+    "keep_every": "keep_snapshots",
+    "spike_return": "spike_factor",
+}
 # The margin, in radians, of the types that turn the target's angle by it.
 _TURNS_BY = {"arc": "m", "ada": "m", "curricular": "m", "mag": "u_m"}
 
@@ -156,7 +161,7 @@ def _without_effect(values: dict[str, Any], origins: dict[str, str], defaults: d
         if not any(values.get(weight, 1) for weight in _NEEDS_WEIGHT[name]):
             problems.append(f"{origins[name]}: --{name}: no effect while 0: --{', --'.join(_NEEDS_WEIGHT[name])}")
     for name in changed & _NEEDS.keys():
-        if values.get(_NEEDS[name]) == "":
+        if values.get(_NEEDS[name]) in ("", 0):
             problems.append(f"{origins[name]}: --{name}: no effect without --{_NEEDS[name]}")
     return sorted(problems)
 

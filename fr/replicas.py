@@ -3,6 +3,7 @@
 Letters: B samples of a rank, C channels.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -17,6 +18,23 @@ from torch.utils.checkpoint import checkpoint
 
 from fr.distributed import world_size
 from fr.losses.sharded import sum_over_ranks
+
+
+@contextmanager
+def deterministic(wished: bool) -> Iterator[None]:
+    """In here torch takes only operations that give the same bits each time, and refuses those without such a form.
+
+    On a CPU all that the networks here need are such anyway.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if wished:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a search for faults, which costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def resolved_precision(wish: str, device: torch.device) -> str:

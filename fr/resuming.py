@@ -1,25 +1,54 @@
 """Going on from a snapshot: the newest that is whole, and what must be the same there (C7)."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fr.checksums import damages
-from fr.distributed import gather_objects
+from fr.distributed import gather_objects, rank
 from fr.errors import InputError
 from fr.snapshot import by_iteration, read, state_path
 from fr.training_state import TrainingState
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """The snapshot that a run goes on from, if any: what its `.pt` holds, and lines to say about it."""
+
+    path: Path | None = None
+    contents: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def iteration(self) -> int:
+        return int(self.contents.get("iteration", 0))
+
+
+NOTHING = Resumed()
+
+
 def candidates(wish: str, folder: Path, prefix: str) -> list[Path]:
-    """What to try to go on from, in this order. wish: a `.pt`, `auto` = those in the folder, or empty = nothing."""
-    if wish == "auto":
-        return [*reversed(by_iteration(folder, prefix).values())]
-    return [Path(wish)] if wish else []
+    """What to try to go on from, in this order. wish: a `.pt`, `auto` = those in the folder, or empty = nothing.
+
+    torchrun starts all ranks again when one has died (--max-restarts): then those in the folder come first. InputError
+    where it may do so and those of an earlier run are in the way. The first rank looks for all of them.
+    """
+    newest_first = gather_objects([*reversed(by_iteration(folder, prefix).values())] if rank() == 0 else [])[0]
+    wished = newest_first if wish == "auto" else [Path(wish)] if wish else []
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        return newest_first + [path for path in wished if path not in newest_first]
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and newest_first and wished != newest_first:
+        raise InputError(
+            f"{newest_first[0]} is an earlier run's, and with --max-restarts this run would go on from it after a "
+            "restart: say --snap_to_resume auto, or another --snap_prefix, or move it away"
+        )
+    return wished
 
 
-def resume(paths: Sequence[Path], state: TrainingState, facts: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Load the first undamaged snapshot of several, all ranks together: its contents, and what there is to say.
+def resume(paths: Sequence[Path], state: TrainingState, facts: dict[str, Any]) -> Resumed:
+    """Load the first undamaged snapshot of several, all ranks together; of none, do nothing.
 
     facts: entries of the `.pt` that must be the same there. InputError when all are damaged, and for each difference.
     """
@@ -27,9 +56,12 @@ def resume(paths: Sequence[Path], state: TrainingState, facts: dict[str, Any]) -
     for path in paths:
         contents, problems = _whole(path)
         if not problems:
-            return _load(path, contents, state, facts), [*damaged, f"going on from {path}"]
+            _load(path, contents, state, facts)
+            return Resumed(path, contents, [*damaged, f"going on from {path}"])
         damaged += problems
-    raise InputError(*damaged)
+    if damaged:
+        raise InputError(*damaged)
+    return NOTHING
 
 
 def _whole(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -46,7 +78,7 @@ def _whole(path: Path) -> tuple[dict[str, Any], list[str]]:
     return contents, [*problems] or damages(state_path(path))
 
 
-def _load(path: Path, contents: dict[str, Any], state: TrainingState, facts: dict[str, Any]) -> dict[str, Any]:
+def _load(path: Path, contents: dict[str, Any], state: TrainingState, facts: dict[str, Any]) -> None:
     problems = [
         f"{path}: {name} is {stored} there and {wanted} in this run"
         for name, stored, wanted in _differences(contents, facts, "")
@@ -54,7 +86,6 @@ def _load(path: Path, contents: dict[str, Any], state: TrainingState, facts: dic
     if problems:
         raise InputError(*problems)
     state.load(state_path(path))
-    return contents
 
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str) -> list[tuple[str, Any, Any]]:

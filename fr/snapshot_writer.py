@@ -18,6 +18,7 @@ from fr.checksums import SUMS, sums_of
 from fr.distributed import raise_together, rank
 from fr.errors import InputError
 from fr.files import sync_folder, write_durably
+from fr.resuming import NOTHING, Resumed
 from fr.snapshot import by_iteration, snapshot_path, state_path, write_weights
 from fr.training_state import IDENTITIES, Tensors, TrainingState, save, weights
 
@@ -39,7 +40,7 @@ class SnapshotWriter:
     """Writes one snapshot at a time, all ranks together; `close` waits for the last.
 
     identities: names of the head's rows, kept in the training state. background: a copy is made, and written while the
-    training goes on. best: iteration and accuracy of the best snapshot so far. say: gets a line a snapshot.
+    training goes on. resumed: what the run goes on from. say: gets a line a snapshot. written: oldest first.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class SnapshotWriter:
         say: Callable[[str], None],
         kept: Kept = Kept(),
         background: bool = False,
-        best: tuple[int, float] | None = None,
+        resumed: Resumed = NOTHING,
     ) -> None:
         self._folder, self._prefix, self._state = folder, prefix, state
         self._names = "".join(f"{name}\n" for name in identities).encode()
-        self._say, self._kept, self._best = say, kept, best
+        self._say, self._kept, self._best = say, kept, resumed.contents.get("best")
+        self.written = [resumed.path] if resumed.path else []
         self._thread = ThreadPoolExecutor(1) if background else None
         # Its collectives come between those of the training in any order, so they need a group of their own.
         self._group: Any = dist.new_group(backend="gloo") if background else None
@@ -67,7 +69,7 @@ class SnapshotWriter:
         InputError on every rank when one of them can't write this snapshot, or couldn't the one before in the
         background; what was whole before stays so.
         """
-        self._finish()
+        self.wait()
         if "accuracy" in contents["metrics"] and (not self._best or contents["metrics"]["accuracy"] >= self._best[1]):
             self._best = iteration, contents["metrics"]["accuracy"]
         tensors = self._state.now(copied=self._thread is not None)
@@ -82,19 +84,20 @@ class SnapshotWriter:
         """Of the snapshot in the background, as soon as it is known on this rank."""
         if self._pending and self._pending.done():
             try:
-                self._finish()
+                self.wait()
             except InputError as error:
                 return error
         return None
 
     def close(self) -> None:
         try:
-            self._finish()
+            self.wait()
         finally:
             if self._thread:
                 self._thread.shutdown()
 
-    def _finish(self) -> None:
+    def wait(self) -> None:
+        """Until the snapshot in the background is written; InputError on every rank when it can't be."""
         pending, self._pending = self._pending, None
         if pending:
             pending.result()
@@ -109,6 +112,7 @@ class SnapshotWriter:
         except InputError:
             shutil.rmtree(temporary, ignore_errors=True)  # no half gigabytes where there is no room
             raise
+        self.written.append(path)
         if rank() == 0:
             self._say(f"wrote {path}")
             self._remove_old(contents["iteration"])

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,11 +14,12 @@ from fr.data.bad_images import BadImages
 from fr.distributed import Ranks, Received, caught_signals, gather_objects, highest
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
+from fr.meters import MOST_RETURNS
+from fr.milestones import Batch, Milestones
 from fr.monitor import Silent, Stopwatch
 from fr.optimizer import apply_step, gradient_norm, set_lr
 from fr.replicas import unshared
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # images [b, 3, H, W], labels [b]
 _NEWS = 1  # below the numbers of the signals that are caught: bad photographs were found, no reason to end
 _FAILED = 255  # above every signal number: a failure on one rank wins over a signal on another
 
@@ -37,12 +37,15 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class Every:
-    """Iterations between log records, and between validations with their snapshots; and the most steps without a
-    finite gradient in a row (0 = any number)."""
+    """Iterations between log records, and between validations with their snapshots; the most steps without a finite
+    gradient in a row (0 = any number); what multiple of its median makes a loss a spike (0 = none), and whether the
+    run then goes back to earlier weights."""
 
     log_step: int
     val_step: int
     max_bad_steps: int
+    spike_factor: float
+    spike_return: bool
 
 
 def training_mode(replicas: nn.Module, freeze_bn: bool) -> None:
@@ -67,6 +70,7 @@ def training_step(
     Nothing here waits for the device.
     """
     means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=head.weight.device))
+    statistics = [(buffer, buffer.clone()) for buffer in _statistics(replicas, head)]
     with head.step(iteration, torch.cat([labels for _, labels in batches]), optimizer):
         for number, (images, labels) in enumerate(batches, start=1):
             with unshared(replicas) if number < len(batches) else nullcontext():
@@ -79,8 +83,16 @@ def training_step(
         norm = gradient_norm(replicas.parameters(), head.parameters())
         skipped = apply_step(optimizer, norm, means["loss"], settings.clip_norm)
         optimizer.zero_grad()
+    for buffer, before in statistics:  # one picture that isn't a number would stay in them for ever
+        torch.where(skipped.bool(), before, buffer, out=buffer)
     head.companions.move_centers(skipped)
     return {**means, "gradient_norm": norm, "skipped_steps": skipped}
+
+
+def _statistics(replicas: nn.Module, head: MarginSoftmax) -> Iterator[torch.Tensor]:
+    """What a forward pass moves: batch statistics, and the head's figures (its centres move after the step)."""
+    yield from replicas.buffers()
+    yield from (buffer for buffer in head.buffers() if not buffer.ndim)
 
 
 def train(
@@ -95,11 +107,7 @@ def train(
     settings: StepSettings,
     every: Every,
     ranks: Ranks,
-    monitor: Silent,
-    show: Callable[[torch.Tensor], None],
-    validate_and_save: Callable[[int], None],
-    save: Callable[[int], None],
-    dump: Callable[[int, list[Batch]], str],
+    milestones: Milestones,
 ) -> int:
     """Run the iterations and return the exit status: 0, or 128 + the signal that ended the run.
 
@@ -107,57 +115,42 @@ def train(
     bad input then raises InputError, as do too many skipped steps in a row, which are counted on log steps. `bad` is
     what `stream` reports replaced photographs to; too many of them are bad input.
     """
+    monitor, meters = milestones.monitor, milestones.meters
     watch = Stopwatch()
-    skipped = in_a_row = torch.zeros((), device=ranks.device)
     saved = iterations.start
     training_mode(replicas, settings.freeze_bn)
     with caught_signals() as received:
         for iteration in iterations:
+            ranks.life.count += 1
+            ranks.life.iteration = iteration
             batches, failure = _fetch(stream, settings, ranks, watch)
+            failure = failure or milestones.write_failure()
             reason, failure = _reason_to_end(failure, received, bad, monitor)
             if reason:
                 if iteration > saved:
-                    save(iteration)
+                    milestones.save(iteration)
                 if failure:
                     raise failure
                 return 128 + reason
             if iteration == iterations.start:
-                show(batches[0][0])
+                milestones.show(batches[0][0])
             lr = learning_rate(iteration)
             set_lr(optimizer, lr)
             figures = training_step(replicas, head, optimizer, batches, iteration, settings)
             if average:
                 average.update(iteration)
-            in_a_row = (in_a_row + 1) * figures["skipped_steps"]
-            skipped = figures["skipped_steps"] = skipped + figures["skipped_steps"]
+            meters.count(figures["skipped_steps"])
             done = iteration + 1
             if done % every.log_step == 0:
-                _log(monitor, done, lr, figures, bad, watch)
-                skipped = torch.zeros_like(skipped)
-                if 0 < every.max_bad_steps <= in_a_row:
-                    where = dump(done, batches)
-                    highest(0)  # torchrun ends the other ranks when the first has left: not before all have written
-                    raise InputError(
-                        f"iteration {done}: the last {int(in_a_row)} steps had a gradient that isn't finite and were "
-                        f"skipped; try a lower --lr, --warmup_iterations or --clip_norm; {where}"
-                    )
+                loss = _log(monitor, done, lr, figures | {"skipped_steps": meters.skipped}, bad, watch)
+                _judge(loss, done, batches, every, milestones)
             monitor.advance()
             if done % every.val_step == 0 or done == iterations.stop:
-                validate_and_save(done)
+                milestones.validate_and_save(done)
                 saved = done
                 training_mode(replicas, settings.freeze_bn)
                 watch.restart()
     return 0
-
-
-def keep_batches(path: Path, iteration: int, batches: list[Batch]) -> str:
-    """Write the micro-batches of an iteration for study; says where they are, or why they aren't."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"iteration": iteration, "batches": [(x.cpu(), y.cpu()) for x, y in batches]}, path)
-    except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by either
-        return f"this step's batch couldn't be kept in {path}: {error}"
-    return f"this step's batch is in {path}"
 
 
 def _fetch(
@@ -196,10 +189,37 @@ def _reason_to_end(
     return _FAILED if failure else 0, failure
 
 
+def _judge(loss: float, done: int, batches: list[Batch], every: Every, milestones: Milestones) -> None:
+    """After a log record: InputError after too many skipped steps, or returns, in a row; a spike is told."""
+    monitor, meters = milestones.monitor, milestones.meters
+    advice = "try a lower --lr, --warmup_iterations or --clip_norm"
+    if 0 < every.max_bad_steps <= meters.in_a_row:
+        where = milestones.dump(done, batches)
+        highest(0)  # torchrun ends the other ranks when the first has left: not before all have written
+        raise InputError(
+            f"iteration {done}: the last {int(meters.in_a_row)} steps had a gradient that isn't finite and were "
+            f"skipped; {advice}; {where}"
+        )
+    usual = meters.median()
+    spike = 0 < every.spike_factor * usual < loss
+    told = f"iteration {done}: the loss is {loss:.4g}; its median of late is {usual:.4g}"
+    if spike and every.spike_return:
+        if meters.returns == MOST_RETURNS:
+            raise InputError(f"{told}; so it was after each of {MOST_RETURNS} returns to earlier weights; {advice}")
+        meters.returned()
+        monitor.say(f"{told}; {milestones.go_back()}")
+        return
+    if spike:
+        monitor.say(told)
+    meters.logged(loss)
+
+
 def _log(
     monitor: Silent, done: int, lr: float, figures: dict[str, torch.Tensor], bad: BadImages, watch: Stopwatch
-) -> None:
+) -> float:
+    """The record of an iteration; returns its loss."""
     values = torch.stack(list(figures.values())).tolist()  # the one place where host and device meet
     speed = watch.read()
     known = dict(zip(figures, values, strict=True))
     monitor.log({"iteration": done, **known, "lr": lr, "bad_images": bad.count, **speed})
+    return float(known["loss"])

@@ -69,8 +69,8 @@ def write(folder: Path, iteration: int = 5, seed: int = 1, prefix: str = "net", 
 
 def resume(path: Path, facts: dict[str, Any] | None = None, seed: int = 2, **loss: Any) -> dict[str, torch.Tensor]:
     run = make_run(seed, **loss)
-    contents, _ = resuming.resume([path], TrainingState(*run), facts or FACTS)
-    return content(*run) | {"iteration": torch.tensor(contents["iteration"])}
+    resumed = resuming.resume([path], TrainingState(*run), facts or FACTS)
+    return content(*run) | {"iteration": torch.tensor(resumed.iteration)}
 
 
 def names(folder: Path) -> set[str]:

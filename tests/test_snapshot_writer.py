@@ -94,8 +94,9 @@ def test_a_damaged_newest_snapshot_makes_way_for_the_one_before_and_that_is_said
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / part).write_bytes(damaged)
     run = make_run(1)
-    found, notes = resuming.resume(resuming.candidates("auto", tmp_path, "net"), TrainingState(*run), FACTS)
-    assert found["iteration"] == 6
+    resumed = resuming.resume(resuming.candidates("auto", tmp_path, "net"), TrainingState(*run), FACTS)
+    notes = resumed.notes
+    assert resumed.iteration == 6
     assert_same(content(*run), before[6])
     assert len(notes) == 2 and str(tmp_path / part) in notes[0] and notes[1] == f"going on from {tmp_path}/net_6.pt"
     with pytest.raises(InputError, match=part):  # one that is asked for by name has no stand-in
@@ -119,12 +120,12 @@ def test_the_newest_the_best_and_every_kth_stay(one_rank: None, tmp_path: Path) 
     assert left == [4, 5, 8, 10, 11, 100]  # 5: as good as 3, and later
     assert names(tmp_path) == {f"net_{i}.{kind}" for i in left for kind in ("pt", "state")}
 
-    best = snapshot.read(tmp_path / "net_11.pt")["best"]
-    assert best == (5, 0.9)
-    resumed = writer_of(tmp_path, run, kept=Kept(1), best=best)
-    resumed.write(12, scored(0.8))
+    resumed = resuming.resume([tmp_path / "net_11.pt"], TrainingState(*run), FACTS)
+    assert resumed.contents["best"] == (5, 0.9)
+    writer = writer_of(tmp_path, run, kept=Kept(1), resumed=resumed)
+    writer.write(12, scored(0.8))
     assert [*snapshot.by_iteration(tmp_path, "net")] == [5, 12, 100]  # the best of before the resume, too
-    resumed.write(13, scored(0.95))
+    writer.write(13, scored(0.95))
     assert [*snapshot.by_iteration(tmp_path, "net")] == [13, 100]
 
 

@@ -21,6 +21,7 @@ import fr.training
 import train
 from fr import snapshot
 from fr.errors import InputError, run_plainly
+from fr.milestones import Batch
 from tests.conftest import (
     ROOT,
     TINY,
@@ -452,7 +453,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_with_advice_and_the_batch(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[fr.training.Batch] = []
+    seen: list[Batch] = []
     step = fr.training.training_step
 
     def watched(*arguments: Any) -> dict[str, torch.Tensor]:

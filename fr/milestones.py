@@ -1,0 +1,107 @@
+"""What a training does outside its loop: shows its pictures, validates, saves, keeps a failed batch, goes back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fr.data.annotations import VerificationFaces
+from fr.data.pipeline import DaliSettings
+from fr.distributed import Ranks, broadcast_buffers
+from fr.errors import InputError
+from fr.evaluation import evaluate
+from fr.meters import Meters
+from fr.monitor import Silent
+from fr.preprocessing import Preprocessing
+from fr.resuming import resume
+from fr.snapshot_writer import SnapshotWriter
+from fr.training_state import TrainingState
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # images [b, 3, H, W], labels [b]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is measured, on what, and how. models: by what their figures begin with."""
+
+    faces: VerificationFaces | None
+    models: dict[str, nn.Module]
+    preprocessing: Preprocessing
+    dali: DaliSettings
+    ranks: Ranks
+    batch_size: int
+    flipped: bool
+
+    def measure(self) -> tuple[dict[str, float], list[str]]:
+        """Figures by name and lines for people, on every rank; none without a set. InputError if it can't be read."""
+        figures: dict[str, float] = {}
+        lines: list[str] = []
+        for prefix, model in self.models.items() if self.faces else ():
+            assert self.faces
+            broadcast_buffers(model)
+            found, _ = evaluate(
+                model.eval(), self.faces, self.preprocessing, self.dali, self.ranks, self.batch_size, self.flipped
+            )
+            figures |= {prefix + name: value for name, value in found.figures().items()}
+            lines += ["averaged weights:"] * bool(prefix) + found.lines()
+        return figures, lines
+
+
+@dataclass(frozen=True)
+class Milestones:
+    """All but `show` and `dump` are called by all ranks together.
+
+    folder, prefix: of the snapshots. facts: what stands in them and must be the same to go on from them. config: the
+    options. compare `fr.training.train`, which calls them.
+    """
+
+    folder: Path
+    prefix: str
+    facts: dict[str, Any]
+    config: dict[str, Any]
+    state: TrainingState
+    writer: SnapshotWriter
+    meters: Meters
+    validation: Validation
+    monitor: Silent
+
+    def show(self, images: torch.Tensor) -> None:
+        """The first batch, as it enters the network."""
+        self.monitor.shows(images, self.validation.preprocessing)
+
+    def validate_and_save(self, iteration: int) -> None:
+        """iteration: how many are done, here and below."""
+        figures: dict[str, float] = {}
+        try:
+            figures, lines = self.validation.measure()
+            if figures:
+                self.monitor.validated(iteration, figures, lines)
+        except InputError as error:  # a reason to look, not one to lose the training
+            self.monitor.say(f"iteration {iteration}: no validation: {error}")
+        self.save(iteration, figures)
+
+    def save(self, iteration: int, figures: dict[str, float] | None = None) -> None:
+        contents = self.facts | {"config": self.config, "metrics": figures or {}, "meters": self.meters.as_dict()}
+        self.writer.write(iteration, contents)
+
+    def write_failure(self) -> InputError | None:
+        """Of a snapshot in the background, as soon as this rank knows of it."""
+        return self.writer.failure()
+
+    def go_back(self) -> str:
+        """Put the newest whole snapshot's state in the place of this one; says which, or that there is none."""
+        self.writer.wait()
+        resumed = resume([path for path in reversed(self.writer.written) if path.exists()], self.state, self.facts)
+        return "; ".join(resumed.notes) or "there is no snapshot to go back to"
+
+    def dump(self, iteration: int, batches: list[Batch]) -> str:
+        """Write this rank's micro-batches of an iteration for study; says where they are, or why they aren't."""
+        path = self.folder / f"{self.prefix}_{iteration}.bad_batch_{self.validation.ranks.rank}.pt"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({"iteration": iteration, "batches": [(x.cpu(), y.cpu()) for x, y in batches]}, path)
+        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by either
+            return f"this step's batch couldn't be kept in {path}: {error}"
+        return f"this step's batch is in {path}"

@@ -1,0 +1,126 @@
+"""Ends a run in which a rank has hung, and says which one and where (C11).
+
+A rank that hangs leaves the others waiting in a collective, which would tell at last that its time is over, and not
+whom it waited for.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+
+from fr.distributed import Ranks
+
+STATUS = 124  # as timeout(1) has it
+_BEATS = 8  # in the time that a rank may be silent
+
+
+@dataclass(frozen=True)
+class Post:
+    """What a rank last told the others. beat: counts on in a thread, also while the rank itself waits."""
+
+    beat: int
+    count: int
+    iteration: int
+    where: str
+
+
+@contextmanager
+def watched(ranks: Ranks, patience: float) -> Iterator[None]:
+    """In here the process ends, and one rank names the culprits, when none has moved for so many seconds; 0 = never.
+
+    Moving is what `ranks.life` counts.
+    """
+    if not patience:
+        yield
+        return
+    over = threading.Event()
+    thread = threading.Thread(target=_watch, args=(ranks, patience, _open_store(ranks, patience), over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def culprits(earlier: dict[int, Post], now: dict[int, Post]) -> list[int]:
+    """The ranks that hold the others up, from what all told at two times some beats apart.
+
+    Those whose thread has stopped, too, as in a process that is suspended; else those that have done least. That is
+    all of them when one hangs between two collectives of a step: only their places can tell it then.
+    """
+    frozen = [rank for rank in now if now[rank].beat == earlier[rank].beat]
+    least = min(post.count for post in now.values())
+    return frozen or [rank for rank in now if now[rank].count == least]
+
+
+def _watch(ranks: Ranks, patience: float, store: dist.Store, over: threading.Event) -> None:
+    beat, seen, since = 0, -1, time.monotonic()
+    earlier: dict[int, Post] = {}
+    while not over.wait(patience / _BEATS):
+        beat += 1
+        own = Post(beat, ranks.life.count, ranks.life.iteration, _place_of_main_thread())
+        if own.count != seen:
+            seen, since, earlier = own.count, time.monotonic(), {}
+        silent = time.monotonic() - since
+        try:
+            store.set(str(ranks.rank), json.dumps(asdict(own)))
+            posts = _posts(store, ranks.world_size) if silent >= patience / 2 else {}
+        except dist.DistError as error:  # who kept the store has gone
+            _end([f"rank {ranks.rank}: the other ranks are out of reach: {error}"])
+        if silent >= patience and earlier:
+            named = culprits(earlier, posts)
+            others = posts.keys() - named
+            if ranks.rank != min(others or named):
+                time.sleep(3)  # torchrun ends the others when one has left: not before that one has spoken
+            _end([_told(rank, posts[rank], earlier[rank], patience) for rank in named])
+        earlier = earlier or posts
+
+
+def _told(rank: int, now: Post, earlier: Post, patience: float) -> str:
+    how = "no sign of life" if now.beat == earlier.beat else f"in {now.where}"
+    return f"rank {rank} has hung: {how} for {patience:g} s at iteration {now.iteration}"
+
+
+def _end(lines: list[str]) -> None:
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
+    os._exit(STATUS)  # the main thread won't see an exception, nor a signal
+
+
+def _posts(store: dist.Store, world_size: int) -> dict[int, Post]:
+    told = {rank: store.get(str(rank)) for rank in range(world_size) if store.check([str(rank)])}
+    return {rank: Post(**json.loads(told[rank])) if rank in told else _ABSENT for rank in range(world_size)}
+
+
+_ABSENT = Post(0, -1, 0, "what comes before the first iteration")
+
+
+def _place_of_main_thread() -> str:
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    if not frame:
+        return "no Python code"
+    code = frame.f_code
+    return f"{Path(code.co_filename).name}:{frame.f_lineno} ({code.co_name})"
+
+
+def _open_store(ranks: Ranks, patience: float) -> dist.Store:
+    """A connection of its own, since the process group's may be waiting."""
+    if "WORLD_SIZE" not in os.environ:
+        return dist.HashStore()
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=timedelta(seconds=max(10, patience)),
+    )
+    # The agent's store lives on when it starts the ranks again.
+    return dist.PrefixStore(f"watchdog {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

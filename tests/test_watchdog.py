@@ -1,0 +1,94 @@
+"""A rank that hangs ends the run, and is named."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fr.distributed import Ranks
+from fr.watchdog import STATUS, Post, culprits, watched
+from tests.conftest import ROOT, TINY, data_options, folders
+
+
+def posts(*told: tuple[int, int]) -> dict[int, Post]:
+    return {rank: Post(beat, count, count, "file.py:1 (f)") for rank, (beat, count) in enumerate(told)}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "named"),
+    [
+        (posts((4, 9), (4, 8), (4, 9)), posts((6, 9), (6, 8), (6, 9)), [1]),  # it waits for something of its own
+        (posts((4, 9), (4, 9), (4, 9)), posts((6, 9), (4, 9), (6, 9)), [1]),  # suspended, after as many steps
+        (posts((4, 9), (4, 9), (4, 8)), posts((6, 9), (4, 9), (6, 8)), [1]),  # suspended counts more than behind
+        (posts((4, 9), (4, 9)), posts((6, 9), (6, 9)), [0, 1]),  # between two collectives of a step: places tell
+        (posts((4, 9)), posts((6, 9)), [0]),
+    ],
+)
+def test_the_culprits_are_the_suspended_or_those_that_are_behind(
+    earlier: dict[int, Post], now: dict[int, Post], named: list[int]
+) -> None:
+    assert culprits(earlier, now) == named
+
+
+def run_alone(code: str) -> subprocess.CompletedProcess[str]:
+    setup = "import time, torch\nfrom fr.distributed import Ranks\nfrom fr.watchdog import watched\n"
+    setup += "ranks = Ranks(0, 1, 0, 1, torch.device('cpu'))\n"
+    environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
+    return subprocess.run(
+        [sys.executable, "-c", setup + code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_process_that_hangs_says_where_and_ends() -> None:
+    began = time.monotonic()
+    hung = run_alone("def hangs():\n    time.sleep(600)\nwith watched(ranks, 1.0):\n    hangs()")
+    assert hung.returncode == STATUS
+    assert hung.stderr == "rank 0 has hung: in <string>:6 (hangs) for 1 s at iteration 0\n"
+    assert time.monotonic() - began > 1
+
+
+def test_who_goes_on_lives_and_0_watches_nobody() -> None:
+    goes_on = "for _ in range(40):\n        time.sleep(0.1)\n        ranks.life.count += 1"
+    assert run_alone(f"with watched(ranks, 1.0):\n    {goes_on}\nprint('lived')").stdout == "lived\n"
+    assert run_alone("with watched(ranks, 0):\n    time.sleep(2)\nprint('lived')").stdout == "lived\n"
+
+
+def test_after_the_training_nobody_watches() -> None:
+    with watched(Ranks(0, 1, 0, 1, torch.device("cpu")), 0.2):
+        pass
+    time.sleep(0.5)  # or this process would be gone
+
+
+def wait_until(happens: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_suspended_rank_ends_the_job_with_its_name(sample_data: Path, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    options = [*data_options(sample_data), *TINY, *folders(tmp_path), "--hang_timeout", "8", "--epoch_total_num", "999"]
+    with (tmp_path / "stderr").open("w") as log:
+        job = subprocess.Popen([*torchrun, "train.py", *options], cwd=ROOT, stderr=log, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: (tmp_path / "logs/log.jsonl").exists())
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        ranks = {environment_of(int(pid))["RANK"]: int(pid) for pid in children}
+        os.kill(ranks["1"], signal.SIGSTOP)
+        assert job.wait(120) != 0
+    finally:
+        job.kill()
+    assert "rank 1 has hung: no sign of life for 8 s at iteration " in (tmp_path / "stderr").read_text()
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)

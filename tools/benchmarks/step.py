@@ -1,8 +1,9 @@
 """`benchmark.py step`: images a second of a whole training step, in each precision and memory order.
 
 A step is forward, backward, clipping and SGD of backbone and head, as train.py does it, on pictures that are already
-there. The forms take turns, so that what else the machine does meets them alike. `plain` is fp32 with torch's own PReLU
-and pages of 4 KB: what a trainer of torch's layers does without any of ours.
+there. The forms take turns, so that what else the machine does meets them alike; a ratio is the median of the turns'.
+`plain` is fp32 with torch's own PReLU and pages of 4 KB: what a trainer of torch's layers does without any of ours.
+`deterministic` is fp32 with --deterministic.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model, family
 from fr.models.layers import PReLU
 from fr.optimizer import build_sgd
-from fr.replicas import replicate
+from fr.replicas import deterministic, replicate
 from fr.training import StepSettings, training_mode, training_step
 from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
 
@@ -39,6 +40,7 @@ class Form:
     channels_last: bool = False
     compiled: bool = False
     plain: bool = False
+    deterministic: bool = False
 
 
 FORMS = {
@@ -47,6 +49,7 @@ FORMS = {
     "channels_last": Form(channels_last=True),
     "bf16": Form(precision="bf16"),
     "both": Form(precision="bf16", channels_last=True),
+    "deterministic": Form(deterministic=True),
     "compile": Form(precision="bf16", channels_last=True, compiled=True),
 }
 
@@ -66,8 +69,8 @@ def add_command(commands: Any) -> None:
     )
     add = parser.add_argument
     add("--model", nargs="+", default=["mobilenet", "iresnet50"], help="backbones (default: %(default)s)")
-    default = [name for name in FORMS if name != "compile"]
-    add("--forms", nargs="+", choices=FORMS, default=default, help="(default: all but compile, which takes minutes)")
+    default = ["plain", "fp32", "channels_last", "bf16", "both"]
+    add("--forms", nargs="+", choices=FORMS, default=default, help="(default: %(default)s; compile takes minutes)")
     add("--ranks", type=int, nargs="+", default=[1], help="processes [count] (default: %(default)s)")
     add("--batch", type=int, default=32, help="images over all ranks [count] (default: %(default)s)")
     add("--steps", type=int, default=3, help="measured a turn, after one that isn't [count] (default: %(default)s)")
@@ -83,27 +86,30 @@ def run(arguments: argparse.Namespace) -> None:
         for ranks in arguments.ranks
         for form in arguments.forms
     ]
-    speeds: dict[Case, list[float]] = {case: [] for case in cases}
+    speeds: dict[Case, list[float]] = {case: [] for case in cases}  # the median of each turn
     for case in tqdm(cases * arguments.turns, desc="measuring", unit="turn", file=sys.stderr):
-        speeds[case] += _in_own_processes(case)
+        speeds[case].append(statistics.median(_in_own_processes(case)))
     print(f"{'model':>16} {'ranks':>5} {'form':14} {'images/s':>9} {'spread':>15}")
     for case, found in speeds.items():
         spread = f"{min(found):.1f} … {max(found):.1f}"
         print(f"{case.model:>16} {case.ranks:5} {case.form:14} {statistics.median(found):9.1f} {spread:>15}")
-    medians = {case: statistics.median(found) for case, found in speeds.items()}
-    results = [{**asdict(case), "images_per_s": speed} for case, speed in medians.items()]
-    print(json.dumps({**_ratios(medians), "results": results}))
+    results = [{**asdict(case), "images_per_s": statistics.median(found)} for case, found in speeds.items()]
+    print(json.dumps({**ratios(speeds), "results": results}))
 
 
-def _ratios(medians: dict[Case, float]) -> dict[str, float]:
-    """Of each model the recipes' form (`both`) against fp32 and the plain one, on the fewest ranks."""
-    least = min(case.ranks for case in medians)
-    by_form = {(case.model, case.form): speed for case, speed in medians.items() if case.ranks == least}
+def ratios(speeds: dict[Case, list[float]]) -> dict[str, float]:
+    """Of each model the recipes' form (`both`) against fp32 and the plain one, on the fewest ranks, and deterministic
+    against fp32: the median over the turns, in each of which the forms have met the same machine."""
+    least = min(case.ranks for case in speeds)
+    by_form = {(case.model, case.form): turns for case, turns in speeds.items() if case.ranks == least}
+    pairs = {"vs_fp32": ("both", "fp32"), "vs_plain": ("both", "plain"), "deterministic": ("deterministic", "fp32")}
     return {
-        f"{model}_vs_{base}": by_form[model, "both"] / by_form[model, base]
-        for model, form in by_form
-        for base in ("fp32", "plain")
-        if form == "both" and (model, base) in by_form
+        f"{model}_{name}": statistics.median(
+            one / base for one, base in zip(by_form[model, form], by_form[model, other], strict=True)
+        )
+        for model in dict.fromkeys(model for model, _ in by_form)
+        for name, (form, other) in pairs.items()
+        if {(model, form), (model, other)} <= by_form.keys()
     }
 
 
@@ -136,11 +142,12 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
     batch = (torch.rand(own, 3, *size).to(memory_format=order), torch.randint(_CLASSES, (own,)))
     settings = StepSettings(1, 5.0, form.precision, False, order)
     seconds = []
-    for number in range(case.steps + 1):
-        dist.barrier()
-        start = time.perf_counter()
-        training_step(replicas, head, optimizer, [batch], number, settings)
-        seconds.append(time.perf_counter() - start)
+    with deterministic(form.deterministic):
+        for number in range(case.steps + 1):
+            dist.barrier()
+            start = time.perf_counter()
+            training_step(replicas, head, optimizer, [batch], number, settings)
+            seconds.append(time.perf_counter() - start)
     Path(folder, f"{rank}.json").write_text(json.dumps(seconds[1:]))
     dist.barrier()
     dist.destroy_process_group()

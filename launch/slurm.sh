@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# sbatch --nodes 2 launch/slurm.sh @configs/mobilenet_arcface.yml [options]: train.py on all GPUs of the nodes.
+#
+# A rank that dies brings all of them back from the newest snapshot, three times. Five minutes before the job's time is
+# over Slurm sends SIGUSR1: the ranks write a snapshot, and the job is queued again to go on from it.
+#SBATCH --job-name=face-recognition
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=32
+#SBATCH --time=24:00:00
+#SBATCH --signal=USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -uo pipefail
+
+WARNED=138 # 128 + SIGUSR1, as train.py ends then
+
+# What srun runs once a node.
+train_on_this_node() {
+    torchrun --nnodes "$SLURM_NNODES" --nproc_per_node "${SLURM_GPUS_ON_NODE:-1}" --max-restarts 3 \
+        --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$FIRST_NODE:29500" \
+        train.py "$@" --snap_to_resume auto &
+    local agent=$! warned=0 status ranks
+    trap 'warned=1; ranks=$(pgrep -P "$agent"); kill -USR1 $ranks' USR1
+    wait "$agent"
+    status=$?
+    if [ "$warned" = 1 ]; then
+        # shellcheck disable=SC2086  # some process ids
+        while kill -0 $ranks 2>/dev/null; do sleep 0.2; done
+        kill -TERM "$agent" 2>/dev/null # or it would start them once more
+        wait "$agent"
+        status=$WARNED
+    fi
+    return "$status"
+}
+
+if [ -n "${SLURM_STEP_ID:-}" ]; then
+    train_on_this_node "$@"
+    exit
+fi
+
+cd "${SLURM_SUBMIT_DIR:?is set by sbatch}" || exit
+. venv/bin/activate
+FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export FIRST_NODE
+srun --kill-on-bad-exit bash launch/slurm.sh "$@"
+status=$?
+if [ "$status" = "$WARNED" ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

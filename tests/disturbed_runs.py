@@ -97,9 +97,9 @@ class Reference:
         assert [record["iteration"] for record in log] == [*range(1, ITERATIONS + 1)], "the log has gaps or repeats"
         assert [record["loss"] for record in log] == [record["loss"] for record in expected], "other losses"
         due = run.course.kept(before | {*range(run.course.val_step, ITERATIONS, run.course.val_step), ITERATIONS})
-        names = {f"tiny_{iteration}.{kind}" for iteration in due for kind in ("pt", "state")}
+        names = {f"tiny_{iteration}.{kind}" for iteration in due for kind in ("pt", "state")} | {"tiny.config.yml"}
         seen = {path.name for path in run.snapshots.iterdir()}
-        assert seen == names | {"tiny.config.yml"}, f"left over: {seen - names}, missing: {names - seen}"
+        assert seen == names, f"left over: {seen - names}, missing: {names - seen}"
         for iteration, path in run.visible().items():
             self._assert_whole(iteration, path)
 

@@ -137,12 +137,38 @@ def test_unasked_all_snapshots_stay(one_rank: None, tmp_path: Path) -> None:
 
 
 def test_what_killed_writes_left_is_cleared_away_and_other_prefixes_are_not(one_rank: None, tmp_path: Path) -> None:
-    for name in (".net_3.state.tmp", ".net_3.older.tmp", ".other_3.state.tmp"):
+    others = {".other_3.state.tmp", ".net_x_3.state.tmp", "other_4.state"}
+    for name in (".net_3.state.tmp", ".net_3.older.tmp", *others):
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").touch()
     (tmp_path / ".net_3.pt.tmp").touch()
     writer_of(tmp_path, make_run(1)).write(5, CONTENTS)
-    assert names(tmp_path) == {"net_5.pt", "net_5.state", ".other_3.state.tmp"}
+    assert names(tmp_path) == {"net_5.pt", "net_5.state"} | others
+
+
+@pytest.mark.parametrize("where", ["before the state has its name", "when it has", "amid a removal"])
+def test_a_state_whose_pt_has_no_name_goes_and_one_whose_pt_has_stays(
+    where: str, one_rank: None, tmp_path: Path
+) -> None:
+    """By a kill between the names of the two parts; user-made folders are left alone."""
+    writer = writer_of(tmp_path, make_run(1))
+    for iteration in (3, 4):
+        writer.write(iteration, CONTENTS)
+    path, state = tmp_path / "net_4.pt", tmp_path / "net_4.state"
+    if where == "before the state has its name":  # of a second write of this iteration
+        shutil.copy(path, tmp_path / ".net_4.pt.tmp")
+        shutil.copytree(state, tmp_path / ".net_4.state.tmp")
+    else:
+        path.rename(tmp_path / ".net_4.pt.tmp")
+        if where == "amid a removal":
+            (state / ".metadata").unlink()
+    shutil.copytree(tmp_path / "net_3.state", tmp_path / "net_2.state")  # its .pt was moved away by somebody
+    before = content(*make_run(1))
+    writer.write(5, CONTENTS)
+    stays = {3, 4, 5} if where == "before the state has its name" else {3, 5}
+    assert names(tmp_path) == {f"net_{i}.{kind}" for i in stays for kind in ("pt", "state")} | {"net_2.state"}
+    for iteration in stays:
+        assert_same(resume(tmp_path / f"net_{iteration}.pt"), before)
 
 
 def test_without_room_for_it_nothing_is_written(

@@ -82,13 +82,9 @@ class SnapshotWriter:
             self._write(path, contents, tensors)
 
     def failure(self) -> InputError | None:
-        """Of the snapshot in the background, as soon as it is known on this rank."""
-        if self._pending and self._pending.done():
-            try:
-                self.wait()
-            except InputError as error:
-                return error
-        return None
+        """Of the snapshot in the background, once this rank knows; others may not yet: `wait` tells it, too."""
+        failed = self._pending.exception() if self._pending and self._pending.done() else None
+        return failed if isinstance(failed, InputError) else None
 
     def close(self) -> None:
         try:

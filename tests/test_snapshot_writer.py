@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from fr import resuming, snapshot, snapshot_writer, training_state
 from fr.distributed import rank
@@ -224,7 +226,7 @@ def test_a_snapshot_in_the_background_is_of_the_moment_it_was_asked_for(
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_a_write_in_the_background_that_fails_is_known_and_told_once(one_rank: None, tmp_path: Path) -> None:
+def test_a_write_in_the_background_that_fails_is_known_before_it_is_told_once(one_rank: None, tmp_path: Path) -> None:
     folder = tmp_path / "file" / "folder"
     (tmp_path / "file").touch()
     writer = writer_of(folder, make_run(1), background=True)
@@ -237,8 +239,37 @@ def test_a_write_in_the_background_that_fails_is_known_and_told_once(one_rank: N
     writer._pending.exception()
     failure = writer.failure()
     assert failure and "net_7.pt: can't be written" in str(failure)
+    # Another rank may not know yet: what is told to all of them together is told to this one, too.
+    with pytest.raises(InputError, match=r"net_7\.pt: can't be written"):
+        writer.write(8, CONTENTS)
     assert writer.failure() is None
     writer.close()
+
+
+def fail_on_the_second_rank(folder: str) -> list[str]:
+    """Each rank comes to know of a failed write at another time, and both then want another snapshot."""
+    writer = writer_of(Path(folder), make_run(1), background=True)
+    told = []
+    with mock.patch.object(dcp.FileSystemWriter, "write_data", side_effect=OSError("no space left")):
+        writer.write(5, CONTENTS)
+        assert writer._pending
+        if rank() == 1:
+            writer._pending.exception()
+            told.append(str(writer.failure()))
+        for action in (lambda: writer.write(6, CONTENTS), writer.close):
+            try:
+                action()
+            except InputError as error:
+                told.append(str(error))
+    return told
+
+
+def test_ranks_that_know_of_a_failed_write_at_different_times_act_alike(
+    run_distributed: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    first, second = run_distributed(2, fail_on_the_second_rank, str(tmp_path))
+    assert len(first) == 1 and "no space left" in first[0]
+    assert second == first * 2
 
 
 def write_while_training(folder: str) -> list[dict[str, torch.Tensor]]:

@@ -140,7 +140,7 @@ class SnapshotWriter:
         if rank() == 0:
             try:
                 act()
-            except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by either
+            except (OSError, RuntimeError) as error:  # torch.save raises either
                 failure = InputError(f"{path}: can't be written: {error}")
         raise_together(failure, f"{path}: can't be written by rank 0", self._group)
 

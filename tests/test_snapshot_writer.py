@@ -1,9 +1,11 @@
 """How a run's snapshots come and go: in the background, as many as are kept, where the room suffices, checked again."""
 
+import resource
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +17,7 @@ import torch.distributed.checkpoint as dcp
 from fr import resuming, snapshot, snapshot_writer, training_state
 from fr.distributed import rank
 from fr.errors import InputError
+from fr.files import write_durably
 from fr.snapshot_writer import Kept, SnapshotWriter
 from fr.training_state import Tensors, TrainingState
 from tests.test_snapshot import CONTENTS, FACTS, assert_same, content, make_run, names, resume
@@ -189,6 +192,26 @@ def test_without_room_for_it_nothing_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
     writer.write(6, CONTENTS)
     assert snapshot.newest(tmp_path, "net") == tmp_path / "net_6.pt"
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """In here the system refuses to make a file longer than that, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_the_system_refuses_to_write_is_told_and_not_a_position_in_a_file(one_rank: None, tmp_path: Path) -> None:
+    tensors = {"weights": torch.zeros(10_000), "more": torch.zeros(10_000)}
+    for size in range(0, 60_000, 4_000):
+        with largest_file(size), pytest.raises(OSError, match="File too large"):
+            write_durably(tmp_path / "one", lambda file: torch.save(tensors, file))
+        with largest_file(size), pytest.raises(InputError, match=r"can't be written: OSError: .*File too large"):
+            training_state.save(tensors, tmp_path / "state")
 
 
 def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:

@@ -62,6 +62,8 @@ class SnapshotWriter:
         # Its collectives come between those of the training in any order, so they need a group of their own.
         self._group: Any = dist.new_group(backend="gloo") if background else None
         self._pending: Future[None] | None = None
+        if background:
+            state.now(copied=True)  # to have the memory before the training begins: taking it costs more than a copy
 
     def write(self, iteration: int, contents: dict[str, Any]) -> None:
         """Write what stands in the `.pt` beside the weights, and the state as it is now.

@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 
         state = TrainingState(backbone, head, optimizer, average.model if average else None)
         facts = _resumable_facts(options, preprocessing, faces, order)
-        resumed = resume(snapshots, state, facts)
+        resumed = resume(snapshots, state, facts, faces.identities)
         iterations = range(resumed.iteration, _last_iteration(options, order))
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, backbone, iterations)

@@ -83,9 +83,9 @@ class SnapshotWriter:
     def failure(self) -> InputError | None:
         """Of the snapshot in the background, as soon as it is known on this rank; `wait` and `write` will raise it."""
         error = self._pending.exception() if self._pending and self._pending.done() else None
-        if error and not isinstance(error, InputError):
-            raise error
-        return error
+        if error is None or isinstance(error, InputError):
+            return error
+        raise error
 
     def close(self) -> None:
         try:

@@ -108,6 +108,7 @@ def _evaluation(group: Group) -> None:
     add("--averaged", **FLAG, help="the moving average of the weights; false = the weights")
     add("--json", default="", help="file to write the figures to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
+    add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
 
 
 def _protocol(group: Group) -> None:

@@ -35,6 +35,8 @@ NOT_IN_RECIPES = {
     *("device", "dali_device", "dali_threads", "data_cache"),
     *("mean", "std", "color_order"),  # the model's own
     *("train_meta", "aligned"),  # of other data
+    *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
+    *("async_snapshots", "keep_snapshots", "keep_every"),
     *("weighted", "images_per_identity"),
     *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
@@ -105,6 +107,8 @@ def test_defaults_are_those_documented() -> None:
         "val_batch_size": 20,
         "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
         "snap_to_resume": "", "log_folder": "", "log_step": 10,
+        "deterministic": False, "spike_factor": 0.0, "spike_return": False, "hang_timeout": 1200.0,
+        "async_snapshots": False, "keep_snapshots": 0, "keep_every": 0,
         "device": "auto", "dali_device": "auto", "dali_threads": 0,
     }  # fmt: skip
     assert resolved.origins["lr"] == "default"
@@ -113,7 +117,7 @@ def test_defaults_are_those_documented() -> None:
 
 def test_evaluation_defaults_are_those_documented() -> None:
     assert evaluation_options(["--snap", "a.pt"]).as_dict() == {
-        "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "",
+        "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "", "roc_fname": "",
         "input_size": [], "template": "auto", "alignment": "auto", "mean": [], "std": [], "color_order": "auto",
         "val_data_root": "", "val_list": "", "val_landmarks": "", "val_batch_size": 20, "flipped_emb": False,
         "protocol": "standard", "dist": "cos", "flip_mode": "sum", "center": False, "bootstrap": 1000,

@@ -44,19 +44,20 @@ def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str,
     }
 
 
-def _shape(encoded: Any) -> Any:
-    """Height, width and channels of encoded pictures as stored, by their headers alone."""
-    return fn.peek_image_shape(encoded, adjust_orientation=False)
+def _sides(encoded: Any) -> tuple[Any, Any]:
+    """Height and width of encoded pictures as stored, by their headers alone."""
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    return shape[0], shape[1]
 
 
-def _region(encoded: Any, shape: Any, start: Any, end: Any, dali_device: str) -> Any:
+def _region(encoded: Any, sides: tuple[Any, Any], start: Any, end: Any, dali_device: str) -> Any:
     """The pixels between two corners (x, y) of encoded pictures, as stored: landmark lists count the pixels of the
     file, so EXIF's orientation isn't applied. [H, W, 3] uint8, RGB.
 
-    shape: of the pictures; one of more than MOST_PIXELS gets an end before its start, which DALI refuses undecoded.
+    sides: of the pictures; one of more than MOST_PIXELS gets an end before its start, which DALI refuses undecoded.
     """
-    sides = fn.cast(shape, dtype=types.FLOAT64)  # whole numbers of 64 bits may be too short for the product
-    too_large = fn.cast(sides[0] * sides[1] > float(MOST_PIXELS), dtype=types.INT32)
+    height, width = sides
+    too_large = height * 1.0 * width > MOST_PIXELS  # whole numbers of 64 bits may be too short for the product
     return fn.decoders.image_slice(
         encoded,
         device="mixed" if dali_device == "gpu" else "cpu",
@@ -74,7 +75,7 @@ def first_pixel_graph(source: Any, dali_device: str) -> Any:
     """bytes → the first pixel, [1, 1, 3] uint8."""
     (encoded,) = fn.external_source(source=source, num_outputs=1, batch=True)
     corner = types.Constant([0, 0])
-    return _region(encoded, _shape(encoded), corner, corner + 1, dali_device)
+    return _region(encoded, _sides(encoded), corner, corner + 1, dali_device)
 
 
 @pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]
@@ -84,11 +85,11 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effe
     encoded, low, high, matrix, sigma, *random = fn.external_source(
         source=source, num_outputs=5 + 2 * len(effects), batch=True
     )
-    shape = _shape(encoded)
-    size = fn.cast(fn.stack(shape[1], shape[0]), dtype=types.FLOAT)
+    sides = _sides(encoded)
+    size = fn.cast(fn.stack(*reversed(sides)), dtype=types.FLOAT)
     start = math.clamp(low, 0.0, size - 1.0)
     end = math.clamp(high, start + 1.0, size)
-    images = _region(encoded, shape, start, end, dali_device)
+    images = _region(encoded, sides, start, end, dali_device)
     images = warp(images, start, matrix, sigma, preprocessing.input_size, dali_device)
     for number, name in enumerate(effects):
         drawn, parameters = random[2 * number : 2 * number + 2]

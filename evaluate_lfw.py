@@ -17,13 +17,14 @@ import numpy as np
 
 from fr.data.pipeline import plain_stream
 from fr.distributed import open_ranks
-from fr.errors import InputError, run_plainly
+from fr.errors import run_plainly
 from fr.evaluation import people_of_pairs
-from fr.files import replace_file
+from fr.files import write_result
 from fr.options import evaluation_options
 from fr.pair_statistics import Figure, lines, pair_statistics, record
 from fr.preprocessing import Preprocessing
 from fr.report import WorstPair, worst_pairs, write_report
+from fr.roc import Roc, roc_curve
 from fr.score_plots import SCORE_NAMES
 from fr.scoring import Scored, score
 
@@ -41,18 +42,19 @@ def main(argv: list[str]) -> int:
             statistics = pair_statistics(scored.scores, same, verification, people, options.bootstrap)
             print("\n".join(lines(statistics, people, options.bootstrap)))
             if options.json:
-                _write_json(Path(options.json), {**record(statistics), **verification.figures()})
+                figures = {**record(statistics), **verification.figures()}
+                write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())
+            if options.roc_fname:
+                _write_curve(Path(options.roc_fname), roc_curve(scored.scores, same))
             if options.report:
                 print(f"report: {_write_report(Path(options.report), options.snap, scored, statistics)}")
     return 0
 
 
-def _write_json(path: Path, figures: dict[str, float | None]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(figures, indent=1) + "\n").encode())
-    except OSError as error:
-        raise InputError(f"--json {path}: can't be written: {error.strerror}") from error
+def _write_curve(path: Path, roc: Roc) -> None:
+    """A line a point, `TPR FPR`, as face_recognition.pytorch has it."""
+    lines = (f"{tar:.17g} {far:.17g}\n" for far, tar in zip(roc.far, roc.tar, strict=True))
+    write_result(path.with_suffix(".txt"), "".join(lines).encode())
 
 
 def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str, Figure]) -> Path:

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device, options.hang_timeout) as ranks, deterministic(options.deterministic):
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
         faces = read_on_all_ranks(vars(options), ranks)
-        lfw = read_lfw(*_lfw_paths(options)) if options.val_list else None
+        lfw = read_lfw(*_lfw_paths(options), options.allow_outside) if options.val_list else None
         order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 
         state = TrainingState(backbone, head, optimizer, average.model if average else None)
         facts = _resumable_facts(options, preprocessing, faces, order)
-        resumed = resume(snapshots, state, facts)
+        resumed = resume(snapshots, state, facts, faces.identities)
         iterations = range(resumed.iteration, _last_iteration(options, order))
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, backbone, iterations)

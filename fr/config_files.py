@@ -9,15 +9,16 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fr.errors import InputError
 from fr.files import is_unicode
+from fr.reading import read_text
 
 COMMAND_LINE = "command line"
+_LARGEST = 1 << 16  # bytes, for which PyYAML takes two seconds; a recipe has one or two thousand
 # $NAME, ${NAME}, and $$ for a plain dollar sign.
 _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 # What YAML's plain scalars resolve to. The text is kept and the option's own type reads it, so 1e-4, which
@@ -67,16 +68,14 @@ def read_config_file(path: str) -> list[Setting]:
     if not path:
         raise InputError(f"{COMMAND_LINE}: '@' stands alone; write @file.yml, without a space between")
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise InputError(f"{label}: can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{label}:{line}: not UTF-8 text") from None
+        text = read_text(path, _LARGEST, label)
+        root = yaml.compose(text, Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{label}:{line}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise InputError(f"{label}:{line}: not valid YAML: the character {chr(error.character)!r}") from None
     # PyYAML lets these through: a NUL in the path, "\Uffffffff" in a string, brackets nested a thousand deep.
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
@@ -86,6 +85,16 @@ def read_config_file(path: str) -> list[Setting]:
         line = root.start_mark.line + 1
         raise InputError(f"{label}:{line}: expected `option: value` lines at the top level")
     return list(_mapping_settings(root, label))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without anchors, by which a value may stand for others elsewhere, and a few lines for billions of them."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.anchor is not None:
+            raise yaml.MarkedYAMLError(problem="anchors and aliases aren't allowed", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
 
 def find_option(options: dict[str, argparse.Action], setting: Setting, program: str) -> argparse.Action:

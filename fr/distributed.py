@@ -117,11 +117,17 @@ def raise_together(failure: InputError | None, elsewhere: str, group: dist.Proce
         raise failure or InputError(elsewhere)
 
 
-@contextmanager
-def patient_group() -> Iterator[dist.ProcessGroup]:
+def new_patient_group() -> dist.ProcessGroup:
     """All ranks again, waiting for each other for days: elsewhere half an hour without an answer ends the run."""
     group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
     assert isinstance(group, dist.ProcessGroup)  # no rank is left out
+    return group
+
+
+@contextmanager
+def patient_group() -> Iterator[dist.ProcessGroup]:
+    """A group as `new_patient_group` makes it, for a while."""
+    group = new_patient_group()
     try:
         yield group
     finally:

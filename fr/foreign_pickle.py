@@ -11,18 +11,19 @@ tensors; each other class or function that it names is a `StandIn`, which does n
 
 import io
 import mmap
+import os
 import pickle
 import struct
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 
 from fr.errors import InputError
 from fr.inert_pickle import ArrayAt, InertUnpickler, StandIn, Storage, TensorAt, count
+from fr.reading import open_file
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _ZIP = b"PK\x03\x04"
@@ -34,14 +35,10 @@ def read(path: Path) -> Any:
     for anything else. InputError when it can't be read or is damaged.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(32)
+        with open_file(path) as file:
+            zipped = file.read(len(_ZIP)) == _ZIP
             file.seek(0)
-            zipped = start.startswith(_ZIP)
-            tree = _weights_only(path) if zipped or _MAGIC.to_bytes(10, "little") in start else None
-            if tree is None:
-                tree = _read_zip(file) if zipped else _read_pickles(file)
-            return _plain_tensors(tree)
+            return read_archive(file) if zipped else _read_pickles(file)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
@@ -71,28 +68,27 @@ def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:
 # --- containers -----------------------------------------------------------------------------------------------------
 
 
-def _weights_only(path: Path) -> Any:
-    """What torch's own safe reader makes of it; None where it refuses."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a class whose source code has changed
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a class it doesn't know, or damage, which the other reader will name
-        return None
+def read_archive(file: IO[bytes]) -> Any:
+    """As `read`, of a zip file of torch.save alone; any exception when it isn't one, or is damaged.
 
-
-def _read_zip(file: BinaryIO) -> Any:
+    torch.load isn't asked: it unpacks what is compressed, to any size, and looks at no checksum.
+    """
+    size = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
+        if sum(member.file_size for member in archive.infolist()) > size:
+            raise pickle.UnpicklingError("parts that lie over one another")
         folder = next((name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")), None)
         if folder is None:
             raise pickle.UnpicklingError("a zip file, but none of torch.save")
         if f"{folder}byteorder" in names and _member(archive, f"{folder}byteorder") != b"little":
             raise pickle.UnpicklingError("written on a big-endian machine")
         storages: dict[str, Storage] = {}
-        tree = InertUnpickler(io.BytesIO(_member(archive, f"{folder}data.pkl")), storages).load()
+        pickled = _member(archive, f"{folder}data.pkl")
+        unpickler = InertUnpickler(io.BytesIO(pickled), len(pickled), storages)
+        tree = unpickler.load()
         flat = {key: _flat(_member(archive, f"{folder}data/{key}"), storage) for key, storage in storages.items()}
-        return _resolved(tree, flat)
+        return _resolved(tree, flat, unpickler.pay)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -101,23 +97,21 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
-def _read_pickles(file: BinaryIO) -> Any:
+def _read_pickles(file: IO[bytes]) -> Any:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # reads no more than there is
         storages: dict[str, Storage] = {}
-
-        def load() -> Any:
-            return InertUnpickler(content, storages).load()
-
-        tree = load()
+        unpicklers = [InertUnpickler(content, len(content), storages) for _ in range(5)]
+        tree = unpicklers[0].load()
+        pay = unpicklers[0].pay
         if tree != _MAGIC:
-            return _resolved(tree, {})
-        _version, _machine, tree, keys = load(), load(), load(), load()
+            return _resolved(tree, {}, pay)
+        _version, _machine, tree, keys = (unpickler.load() for unpickler in unpicklers[1:])
         flat = {}
         for key in keys:
             (elements,) = struct.unpack("<q", content.read(8))
             storage = storages[key]._replace(elements=count(elements))
             flat[key] = _flat(content.read(elements * storage.dtype.itemsize), storage)
-        return _resolved(tree, flat)
+        return _resolved(tree, flat, pay)
 
 
 def _flat(raw: bytes, storage: Storage) -> torch.Tensor:
@@ -129,32 +123,20 @@ def _flat(raw: bytes, storage: Storage) -> torch.Tensor:
 # --- from descriptions to tensors -----------------------------------------------------------------------------------
 
 
-def _resolved(tree: Any, flat: dict[str, torch.Tensor]) -> Any:
-    """The tree with tensors for descriptions, replaced in place; each container is visited once, however often held."""
+def _resolved(tree: Any, flat: dict[str, torch.Tensor], pay: Callable[[int], None]) -> Any:
+    """The tree with tensors for descriptions, replaced in place; each container is visited once, however often held.
+
+    pay: as of `BoundedUnpickler`.
+    """
 
     def resolve(value: Any) -> Any:
         if isinstance(value, TensorAt):
             return value.read(flat[value.storage.key])
         if isinstance(value, Storage):
             return flat[value.key]
-        return value.read() if isinstance(value, ArrayAt) else value
+        return value.read(pay) if isinstance(value, ArrayAt) else value
 
     _for_each_value(tree := resolve(tree), resolve)
-    return tree
-
-
-def _plain_tensors(tree: Any) -> Any:
-    """The tree, if its tensors are what they seem: torch's reader also makes sparse, expanded and other ones."""
-
-    def check(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        odd = value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_nested
-        if odd or value.is_complex() or value.numel() * value.itemsize > value.untyped_storage().nbytes():
-            raise pickle.UnpicklingError("a tensor that isn't plain numbers")
-        return value.detach()
-
-    _for_each_value(tree := check(tree), check)
     return tree
 
 

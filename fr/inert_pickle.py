@@ -5,12 +5,13 @@ Each class or function that isn't known here becomes a `StandIn`, which does not
 
 import math
 import pickle
-import struct
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+from fr.bounded_pickle import BoundedUnpickler
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -24,6 +25,7 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+_MOST_SIDES = 64  # of a tensor, by torch
 _ARRAY_TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 
 
@@ -80,10 +82,9 @@ class TensorAt(NamedTuple):
     stride: tuple[int, ...]
 
     def read(self, flat: torch.Tensor) -> torch.Tensor:
-        size, stride = tuple(map(count, self.size)), tuple(map(count, self.stride))
-        if math.prod(size) > len(flat):  # an expanded one may be larger than memory
-            raise pickle.UnpicklingError(f"a tensor of {size} in a storage of {len(flat)}")
-        return torch.as_strided(flat, size, stride, self.storage.first + count(self.offset))
+        if math.prod(self.size) > len(flat):  # an expanded one may be larger than memory
+            raise pickle.UnpicklingError(f"a tensor of {self.size} in a storage of {len(flat)}")
+        return torch.as_strided(flat, self.size, self.stride, self.storage.first + self.offset)
 
 
 class _Mapping(dict[Any, Any]):
@@ -114,20 +115,28 @@ class _DType:
 class ArrayAt:
     """NumPy's array or scalar."""
 
-    __slots__ = ("content",)
+    __slots__ = ("content", "made")
 
     def __init__(self, dtype: Any = None, shape: Any = (), data: Any = b"", by_columns: bool = False) -> None:
         self.content = (dtype, shape, data, by_columns)
+        self.made: torch.Tensor | StandIn | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, by_columns, data = state
         self.content = (dtype, shape, data, by_columns)
 
-    def read(self) -> "torch.Tensor | StandIn":
+    def read(self, pay: Callable[[int], None]) -> "torch.Tensor | StandIn":
+        """The same each time, for the memory of once; pay: as of `BoundedUnpickler`."""
+        if self.made is None:
+            self.made = self._read(pay)
+        return self.made
+
+    def _read(self, pay: Callable[[int], None]) -> "torch.Tensor | StandIn":
         dtype, shape, data, by_columns = self.content
         numbers = dtype.resolved() if isinstance(dtype, _DType) else None
         if numbers is None:
             return StandIn()
+        pay(len(data))
         raw = data.encode("latin-1") if isinstance(data, str) else bytes(memoryview(data))
         flat = np.frombuffer(raw, numbers)
         array = flat.reshape(tuple(map(count, shape)), order="F" if by_columns else "C")
@@ -158,7 +167,9 @@ def _text(key: Any) -> str:
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_flags_and_hooks: Any) -> Any:
     if not isinstance(storage, Storage):
         return StandIn()
-    return TensorAt(storage, offset, tuple(size), tuple(stride))
+    if max(len(size), len(stride)) > _MOST_SIDES:
+        raise pickle.UnpicklingError(f"a tensor with {len(size)} sides")
+    return TensorAt(storage, count(offset), tuple(map(count, size)), tuple(map(count, stride)))
 
 
 def _bytes(text: str, _encoding: str) -> bytes:
@@ -192,18 +203,16 @@ def _known() -> dict[tuple[str, str], Any]:
 _KNOWN = _known()
 
 
-class InertUnpickler(pickle._Unpickler):
-    """Python's own in Python: the one in C sizes its memo by what a damaged file says, gigabytes at once."""
+class InertUnpickler(BoundedUnpickler):
+    """size: of the file [bytes]. storages: gets those that are named, by key."""
 
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = pickle._Unpickler.dispatch.copy()
-    for _opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
-        del dispatch[_opcode[0]]  # what they fetch lies outside the file
-
-    def __init__(self, file: Any, storages: dict[str, Storage]) -> None:
-        super().__init__(file, encoding="latin-1")
+    def __init__(self, file: Any, size: int, storages: dict[str, Storage]) -> None:
+        super().__init__(file, size, encoding="latin-1")
         self._storages = storages
 
     def find_class(self, module: str, name: str) -> Any:
+        if module == "torch._utils" and name.startswith("_rebuild") and (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError("a tensor that isn't plain numbers")  # but sparse, quantised …
         return _KNOWN.get((module, name), StandIn)
 
     def persistent_load(self, pid: Any) -> Any:
@@ -218,9 +227,3 @@ class InertUnpickler(pickle._Unpickler):
             _, first, elements = view[0]
             return Storage(storage.key, storage.dtype, count(elements), count(first))
         return storage
-
-    def load_bytearray8(self: Any) -> None:
-        (length,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(length)))  # the inherited one fills memory of that length before it looks
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8

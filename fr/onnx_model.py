@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fr.errors import InputError
 from fr.preprocessing import Preprocessing
+from fr.reading import open_file
 
 # Keys of `metadata_props` that tools/export_onnx.py writes, both JSON: Preprocessing.as_dict(), and what is known of
 # the network (model, embed_size, iteration, flipped_emb, with_preprocessing, l2_norm).
@@ -73,7 +74,7 @@ class OnnxModel:
 
 def _open(path: Path, device: torch.device) -> Any:
     try:
-        with path.open("rb"):
+        with open_file(path):
             pass
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error

@@ -70,6 +70,7 @@ def _data(group: Group) -> None:
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
     add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
     add("--aligned", **FLAG, help="the pictures of folder, list or tar are aligned crops; false = off")
+    add("--allow_outside", **FLAG, help="photographs may lie outside the data roots, by paths and links; false = off")
     where = "auto = ~/.cache/face-recognition-trainer, none = off"
     add("--data_cache", type=TEXT, default="auto", help=f"folder that keeps what was read for the next start; {where}")
 
@@ -106,8 +107,10 @@ def _evaluation(group: Group) -> None:
         help="of the embedding [numbers]; 0 = as --snap says",
     )
     add("--averaged", **FLAG, help="the moving average of the weights; false = the weights")
+    add("--allow_outside", **FLAG, help="photographs may lie outside --val_data_root, by links; false = off")
     add("--json", default="", help="file to write the figures to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
+    add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
 
 
 def _protocol(group: Group) -> None:

@@ -5,6 +5,8 @@ Landmark lists count the pixels of the file as stored; EXIF's orientation says h
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -16,6 +18,11 @@ from fr.errors import InputError
 
 Pixels = NDArray[np.uint8]
 
+# Of a picture that is decoded: a quarter of a gigabyte in RGB, where Pillow draws the line. 10 kB can hold more.
+MOST_PIXELS = (1 << 30) // 4 // 3
+TOO_LARGE = f"can't be decoded: more than {MOST_PIXELS:,} pixels"
+
+_BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 _TAG = 0x0112
 # Orientation → how upright places become stored ones: axes swapped, then x, then y counted from the other end.
 _WAYS = {
@@ -57,18 +64,35 @@ class Photograph:
 
 
 def decode(encoded: NDArray[np.uint8], name: str) -> Photograph:
-    """An encoded picture; InputError names it if it can't be decoded, or has so many pixels (89 million) that a small
-    file could fill the memory."""
+    """An encoded picture; InputError names it if it can't be decoded, or has more than MOST_PIXELS."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(encoded.tobytes())) as image:
-                return Photograph(_rgb(image), _orientation(image))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"{name}: can't be decoded: more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels") from error
+        with _opened(encoded) as image:
+            return Photograph(_rgb(image), _orientation(image))
+    except _BOMB as error:
+        raise InputError(f"{name}: {TOO_LARGE}") from error
     except Exception as error:  # any: foreign bytes trip parsers in many ways
         raise InputError(f"{name}: can't be decoded: cut off, damaged, or of an unknown format") from error
+
+
+def is_too_large(encoded: Pixels) -> bool:
+    """Whether an encoded picture says that it has more than MOST_PIXELS."""
+    try:
+        with _opened(encoded):
+            return False
+    except _BOMB:
+        return True
+    except Exception:  # any, as above
+        return False
+
+
+@contextmanager
+def _opened(encoded: Pixels) -> Iterator[Image.Image]:
+    """Its header is read; raises one of _BOMB for more than MOST_PIXELS, and anything else for foreign bytes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(BytesIO(encoded.data)) as image:
+            yield image
 
 
 def _rgb(image: Image.Image) -> Pixels:

@@ -10,7 +10,7 @@ from fr.checksums import damages
 from fr.distributed import gather_objects, rank
 from fr.errors import InputError
 from fr.snapshot import by_iteration, read, state_path
-from fr.training_state import TrainingState
+from fr.training_state import TrainingState, read_names
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Resumed:
 
 
 NOTHING = Resumed()
+_SHOWN = 5
 
 
 def candidates(wish: str, folder: Path, prefix: str) -> list[Path]:
@@ -47,16 +48,22 @@ def candidates(wish: str, folder: Path, prefix: str) -> list[Path]:
     return wished
 
 
-def resume(paths: Sequence[Path], state: TrainingState, facts: dict[str, Any]) -> Resumed:
+def resume(
+    paths: Sequence[Path], state: TrainingState, facts: dict[str, Any], identities: Sequence[str] = ()
+) -> Resumed:
     """Load the first undamaged snapshot of several, all ranks together; of none, do nothing.
 
-    facts: entries of the `.pt` that must be the same there. InputError when all are damaged, and for each difference.
+    facts: entries of the `.pt` that must be the same there. identities: of this run's classes; none = unknown.
+    InputError when all are damaged, and for each difference.
     """
     damaged: list[str] = []
     for path in paths:
         contents, problems = _whole(path)
         if not problems:
-            _load(path, contents, state, facts)
+            problems = _differences(contents, facts, f"{path}: ") + _other_people(path, identities)
+            if problems:
+                raise InputError(*problems)
+            state.load(state_path(path))
             return Resumed(path, contents, [*damaged, f"going on from {path}"])
         damaged += problems
     if damaged:
@@ -78,22 +85,27 @@ def _whole(path: Path) -> tuple[dict[str, Any], list[str]]:
     return contents, [*problems] or damages(state_path(path))
 
 
-def _load(path: Path, contents: dict[str, Any], state: TrainingState, facts: dict[str, Any]) -> None:
-    problems = [
-        f"{path}: {name} is {stored} there and {wanted} in this run"
-        for name, stored, wanted in _differences(contents, facts, "")
-    ]
-    if problems:
-        raise InputError(*problems)
-    state.load(state_path(path))
-
-
-def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str) -> list[tuple[str, Any, Any]]:
-    differences = []
+def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str) -> list[str]:
+    problems = []
     for key, value in wanted.items():
         if isinstance(value, dict):
             there = stored.get(key, {})
-            differences += _differences(there, dict.fromkeys(there) | value, f"{prefix}{key}.")
+            problems += _differences(there, dict.fromkeys(there) | value, f"{prefix}{key}.")
         elif stored.get(key) != value:
-            differences.append((f"{prefix}{key}", stored.get(key), value))
-    return differences
+            problems.append(f"{prefix}{key} is {stored.get(key)} there and {value} in this run")
+    return problems
+
+
+def _other_people(path: Path, ours: Sequence[str]) -> list[str]:
+    theirs = read_names(state_path(path))
+    if theirs is None or not ours or theirs == [*ours]:
+        return []
+    parts = [
+        f"{len(names):,} {where} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"
+        for names, where in (
+            (sorted({*theirs} - {*ours}), "there alone"),
+            (sorted({*ours} - {*theirs}), "in this run alone"),
+        )
+        if names
+    ]
+    return [f"{path}: other identities: {', '.join(parts) or 'the same ones in another order'}"]

@@ -15,6 +15,7 @@ from fr.errors import InputError
 from fr.models import build_model, family
 from fr.onnx_model import OnnxModel
 from fr.preprocessing import Preprocessing
+from fr.reading import open_file
 
 _SIMILARITY = "procrustes"  # of a file that doesn't say its own
 
@@ -41,9 +42,18 @@ def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel
     part of the preprocessing.
     """
     path = Path(options.snap)
-    if path.suffix == ".pt" or zipfile.is_zipfile(path):
+    if path.suffix == ".pt" or _is_zip(path):
         return _open_snapshot(path, options, device)
     return _open_onnx(path, options, device)
+
+
+def _is_zip(path: Path) -> bool:
+    """Not for what can't be opened, which the reader of ONNX files will say."""
+    try:
+        with open_file(path) as file:
+            return zipfile.is_zipfile(file)
+    except OSError:
+        return False
 
 
 def read_backbone(path: Path) -> tuple[dict[str, Any], Preprocessing]:

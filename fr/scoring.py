@@ -41,7 +41,7 @@ def score(resolved: Resolved, ranks: Ranks) -> Scored:
     options = resolved.values
     model = open_model(options, ranks.device)
     said, stored = ([of.get(name, "") for name in SET_OPTIONS] for of in (vars(options), model.config))
-    faces = read_lfw(*find_set(said, stored, options.snap))
+    faces = read_lfw(*find_set(said, stored, options.snap), options.allow_outside)  # which no file can allow
     said_flipped = resolved.origins["flipped_emb"] != "default"
     flipped = bool(options.flipped_emb if said_flipped else model.config.get("flipped_emb"))
     if not flipped and options.flip_mode != "sum":

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from fr.checksums import SUMS, sums_of
-from fr.distributed import raise_together, rank
+from fr.distributed import new_patient_group, raise_together, rank
 from fr.errors import InputError
 from fr.files import sync_folder, write_durably
 from fr.resuming import NOTHING, Resumed
@@ -61,8 +59,10 @@ class SnapshotWriter:
         self.written = [resumed.path] if resumed.path else []
         self._thread = ThreadPoolExecutor(1) if background else None
         # Its collectives come between those of the training in any order, so they need a group of their own.
-        self._group: Any = dist.new_group(backend="gloo") if background else None
+        self._group = new_patient_group() if background else None
         self._pending: Future[None] | None = None
+        if background:
+            state.now(copied=True)  # to have the memory before the training begins: taking it costs more than a copy
 
     def write(self, iteration: int, contents: dict[str, Any]) -> None:
         """Write what stands in the `.pt` beside the weights, and the state as it is now.
@@ -82,9 +82,11 @@ class SnapshotWriter:
             self._write(path, contents, tensors)
 
     def failure(self) -> InputError | None:
-        """Of the snapshot in the background, once this rank knows; others may not yet: `wait` tells it, too."""
-        failed = self._pending.exception() if self._pending and self._pending.done() else None
-        return failed if isinstance(failed, InputError) else None
+        """Of the snapshot in the background, as soon as it is known on this rank; `wait` and `write` will raise it."""
+        error = self._pending.exception() if self._pending and self._pending.done() else None
+        if error is None or isinstance(error, InputError):
+            return error
+        raise error
 
     def close(self) -> None:
         try:

@@ -152,5 +152,10 @@ def read_head(folder: Path) -> tuple[torch.Tensor, list[str] | None]:
     except (CheckpointException, RuntimeError, TypeError) as error:
         reason = causes(error) if isinstance(error, CheckpointException) else error
         raise InputError(f"{folder}: the head is missing or damaged: {reason}") from error
+    return head, read_names(folder)
+
+
+def read_names(folder: Path) -> list[str] | None:
+    """Of the identities of the head's rows, where they were written; InputError if that is no text."""
     names = folder / IDENTITIES
-    return head, read_text(names).removesuffix("\n").split("\n") if names.is_file() else None
+    return read_text(names).removesuffix("\n").split("\n") if names.is_file() else None

@@ -96,7 +96,7 @@ def in_legacy(value: bytes, folder: Path) -> list[bytes]:
     pickles = []
     for _ in range(5):
         start = whole.tell()
-        inert = InertUnpickler(whole, {})
+        inert = InertUnpickler(whole, len(whole.getvalue()), {})
         inert.load()
         pickles.append(whole.getvalue()[start : whole.tell()])
     rest = whole.read()

@@ -14,6 +14,7 @@ from fr.data.alignment import template_points, umeyama
 from fr.data.annotations import LabelledFaces, VerificationFaces
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.lfw import read_lfw
+from fr.data.lines import STAYS
 from fr.data.vgg import read_vgg
 from fr.errors import InputError
 
@@ -194,15 +195,15 @@ def test_fingerprint_changes_with_names_labels_and_landmarks(vgg: Vgg) -> None:
         ("", "{list}: the list is empty"),
         ("\n \n", "{list}: the list is empty"),
         ("b/1.jpg\n1.jpg\n", "{list}:2: '1.jpg' isn't <identity>/<file>"),
-        ("b/1.jpg\n\n../secret/1.jpg\n", "{list}:3: '../secret/1.jpg' isn't <identity>/<file>"),
-        ("b/1.jpg\nb/../../1.jpg\n", "{list}:2: 'b/../../1.jpg' isn't <identity>/<file>"),
-        ("/etc/1.jpg\n", "{list}:1: '/etc/1.jpg' isn't <identity>/<file>"),
+        ("b/1.jpg\n\n../secret/1.jpg\n", "{list}:3: '../secret/1.jpg': {stays}"),
+        ("b/1.jpg\nb/../../1.jpg\n", "{list}:2: 'b/../../1.jpg': {stays}"),
+        ("/etc/1.jpg\n", "{list}:1: '/etc/1.jpg': {stays}"),
         ("b/1.jpg\n\nz/9.jpg\n", "{list}:3: z/9.jpg has no row in {table}"),
     ],
 )
 def test_a_bad_list_is_refused_by_file_and_line(vgg: Vgg, text: str, expected: str) -> None:
     vgg.list_file.write_text(text)
-    assert vgg.problems() == (expected.format(list=vgg.list_file, table=vgg.table),)
+    assert vgg.problems() == (expected.format(list=vgg.list_file, table=vgg.table, stays=STAYS),)
 
 
 FIELDS = csv_row("b/1").split(",")
@@ -268,9 +269,7 @@ def test_several_problems_come_together_and_at_most_ten_by_name(vgg: Vgg) -> Non
 def test_text_that_is_not_utf8_is_refused_by_file(vgg: Vgg, which: str) -> None:
     path = vgg.list_file if which == "list" else vgg.table
     path.write_bytes(path.read_bytes().replace(b"b/2", b"b/\xff2"))
-    (problem,) = vgg.problems()
-    assert problem.startswith(f"{path}: ")
-    assert "UTF-8" in problem
+    assert vgg.problems() == (f"{path}:3: not UTF-8 text",)
 
 
 def test_the_sample_data_reads_as_its_options_say(sample_data: Path) -> None:
@@ -380,7 +379,8 @@ def test_a_bad_header_of_pairs_is_refused_with_its_line(lfw: Lfw, header: str) -
         f"Ann\t1\t{'9' * 5_000}",
         "\t1\t2",
         "../Ann\t1\t2",
-        "A\0\t1\t2",
+        "..\t1\t2",
+        "Ann\t1\t.\t2",
     ],
 )
 def test_malformed_pairs_are_refused_with_their_lines(lfw: Lfw, line: str) -> None:

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fr.data.vgg import read_vgg
 from tests.conftest import ROOT, data_options
+from tools.benchmarks import step
 from tools.benchmarks.head import Case, _our_step, head_cost
 from tools.benchmarks.startup import make_files
 
@@ -108,3 +109,20 @@ def test_the_loader_command_measures_each_form_and_ends_with_json(sample_data: P
     assert figures.keys() >= {"ratio_to_yardstick", "fraction_of_decode", "python_us"}
     assert all(figure > 0 for figure in figures.values())
     assert [line.split()[:2] for line in table[1:4]] == [["1", "ours"], ["1", "decode"], ["1", "yardstick"]]
+
+
+def test_the_snapshot_command_measures_both_forms_and_leaves_nothing(tmp_path: Path) -> None:
+    options = ["--classes", "3000", "--embed_size", "16", "--snapshots", "1", "--turns", "1", "--ranks", "2"]
+    command = [sys.executable, "tools/benchmark.py", "snapshot", *options, "--folder", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["background_vs_waited"] > 0
+    assert [one["background"] for one in found["results"]] == [False, True]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ratio_is_the_median_of_the_turns() -> None:
+    fp32, both, deterministic = (step.Case("m", form, 1, 32, 3) for form in ("fp32", "both", "deterministic"))
+    speeds = {fp32: [10.0, 1.0, 20.0], both: [30.0, 2.0, 50.0], deterministic: [9.0, 0.5, 20.0]}
+    assert step.ratios(speeds) == {"m_vs_fp32": 2.5, "m_deterministic": 0.9}

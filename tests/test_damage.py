@@ -134,6 +134,7 @@ UNUSABLE: dict[str, bytes] = {
     "text": b"<html>404</html>" * 50,
     "truncated PNG": encoded(picture(99), "PNG")[:-100],
     "GIF": encoded(picture(99), "GIF"),  # Pillow reads it, DALI doesn't
+    "bomb": encoded(np.zeros((9_500, 9_500), dtype=np.uint8), "PNG", mode="1"),  # 12 kB, and 271 MB of RGB
 }
 
 

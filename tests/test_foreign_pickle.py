@@ -1,6 +1,7 @@
 """Foreign weight files: every container is read bit by bit, and whatever stands in one, nothing of it is run (C10)."""
 
 import contextlib
+import copy
 import os
 import pickle
 import zipfile
@@ -18,6 +19,7 @@ from fr import foreign_pickle
 from fr.errors import InputError
 from fr.inert_pickle import StandIn
 from fr.weights import read_weights
+from tests.bounds import bounded
 from tests.hostile_pickles import calls, gadgets, in_legacy, in_plain_pickle, in_zip
 from tests.weight_files import (
     Part,
@@ -58,7 +60,7 @@ def same(found: Any, wanted: Tensors) -> None:
 def test_both_containers_of_torch_are_read_with_and_without_a_class_of_no_known_module(
     save: Callable[[Any, Path], None], known: bool, tmp_path: Path
 ) -> None:
-    """Without it torch's own safe reader does the work, with it the restricted one."""
+    """The latter is what torch's own safe reader refuses."""
     tensors, path = small_tensors(), tmp_path / "checkpoint.pth.tar"
     with foreign_module("utils", AverageMeter=type(meter := average_meter())):
         save({"epoch": 3, "state_dict": tensors, "arch": "ResNet"} | ({} if known else {"top1": meter}), path)
@@ -219,9 +221,93 @@ def test_tensors_that_are_not_plain_numbers_are_refused(odd: torch.Tensor, tmp_p
         foreign_pickle.read(tmp_path / "odd.pth")
 
 
-def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
-    """It may grow a thousandfold."""
-    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("bomb/data.pkl", b"\x80\x02N." + bytes(10**6))
-    with pytest.raises(InputError, match="compressed"):
+# --- files that would fill the memory, or end the process -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["data.pkl", "data/0"])
+def test_a_compressed_archive_is_not_unpacked(part: str, tmp_path: Path) -> None:
+    """A gigabyte of zeros in a megabyte; torch.load unpacks it."""
+    torch.save({"weight": torch.zeros(4)}, tmp_path / "whole.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pth") as whole,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name.endswith("data.pkl"):
+                content = content.replace(b"K\x04tq", b"J\x00\x00\x00\x10tq", 1)  # elements of the storage: 2^28
+            if name.endswith(part):
+                content += bytes((1 << 30) - len(content))
+            bomb.writestr(name, content)
+    assert (tmp_path / "bomb.pth").stat().st_size < 2_000_000
+    with bounded(), pytest.raises(InputError, match="compressed"):
         foreign_pickle.read(tmp_path / "bomb.pth")
+
+
+def test_parts_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    """A thousand storages of ten megabytes each, in a file of ten."""
+    torch.save({str(i): torch.zeros(1) for i in range(1000)}, tmp_path / "whole.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pth") as whole,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb,
+    ):
+        for name in whole.namelist():
+            if "/data/" not in name:
+                bomb.writestr(name, whole.read(name).replace(b"K\x01tq", b"J\x00\xa0\x25\x00tq"))
+        folder = whole.namelist()[0].split("/")[0]
+        bomb.writestr(f"{folder}/data/0", bytes(4 * 0x25A000))
+        (first,) = (info for info in bomb.filelist if info.filename.endswith("/data/0"))
+        for number in range(1, 1000):
+            again = copy.copy(first)
+            again.filename = again.orig_filename = f"{folder}/data/{number}"
+            bomb.filelist.append(again)
+    with bounded(), pytest.raises(InputError, match="lie over one another"):
+        foreign_pickle.read(tmp_path / "bomb.pth")
+
+
+MEGABYTE = b"X" + (1 << 20).to_bytes(4, "little") + b"x" * (1 << 20) + b"q\x000"  # a text, kept as 0
+NUMBERS = b"](" + b"".join(b"J" + number.to_bytes(4, "little") for number in range(20_000)) + b"eq\x000"
+COPIES = {  # what is kept as 0, and what makes another of it
+    "bytes": (MEGABYTE, b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR"),
+    "bytes by INST": (MEGABYTE, b"(h\x00X\x06\x00\x00\x00latin1i_codecs\nencode\n"),
+    "arrays": (
+        MEGABYTE,
+        b"cnumpy.core.numeric\n_frombuffer\n(h\x00cnumpy\ndtype\n(X\x02\x00\x00\x00u1tR"
+        b"J\x00\x00\x10\x00\x85X\x01\x00\x00\x00CtR",
+    ),
+    "sets": (NUMBERS, b"c__builtin__\nset\n(h\x00tR"),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_nothing_is_copied_much_more_often_than_it_stands_there(kind: str, tmp_path: Path) -> None:
+    """A megabyte, or what takes as much, a thousand times."""
+    kept, copied = COPIES[kind]
+    (tmp_path / "bomb.pkl").write_bytes(b"\x80\x02" + kept + b"](" + 1_000 * copied + b"e.")
+    with bounded(), pytest.raises(InputError, match="more memory than the file is long"):
+        foreign_pickle.read(tmp_path / "bomb.pkl")
+
+
+def test_an_array_that_is_held_many_times_is_made_once(tmp_path: Path) -> None:
+    array = np.arange(100_000.0)
+    (tmp_path / "tied.pkl").write_bytes(pickle.dumps({str(i): array for i in range(1_000)}, 2))
+    with bounded():
+        tree = foreign_pickle.read(tmp_path / "tied.pkl")
+    assert len({tensor.data_ptr() for tensor in tree.values()}) == 1
+    assert np.array_equal(tree["7"].numpy(), array)
+
+
+@pytest.mark.parametrize("around", [b"\x85", b")\x86", b"))\x87"], ids=["1", "2", "3"])
+def test_tuples_deep_in_one_another_do_not_end_the_process(around: bytes, tmp_path: Path) -> None:
+    """As a key each of them is hashed, by a call inside the call for the one around it."""
+    (tmp_path / "deep.pkl").write_bytes(b"\x80\x02})" + 1_000_000 * around + b"Ns.")
+    with bounded(), pytest.raises(InputError, match="too deep in one another"):
+        foreign_pickle.read(tmp_path / "deep.pkl")
+
+
+def test_containers_deep_in_one_another_are_read(tmp_path: Path) -> None:
+    """No part of the reader calls itself for what is inside."""
+    (tmp_path / "deep.pkl").write_bytes(b"\x80\x02" + 300_000 * b"]" + 299_999 * b"a" + b".")
+    with bounded():
+        tree = foreign_pickle.read(tmp_path / "deep.pkl")
+    assert isinstance(tree[0][0], list)

@@ -20,6 +20,7 @@ from fr.data.annotations import Faces, LabelledFaces
 from fr.data.folders import read_folders
 from fr.data.formats import READERS, Source, read_training_faces
 from fr.data.landmark_csv import LANDMARK_COLUMNS
+from fr.data.lines import STAYS
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.placement import matrices, scaling
 from fr.data.vgg import label_order, read_vgg
@@ -165,7 +166,10 @@ def test_links_are_followed_unless_they_lead_back(data: Data, tmp_path: Path) ->
     (tmp_path / "elsewhere" / "9.jpg").touch()
     for link, target in {"b": tmp_path / "elsewhere", "a/up": data.root, "a/self": data.root / "a"}.items():
         (data.root / link).symlink_to(target)
-    assert read_folders(str(data.root), "").names.to_pylist() == ["a/1.jpg", "b/9.jpg"]
+    assert read_folders(str(data.root), "", outside=True).names.to_pylist() == ["a/1.jpg", "b/9.jpg"]
+    (data.root / "b").unlink()
+    (data.root / "b").symlink_to("a")
+    assert read_folders(str(data.root), "").names.to_pylist() == ["a/1.jpg", "b/1.jpg"]
 
 
 def test_folders_with_a_landmark_csv_are_joined_by_name(data: Data) -> None:
@@ -239,11 +243,11 @@ def test_a_bad_meta_file_is_refused_by_line(tmp_path: Path, text: str, expected:
 
 
 @pytest.mark.parametrize("dataset", LINES)
-@pytest.mark.parametrize("name", ["../a/1.jpg", "/a/1.jpg", "a/../../1.jpg", "a/..", "a\0/1.jpg"])
+@pytest.mark.parametrize("name", ["../a/1.jpg", "/a/1.jpg", "a/../../1.jpg", "a/.."])
 def test_paths_out_of_the_root_are_refused(data: Data, dataset: str, name: str) -> None:
     text = "\n".join([LINES[dataset]("a/1.jpg", "1"), "", LINES[dataset](name, "2")])
     (problem,) = data.problems(dataset, text)
-    assert problem == f"{data.list_file}:3: {name!r}: a path must start from --train_data_root and stay there"
+    assert problem == f"{data.list_file}:3: {name!r}: {STAYS}"
 
 
 @pytest.mark.parametrize("dataset", LINES)

@@ -1,6 +1,7 @@
 """What a loop remembers: counts that survive a resume, spikes, and what a skipped step leaves as it was."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,3 +194,16 @@ def test_snapshots_in_the_background_are_those_that_are_waited_for(
 def test_only_so_many_snapshots_stay(run_small: Callable[..., Losses], tmp_path: Path) -> None:
     run_small("--max_iterations", "7", "--val_step", "1", "--keep_snapshots", "2", "--keep_every", "3", out=tmp_path)
     assert [*by_iteration(tmp_path / "snapshots", "tiny")] == [3, 6, 7]
+
+
+def test_a_run_whose_background_snapshot_fails_ends_soon_and_says_so(
+    run_small: Callable[..., Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "snapshots").mkdir()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    options = ("--async_snapshots", "--val_step", "2", "--max_iterations", "999")
+    with pytest.raises(InputError, match=r"tiny_2\.pt: can't be written: .* GB left"):
+        run_small(*options, out=tmp_path)
+    assert 2 <= len(records(tmp_path / "logs")) < 500
+    assert not list((tmp_path / "snapshots").glob("*.pt"))

@@ -32,9 +32,11 @@ BASIC_AUGMENTATION = {"flip_prob", "rotate_prob", "rotate_degrees", "cutout_prob
 # that are off, or without effect, unless another one is set.
 NOT_IN_RECIPES = {
     *("max_iterations", "max_bad_steps", "max_bad_images", "snap_to_resume", "log_folder"),
-    *("device", "dali_device", "dali_threads", "data_cache"),
+    *("device", "dali_device", "dali_threads", "data_cache", "allow_outside"),
     *("mean", "std", "color_order"),  # the model's own
     *("train_meta", "aligned"),  # of other data
+    *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
+    *("async_snapshots", "keep_snapshots", "keep_every"),
     *("weighted", "images_per_identity"),
     *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
@@ -79,7 +81,8 @@ def test_defaults_are_those_documented() -> None:
     resolved = train_options(DATA)
     assert resolved.as_dict() == {
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
-        "train_meta": "", "aligned": False, "data_cache": "auto", "weighted": False, "images_per_identity": 0,
+        "train_meta": "", "aligned": False, "allow_outside": False, "data_cache": "auto",
+        "weighted": False, "images_per_identity": 0,
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,
@@ -105,6 +108,8 @@ def test_defaults_are_those_documented() -> None:
         "val_batch_size": 20,
         "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
         "snap_to_resume": "", "log_folder": "", "log_step": 10,
+        "deterministic": False, "spike_factor": 0.0, "spike_return": False, "hang_timeout": 1200.0,
+        "async_snapshots": False, "keep_snapshots": 0, "keep_every": 0,
         "device": "auto", "dali_device": "auto", "dali_threads": 0,
     }  # fmt: skip
     assert resolved.origins["lr"] == "default"
@@ -113,7 +118,8 @@ def test_defaults_are_those_documented() -> None:
 
 def test_evaluation_defaults_are_those_documented() -> None:
     assert evaluation_options(["--snap", "a.pt"]).as_dict() == {
-        "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "",
+        "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "", "roc_fname": "",
+        "allow_outside": False,
         "input_size": [], "template": "auto", "alignment": "auto", "mean": [], "std": [], "color_order": "auto",
         "val_data_root": "", "val_list": "", "val_landmarks": "", "val_batch_size": 20, "flipped_emb": False,
         "protocol": "standard", "dist": "cos", "flip_mode": "sum", "center": False, "bootstrap": 1000,
@@ -249,13 +255,21 @@ def test_values_that_start_with_a_dash(config: Callable[..., str]) -> None:
         ("lr: !!python/name:os.system", "x.yml:1: lr: the YAML tag"),
         ("!!python/dict {lr: 1}", "x.yml:1: expected `option: value` lines"),
         ("lr: !mine 3", "x.yml:1: lr: the YAML tag"),
+        ("m: .1\nlr: &a .1", "x.yml:2: not valid YAML: anchors and aliases aren't allowed"),
+        ("m: .1\nlr: *a", "x.yml:2: not valid YAML: anchors and aliases aren't allowed"),
+        ("a: &a [1]\nb: [*a, *a]", "x.yml:1: not valid YAML: anchors and aliases aren't allowed"),
+        ("m: .1\n<<: {lr: .1}", "x.yml:2: <<: expected a value or a flat list"),
+        ("m: .1\n<<: .1", "x.yml:2: <<: no such option"),
+        ("lr: .1\n" + "#" * 65_536, "x.yml: can't be read: 65,543 bytes, more than 65,536"),
         ("lr: .1\nm: [", "x.yml:2: not valid YAML"),
         ("@other.yml", "x.yml:1: not valid YAML"),
         ("lr: .1\n---\nm: .1", "x.yml:2: not valid YAML"),
         ("- lr", "x.yml:1: expected `option: value` lines"),
         ("just text", "x.yml:1: expected `option: value` lines"),
         (b"lr: .1\nm: \xff", "x.yml:2: not UTF-8 text"),
-        (b"\0", "x.yml: not valid YAML"),
+        (b"lr: .1\r\nm: \0", "x.yml:2: a NUL byte"),
+        ("lr: .1\nm: \x1b", "x.yml:2: not valid YAML: the character '\\x1b'"),
+        ("lr: .1".encode("utf-16"), "x.yml: UTF-16 text; save it as UTF-8"),
         (r'log_folder: "\UFFFFFFFF"', "x.yml: not valid YAML"),
         (r'log_folder: "\ud800"', "x.yml:1: log_folder: '\\ud800' isn't UTF-8 text"),
         (r'log_folder: "a\0b"', "x.yml:1: log_folder: 'a\\x00b' isn't UTF-8 text"),

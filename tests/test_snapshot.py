@@ -338,6 +338,24 @@ def test_resume_spells_out_what_differs(one_rank: None, tmp_path: Path, differen
     assert len(caught.value.problems) >= 3
 
 
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        (["a", "x", "c", "y"], "other identities: 2 there alone (b, d), 2 in this run alone (x, y)"),
+        (["a", "b", "c"], "other identities: 1 there alone (d)"),
+        (["b", "a", "c", "d"], "other identities: the same ones in another order"),
+        ([f"{i:02}" for i in range(30)], "4 there alone (a, b, c, d), 30 in this run alone (00, 01, 02, 03, 04, …)"),
+    ],
+)
+def test_other_classes_are_refused_by_name(one_rank: None, tmp_path: Path, ours: list[str], said: str) -> None:
+    run = TrainingState(*make_run(1))
+    SnapshotWriter(tmp_path, "net", run, ["a", "b", "c", "d"], print).write(5, CONTENTS)
+    with pytest.raises(InputError) as refusal:
+        resuming.resume([tmp_path / "net_5.pt"], run, FACTS, ours)
+    assert said in str(refusal.value)
+    resuming.resume([tmp_path / "net_5.pt"], run, FACTS, ["a", "b", "c", "d"])
+
+
 def test_a_state_of_another_shape_is_refused_with_both_shapes(one_rank: None, tmp_path: Path) -> None:
     write(tmp_path)
     backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3), nn.Linear(3, 3))

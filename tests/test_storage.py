@@ -43,26 +43,26 @@ def test_faces_without_a_storage_are_a_file_each(tmp_path: Path) -> None:
 def test_a_shard_that_shrinks_or_goes_away_is_an_error_with_words(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(BYTES)
     stored = slices(["a.tar", "none.tar"], [(0, 900, 100), (1, 0, 1)])
-    assert stored.read(tmp_path, 0).tobytes() == BYTES[900:]
+    assert stored.read(tmp_path, 0, False).tobytes() == BYTES[900:]
     os.truncate(tmp_path / "a.tar", 930)
     with pytest.raises(OSError, match="cut short, 70 bytes are missing") as caught:
-        stored.read(tmp_path, 0)
+        stored.read(tmp_path, 0, False)
     assert caught.value.strerror == "cut short, 70 bytes are missing"
     with pytest.raises(FileNotFoundError):
-        stored.read(tmp_path, 1)
+        stored.read(tmp_path, 1, False)
 
 
 def test_a_share_that_comes_back_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(b"old")
-    assert read_slice(str(path), 0, 3) == b"old"
+    assert read_slice(str(path), 0, 3, None) == b"old"
     path.unlink()
     path.write_bytes(b"new")
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", stale)
         with pytest.raises(OSError, match="Stale file handle"):
-            read_slice(str(path), 0, 3)
-    assert read_slice(str(path), 0, 3) == b"new"
+            read_slice(str(path), 0, 3, None)
+    assert read_slice(str(path), 0, 3, None) == b"new"
 
 
 def stale(*_: object) -> bytes:
@@ -74,7 +74,7 @@ def test_few_of_many_files_stay_open(tmp_path: Path) -> None:
         (tmp_path / str(number)).write_bytes(b"%d" % number)
     before = len(os.listdir("/proc/self/fd"))
     for number in [*range(storage._KEPT_OPEN + 40), 0]:
-        assert read_slice(f"{tmp_path}/{number}", 0, len(str(number))) == b"%d" % number
+        assert read_slice(f"{tmp_path}/{number}", 0, len(str(number)), None) == b"%d" % number
     assert len(os.listdir("/proc/self/fd")) <= before + storage._KEPT_OPEN
     storage._opened.cache_clear()
     assert len(os.listdir("/proc/self/fd")) <= before
@@ -138,7 +138,7 @@ def test_a_damaged_record_is_told_from_a_whole_one(data: bytes, problem: str, tm
     (tmp_path / "train.rec").write_bytes(BYTES + data)
     stored = RecordFile("train.rec", np.array([1_000]), np.array([len(data)]))
     with pytest.raises(OSError, match=f"the record is damaged: {problem}") as caught:
-        stored.read(tmp_path, 0)
+        stored.read(tmp_path, 0, False)
     assert caught.value.strerror
 
 

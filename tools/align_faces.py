@@ -42,7 +42,7 @@ from tools.dataset.parallel import map_in_processes
 
 UNREADABLE = "unreadable.txt"
 BATCH = 64
-_NOT_KEPT = ("out", "workers", "data_cache")  # options that change no crop
+_NOT_KEPT = ("out", "workers", "data_cache", "allow_outside")  # options that change no crop
 
 
 def main(argv: list[str]) -> int:

@@ -4,6 +4,7 @@
     python tools/benchmark.py head                          # the softmax head, up to a million classes
     python tools/benchmark.py head --classes 8631 --ranks 1 # a quick look
     python tools/benchmark.py step --model iresnet50        # a whole training step of a backbone
+    python tools/benchmark.py snapshot                      # what the training waits for, at a million classes
     python tools/benchmark.py startup                       # reading lists as long as VGGFace2's
     python tools/benchmark.py loader --train @configs/faces_mini.yml  # photographs into aligned faces
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from tools.benchmarks import head, loader, startup, step
+from tools.benchmarks import head, loader, snapshot, startup, step
 
 
 def main() -> int:
@@ -26,6 +27,7 @@ def main() -> int:
     parts = parser.add_subparsers(required=True, metavar="PART")
     head.add_command(parts)
     step.add_command(parts)
+    snapshot.add_command(parts)
     startup.add_command(parts)
     loader.add_command(parts)
     arguments = parser.parse_args()

@@ -97,7 +97,7 @@ def _people(options: argparse.Namespace, faces: LabelledFaces) -> dict[int, str]
     if not options.val_list:
         return {}
     names = person_names(Path(options.train_meta)) if options.train_meta else {}
-    lfw = read_lfw(options.val_data_root, options.val_list, options.val_landmarks)
+    lfw = read_lfw(options.val_data_root, options.val_list, options.val_landmarks, options.allow_outside)
     _, people = folder_classes(lfw.names)
     return same_names([names.get(identity, identity) for identity in faces.identities], people)
 

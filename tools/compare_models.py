@@ -24,13 +24,14 @@ from fr.bootstrap import Replicates, interval, replicates
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import people_of_pairs
+from fr.files import write_result
 from fr.options import evaluation_options
 from fr.roc import area, roc_curve
 from fr.score_plots import png, roc_overlay
 from fr.scoring import Scored, score
 
 COMPARED = ("accuracy", "auc")
-_NOT_HERE = ("json", "report")  # of evaluate_lfw.py; they are about one model
+_NOT_HERE = ("json", "report", "roc_fname")  # of evaluate_lfw.py; they are about one model
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +51,8 @@ def main(argv: list[str]) -> int:
             if arguments.roc:
                 curves = {f"A: {Path(arguments.a).name}": a, f"B: {Path(arguments.b).name}": b}
                 drawing = roc_overlay({name: roc_curve(of.scores, of.faces.same) for name, of in curves.items()})
-                _write(arguments.roc, png(drawing))
+                write_result(arguments.roc, png(drawing))
+                print(f"wrote {arguments.roc}")
     return 0
 
 
@@ -110,15 +112,6 @@ def _verdicts(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> str:
     only_a, only_b, p = mcnemar(right_a, right_b)
     counts = f"judged rightly by A alone: {only_a:,}, by B alone: {only_b:,} of {right_a.size:,} pairs"
     return f"{counts}; McNemar's p {p:.3g}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise InputError(f"--roc {path}: can't be written: {error.strerror}") from error
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -33,11 +33,13 @@ from fr.data.annotations import existing_folder, shown
 from fr.data.folders import pictures_below
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.lists import read_labelled_list
+from fr.data.storage import MOST_BYTES
 from fr.detection import CHOICES, Detector, DetectorSettings, Mtcnn, choose, detect_stored
 from fr.distributed import choose_device
 from fr.errors import InputError, run_plainly
 from fr.option_types import COUNT, COUNT_OR_0, PROBABILITY, checked
 from fr.photographs import decode
+from fr.reading import OutsideRoot, read_whole
 from tools.dataset.face_journal import Found, append, open_journal, read_journal
 from tools.dataset.face_names import key_of, refuse_ambiguous
 from tools.dataset.parallel import map_in_processes
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> int:
     settings = DetectorSettings(options.min_face, tuple(options.thresholds), options.max_side)
     device = str(choose_device(options.device, 0))
     Mtcnn(settings, torch.device("cpu"))  # if the package isn't there, say so before anything is written
-    names = _names(root, options.list)
+    names = _names(root, options.list, options.allow_outside)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         bad = _detect(root, names, options, settings, device)
@@ -62,14 +64,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _names(root: Path, list_file: str) -> list[str]:
-    """The photographs to look at, paths below root."""
+def _names(root: Path, list_file: str, outside: bool) -> list[str]:
+    """The photographs to look at, paths below root; outside: of `read_vgg`, here and below."""
     existing_folder("PHOTOS", str(root))
     if list_file:
-        names: list[str] = read_labelled_list(str(root), list_file, "").names.to_pylist()
+        names: list[str] = read_labelled_list(str(root), list_file, "", outside).names.to_pylist()
         names = list(dict.fromkeys(names))
     else:
-        names = pictures_below(root)
+        names = pictures_below(root, outside)
     if not names:
         raise InputError(f"PHOTOS {root}: no picture in it")
     refuse_ambiguous(names)
@@ -87,7 +89,7 @@ def _detect(
         if len(todo) < len(names):
             print(f"{len(names) - len(todo):,} of {len(names):,} photographs were done before", flush=True)
         bad = []
-        look = partial(find_face, root, settings, device, options.face)
+        look = partial(find_face, root, settings, device, options.face, options.allow_outside)
         for found in map_in_processes(look, todo, options.workers, "detecting"):
             if isinstance(found, Found):
                 append(journal, found)
@@ -97,13 +99,18 @@ def _detect(
     return bad
 
 
-def find_face(root: Path, settings: DetectorSettings, device: str, choice: str, name: str) -> Found | str:
+def find_face(
+    root: Path, settings: DetectorSettings, device: str, choice: str, outside: bool, name: str
+) -> Found | str:
     """The face of a photograph, or what is wrong with the file."""
     path = root / name
     try:
-        photograph = decode(np.fromfile(path, dtype=np.uint8), str(path))
+        encoded = read_whole(path, MOST_BYTES, None if outside else root)
+        photograph = decode(np.frombuffer(encoded, dtype=np.uint8), str(path))
     except OSError as error:
         return f"{path}: can't be read: {error.strerror}"
+    except OutsideRoot:
+        raise
     except InputError as error:
         return str(error)
     faces = detect_stored(_detector(settings, device), photograph)
@@ -176,6 +183,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     longest = f"longer ones are scaled down for looking, and so are their faces [pixels] (default: {default.max_side})"
     add("--max_side", type=COUNT, default=default.max_side, metavar="N", help=longest)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto = cuda where there is one (default)")
+    add("--allow_outside", action="store_true", help="photographs may lie outside of PHOTOS, by paths and links")
     add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="[processes]; 0 = one a core (default: 0)")
     return parser.parse_args(argv)
 

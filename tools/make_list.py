@@ -32,7 +32,7 @@ PARTS = ("train", "val", "test")
 
 def main(argv: list[str]) -> int:
     arguments = _arguments(argv)
-    faces = read_folders(str(arguments.root), "")
+    faces = read_folders(str(arguments.root), "", outside=True)  # names alone; who reads the pictures is asked
     refuse_unlistable(faces.names.to_pylist(), arguments.format)
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     identities: list[str] = []

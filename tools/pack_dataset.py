@@ -37,7 +37,7 @@ from fr.errors import InputError, run_plainly
 from fr.files import replace_file
 from fr.option_types import COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, POSITIVE, TEXT, checked
 from fr.options import Group, tool_options
-from fr.photographs import Pixels
+from fr.photographs import TOO_LARGE, Pixels, is_too_large
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
 from tools.align_faces import aligned_crops, widened
@@ -203,7 +203,9 @@ def _as_they_are(faces: LabelledFaces) -> Iterator[Sample | str]:
             yield f"{faces.path(row)}: can't be read: {error.strerror}"
             continue
         points, placed = placement.landmarks(faces, np.array([row]), [encoded])
-        if not placement.sizes_of([encoded]).all():
+        if is_too_large(encoded):
+            yield f"{faces.path(row)}: {TOO_LARGE}"
+        elif not placement.sizes_of([encoded]).all():
             yield f"{faces.path(row)}: can't be decoded: {'no picture' if len(encoded) else 'it is empty'}"
         elif not placed.all():
             yield f"{faces.path(row)}: the box of its face lies outside the picture"

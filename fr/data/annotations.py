@@ -3,7 +3,6 @@
 What is wrong with a file is refused as a whole, with file and line, before anything runs.
 """
 
-import codecs
 import hashlib
 import os
 from collections.abc import Callable
@@ -14,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fr.data.storage import RecordFile, TarShards
+from fr.data.storage import MOST_BYTES, RecordFile, TarShards
 from fr.errors import InputError
+from fr.reading import check_inside, read_whole
+from fr.reading import read_text as read_text  # where others look for it
 
 _SHOWN = 10  # problems named one by one; the rest is counted
 _BLOCK = 4096  # rows that fit into a core's cache
@@ -39,7 +40,7 @@ class Faces:
     """Photographs with landmarks, or aligned crops. N photographs.
 
     boxes: None, or what the landmarks are fractions of, in pixels; a width or height of infinity ends at the edge.
-    storage: None for a file each, or where the encoded pictures are.
+    storage: None for a file each, or where the encoded pictures are. outside: --allow_outside, links may lead anywhere.
     """
 
     root: Path
@@ -47,6 +48,7 @@ class Faces:
     landmarks: NDArray[np.float64]  # [N, 5, 2] pixels, or fractions of boxes; [N, 0, 2] of aligned crops
     boxes: NDArray[np.float64] | None = field(default=None, kw_only=True)  # [N, 4] x, y, width, height
     storage: TarShards | RecordFile | None = field(default=None, kw_only=True)
+    outside: bool = field(default=False, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -57,11 +59,11 @@ class Faces:
         return self.storage.path(self.root, index, name) if self.storage else os.path.join(self.root, name)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The encoded photograph; OSError when it can't be read."""
+        """The encoded photograph; OSError when it can't be read, OutsideRoot when it isn't below `root`."""
         if self.storage:
-            return self.storage.read(self.root, index)
-        with open(self.path(index), "rb", buffering=0) as file:  # half the time of np.fromfile
-            return np.frombuffer(file.read(), dtype=np.uint8)
+            return self.storage.read(self.root, index, self.outside)
+        content = read_whole(self.path(index), MOST_BYTES, None if self.outside else self.root)
+        return np.frombuffer(content, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -107,25 +109,6 @@ class VerificationFaces(Faces):
     fold: NDArray[np.int64]  # [P] 0 … F - 1
 
 
-def read_bytes(path: Path) -> bytes:
-    """The whole file; InputError when it is missing or unreadable, or UTF-16."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(f"{path}: UTF-16 text; save it as UTF-8")
-    return content
-
-
-def read_text(path: Path) -> str:
-    """The whole file as text, lines ended by \n; InputError when it is missing, unreadable or not UTF-8."""
-    try:
-        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
-
-
 def refuse(problems: list[str]) -> None:
     """Raise the problems together, the first few by name."""
     if problems:
@@ -163,6 +146,9 @@ def check_landmarks(
 
 
 def check_first_photograph(faces: Faces, option: str) -> None:
-    """One look at the disk: a wrong root is the commonest mistake, and best found before the first iteration."""
+    """One look at the disk: a wrong root is the commonest mistake, and best found before the first iteration; so are
+    links out of it, of which a folder is mostly made altogether."""
     if not os.path.exists(faces.path(0)):
         raise InputError(f"{faces.path(0)}: no such file; is {option} {faces.root} right?")
+    if not faces.outside:
+        check_inside(faces.path(0), faces.root)

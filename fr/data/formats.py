@@ -24,25 +24,26 @@ from fr.errors import InputError
 
 @dataclass(frozen=True)
 class Source:
-    """Where the training data are; "" = not given. aligned: the pictures are aligned crops."""
+    """Where the training data are; "" = not given. aligned: the pictures are aligned crops. outside: of `read_vgg`."""
 
     root: str
     list_file: str
     landmarks: str
     meta: str
     aligned: bool = False
+    outside: bool = False
 
 
 Reader = Callable[[Source], LabelledFaces]
 READERS: dict[str, Reader] = {
-    "vgg": lambda source: read_vgg(source.root, source.list_file, source.landmarks, source.meta),
-    "folder": lambda source: read_folders(source.root, source.landmarks),
-    "list": lambda source: read_labelled_list(source.root, source.list_file, source.landmarks),
-    "ms1m": lambda source: read_ms1m(source.root, source.list_file),
-    "imdbface": lambda source: read_imdb_face(source.root, source.list_file),
-    "trp": lambda source: read_trillion_pairs(source.root, source.list_file),
-    "tar": lambda source: read_tar(source.root, source.list_file, source.aligned),
-    "rec": lambda source: read_records(source.root),
+    "vgg": lambda source: read_vgg(source.root, source.list_file, source.landmarks, source.meta, source.outside),
+    "folder": lambda source: read_folders(source.root, source.landmarks, source.outside),
+    "list": lambda source: read_labelled_list(source.root, source.list_file, source.landmarks, source.outside),
+    "ms1m": lambda source: read_ms1m(source.root, source.list_file, source.outside),
+    "imdbface": lambda source: read_imdb_face(source.root, source.list_file, source.outside),
+    "trp": lambda source: read_trillion_pairs(source.root, source.list_file, source.outside),
+    "tar": lambda source: read_tar(source.root, source.list_file, source.aligned, source.outside),
+    "rec": lambda source: read_records(source.root, source.outside),
 }
 
 
@@ -54,7 +55,7 @@ def _texts(source: Source) -> list[Path]:
 
 def _shards(source: Source) -> list[Path]:
     listed = [Path(source.list_file)] if source.list_file else []
-    return [*listed, *(Path(source.root, name) for name in shard_names(source.root, source.list_file))]
+    return [*listed, *(Path(source.root, name) for name in shard_names(source.root, source.list_file, source.outside))]
 
 
 # The files whose sizes and times tell whether a format's data changed; InputError when they can't be found. A tree of
@@ -109,7 +110,8 @@ def _read(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFaces:
         raise InputError(f"--train_dataset {dataset}: unknown; one of {', '.join(READERS)}")
     names = ("train_data_root", "train_list", "train_landmarks", "train_meta")
     root, list_file, landmarks, meta = (options.get(name, "") for name in names)
-    source = Source(root, list_file, landmarks, meta, options.get("aligned", False))
+    aligned, outside = (options.get(name, False) for name in ("aligned", "allow_outside"))
+    source = Source(root, list_file, landmarks, meta, aligned, outside)
     folder = cache_folder(options.get("data_cache", "auto"))
     try:
         state = state_of(INPUTS[dataset](source)) if dataset in INPUTS else run

@@ -1,7 +1,8 @@
 """The DALI graph: encoded bytes and one matrix a sample → aligned faces.
 
 Our order of samples and our random draws go in through `fn.external_source`; nothing inside DALI is random (C2).
-Decoding reads only the region that the warp touches, and the pixels are interpolated once (C3).
+Decoding reads only the region that the warp touches, and the pixels are interpolated once (C3). A picture whose header
+says that it is enormous isn't decoded: the graph fails, as for one that can't be.
 """
 
 from typing import Any
@@ -13,7 +14,10 @@ from nvidia.dali import fn, math, pipeline_def, types
 from fr.data import alignment
 from fr.data.effects import EFFECTS
 from fr.data.warp import warp
+from fr.photographs import MOST_PIXELS
 from fr.preprocessing import Preprocessing
+
+_FAR = 1 << 30  # pixels; beyond any side
 
 
 def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str, NDArray[Any]]:
@@ -40,14 +44,25 @@ def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str,
     }
 
 
-def _region(encoded: Any, start: Any, end: Any, dali_device: str) -> Any:
+def _sides(encoded: Any) -> tuple[Any, Any]:
+    """Height and width of encoded pictures as stored, by their headers alone."""
+    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+    return shape[0], shape[1]
+
+
+def _region(encoded: Any, sides: tuple[Any, Any], start: Any, end: Any, dali_device: str) -> Any:
     """The pixels between two corners (x, y) of encoded pictures, as stored: landmark lists count the pixels of the
-    file, so EXIF's orientation isn't applied. [H, W, 3] uint8, RGB."""
+    file, so EXIF's orientation isn't applied. [H, W, 3] uint8, RGB.
+
+    sides: of the pictures; one of more than MOST_PIXELS gets an end before its start, which DALI refuses undecoded.
+    """
+    height, width = sides
+    too_large = height * 1.0 * width > MOST_PIXELS  # whole numbers of 64 bits may be too short for the product
     return fn.decoders.image_slice(
         encoded,
         device="mixed" if dali_device == "gpu" else "cpu",
         start=fn.cast(start, dtype=types.INT32),
-        end=fn.cast(end, dtype=types.INT32),
+        end=fn.cast(end, dtype=types.INT32) - too_large * _FAR,
         axis_names="WH",
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,  # on a GPU too the chroma of the CPU's decoder
@@ -60,7 +75,7 @@ def first_pixel_graph(source: Any, dali_device: str) -> Any:
     """bytes → the first pixel, [1, 1, 3] uint8."""
     (encoded,) = fn.external_source(source=source, num_outputs=1, batch=True)
     corner = types.Constant([0, 0])
-    return _region(encoded, corner, corner + 1, dali_device)
+    return _region(encoded, _sides(encoded), corner, corner + 1, dali_device)
 
 
 @pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]
@@ -70,11 +85,11 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effe
     encoded, low, high, matrix, sigma, *random = fn.external_source(
         source=source, num_outputs=5 + 2 * len(effects), batch=True
     )
-    shape = fn.peek_image_shape(encoded, adjust_orientation=False)
-    size = fn.cast(fn.stack(shape[1], shape[0]), dtype=types.FLOAT)
+    sides = _sides(encoded)
+    size = fn.cast(fn.stack(*reversed(sides)), dtype=types.FLOAT)
     start = math.clamp(low, 0.0, size - 1.0)
     end = math.clamp(high, start + 1.0, size)
-    images = _region(encoded, start, end, dali_device)
+    images = _region(encoded, sides, start, end, dali_device)
     images = warp(images, start, matrix, sigma, preprocessing.input_size, dali_device)
     for number, name in enumerate(effects):
         drawn, parameters = random[2 * number : 2 * number + 2]

@@ -17,13 +17,15 @@ import pyarrow.csv
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fr.data.annotations import LabelledFaces, existing_folder, read_text, refuse
+from fr.data.annotations import LabelledFaces, existing_folder, refuse
 from fr.data.record_io import Damaged, unpack
-from fr.data.storage import RecordFile, read_slice
+from fr.data.storage import MOST_BYTES, RecordFile, read_slice
 from fr.errors import InputError
+from fr.reading import check_inside, open_file, read_text
 
 FILES = ("train.rec", "train.idx", "property")
 _EXACT = 1 << 24  # the whole numbers up to here are all float32, as which records hold them; of later ones every other
+_QUOTED = 200  # characters of what Arrow says, which may quote a line without end
 _NAMED = 3  # records left out that are said by number
 _UNKNOWN, _NO_PICTURE = -1, -2  # in place of a class
 
@@ -41,7 +43,8 @@ class _Records:
         keys, offsets = _read_index(index, path, size)
         by_offset, by_key = np.argsort(offsets), np.argsort(keys)
         sizes = np.empty_like(offsets)
-        sizes[by_offset] = np.diff(offsets[by_offset], append=size)
+        # To where the next one begins that the index knows of: far, in an index of the first few records.
+        sizes[by_offset] = np.minimum(np.diff(offsets[by_offset], append=size), MOST_BYTES)
         self.path = path
         self.keys, self.offsets, self.sizes = keys[by_key], offsets[by_key], sizes[by_key]
 
@@ -53,23 +56,25 @@ class _Records:
         return found
 
     def labels(self, row: int) -> tuple[list[float], bool]:
-        """What a record has for labels, and whether it has a picture; Damaged when it can't be read."""
+        """The first two labels of a record, and whether it has a picture; Damaged when it can't be read."""
         try:
-            data = read_slice(str(self.path), int(self.offsets[row]), int(self.sizes[row]))
+            data = read_slice(str(self.path), int(self.offsets[row]), int(self.sizes[row]), None)
         except OSError as error:
             raise Damaged(error.strerror) from error
         header, picture = unpack(data)
-        return header.labels.tolist(), len(picture) > 0
+        return header.labels[:2].tolist(), len(picture) > 0
 
 
-def read_records(root: str) -> LabelledFaces:
+def read_records(root: str, outside: bool = False) -> LabelledFaces:
     """The pictures of `root`/train.rec in order of their keys. Classes ascend by label; gaps are closed.
 
-    A record that can't be read is left out where nothing else tells its class. InputError when the three files don't
-    fit each other.
+    A record that can't be read is left out where nothing else tells its class. outside: the three files may be links
+    that lead out of the root. InputError when they don't fit each other.
     """
     folder = existing_folder("--train_data_root", root)
     path, index, facts = (folder / name for name in FILES)
+    for file in () if outside else (path, index, facts):
+        check_inside(file, folder)
     count = _class_count(facts)
     records = _Records(path, index)
     rows, bounds = _groups(records)
@@ -95,6 +100,7 @@ def read_records(root: str) -> LabelledFaces:
         [str(label) for label in found.tolist()],
         storage=RecordFile(path.name, records.offsets[rows], records.sizes[rows]),
         notes=tuple(notes),
+        outside=outside,
     )
 
 
@@ -171,16 +177,18 @@ def _read_index(path: Path, of: Path, size: int) -> tuple[Keys, NDArray[np.int64
     """Keys and offsets [bytes] of the records of a file of `size` bytes, as its index has them."""
     columns = {"key": pa.int64(), "offset": pa.int64()}
     try:
-        table = pyarrow.csv.read_csv(
-            path,
-            pyarrow.csv.ReadOptions(column_names=list(columns)),
-            pyarrow.csv.ParseOptions(delimiter="\t"),
-            pyarrow.csv.ConvertOptions(column_types=columns, null_values=[]),
-        )
+        with open_file(path) as file:
+            table = pyarrow.csv.read_csv(
+                file,
+                pyarrow.csv.ReadOptions(column_names=list(columns)),
+                pyarrow.csv.ParseOptions(delimiter="\t"),
+                pyarrow.csv.ConvertOptions(column_types=columns, null_values=[]),
+            )
     except OSError as error:
-        raise InputError(f"{path}: can't be read: {error}") from error
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: isn't lines of `key<tab>offset`: {error}") from error
+        read_text(path)  # which says if it isn't text at all
+        raise InputError(f"{path}: isn't lines of `key<tab>offset`: {str(error)[:_QUOTED]!r}") from error
     keys, offsets = table["key"].to_numpy(), table["offset"].to_numpy()
     if not len(keys):
         raise InputError(f"{path}: the index is empty")

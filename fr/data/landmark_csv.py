@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from fr.data.annotations import PIXELS, check_landmarks, read_text, refuse
+from fr.data.annotations import PIXELS, check_landmarks, refuse
 from fr.errors import InputError
+from fr.reading import open_file, read_bytes, read_text
 
+_QUOTED = 80  # characters of a field that a message shows
 _ENDING = r"\.[^./]*$"
 LANDMARK_COLUMNS = [f"P{point}{axis}" for point in range(1, 6) for axis in "XY"]
 BOX_COLUMNS = ["X", "Y", "W", "H"]
@@ -73,9 +75,32 @@ def _places(
         return slice(None)
     found = pc.index_in(wanted, value_set=known)
     missing = np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False)).tolist()
+    if missing:
+        read_bytes(table)  # which says if it has NULs, that Arrow takes for parts of names
     refuse([f"{where(i)}: {names[i]} has no row in {table}" for i in missing])
     rows: NDArray[np.int32] = found.to_numpy()
+    _refuse_shared(names, rows, table, where)
     return rows
+
+
+def _refuse_shared(
+    names: pa.StringArray, rows: NDArray[np.int32], table: Path, where: Callable[[int], str]
+) -> None:
+    """InputError for photographs [N] that differ by their ending alone, and so have one row; rows: [N].
+
+    One that is listed twice is no such two.
+    """
+    shared = np.flatnonzero(np.bincount(rows)[rows] > 1)
+    if not len(shared):  # as most lists are; the rest would take longer than that
+        return
+    first = np.empty(rows.max() + 1, dtype=np.int64)
+    first[rows[::-1]] = np.arange(len(rows))[::-1]  # what is written last stays
+    others = first[rows[shared]]
+    unlike = pc.not_equal(names.take(pa.array(shared)), names.take(pa.array(others))).to_numpy(zero_copy_only=False)
+    refuse([
+        f"{where(i)}: {names[i]} and {names[other]} would share a row of {table}; rename one of them"
+        for i, other in zip(shared[unlike].tolist(), others[unlike].tolist(), strict=True)
+    ])
 
 
 def _without_ending(names: pa.StringArray) -> pa.StringArray:
@@ -89,22 +114,23 @@ def _read_csv(path: Path, wanted: list[str]) -> pa.Table:
     """NAME_ID, and the wanted columns as float64."""
     types: dict[str, pa.DataType] = {"NAME_ID": pa.string()} | dict.fromkeys(wanted, pa.float64())
     try:
-        return pyarrow.csv.read_csv(
-            path,
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=types,
-                include_columns=list(types),
-                # `cat train.csv test.csv` leaves a second header inside; as a row of nulls it matches no photograph.
-                null_values=wanted,
-            ),
-        )
+        with open_file(path) as file:  # by its name Arrow would unpack a .gz, to any size
+            return pyarrow.csv.read_csv(
+                file,
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types=types,
+                    include_columns=list(types),
+                    # `cat train.csv test.csv` leaves a second header inside; as nulls it matches no photograph.
+                    null_values=wanted,
+                ),
+            )
     except OSError as error:
-        raise InputError(f"{path}: can't be read: {error}") from error
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except pa.ArrowKeyError as error:
         read_text(path)  # which says if it isn't UTF-8 at all
         raise InputError(f"{path}:1: expected the header {','.join(types)}") from error
     except pa.ArrowInvalid as error:
-        raise InputError(_bad_csv_row(path, wanted) or f"{path}: {error}") from error
+        raise InputError(_bad_csv_row(path, wanted) or f"{path}: {str(error)[:_QUOTED]!r}") from error
 
 
 def _bad_csv_row(path: Path, wanted: list[str]) -> str:
@@ -124,5 +150,5 @@ def _bad_csv_row(path: Path, wanted: list[str]) -> str:
             try:
                 float(field)
             except ValueError:
-                return f"{path}:{number}: {field!r} isn't a number"
+                return f"{path}:{number}: {field[:_QUOTED]!r} isn't a number"
     return ""

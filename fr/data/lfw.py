@@ -11,17 +11,20 @@ from fr.data.annotations import (
     check_first_photograph,
     check_landmarks,
     existing_folder,
-    read_text,
     refuse,
 )
 from fr.errors import InputError
+from fr.reading import read_text
 
 _NUMBER = re.compile("[0-9]{1,9}")  # str.isdigit also takes what int() doesn't
-_PERSON = re.compile(r"[^/\0]+")  # stays below the root
+_PERSON = re.compile(r"(?!\.\.?$)[^/]+")  # a folder of the root, neither itself nor the one above
 
 
-def read_lfw(root: str, pairs_file: str, landmark_file: str) -> VerificationFaces:
-    """LFW's view 2: pairs in folds, landmarks by relative path (whole or decimal pixels)."""
+def read_lfw(root: str, pairs_file: str, landmark_file: str, outside: bool = False) -> VerificationFaces:
+    """LFW's view 2: pairs in folds, landmarks by relative path (whole or decimal pixels).
+
+    outside: links may lead out of the root.
+    """
     folder = existing_folder("--val_data_root", root)
     pairs_path, landmark_path = Path(pairs_file), Path(landmark_file)
     pairs, same, fold, line_of = _read_pairs(pairs_path)
@@ -34,7 +37,13 @@ def read_lfw(root: str, pairs_file: str, landmark_file: str) -> VerificationFace
     row = {name: index for index, name in enumerate(names)}
     indices = np.array([(row[first], row[second]) for first, second in pairs], dtype=np.int64)
     faces = VerificationFaces(
-        folder, pa.array(names, type=pa.string()), points, indices, np.array(same), np.array(fold, dtype=np.int64)
+        folder,
+        pa.array(names, type=pa.string()),
+        points,
+        indices,
+        np.array(same),
+        np.array(fold, dtype=np.int64),
+        outside=outside,
     )
     check_first_photograph(faces, "--val_data_root")
     return faces

@@ -14,10 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.annotations import read_bytes, read_text, refuse
+from fr.data.annotations import refuse
 from fr.errors import InputError
+from fr.reading import read_bytes, read_text
 
+STAYS = "a path must start from --train_data_root and stay there, unless --allow_outside is given"
 _STRAYS = r"^/|(?:^|/)\.\.(?:/|$)|\x00"  # leads out of the root, or nowhere
+_LONGEST = 4095  # bytes of a path, by Linux; a message shall not hold a line without end
 _BLOCK = 4096
 _QUOTED = 80  # characters of a line that a message shows
 
@@ -53,11 +56,12 @@ class Lines:
         self.refuse_unlike(form, pc.not_equal(pc.list_value_length(words), count))
         return words.flatten()
 
-    def paths(self, column: pa.Array) -> pa.StringArray:
-        """Names of photographs [N] as a column; InputError names those that aren't paths below the root."""
+    def paths(self, column: pa.Array, outside: bool) -> pa.StringArray:
+        """Names of photographs [N] as a column; InputError names those that aren't paths, or unless they may be
+        `outside` of the root, not below it."""
         refuse([
-            f"{self.where(i)}: {column[i].as_py()[:_QUOTED]!r}: a path must start from --train_data_root and stay there"
-            for i in true_rows(strays(column))
+            f"{self.where(i)}: {column[i].as_py()[:_QUOTED]!r}: {STAYS}"
+            for i in true_rows(strays(column, outside))
         ])
         return column.cast(pa.string())
 
@@ -91,9 +95,10 @@ def read_lines(path: Path) -> Lines:
     return Lines(path, rows + 1, texts.filter(filled))
 
 
-def strays(paths: pa.Array) -> pa.BooleanArray:
-    """Which paths lead out of the root, or nowhere: [N]."""
-    return pc.match_substring_regex(paths, _STRAYS)
+def strays(paths: pa.Array, outside: bool) -> pa.BooleanArray:
+    """Which paths lead out of the root, unless they may, or nowhere: [N]."""
+    long = pc.greater(pc.binary_length(paths), _LONGEST)
+    return long if outside else pc.or_(long, pc.match_substring_regex(paths, _STRAYS))
 
 
 def true_rows(column: pa.BooleanArray) -> NDArray[np.int64]:

@@ -35,16 +35,17 @@ _WHOLE = "[0-9]{1,18}"
 _FORM = "`id/img | x1 y1 … x5 y5 | x y w h`"
 
 
-def read_labelled_list(root: str, list_file: str, landmarks: str) -> LabelledFaces:
+def read_labelled_list(root: str, list_file: str, landmarks: str, outside: bool = False) -> LabelledFaces:
     """`path id` a line. Classes ascend by id if all ids are whole numbers, else as text; gaps are closed.
 
-    landmarks: as of `read_vgg`; empty for aligned crops. InputError names file and line of what doesn't fit.
+    landmarks, outside: as of `read_vgg`; no landmarks for aligned crops. InputError names file and line of what doesn't
+    fit.
     """
     folder = existing_folder("--train_data_root", root)
     lines = read_lines(Path(list_file))
     parts = pc.ascii_split_whitespace(lines.texts, max_splits=1, reverse=True)  # a path may hold spaces
     path, identity = lines.columns(parts, 2, "`path id`")
-    names = lines.paths(path)
+    names = lines.paths(path, outside)
     if landmarks:
         points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
     else:
@@ -52,13 +53,13 @@ def read_labelled_list(root: str, list_file: str, landmarks: str) -> LabelledFac
     found = identity.unique().to_pylist()
     numbered = all(re.fullmatch(_WHOLE, name) for name in found)
     labels, identities = sorted_classes(identity, int if numbered else None)
-    return _looked_at(LabelledFaces(folder, names, points, labels, identities))
+    return _looked_at(LabelledFaces(folder, names, points, labels, identities, outside=outside))
 
 
-def read_trillion_pairs(root: str, list_file: str) -> LabelledFaces:
+def read_trillion_pairs(root: str, list_file: str, outside: bool = False) -> LabelledFaces:
     """`path label x1 y1 … x5 y5` a line, in pixels. Classes ascend by label; gaps are closed.
 
-    InputError names file and line of what doesn't fit.
+    outside: as of `read_vgg`. InputError names file and line of what doesn't fit.
     """
     folder = existing_folder("--train_data_root", root)
     lines = read_lines(Path(list_file))
@@ -67,17 +68,17 @@ def read_trillion_pairs(root: str, list_file: str) -> LabelledFaces:
     path, label = lines.columns(parts, 12, form)[:2]
     lines.refuse_unlike(form, pc.invert(pc.match_substring_regex(label, f"^{_WHOLE}$")))
     words = pc.list_flatten(pc.list_slice(parts, 2, 12))
-    names, points = lines.paths(path), lines.points(words)
+    names, points = lines.paths(path, outside), lines.points(words)
     check_landmarks(points, lines.where)
     labels, identities = sorted_classes(label, int)
-    return _looked_at(LabelledFaces(folder, names, points, labels, identities))
+    return _looked_at(LabelledFaces(folder, names, points, labels, identities, outside=outside))
 
 
-def read_ms1m(root: str, list_file: str) -> LabelledFaces:
+def read_ms1m(root: str, list_file: str, outside: bool = False) -> LabelledFaces:
     """`id/img | landmarks | x y w h` a line, the landmarks as fractions of the box, the box in whole pixels.
 
     A box beyond the picture is cut at its edges, a negative number is 0 (as in face_recognition.pytorch). Classes in
-    order of first appearance. InputError names file and line of what doesn't fit.
+    order of first appearance. outside: as of `read_vgg`. InputError names file and line of what doesn't fit.
     """
     found = _detected(Path(list_file))
     lines = found.lines
@@ -86,13 +87,14 @@ def read_ms1m(root: str, list_file: str) -> LabelledFaces:
     lines.refuse_unlike(_FORM, pa.array(~whole.all(axis=1)))
     boxes = np.maximum(words.cast(pa.float64()).to_numpy().reshape(-1, 4), 0)
     refuse([f"{lines.where(i)}: the box is empty" for i in true_rows(pa.array((boxes[:, 2:] == 0).any(axis=1)))])
-    return _detected_faces(root, found, boxes)
+    return _detected_faces(root, found, boxes, outside)
 
 
-def read_imdb_face(root: str, list_file: str) -> LabelledFaces:
+def read_imdb_face(root: str, list_file: str, outside: bool = False) -> LabelledFaces:
     """As `read_ms1m`, but the landmarks are fractions of the whole picture, and the box isn't looked at."""
     found = _detected(Path(list_file))
-    return _detected_faces(root, found, np.tile([0.0, 0.0, np.inf, np.inf], (len(found.lines.numbers), 1)))
+    whole = np.tile([0.0, 0.0, np.inf, np.inf], (len(found.lines.numbers), 1))
+    return _detected_faces(root, found, whole, outside)
 
 
 def has_face(texts: pa.Array) -> pa.BooleanArray:
@@ -123,14 +125,15 @@ def _detected(path: Path) -> _Detected:
     return _Detected(lines, pc.utf8_rtrim_whitespace(names), points, boxes, notes)
 
 
-def _detected_faces(root: str, found: _Detected, boxes: NDArray[np.float64]) -> LabelledFaces:
+def _detected_faces(root: str, found: _Detected, boxes: NDArray[np.float64], outside: bool) -> LabelledFaces:
     folder = existing_folder("--train_data_root", root)
     lines = found.lines
-    names, points = lines.paths(found.names), lines.points(lines.words(found.points, 10, _FORM))
+    names, points = lines.paths(found.names, outside), lines.points(lines.words(found.points, 10, _FORM))
     refuse([f"{lines.where(i)}: not <identity>/<file>" for i in true_rows(pc.invert(pc.match_substring(names, "/")))])
     check_landmarks(points, lines.where, FRACTIONS)
     labels, identities = folder_classes(names)
-    return _looked_at(LabelledFaces(folder, names, points, labels, identities, boxes=boxes, notes=found.notes))
+    faces = LabelledFaces(folder, names, points, labels, identities, boxes=boxes, notes=found.notes, outside=outside)
+    return _looked_at(faces)
 
 
 def _looked_at(faces: LabelledFaces) -> LabelledFaces:

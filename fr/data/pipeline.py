@@ -16,7 +16,9 @@ from fr.data.graph import face_graph, first_pixel_graph, regions
 from fr.data.samples import SampleBatch, plain_batch
 from fr.distributed import Ranks
 from fr.errors import InputError
+from fr.photographs import TOO_LARGE, is_too_large
 from fr.preprocessing import Preprocessing
+from fr.reading import OutsideRoot
 
 _UNREADABLE = np.zeros(1, dtype=np.uint8)
 
@@ -123,18 +125,21 @@ def graph_inputs(
 def _read(faces: Faces, index: int) -> NDArray[np.uint8]:
     try:
         return faces.read(index)
-    except OSError:
+    except (OSError, OutsideRoot):
         # Reading runs ahead of the training; this byte makes the graph fail in the iteration concerned.
         return _UNREADABLE
 
 
 def _complaint(faces: Faces, index: NDArray[np.int64], preprocessing: Preprocessing) -> str:
-    """What is wrong with a photograph that the graph didn't take, for people. index: [1]."""
+    """What is wrong with a photograph that the graph didn't take, for people. index: [1]. OutsideRoot for one that
+    isn't a photograph of these data: nothing stands in for that."""
     path = faces.path(int(index[0]))
     try:
         encoded = faces.read(int(index[0]))
     except OSError as error:
         return f"{path}: can't be read: {error.strerror}"
+    if is_too_large(encoded):
+        return f"{path}: {TOO_LARGE}"
     if placement.sizes_of([encoded]).all() and not placement.matrices(faces, index, [encoded], preprocessing)[1].all():
         return f"{path}: the box of its face lies outside the picture"
     return f"{path}: can't be decoded: {'cut off, damaged, or of an unknown format' if len(encoded) else 'it is empty'}"

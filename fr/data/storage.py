@@ -2,6 +2,7 @@
 
 A storage is plain columns, so that it can be written down and mapped into memory. What is open belongs to the process:
 reading goes through a few descriptors, by `pread`, so that a file that shrinks under a run is an error and no signal.
+No more memory is asked for than the file has bytes, whatever it says of itself.
 """
 
 import errno
@@ -14,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.data import record_io
+from fr.photographs import MOST_PIXELS
+from fr.reading import open_regular
 
+MOST_BYTES = 3 * MOST_PIXELS  # of an encoded picture: no file needs more than its pixels in RGB
 _KEPT_OPEN = 256  # files; a process may have 1,024 by default, and PyTorch and DALI need some
 
 
@@ -31,9 +35,10 @@ class TarShards:
         """How people are told of a picture."""
         return f"{self._file(root, index)}: {name}"
 
-    def read(self, root: Path, index: int) -> NDArray[np.uint8]:
-        """The encoded picture; OSError when it can't be read, whole."""
-        data = read_slice(self._file(root, index), int(self.offsets[index]), int(self.sizes[index]))
+    def read(self, root: Path, index: int, outside: bool) -> NDArray[np.uint8]:
+        """The encoded picture; OSError when it can't be read, whole. outside: as of `Faces`, for OutsideRoot."""
+        place = int(self.offsets[index]), int(self.sizes[index])
+        data = read_slice(self._file(root, index), *place, None if outside else root)
         return np.frombuffer(data, dtype=np.uint8)
 
     def take(self, rows: NDArray[np.int64]) -> "TarShards":
@@ -41,7 +46,7 @@ class TarShards:
         return TarShards(self.shards, self.shard[rows], self.offsets[rows], self.sizes[rows])
 
     def _file(self, root: Path, index: int) -> str:
-        return f"{root}/{self.shards[self.shard[index]]}"
+        return os.path.join(root, self.shards[self.shard[index]])
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,10 @@ class RecordFile:
         """How people are told of a picture."""
         return f"{root}/{self.file}: record {name}"
 
-    def read(self, root: Path, index: int) -> NDArray[np.uint8]:
-        """The encoded picture; OSError when it can't be read, or its record isn't whole."""
-        path = f"{root}/{self.file}"
-        data = read_slice(path, int(self.offsets[index]), int(self.sizes[index]))
+    def read(self, root: Path, index: int, outside: bool) -> NDArray[np.uint8]:
+        """The encoded picture; OSError when it can't be read, or its record isn't whole. outside: as of `Faces`."""
+        path, place = f"{root}/{self.file}", (int(self.offsets[index]), int(self.sizes[index]))
+        data = read_slice(path, *place, None if outside else root)
         try:
             return np.frombuffer(record_io.unpack(data)[1], dtype=np.uint8)
         except record_io.Damaged as damage:
@@ -73,9 +78,9 @@ class RecordFile:
 class _Opened:
     """Closed when nobody uses it any more, which may be after it left the cache."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, root: Path | None) -> None:
         self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = open_regular(path, root)
 
     def __del__(self) -> None:
         if self.descriptor >= 0:
@@ -85,10 +90,15 @@ class _Opened:
 _opened = lru_cache(maxsize=_KEPT_OPEN)(_Opened)
 
 
-def read_slice(path: str, offset: int, size: int) -> bytes:
-    """`size` bytes of a file, which stays open for the next call; OSError when it can't be read or ends before."""
+def read_slice(path: str, offset: int, size: int, root: Path | None) -> bytes:
+    """`size` bytes of a file, which stays open for the next call; root: as of `open_regular`.
+
+    OSError when it can't be read, ends before, or if that is more than a picture may have; OutsideRoot.
+    """
+    if size > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MOST_BYTES:,}", path)
     try:
-        data = os.pread(_opened(path).descriptor, size, offset)
+        data = os.pread(_opened(path, root).descriptor, size, offset)
     except OSError:
         _opened.cache_clear()  # a share that came back needs new descriptors
         raise

@@ -1,6 +1,7 @@
 """The members of an uncompressed tar file, through the standard library: where they lie, and whether all are there."""
 
 import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +28,23 @@ def tar_members(file: BinaryIO, path: Path) -> Iterator[tarfile.TarInfo]:
             raise CutShort from error
         if member is None:
             break
-        if member.size < 0 or archive.offset <= end:  # would lead in a circle
+        if not 0 <= member.size <= sys.maxsize or archive.offset <= end:  # is no size, or would lead in a circle
             raise CutShort
         end = archive.offset
         archive.members = []  # type: ignore[attr-defined]  # all, kept for look-ups: gigabytes of a large file
         yield member
     if os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
         raise CutShort
+
+
+_LONGEST = 1 << 20  # bytes of a header beyond the first block, which tarfile reads at once: a name and little more
+_LONG_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 
 
 class _Member(tarfile.TarInfo):
@@ -44,11 +55,18 @@ class _Member(tarfile.TarInfo):
         try:
             size, checksum = (int(field.rstrip(b"\0 "), 8) for field in (buf[124:136], buf[148:156]))
         except ValueError:
-            return super().frombuf(buf, encoding, errors)
+            return cls._left_to_tarfile(buf, encoding, errors)
         plain = len(buf) == tarfile.BLOCKSIZE and buf[156:157] == tarfile.REGTYPE
         if not plain or checksum != sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
-            return super().frombuf(buf, encoding, errors)
+            return cls._left_to_tarfile(buf, encoding, errors)
         prefix, name = (field.partition(b"\0")[0].decode(encoding, errors) for field in (buf[345:500], buf[:100]))
         found = cls(f"{prefix}/{name}" if prefix else name)
         found.size, found.type = size, tarfile.REGTYPE
+        return found
+
+    @classmethod
+    def _left_to_tarfile(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _LONG_HEADERS and found.size > _LONGEST:
+            raise tarfile.HeaderError(f"a header of {found.size:,} bytes")
         return found

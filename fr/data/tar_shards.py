@@ -9,7 +9,8 @@ The key is the path up to the first dot of its last part; what follows that dot 
 | `key.landmarks` | ten numbers, `x1 y1 … x5 y5` [pixels], as text: eyes, nose, corners of the mouth, left ones first |
 
 Other files are passed over. Landmarks are in all samples or in none, whose pictures must be aligned crops then.
-A shard is read where it lies: nothing is unpacked, and no name in it reaches the disk.
+A shard is read where it lies: nothing is unpacked, and no name in it reaches the disk. Names that would lead out of a
+folder are refused all the same, since tools make files of what they read here.
 """
 
 import os
@@ -25,11 +26,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fr.data.annotations import LabelledFaces, check_landmarks, existing_folder, refuse
-from fr.data.lines import read_lines
+from fr.data.lines import STAYS, read_lines, strays, true_rows
 from fr.data.storage import TarShards
 from fr.data.tar_members import CutShort, tar_members
 from fr.errors import InputError
 from fr.files import is_unicode
+from fr.reading import open_file
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
 _ROLES = dict.fromkeys(PICTURES, "picture") | {"cls": "class", "landmarks": "landmarks"}
@@ -63,18 +65,18 @@ class _Shard:
     problems: list[str]
 
 
-def read_tar(root: str, list_file: str, aligned: bool) -> LabelledFaces:
+def read_tar(root: str, list_file: str, aligned: bool, outside: bool = False) -> LabelledFaces:
     """All samples of the shards that list_file names, one a line, or of all *.tar below `root` in order of their names.
 
     Labels ascend by the classes' numbers if all are whole numbers, else as text; gaps are closed. aligned: the pictures
-    are aligned crops. A shard that is cut short gives its samples up to there, and a note. InputError names shard and
-    member of what doesn't fit.
+    are aligned crops. outside: as of `read_vgg`, of shards and members. A shard that is cut short gives its samples up
+    to there, and a note. InputError names shard and member of what doesn't fit.
     """
-    folder, shards = Path(root), shard_names(root, list_file)
+    folder, shards = Path(root), shard_names(root, list_file, outside)
     # A minute a million samples: the first rank of a host shows how far it is.
     hidden = os.environ.get("LOCAL_RANK", "0") != "0"
     bar = tqdm(shards, "reading shards", unit="shard", delay=2, mininterval=1, disable=hidden)
-    parts = [_index(folder / name) for name in bar]
+    parts = [_index(folder / name, None if outside else folder) for name in bar]
     refuse([problem for part in parts for problem in part.problems])
     names = pa.concat_arrays([part.names for part in parts])
     if not len(names):
@@ -85,20 +87,26 @@ def read_tar(root: str, list_file: str, aligned: bool) -> LabelledFaces:
         np.concatenate([part.offsets for part in parts]),
         np.concatenate([part.sizes for part in parts]),
     )
-    points = _landmarks(parts, aligned, root, lambda row: storage.path(folder, row, names[row].as_py()))
+
+    def where(row: int) -> str:
+        return storage.path(folder, row, names[row].as_py()[:_QUOTED])
+
+    refuse([f"{where(row)}: {STAYS}" for row in true_rows(strays(names, outside)).tolist()])
+    points = _landmarks(parts, aligned, root, where)
     labels, identities = _labels(pa.concat_arrays([part.classes for part in parts]))
-    return LabelledFaces(folder, names, points, labels, identities, storage=storage, notes=_notes(parts))
+    notes = _notes(parts)
+    return LabelledFaces(folder, names, points, labels, identities, storage=storage, notes=notes, outside=outside)
 
 
-def shard_names(root: str, list_file: str) -> list[str]:
-    """The shards of a data set, as paths below its root, in order; InputError as of `read_tar`."""
+def shard_names(root: str, list_file: str, outside: bool) -> list[str]:
+    """The shards of a data set, as paths below its root, in order; outside, InputError: as of `read_tar`."""
     folder = existing_folder("--train_data_root", root)
-    return _listed(Path(list_file)) if list_file else _found(folder)
+    return _listed(Path(list_file), outside) if list_file else _found(folder)
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: Path, outside: bool) -> list[str]:
     lines = read_lines(path)
-    shards: list[str] = lines.paths(lines.texts).to_pylist()
+    shards: list[str] = lines.paths(lines.texts, outside).to_pylist()
     first = {name: row for row, name in reversed(list(enumerate(shards)))}
     refuse([f"{lines.where(i)}: {name} for the second time" for i, name in enumerate(shards) if first[name] != i])
     return shards
@@ -147,10 +155,10 @@ def _notes(parts: list[_Shard]) -> tuple[str, ...]:
     return (*(part.note for part in parts if part.note), *said)
 
 
-def _index(path: Path) -> _Shard:
-    """What a shard holds; OSError's reason is told as InputError."""
+def _index(path: Path, root: Path | None) -> _Shard:
+    """What a shard holds; root: as of `open_regular`. OSError's reason is told as InputError."""
     try:
-        with path.open("rb") as file:
+        with open_file(path, root) as file:
             samples, problems, cut = _samples(file, path)
             return _contents(file, path, samples, problems, cut)
     except OSError as error:

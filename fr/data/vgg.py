@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.annotations import LabelledFaces, check_first_photograph, existing_folder, read_text, refuse
+from fr.data.annotations import LabelledFaces, check_first_photograph, existing_folder, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
-from fr.data.lines import Lines, folder_classes, read_lines, strays
+from fr.data.lines import Lines, folder_classes, read_lines
 from fr.errors import InputError
+from fr.reading import read_text
 
 _META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
 _META_ROW = re.compile(
@@ -19,29 +20,29 @@ _META_ROW = re.compile(
 )
 
 
-def read_vgg(root: str, list_file: str, landmarks: str, meta_file: str = "") -> LabelledFaces:
+def read_vgg(root: str, list_file: str, landmarks: str, meta_file: str = "", outside: bool = False) -> LabelledFaces:
     """VGGFace2: `n000002/0001_01.jpg` a line, joined with bb_landmark's table by name.
 
     landmarks: the bb_landmark folder (the table is chosen by the list's file name, as in
     face_recognition.pytorch), or one CSV. Labels count the identities of the list in order of first appearance, or
-    with a meta_file in its order (`label_order`). InputError names file and line of what doesn't fit.
+    with a meta_file in its order (`label_order`). outside: paths and links may lead out of the root. InputError names
+    file and line of what doesn't fit.
     """
     folder = existing_folder("--train_data_root", root)
     lines = read_lines(Path(list_file))
-    names = _names(lines)
+    names = _names(lines, outside)
     points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
     labels, identities = folder_classes(names)
     if meta_file:
         labels, identities = _by_meta(lines, labels, identities, Path(meta_file))
-    faces = LabelledFaces(folder, names, points, labels, identities)
+    faces = LabelledFaces(folder, names, points, labels, identities, outside=outside)
     check_first_photograph(faces, "--train_data_root")
     return faces
 
 
-def _names(lines: Lines) -> pa.StringArray:
-    unlike = pc.or_(strays(lines.texts), pc.invert(pc.match_substring(lines.texts, "/")))
-    lines.refuse_unlike("<identity>/<file>", unlike)
-    return lines.texts.cast(pa.string())
+def _names(lines: Lines, outside: bool) -> pa.StringArray:
+    lines.refuse_unlike("<identity>/<file>", pc.invert(pc.match_substring(lines.texts, "/")))
+    return lines.paths(lines.texts, outside)
 
 
 def _by_meta(

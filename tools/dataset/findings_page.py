@@ -1,6 +1,5 @@
 """What a check of a data set found, as one self-contained HTML page."""
 
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from html import escape
@@ -11,7 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fr.data.annotations import LabelledFaces
+from fr.errors import InputError
 from fr.html_page import card, cards, inline_image, named_rows, page
+from fr.photographs import decode
 from tools.dataset.checks import KINDS, Finding, Findings
 from tools.dataset.picture_facts import PictureFacts
 
@@ -66,9 +67,8 @@ def _card(faces: LabelledFaces, facts: PictureFacts, finding: Finding) -> str:
 def _thumbnail(faces: LabelledFaces, row: int, size: NDArray[np.int64], marked: bool) -> str:
     """An image; nothing for what Pillow can't read."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(faces.read(row).data)) as image:
-            small = image.convert("RGB")
-    except Exception:  # any: foreign bytes trip parsers in many ways
+        small = Image.fromarray(decode(faces.read(row), faces.path(row)).stored)
+    except (OSError, InputError):
         return ""
     small.thumbnail((_EDGE, _EDGE))
     if marked and faces.boxes is None:

@@ -8,6 +8,7 @@ from fr.data.alignment import Array
 from fr.data.annotations import Faces
 from fr.errors import InputError
 from fr.photographs import Photograph, Pixels, decode
+from fr.reading import OutsideRoot
 from tools.dataset.crop_files import Targets
 
 # Side of a box by the landmarks alone over their spread, the root mean square distance from their middle. MTCNN's boxes
@@ -18,9 +19,11 @@ _SIDE = 4.2
 def write_loose(
     faces: Faces, boxes: Array | None, targets: Targets, enlarge: float, square: bool, index: int
 ) -> str:
-    """Cuts and writes one; what is wrong with the photograph if it can't be."""
+    """Cuts and writes one; what is wrong with the photograph if it can't be. OutsideRoot as of `Faces.read`."""
     try:
         pixels = loose_crop(faces, boxes, enlarge, square, index)
+    except OutsideRoot:
+        raise
     except InputError as error:
         return str(error)
     targets.write_crop(index, pixels[:, :, ::-1])

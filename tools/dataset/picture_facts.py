@@ -31,6 +31,7 @@ from fr.data.annotations import Faces
 from fr.data.storage import RecordFile, TarShards
 from fr.errors import InputError
 from fr.files import replace_file
+from fr.photographs import TOO_LARGE, is_too_large
 from fr.preprocessing import Preprocessing
 from tools.dataset.near_duplicates import SIDE, Signatures, signature
 from tools.dataset.parallel import map_in_processes
@@ -120,7 +121,9 @@ def _fact(faces: Faces, index: int) -> Fact:
         encoded = faces.read(index)
     except OSError as error:
         raise _Unusable(f"can't be read: {error.strerror}") from error
-    turned = _header(encoded) != _AS_STORED
+    if is_too_large(encoded):
+        raise _Unusable(TOO_LARGE)
+    turned = _orientation(encoded) != _AS_STORED
     pixels = _decoded(encoded)
     matrices, placed = placement.matrices(faces, np.array([index]), [encoded], FACE)
     if not placed[0]:
@@ -134,13 +137,11 @@ def _fact(faces: Faces, index: int) -> Fact:
     return Fact(hashlib.sha256(encoded.data).digest(), signature(small).tobytes(), width, height, grey, turned)
 
 
-def _header(encoded: NDArray[np.uint8]) -> int:
+def _orientation(encoded: NDArray[np.uint8]) -> int:
     """EXIF's orientation; 1 where there is none."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(encoded.data)) as image:
             return int(image.getexif().get(_EXIF_ORIENTATION, _AS_STORED))
-    except Image.DecompressionBombError as error:
-        raise _Unusable(f"too large to be looked at: {error}") from error
     except Exception:  # any: foreign bytes trip parsers in many ways, and DALI is asked next
         return _AS_STORED
 
@@ -233,7 +234,8 @@ def _part(faces: Faces, rows: NDArray[np.int64]) -> Faces:
         case RecordFile():
             storage = replace(storage, offsets=storage.offsets[rows], sizes=storage.sizes[rows])
     boxes = None if faces.boxes is None else faces.boxes[rows]
-    return Faces(faces.root, faces.names.take(pa.array(rows)), faces.landmarks[rows], boxes=boxes, storage=storage)
+    names = faces.names.take(pa.array(rows))
+    return Faces(faces.root, names, faces.landmarks[rows], boxes=boxes, storage=storage, outside=faces.outside)
 
 
 def _kept(folder: Path) -> pa.Table:

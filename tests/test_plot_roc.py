@@ -1,0 +1,67 @@
+"""Curves from evaluate_lfw.py to a picture, and files that hold none."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import auc
+
+import evaluate_lfw
+from fr.errors import InputError
+from fr.roc import area
+from tests.conftest import validation_options
+from tests.test_compare_models import models  # noqa: F401  # a fixture
+from tools import plot_roc
+
+
+def test_two_models_in_one_picture(
+    models: list[str],  # noqa: F811
+    sample_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = []
+    for model, name in zip(models, "ab", strict=True):
+        files.append(str(tmp_path / "curves" / f"{name}.txt"))
+        wish = files[-1].removesuffix(".txt") if name == "a" else files[-1]  # 001's option goes without
+        given = ["--snap", model, *validation_options(sample_data), "--roc_fname", wish, "--bootstrap", "0"]
+        assert evaluate_lfw.main([*given, "--device", "cpu"]) == 0
+    tar, far = np.loadtxt(files[0]).T
+    capsys.readouterr()
+    assert plot_roc.main([*files, "--names", "first", "second", "--out", str(tmp_path / "roc.png")]) == 0
+    said = capsys.readouterr().out
+    assert f"first: AUC {auc(far, tar):.4f}\n" in said and "second: AUC " in said
+    with Image.open(tmp_path / "roc.png") as picture:
+        assert len(picture.convert("RGB").getcolors(100_000) or []) > 100  # lines and text
+
+
+@pytest.mark.parametrize("text", ["0.5 0.1\n1 1\n", "1 1\n0.5 0.1\n0.5 0\n", "0 0\n0.5 0.1\n1.0 1\n"])
+def test_a_curve_may_lack_its_ends_and_go_either_way(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    roc = plot_roc.read_curve(tmp_path / "a.txt")
+    assert (roc.far[0], roc.tar[0], roc.far[-1], roc.tar[-1]) == (0, 0, 1, 1)
+    assert area(roc.far, roc.tar) == pytest.approx(auc(roc.far, roc.tar))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no points"),
+        ("0.5 0.1\nTPR FPR\n", r"a\.txt:2: expected TPR and FPR"),
+        ("0.5\n", r"a\.txt:1: expected"),
+        ("0.5 nan\n", r"a\.txt:1: .* from 0 to 1"),
+        ("50 10\n", r"a\.txt:1: .* from 0 to 1"),
+        ("0.5 0.1\n0.4 0.2\n", "no ROC curve"),
+    ],
+)
+def test_a_file_without_a_curve_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(InputError, match=said):
+        plot_roc.main([str(tmp_path / "a.txt"), "--out", str(tmp_path / "roc.png")])
+
+
+def test_names_are_one_a_curve_and_differ(tmp_path: Path) -> None:
+    for names in (["one"], ["same", "same"]):
+        with pytest.raises(InputError, match="2 curves here"):
+            plot_roc.main(["a.txt", "b.txt", "--names", *names, "--out", str(tmp_path / "roc.png")])

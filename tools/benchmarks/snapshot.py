@@ -1,0 +1,105 @@
+"""`benchmark.py snapshot`: how long the training stands still for a snapshot, written at once or in the background.
+
+The head decides: its weights and their momentum are nearly all of a training state. The two forms take turns. A pause
+is what a call of the writer takes.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm import tqdm
+
+from fr.distributed import use_huge_pages
+from fr.losses.classifier import MarginSoftmax
+from fr.optimizer import build_sgd
+from fr.snapshot_writer import Kept, SnapshotWriter
+from fr.training_state import TrainingState
+from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
+
+_CONTENTS: dict[str, Any] = {
+    **{"model": "linear", "embed_size": 0, "preprocessing": {}, "run": {}},
+    **{"config": {}, "metrics": {}},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    background: bool
+    classes: int
+    embed_size: int
+    ranks: int
+    snapshots: int
+    folder: str
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "snapshot", help="the pause for one", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--classes", type=int, default=1_000_000, help="of the head [count] (default: %(default)s)")
+    add("--embed_size", type=int, default=512, help="of its rows [numbers] (default: %(default)s)")
+    add("--ranks", type=int, default=1, help="processes [count] (default: %(default)s)")
+    add("--snapshots", type=int, default=3, help="a turn [count] (default: %(default)s)")
+    add("--turns", type=int, default=2, help="of each form [count] (default: %(default)s)")
+    add("--folder", type=Path, default=Path("."), help="on the disk to measure, for two at a time (default: here)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure both forms in turns, then print the table and the share."""
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        cases = [
+            Case(background, arguments.classes, arguments.embed_size, arguments.ranks, arguments.snapshots, folder)
+            for background in (False, True)
+        ]
+        pauses: dict[Case, list[float]] = {case: [] for case in cases}
+        for case in tqdm(cases * arguments.turns, desc="measuring", unit="turn", file=sys.stderr):
+            measured = measure_in_own_processes("tools.benchmarks.snapshot", case, case.ranks)
+            pauses[case] += map(max, zip(*measured, strict=True))
+    waited, background = (statistics.median(pauses[case]) for case in cases)
+    print(f"{'form':>12} {'pause [s]':>10} {'spread':>15}")
+    for case in cases:
+        spread = f"{min(pauses[case]):.2f} … {max(pauses[case]):.2f}"
+        form, pause = "background" if case.background else "waited", statistics.median(pauses[case])
+        print(f"{form:>12} {pause:10.2f} {spread:>15}")
+    results = [{**asdict(case), "pause_s": statistics.median(found)} for case, found in pauses.items()]
+    print(json.dumps({"background_vs_waited": background / waited, "results": results}))
+
+
+def _measure_rank(case: Case, folder: str, rank: int) -> None:
+    """Write the snapshots as one of the case's ranks, and leave the seconds that it stood still for in a file."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // case.ranks))
+    use_huge_pages()  # as open_ranks does
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)
+    backbone = nn.Linear(512, case.embed_size)
+    head = MarginSoftmax(case.classes, case.embed_size, loss_settings(), seed=0)
+    optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
+    state = TrainingState(backbone, head, optimizer)
+    writer = SnapshotWriter(Path(case.folder), "s", state, (), lambda _: None, Kept(newest=1), case.background)
+    seconds = []
+    for iteration in range(case.snapshots):
+        dist.barrier()
+        start = time.perf_counter()
+        writer.write(iteration, _CONTENTS)
+        seconds.append(time.perf_counter() - start)
+        writer.wait()
+    writer.close()
+    Path(folder, f"{rank}.json").write_text(json.dumps(seconds))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _measure_rank(Case(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""ROC curves of several models in one picture, from the files that evaluate_lfw.py --roc_fname writes.
+
+    python tools/plot_roc.py mobilenet.txt iresnet50.txt --out roc.png
+    python tools/plot_roc.py a.txt b.txt --names "before" "after" --out roc.png
+
+A file has a line a point, `TPR FPR`, as face_recognition.pytorch's have it. The area under each curve (by trapezia) is
+printed and stands in the legend.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.data.annotations import read_text
+from fr.errors import InputError, run_plainly
+from fr.files import write_result
+from fr.roc import Roc, area
+from fr.score_plots import png, roc_overlay
+
+
+def main(argv: list[str]) -> int:
+    given = _arguments(argv)
+    names = given.names or [path.stem for path in given.curves]
+    if len(names) != len(given.curves) or len({*names}) < len(names):
+        raise InputError(f"--names: each curve another; {len(given.curves)} curves here, called {', '.join(names)}")
+    curves = {name: read_curve(path) for name, path in zip(names, given.curves, strict=True)}
+    for name, roc in curves.items():
+        print(f"{name}: AUC {float(area(roc.far, roc.tar)):.4f}")
+    write_result(given.out, png(roc_overlay(curves)))
+    print(f"wrote {given.out}")
+    return 0
+
+
+def read_curve(path: Path) -> Roc:
+    """The points of a file between (0, 0) and (1, 1); thresholds aren't in it. InputError names a line that is none."""
+    points = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        try:
+            tar, far = map(float, line.split())
+        except ValueError:
+            raise InputError(f"{path}:{number}: expected TPR and FPR, two numbers") from None
+        if not (0 <= tar <= 1 and 0 <= far <= 1):
+            raise InputError(f"{path}:{number}: TPR and FPR are shares, from 0 to 1")
+        points.append((far, tar))
+    if not points:
+        raise InputError(f"{path}: no points")
+    far, tar = np.array(sorted({(0.0, 0.0), (1.0, 1.0), *points})).T
+    if (np.diff(tar) < 0).any():
+        raise InputError(f"{path}: no ROC curve: with a higher FPR a lower TPR")
+    return Roc(far, tar, np.full(len(far), np.nan))
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tools/plot_roc.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("curves", type=Path, nargs="+", metavar="FILE", help="of --roc_fname")
+    add("--out", type=Path, required=True, metavar="PNG", help="picture to write (required)")
+    add("--names", nargs="+", metavar="NAME", help="of the curves (default: those of the files)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_plainly("tools/plot_roc.py", main)

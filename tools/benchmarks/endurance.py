@@ -57,7 +57,7 @@ def add_command(commands: Any) -> None:
     )
     add = parser.add_argument
     add("--iterations", type=int, default=3000, help="in all [count] (default: %(default)s)")
-    add("--val_step", type=int, default=50, help="between snapshots, with validation [iterations] (default: %(default)s)")
+    add("--val_step", type=int, default=50, help="from snapshot to snapshot [iterations] (default: %(default)s)")
     add("--stops", type=int, default=2, help="SIGTERMs on the way [count] (default: %(default)s)")
     add("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py, the last of all")
     parser.set_defaults(run=run)

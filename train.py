@@ -24,8 +24,8 @@ from fr.data.lfw import read_lfw
 from fr.data.order import Order, training_order
 from fr.data.pipeline import dali_settings
 from fr.data.training_stream import TrainingStream
-from fr.distributed import Ranks, open_ranks
-from fr.errors import run_plainly
+from fr.distributed import Ranks, open_ranks, raise_together
+from fr.errors import InputError, run_plainly
 from fr.initial_weights import InitialWeights, initialise
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.settings import LossSettings
@@ -174,16 +174,23 @@ def _initial_weights(options: argparse.Namespace) -> InitialWeights:
 
 
 def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent:
-    """Print the options and keep them beside the snapshots, and open the logs; the other ranks stay silent."""
-    if not ranks.is_main:
-        return Silent()
-    options = resolved.values
-    snapshots = Path(options.snap_folder)
-    snapshots.mkdir(parents=True, exist_ok=True)
-    resolved.write(snapshots / f"{options.snap_prefix}.config.yml")
-    print(resolved.table(), flush=True)
-    folder = Path(options.log_folder or f"logs/{options.snap_prefix}")
-    return Monitor(folder, iterations.start, iterations.stop)
+    """Print the options and keep them beside the snapshots, and open the logs; the other ranks stay silent.
+
+    InputError on every rank when the first can't write there.
+    """
+    options, monitor, failure = resolved.values, Silent(), None
+    if ranks.is_main:
+        snapshots = Path(options.snap_folder)
+        try:
+            snapshots.mkdir(parents=True, exist_ok=True)
+            resolved.write(snapshots / f"{options.snap_prefix}.config.yml")
+            print(resolved.table(), flush=True)
+            folder = Path(options.log_folder or f"logs/{options.snap_prefix}")
+            monitor = Monitor(folder, iterations.start, iterations.stop)
+        except OSError as error:
+            failure = InputError(f"the folders of snapshots and logs: can't be written to: {error}")
+    raise_together(failure, "rank 0 can't write to the folders of snapshots and logs")
+    return monitor
 
 
 def _summary(

@@ -9,6 +9,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from fr.errors import InputError
+from fr.files import told_by_cause
 
 
 def causes(error: CheckpointException) -> str:
@@ -39,6 +40,10 @@ _METADATA_CLASSES = {
 
 class PathlessWriter(dcp.FileSystemWriter):
     """Leaves the temporary folder's path out of the index: a `Path` pickles differently between Pythons."""
+
+    def write_data(self, *arguments: Any) -> Any:
+        with told_by_cause():
+            return super().write_data(*arguments)
 
     def storage_meta(self) -> StorageMeta:
         return StorageMeta()

@@ -1,7 +1,8 @@
 """Files that are whole or as they were, and their names."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,9 +28,20 @@ def write_result(path: Path, content: bytes) -> None:
         raise InputError(f"{path}: can't be written: {error.strerror}") from error
 
 
+@contextmanager
+def told_by_cause() -> Iterator[None]:
+    """In here a write that fails in torch.save raises its OSError, and not what torch says of positions in a file."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
 def write_durably(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
     """Have a file written; on return its content is on the disk, its name after `sync_folder`."""
-    with path.open("wb") as file:
+    with told_by_cause(), path.open("wb") as file:
         write_into(file)
         file.flush()
         os.fsync(file.fileno())

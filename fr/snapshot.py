@@ -97,7 +97,7 @@ def load_weights(model: nn.Module, contents: dict[str, Any], path: Path, average
 
 
 def write_weights(path: Path, contents: dict[str, Any], before_naming: Callable[[], None] = lambda: None) -> None:
-    """Write a `.pt`, whole or not at all; OSError or RuntimeError when that fails.
+    """Write a `.pt`, whole or not at all; OSError when that fails.
 
     before_naming: is called when all of it is on the disk, but under a temporary name.
     """

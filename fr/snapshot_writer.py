@@ -5,6 +5,7 @@ name last (C6).
 """
 
 import errno
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -117,8 +118,9 @@ class SnapshotWriter:
 
     def _prepare(self, temporary: Path, contents: dict[str, Any], tensors: Tensors) -> None:
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        for left in temporary.parent.glob(f".{self._prefix}_*.tmp"):  # by a run that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        ours = re.compile(rf"\.{re.escape(self._prefix)}_\d+\.(pt|state|older)\.tmp")
+        for left in [path for path in temporary.parent.iterdir() if ours.fullmatch(path.name)]:  # by a killed run
+            _clear(left)
         parts = [tensors, contents["state_dict"], contents.get("average", {})]
         _need_space(temporary.parent, sum(tensor.nbytes for part in parts for tensor in part.values()))
         temporary.mkdir()
@@ -140,7 +142,7 @@ class SnapshotWriter:
         if rank() == 0:
             try:
                 act()
-            except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by either
+            except (OSError, RuntimeError) as error:  # torch.save raises either
                 failure = InputError(f"{path}: can't be written: {error}")
         raise_together(failure, f"{path}: can't be written by rank 0", self._group)
 
@@ -163,13 +165,25 @@ def _commit(path: Path, contents: dict[str, Any], temporary: Path, sums: bytes) 
 
     write_durably(temporary / SUMS, lambda file: file.write(sums))
     sync_folder(temporary)
-    write_weights(path, contents, give_name_to_state)
+    try:
+        write_weights(path, contents, give_name_to_state)
+    finally:
+        if not path.exists():
+            shutil.rmtree(state, ignore_errors=True)  # it may have had its name already
     if older.exists():
         shutil.rmtree(older)
 
 
 def remove(path: Path) -> None:
-    """The `.pt` goes first: without it, what is left is no snapshot."""
-    path.unlink()
+    """The `.pt` loses its name first: what is left is no snapshot, and `_prepare` knows it for what it is."""
+    left = path.rename(path.with_name(f".{path.name}.tmp"))
     sync_folder(path.parent)
-    shutil.rmtree(state_path(path))
+    _clear(left)
+
+
+def _clear(left: Path) -> None:
+    """Remove what bears a temporary name; before a `.pt` that has no other name its state, which may have its own."""
+    path = left.with_name(left.name.removeprefix(".").removesuffix(".tmp"))
+    if path.suffix == ".pt" and not path.exists() and state_path(path).exists():
+        shutil.rmtree(state_path(path))
+    shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -22,6 +22,7 @@ from fr import snapshot
 from tools.make_sample_data import Options, make_sample_data
 
 ROOT = Path(__file__).parent.parent
+SAMPLE = Options(identities=12, images_per_identity=8, lfw_identities=40, pairs_per_fold=2)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,7 +38,7 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small set of sample faces: 12 identities × 8 photographs, and 40 pairs in 10 folds."""
     out = tmp_path_factory.mktemp("sample") / "data"
-    make_sample_data(out, Options(identities=12, images_per_identity=8, lfw_identities=40, pairs_per_fold=2), workers=2)
+    make_sample_data(out, SAMPLE, workers=2)
     return out
 
 

@@ -1,18 +1,23 @@
 """How a run's snapshots come and go: in the background, as many as are kept, where the room suffices, checked again."""
 
+import resource
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from fr import resuming, snapshot, snapshot_writer, training_state
 from fr.distributed import rank
 from fr.errors import InputError
+from fr.files import write_durably
 from fr.snapshot_writer import Kept, SnapshotWriter
 from fr.training_state import Tensors, TrainingState
 from tests.test_snapshot import CONTENTS, FACTS, assert_same, content, make_run, names, resume
@@ -137,12 +142,38 @@ def test_unasked_all_snapshots_stay(one_rank: None, tmp_path: Path) -> None:
 
 
 def test_what_killed_writes_left_is_cleared_away_and_other_prefixes_are_not(one_rank: None, tmp_path: Path) -> None:
-    for name in (".net_3.state.tmp", ".net_3.older.tmp", ".other_3.state.tmp"):
+    others = {".other_3.state.tmp", ".net_x_3.state.tmp", "other_4.state"}
+    for name in (".net_3.state.tmp", ".net_3.older.tmp", *others):
         (tmp_path / name).mkdir()
         (tmp_path / name / "part").touch()
     (tmp_path / ".net_3.pt.tmp").touch()
     writer_of(tmp_path, make_run(1)).write(5, CONTENTS)
-    assert names(tmp_path) == {"net_5.pt", "net_5.state", ".other_3.state.tmp"}
+    assert names(tmp_path) == {"net_5.pt", "net_5.state"} | others
+
+
+@pytest.mark.parametrize("where", ["before the state has its name", "when it has", "amid a removal"])
+def test_a_state_whose_pt_has_no_name_goes_and_one_whose_pt_has_stays(
+    where: str, one_rank: None, tmp_path: Path
+) -> None:
+    """By a kill between the names of the two parts; user-made folders are left alone."""
+    writer = writer_of(tmp_path, make_run(1))
+    for iteration in (3, 4):
+        writer.write(iteration, CONTENTS)
+    path, state = tmp_path / "net_4.pt", tmp_path / "net_4.state"
+    if where == "before the state has its name":  # of a second write of this iteration
+        shutil.copy(path, tmp_path / ".net_4.pt.tmp")
+        shutil.copytree(state, tmp_path / ".net_4.state.tmp")
+    else:
+        path.rename(tmp_path / ".net_4.pt.tmp")
+        if where == "amid a removal":
+            (state / ".metadata").unlink()
+    shutil.copytree(tmp_path / "net_3.state", tmp_path / "net_2.state")  # its .pt was moved away by somebody
+    before = content(*make_run(1))
+    writer.write(5, CONTENTS)
+    stays = {3, 4, 5} if where == "before the state has its name" else {3, 5}
+    assert names(tmp_path) == {f"net_{i}.{kind}" for i in stays for kind in ("pt", "state")} | {"net_2.state"}
+    for iteration in stays:
+        assert_same(resume(tmp_path / f"net_{iteration}.pt"), before)
 
 
 def test_without_room_for_it_nothing_is_written(
@@ -161,6 +192,26 @@ def test_without_room_for_it_nothing_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
     writer.write(6, CONTENTS)
     assert snapshot.newest(tmp_path, "net") == tmp_path / "net_6.pt"
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """In here the system refuses to make a file longer than that, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_the_system_refuses_to_write_is_told_and_not_a_position_in_a_file(one_rank: None, tmp_path: Path) -> None:
+    tensors = {"weights": torch.zeros(10_000), "more": torch.zeros(10_000)}
+    for size in range(0, 60_000, 4_000):
+        with largest_file(size), pytest.raises(OSError, match="File too large"):
+            write_durably(tmp_path / "one", lambda file: torch.save(tensors, file))
+        with largest_file(size), pytest.raises(InputError, match=r"can't be written: OSError: .*File too large"):
+            training_state.save(tensors, tmp_path / "state")
 
 
 def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
@@ -215,6 +266,32 @@ def test_a_write_in_the_background_that_fails_is_known_and_told_with_the_next(on
     with pytest.raises(InputError, match=r"net_7\.pt: can't be written"):
         writer.close()
     assert writer.failure() is None
+
+
+def fail_on_the_second_rank(folder: str) -> list[str]:
+    """Each rank comes to know of a failed write at another time, and both then want another snapshot."""
+    writer = writer_of(Path(folder), make_run(1), background=True)
+    told = []
+    with mock.patch.object(dcp.FileSystemWriter, "write_data", side_effect=OSError("no space left")):
+        writer.write(5, CONTENTS)
+        assert writer._pending
+        if rank() == 1:
+            writer._pending.exception()
+            told.append(str(writer.failure()))
+        for action in (lambda: writer.write(6, CONTENTS), writer.close):
+            try:
+                action()
+            except InputError as error:
+                told.append(str(error))
+    return told
+
+
+def test_ranks_that_know_of_a_failed_write_at_different_times_act_alike(
+    run_distributed: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    first, second = run_distributed(2, fail_on_the_second_rank, str(tmp_path))
+    assert len(first) == 1 and "no space left" in first[0]
+    assert second == first * 2
 
 
 def write_while_training(folder: str) -> list[dict[str, torch.Tensor]]:

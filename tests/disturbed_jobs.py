@@ -1,0 +1,156 @@
+"""Jobs of two ranks that something happens to: the real torchrun, or ranks forked from a server that has torch loaded.
+
+Both run train.py's own `main` over gloo. The second takes a second and a half instead of ten, does what torchrun does
+when a rank fails, and has a smaller backbone.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from unittest import mock
+
+import torch.distributed as dist
+from torch import nn
+
+import train
+from fr.errors import run_plainly
+from tests.conftest import ROOT, one_layer
+from tests.fault_points import Fault, install
+
+RANKS = 2
+_GRACE = 3.0  # from SIGTERM to SIGKILL, where torchrun allows half a minute [seconds]
+
+
+class Job:
+    """A job that has been started. control: as in `Fault`. said: what it wrote to stdout and stderr, in a file."""
+
+    def __init__(self, control: Path) -> None:
+        self.control, self._said = control, control / "said.txt"
+
+    def said(self) -> str:
+        return self._said.read_text(errors="replace")
+
+    def acted(self) -> bool:
+        """Whether the job has met its fault."""
+        return (self.control / "acted").exists()
+
+    def pid(self, rank: int) -> int:
+        """Of a rank, as soon as it has one."""
+        path = self.control / f"{rank}.pid"
+        while not path.exists():
+            assert self.status() is None, f"it ended before rank {rank} had begun: {self.said()}"
+            time.sleep(0.01)
+        return int(path.read_text())
+
+    def signal(self, rank: int, number: int) -> None:
+        """To one rank, if it is still there."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid(rank), number)
+
+    def wait(self, timeout: float = 120) -> int:
+        """The exit status; a job that goes on for longer is a loss."""
+        until = time.monotonic() + timeout
+        while (status := self.status()) is None:
+            assert time.monotonic() < until, f"still there after {timeout} s: {self.said()}"
+            time.sleep(0.01)
+        return status
+
+    def status(self) -> int | None:
+        """None while it runs; 128 + the signal's number of one that was killed."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Kill whatever is left of it."""
+        raise NotImplementedError
+
+
+class Torchrun(Job):
+    """The real command. torchrun: options of its own."""
+
+    def __init__(self, fault: Fault, options: list[str], torchrun: Sequence[str] = ()) -> None:
+        super().__init__(Path(fault.control))
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={RANKS}", *torchrun]
+        command = [sys.executable, *torchrun, str(ROOT / "train.py"), *options]
+        with self._said.open("ab") as said:
+            environment = os.environ | {"OMP_NUM_THREADS": "1"} | fault.environment()
+            self.agent = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)
+
+    def status(self) -> int | None:
+        status = self.agent.poll()
+        return 128 - status if status is not None and status < 0 else status
+
+    def end(self) -> None:
+        for pid in [*_children(self.agent.pid), self.agent.pid] if self.status() is None else []:
+            os.kill(pid, signal.SIGKILL)
+        self.agent.wait()
+        for path in self.control.glob("*.pid"):  # ranks whose torchrun was killed
+            pid = int(path.read_text())
+            command = Path(f"/proc/{pid}/cmdline")
+            if command.exists() and str(self.control.parent) in command.read_text():
+                os.kill(pid, signal.SIGKILL)
+
+
+class Forked(Job):
+    """Ranks without a torchrun, which this process stands in for."""
+
+    def __init__(self, fault: Fault, options: list[str]) -> None:
+        super().__init__(Path(fault.control))
+        self._failed = 0
+        self._deadline = float("inf")
+        self._store = dist.TCPStore("127.0.0.1", 0, RANKS, is_master=True, wait_for_workers=False)
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(["tests.disturbed_jobs", "tests.rank_server", "torch._dynamo"])
+        arguments = (self._store.port, fault, options, str(self._said))
+        self.ranks = [server.Process(target=_run_rank, args=(rank, *arguments)) for rank in range(RANKS)]
+        for process in self.ranks:
+            process.start()
+
+    def status(self) -> int | None:
+        """Asking is what makes it do as torchrun does: when a rank has failed, the others are ended."""
+        codes = [process.exitcode for process in self.ranks]
+        failed = [code for code in codes if code]
+        if failed and not self._failed:
+            self._failed = 128 - failed[0] if failed[0] < 0 else failed[0]
+            self._deadline = time.monotonic() + _GRACE
+            for process in self.ranks:
+                process.terminate()
+        if time.monotonic() > self._deadline:
+            self.end()
+        return None if None in codes else self._failed
+
+    def end(self) -> None:
+        for process in self.ranks:
+            process.kill()
+            process.join()
+
+
+def _run_rank(rank: int, port: int, fault: Fault, options: list[str], said: str) -> None:
+    """A rank's process: what torchrun would have put into the environment, then train.py."""
+    torchrun: dict[str, object] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "LOCAL_WORLD_SIZE": RANKS}
+    torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    os.environ.update({name: str(value) for name, value in torchrun.items()})
+    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    install(fault, rank)
+    multiprocessing.set_start_method("fork", force=True)  # as in a command: a lock of tqdm's then leaves nothing behind
+    sys.argv = ["train.py", *options]
+    with mock.patch.object(train, "build_model", small_backbone):
+        run_plainly("train.py", train.main)
+
+
+def small_backbone(name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
+    """With batch statistics, which the ranks have each their own of until a snapshot."""
+    return nn.Sequential(one_layer(name, embed_size, input_size), nn.BatchNorm1d(embed_size))
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in tasks for child in path.read_text().split()]
+

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 
 from fr.errors import InputError
@@ -27,6 +28,7 @@ from fr.reading import open_file
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _ZIP = b"PK\x03\x04"
+_PIECE = 1 << 20  # bytes; of many more each gets pages of its own, which takes twice as long
 _MOST_MODULES, _LONGEST_NAME = 100_000, 1000  # of a pickled module; one that holds itself has no end
 
 
@@ -75,26 +77,26 @@ def read_archive(file: IO[bytes]) -> Any:
     """
     size = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-        if sum(member.file_size for member in archive.infolist()) > size:
+        names, members = archive.namelist(), archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise pickle.UnpicklingError("compressed, as torch never does")  # and may unpack to any size
+        if sum(member.file_size for member in members) > size:
             raise pickle.UnpicklingError("parts that lie over one another")
         folder = next((name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")), None)
         if folder is None:
             raise pickle.UnpicklingError("a zip file, but none of torch.save")
-        if f"{folder}byteorder" in names and _member(archive, f"{folder}byteorder") != b"little":
+        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
             raise pickle.UnpicklingError("written on a big-endian machine")
         storages: dict[str, Storage] = {}
-        pickled = _member(archive, f"{folder}data.pkl")
+        pickled = archive.read(f"{folder}data.pkl")
         unpickler = InertUnpickler(io.BytesIO(pickled), len(pickled), storages)
         tree = unpickler.load()
-        flat = {key: _flat(_member(archive, f"{folder}data/{key}"), storage) for key, storage in storages.items()}
+        flat = {}
+        for key, storage in storages.items():
+            name = f"{folder}data/{key}"
+            with archive.open(name) as part:
+                flat[key] = _flat(part, archive.getinfo(name).file_size, storage)
         return _resolved(tree, flat, unpickler.pay)
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-        raise pickle.UnpicklingError(f"{name} is compressed, as torch never does")  # and may unpack to any size
-    return archive.read(name)
 
 
 def _read_pickles(file: IO[bytes]) -> Any:
@@ -110,14 +112,20 @@ def _read_pickles(file: IO[bytes]) -> Any:
         for key in keys:
             (elements,) = struct.unpack("<q", content.read(8))
             storage = storages[key]._replace(elements=count(elements))
-            flat[key] = _flat(content.read(elements * storage.dtype.itemsize), storage)
+            flat[key] = _flat(content, min(storage.size, len(content) - content.tell()), storage)
         return _resolved(tree, flat, pay)
 
 
-def _flat(raw: bytes, storage: Storage) -> torch.Tensor:
-    if len(raw) != storage.elements * storage.dtype.itemsize:
-        raise pickle.UnpicklingError(f"{len(raw)} bytes of a storage of {storage.elements} × {storage.dtype}")
-    return torch.frombuffer(bytearray(raw), dtype=storage.dtype) if raw else torch.empty(0, dtype=storage.dtype)
+def _flat(file: IO[bytes] | mmap.mmap, size: int, storage: Storage) -> torch.Tensor:
+    """What follows in a file, which has `size` bytes for it; read in pieces, so that there is no second copy."""
+    if size != storage.size:
+        raise pickle.UnpicklingError(f"{size} bytes of a storage of {storage.elements} × {storage.dtype}")
+    flat = torch.empty(storage.elements, dtype=storage.dtype)
+    content = flat.view(torch.uint8).numpy()
+    for start in range(0, size, _PIECE):
+        part = content[start : start + _PIECE]
+        part[:] = np.frombuffer(file.read(len(part)), dtype=np.uint8)
+    return flat
 
 
 # --- from descriptions to tensors -----------------------------------------------------------------------------------

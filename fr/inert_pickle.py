@@ -74,6 +74,11 @@ class Storage(NamedTuple):
     elements: int
     first: int = 0  # where a view of a storage begins, in files of before 2018
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.elements * self.dtype.itemsize
+
 
 class TensorAt(NamedTuple):
     storage: Storage

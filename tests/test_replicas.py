@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from fr.models import build_model
 from fr.optimizer import build_sgd, parameter_groups, set_lr
 from fr.replicas import (
     GlobalBatchNorm,
+    Replicas,
     checkpoint_blocks,
     replicate,
     resolved_precision,
@@ -138,6 +140,68 @@ def test_a_backbone_without_a_weight_to_train_is_called_as_it_is(one_rank: None)
     with unshared(replicas):
         assert replicas(images(2)).shape == (2, 16)
     assert isinstance(replicate(small_mobilenet(), compiled=False), DistributedDataParallel)
+
+
+def steps_with_a_restart(variant: str, restart: int) -> dict[str, torch.Tensor]:
+    """Three steps of a small MobileNet; before step `restart` it is replicated anew, as in a process that resumes."""
+    backbone = small_mobilenet()
+    if variant == "checkpointed":
+        checkpoint_blocks(backbone)
+    if variant == "frozen":
+        parameter_groups(dict(backbone.named_parameters()), ["stem*", "blocks.0.*"], [])
+    optimizer = build_sgd([p for p in backbone.parameters() if p.requires_grad], 1e-4, 0.9, 0.0)
+    parts = images(24).chunk(2 * dist.get_world_size())[dist.get_rank() :: dist.get_world_size()]
+    random_state = torch.get_rng_state()
+    for step in range(3):
+        if step in (0, restart):
+            replicas = replicate(backbone, compiled=variant == "compiled")
+        optimizer.zero_grad()
+        with unshared(replicas) if variant == "accumulated" else nullcontext():
+            replicas(parts[0]).pow(3).mean().backward()
+        if variant == "accumulated":
+            replicas(parts[1]).pow(3).mean().backward()
+        optimizer.step()
+    assert torch.equal(torch.get_rng_state(), random_state)
+    return {name: tensor.detach().clone() for name, tensor in backbone.state_dict().items()}
+
+
+def runs_with_and_without_a_restart(variant: str) -> list[dict[str, torch.Tensor]]:
+    return [steps_with_a_restart(variant, restart) for restart in (0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("world", "variant"),
+    [
+        *((3, variant) for variant in ("plain", "accumulated", "checkpointed", "frozen")),
+        (4, "plain"),
+        pytest.param(3, "compiled", marks=pytest.mark.slow),
+    ],
+)
+def test_three_ranks_add_gradients_in_the_same_order_after_a_restart(
+    world: int, variant: str, run_distributed: Callable[..., list[Any]]
+) -> None:
+    """Of two summands the order is no matter; torch's own DDP differs from three on."""
+    for whole, *restarted in run_distributed(world, runs_with_and_without_a_restart, variant):
+        for ours in restarted:
+            assert [name for name in whole if not torch.equal(ours[name], whole[name])] == []
+
+
+def bucket_sizes(kind: type[DistributedDataParallel]) -> list[str]:
+    """Bytes of each of the final buckets, or nothing, as torch notes it at the second and the third step."""
+    replicas = kind(build_model("mobilenet", 16, (32, 32)), gradient_as_bucket_view=True)
+    sizes = []
+    for _ in range(3):
+        embeddings = replicas(images(2))
+        sizes.append(replicas._get_ddp_logging_data().get("rebuilt_bucket_sizes", ""))
+        embeddings.sum().backward()
+    return sizes[1:]
+
+
+def test_the_buckets_are_those_that_torch_makes_after_its_first_step(one_rank: None) -> None:
+    """Several, so that the first is on its way while the backward pass goes on."""
+    first, later = bucket_sizes(DistributedDataParallel)
+    assert first == "" and len(later.split(",")) == 2
+    assert bucket_sizes(Replicas) == [later, later]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@
     python tools/benchmark.py snapshot                      # what the training waits for, at a million classes
     python tools/benchmark.py startup                       # reading lists as long as VGGFace2's
     python tools/benchmark.py loader --train @configs/faces_mini.yml  # photographs into aligned faces
+    python tools/benchmark.py endurance                     # memory, files and threads of a long run
 
 Each prints a table, and one line of JSON at the end. Timings are medians with their spread; run nothing beside it.
 """
@@ -17,26 +18,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from tools.benchmarks import head, loader, snapshot, startup, step
+from fr.errors import run_plainly
+from tools.benchmarks import endurance, head, loader, snapshot, startup, step
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="tools/benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = parser.add_subparsers(required=True, metavar="PART")
-    head.add_command(parts)
-    step.add_command(parts)
-    snapshot.add_command(parts)
-    startup.add_command(parts)
-    loader.add_command(parts)
-    arguments = parser.parse_args()
-    try:
-        arguments.run(arguments)
-    except KeyboardInterrupt:
-        return 130
+    for part in (head, step, snapshot, startup, loader, endurance):
+        part.add_command(parts)
+    arguments = parser.parse_args(argv)
+    arguments.run(arguments)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_plainly("tools/benchmark.py", main)

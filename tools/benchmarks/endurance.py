@@ -1,0 +1,169 @@
+"""`benchmark.py endurance`: whether a long training keeps what it takes of the machine.
+
+A real training on drawn faces, with validations and snapshots, which is stopped by SIGTERM and resumed on the way. Of
+each process: private memory, files, threads, and what lies in /dev/shm; medians of the first and the last quarter of
+the samples, after a tenth of them to warm up, and the slope by least squares. Each iteration must be logged once.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fr.errors import InputError
+from tools.compare_runs import read_run
+from tools.make_sample_data import Options, make_sample_data
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SMALL = "--input_size 32 --embed_size 32 --train_batch_size 8 --lr 0.02 --clip_norm 5 --device cpu --dali_threads 1"
+_OFTEN = "--log_step 1 --epoch_total_num 1000000 --keep_snapshots 2 --snap_to_resume auto --snap_prefix long"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a process takes after so many iterations. memory, shared: MB; shared: of all in /dev/shm."""
+
+    iteration: int
+    memory: float
+    files: int
+    threads: int
+    shared: float
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Medians of the first and the last quarter, and the slope a thousand iterations."""
+
+    first: float
+    last: float
+    slope: float
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "endurance", help="a long run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--iterations", type=int, default=3000, help="in all [count] (default: %(default)s)")
+    add("--val_step", type=int, default=50, help="from snapshot to snapshot [iterations] (default: %(default)s)")
+    add("--stops", type=int, default=2, help="SIGTERMs on the way [count] (default: %(default)s)")
+    add("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py, the last of all")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train in as many processes as there are stops and one more, then print a table a process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        small = Options(identities=12, images_per_identity=8, lfw_identities=40, pairs_per_fold=2)
+        make_sample_data(folder / "data", small)
+        results = []
+        with tqdm(total=arguments.iterations, desc="training", unit="it", file=sys.stderr) as bar:
+            for number in range(arguments.stops + 1):
+                until = arguments.iterations * (number + 1) // (arguments.stops + 1)
+                last = number == arguments.stops
+                samples = [*_train(folder, arguments, until, last, bar)]
+                results.append({name: asdict(trend) for name, trend in trends(samples).items()})
+                _print(number, samples, results[-1])
+        log = read_run(folder / "logs")
+        once = not log.disorder and [*log.records] == [*range(1, arguments.iterations + 1)]
+    print(json.dumps({"each_iteration_once": once, "processes": results}))
+
+
+def _train(folder: Path, arguments: argparse.Namespace, until: int, last: bool, bar: "tqdm[Any]") -> Iterator[Sample]:
+    """Samples of a process that trains until it is stopped after so many iterations, or has done all of them."""
+    command = [sys.executable, "train.py", *_SMALL.split(), *_OFTEN.split(), *_places(folder)]
+    command += ["--max_iterations", str(arguments.iterations), "--val_step", str(arguments.val_step)]
+    with (folder / "output").open("a") as output:
+        process = subprocess.Popen([*command, *arguments.train], cwd=_ROOT, stdout=output, stderr=output)
+    done, stopped, began = 0, False, _last_iteration(folder)
+    try:
+        while process.poll() is None:
+            time.sleep(0.25)
+            now = _last_iteration(folder)
+            bar.update(now - bar.n)
+            if now > max(done, began) and (sample := take_sample(process.pid, now)):
+                done = now
+                yield sample
+            if now >= until and not last and not stopped:
+                stopped = True
+                process.send_signal(signal.SIGTERM)
+    finally:
+        process.kill()
+        status = process.wait()
+    if status != (128 + signal.SIGTERM if stopped else 0):
+        raise InputError(f"the training ended with status {status}:\n{(folder / 'output').read_text()[-2000:]}")
+
+
+def _places(folder: Path) -> list[str]:
+    vgg, lfw = folder / "data/vggface2", folder / "data/lfw"
+    places = {
+        "train_data_root": vgg / "train",
+        "train_list": vgg / "meta/train_list.txt",
+        "train_landmarks": vgg / "bb_landmark",
+        "val_data_root": lfw / "lfw",
+        "val_list": lfw / "pairs.txt",
+        "val_landmarks": lfw / "lfw_landmark.txt",
+        "snap_folder": folder / "snapshots",
+        "log_folder": folder / "logs",
+    }
+    return [word for name, path in places.items() for word in (f"--{name}", str(path))]
+
+
+def _last_iteration(folder: Path) -> int:
+    try:
+        with (folder / "logs/log.jsonl").open("rb") as file:
+            file.seek(-min(4096, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            lines = file.read().split(b"\n")
+        return int(json.loads(lines[-2])["iteration"])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def take_sample(pid: int, iteration: int) -> Sample | None:
+    """Of a process that is there, from /proc; None when it has gone."""
+    process = Path(f"/proc/{pid}")
+    try:
+        status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+        files = len(os.listdir(process / "fd"))
+        return Sample(iteration, int(status["RssAnon"].split()[0]) / 1024, files, int(status["Threads"]), _shared())
+    except (OSError, KeyError):
+        return None
+
+
+def _shared() -> float:
+    found = os.statvfs("/dev/shm")
+    return (found.f_blocks - found.f_bfree) * found.f_frsize / 2**20
+
+
+def trends(samples: list[Sample]) -> dict[str, Trend]:
+    """By figure, of at least 8 samples."""
+    if len(samples) < 8:
+        raise InputError(f"{len(samples)} samples are too few to judge by: more --iterations, or fewer --stops")
+    warm = samples[len(samples) // 10 :]
+    quarter = max(1, len(warm) // 4)
+    found = {}
+    for name in ("memory", "files", "threads", "shared"):
+        values = [float(getattr(sample, name)) for sample in warm]
+        slope = np.polyfit([sample.iteration / 1000 for sample in warm], values, 1)[0]
+        found[name] = Trend(statistics.median(values[:quarter]), statistics.median(values[-quarter:]), float(slope))
+    return found
+
+
+def _print(number: int, samples: list[Sample], found: dict[str, Any]) -> None:
+    print(f"process {number + 1}, iterations {samples[0].iteration:,} to {samples[-1].iteration:,}")
+    print(f"{'':>10} {'first':>9} {'last':>9} {'slope/1000':>11}")
+    for name, trend in found.items():
+        print(f"{name:>10} {trend['first']:9.1f} {trend['last']:9.1f} {trend['slope']:11.2f}")

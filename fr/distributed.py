@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from fr.errors import InputError
 
@@ -81,9 +82,15 @@ def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=2 * hang_timeout) if hang_timeout else None
     if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
+        store, _, _ = next(rendezvous("env://"))
+        if timeout:
+            store.set_timeout(timeout)
+        # torchrun's store lives on when it starts the ranks again, and would give them the addresses of those before
+        # (pytorch issue 135712): they wait for ever, or are refused.
+        store = dist.PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()
+    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
     try:
         yield ranks
         # A rank that leaves while another is still in its last collective aborts that one.

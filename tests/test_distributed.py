@@ -1,14 +1,17 @@
 """Rank facts, agreements and signals, with no group, a group of one, and two and three gloo ranks."""
 
+import multiprocessing
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from torch import nn
 
 from fr.distributed import (
@@ -86,6 +89,25 @@ def test_large_tensors_ask_for_huge_pages(run_distributed: Callable[..., list[bo
     if "[madvise]" not in setting:
         pytest.skip(f"this system gives huge pages to all or to none: {setting}")
     assert [run_distributed(1, advice_for_64_mb, huge) for huge in (False, True)] == [[False], [True]]
+
+
+def live(rank: int, port: int, life: int) -> None:
+    """A rank that torchrun starts, and starts again when it has died."""
+    torchrun: dict[str, object] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    os.environ.update({name: str(value) for name, value in torchrun.items()}, TORCHELASTIC_RESTART_COUNT=str(life))
+    time.sleep(rank)  # the first rank asks for the others before they have come
+    with open_ranks("cpu", hang_timeout=10):
+        assert highest(rank) == 1
+        if life == 0:
+            os._exit(0)  # as if killed: nothing is closed
+
+
+def test_ranks_that_are_started_again_meet_each_other_and_not_the_dead() -> None:
+    store = torch.distributed.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    multiprocessing.set_forkserver_preload(["tests.conftest", "torch._dynamo"])
+    for life in range(2):
+        mp.start_processes(live, (store.port, life), nprocs=2, start_method="forkserver")
 
 
 COUNTS = [[2, 0, 3], [0, 0, 1], [0, 0, 0], [1, 1, 1], [5, 2, 0]]

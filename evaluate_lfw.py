@@ -4,22 +4,25 @@
     python evaluate_lfw.py --snap snapshots/mobilenet_arcface_120000.pt
     python evaluate_lfw.py --snap exported.onnx --val_data_root /data/lfw
     python evaluate_lfw.py --snap other.onnx --val_data_root /data/lfw --template arcface --mean .5 .5 .5 --std .5 .5 .5
+    python evaluate_lfw.py --snap exported.onnx --val_sets /data/lfw cfp_fp=/data/cfp-dataset /data/faces/agedb_30.bin
     torchrun --nproc_per_node 4 evaluate_lfw.py --snap … --json figures.json --report report/
 
 Model, embedding size and preprocessing come out of the file; options that say otherwise win, and that is printed. The
-set is the one a snapshot was validated on unless --val_data_root, --val_list and --val_landmarks name another.
+set is the one a snapshot was validated on unless --val_data_root, --val_list and --val_landmarks name another, or
+--val_sets whole ones. Of several sets --json has an object each, --report a page each, and a table ends the output.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fr.data.pipeline import plain_stream
 from fr.distributed import open_ranks
-from fr.errors import InputError, run_plainly
+from fr.errors import run_plainly
 from fr.evaluation import people_of_pairs
-from fr.files import replace_file
+from fr.files import write_result
 from fr.options import evaluation_options
 from fr.pair_statistics import Figure, lines, pair_statistics, record
 from fr.preprocessing import Preprocessing
@@ -27,6 +30,7 @@ from fr.report import WorstPair, worst_pairs, write_report
 from fr.score_plots import SCORE_NAMES
 from fr.scoring import Scored, score
 
+Figures = dict[str, float | None]
 SHOWN_PAIRS = 8  # worst pairs of a kind in the report
 
 
@@ -34,29 +38,43 @@ def main(argv: list[str]) -> int:
     resolved = evaluation_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        scored = score(resolved, ranks)
+        every = score(resolved, ranks)
         if ranks.is_main:
-            verification, same, people = scored.verification, scored.faces.same, people_of_pairs(scored.faces)
-            print("\n".join(verification.lines()), flush=True)
-            statistics = pair_statistics(scored.scores, same, verification, people, options.bootstrap)
-            print("\n".join(lines(statistics, people, options.bootstrap)))
+            several = len(every) > 1
+            figures: dict[str, Figures] = {}
+            for scored in every:
+                if several or not scored.faces.landmarks.shape[1]:
+                    print(scored.of.describe(), flush=True)
+                people = people_of_pairs(scored.faces)
+                verification = scored.verification
+                print("\n".join(verification.lines()), flush=True)
+                statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, options.bootstrap)
+                print("\n".join(lines(statistics, people, options.bootstrap)))
+                figures[scored.of.name] = {**record(statistics), **verification.figures()}
+                if options.report:
+                    folder = Path(options.report, scored.of.name if several else "")
+                    print(f"report: {_write_report(folder, options.snap, scored, statistics)}")
+            if several:
+                print("\n".join(_table(figures)))
             if options.json:
-                _write_json(Path(options.json), {**record(statistics), **verification.figures()})
-            if options.report:
-                print(f"report: {_write_report(Path(options.report), options.snap, scored, statistics)}")
+                content: Any = figures if several else figures[every[0].of.name]
+                write_result(Path(options.json), (json.dumps(content, indent=1) + "\n").encode())
     return 0
 
 
-def _write_json(path: Path, figures: dict[str, float | None]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(figures, indent=1) + "\n").encode())
-    except OSError as error:
-        raise InputError(f"--json {path}: can't be written: {error.strerror}") from error
+def _table(figures: dict[str, Figures]) -> list[str]:
+    """A line a set."""
+    width = max(map(len, figures))
+    columns = ("accuracy", "accuracy_std", "auc", "eer", "tar@far=1e-02", "tar@far=1e-03")
+    lines = [f"{'':{width}}" + "".join(f"{name:>15}" for name in columns)]
+    for name, of in figures.items():
+        values = (of.get(column) for column in columns)
+        lines.append(f"{name:{width}}" + "".join(f"{'–' if v is None else f'{v:.4f}':>15}" for v in values))
+    return lines
 
 
 def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str, Figure]) -> Path:
-    title = f"{Path(snap).name} on {scored.faces.root}"
+    title = f"{Path(snap).name} on {scored.of.source}"
     verification, scores, same = scored.verification, scored.scores, scored.faces.same
     return write_report(folder, verification, scores, same, _facts(snap, scored), title, _worst(scored), statistics)
 
@@ -69,7 +87,7 @@ def _facts(snap: str, scored: Scored) -> dict[str, str]:
         "embedding": scored.embedding,
         "score": SCORE_NAMES[scored.verification.dist],
         "protocol": scored.verification.protocol,
-        "set": str(scored.faces.root),
+        "set": scored.of.source,
         "photographs": f"{len(scored.faces):,}",
         "pairs": f"{len(scored.faces.pairs):,}",
     }

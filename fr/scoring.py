@@ -44,10 +44,7 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
     options = resolved.values
     model = open_model(options, ranks.device)
     sets = sets_to_score(vars(options), model.config, options.snap)
-    said_flipped = resolved.origins["flipped_emb"] != "default"
-    flipped = bool(options.flipped_emb if said_flipped else model.config.get("flipped_emb"))
-    if not flipped and options.flip_mode != "sum":
-        raise InputError(f"--flip_mode {options.flip_mode}: no effect without --flipped_emb")
+    flipped = wants_flip(resolved, model)
     if ranks.is_main and model.overrides:
         print("\n".join(model.overrides), flush=True)
     dali, batch = dali_settings(options.dali_device, options.dali_threads, ranks), options.val_batch_size
@@ -60,6 +57,17 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
         scored.append(Scored(model, of, dali, embedding, verification, scores))
     return scored
+
+
+def wants_flip(resolved: Resolved, model: ScoredModel) -> bool:
+    """Whether mirror images count, too: as --flipped_emb says, or unsaid as in the training. InputError for a
+    --flip_mode without effect."""
+    options = resolved.values
+    said = resolved.origins["flipped_emb"] != "default"
+    flipped = bool(options.flipped_emb if said else model.config.get("flipped_emb"))
+    if not flipped and options.flip_mode != "sum":
+        raise InputError(f"--flip_mode {options.flip_mode}: no effect without --flipped_emb")
+    return flipped
 
 
 _EMBEDDINGS = {

@@ -293,8 +293,9 @@ class Lfw:
 
     def __post_init__(self) -> None:
         self.root, self.pairs, self.landmarks = (self.folder / name for name in ("lfw", "pairs.txt", "points.txt"))
-        (self.root / "Ann").mkdir(parents=True, exist_ok=True)
-        (self.root / "Ann/Ann_0001.jpg").touch()
+        for name in LFW_ROWS:
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).touch()
         self.pairs.write_text(LFW_PAIRS)
         self.landmarks.write_text("".join(self.row(name, shift) for shift, name in enumerate(LFW_ROWS)))
 
@@ -331,8 +332,10 @@ def test_pairs_of_both_kinds_in_folds_by_hand(lfw: Lfw) -> None:
 
 def test_the_official_view_2_has_6000_pairs_of_7701_images_in_10_folds(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "lfw"
-    (tmp_path / "Abel_Pacheco").mkdir()
-    (tmp_path / "Abel_Pacheco/Abel_Pacheco_0001.jpg").touch()
+    for row in (source / "lfw_landmark.txt").read_text().splitlines():
+        photograph = tmp_path / row.split("\t")[0]
+        photograph.parent.mkdir(exist_ok=True)
+        photograph.touch()
     for landmark_file in ("lfw_landmark.txt", "lfw_deepfunneled_landmark.txt"):  # whole and decimal pixels
         faces = read_lfw(str(tmp_path), str(source / "pairs.txt"), str(source / landmark_file))
         names = faces.names.to_pylist()
@@ -419,7 +422,8 @@ def test_bad_lfw_landmarks_are_refused(lfw: Lfw, fields: list[str], expected: st
 
 
 def test_missing_lfw_files_and_a_wrong_root_are_refused_by_name(lfw: Lfw) -> None:
-    (lfw.root / "Ann/Ann_0001.jpg").unlink()
+    for name in LFW_ROWS:
+        (lfw.root / name).unlink()
     assert lfw.problems() == (f"{lfw.root}/Ann/Ann_0001.jpg: no such file; is --val_data_root {lfw.root} right?",)
     lfw.landmarks.unlink()
     assert lfw.problems() == (f"{lfw.landmarks}: can't be read: No such file or directory",)

@@ -59,6 +59,19 @@ class Bench:
         assert [*sorted(run.visible())] == [2, 4]
         return run
 
+    def copy_half_done(self, run: Run) -> None:
+        """Have a run begin where that one has ended."""
+        shutil.copytree(self.half_done().out, run.out, ignore=shutil.ignore_patterns("job_*"))
+
+    @functools.cache  # noqa: B019
+    def operations_replacing(self) -> list[str]:
+        """Of the first rank, in an undisturbed run that writes the fourth iteration's snapshot once more."""
+        run = self.run(SYNC)
+        self.copy_half_done(run)
+        with run.job(*run.from_second()) as job:
+            assert job.wait() == 0, job.said()
+            return (job.control / "0.trace").read_text().splitlines()
+
     def goes_on(self, run: Run, job: Job) -> None:
         """Nothing was lost by a job that has ended, and another one brings the run to its undisturbed end."""
         self.reference.assert_nothing_lost(run, job.said())
@@ -116,6 +129,16 @@ def killed_again_and_again(bench: Bench, run: Run, moments: list[tuple[int, int]
     bench.goes_on(run, job)
 
 
+def killed_replacing(bench: Bench, run: Run, at: int) -> None:
+    """SIGKILL to the first rank when it replaces a snapshot of the same iteration: that one may go, no other."""
+    bench.copy_half_done(run)
+    with run.job(*run.from_second(), at=at) as job:
+        assert job.wait() != 0
+        assert job.acted()
+        assert 2 in run.visible()
+        bench.goes_on(run, job)
+
+
 @functools.cache
 def _duration(bench: Bench, course: Course) -> float:
     """Seconds from the first rank's beginning to the end of an undisturbed job."""
@@ -135,8 +158,15 @@ def failing_at(bench: Bench, run: Run, error: str, rank: int, at: int, kind: str
         status = job.wait()
         assert job.acted()
         _ended_plainly(job, status, os.strerror(getattr(errno, error)))
-        if "unlink" in UNHARMED[error]:
-            assert not [*run.snapshots.glob(".*")], "it takes room that others need"
+        assert "unlink" not in UNHARMED[error] or not run.leftovers(), f"takes room that is needed: {run.leftovers()}"
+        bench.goes_on(run, job)
+
+
+def failing_logs(bench: Bench, run: Run, error: str, at: int) -> None:
+    """The same below the logs, where it is the end of the run, too."""
+    with run.job(folder=str(run.out / "logs"), act=error, at=at) as job:
+        assert job.wait() != 0
+        assert job.acted()
         bench.goes_on(run, job)
 
 
@@ -149,7 +179,7 @@ def small_disk(bench: Bench, run: Run, setting: str) -> None:
             if (status := job.wait()) == 0:
                 raise NotTried
             _ended_plainly(job, status, "")
-            assert not [*run.snapshots.glob(".*")], "it takes room that others need"
+            assert not run.leftovers(), f"takes room that is needed: {run.leftovers()}"
             _mount("-o", "remount,size=1g,nr_inodes=1000", str(run.snapshots))
             bench.goes_on(run, job)
     finally:
@@ -213,7 +243,7 @@ def damaged(bench: Bench, run: Run, name: str, change: Callable[[bytes], bytes])
     name: of the file, below the snapshots. Where nobody reads what has changed, as some bytes of a `.pt`, the newest
     may serve as well: what it gives must then be right.
     """
-    shutil.copytree(bench.half_done().out, run.out, ignore=shutil.ignore_patterns("job_*"))
+    bench.copy_half_done(run)
     path = run.snapshots / name
     path.write_bytes(change(path.read_bytes()))
     with run.job(*AUTO) as job:

@@ -28,13 +28,15 @@ _GRACE = 3.0  # from SIGTERM to SIGKILL, where torchrun allows half a minute [se
 
 
 class Job:
-    """A job that has been started. control: as in `Fault`. said: what it wrote to stdout and stderr, in a file."""
+    """A job that has been started. control: as in `Fault`."""
 
     def __init__(self, control: Path) -> None:
         self.control, self._said = control, control / "said.txt"
 
     def said(self) -> str:
-        return self._said.read_text(errors="replace")
+        """What it wrote to stdout and stderr, but for the table of its options."""
+        lines = self._said.read_text(errors="replace").splitlines(keepends=True)
+        return "".join(line for line in lines if not line.endswith(("(default)\n", "(command line)\n")))
 
     def acted(self) -> bool:
         """Whether the job has met its fault."""

@@ -52,15 +52,26 @@ class Run:
 
     @contextmanager
     def job(self, *options: str, launch: Launch | None = None, **fault: Any) -> Iterator[Job]:
-        """One that has been started, and of which nothing is left afterwards; fault: of `Fault`."""
+        """One that has been started, and of which nothing is left afterwards; fault: of `Fault`, among the snapshots
+        unless a folder is named."""
         self._jobs += 1
         control = self.out / f"job_{self._jobs}"
         control.mkdir(parents=True)
-        job = (launch or self._launch)(Fault(str(self.snapshots), str(control), **fault), [*self._options, *options])
+        where = {"folder": str(self.snapshots), "control": str(control)}
+        job = (launch or self._launch)(Fault(**where | fault), [*self._options, *options])
         try:
             yield job
         finally:
             job.end()
+
+    def from_second(self) -> list[str]:
+        """Options to go on from the second iteration's snapshot, whatever else there is."""
+        return ["--snap_to_resume", str(self.snapshots / "tiny_2.pt")]
+
+    def leftovers(self) -> set[str]:
+        """What lies among the snapshots and belongs to none."""
+        whole = {f"{path.stem}.{kind}" for path in self.visible().values() for kind in ("pt", "state")}
+        return {path.name for path in self.snapshots.iterdir()} - whole - {"tiny.config.yml"}
 
     def visible(self) -> dict[int, Path]:
         """The `.pt` files by iteration, as anybody sees them."""
@@ -97,9 +108,8 @@ class Reference:
         assert [record["iteration"] for record in log] == [*range(1, ITERATIONS + 1)], "the log has gaps or repeats"
         assert [record["loss"] for record in log] == [record["loss"] for record in expected], "other losses"
         due = run.course.kept(before | {*range(run.course.val_step, ITERATIONS, run.course.val_step), ITERATIONS})
-        names = {f"tiny_{iteration}.{kind}" for iteration in due for kind in ("pt", "state")} | {"tiny.config.yml"}
-        seen = {path.name for path in run.snapshots.iterdir()}
-        assert seen == names, f"left over: {seen - names}, missing: {names - seen}"
+        assert run.visible().keys() == due, f"there are {[*run.visible()]}, and not {due}"
+        assert not run.leftovers(), f"left over: {run.leftovers()}"
         for iteration, path in run.visible().items():
             self._assert_whole(iteration, path)
 

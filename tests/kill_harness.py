@@ -41,11 +41,13 @@ from tests.disturbances import (
     cut,
     damaged,
     failing_at,
+    failing_logs,
     flipped,
     hung,
     killed_after,
     killed_again_and_again,
     killed_at,
+    killed_replacing,
     killed_with_torchrun,
     read_only,
     restarted,
@@ -85,10 +87,15 @@ class Tally:
 
 def operations_of(bench: Bench, course: Course, rank: int, iteration: int) -> Iterator[tuple[int, str]]:
     """What a rank does for the snapshot of an iteration, and for the one that then goes: number from 1, and kind."""
-    lines = bench.operations(course)[rank]
-    first = next(number for number, line in enumerate(lines) if f"tiny_{iteration}." in line)
-    after = next(number for number, line in enumerate(lines) if f"tiny_{iteration + course.val_step}." in line)
-    return ((number + 1, lines[number].split()[0]) for number in range(first, after))
+    return writing(bench.operations(course)[rank], iteration, iteration + course.val_step)
+
+
+def writing(trace: list[str], iteration: int, following: int) -> Iterator[tuple[int, str]]:
+    """The part of a trace for the snapshot of an iteration, which the following one's ends: number from 1, and kind."""
+    kinds, names = zip(*(line.split(" ", 1) for line in trace), strict=True)
+    marks = (f"tiny_{i}.state.tmp" for i in (iteration, following))
+    first, after = (next(number for number, name in enumerate(names) if mark in name) for mark in marks)
+    return ((number + 1, kinds[number]) for number in range(first, after))
 
 
 def at_each_operation(bench: Bench) -> Iterator[Try]:
@@ -100,11 +107,13 @@ def at_each_operation(bench: Bench) -> Iterator[Try]:
         for at, _ in operations_of(bench, SYNC, rank, 4):
             happens = partial(killed_at, rank=rank, at=at, everyone=True)
             yield Try("SIGKILL of all ranks at each operation", SYNC, happens)
-    for error, course, rank in product(UNHARMED, (ASYNC, FEW), range(RANKS)):
+    for (error, course), rank in product({"ENOSPC": ASYNC, "EROFS": FEW, "EIO": FEW}.items(), range(RANKS)):
         for at, kind in operations_of(bench, course, rank, 4):
             if kind not in UNHARMED[error]:
                 happens = partial(failing_at, error=error, rank=rank, at=at)
                 yield Try(f"{error} from each operation on", course, happens)
+    for at, _ in writing(bench.operations_replacing(), 4, 6):
+        yield Try("SIGKILL amid replacing a snapshot", SYNC, partial(killed_replacing, at=at))
     for at in range(1, 4):  # the folder and the options in it
         for error in UNHARMED:
             yield Try(f"{error} from each operation on", SYNC, partial(failing_at, error=error, rank=0, at=at))
@@ -130,6 +139,8 @@ def drawn(bench: Bench, rng: random.Random) -> Iterator[Try]:
         for fault, change in (("a bit is flipped", flipped), ("a file is cut off", cut)):
             for name in ("tiny_4.pt", f"tiny_4.state/{rng.choice(STATE)}"):
                 yield Try(fault, SYNC, partial(damaged, name=name, change=partial(change, where=rng.random())))
+        logs = partial(failing_logs, error=rng.choice([*UNHARMED]), at=rng.randrange(1, 18))
+        yield Try("the logs can't be written", SYNC, logs)
         setting = rng.choice([f"nr_inodes={rng.randrange(2, 24)}", f"size={rng.randrange(1, 75) * 4}k"])
         yield Try("a file system that becomes full", course, partial(small_disk, setting=setting))
         yield Try("a folder that becomes read-only", FEW, partial(read_only, share=rng.random()))

@@ -152,14 +152,14 @@ def _keep_records(path: Path, last: int) -> None:
         path.rename(next(name for name in earlier if not name.exists()))
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             if json.loads(line)["iteration"] <= last:
-                kept.append(line + "\n")
-        except ValueError:
+                kept.append(line + b"\n")
+        except (ValueError, TypeError, LookupError, RecursionError):  # whatever isn't a record
             break
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_bytes(b"".join(kept))
     temporary.replace(path)
 
 

@@ -4,14 +4,17 @@
     python evaluate_lfw.py --snap snapshots/mobilenet_arcface_120000.pt
     python evaluate_lfw.py --snap exported.onnx --val_data_root /data/lfw
     python evaluate_lfw.py --snap other.onnx --val_data_root /data/lfw --template arcface --mean .5 .5 .5 --std .5 .5 .5
+    python evaluate_lfw.py --snap exported.onnx --val_sets /data/lfw cfp_fp=/data/cfp-dataset /data/faces/agedb_30.bin
     torchrun --nproc_per_node 4 evaluate_lfw.py --snap … --json figures.json --report report/
 
 Model, embedding size and preprocessing come out of the file; options that say otherwise win, and that is printed. The
-set is the one a snapshot was validated on unless --val_data_root, --val_list and --val_landmarks name another.
+set is the one a snapshot was validated on unless --val_data_root, --val_list and --val_landmarks name another, or
+--val_sets whole ones. Of several sets --json has an object each, --report a page each, and a table ends the output.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +27,11 @@ from fr.options import evaluation_options
 from fr.pair_statistics import Figure, lines, pair_statistics, record
 from fr.preprocessing import Preprocessing
 from fr.report import WorstPair, worst_pairs, write_report
-from fr.roc import Roc, roc_curve
+from fr.roc import roc_curve
 from fr.score_plots import SCORE_NAMES
 from fr.scoring import Scored, score
 
+Figures = dict[str, float | None]
 SHOWN_PAIRS = 8  # worst pairs of a kind in the report
 
 
@@ -35,30 +39,54 @@ def main(argv: list[str]) -> int:
     resolved = evaluation_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        scored = score(resolved, ranks)
+        every = score(resolved, ranks)
         if ranks.is_main:
-            verification, same, people = scored.verification, scored.faces.same, people_of_pairs(scored.faces)
-            print("\n".join(verification.lines()), flush=True)
-            statistics = pair_statistics(scored.scores, same, verification, people, options.bootstrap)
-            print("\n".join(lines(statistics, people, options.bootstrap)))
+            several = len(every) > 1
+            figures: dict[str, Figures] = {}
+            for scored in every:
+                if several or not scored.faces.landmarks.shape[1]:
+                    print(scored.of.describe(), flush=True)
+                people = people_of_pairs(scored.faces)
+                verification = scored.verification
+                print("\n".join(verification.lines()), flush=True)
+                statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, options.bootstrap)
+                print("\n".join(lines(statistics, people, options.bootstrap)))
+                figures[scored.of.name] = {**record(statistics), **verification.figures()}
+                if options.report:
+                    folder = Path(options.report, scored.of.name if several else "")
+                    print(f"report: {_write_report(folder, options.snap, scored, statistics)}")
+            if several:
+                print("\n".join(_table(figures)))
             if options.json:
-                figures = {**record(statistics), **verification.figures()}
-                write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())
+                content: Any = figures if several else figures[every[0].of.name]
+                write_result(Path(options.json), (json.dumps(content, indent=1) + "\n").encode())
             if options.roc_fname:
-                _write_curve(Path(options.roc_fname), roc_curve(scored.scores, same))
-            if options.report:
-                print(f"report: {_write_report(Path(options.report), options.snap, scored, statistics)}")
+                for scored in every:
+                    _write_curve(options.roc_fname, scored, several)
     return 0
 
 
-def _write_curve(path: Path, roc: Roc) -> None:
-    """A line a point, `TPR FPR`, as face_recognition.pytorch has it."""
+def _write_curve(name: str, scored: Scored, several: bool) -> None:
+    """A line a point, `TPR FPR`, as face_recognition.pytorch has it; `name`_<set>.txt of each of several sets."""
+    roc = roc_curve(scored.scores, scored.faces.same)
     lines = (f"{tar:.17g} {far:.17g}\n" for far, tar in zip(roc.far, roc.tar, strict=True))
-    write_result(path.with_suffix(".txt"), "".join(lines).encode())
+    stem = name.removesuffix(".txt") + (f"_{scored.of.name}" if several else "")
+    write_result(Path(f"{stem}.txt"), "".join(lines).encode())
+
+
+def _table(figures: dict[str, Figures]) -> list[str]:
+    """A line a set."""
+    width = max(map(len, figures))
+    columns = ("accuracy", "accuracy_std", "auc", "eer", "tar@far=1e-02", "tar@far=1e-03")
+    lines = [f"{'':{width}}" + "".join(f"{name:>15}" for name in columns)]
+    for name, of in figures.items():
+        values = (of.get(column) for column in columns)
+        lines.append(f"{name:{width}}" + "".join(f"{'–' if v is None else f'{v:.4f}':>15}" for v in values))
+    return lines
 
 
 def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str, Figure]) -> Path:
-    title = f"{Path(snap).name} on {scored.faces.root}"
+    title = f"{Path(snap).name} on {scored.of.source}"
     verification, scores, same = scored.verification, scored.scores, scored.faces.same
     return write_report(folder, verification, scores, same, _facts(snap, scored), title, _worst(scored), statistics)
 
@@ -71,7 +99,7 @@ def _facts(snap: str, scored: Scored) -> dict[str, str]:
         "embedding": scored.embedding,
         "score": SCORE_NAMES[scored.verification.dist],
         "protocol": scored.verification.protocol,
-        "set": str(scored.faces.root),
+        "set": scored.of.source,
         "photographs": f"{len(scored.faces):,}",
         "pairs": f"{len(scored.faces.pairs):,}",
     }

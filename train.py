@@ -20,10 +20,10 @@ from fr.data.annotations import LabelledFaces
 from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
 from fr.data.formats import read_on_all_ranks
-from fr.data.lfw import read_lfw
 from fr.data.order import Order, training_order
 from fr.data.pipeline import dali_settings
 from fr.data.training_stream import TrainingStream
+from fr.data.verification_set import read_sets
 from fr.distributed import Ranks, open_ranks, raise_together
 from fr.errors import InputError, run_plainly
 from fr.initial_weights import InitialWeights, initialise
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device, options.hang_timeout) as ranks, deterministic(options.deterministic):
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
         faces = read_on_all_ranks(vars(options), ranks)
-        lfw = read_lfw(*_lfw_paths(options), options.allow_outside) if options.val_list else None
+        sets = read_sets(_first_set(options), options.val_set, options.val_sets, options.allow_outside)
         order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
         meters = Meters(ranks.device, resumed.contents.get("meters"))
         models = {"": backbone} | ({"ema_": average.model} if average else {})
         validation = Validation(
-            lfw, models, preprocessing, dali, ranks, options.val_batch_size, options.flipped_emb
+            sets, models, preprocessing, dali, ranks, options.val_batch_size, options.flipped_emb
         )
         milestones = Milestones(
             folder, prefix, facts, resolved.as_dict(), state, writer, meters, validation, monitor
@@ -131,7 +131,7 @@ def main(argv: list[str]) -> int:
             )
 
 
-def _lfw_paths(options: argparse.Namespace) -> tuple[str, str, str]:
+def _first_set(options: argparse.Namespace) -> tuple[str, str, str]:
     return options.val_data_root, options.val_list, options.val_landmarks
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from fr.data.annotations import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
@@ -88,9 +90,20 @@ _SCORES = {"cos": cosine_scores, "l2": l2_scores}
 
 
 def people_of_pairs(faces: VerificationFaces) -> NDArray[np.int64]:
-    """Numbers of the two people in each pair, [P, 2]; who is in a photograph is the folder part of its name."""
-    people = pc.replace_substring_regex(faces.names, r"/[^/]*$", "").dictionary_encode()
-    numbers: NDArray[np.int64] = people.indices.to_numpy(zero_copy_only=False).astype(np.int64)[faces.pairs]
+    """Numbers of the two people in each pair, [P, 2].
+
+    The photographs of a pair of one person have one, and so have those of a folder, unless a pair of two people lies
+    in one: then folders don't stand for people in this set. A photograph that nothing connects is a person.
+    """
+    folders = pc.replace_substring_regex(faces.names, r"(^|/)[^/]*$", "").dictionary_encode()
+    folder = folders.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    if "" in folders.dictionary.to_pylist() or np.equal(*folder[faces.pairs[~faces.same]].T).any():
+        folder = np.arange(len(faces))
+    first, second = folder[faces.pairs[faces.same]].T
+    count = int(folder.max()) + 1
+    links = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
+    _, person = connected_components(links, directed=False)
+    numbers: NDArray[np.int64] = person.astype(np.int64)[folder[faces.pairs]]
     return numbers
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fr.data.annotations import VerificationFaces
 from fr.data.pipeline import DaliSettings
+from fr.data.verification_set import VerificationSet
 from fr.distributed import Ranks, broadcast_buffers
 from fr.errors import InputError
 from fr.evaluation import evaluate
@@ -24,9 +24,10 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # images [b, 3, H, W], labels [b]
 
 @dataclass(frozen=True)
 class Validation:
-    """What is measured, on what, and how. models: by what their figures begin with."""
+    """What is measured, on what, and how. models: by what their figures begin with; the name of a set follows, but for
+    the first set."""
 
-    faces: VerificationFaces | None
+    sets: list[VerificationSet]
     models: dict[str, nn.Module]
     preprocessing: Preprocessing
     dali: DaliSettings
@@ -38,14 +39,16 @@ class Validation:
         """Figures by name and lines for people, on every rank; none without a set. InputError if it can't be read."""
         figures: dict[str, float] = {}
         lines: list[str] = []
-        for prefix, model in self.models.items() if self.faces else ():
-            assert self.faces
+        for prefix, model in self.models.items() if self.sets else ():
             broadcast_buffers(model)
-            found, _ = evaluate(
-                model.eval(), self.faces, self.preprocessing, self.dali, self.ranks, self.batch_size, self.flipped
-            )
-            figures |= {prefix + name: value for name, value in found.figures().items()}
-            lines += ["averaged weights:"] * bool(prefix) + found.lines()
+            lines += ["averaged weights:"] * bool(prefix)
+            for of in self.sets:
+                found, _ = evaluate(
+                    model.eval(), of.faces, self.preprocessing, self.dali, self.ranks, self.batch_size, self.flipped
+                )
+                name = "" if of is self.sets[0] else f"{of.name}_"
+                figures |= {f"{prefix}{name}{figure}": value for figure, value in found.figures().items()}
+                lines += [f"{of.name}:"] * (len(self.sets) > 1) + found.lines()
         return figures, lines
 
 

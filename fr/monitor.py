@@ -46,6 +46,12 @@ _VALIDATION = {
 _SHOWN_IMAGES = 32
 
 
+def _validation_tag(key: str) -> str:
+    """The TensorBoard name of a validation's figure, `Sets/cfp_fp_accuracy` of other sets than the first; "" = none."""
+    other_set = key.removeprefix("ema_") not in _VALIDATION and key.endswith(("_accuracy", "_auc"))
+    return _VALIDATION.get(key, f"Sets/{key}" if other_set else "")
+
+
 def progress(total: int, unit: str, what: str, first: int = 0, shown: bool = True) -> "tqdm[Any]":
     """A progress bar; where no terminal is, a line every few seconds."""
     interval = 0.2 if sys.stderr.isatty() else 5.0
@@ -100,8 +106,9 @@ class Monitor(Silent):
 
     def validated(self, iteration: int, figures: dict[str, float], lines: list[str]) -> None:
         _append(self._validation, {"iteration": iteration, **figures})
-        for key in figures.keys() & _VALIDATION.keys():
-            self._board.add_scalar(_VALIDATION[key], figures[key], iteration)
+        for key, value in figures.items():
+            if tag := _validation_tag(key):
+                self._board.add_scalar(tag, value, iteration)
         self._board.flush()
         self.say("\n".join([f"iteration {iteration}:", *lines]))
 
@@ -145,14 +152,14 @@ def _keep_records(path: Path, last: int) -> None:
         path.rename(next(name for name in earlier if not name.exists()))
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             if json.loads(line)["iteration"] <= last:
-                kept.append(line + "\n")
-        except ValueError:
+                kept.append(line + b"\n")
+        except (ValueError, TypeError, LookupError, RecursionError):  # whatever isn't a record
             break
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_bytes(b"".join(kept))
     temporary.replace(path)
 
 

@@ -18,6 +18,7 @@ DATASETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tar": ((), ("train_list", "aligned")),
     "rec": ((), ()),
 }
+SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # of --val_set
 MARGIN_TYPES = ("softmax", "cos", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
@@ -90,7 +91,8 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     problems = []
     lfw = ("val_data_root", "val_list", "val_landmarks")
     empty = [f"--{name}" for name in lfw if values.get(name) == ""]
-    if empty and any(values.get(name) for name in lfw):
+    whole = values.get("val_data_root") and len(empty) == 2 and values.get("val_set") != "auto"
+    if empty and any(values.get(name) for name in lfw) and not whole:
         problems.append(f"--{', --'.join(lfw)}: all three or none; empty: {', '.join(empty)}")
     drops = values.get("lr_drops", [])
     if any(later <= earlier for earlier, later in pairwise(drops)):

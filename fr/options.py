@@ -10,7 +10,7 @@ from typing import Any
 
 from fr import training_options as training
 from fr.data.alignment import ALIGNMENTS, TEMPLATES
-from fr.option_checks import DATASETS, evaluation_problems, tool_problems, train_problems
+from fr.option_checks import DATASETS, SET_KINDS, evaluation_problems, tool_problems, train_problems
 from fr.option_parsing import Checks, Resolved, new_parser, resolve
 from fr.option_types import CHANNEL, COUNT, COUNT_OR_0, FLAG, POSITIVE, SIDE, TEXT
 
@@ -90,6 +90,8 @@ def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
 def _verification(group: Group, empty: str, unsaid: str = "") -> None:
     add = group.add_argument
     add("--val_data_root", default="", help=f"folder of the LFW images; {empty}")
+    add("--val_set", default="auto", choices=SET_KINDS, help="what a whole set at --val_data_root is; auto = look")
+    add("--val_sets", nargs="*", default=[], help=f"more whole sets [path or kind=path, see --val_set]; {empty}")
     add("--val_list", default="", help=f"LFW's pairs.txt; {empty}")
     add("--val_landmarks", default="", help=f"landmark file [pixels]; {empty}")
     add("--val_batch_size", type=COUNT, default=20, help="images per rank and forward pass [images]")

@@ -1,4 +1,4 @@
-"""Options → a scored model: what evaluate_lfw.py and tools/compare_models.py both begin with."""
+"""Options → a model scored on sets: what evaluate_lfw.py and tools/compare_models.py both begin with."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.data.annotations import VerificationFaces
-from fr.data.lfw import read_lfw
 from fr.data.pipeline import DaliSettings, dali_settings
-from fr.data.verification_set import OPTIONS as SET_OPTIONS
-from fr.data.verification_set import find_set
+from fr.data.verification_set import VerificationSet, sets_to_score
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation import embed, pair_scores
@@ -23,37 +21,53 @@ PROTOCOLS = {"standard": verify, "histogram": verify_by_histogram}
 
 @dataclass(frozen=True)
 class Scored:
-    """A model, the set it was scored on, and the scores [P] of the set's pairs. embedding: how it was made."""
+    """A model, a set it was scored on, and the scores [P] of the set's pairs. embedding: how it was made."""
 
     model: ScoredModel
-    faces: VerificationFaces
+    of: VerificationSet
     dali: DaliSettings
     embedding: str
     verification: Verification
     scores: NDArray[np.float64]
 
+    @property
+    def faces(self) -> VerificationFaces:
+        return self.of.faces
 
-def score(resolved: Resolved, ranks: Ranks) -> Scored:
-    """Score `--snap` by the options of evaluate_lfw.py; the same on every rank. InputError when something doesn't fit.
+
+def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
+    """Score `--snap` on each set by the options of evaluate_lfw.py; the same on every rank. InputError when something
+    doesn't fit, of any set before the first is scored.
 
     What an option overrides is printed by the first rank.
     """
     options = resolved.values
     model = open_model(options, ranks.device)
-    said, stored = ([of.get(name, "") for name in SET_OPTIONS] for of in (vars(options), model.config))
-    faces = read_lfw(*find_set(said, stored, options.snap), options.allow_outside)  # which no file can allow
-    said_flipped = resolved.origins["flipped_emb"] != "default"
-    flipped = bool(options.flipped_emb if said_flipped else model.config.get("flipped_emb"))
-    if not flipped and options.flip_mode != "sum":
-        raise InputError(f"--flip_mode {options.flip_mode}: no effect without --flipped_emb")
+    sets = sets_to_score(vars(options), model.config, options.snap)
+    flipped = wants_flip(resolved, model)
     if ranks.is_main and model.overrides:
         print("\n".join(model.overrides), flush=True)
     dali, batch = dali_settings(options.dali_device, options.dali_threads, ranks), options.val_batch_size
-    rows = embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped, options.flip_mode)
-    scores = pair_scores(faces, rows, options.dist, options.center)
-    verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
     embedding = _EMBEDDINGS[options.flip_mode if flipped else ""] + (", less the set's mean" if options.center else "")
-    return Scored(model, faces, dali, embedding, verification, scores)
+    scored = []
+    for of in sets:
+        faces = of.faces
+        rows = embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped, options.flip_mode)
+        scores = pair_scores(faces, rows, options.dist, options.center)
+        verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
+        scored.append(Scored(model, of, dali, embedding, verification, scores))
+    return scored
+
+
+def wants_flip(resolved: Resolved, model: ScoredModel) -> bool:
+    """Whether mirror images count, too: as --flipped_emb says, or unsaid as in the training. InputError for a
+    --flip_mode without effect."""
+    options = resolved.values
+    said = resolved.origins["flipped_emb"] != "default"
+    flipped = bool(options.flipped_emb if said else model.config.get("flipped_emb"))
+    if not flipped and options.flip_mode != "sum":
+        raise InputError(f"--flip_mode {options.flip_mode}: no effect without --flipped_emb")
+    return flipped
 
 
 _EMBEDDINGS = {

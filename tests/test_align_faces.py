@@ -286,6 +286,10 @@ def test_other_settings_and_other_folders_are_refused(sample_data: Path, crops: 
     with pytest.raises(InputError, match=r"crops\.json: the crops there have other settings; give another --out"):
         main([*options, "--margin", "0.1", "--out", str(crops)])
     assert json.loads((crops / MARK).read_text())["size"] == [SIDE]
+    (crops / MARK).write_bytes(b"\xff" + (whole := (crops / MARK).read_bytes()))
+    with pytest.raises(InputError, match=r"crops\.json: the crops there have other settings; give another --out"):
+        main([*options, "--out", str(crops)])
+    (crops / MARK).write_bytes(whole)
     with pytest.raises(InputError, match=r"train: holds other files; give a new folder"):
         main([*options, "--out", str(sample_data / "vggface2/train")])
     with pytest.raises(InputError, match=r"train_list\.txt: can't be used: Not a directory"):

@@ -1,6 +1,7 @@
 """Lists, tables and pairs in the published formats: joined by name, and refused with file and line."""
 
 import codecs
+import gzip
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from fr.data.lfw import read_lfw
 from fr.data.lines import STAYS
 from fr.data.vgg import read_vgg
 from fr.errors import InputError
+from tests.bounds import bounded
 
 HEADER = "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y"
 POINTS = [30.5, 40.25, 70.0, 41.0, 50.0, 60.0, 35.0, 80.0, 65.0, 81.5]
@@ -179,6 +181,41 @@ def test_the_table_holds_names_without_their_ending_of_whatever_kind(vgg: Vgg, n
     assert vgg.read().landmarks.tolist() == [points(2), points(1)]
 
 
+def test_photographs_that_differ_by_their_ending_alone_share_no_row(vgg: Vgg) -> None:
+    vgg.list_file.write_text("b/1.jpg\na/1.jpg\nb/1.png\na/1\nb/1.jpg\n")
+    assert vgg.problems() == (
+        f"{vgg.list_file}:3: b/1.png and b/1.jpg would share a row of {vgg.table}; rename one of them",
+        f"{vgg.list_file}:4: a/1 and a/1.jpg would share a row of {vgg.table}; rename one of them",
+    )
+    vgg.list_file.write_text("b/1.jpg\na/1.png\nb/1.jpg\n")  # the same one twice is no such two
+    assert vgg.read().landmarks.tolist() == [points(3), points(1), points(3)]
+
+
+def test_a_compressed_table_is_not_unpacked(vgg: Vgg) -> None:
+    """100 MB of rows in a file of 300 kB, which Arrow would unpack by its name."""
+    table = vgg.folder / "points.csv.gz"
+    with gzip.open(table, "wb") as file:
+        file.write(vgg.table.read_bytes())
+        for _ in range(10):
+            file.write((csv_row("c/1") + "\n").encode() * 100_000)
+    with bounded(megabytes=50), pytest.raises(InputError, match=r"points\.csv\.gz:1: (not UTF-8 text|a NUL byte)"):
+        vgg.read(landmarks=table)
+
+
+def test_a_line_without_end_is_refused_in_few_words(vgg: Vgg) -> None:
+    whole = vgg.table.read_text()
+    for endless in ("9" * 10_000_000, "9" * 100_000, '"' + "x" * 10_000_000):
+        vgg.table.write_text(whole + endless)
+        with bounded():
+            (problem,) = vgg.problems()
+        assert problem.startswith(f"{vgg.table}:5: ")
+        assert len(problem) < 400
+    vgg.table.write_text(whole)
+    vgg.list_file.write_text("b/1.jpg\na/" + "x" * 10_000_000 + "\n")
+    with bounded():
+        assert vgg.problems() == (f"{vgg.list_file}:2: {'a/' + 'x' * 78!r}: {STAYS}",)
+
+
 def test_fingerprint_changes_with_names_labels_and_landmarks(vgg: Vgg) -> None:
     prints = [vgg.read().fingerprint()]
     vgg.list_file.write_text("b/1.jpg\nb/2.jpg\na/1.jpg\n")
@@ -293,8 +330,9 @@ class Lfw:
 
     def __post_init__(self) -> None:
         self.root, self.pairs, self.landmarks = (self.folder / name for name in ("lfw", "pairs.txt", "points.txt"))
-        (self.root / "Ann").mkdir(parents=True, exist_ok=True)
-        (self.root / "Ann/Ann_0001.jpg").touch()
+        for name in LFW_ROWS:
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).touch()
         self.pairs.write_text(LFW_PAIRS)
         self.landmarks.write_text("".join(self.row(name, shift) for shift, name in enumerate(LFW_ROWS)))
 
@@ -331,8 +369,10 @@ def test_pairs_of_both_kinds_in_folds_by_hand(lfw: Lfw) -> None:
 
 def test_the_official_view_2_has_6000_pairs_of_7701_images_in_10_folds(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "lfw"
-    (tmp_path / "Abel_Pacheco").mkdir()
-    (tmp_path / "Abel_Pacheco/Abel_Pacheco_0001.jpg").touch()
+    for row in (source / "lfw_landmark.txt").read_text().splitlines():
+        photograph = tmp_path / row.split("\t")[0]
+        photograph.parent.mkdir(exist_ok=True)
+        photograph.touch()
     for landmark_file in ("lfw_landmark.txt", "lfw_deepfunneled_landmark.txt"):  # whole and decimal pixels
         faces = read_lfw(str(tmp_path), str(source / "pairs.txt"), str(source / landmark_file))
         names = faces.names.to_pylist()
@@ -419,7 +459,8 @@ def test_bad_lfw_landmarks_are_refused(lfw: Lfw, fields: list[str], expected: st
 
 
 def test_missing_lfw_files_and_a_wrong_root_are_refused_by_name(lfw: Lfw) -> None:
-    (lfw.root / "Ann/Ann_0001.jpg").unlink()
+    for name in LFW_ROWS:
+        (lfw.root / name).unlink()
     assert lfw.problems() == (f"{lfw.root}/Ann/Ann_0001.jpg: no such file; is --val_data_root {lfw.root} right?",)
     lfw.landmarks.unlink()
     assert lfw.problems() == (f"{lfw.landmarks}: can't be read: No such file or directory",)

@@ -30,6 +30,7 @@ from fr.data.formats import read_on_all_ranks, read_training_faces
 from fr.data.storage import RecordFile, TarShards
 from fr.distributed import Ranks
 from fr.errors import InputError
+from tests.bounds import bounded
 from tests.conftest import Losses, same_weights, weights
 
 LONG_AGO = 1_600_000_000  # seconds since 1970
@@ -344,6 +345,23 @@ def test_a_forged_entry_is_damaged_or_a_value_and_nothing_else(entry: Entry, cha
     with contextlib.suppress(Damaged):
         repr(entry.load())
     entry.path.write_bytes(original)
+
+
+def test_an_entry_of_endless_depth_is_damaged(entry: Entry) -> None:
+    with pa.ipc.open_stream(entry.path.read_bytes()[: -_TAIL.size]) as stream:
+        batch = stream.read_next_batch()
+    forged = io.BytesIO()
+    metadata = batch.schema.metadata | {b"value": b"[" * 100_000}
+    with pa.ipc.new_stream(forged, batch.schema.with_metadata(metadata)) as writer:
+        writer.write_batch(batch.replace_schema_metadata(metadata))
+    assert is_damaged(entry, forged.getvalue() + _TAIL.pack(_MAGIC, zlib.crc32(forged.getvalue())))
+
+
+def test_a_pipe_in_the_place_of_an_entry_is_no_entry(entry: Entry) -> None:
+    entry.path.unlink()
+    os.mkfifo(entry.path)
+    with bounded():
+        assert entry.load() is None
 
 
 def test_an_entry_under_another_name_is_damaged(entry: Entry) -> None:

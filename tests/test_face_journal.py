@@ -1,6 +1,7 @@
 """The journal of tools/detect_faces.py: what is written comes back, and a damaged one is told or mended."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fr.errors import InputError
+from tests.bounds import bounded
 from tools.dataset.face_journal import Found, append, open_journal, read_journal
 
 SETTINGS = {"photographs": "/data", "thresholds": (0.6, 0.7)}
@@ -110,6 +112,14 @@ def test_a_line_that_is_none_is_named(path: Path, line: bytes) -> None:
     path.write_bytes(json.dumps(SETTINGS).encode() + b"\n" + json.dumps(GOOD).encode() + b"\n" + line)
     with pytest.raises(InputError, match=r"faces\.jsonl:3: not a line of this tool"):
         open_journal(path, SETTINGS)
+
+
+def test_a_pipe_is_no_journal_to_wait_for(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "faces.jsonl")
+    with bounded(), pytest.raises(OSError):
+        open_journal(path, SETTINGS)
+    with bounded(), pytest.raises(OSError, match="not a regular file"):
+        next(read_journal(path))
 
 
 def test_a_photograph_that_stands_twice_is_named(path: Path) -> None:

@@ -59,11 +59,15 @@ def test_after_a_resume_each_iteration_is_there_once(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("torn", ['{"iteration": 3, "los', '{"iteration": 3', "{", '{"iteration": 3, "loss": 1.0}'])
+TORN = ['{"iteration": 3, "los', '{"iteration": 3', "{", '{"iteration": 3, "loss": 1.0}']
+NO_RECORDS = ["[3]", "3", "{}", '{"iteration": "3"}', "\xff", "\0\0\0", "[" * 100_000]
+
+
+@pytest.mark.parametrize("torn", TORN + NO_RECORDS)
 def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: str) -> None:
     run(tmp_path, 0, [1, 2], loss=1.0)
-    with (tmp_path / "log.jsonl").open("a") as file:
-        file.write(torn)  # no line end: the process died while writing
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(torn.encode("latin-1"))  # no line end: the process died while writing
     run(tmp_path, 2, [3, 4], loss=2.0)
     assert [(line["iteration"], line["loss"]) for line in read(tmp_path / "log.jsonl")] == [
         (1, 1.0),

@@ -104,7 +104,7 @@ def test_defaults_are_those_documented() -> None:
         "epoch_total_num": 30, "max_iterations": 0, "max_bad_steps": 10, "max_bad_images": 100, "freeze_bn": False,
         "precision": "fp32",
         "sync_bn": False, "activation_checkpointing": False, "compile": False, "seed": 0, "channels_last": False,
-        "val_data_root": "", "val_list": "", "val_landmarks": "", "val_step": 1000,
+        "val_data_root": "", "val_set": "auto", "val_sets": [], "val_list": "", "val_landmarks": "", "val_step": 1000,
         "val_batch_size": 20,
         "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
         "snap_to_resume": "", "log_folder": "", "log_step": 10,
@@ -121,7 +121,8 @@ def test_evaluation_defaults_are_those_documented() -> None:
         "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "", "roc_fname": "",
         "allow_outside": False,
         "input_size": [], "template": "auto", "alignment": "auto", "mean": [], "std": [], "color_order": "auto",
-        "val_data_root": "", "val_list": "", "val_landmarks": "", "val_batch_size": 20, "flipped_emb": False,
+        "val_data_root": "", "val_set": "auto", "val_sets": [], "val_list": "", "val_landmarks": "",
+        "val_batch_size": 20, "flipped_emb": False,
         "protocol": "standard", "dist": "cos", "flip_mode": "sum", "center": False, "bootstrap": 1000,
         "device": "auto", "dali_device": "auto", "dali_threads": 0,
     }  # fmt: skip

@@ -316,4 +316,5 @@ def test_a_snapshot_cannot_allow_it_and_the_command_line_can(
     words = ["--snap", "x.pt", *options[2:], "--device", "cpu", "--dali_threads", "1"]
     with pytest.raises(OutsideRoot):
         scoring.score(evaluation_options(words), ONE)
-    assert len(scoring.score(evaluation_options([*words, "--allow_outside"]), ONE).scores) == 40
+    (scored,) = scoring.score(evaluation_options([*words, "--allow_outside"]), ONE)
+    assert len(scored.scores) == 40

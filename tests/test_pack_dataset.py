@@ -1,6 +1,7 @@
 """tools/pack_dataset.py: what it packs is read back to the byte, and its crops are OpenCV's."""
 
 import io
+import json
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -293,9 +294,13 @@ def test_a_folder_with_other_shards_is_left_alone(
     refusal = (f"{plan}: the shards here are of other data or options; give another --out",)
     for more in (["--shard_size", "2"], ["--align", "64"], ["--shuffle"]):
         assert problems(*options, *more) == refusal
-    for text in ("", "[]", "{}"):
+    kept = json.loads(plan.read_text())
+    counts = [json.dumps(kept | {"images": count}) for count in ("5", 0, -1, 1.5, True, None)]
+    for text in ("", "[]", "{}", "[" * 100_000, "\0", *counts):
         plan.write_text(text)
         assert problems(*options) == refusal
+    plan.write_bytes(b"\xff")
+    assert problems(*options) == refusal
 
 
 def test_what_can_not_be_packed_is_refused(sample_data: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fr.data.bad_images import BadImages
 from fr.data.insightface import read_records
 from fr.data.storage import RecordFile
 from fr.errors import InputError
+from tests.bounds import bounded
 from tests.conftest import Losses, same_weights, weights
 from tests.test_damage import as_if_listed, assert_equal, batches, encoded, picture, reported
 from tests.test_formats import option_problems
@@ -147,6 +148,28 @@ def test_identity_records_that_do_not_tell_it_exactly_are_not_trusted(kind: str,
     assert faces.labels.tolist() == [0, 0, 1, 2, 2, 2]
     lost = (f"1 records of {tmp_path}/train.rec whose class can't be read left out: 7",)
     assert faces.notes == (lost if kind == "damaged" else ())
+
+
+def test_an_index_of_the_first_few_records_is_enough(tmp_path: Path) -> None:
+    """The last of them goes on to the end of the file, as far as it knows."""
+    write(tmp_path, alone(PEOPLE), 3)
+    whole = read_records(str(tmp_path))
+    lines = (tmp_path / "train.idx").read_text().splitlines()
+    (tmp_path / "train.idx").write_text("\n".join(lines[:2]))
+    os.truncate(tmp_path / "train.rec", 1 << 40)
+    found = read_records(str(tmp_path))
+    assert found.names.to_pylist() == ["0", "1"]
+    with bounded(megabytes=600):  # what a record may have at most, and its copy
+        assert [found.read(row).tobytes() for row in (0, 1)] == [whole.read(row).tobytes() for row in (0, 1)]
+
+
+def test_a_record_of_labels_alone_takes_no_more_than_its_bytes(tmp_path: Path) -> None:
+    """Sixteen million of them, of which two count."""
+    write(tmp_path, {0: record([0.0, 1.0], b"picture")}, 1)
+    (tmp_path / "train.rec").write_bytes(struct.pack("<4sIIfQQ", MAGIC, 24 + (64 << 20), 16 << 20, 0, 0, 0))
+    os.truncate(tmp_path / "train.rec", 32 + (64 << 20))
+    with bounded(), pytest.raises(InputError, match="no picture can be read"):
+        read_records(str(tmp_path))
 
 
 def test_moving_the_folder_leaves_the_fingerprint(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from fr.data.tar_members import CutShort, tar_members
 from fr.data.tar_shards import read_tar
 from fr.data.vgg import read_vgg
 from fr.errors import InputError
+from tests.bounds import bounded
 from tests.conftest import Losses, same_weights, weights
 from tests.test_damage import as_if_listed, assert_equal, batches, encoded, picture, reported
 
@@ -301,6 +302,37 @@ def put_sum_right(data: bytearray, start: int) -> None:
     """The checksum of a tar header."""
     data[start + 148 : start + 156] = b" " * 8
     data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+
+
+@pytest.mark.parametrize("size", [8 << 40, 1 << 62, 1 << 70])
+def test_a_member_that_says_terabytes_is_cut_like_any_other_and_takes_no_memory(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.tar"
+    write_shard(path, sample("1", "p") | {"2.cls": b"q", "2.landmarks": TEN})
+    member = tarfile.TarInfo("2.jpg")
+    member.size = size
+    path.write_bytes(path.read_bytes()[: 5 * 1_024] + member.tobuf(tarfile.GNU_FORMAT) + b"picture")
+    with bounded():
+        faces = read(tmp_path)
+        assert faces.read(0).tobytes() == b"picture"
+        assert "cut short or damaged" in faces.notes[0]
+        if len(faces) == 2:
+            with pytest.raises(OSError, match=r"bytes, more than|cut short"):
+                faces.read(1)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_without_end_is_damage_and_not_read(tmp_path: Path, kind: bytes) -> None:
+    """tarfile would take it into memory at once; the file has holes, and so is no larger on the disk."""
+    path = tmp_path / "a.tar"
+    write_shard(path, sample("1", "p"))
+    endless = tarfile.TarInfo("2.jpg")
+    endless.type, endless.size = kind, 4 << 30
+    path.write_bytes(path.read_bytes()[: 3 * 1_024] + endless.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(path, 5 << 30)
+    with bounded():
+        faces = read(tmp_path)
+    assert faces.names.to_pylist() == ["1.jpg"]
+    assert "cut short or damaged" in faces.notes[0]
 
 
 @pytest.mark.parametrize("size", [b"\xff" * 12, b"\xff" * 11 + b"\0", b"-0000000777\0"])

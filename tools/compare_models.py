@@ -42,17 +42,25 @@ def main(argv: list[str]) -> int:
         raise InputError(*refused)
     options = both[0].values
     with open_ranks(options.device) as ranks:
-        a, b = (score(of, ranks) for of in both)
-        _check_one_set(a, b)
-        if ranks.is_main:
+        sets_of_a, sets_of_b = (score(of, ranks) for of in both)
+        if len(sets_of_a) != len(sets_of_b):
+            raise InputError(f"A was scored on {len(sets_of_a)} sets, B on {len(sets_of_b)}: name them with --val_sets")
+        curves = {}
+        for a, b in zip(sets_of_a, sets_of_b, strict=True):
+            _check_one_set(a, b)
+            if not ranks.is_main:
+                continue
+            if len(sets_of_a) > 1:
+                print(a.of.describe())
             drawn = [_replicates(of, options.bootstrap) for of in (a, b)] if options.bootstrap else []
             print("\n".join(_table(a, b, drawn)))
             print(_verdicts(a.verification.right, b.verification.right))
-            if arguments.roc:
-                curves = {f"A: {Path(arguments.a).name}": a, f"B: {Path(arguments.b).name}": b}
-                drawing = roc_overlay({name: roc_curve(of.scores, of.faces.same) for name, of in curves.items()})
-                write_result(arguments.roc, png(drawing))
-                print(f"wrote {arguments.roc}")
+            where = f", {a.of.name}" if len(sets_of_a) > 1 else ""
+            for letter, name, of in (("A", arguments.a, a), ("B", arguments.b, b)):
+                curves[f"{letter}: {Path(name).name}{where}"] = roc_curve(of.scores, of.faces.same)
+        if arguments.roc and ranks.is_main:
+            write_result(arguments.roc, png(roc_overlay(curves)))
+            print(f"wrote {arguments.roc}")
     return 0
 
 
@@ -81,7 +89,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _check_one_set(a: Scored, b: Scored) -> None:
     same_set = a.faces.names.equals(b.faces.names) and np.array_equal(a.faces.pairs, b.faces.pairs)
     if not same_set:
-        raise InputError(f"A was scored on {a.faces.root}, B on {b.faces.root}: name one set with --val_data_root")
+        raise InputError(f"A was scored on {a.of.source}, B on {b.of.source}: name one set with --val_data_root")
 
 
 def _replicates(scored: Scored, count: int) -> Replicates:

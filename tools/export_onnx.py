@@ -31,10 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from fr.data.annotations import Faces, VerificationFaces
 from fr.data.formats import read_training_faces
-from fr.data.lfw import read_lfw
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.verification_set import OPTIONS as SET_OPTIONS
-from fr.data.verification_set import find_set
+from fr.data.verification_set import sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation import Network, evaluate
@@ -143,11 +142,11 @@ def _metadata(contents: dict[str, Any], given: Preprocessing, arguments: argpars
 
 def _verification_faces(arguments: argparse.Namespace, config: dict[str, Any]) -> VerificationFaces | None:
     """The set to check with; without one within reach None, unless it was asked for or is needed."""
-    said, stored = ([of.get(name, "") for name in SET_OPTIONS] for of in (vars(arguments), config))
+    said = vars(arguments)
     try:
-        return read_lfw(*find_set(said, stored, str(arguments.snap)))
+        return sets_to_score(said, config, str(arguments.snap))[0].faces
     except InputError as error:
-        if any(said) or arguments.int8:
+        if any(said[name] for name in SET_OPTIONS) or arguments.int8:
             raise
         print(f"no faces to check with ({error}): pseudo-random pictures it is", flush=True)
         return None

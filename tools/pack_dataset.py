@@ -40,6 +40,7 @@ from fr.options import Group, tool_options
 from fr.photographs import TOO_LARGE, Pixels, is_too_large
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
+from fr.reading import read_text
 from tools.align_faces import aligned_crops, widened
 from tools.dataset.parallel import map_in_processes
 
@@ -144,11 +145,11 @@ def _images_a_shard(faces: LabelledFaces, crop: Crop | None, shard_size: float, 
 def _kept_count(plan: Path, settings: dict[str, Any]) -> int:
     """What an earlier run with these settings has counted; 0 if the file is of another one."""
     try:
-        kept = json.loads(plan.read_text())
-    except ValueError:
+        kept = json.loads(read_text(plan))
+    except (InputError, ValueError, RecursionError):
         return 0
-    count: int = kept.pop("images", 0) if isinstance(kept, dict) else 0
-    return count if kept == settings else 0
+    count = kept.pop("images", 0) if isinstance(kept, dict) else 0
+    return count if kept == settings and type(count) is int and count > 0 else 0
 
 
 def _size_in_shard(faces: LabelledFaces, sample: Sample) -> int:

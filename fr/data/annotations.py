@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fr.data.storage import MOST_BYTES, RecordFile, TarShards
+from fr.data.storage import MOST_BYTES, Pack, RecordFile, TarShards
 from fr.errors import InputError
 from fr.reading import check_inside, read_whole
 from fr.reading import read_text as read_text  # where others look for it
@@ -47,7 +47,7 @@ class Faces:
     names: pa.StringArray  # [N] paths below root, or names inside the storage
     landmarks: NDArray[np.float64]  # [N, 5, 2] pixels, or fractions of boxes; [N, 0, 2] of aligned crops
     boxes: NDArray[np.float64] | None = field(default=None, kw_only=True)  # [N, 4] x, y, width, height
-    storage: TarShards | RecordFile | None = field(default=None, kw_only=True)
+    storage: TarShards | RecordFile | Pack | None = field(default=None, kw_only=True)
     outside: bool = field(default=False, kw_only=True)
 
     def __len__(self) -> int:

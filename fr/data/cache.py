@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from fr.data.annotations import LabelledFaces
 from fr.data.storage import RecordFile, TarShards
+from fr.reading import open_file
 
 _CLASSES = {kind.__name__: kind for kind in (LabelledFaces, RecordFile, TarShards)}
 _KEPT = 8  # entries of a folder
@@ -54,7 +55,7 @@ class Entry:
     def load(self) -> Any:
         """What was stored, its columns read-only and mapped; None if that isn't there. Raises Damaged."""
         try:
-            with self.path.open("rb") as file:
+            with open_file(self.path) as file:
                 _check_sum(file)
                 found = self._mapped(file)
         except OSError:
@@ -99,7 +100,7 @@ class Entry:
             batch.validate(full=True)
             key, value = (json.loads(batch.schema.metadata[name]) for name in (b"key", b"value"))
             found = _unpacked(value, [column.flatten() for column in batch.columns])
-        except (pa.ArrowException, OSError, StopIteration, LookupError, TypeError, ValueError) as error:
+        except (pa.ArrowException, OSError, StopIteration, LookupError, TypeError, ValueError, RecursionError) as error:
             raise Damaged(f"{self.path}: {error}") from error
         if key != self._key:
             raise Damaged(f"{self.path}: it was written under another name")

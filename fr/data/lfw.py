@@ -1,18 +1,12 @@
-"""LFW's `pairs.txt` and `lfw_landmark.txt`, joined by name."""
+"""LFW's `pairs.txt`: the form of its lines, and the whole set from its three places."""
 
 import re
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from fr.data.annotations import (
-    VerificationFaces,
-    check_first_photograph,
-    check_landmarks,
-    existing_folder,
-    refuse,
-)
+from fr.data.annotations import VerificationFaces, existing_folder, refuse
+from fr.data.pair_faces import Pairs, faces_of_pairs
 from fr.errors import InputError
 from fr.reading import read_text
 
@@ -26,39 +20,22 @@ def read_lfw(root: str, pairs_file: str, landmark_file: str, outside: bool = Fal
     outside: links may lead out of the root.
     """
     folder = existing_folder("--val_data_root", root)
-    pairs_path, landmark_path = Path(pairs_file), Path(landmark_file)
-    pairs, same, fold, line_of = _read_pairs(pairs_path)
-    names = list(dict.fromkeys(name for pair in pairs for name in pair))
-    known = _read_lfw_landmarks(landmark_path)
-    unknown = [name for name in names if name not in known]
-    refuse([f"{pairs_path}:{line_of[name]}: {name} has no row in {landmark_path}" for name in unknown])
-    points = np.array([known[name] for name in names]).reshape(-1, 5, 2)
-    check_landmarks(points, lambda i: f"{landmark_path}: the row of {names[i]}")
-    row = {name: index for index, name in enumerate(names)}
-    indices = np.array([(row[first], row[second]) for first, second in pairs], dtype=np.int64)
-    faces = VerificationFaces(
-        folder,
-        pa.array(names, type=pa.string()),
-        points,
-        indices,
-        np.array(same),
-        np.array(fold, dtype=np.int64),
-        outside=outside,
-    )
-    check_first_photograph(faces, "--val_data_root")
-    return faces
+    return faces_of_pairs(folder, read_lfw_pairs(Path(pairs_file)), landmark_file, "--val_data_root", outside)
 
 
-def _read_pairs(path: Path) -> tuple[list[tuple[str, str]], list[bool], list[int], dict[str, int]]:
-    """Pairs, whether they are of one person, their folds, and the first line that names each photograph."""
+def read_lfw_pairs(path: Path) -> Pairs:
+    """`name i j` and `name i other j` after a line with the number of folds and of pairs of a kind in each.
+
+    InputError names the lines that are neither, and a number of pairs that isn't the one in the first line.
+    """
     lines = read_text(path).splitlines()
     header = lines[0].split() if lines else []
     if len(header) != 2 or not all(_NUMBER.fullmatch(field) and int(field) > 0 for field in header):
         raise InputError(f"{path}:1: expected the number of folds and of pairs of a kind in each, such as 10 300")
     per_fold = 2 * int(header[1])
-    pairs: list[tuple[str, str]] = []
+    names: list[tuple[str, str]] = []
     same: list[bool] = []
-    line_of: dict[str, int] = {}
+    where: dict[str, str] = {}
     problems: list[str] = []
     for number, line in enumerate(lines[1:], start=2):
         match line.split("\t"):
@@ -73,14 +50,14 @@ def _read_pairs(path: Path) -> tuple[list[tuple[str, str]], list[bool], list[int
         if not all(pair):
             problems.append(f"{path}:{number}: neither `name i j` nor `name i other j`, separated by tabs")
             continue
-        pairs.append(pair)
+        names.append(pair)
         same.append(line.count("\t") == 2)
         for photograph in pair:
-            line_of.setdefault(photograph, number)
+            where.setdefault(photograph, f"{path}:{number}")
     refuse(problems)
-    if len(pairs) != int(header[0]) * per_fold:
-        raise InputError(f"{path}: {len(pairs)} pairs where the header says {header[0]} × 2 × {header[1]}")
-    return pairs, same, [index // per_fold for index in range(len(pairs))], line_of
+    if len(names) != int(header[0]) * per_fold:
+        raise InputError(f"{path}: {len(names)} pairs where the header says {header[0]} × 2 × {header[1]}")
+    return Pairs(names, same, np.arange(len(names)) // per_fold, where)
 
 
 def _lfw_name(person: str, number: str) -> str:
@@ -88,21 +65,3 @@ def _lfw_name(person: str, number: str) -> str:
     if not _PERSON.fullmatch(person) or not _NUMBER.fullmatch(number):
         return ""
     return f"{person}/{person}_{int(number):04d}.jpg"
-
-
-def _read_lfw_landmarks(path: Path) -> dict[str, list[float]]:
-    known: dict[str, list[float]] = {}
-    problems: list[str] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        name, *fields = line.split("\t")
-        if not line.strip():
-            continue
-        try:
-            known[name] = [float(field) for field in fields]
-        except ValueError:
-            problems.append(f"{path}:{number}: a landmark isn't a number")
-            continue
-        if len(fields) != 10:
-            problems.append(f"{path}:{number}: {len(fields)} numbers instead of ten after the name")
-    refuse(problems)
-    return known

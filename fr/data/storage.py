@@ -75,6 +75,26 @@ class RecordFile:
         return RecordFile(self.file, self.offsets[rows], self.sizes[rows])
 
 
+@dataclass(frozen=True)
+class Pack:
+    """Pictures in memory, out of one file that can't be read in parts. N pictures."""
+
+    file: str  # path below the root
+    pictures: list[bytes]  # [N]
+
+    def path(self, root: Path, index: int, name: str) -> str:
+        """How people are told of a picture."""
+        return f"{root}/{self.file}: picture {name}"
+
+    def read(self, root: Path, index: int, outside: bool) -> NDArray[np.uint8]:
+        """The encoded picture; outside: as of `Faces`, no matter here."""
+        return np.frombuffer(self.pictures[index], dtype=np.uint8)
+
+    def take(self, rows: NDArray[np.int64]) -> "Pack":
+        """The chosen pictures alone."""
+        return Pack(self.file, [self.pictures[row] for row in rows.tolist()])
+
+
 class _Opened:
     """Closed when nobody uses it any more, which may be after it left the cache."""
 

@@ -1,29 +1,220 @@
-"""Where a verification set is: as options say, inside the folder they name, or where the training had it."""
+"""Where a verification set is and what it is: as options say, or recognised from what is at a path.
 
-from collections.abc import Sequence
+A set of --val_sets is `path` or `kind=path`; the path is a list of pairs, a .bin pack, or the folder of a whole set:
+a list (one of `_LISTS`) or CFP's `Protocol/`, the photographs in it or in a folder of it, and their landmarks (one of
+`_LANDMARKS`); without landmarks they are aligned crops.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from fr.data import cfp
+from fr.data.annotations import VerificationFaces
+from fr.data.bin_pack import read_pack
+from fr.data.lfw import read_lfw
+from fr.data.pair_faces import ENDINGS, Pairs, faces_of_pairs
+from fr.data.pair_lists import list_form, read_pairs
 from fr.errors import InputError
+from fr.option_checks import SET_KINDS
 
 OPTIONS = ("val_data_root", "val_list", "val_landmarks")
-_PAIRS, _LANDMARKS, _PICTURES = "pairs.txt", "lfw_landmark.txt", "lfw"
+_PAIRS, _PICTURES = "pairs.txt", "lfw"
+_LFW_LANDMARKS = "lfw_landmark.txt"
+_LANDMARKS = (_LFW_LANDMARKS, "landmarks.txt", "landmarks.csv")
+_LISTS = (
+    *(_PAIRS, "pairs_CALFW.txt", "pairs_CPLFW.txt"),
+    *(f"{name}_pair.txt" for name in ("agedb_30", "cfp_fp", "cfp_ff")),  # as insightface's packs are unpacked
+    *(f"{name}_ann.txt" for name in ("lfw", "agedb_30", "calfw", "cplfw")),
+)
+_TAKEN = ("same", "diff", "ema")  # `same_accuracy` is the first set's
+_NAMES = {"cfp_fp": "cfp_fp", "cfp_ff": "cfp_ff", "agedb": "agedb_30", "calfw": "calfw", "cplfw": "cplfw", "lfw": "lfw"}
 
 
-def find_set(said: Sequence[str], stored: Sequence[str], snap: str) -> tuple[str, str, str]:
-    """Root, pairs and landmarks, from those said on the command line and those in the snapshot; "" = unknown.
+@dataclass(frozen=True)
+class VerificationSet:
+    """A set under the name that its figures have. source: what was read, for people."""
 
-    A root said alone may be the folder of a whole set: pairs.txt, lfw_landmark.txt, and the people's folders
-    there or in lfw/. InputError when something is missing.
+    name: str
+    source: str
+    faces: VerificationFaces
+
+    def describe(self) -> str:
+        """`calfw: 6,000 pairs of 7,156 photographs, aligned crops, /data/calfw`"""
+        crops = "" if self.faces.landmarks.shape[1] else ", aligned crops"
+        return f"{self.name}: {len(self.faces.pairs):,} pairs of {len(self.faces):,} photographs{crops}, {self.source}"
+
+
+def read_sets(
+    place: Sequence[str], kind: str, sets: Sequence[str], outside: bool = False
+) -> list[VerificationSet]:
+    """The sets of a run. place: root, list and landmarks of the first one, all empty for none. sets: of --val_sets.
+
+    A name that was there before, or that would make a set's figures those of the first, gets a number. outside: paths
+    and links may lead out of a set's folder. InputError when one can't be read.
+    """
+    found = [_read_place(place, kind, outside)] if place[0] else []
+    found += [read_set(word, outside) for word in sets]
+    taken = list(_TAKEN)
+    for index, of in enumerate(found):
+        if of.name in taken:
+            found[index] = replace(of, name=f"{of.name}_{taken.count(of.name) + 1}")
+        taken.append(of.name)
+    return found
+
+
+def read_set(word: str, outside: bool = False) -> VerificationSet:
+    """A set of --val_sets, `path` or `kind=path`."""
+    kind, equals, path = word.partition("=")
+    if equals and kind in SET_KINDS:
+        return _read_whole(Path(path), kind, "--val_sets", outside)
+    return _read_whole(Path(word), "auto", "--val_sets", outside)
+
+
+def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str) -> list[VerificationSet]:
+    """The sets that options name, or without any those of the training, by its options `stored`.
+
+    InputError when there is none, or one can't be read.
+    """
+    places = [[of.get(name, "") for name in OPTIONS] for of in (said, stored)]
+    outside = bool(said.get("allow_outside"))  # which no file can allow
+    kinds = [of.get("val_set", "auto") for of in (said, stored)]
+    kind = kinds[0] if kinds[0] != "auto" or any(places[0]) else kinds[1]
+    sets = said.get("val_sets") or ([] if any(places[0]) else stored.get("val_sets", []))
+    if sets and not any(places[0]) and (said.get("val_sets") or not any(places[1])):
+        return read_sets(["", "", ""], kind, sets, outside)
+    return read_sets(find_set(places[0], places[1], snap, kind), kind, sets, outside)
+
+
+def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = "auto") -> tuple[str, str, str]:
+    """Root, list and landmarks, from those said on the command line and those in the snapshot; "" = unknown.
+
+    A root said alone may be a whole set. LFW's folder, with pairs.txt, lfw_landmark.txt, and the people's folders there
+    or in lfw/, gives all three; another the root alone. InputError when something is missing.
     """
     root, pairs, landmarks = said
     folder = Path(root)
-    if root and not (pairs or landmarks) and (folder / _PAIRS).is_file() and (folder / _LANDMARKS).is_file():
-        pictures = folder / _PICTURES
-        return str(pictures if pictures.is_dir() else folder), str(folder / _PAIRS), str(folder / _LANDMARKS)
+    if root and not (pairs or landmarks):
+        if (folder / _PAIRS).is_file() and (folder / _LFW_LANDMARKS).is_file():
+            pictures = folder / _PICTURES
+            return str(pictures if pictures.is_dir() else folder), str(folder / _PAIRS), str(folder / _LFW_LANDMARKS)
+        if kind != "auto" or _is_whole(folder, list_stored=bool(stored[1])):
+            return root, "", ""
     root, pairs, landmarks = (here or there for here, there in zip(said, stored, strict=True))
+    if root and not any(said) and not (pairs or landmarks):
+        return root, "", ""
     if not (root and pairs and landmarks):
         raise InputError(
             f"{snap} names no verification set: give --{', --'.join(OPTIONS)}, or as --{OPTIONS[0]} a folder with "
-            f"{_PAIRS} and {_LANDMARKS}"
+            f"{_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"
         )
     return root, pairs, landmarks
+
+
+def _is_whole(path: Path, list_stored: bool) -> bool:
+    """Whether a set can be read from there; the folder of pictures that moved may hold a copy of LFW's list."""
+    found = _list_in(path)
+    return path.is_file() or _is_cfp(path) or (found is not None and not (list_stored and found.name == _PAIRS))
+
+
+def _is_cfp(path: Path) -> bool:
+    return (path / cfp.PROTOCOL / cfp.LISTS["F"]).is_file()
+
+
+def _read_place(place: Sequence[str], kind: str, outside: bool) -> VerificationSet:
+    """The set of --val_data_root, --val_list and --val_landmarks, or of --val_data_root alone."""
+    root, list_file, landmarks = place
+    if not list_file:
+        return _read_whole(Path(root), kind, "--val_data_root", outside)
+    path = Path(list_file)
+    form = "lfw" if kind == "lfw" else list_form(path)
+    if form == "lfw":
+        return VerificationSet(_name(path, form, kind), root, read_lfw(root, list_file, landmarks, outside))
+    _check_kind(kind, form, path)
+    faces = faces_of_pairs(Path(root), read_pairs(path, form), landmarks, "--val_data_root", outside)
+    return VerificationSet(_name(path, form, kind), list_file, faces)
+
+
+def _read_whole(path: Path, kind: str, option: str, outside: bool) -> VerificationSet:
+    if not path.exists():
+        raise InputError(f"{option} {path}: no such file or folder")
+    if _is_cfp(path):
+        kind = "cfp_fp" if kind == "auto" else kind
+        _check_kind(kind, "cfp", path)
+        pairs = cfp.read_cfp_pairs(path, kind)
+        return VerificationSet(kind, str(path), faces_of_pairs(path, pairs, _landmarks_in(path), option, outside))
+    if path.is_file() and _is_pack(path):
+        _check_kind(kind, "bin", path)
+        return VerificationSet(_name(path, "bin", kind), str(path), read_pack(path))
+    list_file = path if path.is_file() else _list_in(path)
+    if list_file is None:
+        raise InputError(
+            f"{option} {path}: no verification set: expected a list of pairs or a .bin pack, or a folder with "
+            f"{cfp.PROTOCOL}/{cfp.LISTS['F']} or one of {', '.join(_LISTS)}"
+        )
+    form = list_form(list_file)
+    _check_kind(kind, form, list_file)
+    pairs, folder = read_pairs(list_file, form), list_file.parent
+    faces = faces_of_pairs(_pictures_in(folder, pairs), pairs, _landmarks_in(folder), option, outside)
+    return VerificationSet(_name(list_file, form, kind), str(path), faces)
+
+
+def _check_kind(kind: str, form: str, path: Path) -> None:
+    """InputError for a kind that what was found can't be; the others are names, and published in several forms."""
+    if kind in ("pairs", "bin") and kind != form:
+        raise InputError(f"{path}: not {kind}, but of the form {form}")
+    if form == "cfp" and kind not in cfp.SPLITS:
+        raise InputError(f"{path}: not {kind}, but CFP: {' or '.join(cfp.SPLITS)}")
+
+
+def _is_pack(path: Path) -> bool:
+    """Text has neither the first byte of a pickle nor the ending."""
+    if path.suffix == ".bin":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"\x80"
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _name(path: Path, form: str, kind: str) -> str:
+    """What the figures of a set are called: a known set's name, or the file's."""
+    if kind not in ("auto", "pairs", "bin"):
+        return kind
+    stem = path.stem.lower()
+    known = next((name for part, name in _NAMES.items() if part in stem), "lfw" if form == "lfw" else "")
+    return known or re.sub(r"\W+", "_", stem).strip("_") or form
+
+
+def _list_in(folder: Path) -> Path | None:
+    return next((folder / name for name in _LISTS if (folder / name).is_file()), None)
+
+
+def _landmarks_in(folder: Path) -> str:
+    return next((str(folder / name) for name in _LANDMARKS if (folder / name).is_file()), "")
+
+
+def _pictures_in(folder: Path, pairs: Pairs) -> Path:
+    """The folder that the paths start from: that of the list, or one in it, `lfw` before others; known by the first
+    photograph that is there with any ending."""
+    try:
+        inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    except OSError as error:
+        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
+    inside.sort(key=lambda name: name != _PICTURES)
+    first = next(iter(pairs.where))
+    stem = first.removesuffix(Path(first).suffix)
+    names = (first, *(stem + ending for ending in ENDINGS))
+    candidates = (folder / _PICTURES, folder, *(folder / name for name in inside))
+    return next((of for of in candidates if any(_is_file(of / name) for name in names)), folder)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        return False

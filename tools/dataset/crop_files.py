@@ -15,9 +15,11 @@ from fr.data.annotations import LabelledFaces, refuse
 from fr.errors import InputError
 from fr.files import replace_file, write_result
 from fr.photographs import Pixels
+from fr.reading import read_whole
 from tools.dataset.face_names import key_of, refuse_ambiguous
 
 MARK = "crops.json"
+_LONGEST = 1 << 20  # bytes of it
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def open_folder(out: Path, settings: dict[str, Any]) -> None:
     mark, text = out / MARK, json.dumps(settings, indent=1) + "\n"
     try:
         if mark.exists():
-            if mark.read_text() != text:
+            if read_whole(mark, _LONGEST) != text.encode():
                 raise InputError(f"{mark}: the crops there have other settings; give another --out")
         elif out.exists() and any(out.iterdir()):
             raise InputError(f"--out {out}: holds other files; give a new folder")

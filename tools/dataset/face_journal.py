@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fr.errors import InputError
+from fr.reading import open_file
 
 Settings = Mapping[str, Any]  # that JSON can hold
 
@@ -52,7 +53,7 @@ def append(journal: BinaryIO, found: Found) -> None:
 def read_journal(path: Path) -> Iterator[Found]:
     """What stands in a journal, in order; InputError names the line that isn't one, or names a photograph again."""
     names = set()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         next(file)
         for number, line in enumerate(file, start=2):
             found = _parsed(line)
@@ -84,7 +85,7 @@ def _parsed(line: bytes) -> Found | None:
 
 
 def _check_settings(path: Path, settings: Settings) -> None:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         line = file.readline()
     try:
         stored = json.loads(line.decode())

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from fr.data import alignment, placement
 from fr.data.annotations import Faces
-from fr.data.storage import RecordFile, TarShards
+from fr.data.storage import Pack, RecordFile, TarShards
 from fr.errors import InputError
 from fr.files import replace_file
 from fr.photographs import TOO_LARGE, is_too_large
@@ -217,8 +217,8 @@ def _file(faces: Faces, index: int) -> str:
     match faces.storage:
         case TarShards() as tar:
             return f"{faces.root}/{tar.shards[tar.shard[index]]}"
-        case RecordFile() as records:
-            return f"{faces.root}/{records.file}"
+        case RecordFile() | Pack() as whole:
+            return f"{faces.root}/{whole.file}"
         case None:
             return faces.path(index)
 

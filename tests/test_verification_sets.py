@@ -1,0 +1,381 @@
+"""Every verification set: what its reader makes of it and refuses, and that the commands score it as LFW's."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import evaluate_lfw
+import train
+from fr import snapshot
+from fr.data.annotations import VerificationFaces
+from fr.data.lfw import read_lfw
+from fr.data.verification_set import read_set, read_sets, sets_to_score
+from fr.errors import InputError
+from fr.evaluation import people_of_pairs
+from tests.conftest import data_options, validation_options
+from tests.hostile_pickles import gadgets, pushed
+from tests.sets import Drawn, folds_of, python2_pack, written
+
+FORMS: dict[str, tuple[str, Callable[[Drawn, Path], Path]]] = {
+    "lfw": ("", Drawn.lfw),
+    "mine": ("", Drawn.pair_list),
+    "agedb_30": ("", Drawn.annotations),
+    "calfw": ("", Drawn.calfw),
+    "cfp_fp": ("", Drawn.cfp),
+    "cfp_ff": ("cfp_ff=", Drawn.cfp),
+    "lfw_2": ("", Drawn.pack),
+    "cplfw": ("cplfw=", lambda drawn, out: drawn.pack(out, python2=True)),
+}
+
+
+@pytest.fixture(scope="session")
+def drawn(sample_data: Path) -> Drawn:
+    data = sample_data / "lfw"
+    return Drawn.of(read_lfw(f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt"), "sphereface", 32)
+
+
+@pytest.fixture(scope="session")
+def published(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The same set in each of FORMS, as words of --val_sets."""
+    out = tmp_path_factory.mktemp("sets")
+    return [f"{prefix}{write(drawn, out / name)}" for name, (prefix, write) in FORMS.items()]
+
+
+@pytest.fixture(scope="module")
+def trained(sample_data: Path, published: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snapshot of a short training that was validated on LFW and on two other sets."""
+    out = tmp_path_factory.mktemp("trained")
+    options = [*data_options(sample_data), *validation_options(sample_data), "--val_sets", published[3], published[6]]
+    options += ["--max_iterations", "2", "--input_size", "32", "--embed_size", "16", "--train_batch_size", "16"]
+    options += ["--lr", "0.01", "--ema_decay", "0.5", "--snap_folder", str(out), "--log_folder", f"{out}/logs"]
+    train.main(options)
+    return out / "FaceReidNet_2.pt"
+
+
+# --- one set in all forms ---------------------------------------------------------------------------------------------
+
+
+def pictures_of_pairs(faces: VerificationFaces) -> list[tuple[bytes, bytes, bool]]:
+    """Sorted, since a form may have an order of its own."""
+    rows = zip(faces.pairs.tolist(), faces.same.tolist(), strict=True)
+    return sorted((faces.read(i).tobytes(), faces.read(j).tobytes(), same) for (i, j), same in rows)
+
+
+def test_every_form_is_recognised_and_gives_the_same_pictures_pairs_and_folds(
+    drawn: Drawn, published: list[str]
+) -> None:
+    sets = read_sets(["", "", ""], "auto", published)
+    assert [of.name for of in sets] == list(FORMS)
+    expected = sorted((drawn.crops[first], drawn.crops[second], same) for first, second, same in drawn.pairs)
+    folds = sorted((index // drawn.per_fold, same) for index, (_, _, same) in enumerate(drawn.pairs))
+    for of in sets:
+        assert of.faces.landmarks.shape == (len(drawn.crops), 0, 2)
+        assert pictures_of_pairs(of.faces) == expected
+        assert folds_of(of.faces) == folds
+        assert np.unique(of.faces.pairs).tolist() == list(range(len(of.faces)))
+
+
+def test_people_are_as_many_in_every_form_whether_or_not_folders_are_theirs(
+    sample_data: Path, published: list[str]
+) -> None:
+    """A person may be several where no pair connects the photographs, never fewer."""
+    data = sample_data / "lfw"
+    lfw = people_of_pairs(read_lfw(f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt"))
+    for word in published:
+        faces = read_set(word).faces
+        people = people_of_pairs(faces)
+        assert np.array_equal(people[:, 0] == people[:, 1], faces.same)
+        assert len(np.unique(people)) >= len(np.unique(lfw))
+    by_folder = people_of_pairs(read_set(published[1]).faces)
+    assert len(np.unique(by_folder)) == len(np.unique(lfw))
+
+
+def test_the_command_scores_every_form_alike(
+    trained: Path, published: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--json", f"{tmp_path}/f.json", "--report", f"{tmp_path}/page"]
+    assert evaluate_lfw.main(["--snap", str(trained), "--bootstrap", "20", "--val_sets", *published, *files]) == 0
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert list(figures) == list(FORMS)
+    exact = {name: value for name, value in figures["lfw"].items() if not name.endswith(("_low", "_high"))}
+    for name, of in figures.items():
+        assert {key: of[key] for key in exact} == exact, name
+        assert "AUC" in (tmp_path / "page" / name / "index.html").read_text()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("lfw: 40 pairs of ") and "aligned crops" in printed[0]
+    table = printed[-len(FORMS) :]
+    assert [line.split()[0] for line in table] == list(FORMS)
+    assert {line.split()[1] for line in table} == {f"{exact['accuracy']:.4f}"}
+
+
+def test_crops_score_as_the_photographs_they_were_cut_from(
+    trained: Path, sample_data: Path, published: list[str], tmp_path: Path
+) -> None:
+    """Both ways the network gets the same pixels but for rounding to a byte, which moves a cosine by far less."""
+
+    def auc(*options: str) -> float:
+        evaluate_lfw.main(["--snap", str(trained), "--json", f"{tmp_path}/f.json", "--bootstrap", "0", *options])
+        return float(json.loads((tmp_path / "f.json").read_text())["auc"])
+
+    # 400 pairs of pairs decide the AUC of 20 × 20; rounding may turn a few of them.
+    assert auc("--val_sets", published[6]) == pytest.approx(auc(*validation_options(sample_data)), abs=0.02)
+
+
+def test_a_published_network_reaches_its_figures_on_a_pack_of_real_faces(shared_data: Path, tmp_path: Path) -> None:
+    """As test_onnx.py has it with photographs; figures and their tolerance: ../shared/data/README.md."""
+    data = shared_data / "faces-mini/lfw"
+    faces = read_lfw(f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
+    pack = Drawn.of(faces, "arcface", 112).pack(tmp_path)
+    options = ["--snap", str(shared_data / "models/mobilefacenet.onnx"), "--flipped_emb", "--template", "arcface"]
+    options += ["--mean", ".485", ".456", ".406", "--std", ".229", ".224", ".225", "--val_batch_size", "32"]
+    evaluate_lfw.main([*options, "--val_data_root", str(pack), "--json", f"{tmp_path}/f.json", "--bootstrap", "0"])
+    got = json.loads((tmp_path / "f.json").read_text())
+    assert got["accuracy"] == pytest.approx(0.9863, abs=0.004)
+    assert got["auc"] == pytest.approx(0.9998, abs=0.0003)
+
+
+# --- several sets, in training and after ------------------------------------------------------------------------------
+
+
+def test_a_training_validates_on_every_set_and_the_first_keeps_the_plain_names(trained: Path) -> None:
+    logged = json.loads((trained.parent / "logs/validation.jsonl").read_text())
+    plain = [name for name in logged if name.startswith("accuracy")]
+    assert plain == ["accuracy", "accuracy_std"]
+    stored = snapshot.read(trained)["metrics"]
+    for prefix in ("", "ema_"):
+        # One set in two forms; LFW itself is its photographs.
+        assert stored[f"{prefix}calfw_auc"] == stored[f"{prefix}lfw_2_auc"]
+        assert stored[f"{prefix}auc"] == pytest.approx(stored[f"{prefix}calfw_auc"], abs=0.02)
+    assert logged == {"iteration": 2} | stored
+
+
+def test_tensorboard_has_the_figures_of_every_set(trained: Path) -> None:
+    board = EventAccumulator(str(trained.parent / "logs"))
+    board.Reload()
+    stored = snapshot.read(trained)["metrics"]
+    tags = {"AUC": "auc", "Sets/calfw_auc": "calfw_auc", "Sets/ema_lfw_2_accuracy": "ema_lfw_2_accuracy"}
+    for tag, name in tags.items():
+        assert board.Scalars(tag)[-1].value == pytest.approx(stored[name])
+    assert not {tag for tag in board.Tags()["scalars"] if tag.startswith("Sets/") and "std" in tag}
+
+
+def test_a_snapshot_is_scored_on_the_sets_of_its_training_unless_others_are_said(
+    trained: Path, sample_data: Path, published: list[str]
+) -> None:
+    config = snapshot.read(trained)["config"]
+
+    def names(**said: object) -> list[str]:
+        return [of.name for of in sets_to_score(said, config, "t.pt")]
+
+    assert names() == ["lfw", "calfw", "lfw_2"]
+    assert names(val_sets=[published[4]]) == ["cfp_fp"]
+    assert names(val_data_root=str(sample_data / "lfw")) == ["lfw"]
+    assert names(val_data_root=published[4], val_set="cfp_ff") == ["cfp_ff"]
+    assert names(val_data_root=published[4], val_sets=[published[6]]) == ["cfp_fp", "lfw"]
+    assert [of.name for of in sets_to_score({}, {"val_sets": [published[4]]}, "t.pt")] == ["cfp_fp"]
+    whole = {"val_data_root": published[4], "val_set": "cfp_ff"}
+    assert [of.name for of in sets_to_score({}, whole, "t.pt")] == ["cfp_ff"]
+    with pytest.raises(InputError, match=r"t\.pt names no verification set"):
+        sets_to_score({}, {}, "t.pt")
+
+
+def test_names_that_would_hide_figures_get_a_number(drawn: Drawn, tmp_path: Path) -> None:
+    pack = drawn.pack(tmp_path).rename(tmp_path / "same.bin")
+    assert [of.name for of in read_sets(["", "", ""], "auto", [str(pack), str(pack)])] == ["same_2", "same_3"]
+
+
+def test_pictures_with_landmarks_are_aligned_in_any_form(sample_data: Path, drawn: Drawn, tmp_path: Path) -> None:
+    """A pair list beside LFW's photographs and landmarks gives LFW's faces, by its text file and by a CSV."""
+    data = f"{sample_data}/lfw"
+    lfw = read_lfw(f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
+    rows = "\n".join(f"{first}.jpg\t{second}.jpg\t{int(same)}" for first, second, same in drawn.pairs)
+    path = written(tmp_path / "list.txt", rows)
+    (tmp_path / "photographs").symlink_to(sample_data / "lfw/lfw")
+    text = (sample_data / "lfw/lfw_landmark.txt").read_text()
+    written(tmp_path / "landmarks.txt", text)
+    assert np.array_equal(read_set(str(path)).faces.landmarks, lfw.landmarks)
+    (tmp_path / "landmarks.txt").unlink()
+    head = ",".join(["NAME_ID", *(f"P{i}{axis}" for i in range(1, 6) for axis in "XY")])
+    written(tmp_path / "landmarks.csv", f"{head}\n" + text.replace(".jpg", "").replace("\t", ","))
+    assert np.array_equal(read_set(str(path)).faces.landmarks, lfw.landmarks)
+    said = [str(sample_data / "lfw/lfw"), str(path), str(sample_data / "lfw/lfw_landmark.txt")]
+    assert np.array_equal(read_sets(said, "auto", [])[0].faces.landmarks, lfw.landmarks)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def problems(word: str) -> tuple[str, ...]:
+    with pytest.raises(InputError) as caught:
+        read_set(word)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("form", "old", "new", "expected"),
+    [
+        ("lfw", "10\t2", "10\t3", "{0}/pairs.txt: 40 pairs where the header says 10 × 2 × 3"),
+        ("mine", ".png 1\n", ".png 2\n", "{0}:1: "),
+        ("mine", ".png 1\n", " 1\n", ""),  # another ending is looked for
+        ("mine", "1\n", "1 1\n", "{0}:1: "),
+        ("agedb_30", "1 agedb_30_112x112/", "1 agedb_30_112x112/no", "{0}/agedb_30_ann.txt:1: "),
+        ("agedb_30", "1 agedb_30_112x112/", "1 agedb_30_112x112/../../", "{0}/agedb_30_ann.txt:1: "),
+        ("calfw", ".jpg 1\n", ".jpg 0\n", "{0}/pairs_CALFW.txt:1: the two lines of a pair end with 0 and 1"),
+        ("calfw", ".jpg 1\n", ".jpg\n", "{0}/pairs_CALFW.txt:1: "),
+        ("cfp_fp", "1 ../Data", "2 ../Data", "{0}/Protocol/Pair_list_F.txt:2: '2 "),
+        ("cfp_fp", "1 ../Data", "1 ../../Data", "{0}/Protocol/Split/FP/"),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_named_by_file_and_line(
+    form: str, old: str, new: str, expected: str, drawn: Drawn, tmp_path: Path
+) -> None:
+    word = FORMS[form][1](drawn, tmp_path / "set")
+    path = next(of for of in sorted(tmp_path.rglob("*.txt")) if "Split" not in of.parts)
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new, 1))
+    if not expected:
+        read_set(str(word))
+        return
+    assert problems(str(word))[0].startswith(expected.format(word))
+
+
+def test_missing_pictures_are_named_all_together_with_their_lines(drawn: Drawn, tmp_path: Path) -> None:
+    path = drawn.pair_list(tmp_path)
+    gone = [drawn.pairs[3][0], drawn.pairs[5][1]]
+    for name in gone:
+        (tmp_path / f"{name}.png").unlink()
+    lines = path.read_text().splitlines()
+    first = {name: next(i for i, line in enumerate(lines, start=1) if f"{name}.png" in line) for name in gone}
+    assert problems(str(path)) == tuple(
+        f"{path}:{number}: {tmp_path}/{name}.png: no such file" for name, number in first.items()
+    )
+
+
+def test_a_list_of_one_kind_and_a_line_too_many_are_refused(drawn: Drawn, tmp_path: Path) -> None:
+    path = drawn.pair_list(tmp_path / "pairs")
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if line.endswith("1\n")))
+    assert problems(str(path)) == (f"{path}: 0 different pairs; a verification needs two of each kind at least",)
+    calfw = drawn.calfw(tmp_path / "calfw") / "pairs_CALFW.txt"
+    calfw.write_text(calfw.read_text() + "A_0001.jpg 0\n")
+    assert problems(str(calfw)) == (f"{calfw}:81: the last pair has one line; 81 lines are no pairs",)
+
+
+def test_what_is_no_set_or_another_kind_is_refused(published: list[str], tmp_path: Path) -> None:
+    assert problems("nowhere") == ("--val_sets nowhere: no such file or folder",)
+    assert problems(str(tmp_path))[0].startswith(f"--val_sets {tmp_path}: no verification set: expected a list")
+    path = written(tmp_path / "any.txt", "once upon a time there was a list\n")
+    assert problems(str(path))[0].startswith(f"{path}:1: no list of pairs: expected two numbers")
+    cfp, pack = published[4], published[6]
+    assert problems(f"lfw={cfp}") == (f"{cfp}: not lfw, but CFP: cfp_fp or cfp_ff",)
+    assert problems(f"pairs={pack}") == (f"{pack}: not pairs, but of the form bin",)
+    assert problems(f"bin={published[1]}") == (f"{published[1]}: not bin, but of the form pairs",)
+
+
+def test_packs_whose_numbers_do_not_fit_or_that_hold_something_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    pictures, same = [b"a", b"b", b"c", b"d"] * 2, [True, True, False, False]
+    for content, expected in (
+        ((pictures[:7], same), "7 pictures for 4 pairs, where each has two"),
+        ((pictures, [True, True, False, 7]), "pair 3 is neither True nor False"),
+        (([*pictures[:7], 5], same), "picture 7 isn't the bytes of one"),
+        ((pictures, [True] * 4), "0 different pairs; a verification needs two of each kind at least"),
+        ({"a": 1}, "no pack of pairs: expected a list of pictures and one of True and False"),
+    ):
+        path.write_bytes(pickle.dumps(content))
+        assert problems(str(path)) == (f"{path}: {expected}",)
+    path.write_bytes(pickle.dumps((pictures, same))[:-9])
+    assert problems(str(path))[0].startswith(f"{path}: damaged, or no pack of pairs (")
+
+
+def test_a_pack_runs_nothing_that_it_names(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    for module, name, args in gadgets(str(mark)):
+        path = tmp_path / "x.bin"
+        path.write_bytes(b"(" + f"c{module}\n{name}\n".encode() + pushed(args) + b"R](\x88\x88\x89\x89et.")
+        problems(str(path))
+        assert not mark.exists()
+
+
+# --- anything at all --------------------------------------------------------------------------------------------------
+
+MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PIECES = st.sampled_from(
+    [
+        *(b"Ann/Ann_0001.png", b"0", b"1", b"10\t2", b"1,2", b"99999999999", b"a.png 0", b"../../x", b"/x"),
+        *(b"\t", b" ", b",", b"\n", b"\r", b"\0", b"\xff", b"\xc2\x85", b"nan", b"\xe2\x80\xa8", b"x" * 300, b"\x88"),
+    ]
+)
+EDIT = st.tuples(st.floats(0, 1), st.integers(0, 30), st.one_of(PIECES, st.binary(max_size=6)))
+
+
+def spoilt(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
+    """Some bytes taken out and others put in, at places that are fractions of the whole."""
+    for where, gone, new in edits:
+        place = int(where * len(content))
+        content = content[:place] + new + content[place + gone :]
+    return content
+
+
+def read_or_refused(word: str) -> None:
+    try:
+        faces = read_set(word).faces
+    except InputError as error:
+        assert 1 <= len(error.problems) <= 11
+        assert all("\n" not in of and len(of) < 1500 for of in error.problems)
+        return
+    assert len(faces.pairs) == len(faces.same) == len(faces.fold) > 3
+    assert np.unique(faces.pairs).tolist() == list(range(len(faces)))
+    assert len(np.unique(faces.fold)) >= 2 and 0 < faces.same.sum() < len(faces.same)
+    assert people_of_pairs(faces).shape == faces.pairs.shape
+
+
+SMALL = Drawn(
+    {f"{name}/{name}_000{i}": f"{name}{i}".encode() for name in ("Ann", "Bob") for i in (1, 2)},
+    [
+        ("Ann/Ann_0001", "Ann/Ann_0002", True),
+        ("Ann/Ann_0001", "Bob/Bob_0001", False),
+        ("Bob/Bob_0001", "Bob/Bob_0002", True),
+        ("Bob/Bob_0002", "Ann/Ann_0002", False),
+    ],
+    2,
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@MANY
+@given(st.lists(EDIT, min_size=1, max_size=3), st.data())
+def test_any_content_of_a_set_is_read_or_refused(
+    form: str, tmp_path: Path, edits: list[tuple[float, int, bytes]], data: st.DataObject
+) -> None:
+    prefix, write = FORMS[form]
+    path = write(SMALL, tmp_path / "set")
+    files = sorted([*(tmp_path / "set").rglob("*.txt"), *(tmp_path / "set").rglob("*.bin")])
+    file = data.draw(st.sampled_from(files))
+    file.write_bytes(spoilt(file.read_bytes(), edits))
+    read_or_refused(f"{prefix}{path}")
+
+
+@MANY
+@given(st.binary(max_size=60), st.booleans())
+def test_any_bytes_are_a_pack_or_refused(tmp_path: Path, content: bytes, wrapped: bool) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"\x80\x02](" + content + b"\x86." if wrapped else content)
+    read_or_refused(str(path))
+
+
+def test_a_pack_of_python_2_is_read(tmp_path: Path) -> None:
+    long = bytes(range(256)) * 2
+    path = tmp_path / "old.bin"
+    path.write_bytes(python2_pack([b"\xff\xd8a", b"b", long, b"b", b"c", b"d", b"e", b"f"], [True, True, False, False]))
+    faces = read_set(str(path)).faces
+    assert [faces.read(i).tobytes() for i in range(len(faces))] == [b"\xff\xd8a", b"b", long, b"c", b"d", b"e", b"f"]
+    assert faces.pairs.tolist() == [[0, 1], [2, 1], [3, 4], [5, 6]]
+    assert faces.path(3) == f"{path}: picture 4"

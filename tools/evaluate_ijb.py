@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Score a snapshot or an ONNX model on IJB-B or IJB-C, 1:1: TAR at fixed FARs over all listed pairs of templates.
+
+    python tools/evaluate_ijb.py /data/IJBC --snap t.pt --flipped_emb
+    torchrun --nproc_per_node 4 tools/evaluate_ijb.py /data/IJBB --snap t.onnx --json ijbb.json
+
+The folder is laid out as insightface's (`loose_crop/`, `meta/`; see fr/data/ijb.py). A template is the sum of its
+media, a media the mean of its pictures, each weighed by its detector's score. TAR is the highest whose FAR isn't above
+the one named. What else follows are options of evaluate_lfw.py on model, preprocessing and machine.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.data.ijb import read_ijb
+from fr.data.pipeline import dali_settings
+from fr.distributed import open_ranks
+from fr.errors import InputError, run_plainly
+from fr.evaluation import embed
+from fr.files import write_result
+from fr.option_parsing import Resolved
+from fr.options import evaluation_options
+from fr.scored_model import open_model
+from fr.scoring import wants_flip
+from fr.templates import pool, template_figures, template_scores
+
+_NOT_HERE = (  # of evaluate_lfw.py
+    *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
+    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname"),
+)
+
+
+def main(argv: list[str]) -> int:
+    arguments, rest = _arguments(argv)
+    resolved = evaluation_options(rest)
+    _refuse_others(resolved)
+    options = resolved.values
+    with open_ranks(options.device) as ranks:
+        model = open_model(options, ranks.device)
+        flipped = wants_flip(resolved, model)
+        if ranks.is_main and model.overrides:
+            print("\n".join(model.overrides), flush=True)
+        ijb = read_ijb(arguments.folder, options.allow_outside)
+        dali, batch = dali_settings(options.dali_device, options.dali_threads, ranks), options.val_batch_size
+        rows = embed(model.network, ijb.faces, model.preprocessing, dali, ranks, batch, flipped, options.flip_mode)
+        if ranks.is_main:
+            weight = None if arguments.no_detector_score else ijb.detector
+            templates = pool(rows, ijb.template, ijb.media, weight)
+            figures = template_figures(template_scores(templates, ijb.pairs), ijb.same)
+            pairs = f"{len(ijb.same):,} pairs ({ijb.same.sum():,} same)"
+            pictures = f"{len(ijb.faces):,} pictures"
+            print(f"{ijb.name}: {pairs} of {len(templates):,} templates, {pictures}, {arguments.folder}")
+            print("\n".join(f"{name.upper()}: {'–' if v is None else f'{v:.4f}'}" for name, v in figures.items()))
+            if options.json:
+                write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())
+    return 0
+
+
+def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="tools/evaluate_ijb.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="folder with loose_crop/ and meta/")
+    parser.add_argument("--no_detector_score", action="store_true", help="every picture weighs the same")
+    return parser.parse_known_args(argv)
+
+
+def _refuse_others(resolved: Resolved) -> None:
+    said = [name for name in _NOT_HERE if resolved.origins[name] != "default"]
+    if said:
+        raise InputError(*[f"{resolved.origins[name]}: --{name}: not for IJB" for name in said])
+
+
+if __name__ == "__main__":
+    run_plainly("tools/evaluate_ijb.py", main)

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.futures import Future
 
 from fr.bounded_pickle import BoundedUnpickler
-from fr.errors import InputError
+from fr.errors import InputError, in_short
 from fr.files import told_by_cause
 from fr.foreign_pickle import read_archive
 from fr.reading import open_file, read_whole
@@ -103,7 +103,7 @@ class SafeReader(dcp.FileSystemReader):
         except OSError as error:
             raise InputError(f"{index}: can't be read: {error.strerror}") from error
         except Exception as error:  # whatever damaged bytes make of an unpickler
-            raise InputError(f"{index}: damaged: {str(error)[:200]}") from error
+            raise InputError(f"{index}: damaged: {in_short(error)}") from error
         if not isinstance(metadata, Metadata):
             raise InputError(f"{index}: damaged: no checkpoint index")
         _check_places(index, metadata)

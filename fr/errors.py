@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 
 USAGE_STATUS = 2
+_QUOTED = 500  # characters
+_LONGEST = 4_000  # characters of a problem; it may quote a file, and that a line without end
 
 
 class InputError(Exception):
@@ -26,6 +28,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}; the closest: {', '.join(closest)}"
 
 
+def in_short(error: BaseException) -> str:
+    """What another library says of a file, which it may quote: one line fit to print."""
+    return " ".join(str(error).split())[:_QUOTED].encode(errors="backslashreplace").decode()
+
+
 def run_plainly(program: str, main: Callable[[list[str]], int]) -> None:
     """Run `main` on the command line's arguments and exit with its status; an InputError is shown without traceback."""
     try:
@@ -35,7 +42,7 @@ def run_plainly(program: str, main: Callable[[list[str]], int]) -> None:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(3)
         for problem in error.problems:
-            print(f"{program}: {problem}", file=sys.stderr, flush=True)
+            print(f"{program}: {problem[:_LONGEST]}", file=sys.stderr, flush=True)
         status = USAGE_STATUS
     except KeyboardInterrupt:
         status = 130

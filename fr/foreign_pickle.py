@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from fr.errors import InputError
+from fr.errors import InputError, in_short
 from fr.inert_pickle import ArrayAt, InertUnpickler, StandIn, Storage, TensorAt, count
 from fr.reading import open_file
 
@@ -44,7 +44,8 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
-        raise InputError(f"{path}: damaged, or not a file of weights ({_in_short(error)})") from error
+        said = f"{type(error).__name__}: {in_short(error)}"
+        raise InputError(f"{path}: damaged, or not a file of weights ({said})") from error
 
 
 def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:
@@ -162,7 +163,3 @@ def _for_each_value(tree: Any, change: Callable[[Any], Any]) -> None:
             for key, value in list(container.items() if isinstance(container, dict) else enumerate(container)):
                 container[key] = change(value)
                 pending.append(container[key])
-
-
-def _in_short(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from fr.errors import InputError
+from fr.errors import InputError, in_short
 from fr.preprocessing import Preprocessing
 from fr.reading import open_file
 
@@ -35,11 +35,14 @@ class OnnxModel:
     def __init__(self, path: Path, device: torch.device) -> None:
         self._path = path
         self._session = _open(path, device)
-        self._input, self._output, shape = _one_picture_input(path, self._session)
+        try:
+            self._input, self._output, shape = _one_picture_input(path, self._session)
+            stored = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: a name in it isn't UTF-8") from error
         batch, _, height, width = (side if isinstance(side, int) else None for side in shape)
         self._batch = batch
         self.input_size = (height, width) if height and width else None
-        stored = self._session.get_modelmeta().custom_metadata_map
         self.facts = _json(path, stored, FACTS_KEY)
         if wrong := [name for name, kind in _FACTS.items() if type(self.facts.get(name, kind())) is not kind]:
             raise InputError(f"{path}: its metadata {FACTS_KEY} is of no use: {', '.join(wrong)}")
@@ -65,7 +68,7 @@ class OnnxModel:
         try:
             rows = self(torch.zeros(2, 3, *input_size))
         except Exception as error:  # ONNX Runtime's have no common class below this one
-            raise InputError(f"{self._path}: can't be run on {_sides(input_size)}: {_line(error)}") from error
+            raise InputError(f"{self._path}: can't be run on {_sides(input_size)}: {in_short(error)}") from error
         if rows.ndim != 2 or len(rows) != 2 or rows.dtype != torch.float32:
             found = f"{rows.dtype} {list(rows.shape)}"
             raise InputError(f"{self._path}: two pictures give {found} instead of two rows of float32")
@@ -87,7 +90,7 @@ def _open(path: Path, device: torch.device) -> Any:
     try:
         return onnxruntime.InferenceSession(path, settings, providers)
     except Exception as error:  # ONNX Runtime's have no common class below this one
-        raise InputError(f"{path}: not an ONNX model that can be run: {_line(error)}") from error
+        raise InputError(f"{path}: not an ONNX model that can be run: {in_short(error)}") from error
 
 
 def _one_picture_input(path: Path, session: Any) -> tuple[str, str, list[int | str | None]]:
@@ -120,10 +123,6 @@ def _contract(path: Path, stored: dict[str, Any]) -> Preprocessing:
         return Preprocessing.from_dict(stored)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _sides(size: tuple[int, int] | None) -> str:

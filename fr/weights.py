@@ -9,11 +9,13 @@ from torch import nn
 
 from fr import foreign_pickle, snapshot
 from fr.errors import InputError
+from fr.files import is_unicode
 from fr.inert_pickle import StandIn
 from fr.training_state import read_head
 from fr.weight_layouts import LAYOUTS, Layout, embedding_size, input_sides, likeliest_model
 
 OWN = "a snapshot of this trainer"  # the source of what needs no import
+_QUOTED = 80  # characters of a name
 _SHOWN = 20  # keys of a kind that are named; the rest is counted
 # Where checkpoints keep the state dict: face_recognition.pytorch, VGGFace2-pytorch and facenet, MobileFaceNet_Pytorch,
 # insightface, torchvision's own training scripts.
@@ -61,6 +63,8 @@ def read_weights(path: Path) -> Weights:
     if isinstance(tree, dict) and {"format", "preprocessing", "run"} <= tree.keys():
         return _of_snapshot(path, tree)
     tensors = {key.removeprefix("module."): tensor for key, tensor in _state_dict(tree, path).items()}
+    if odd := next((key for key in tensors if not is_unicode(key)), ""):
+        raise InputError(f"{path}: a name in it isn't UTF-8: {odd[:_QUOTED]!r}")
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     layout = next((layout for layout in LAYOUTS if layout.describes(shapes)), None)
     if layout is None:

@@ -148,6 +148,7 @@ def test_nobody_waits_for_a_pipe(name: str, folder: Path) -> None:
     [
         (b"\x80\x02})" + 1_000_000 * b"\x85" + b"Ns.", "too deep in one another"),
         (b"\x80\x02Nr\xff\xff\xff\x7f.", "no checkpoint index"),  # kept as the 2^31st: the unpickler in C makes room
+        (b"\x80\x04\x8c\x03\xed\xa0\x80\x8c\x01x\x93.", r"damaged: \\ud800\.x has no place in a snapshot"),
         (b"\x80\x05B\xff\xff\xff\x7f", r"\.metadata: damaged"),  # two gigabytes of bytes, of which none follows
     ],
 )

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fr.data.augmentation import Augmentation
-from fr.errors import InputError
+from fr.errors import InputError, run_plainly
 from fr.losses.settings import LossSettings
 from fr.option_checks import check_batch_size
 from fr.option_parsing import Resolved
@@ -516,6 +516,17 @@ def test_help_gives_a_default_and_a_unit_or_choices_for_every_option(
         assert re.search(r"\((default: .*|required)\)$", text), text
         if re.search(r"default: [\d.]+\)$", text):
             assert re.search(r"\[[\w :,-]+\]", text), f"no unit: {text}"
+
+
+def test_a_problem_without_end_is_told_in_a_few_thousand_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(_argv: list[str]) -> int:
+        raise InputError("x" * 10_000_000, "and another")
+
+    with pytest.raises(SystemExit):
+        run_plainly("train.py", main)
+    printed = capsys.readouterr().err
+    assert len(printed) < 5_000
+    assert printed.endswith("x\ntrain.py: and another\n")
 
 
 def test_usage_problems_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -279,6 +279,7 @@ def test_of_many_keys_the_first_twenty_are_named() -> None:
         ({"dw_pool.weight": torch.ones(1), "conv1_extra.weight": torch.ones(0, 512)}, "missing or odd"),
         ({"dw_pool.weight": torch.ones(1), "fc_angular.weight": torch.ones(3)}, "a head has two sides"),
         ({"format": 1, "preprocessing": {}, "run": {}}, "not a snapshot of this trainer: missing or wrong: model"),
+        ({"dw_pool.weight": torch.ones(1), "\ud800": torch.ones(1)}, r"a name in it isn't UTF-8: '\\ud800'"),
     ],
 )
 def test_files_without_weights_of_a_known_kind_are_refused_by_name(content: Any, said: str, tmp_path: Path) -> None:

@@ -20,12 +20,11 @@ from tqdm import tqdm
 from fr.data.annotations import LabelledFaces, existing_folder, refuse
 from fr.data.record_io import Damaged, unpack
 from fr.data.storage import MOST_BYTES, RecordFile, read_slice
-from fr.errors import InputError
+from fr.errors import InputError, in_short
 from fr.reading import check_inside, open_file, read_text
 
 FILES = ("train.rec", "train.idx", "property")
 _EXACT = 1 << 24  # the whole numbers up to here are all float32, as which records hold them; of later ones every other
-_QUOTED = 200  # characters of what Arrow says, which may quote a line without end
 _NAMED = 3  # records left out that are said by number
 _UNKNOWN, _NO_PICTURE = -1, -2  # in place of a class
 
@@ -188,7 +187,7 @@ def _read_index(path: Path, of: Path, size: int) -> tuple[Keys, NDArray[np.int64
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except pa.ArrowInvalid as error:
         read_text(path)  # which says if it isn't text at all
-        raise InputError(f"{path}: isn't lines of `key<tab>offset`: {str(error)[:_QUOTED]!r}") from error
+        raise InputError(f"{path}: isn't lines of `key<tab>offset`: {in_short(error)}") from error
     keys, offsets = table["key"].to_numpy(), table["offset"].to_numpy()
     if not len(keys):
         raise InputError(f"{path}: the index is empty")

@@ -12,7 +12,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from fr.data.annotations import PIXELS, check_landmarks, refuse
-from fr.errors import InputError
+from fr.errors import InputError, in_short
 from fr.reading import open_file, read_bytes, read_text
 
 _QUOTED = 80  # characters of a field that a message shows
@@ -130,7 +130,7 @@ def _read_csv(path: Path, wanted: list[str]) -> pa.Table:
         read_text(path)  # which says if it isn't UTF-8 at all
         raise InputError(f"{path}:1: expected the header {','.join(types)}") from error
     except pa.ArrowInvalid as error:
-        raise InputError(_bad_csv_row(path, wanted) or f"{path}: {str(error)[:_QUOTED]!r}") from error
+        raise InputError(_bad_csv_row(path, wanted) or f"{path}: {in_short(error)}") from error
 
 
 def _bad_csv_row(path: Path, wanted: list[str]) -> str:

@@ -66,14 +66,14 @@ class Replicas(DistributedDataParallel):
 
     A gradient's place in its bucket decides in which order three or more ranks add it up. torch begins with one bucket
     and makes others once it has seen a backward pass, so a resumed run would add in another order than one that went on
-    (C7). Here they are made at once, in the reverse order of the parameters, from which that of the gradients hardly
-    differs: of all models here a bucket is full as early in the backward pass, at most a tenth of it later (se_resnet).
+    (C7). Here they are made before the first step, from the parameters in reverse, which is about the order of their
+    gradients: of all models here a bucket is full as early in the backward pass, or at most a tenth of it later.
     """
 
     def __init__(self, module: nn.Module, **settings: Any) -> None:
         super().__init__(module, **settings)
-        self.reducer._push_all_rebuilt_params()  # "the gradients came in the order of the parameters", which is …
-        self.reducer._rebuild_buckets()
+        # As if a backward pass had given the gradients in the order of the parameters, which is …
+        self.reducer._push_all_rebuilt_params()
 
     def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
         parameters, sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]

@@ -184,7 +184,7 @@ def test_each_two_choices_meet_in_a_row() -> None:
 
 
 @contextmanager
-def ranks_there_are(_device: str) -> Iterator[Ranks]:
+def ranks_there_are(_device: str, _hang_timeout: float) -> Iterator[Ranks]:
     """For train.py's `open_ranks`, in a group that is open already."""
     mine, world = dist.get_rank(), dist.get_world_size()
     yield Ranks(mine, world, mine, world, torch.device("cpu"))

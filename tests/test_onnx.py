@@ -340,7 +340,7 @@ def test_what_is_no_network_of_faces_is_refused_with_what_was_found(
 def test_names_that_are_no_text_are_refused(name: bytes, tmp_path: Path) -> None:
     path = foreign(tmp_path / "f.onnx", names=("seen", "y"), metadata={"theirs": "x"})
     path.write_bytes(path.read_bytes().replace(name, b"\xff" * len(name)))
-    with pytest.raises(InputError, match=r"f\.onnx: (a name in it isn't UTF-8|not an ONNX model that can be run: .*utf)"):
+    with pytest.raises(InputError, match=r"f\.onnx: (a name in it isn.t UTF-8|not an ONNX model .*utf)"):
         OnnxModel(path, CPU)
 
 

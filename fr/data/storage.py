@@ -2,7 +2,7 @@
 
 A storage is plain columns, so that it can be written down and mapped into memory. What is open belongs to the process:
 reading goes through a few descriptors, by `pread`, so that a file that shrinks under a run is an error and no signal.
-No more memory is asked for than the file has bytes, whatever it says of itself.
+No more is asked for than a picture may have, whatever a file says of itself.
 """
 
 import errno

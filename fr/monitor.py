@@ -86,12 +86,13 @@ class Monitor(Silent):
         self._log, self._validation = folder / "log.jsonl", folder / "validation.jsonl"
         for path in (self._log, self._validation):
             _keep_records(path, first)
-        self._board = SummaryWriter(str(folder), purge_step=first + 1)
+        self._first = first + 1  # that this process takes, counted from 1 as in the records
+        self._board = SummaryWriter(str(folder), purge_step=self._first)
         self._bar = progress(total, "it", "training", first)
 
     def shows(self, images: torch.Tensor, preprocessing: Preprocessing) -> None:
-        """One grid of what the network really sees: [B, 3, H, W] as it enters the network."""
-        self._board.add_image("Input", make_grid(pictures(images[:_SHOWN_IMAGES], preprocessing)), 0)
+        """One grid of what the network really sees at the first step: [B, 3, H, W] as it enters the network."""
+        self._board.add_image("Input", make_grid(pictures(images[:_SHOWN_IMAGES], preprocessing)), self._first)
 
     def advance(self) -> None:
         self._bar.update()

@@ -1,9 +1,11 @@
 """Shared fixtures: sample data made once, real faces where they are at hand, functions run on several gloo ranks."""
 
 import functools
+import itertools
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -164,9 +166,29 @@ def run(sample_data: Path, tmp_path: Path) -> Callable[..., Losses]:
     return run_here
 
 
-def one_layer(_name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
+def one_layer(_name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Sequential:
     height, width = (side // 4 for side in input_size)
     return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3 * height * width, embed_size))
+
+
+def small_network(signal_at: int = 0, number: int = signal.SIGTERM, dropout: float = 0.2) -> Callable[..., nn.Module]:
+    """A `build_model` of little more than one layer, that draws from torch's generator and has batch statistics.
+
+    signal_at: the forward pass of a training, from 1, at which this process gets the signal `number`; 0 = none.
+    """
+
+    def build(_name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
+        network, passes = one_layer("", embed_size, input_size), itertools.count(1)
+        network.extend([nn.BatchNorm1d(embed_size), nn.Dropout(dropout)])
+
+        def count(module: nn.Module, _inputs: Any) -> None:
+            if module.training and next(passes) == signal_at:
+                os.kill(os.getpid(), number)
+
+        network.register_forward_pre_hook(count)
+        return network
+
+    return build
 
 
 @pytest.fixture(scope="module")

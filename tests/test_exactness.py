@@ -6,7 +6,6 @@ remember nothing that it could disturb, and what it remembers is written alike h
 """
 
 import itertools
-import os
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -17,14 +16,22 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 
 import fr.training
 import train
 from fr import snapshot
 from fr.distributed import Ranks
 from fr.losses.classifier import MarginSoftmax
-from tests.conftest import TINY, data_options, folders, losses, records, same_weights, validation_options
+from tests.conftest import (
+    TINY,
+    data_options,
+    folders,
+    losses,
+    records,
+    same_weights,
+    small_network,
+    validation_options,
+)
 
 ITERATIONS, VAL_STEP = 10, 5
 AT_THE_LIMIT, BY_SIGNAL, BETWEEN_MICRO_BATCHES = "limit", "signal", "signal between micro-batches"
@@ -78,28 +85,6 @@ def pairwise(choices: dict[str, list[str]], free: set[tuple[str, str]]) -> list[
         rows.append(best)
         missing = [pair for pair in missing if not pair.items() <= best.items()]
     return rows
-
-
-def small_network(signal_at: int = 0, dropout: float = 0.2) -> Callable[..., nn.Module]:
-    """A `build_model` of little more than one layer, that draws from torch's generator and has batch statistics.
-
-    signal_at: the forward pass of a training, from 1, at which this process gets a SIGTERM.
-    """
-
-    def build(_name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
-        height, width = (side // 4 for side in input_size)
-        linear = nn.Linear(3 * height * width, embed_size)
-        layers = [nn.AvgPool2d(4), nn.Flatten(), linear, nn.BatchNorm1d(embed_size), nn.Dropout(dropout)]
-        network, passes = nn.Sequential(*layers), itertools.count(1)
-
-        def count(module: nn.Module, _inputs: Any) -> None:
-            if module.training and next(passes) == signal_at:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        network.register_forward_pre_hook(count)
-        return network
-
-    return build
 
 
 @pytest.fixture(scope="module")

@@ -142,6 +142,16 @@ def test_tensorboard_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> No
     assert events == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
 
 
+@pytest.mark.parametrize("torn", [1, 3, 20])
+def test_a_torn_tensorboard_file_hides_nothing_of_the_run_that_goes_on(tmp_path: Path, torn: int) -> None:
+    run(tmp_path, 0, [1, 2, 3], loss=1.0)
+    (file,) = tmp_path.glob("events.*")
+    file.write_bytes(file.read_bytes()[:-torn])
+    run(tmp_path, 2, [3, 4], loss=2.0)
+    events = [(event.step, event.value) for event in board(tmp_path).Scalars("Loss/train_loss")]
+    assert events == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
+
+
 @pytest.mark.parametrize("color_order", ["rgb", "bgr"])
 def test_one_grid_shows_the_images_as_they_looked_before_normalisation(tmp_path: Path, color_order: str) -> None:
     torch.manual_seed(0)
@@ -156,6 +166,7 @@ def test_one_grid_shows_the_images_as_they_looked_before_normalisation(tmp_path:
     events = board(tmp_path)
     assert events.Tags()["images"] == ["Input"]
     (event,) = events.Images("Input")
+    assert event.step == 1
     grid = np.asarray(Image.open(io.BytesIO(event.encoded_image_string))).astype(int)
     # torchvision's grid: 8 a row, 2 pixels between and around.
     for number in range(32):

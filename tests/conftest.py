@@ -27,6 +27,14 @@ ROOT = Path(__file__).parent.parent
 SAMPLE = Options(identities=12, images_per_identity=8, lfw_identities=40, pairs_per_fold=2)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Each worker (`pytest -n`) has cores of its own, because in each torch takes as many threads as there are."""
+    if (worker := getattr(config, "workerinput", None)) is not None:
+        number = int(worker["workerid"].removeprefix("gw"))
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number :: worker["workercount"]] or cores)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What --data_cache auto means in the tests and the commands that they start: never the user's folder."""

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # bash tests/run.sh [pytest arguments]: environment, lint, types, tests; stops at the first that fails.
 # Warnings are errors by pyproject.toml, which also lists the exceptions (-W error here would undo them).
+# Two files of tests run at a time: `-n 8` for eight, `-n 0` for one after the other in this process.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,4 +15,4 @@ stage() {
 stage bash init_venv.sh --with dev,detect
 stage venv/bin/ruff check .
 stage venv/bin/mypy
-stage venv/bin/pytest "$@"
+stage venv/bin/pytest --numprocesses 2 --dist loadfile "$@"

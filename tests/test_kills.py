@@ -9,6 +9,8 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tests.disturbances import (
     FEW,
     SYNC,
     Bench,
+    NotTried,
     asked_by_slurm,
     asked_in_a_snapshot,
     asked_to_end,
@@ -57,6 +60,14 @@ def some(bench: Bench, course: Course, rank: int, count: int, *kinds: str) -> li
     """Numbers of operations for a snapshot, of some kinds or any, drawn anew for each but the same each time."""
     numbers = [at for at, kind in operations_of(bench, course, rank, 4) if not kinds or kind in kinds]
     return random.Random(f"{course} {rank} {kinds}").sample(numbers, min(count, len(numbers)))
+
+
+def tried_until_in_time(disturb: Callable[[float], None]) -> None:
+    """Of the time that an undisturbed run takes a busy machine knows little: a job that was over is no failure, yet."""
+    for share in (0.6, 0.4, 0.2):
+        with suppress(NotTried):
+            return disturb(share)
+    pytest.fail("the runs were over each time before anything could happen to them")
 
 
 # --- the fault points themselves --------------------------------------------------------------------------------------
@@ -178,7 +189,7 @@ def test_a_damaged_file_is_noticed_and_the_snapshot_before_is_gone_on_from(
 def test_a_signal_to_one_rank_ends_all_within_an_iteration_with_a_snapshot(
     bench: Bench, number: signal.Signals, rank: int
 ) -> None:
-    asked_to_end(bench, bench.run(SYNC), number, rank, after=1)
+    tried_until_in_time(lambda _: asked_to_end(bench, bench.run(SYNC), number, rank, after=1))
 
 
 @pytest.mark.parametrize("course", ["at once", "two kept"])
@@ -206,7 +217,7 @@ def test_torchrun_brings_a_job_back_by_itself(real: Bench) -> None:
 
 @pytest.mark.slow
 def test_a_machine_that_goes_costs_no_snapshot(real: Bench) -> None:
-    killed_with_torchrun(real, real.run(SYNC), share=0.6)
+    tried_until_in_time(lambda share: killed_with_torchrun(real, real.run(SYNC), share))
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ class Run:
     def leftovers(self) -> set[str]:
         """What lies among the snapshots and belongs to none."""
         whole = {f"{path.stem}.{kind}" for path in self.visible().values() for kind in ("pt", "state")}
-        return {path.name for path in self.snapshots.iterdir()} - whole - {"tiny.config.yml"}
+        return {path.name for path in self.snapshots.glob("*")} - whole - {"tiny.config.yml"}
 
     def visible(self) -> dict[int, Path]:
         """The `.pt` files by iteration, as anybody sees them."""

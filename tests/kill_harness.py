@@ -4,7 +4,7 @@
     python -m tests.kill_harness --tries 150 --torchrun 24 --seed 1 --json kills.json
     python -m tests.kill_harness --only ENOSPC --tries 0 --torchrun 0
 
-Ctrl-C ends it with the table so far. Runs that lost something stay in --scratch, and their folders are named.
+Ctrl-C ends it with the table so far. What a run has lost is printed at once, and its folder stays.
 """
 
 import argparse
@@ -179,9 +179,10 @@ def happen(bench: Bench, one: Try, tally: Tally) -> None:
     except (AssertionError, OSError, ValueError) as error:
         tally.tried += 1
         tally.losses.append({"try": str(one), "folder": str(run.out), "loss": str(error)})
-    else:
-        shutil.rmtree(run.out)
+        print(f"\n{one}\n{run.out}\n{error}", file=sys.stderr)
     tally.seconds += time.monotonic() - start
+    if not tally.losses or tally.losses[-1]["folder"] != str(run.out):
+        shutil.rmtree(run.out)
 
 
 def table(tallies: dict[str, Tally]) -> str:
@@ -249,9 +250,7 @@ def main(argv: list[str]) -> int:
                 bar.set_postfix_str(f"losses {sum(len(tally.losses) for tally in tallies.values())}")
                 bar.update()
     print(table(tallies))
-    losses = [loss for tally in tallies.values() for loss in tally.losses]
-    for loss in losses:
-        print(f"\n{loss['try']}\n{loss['folder']}\n{loss['loss']}")
+    losses = sum(len(tally.losses) for tally in tallies.values())
     if options.json:
         counts = {fault: asdict(tally) for fault, tally in sorted(tallies.items())}
         options.json.write_text(json.dumps({"arguments": argv, "torch": torch.__version__, "faults": counts}, indent=1))

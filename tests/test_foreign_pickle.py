@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import os
 import pickle
 import zipfile
@@ -263,6 +264,27 @@ def test_parts_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
             bomb.filelist.append(again)
     with bounded(), pytest.raises(InputError, match="lie over one another"):
         foreign_pickle.read(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize("claimed", [3, 5, 1 << 28, 1 << 40])
+@pytest.mark.parametrize("save", [torch.save, save_legacy])
+def test_a_storage_has_the_bytes_that_it_says(save: Callable[[Any, Path], None], claimed: int, tmp_path: Path) -> None:
+    """Four numbers. What isn't there would be whatever was in memory."""
+    save({"weight": torch.arange(4.0)}, tmp_path / "w.pth")
+    content, more = (tmp_path / "w.pth").read_bytes(), b"\x8a\x08" + claimed.to_bytes(8, "little") + b"tq"
+    if save is torch.save:
+        with (
+            zipfile.ZipFile(io.BytesIO(content)) as whole,
+            zipfile.ZipFile(tmp_path / "w.pth", "w") as other,
+        ):
+            for name in whole.namelist():
+                other.writestr(name, whole.read(name).replace(b"K\x04tq", more))
+    else:
+        place = content.index(torch.arange(4.0).numpy().tobytes()) - 8
+        assert content[place : place + 8] == (4).to_bytes(8, "little")
+        (tmp_path / "w.pth").write_bytes(content[:place] + claimed.to_bytes(8, "little") + content[place + 8 :])
+    with bounded(), pytest.raises(InputError, match=r"bytes of a storage of|a tensor of \(4,\) in a storage of 3"):
+        foreign_pickle.read(tmp_path / "w.pth")
 
 
 MEGABYTE = b"X" + (1 << 20).to_bytes(4, "little") + b"x" * (1 << 20) + b"q\x000"  # a text, kept as 0

@@ -19,6 +19,7 @@ from fr.data.formats import READERS, Source
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.lfw import read_lfw
 from fr.data.lines import STAYS
+from fr.data.order import Order
 from fr.data.pipeline import plain_stream
 from fr.distributed import Ranks
 from fr.errors import InputError
@@ -26,7 +27,7 @@ from fr.options import evaluation_options
 from fr.reading import OutsideRoot
 from fr.scored_model import ScoredModel
 from tests.conftest import Losses, data_options, validation_options
-from tests.test_damage import CPU, SMALL, batches, encoded, faces, picture, reported
+from tests.test_damage import BATCH, CPU, SMALL, assert_equal, encoded, faces, picture, reported, stream
 from tests.test_formats import LINES, POINTS
 from tests.test_rec import alone
 from tests.test_rec import write as write_records
@@ -61,10 +62,10 @@ def read(dataset: str, root: Path, text: str, outside: bool) -> LabelledFaces:
     return READERS[dataset](Source(str(root), str(listed), landmarks, "", aligned=False, outside=outside))
 
 
-def linked(link: Path, target: Path) -> str:
+def linked(link: Path, target: Path, root: Path | None = None) -> str:
     """Makes a link; what is said of it when it is met."""
     link.symlink_to(target)
-    root = next(folder for folder in link.parents if folder.name == "root")
+    root = root or next(folder for folder in link.parents if folder.name == "root")
     return f"{link}: leads out of {root}, to {target.resolve()}; if the data may lie there, give --allow_outside"
 
 
@@ -205,12 +206,17 @@ def test_a_verification_refuses_links_unless_they_are_allowed(sample_data: Path,
 
 def test_nothing_stands_in_for_a_photograph_outside(faces: LabelledFaces, tmp_path: Path) -> None:
     """Which would be replaced if it were damaged: the batches before it come, and then the run ends."""
+    index = int(Order(len(faces), BATCH, seed=3).share(1, 0, 1).indices[0])
+    expected = next(stream(faces, BadImages(0)))
     outside = tmp_path.parent / f"{tmp_path.name}.jpg"
-    shutil.move(faces.path(6), outside)
-    Path(faces.path(6)).symlink_to(outside)
+    shutil.move(faces.path(index), outside)
+    said = linked(Path(faces.path(index)), outside, tmp_path)
     bad = BadImages(100)
-    with pytest.raises(OutsideRoot, match=r"6\.jpg: leads out of .*, to .*; if the data may lie there, give --allow_"):
-        batches(faces, bad)
+    running = stream(faces, bad)
+    assert_equal([next(running)], [expected])  # while the next ones are read already
+    with pytest.raises(OutsideRoot) as caught:
+        next(running)
+    assert caught.value.problems == (said,)
     assert not reported(bad)
 
 
@@ -292,15 +298,28 @@ def test_tools_refuse_links_unless_they_are_allowed(
         command(words, tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
     assert command([*words, "--allow_outside"], tmp_path / "out") == 0
+    assert command(words, tmp_path / "out") == 0  # what is there needs no reading, and is of no other settings
+
+
+def test_a_check_of_people_refuses_links_unless_they_are_allowed(sample_data: Path, tmp_path: Path) -> None:
+    options = validation_options(sample_data)
+    (tmp_path / "root").mkdir()
+    for person in Path(options[1]).iterdir():
+        (tmp_path / "root" / person.name).symlink_to(person)
+    words = [str(tmp_path / "out"), "--workers", "1", *data_options(sample_data), *options[2:]]
+    words += ["--val_data_root", str(tmp_path / "root")]
+    with pytest.raises(OutsideRoot):
+        check_dataset(words)
+    assert check_dataset([*words, "--allow_outside"]) == 0
 
 
 def test_a_detector_refuses_links_and_a_list_may_name_them(root: Path, tmp_path: Path) -> None:
-    said = linked(root / "a/2.jpg", tmp_path / "elsewhere/1.jpg")
+    said = linked(root / "a/0.jpg", tmp_path / "elsewhere/1.jpg")
     with pytest.raises(OutsideRoot) as caught:
-        find_face(root, None, "cpu", "center", False, "a/2.jpg")  # type: ignore[arg-type]  # not reached
+        find_face(root, None, "cpu", "center", False, "a/0.jpg")  # type: ignore[arg-type]  # not reached
     assert caught.value.problems == (said,)
     assert make_list([str(root), str(tmp_path / "lists"), "--val", "0", "--test", "0"]) == 0
-    assert (tmp_path / "lists/train.txt").read_text() == "a/1.jpg 0\na/2.jpg 0\n"
+    assert (tmp_path / "lists/train.txt").read_text() == "a/0.jpg 0\na/1.jpg 0\n"
 
 
 def test_a_snapshot_cannot_allow_it_and_the_command_line_can(

@@ -20,6 +20,7 @@ from fr.files import sync_folder, write_durably
 from fr.resuming import NOTHING, Resumed
 from fr.snapshot import by_iteration, snapshot_path, state_path, write_weights
 from fr.training_state import IDENTITIES, Tensors, TrainingState, save, weights
+from fr.watchdog import WATCHED_THREAD
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class SnapshotWriter:
         self._names = "".join(f"{name}\n" for name in identities).encode()
         self._say, self._kept, self._best = say, kept, resumed.contents.get("best")
         self.written = [resumed.path] if resumed.path else []
-        self._thread = ThreadPoolExecutor(1) if background else None
+        self._thread = ThreadPoolExecutor(1, WATCHED_THREAD) if background else None
         # Its collectives come between those of the training in any order, so they need a group of their own.
         self._group = new_patient_group() if background else None
         self._pending: Future[None] | None = None

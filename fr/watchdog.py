@@ -4,6 +4,7 @@ A rank that hangs leaves the others waiting in a collective, which would tell at
 whom it waited for.
 """
 
+import concurrent.futures.thread
 import json
 import os
 import sys
@@ -14,12 +15,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 
 import torch.distributed as dist
 
 from fr.distributed import Ranks
 
 STATUS = 124  # as timeout(1) has it
+WATCHED_THREAD = "snapshot"  # begins the name of one that the main thread may wait for
 _BEATS = 8  # in the time that a rank may be silent
 
 
@@ -68,7 +71,7 @@ def _watch(ranks: Ranks, patience: float, store: dist.Store, over: threading.Eve
     earlier: dict[int, Post] = {}
     while not over.wait(patience / _BEATS):
         beat += 1
-        own = Post(beat, ranks.life.count, ranks.life.iteration, _place_of_main_thread())
+        own = Post(beat, ranks.life.count, ranks.life.iteration, _places())
         if own.count != seen:
             seen, since, earlier = own.count, time.monotonic(), {}
         silent = time.monotonic() - since
@@ -104,12 +107,25 @@ def _posts(store: dist.Store, world_size: int) -> dict[int, Post]:
 _ABSENT = Post(0, -1, 0, "what comes before the first iteration")
 
 
-def _place_of_main_thread() -> str:
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+def _places() -> str:
+    """Where this rank is: its main thread, and what it does in the background."""
+    frames, main = sys._current_frames(), threading.main_thread()
+    behind = [thread for thread in threading.enumerate() if thread.name.startswith(WATCHED_THREAD)]
+    places = {thread.name: _place(frames.get(thread.ident or 0)) for thread in [main, *behind]}
+    named = [f"its thread {name} in {places[name]}" for name in places if name != main.name and places[name] != _IDLE]
+    return ", ".join([places[main.name], *named])
+
+
+def _place(frame: FrameType | None) -> str:
     if not frame:
         return "no Python code"
     code = frame.f_code
+    if code.co_filename == concurrent.futures.thread.__file__:
+        return _IDLE
     return f"{Path(code.co_filename).name}:{frame.f_lineno} ({code.co_name})"
+
+
+_IDLE = "a pool without work"
 
 
 def _open_store(ranks: Ranks, patience: float) -> dist.Store:

@@ -335,7 +335,7 @@ def hung(bench: Bench, run: Run, act: str, rank: int, at: int) -> None:
             assert job.status() is None, job.said()
             time.sleep(0.01)
         start = time.monotonic()
-        how = "no sign of life" if act == "SIGSTOP" else r"in fault_points\.py:\d+ \(_act\)"
+        how = "no sign of life" if act == "SIGSTOP" else r"in .*fault_points\.py:\d+ \(_act\)"
         named = rf"rank {rank} has hung: {how} for {HANG_TIMEOUT:g} s at iteration \d+"
         while not re.search(named, job.said()):
             assert time.monotonic() < start + 2 * HANG_TIMEOUT, f"not said: {job.said()}"

@@ -201,10 +201,12 @@ def test_a_signal_amid_a_snapshot_lets_it_be_finished(bench: Bench, course: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("act", "rank"), [("SIGSTOP", 0), ("SIGSTOP", 1), ("sleep", 1)])
-def test_a_rank_that_hangs_is_named_and_ends_the_job(bench: Bench, act: str, rank: int) -> None:
-    (at,) = some(bench, SYNC, rank, 1)
-    hung(bench, bench.run(SYNC), act, rank, at)
+@pytest.mark.parametrize(
+    ("act", "rank", "course"), [("SIGSTOP", 0, SYNC), ("SIGSTOP", 1, SYNC), ("sleep", 1, SYNC), ("sleep", 1, ASYNC)]
+)
+def test_a_rank_that_hangs_is_named_and_ends_the_job(bench: Bench, act: str, rank: int, course: Course) -> None:
+    (at,) = some(bench, course, rank, 1)
+    hung(bench, bench.run(course), act, rank, at)
 
 
 # --- the real torchrun ------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A rank that hangs ends the run, and is named."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,19 @@ def test_a_process_that_hangs_says_where_and_ends() -> None:
     assert hung.returncode == STATUS
     assert hung.stderr == "rank 0 has hung: in <string>:6 (hangs) for 1 s at iteration 0\n"
     assert time.monotonic() - began > 1
+
+
+def test_who_waits_for_a_snapshot_in_the_background_says_where_that_hangs() -> None:
+    pools = "from concurrent.futures import ThreadPoolExecutor\nfrom fr.watchdog import WATCHED_THREAD\n"
+    pools += "idle, busy = (ThreadPoolExecutor(1, WATCHED_THREAD + name) for name in ('_idle', '_busy'))\n"
+    pools += "idle.submit(int).result()\n"
+    hangs = "def writes():\n    time.sleep(600)\nwith watched(ranks, 1.0):\n    busy.submit(writes).result()"
+    hung = run_alone(pools + hangs)
+    assert re.fullmatch(
+        r"rank 0 has hung: in threading\.py:\d+ \(wait\), its thread snapshot_busy_0 in <string>:10 \(writes\) "
+        r"for 1 s at iteration 0\n",
+        hung.stderr,
+    )
 
 
 def test_who_goes_on_lives_and_0_watches_nobody() -> None:

@@ -4,6 +4,7 @@ A stub interpreter stands in for Python: it answers version questions through th
 sys.version_info replaced, "makes" an environment by copying itself there, and logs what pip was asked for.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -210,7 +211,9 @@ def test_ci_calls_run_sh_from_the_root_and_takes_its_exit_code(tmp_path):
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")  # with its mode: it must be executable
     (tmp_path / "tests/run.sh").write_text("pwd; exit 7\n")
-    result = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True, cwd="/")
+    (tmp_path / "chromedriver").touch(mode=0o755)  # or it would install one
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True, cwd="/", env=os.environ | path)
     assert (result.returncode, result.stdout.strip()) == (7, str(tmp_path))
 
 

@@ -102,6 +102,7 @@ def _facts(snap: str, scored: Scored) -> dict[str, str]:
         "set": scored.of.source,
         "photographs": f"{len(scored.faces):,}",
         "pairs": f"{len(scored.faces.pairs):,}",
+        **({"warning": scored.warning} if scored.warning else {}),
     }
 
 

@@ -3,7 +3,7 @@
 import argparse
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fr.models import build_model, family
 from fr.onnx_model import OnnxModel
 from fr.preprocessing import Preprocessing
 from fr.reading import open_file
+from fr.score_check import Spread, read_spreads
 
 _SIMILARITY = "procrustes"  # of a file that doesn't say its own
 
@@ -26,6 +27,7 @@ class ScoredModel:
 
     network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]. overrides: a line for people about
     each part of the stored contract that an option replaced. config: the options of its training, as far as known.
+    noted: where the scores of these weights lay in the training's last validation.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -33,6 +35,7 @@ class ScoredModel:
     facts: dict[str, str]
     config: dict[str, Any]
     overrides: list[str]
+    noted: list[Spread] = field(default_factory=list)
 
 
 def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel:
@@ -88,6 +91,7 @@ def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device
         _facts(contents),
         contents["config"],
         _overrides(path, stored, preprocessing),
+        [one for one in read_spreads(path, contents.get("scores", [])) if one.averaged == options.averaged],
     )
 
 
@@ -107,6 +111,7 @@ def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) ->
         _facts(facts),
         {"flipped_emb": facts.get("flipped_emb")},
         _overrides(path, stored, preprocessing) if model.preprocessing else [],
+        read_spreads(path, model.facts.get("scores", [])),
     )
 
 

@@ -1,5 +1,6 @@
 """Options → a model scored on sets: what evaluate_lfw.py and tools/compare_models.py both begin with."""
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from fr.errors import InputError
 from fr.evaluation import embed, pair_scores
 from fr.histogram_protocol import verify_by_histogram
 from fr.option_parsing import Resolved
+from fr.score_check import Spread, strange
 from fr.scored_model import ScoredModel, open_model
 from fr.verification import Verification, verify
 
@@ -21,7 +23,8 @@ PROTOCOLS = {"standard": verify, "histogram": verify_by_histogram}
 
 @dataclass(frozen=True)
 class Scored:
-    """A model, a set it was scored on, and the scores [P] of the set's pairs. embedding: how it was made."""
+    """A model, a set it was scored on, and the scores [P] of the set's pairs. embedding: how it was made. warning: of
+    scores that don't lie as in the training; "" = none."""
 
     model: ScoredModel
     of: VerificationSet
@@ -29,6 +32,7 @@ class Scored:
     embedding: str
     verification: Verification
     scores: NDArray[np.float64]
+    warning: str
 
     @property
     def faces(self) -> VerificationFaces:
@@ -39,7 +43,7 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
     """Score `--snap` on each set by the options of evaluate_lfw.py; the same on every rank. InputError when something
     doesn't fit, of any set before the first is scored.
 
-    What an option overrides is printed by the first rank.
+    What an option overrides, and what is strange about the scores, is printed by the first rank.
     """
     options = resolved.values
     model = open_model(options, ranks.device)
@@ -54,8 +58,11 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
         faces = of.faces
         rows = embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped, options.flip_mode)
         scores = pair_scores(faces, rows, options.dist, options.center)
+        now = Spread.of(of, pair_scores(faces, rows), options.averaged, options.flip_mode if flipped else "")
+        if (warning := strange(now, model.noted)) and ranks.is_main:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
-        scored.append(Scored(model, of, dali, embedding, verification, scores))
+        scored.append(Scored(model, of, dali, embedding, verification, scores, warning))
     return scored
 
 

@@ -6,6 +6,7 @@
     python evaluate_lfw.py --snap other.onnx --val_data_root /data/lfw --template arcface --mean .5 .5 .5 --std .5 .5 .5
     python evaluate_lfw.py --snap exported.onnx --val_sets /data/lfw cfp_fp=/data/cfp-dataset /data/faces/agedb_30.bin
     torchrun --nproc_per_node 4 evaluate_lfw.py --snap … --json figures.json --report report/ --show_failed failed/
+    python evaluate_lfw.py --snap … --cache --protocol histogram     # embeddings are kept beside the snapshot
 
 Model, embedding size and preprocessing come out of the file; options that say otherwise win, and that is printed. The
 set is the one a snapshot was validated on unless --val_data_root, --val_list and --val_landmarks name another, or

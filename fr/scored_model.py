@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fr import snapshot
+from fr.embedding_cache import weights_digest
 from fr.errors import InputError
 from fr.models import build_model, family
 from fr.onnx_model import OnnxModel
@@ -27,7 +28,7 @@ class ScoredModel:
 
     network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]. overrides: a line for people about
     each part of the stored contract that an option replaced. config: the options of its training, as far as known.
-    noted: where the scores of these weights lay in the training's last validation.
+    noted: where the scores of these weights lay in the training's last validation. digest: of its file, for --cache.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -36,6 +37,7 @@ class ScoredModel:
     config: dict[str, Any]
     overrides: list[str]
     noted: list[Spread] = field(default_factory=list)
+    digest: str = ""
 
 
 def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel:
@@ -45,9 +47,9 @@ def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel
     part of the preprocessing.
     """
     path = Path(options.snap)
-    if path.suffix == ".pt" or _is_zip(path):
-        return _open_snapshot(path, options, device)
-    return _open_onnx(path, options, device)
+    digest = weights_digest(path) if options.cache else ""  # of the file as it is before it is read
+    is_snapshot = path.suffix == ".pt" or _is_zip(path)
+    return replace((_open_snapshot if is_snapshot else _open_onnx)(path, options, device), digest=digest)
 
 
 def _is_zip(path: Path) -> bool:

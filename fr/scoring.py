@@ -1,15 +1,18 @@
 """Options → a model scored on sets: what evaluate_lfw.py and tools/compare_models.py both begin with."""
 
+import argparse
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.data.annotations import VerificationFaces
+from fr.data.annotations import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.verification_set import VerificationSet, sets_to_score
 from fr.distributed import Ranks
+from fr.embedding_cache import kept_or_embedded
 from fr.errors import InputError
 from fr.evaluation import embed, pair_scores
 from fr.histogram_protocol import verify_by_histogram
@@ -51,12 +54,12 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
     flipped = wants_flip(resolved, model)
     if ranks.is_main and model.overrides:
         print("\n".join(model.overrides), flush=True)
-    dali, batch = dali_settings(options.dali_device, options.dali_threads, ranks), options.val_batch_size
+    dali = dali_settings(options.dali_device, options.dali_threads, ranks)
     embedding = _EMBEDDINGS[options.flip_mode if flipped else ""] + (", less the set's mean" if options.center else "")
     scored = []
     for of in sets:
         faces = of.faces
-        rows = embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped, options.flip_mode)
+        rows = embeddings(options, model, faces, dali, ranks, flipped)
         scores = pair_scores(faces, rows, options.dist, options.center)
         now = Spread.of(of, pair_scores(faces, rows), options.averaged, options.flip_mode if flipped else "")
         if (warning := strange(now, model.noted)) and ranks.is_main:
@@ -64,6 +67,22 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
         scored.append(Scored(model, of, dali, embedding, verification, scores, warning))
     return scored
+
+
+def embeddings(
+    options: argparse.Namespace, model: ScoredModel, faces: Faces, dali: DaliSettings, ranks: Ranks, flipped: bool
+) -> NDArray[np.float32]:
+    """Of all photographs as evaluate_lfw.py's options ask for them, [N, E] on every rank; with --cache kept ones."""
+    mode, batch = options.flip_mode, options.val_batch_size
+
+    def embedded() -> NDArray[np.float32]:
+        return embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped, mode)
+
+    if not options.cache:
+        return embedded()
+    devices = [ranks.device.type, dali.device]
+    how = [options.averaged, mode if flipped else "", model.preprocessing.as_dict(), devices]
+    return kept_or_embedded(Path(options.snap), model.digest, how, faces, ranks, embedded)
 
 
 def wants_flip(resolved: Resolved, model: ScoredModel) -> bool:

@@ -5,28 +5,28 @@
     python evaluate_lfw.py --snap exported.onnx --val_data_root /data/lfw
     python evaluate_lfw.py --snap other.onnx --val_data_root /data/lfw --template arcface --mean .5 .5 .5 --std .5 .5 .5
     python evaluate_lfw.py --snap exported.onnx --val_sets /data/lfw cfp_fp=/data/cfp-dataset /data/faces/agedb_30.bin
-    torchrun --nproc_per_node 4 evaluate_lfw.py --snap … --json figures.json --report report/
+    torchrun --nproc_per_node 4 evaluate_lfw.py --snap … --json figures.json --report report/ --show_failed failed/
+    python evaluate_lfw.py --snap … --cache --protocol histogram     # embeddings are kept beside the snapshot
 
 Model, embedding size and preprocessing come out of the file; options that say otherwise win, and that is printed. The
 set is the one a snapshot was validated on unless --val_data_root, --val_list and --val_landmarks name another, or
---val_sets whole ones. Of several sets --json has an object each, --report a page each, and a table ends the output.
+--val_sets whole ones. Of several sets --json has an object each, --report a page each, --show_failed a folder each, and
+a table ends the output.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fr.data.pipeline import plain_stream
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
 from fr.evaluation import people_of_pairs
+from fr.failed_pairs import WrongPair, pictured, write_pairs, wrong_pairs
 from fr.files import write_result
 from fr.options import evaluation_options
 from fr.pair_statistics import Figure, lines, pair_statistics, record
-from fr.preprocessing import Preprocessing
-from fr.report import WorstPair, worst_pairs, write_report
+from fr.report import write_report
 from fr.roc import roc_curve
 from fr.score_plots import SCORE_NAMES
 from fr.scoring import Scored, score
@@ -55,6 +55,10 @@ def main(argv: list[str]) -> int:
                 if options.report:
                     folder = Path(options.report, scored.of.name if several else "")
                     print(f"report: {_write_report(folder, options.snap, scored, statistics)}")
+                if options.show_failed:
+                    folder = Path(options.show_failed, scored.of.name if several else "")
+                    pairs = _wrong_pairs(scored, len(scored.scores))
+                    print(f"wrongly judged: {write_pairs(folder, pairs, SCORE_NAMES[verification.dist])} in {folder}")
             if several:
                 print("\n".join(_table(figures)))
             if options.json:
@@ -88,7 +92,8 @@ def _table(figures: dict[str, Figures]) -> list[str]:
 def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str, Figure]) -> Path:
     title = f"{Path(snap).name} on {scored.of.source}"
     verification, scores, same = scored.verification, scored.scores, scored.faces.same
-    return write_report(folder, verification, scores, same, _facts(snap, scored), title, _worst(scored), statistics)
+    worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
+    return write_report(folder, verification, scores, same, _facts(snap, scored), title, worst, statistics)
 
 
 def _facts(snap: str, scored: Scored) -> dict[str, str]:
@@ -102,27 +107,14 @@ def _facts(snap: str, scored: Scored) -> dict[str, str]:
         "set": scored.of.source,
         "photographs": f"{len(scored.faces):,}",
         "pairs": f"{len(scored.faces.pairs):,}",
+        **({"warning": scored.warning} if scored.warning else {}),
     }
 
 
-def _worst(scored: Scored) -> list[WorstPair]:
-    """The most wrongly judged pairs, as the network saw them."""
-    faces, preprocessing = scored.faces, scored.model.preprocessing
-    wrong = worst_pairs(scored.scores, faces.same, scored.verification.threshold_score, SHOWN_PAIRS)
-    if not len(wrong):
-        return []
-    plain = Preprocessing(preprocessing.input_size, preprocessing.template, preprocessing.alignment)
-    stream = plain_stream(faces, faces.pairs[wrong].reshape(-1), 2, plain, scored.dali)
-    pictures = [np.round(batch.cpu().numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8) for batch in stream]
-    return [
-        WorstPair(
-            (faces.names[first].as_py(), faces.names[second].as_py()),
-            float(scored.scores[index]),
-            bool(faces.same[index]),
-            (pair[0], pair[1]),
-        )
-        for index, (first, second), pair in zip(wrong, faces.pairs[wrong].tolist(), pictures, strict=True)
-    ]
+def _wrong_pairs(scored: Scored, most: int) -> Iterator[WrongPair]:
+    """At most so many wrongly judged pairs of a kind, the worst first."""
+    wrong = wrong_pairs(scored.scores, scored.faces.same, scored.verification.right, most)
+    return pictured(scored.faces, scored.scores, wrong, scored.model.preprocessing, scored.dali)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a training does outside its loop: shows its pictures, validates, saves, keeps a failed batch, goes back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fr.meters import Meters
 from fr.monitor import Silent
 from fr.preprocessing import Preprocessing
 from fr.resuming import resume
+from fr.score_check import Spread
 from fr.snapshot_writer import SnapshotWriter
 from fr.training_state import TrainingState
 
@@ -35,21 +37,24 @@ class Validation:
     batch_size: int
     flipped: bool
 
-    def measure(self) -> tuple[dict[str, float], list[str]]:
-        """Figures by name and lines for people, on every rank; none without a set. InputError if it can't be read."""
+    def measure(self) -> tuple[dict[str, float], list[str], list[Spread]]:
+        """Figures by name, lines for people, and where the scores lie, on every rank; none without a set. InputError if
+        it can't be read."""
         figures: dict[str, float] = {}
         lines: list[str] = []
+        spreads: list[Spread] = []
         for prefix, model in self.models.items() if self.sets else ():
             broadcast_buffers(model)
             lines += ["averaged weights:"] * bool(prefix)
             for of in self.sets:
-                found, _ = evaluate(
+                found, scores = evaluate(
                     model.eval(), of.faces, self.preprocessing, self.dali, self.ranks, self.batch_size, self.flipped
                 )
                 name = "" if of is self.sets[0] else f"{of.name}_"
                 figures |= {f"{prefix}{name}{figure}": value for figure, value in found.figures().items()}
                 lines += [f"{of.name}:"] * (len(self.sets) > 1) + found.lines()
-        return figures, lines
+                spreads.append(Spread.of(of, scores, averaged=bool(prefix), flip="sum" if self.flipped else ""))
+        return figures, lines, spreads
 
 
 @dataclass(frozen=True)
@@ -77,16 +82,20 @@ class Milestones:
     def validate_and_save(self, iteration: int) -> None:
         """iteration: how many are done, here and below."""
         figures: dict[str, float] = {}
+        spreads: list[Spread] = []
         try:
-            figures, lines = self.validation.measure()
+            figures, lines, spreads = self.validation.measure()
             if figures:
                 self.monitor.validated(iteration, figures, lines)
         except InputError as error:  # a reason to look, not one to lose the training
             self.monitor.say(f"iteration {iteration}: no validation: {error}")
-        self.save(iteration, figures)
+        self.save(iteration, figures, spreads)
 
-    def save(self, iteration: int, figures: dict[str, float] | None = None) -> None:
+    def save(
+        self, iteration: int, figures: dict[str, float] | None = None, spreads: Sequence[Spread] = ()
+    ) -> None:
         contents = self.facts | {"config": self.config, "metrics": figures or {}, "meters": self.meters.as_dict()}
+        contents["scores"] = [spread.as_dict() for spread in spreads]
         self.writer.write(iteration, contents)
 
     def write_failure(self) -> InputError | None:

@@ -7,42 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from fr.failed_pairs import WrongPair
 from fr.files import replace_file
 from fr.html_page import card, cards, inline_image, named_rows, page, png_file
 from fr.pair_statistics import Figure, record
 from fr.score_plots import SCORE_NAMES, histogram_plot, png, roc_plot
 from fr.verification import ORIGINS, Verification, checked_pairs
-
-
-@dataclass(frozen=True, eq=False)
-class WorstPair:
-    """A wrongly judged pair to be shown: its names, score, truth, and two uint8 RGB pictures [H, W, 3]."""
-
-    names: tuple[str, str]
-    score: float
-    same: bool
-    images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
-
-
-def worst_pairs(scores: ArrayLike, same: ArrayLike, threshold: float, count: int) -> NDArray[np.intp]:
-    """Indices of the worst errors at one threshold of the score (a pair is judged same when score > threshold).
-
-    First at most `count` false matches, highest score first, then at most `count` false non-matches, lowest
-    score first; of equal scores the earlier pair first. scores, same: [P]. Raises ValueError as `checked_pairs`.
-    """
-    score, is_same = checked_pairs(scores, same)
-    false_matches = np.flatnonzero(~is_same & (score > threshold))
-    false_non_matches = np.flatnonzero(is_same & (score <= threshold))
-    highest = false_matches[np.argsort(-score[false_matches], kind="stable")]
-    lowest = false_non_matches[np.argsort(score[false_non_matches], kind="stable")]
-    return np.concatenate((highest[: max(count, 0)], lowest[: max(count, 0)]))
 
 
 def write_report(
@@ -52,7 +27,7 @@ def write_report(
     same: ArrayLike,
     facts: Mapping[str, str],
     title: str,
-    worst: Sequence[WorstPair] = (),
+    worst: Sequence[WrongPair] = (),
     statistics: Mapping[str, Figure] | None = None,
 ) -> Path:
     """Write roc.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
@@ -94,7 +69,7 @@ def _page(
     title: str,
     roc: bytes,
     histogram: bytes,
-    worst: Sequence[WorstPair],
+    worst: Sequence[WrongPair],
     statistics: Mapping[str, Figure],
 ) -> bytes:
     v = verification
@@ -161,7 +136,7 @@ def _statistics_section(statistics: Mapping[str, Figure]) -> str:
 occur in few pairs they are rather too wide.</p>"""
 
 
-def _worst_section(heading: str, meaning: str, pairs: Sequence[WorstPair]) -> str:
+def _worst_section(heading: str, meaning: str, pairs: Sequence[WrongPair]) -> str:
     if not pairs:
         return ""
     content = []

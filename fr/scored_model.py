@@ -3,7 +3,7 @@
 import argparse
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from fr import snapshot
+from fr.embedding_cache import weights_digest
 from fr.errors import InputError
 from fr.models import build_model, family
 from fr.onnx_model import OnnxModel
 from fr.preprocessing import Preprocessing
 from fr.reading import open_file
+from fr.score_check import Spread, read_spreads
 
 _SIMILARITY = "procrustes"  # of a file that doesn't say its own
 
@@ -26,6 +28,7 @@ class ScoredModel:
 
     network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]. overrides: a line for people about
     each part of the stored contract that an option replaced. config: the options of its training, as far as known.
+    noted: where the scores of these weights lay in the training's last validation. digest: of its file, for --cache.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -33,6 +36,8 @@ class ScoredModel:
     facts: dict[str, str]
     config: dict[str, Any]
     overrides: list[str]
+    noted: list[Spread] = field(default_factory=list)
+    digest: str = ""
 
 
 def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel:
@@ -42,9 +47,9 @@ def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel
     part of the preprocessing.
     """
     path = Path(options.snap)
-    if path.suffix == ".pt" or _is_zip(path):
-        return _open_snapshot(path, options, device)
-    return _open_onnx(path, options, device)
+    digest = weights_digest(path) if options.cache else ""  # of the file as it is before it is read
+    is_snapshot = path.suffix == ".pt" or _is_zip(path)
+    return replace((_open_snapshot if is_snapshot else _open_onnx)(path, options, device), digest=digest)
 
 
 def _is_zip(path: Path) -> bool:
@@ -88,6 +93,7 @@ def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device
         _facts(contents),
         contents["config"],
         _overrides(path, stored, preprocessing),
+        [one for one in read_spreads(path, contents.get("scores", [])) if one.averaged == options.averaged],
     )
 
 
@@ -107,6 +113,7 @@ def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) ->
         _facts(facts),
         {"flipped_emb": facts.get("flipped_emb")},
         _overrides(path, stored, preprocessing) if model.preprocessing else [],
+        read_spreads(path, model.facts.get("scores", [])),
     )
 
 

@@ -1,18 +1,23 @@
 """Options → a model scored on sets: what evaluate_lfw.py and tools/compare_models.py both begin with."""
 
+import argparse
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.data.annotations import VerificationFaces
+from fr.data.annotations import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.verification_set import VerificationSet, sets_to_score
 from fr.distributed import Ranks
+from fr.embedding_cache import kept_or_embedded
 from fr.errors import InputError
 from fr.evaluation import embed, pair_scores
 from fr.histogram_protocol import verify_by_histogram
 from fr.option_parsing import Resolved
+from fr.score_check import Spread, strange
 from fr.scored_model import ScoredModel, open_model
 from fr.verification import Verification, verify
 
@@ -21,7 +26,8 @@ PROTOCOLS = {"standard": verify, "histogram": verify_by_histogram}
 
 @dataclass(frozen=True)
 class Scored:
-    """A model, a set it was scored on, and the scores [P] of the set's pairs. embedding: how it was made."""
+    """A model, a set it was scored on, and the scores [P] of the set's pairs. embedding: how it was made. warning: of
+    scores that don't lie as in the training; "" = none."""
 
     model: ScoredModel
     of: VerificationSet
@@ -29,6 +35,7 @@ class Scored:
     embedding: str
     verification: Verification
     scores: NDArray[np.float64]
+    warning: str
 
     @property
     def faces(self) -> VerificationFaces:
@@ -39,7 +46,7 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
     """Score `--snap` on each set by the options of evaluate_lfw.py; the same on every rank. InputError when something
     doesn't fit, of any set before the first is scored.
 
-    What an option overrides is printed by the first rank.
+    What an option overrides, and what is strange about the scores, is printed by the first rank.
     """
     options = resolved.values
     model = open_model(options, ranks.device)
@@ -47,16 +54,35 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
     flipped = wants_flip(resolved, model)
     if ranks.is_main and model.overrides:
         print("\n".join(model.overrides), flush=True)
-    dali, batch = dali_settings(options.dali_device, options.dali_threads, ranks), options.val_batch_size
+    dali = dali_settings(options.dali_device, options.dali_threads, ranks)
     embedding = _EMBEDDINGS[options.flip_mode if flipped else ""] + (", less the set's mean" if options.center else "")
     scored = []
     for of in sets:
         faces = of.faces
-        rows = embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped, options.flip_mode)
+        rows = embeddings(options, model, faces, dali, ranks, flipped)
         scores = pair_scores(faces, rows, options.dist, options.center)
+        now = Spread.of(of, pair_scores(faces, rows), options.averaged, options.flip_mode if flipped else "")
+        if (warning := strange(now, model.noted)) and ranks.is_main:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
-        scored.append(Scored(model, of, dali, embedding, verification, scores))
+        scored.append(Scored(model, of, dali, embedding, verification, scores, warning))
     return scored
+
+
+def embeddings(
+    options: argparse.Namespace, model: ScoredModel, faces: Faces, dali: DaliSettings, ranks: Ranks, flipped: bool
+) -> NDArray[np.float32]:
+    """Of all photographs as evaluate_lfw.py's options ask for them, [N, E] on every rank; with --cache kept ones."""
+    mode, batch = options.flip_mode, options.val_batch_size
+
+    def embedded() -> NDArray[np.float32]:
+        return embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped, mode)
+
+    if not options.cache:
+        return embedded()
+    devices = [ranks.device.type, dali.device]
+    how = [options.averaged, mode if flipped else "", model.preprocessing.as_dict(), devices]
+    return kept_or_embedded(Path(options.snap), model.digest, how, faces, ranks, embedded)
 
 
 def wants_flip(resolved: Resolved, model: ScoredModel) -> bool:

@@ -5,15 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 import evaluate_lfw
 import train
 from fr import snapshot
+from fr.data.alignment import procrustes, template_points
 from fr.data.annotations import VerificationFaces
 from fr.data.lfw import read_lfw
 from fr.data.pipeline import DaliSettings
@@ -191,6 +194,40 @@ def test_intervals_are_printed_written_and_shown(
     stored = json.loads((tmp_path / "page" / "report.json").read_text())["statistics"]
     # The AUC is there from the exact ROC, here from scikit-learn: sums in another order.
     assert all(plain[name] == (value if value is None else pytest.approx(value)) for name, value in stored.items())
+
+
+def test_each_wrongly_judged_pair_is_a_picture_the_worst_first(
+    trained: Path, sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "failed"
+    folder.mkdir()
+    for name in ("misclassified_39.jpg", "misclassified_mine.jpg"):
+        (folder / name).touch()
+    evaluate_lfw.main(["--snap", str(trained), "--bootstrap", "0", "--show_failed", str(folder)])
+    printed = capsys.readouterr().out.splitlines()
+    faces = faces_of(sample_data)
+    contract = Preprocessing.from_dict(snapshot.read(trained)["preprocessing"])
+    network = load_backbone(trained, snapshot.read(trained), contract.input_size)
+    with open_ranks("cpu") as ranks:
+        rows = embed(network, faces, contract, DALI, ranks, 20, False)
+    scores = cosine_scores(*(rows[column] for column in faces.pairs.T))
+    wrong = np.flatnonzero(~verify(scores, faces.same, faces.fold).right)
+    worst_first = sorted(wrong, key=lambda pair: (faces.same[pair], scores[pair] * (1 if faces.same[pair] else -1)))
+    assert f"wrongly judged: {len(wrong)} in {folder}" in printed and len(wrong) > 5
+    expected = {f"misclassified_{number}.jpg" for number in range(1, len(wrong) + 1)}
+    assert {path.name for path in folder.iterdir()} == expected | {"misclassified_mine.jpg"}  # 39 was another run's
+    for number, pair in enumerate(worst_first, start=1):
+        with Image.open(folder / f"misclassified_{number}.jpg") as sheet:
+            shown, (verdict, *names) = np.asarray(sheet).astype(int), sheet.info["comment"].decode().splitlines()
+        assert names == [faces.names[row].as_py() for row in faces.pairs[pair].tolist()]
+        assert verdict.split(": ")[0] == f"cosine {scores[pair]:.4f}"
+        assert verdict.endswith("judged different" if faces.same[pair] else "judged the same")
+        assert shown[40:].min() < 50  # something is written below
+        for place, row in zip((0, 36), faces.pairs[pair], strict=True):
+            (matrix,) = procrustes(faces.landmarks[[row]], template_points(contract.template, (32, 32)))
+            photograph: Any = cv2.imread(faces.path(row))
+            aligned = cv2.warpAffine(photograph, matrix, (32, 32))[:, :, ::-1].astype(int)
+            assert np.abs(shown[:32, place : place + 32] - aligned).mean() < 12  # JPEG, and the blur of a warp of ours
 
 
 def test_people_of_pairs_are_the_folders(sample_data: Path) -> None:

@@ -20,10 +20,13 @@ from fr.models import MODELS, Family, build_model
 from fr.onnx_export import difference, random_pixels
 from fr.onnx_model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.preprocessing import Preprocessing
+from fr.score_check import Spread
 from tests.conftest import launch, validation_options
 from tools import export_onnx
 
 CPU = torch.device("cpu")
+# Of weights and of their average, on a set that isn't scored here.
+SPREADS = [Spread("a", "1", of_average, "", 10, (0.9, 0.1), (1.0, 0.1), (0.5,) * 64) for of_average in (False, True)]
 # Another channel order and other numbers than the defaults, so that a mix-up shows.
 CONTRACT = Preprocessing((32, 48), "arcface", "umeyama", "bgr", (0.4, 0.45, 0.5), (0.2, 0.25, 0.3))
 SAID = "--input_size 32 48 --template arcface --alignment umeyama --color_order bgr --mean .5 .45 .4 --std .3 .25 .2"
@@ -68,6 +71,7 @@ def snap(tiny: None, sample_data: Path, tmp_path_factory: pytest.TempPathFactory
     contents = {
         "format": 1, "model": "tiny", "embed_size": 16, "preprocessing": CONTRACT.as_dict(), "iteration": 7,
         "state_dict": warmed("tiny", CONTRACT.input_size).state_dict(), "metrics": {}, "run": {},
+        "scores": [spread.as_dict() for spread in SPREADS],
         "config": {name.removeprefix("--"): value for name, value in zip(options[::2], options[1::2], strict=True)}
         | {"flipped_emb": True},
     }  # fmt: skip
@@ -99,7 +103,7 @@ def test_a_file_says_what_it_is_and_gives_the_figures_of_its_snapshot(
     assert said.preprocessing == CONTRACT
     assert said.facts == {
         "model": "tiny", "embed_size": 16, "iteration": 7, "flipped_emb": True, "with_preprocessing": False,
-        "l2_norm": False,
+        "l2_norm": False, "scores": [SPREADS[0].as_dict()],
     }  # fmt: skip
     assert str(sample_data).encode() not in exported.read_bytes()
     folder = ["--val_data_root", str(sample_data / "lfw")]
@@ -156,6 +160,7 @@ def test_eight_bits_are_written_with_their_loss(
         assert table["loss"][column] == pytest.approx(table["float32"][column] - table["int8"][column], abs=1.01e-4)
     small = OnnxModel(tmp_path / "t.int8.onnx", CPU)
     assert small.preprocessing == CONTRACT
+    assert small.facts["scores"] == []  # which were noted of other weights
     folder = ["--val_data_root", str(sample_data / "lfw")]
     for name, path in (("int8", "t.int8.onnx"), ("float32", "t.onnx")):
         measured = figures(tmp_path, "--snap", str(tmp_path / path), *folder)

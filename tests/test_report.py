@@ -16,9 +16,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fr.failed_pairs import WrongPair, wrong_pairs
 from fr.histogram_protocol import verify_by_histogram
 from fr.pair_statistics import pair_statistics, record
-from fr.report import WorstPair, worst_pairs, write_report
+from fr.report import write_report
 from fr.verification import Verification, verify
 
 FACTS = {
@@ -37,9 +38,9 @@ def lfw_like(seed: int = 0, pairs: int = 1200) -> tuple[NDArray[np.float64], NDA
     return scores, same, verify(scores, same, fold)
 
 
-def noise_pair(same: bool, name: str = "Ann <i>_0001.jpg") -> WorstPair:
+def noise_pair(same: bool, name: str = "Ann <i>_0001.jpg") -> WrongPair:
     images = np.random.default_rng(3).integers(0, 256, (2, 12, 10, 3), dtype=np.uint8)
-    return WorstPair((name, "Bob & Co_0002.jpg"), 0.61234, same, (images[0], images[1]))
+    return WrongPair((name, "Bob & Co_0002.jpg"), 0.61234, same, (images[0], images[1]))
 
 
 class Page(HTMLParser):
@@ -161,7 +162,7 @@ def test_refused_report_leaves_the_old_one_untouched(tmp_path: Path) -> None:
     write_report(tmp_path, verification, scores, same, FACTS, "old")
     before = {name: (tmp_path / name).read_bytes() for name in FILES}
     images = noise_pair(True).images
-    grey = WorstPair(("a", "b"), 0.5, True, (images[0], images[1][..., 0]))
+    grey = WrongPair(("a", "b"), 0.5, True, (images[0], images[1][..., 0]))
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], got uint8 \[12, 10\]"):
         write_report(tmp_path, verification, scores, same, FACTS, "new", [grey])
     with pytest.raises(ValueError, match="1200 pairs, but there are 1199 scores"):
@@ -172,11 +173,11 @@ def test_refused_report_leaves_the_old_one_untouched(tmp_path: Path) -> None:
 def test_worst_pairs_are_the_gravest_errors_in_order() -> None:
     scores = np.array([0.9, 0.6, 0.7, 0.5, 0.1, 0.3, 0.1, 0.4, 0.7])
     same = np.array([True, False, False, False, True, True, True, False, False])
-    assert worst_pairs(scores, same, 0.5, 9).tolist() == [2, 8, 1, 4, 6, 5]
-    assert worst_pairs(scores, same, 0.5, 2).tolist() == [2, 8, 4, 6]
-    assert worst_pairs(scores, same, 0.5, 0).tolist() == []
-    # A score equal to the threshold is judged different: right for pair 3, wrong for a same pair.
-    assert worst_pairs(scores, same, 0.9, 9).tolist() == [4, 6, 5, 0]
+    right = (scores > 0.5) == same
+    assert wrong_pairs(scores, same, right, 9).tolist() == [2, 8, 1, 4, 6, 5]
+    assert wrong_pairs(scores, same, right, 2).tolist() == [2, 8, 4, 6]
+    assert wrong_pairs(scores, same, right, 0).tolist() == []
+    assert wrong_pairs(scores, same, ~right, 9).tolist() == [3, 7, 0]  # each fold has a threshold of its own
 
 
 def test_report_leaves_pyplot_alone() -> None:

@@ -20,17 +20,16 @@ from fr.data.ijb import read_ijb
 from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation import embed
 from fr.files import write_result
 from fr.option_parsing import Resolved
 from fr.options import evaluation_options
 from fr.scored_model import open_model
-from fr.scoring import wants_flip
+from fr.scoring import embeddings, wants_flip
 from fr.templates import pool, template_figures, template_scores
 
 _NOT_HERE = (  # of evaluate_lfw.py
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname"),
+    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed"),
 )
 
 
@@ -45,8 +44,8 @@ def main(argv: list[str]) -> int:
         if ranks.is_main and model.overrides:
             print("\n".join(model.overrides), flush=True)
         ijb = read_ijb(arguments.folder, options.allow_outside)
-        dali, batch = dali_settings(options.dali_device, options.dali_threads, ranks), options.val_batch_size
-        rows = embed(model.network, ijb.faces, model.preprocessing, dali, ranks, batch, flipped, options.flip_mode)
+        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
+        rows = embeddings(options, model, ijb.faces, dali, ranks, flipped)
         if ranks.is_main:
             weight = None if arguments.no_detector_score else ijb.detector
             templates = pool(rows, ijb.template, ijb.media, weight)

@@ -50,6 +50,7 @@ from fr.onnx_export import (
 )
 from fr.onnx_model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.preprocessing import Preprocessing
+from fr.score_check import read_spreads
 from fr.scored_model import load_backbone, read_backbone
 
 LIMIT = 1e-4  # a tenth of the last digit that people read of a cosine; float32 networks differ by some 1e-6
@@ -98,7 +99,8 @@ def main(argv: list[str]) -> int:
             chosen = _calibration_faces(contents["config"], faces)
             inputs = normalised(_pixels(chosen, arguments.int8, contract, dali), given)
             print(f"8 bits: scaled to {len(inputs)} faces of {chosen.root}", flush=True)
-            quantised(exported, small, inputs, metadata)
+            # Where its scores lay was noted of the weights before they were rounded.
+            quantised(exported, small, inputs, _metadata(contents | {"scores": []}, given, arguments))
             flipped = bool(contents["config"].get("flipped_emb"))
             _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, given, dali, ranks, flipped)
     return 0
@@ -137,6 +139,8 @@ def _metadata(contents: dict[str, Any], given: Preprocessing, arguments: argpars
     facts = {name: contents[name] for name in ("model", "embed_size", "iteration")}
     facts["flipped_emb"] = bool(contents["config"].get("flipped_emb"))
     facts |= {name: getattr(arguments, name) for name in ("with_preprocessing", "l2_norm")}
+    spreads = read_spreads(arguments.snap, contents.get("scores", []))
+    facts["scores"] = [one.as_dict() for one in spreads if one.averaged == arguments.averaged]
     return {CONTRACT_KEY: json.dumps(given.as_dict()), FACTS_KEY: json.dumps(facts)}
 
 

@@ -1,6 +1,7 @@
 """What evaluate_lfw.py scores: a snapshot or an ONNX file, and the preprocessing that it is fed with (C1)."""
 
 import argparse
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ class ScoredModel:
 
     network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]. overrides: a line for people about
     each part of the stored contract that an option replaced. config: the options of its training, as far as known.
+    threshold: the cosine distance below which two faces were best taken for one person's, None if nothing says.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -33,6 +35,7 @@ class ScoredModel:
     facts: dict[str, str]
     config: dict[str, Any]
     overrides: list[str]
+    threshold: float | None
 
 
 def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel:
@@ -88,6 +91,7 @@ def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device
         _facts(contents),
         contents["config"],
         _overrides(path, stored, preprocessing),
+        threshold_of(contents["metrics"], options.averaged),
     )
 
 
@@ -107,7 +111,14 @@ def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) ->
         _facts(facts),
         {"flipped_emb": facts.get("flipped_emb")},
         _overrides(path, stored, preprocessing) if model.preprocessing else [],
+        threshold_of(model.facts),
     )
+
+
+def threshold_of(figures: dict[str, Any], averaged: bool = False) -> float | None:
+    """The threshold among a snapshot's metrics or an ONNX file's facts. averaged: that of the averaged weights."""
+    found = figures.get("ema_threshold" if averaged else "threshold")
+    return found if isinstance(found, float) and math.isfinite(found) else None
 
 
 def _check_wishes(path: Path, options: argparse.Namespace, model: str, embed_size: int) -> None:

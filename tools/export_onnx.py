@@ -50,7 +50,7 @@ from fr.onnx_export import (
 )
 from fr.onnx_model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.preprocessing import Preprocessing
-from fr.scored_model import load_backbone, read_backbone
+from fr.scored_model import load_backbone, read_backbone, threshold_of
 
 LIMIT = 1e-4  # a tenth of the last digit that people read of a cosine; float32 networks differ by some 1e-6
 CHECKED = 64  # pictures: 4,096 cosines, a few seconds
@@ -137,6 +137,8 @@ def _metadata(contents: dict[str, Any], given: Preprocessing, arguments: argpars
     facts = {name: contents[name] for name in ("model", "embed_size", "iteration")}
     facts["flipped_emb"] = bool(contents["config"].get("flipped_emb"))
     facts |= {name: getattr(arguments, name) for name in ("with_preprocessing", "l2_norm")}
+    if (threshold := threshold_of(contents["metrics"], arguments.averaged)) is not None:
+        facts["threshold"] = threshold
     return {CONTRACT_KEY: json.dumps(given.as_dict()), FACTS_KEY: json.dumps(facts)}
 
 

@@ -12,10 +12,9 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-import torch
 from PIL import Image
 
-from fr.detection import DetectorSettings, Mtcnn
+from fr.detection import DetectorSettings
 from fr.errors import InputError
 from fr.onnx_model import CONTRACT_KEY, FACTS_KEY
 from fr.photographs import decode
@@ -384,6 +383,53 @@ def test_where_there_is_no_window_it_says_so(
         main([*model, "--gallery", str(four), "--input", str(probes), "--threshold", "1", "--show"])
 
 
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def test_probes_give_the_figures_that_their_names_and_distances_add_up_to(
+    model: list[str], gallery: Path, probes: Path, lfw: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = tmp_path / "probes"
+    shutil.copytree(probes, people)
+    for place, name in enumerate([*(name for name, _ in lfw[-STRANGERS:])]):
+        shutil.move(people / f"strangers/{name}.jpg", people / f"stranger {place}.jpg")
+    wrong = lfw[7][0]
+    shutil.copyfile(lfw[8][1][1], people / f"{wrong}.jpg")  # somebody else's picture: the person's own comes later
+    faceless = people / lfw[9][0]
+    faceless.mkdir()
+    Image.new("RGB", (90, 90), (90, 120, 60)).save(faceless / "meadow.png")
+    options = [*model, "--gallery", str(gallery), "--evaluate", str(people), "--face", "certain"]
+    figures_file, out = tmp_path / "figures.json", tmp_path / "out"
+    assert main([*options, "--threshold", "0.7", "--json", str(figures_file), "--out", str(out)]) == 0
+    figures, said = json.loads(figures_file.read_text()), capsys.readouterr().out
+    assert (figures["mated_probes"], figures["strangers"]) == (PEOPLE + 1, STRANGERS)
+    assert figures["rank1"] == figures["tpir"] == figures["cmc"][0] == 9 / 11  # neither the wrong nor the faceless one
+    assert figures["fpir"] == 0 and figures["threshold"] == 0.7
+    assert figures["tpir@fpir=1e-01"] is None  # of four strangers not one
+    assert len(figures["cmc"]) == PEOPLE and figures["cmc"][-1] == 10 / 11  # who has no face is never found
+    assert "rank-1: 0.8182\n" in said and "TPIR@FPIR=1e-01: –\n" in said
+    assert "at the threshold 0.7000: TPIR 0.8182, FPIR 0.0000\n" in said
+    assert f"{faceless}/meadow.png: no face found\n" in said
+    with Image.open(out / "cmc.png") as picture:
+        assert picture.size == (900, 630)
+    assert main(options) == 0  # there needs to be no threshold
+    assert "at the threshold" not in capsys.readouterr().out
+
+
+def test_aligned_probes_and_strangers_alone(
+    model: list[str], lfw: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, people in (("gallery", lfw[:1]), ("probes", lfw[1:2])):
+        (tmp_path / folder).mkdir()
+        for name, pictures in people:
+            Image.open(pictures[0]).convert("RGB").crop((67, 67, 183, 183)).save(tmp_path / folder / f"{name}.png")
+    options = ["--gallery", str(tmp_path / "gallery"), "--evaluate", str(tmp_path / "probes"), "--aligned"]
+    assert main([*model, *options, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "0 mated probes, 1 strangers\n" in said and "rank-1: –\n" in said
+    assert not (tmp_path / "out").exists()  # there is no curve
+
+
 # --- what can't be ----------------------------------------------------------------------------------------------------
 
 
@@ -419,8 +465,17 @@ def test_out_may_not_be_where_it_would_be_read_or_written_over(model: list[str],
     ):
         with pytest.raises(InputError, match=wrong):
             main([*common, "--gallery", str(four), "--input", str(what), "--out", str(out)])
-    with pytest.raises(InputError, match=r"^command line: --dist: not for identification$"):
-        main([*common, "--gallery", str(four), "--input", str(picture), "--dist", "l2"])
+
+
+def test_options_without_effect_are_refused(model: list[str], four: Path, probes: Path) -> None:
+    common = [*model, "--gallery", str(four), "--threshold", "1"]
+    for options, wrong in {
+        ("--input", str(probes), "--dist", "l2"): r"^command line: --dist: not for identification$",
+        ("--input", str(probes), "--json", "x.json"): r"^command line: --json: goes with --evaluate",
+        ("--evaluate", str(probes), "--show"): r"^--show: not with --evaluate",
+    }.items():
+        with pytest.raises(InputError, match=wrong):
+            main([*common, *options])
 
 
 @pytest.mark.slow
@@ -429,8 +484,7 @@ def test_many_pictures_are_looked_at_by_several_processes_with_the_same_result(
 ) -> None:
     for name, pictures in lfw[:2]:
         shutil.copyfile(pictures[0], tmp_path / f"{name}.jpg")
-    settings = DetectorSettings()
-    looking = Looking(Mtcnn(settings, torch.device("cpu")), settings, "cpu", "center")
+    looking = Looking(DetectorSettings(), "cpu", "center")
     here = read_portraits("--gallery", str(tmp_path), looking, outside=False)
     monkeypatch.setattr(portraits, "FEW", 1)
     there = read_portraits("--gallery", str(tmp_path), looking, outside=False)

@@ -10,11 +10,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from fr.data.annotations import Faces, existing_folder
 from fr.data.folders import pictures_below
-from fr.detection import Detector, DetectorSettings
+from fr.detection import DetectorSettings, Mtcnn
 from fr.errors import InputError
 from fr.monitor import progress
 from tools.dataset.face_journal import Found
@@ -39,12 +40,8 @@ class Portraits:
 
 @dataclass(frozen=True)
 class Looking:
-    """How a face is found in each: settings of the detector, itself, its device, and which of several faces is meant.
+    """How the face is found in each: the detector's settings and device, and which of several faces is meant."""
 
-    None of it is used for aligned crops.
-    """
-
-    detector: Detector
     settings: DetectorSettings
     device: str
     choice: str
@@ -85,9 +82,10 @@ def _look(folder: Path, names: list[str], looking: Looking, outside: bool) -> It
         look = partial(find_face, folder, looking.settings, looking.device, looking.choice, outside)
         yield from map_in_processes(look, names, 0, "detecting")
         return
+    detector = Mtcnn(looking.settings, torch.device(looking.device))
     with progress(len(names), "img", "detecting") as bar:
         for name in names:
-            yield face_of(looking.detector, folder, looking.choice, outside, name)
+            yield face_of(detector, folder, looking.choice, outside, name)
             bar.update()
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import cv2
 import numpy as np
@@ -87,10 +87,10 @@ class Journal:
     """faces.jsonl: a line a shot, there as soon as it was seen."""
 
     def __init__(self, folder: Path, frames: bool) -> None:
-        self._frames = frames
+        self._path, self._frames = folder / JOURNAL, frames
+        self._file: TextIO | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / JOURNAL).open("w", encoding="utf-8")
         except OSError as error:
             raise InputError(f"--out {folder}: can't be written: {error.strerror}") from error
 
@@ -111,14 +111,16 @@ class Journal:
             )
         ]
         try:
+            self._file = self._file or self._path.open("w", encoding="utf-8")
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
         except OSError as error:
-            raise InputError(f"{self._file.name}: can't be written: {error.strerror}") from error
+            raise InputError(f"{self._path}: can't be written: {error.strerror}") from error
         return True
 
     def close(self, complete: bool) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
 
 
 class PictureFiles:

@@ -17,7 +17,7 @@ from fr.preprocessing import Preprocessing
 from fr.reading import open_file
 
 # Keys of `metadata_props` that tools/export_onnx.py writes, both JSON: Preprocessing.as_dict(), and what is known of
-# the network (model, embed_size, iteration, flipped_emb, with_preprocessing, l2_norm, scores).
+# the network (model, embed_size, iteration, flipped_emb, with_preprocessing, l2_norm, scores, threshold if known).
 CONTRACT_KEY = "face_recognition.preprocessing"
 FACTS_KEY = "face_recognition.model"
 _FACTS: dict[str, type] = {"model": str, "iteration": int, "flipped_emb": bool}  # those that are read here

@@ -1,4 +1,4 @@
-"""Pictures of scored pairs: ROC curves and the score histogram, as PNG.
+"""Pictures of scores, as PNG: ROC curves and the histogram of scored pairs, the CMC curve of searches.
 
 Letters: P pairs.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from fr.roc import Roc, area, roc_curve
@@ -91,6 +91,20 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
     axes.set_axisbelow(True)
     # Above the axes, where it hides no bar.
     figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    return _plain(figure)
+
+
+def cmc_plot(curve: NDArray[np.float64]) -> Figure:
+    """The CMC curve [R] at ranks 1 … R."""
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(np.arange(1, len(curve) + 1), curve, "o-", color=SAME, markersize=4, linewidth=1.8, clip_on=False)
+    lowest = min(float(curve.min()), 0.99)  # a perfect curve still gets a range of one per cent
+    axes.set_ylim(lowest - 0.05 * (1 - lowest), 1 + 0.05 * (1 - lowest))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("rank")
+    axes.set_ylabel("share of mated probes found up to this rank")
+    axes.grid(color="#dddddd", linewidth=0.7)
     return _plain(figure)
 
 

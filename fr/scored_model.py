@@ -1,6 +1,7 @@
 """What evaluate_lfw.py scores: a snapshot or an ONNX file, and the preprocessing that it is fed with (C1)."""
 
 import argparse
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ class ScoredModel:
 
     network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]. overrides: a line for people about
     each part of the stored contract that an option replaced. config: the options of its training, as far as known.
+    threshold: the cosine distance below which two faces were best taken for one person's, None if nothing says.
     noted: where the scores of these weights lay in the training's last validation. digest: of its file, for --cache.
     """
 
@@ -36,6 +38,7 @@ class ScoredModel:
     facts: dict[str, str]
     config: dict[str, Any]
     overrides: list[str]
+    threshold: float | None = None
     noted: list[Spread] = field(default_factory=list)
     digest: str = ""
 
@@ -93,6 +96,7 @@ def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device
         _facts(contents),
         contents["config"],
         _overrides(path, stored, preprocessing),
+        threshold_of(contents["metrics"], options.averaged),
         [one for one in read_spreads(path, contents.get("scores", [])) if one.averaged == options.averaged],
     )
 
@@ -113,8 +117,15 @@ def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) ->
         _facts(facts),
         {"flipped_emb": facts.get("flipped_emb")},
         _overrides(path, stored, preprocessing) if model.preprocessing else [],
+        threshold_of(model.facts),
         read_spreads(path, model.facts.get("scores", [])),
     )
+
+
+def threshold_of(figures: dict[str, Any], averaged: bool = False) -> float | None:
+    """The threshold among a snapshot's metrics or an ONNX file's facts. averaged: that of the averaged weights."""
+    found = figures.get("ema_threshold" if averaged else "threshold")
+    return found if isinstance(found, float) and math.isfinite(found) else None
 
 
 def _check_wishes(path: Path, options: argparse.Namespace, model: str, embed_size: int) -> None:

@@ -79,7 +79,7 @@ def cosine_scores(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     [P, E], or when an embedding is not finite (the message names the rows).
     """
     a, b = _checked_rows(first, second)
-    cosines: NDArray[np.float64] = np.einsum("pe,pe->p", _unit_rows(a), _unit_rows(b))
+    cosines: NDArray[np.float64] = np.einsum("pe,pe->p", unit_rows(a), unit_rows(b))
     return np.clip(cosines, -1.0, 1.0)
 
 
@@ -227,7 +227,7 @@ def _checked_rows(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float
     return a, b
 
 
-def _unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rows [P, E] scaled to length 1; zero rows stay zero."""
     # Dividing by the largest element first keeps the squares from overflowing or vanishing.
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)

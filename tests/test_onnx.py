@@ -19,8 +19,10 @@ from fr.errors import InputError
 from fr.models import MODELS, Family, build_model
 from fr.onnx_export import difference, random_pixels
 from fr.onnx_model import CONTRACT_KEY, FACTS_KEY, OnnxModel
+from fr.options import evaluation_options
 from fr.preprocessing import Preprocessing
 from fr.score_check import Spread
+from fr.scored_model import open_model
 from tests.conftest import launch, validation_options
 from tools import export_onnx
 
@@ -116,6 +118,22 @@ def test_a_file_says_what_it_is_and_gives_the_figures_of_its_snapshot(
     page = (tmp_path / "page" / "index.html").read_text()
     assert "tiny, 16 numbers" in page and "t.onnx" in page
     assert got != pytest.approx(figures(tmp_path, "--snap", str(exported), *folder, "--flipped_emb", "false"))
+
+
+@pytest.mark.parametrize(("options", "threshold"), [([], 0.61), (["--averaged"], 0.64)])
+def test_a_snapshot_and_its_export_say_the_threshold_of_the_validation(
+    snap: Path, exported: Path, options: list[str], threshold: float, tmp_path: Path
+) -> None:
+    contents = torch.load(snap, weights_only=True)
+    contents |= {"metrics": {"threshold": 0.61, "ema_threshold": 0.64}, "average": contents["state_dict"], "config": {}}
+    torch.save(contents, tmp_path / "t_8.pt")
+    export_onnx.main([str(tmp_path / "t_8.pt"), str(tmp_path / "t.onnx"), *options])
+
+    def said(*words: str) -> float | None:
+        return open_model(evaluation_options(["--snap", *words]).values, CPU).threshold
+
+    assert said(str(tmp_path / "t_8.pt"), *options) == said(str(tmp_path / "t.onnx")) == threshold
+    assert said(str(snap)) is None and said(str(exported)) is None
 
 
 @pytest.mark.parametrize("options", [["--with_preprocessing"], ["--l2_norm"], ["--with_preprocessing", "--l2_norm"]])

@@ -51,7 +51,7 @@ _SMALLEST = checked(int, "a whole number >= 12", lambda x: x >= 12)  # less than
 def main(argv: list[str]) -> int:
     options = _options(argv)
     root: Path = options.photographs
-    settings = DetectorSettings(options.min_face, tuple(options.thresholds), options.max_side)
+    settings = settings_of(options)
     device = str(choose_device(options.device, 0))
     Mtcnn(settings, torch.device("cpu"))  # if the package isn't there, say so before anything is written
     names = _names(root, options.list, options.allow_outside)
@@ -102,6 +102,11 @@ def _detect(
 def find_face(
     root: Path, settings: DetectorSettings, device: str, choice: str, outside: bool, name: str
 ) -> Found | str:
+    """As `face_of`, in a process that has no detector yet."""
+    return face_of(_detector(settings, device), root, choice, outside, name)
+
+
+def face_of(detector: Detector, root: Path, choice: str, outside: bool, name: str) -> Found | str:
     """The face of a photograph, or what is wrong with the file."""
     path = root / name
     try:
@@ -113,7 +118,7 @@ def find_face(
         raise
     except InputError as error:
         return str(error)
-    faces = detect_stored(_detector(settings, device), photograph)
+    faces = detect_stored(detector, photograph)
     if not len(faces):
         return Found(name, 0, [], [])
     chosen = choose(faces, photograph.stored, choice)
@@ -169,11 +174,21 @@ def _options(argv: list[str]) -> argparse.Namespace:
         prog="tools/detect_faces.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    default = DetectorSettings()
     add("photographs", type=Path, metavar="PHOTOS", help="folder; all pictures in its tree, unless --list says which")
     add("out", type=Path, metavar="OUT", help="folder for the tables")
     add("--list", default="", metavar="FILE", help="`path id` a line, as of --train_dataset list (default: no list)")
     add("--split", choices=("train", "test", "all"), default="train", help="in the tables' names (default: train)")
+    detector_options(parser)
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto = cuda where there is one (default)")
+    add("--allow_outside", action="store_true", help="photographs may lie outside of PHOTOS, by paths and links")
+    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="[processes]; 0 = one a core (default: 0)")
+    return parser.parse_args(argv)
+
+
+def detector_options(parser: argparse.ArgumentParser) -> None:
+    """What decides which faces are found, and which one is meant."""
+    add = parser.add_argument
+    default = DetectorSettings()
     of_several = "of several faces: center = large and near the middle, or the largest, or the most certain"
     add("--face", choices=CHOICES, default="center", help=f"{of_several} (default: center)")
     at_most = f"side of the smallest face looked for [pixels] (default: {default.min_face})"
@@ -182,10 +197,11 @@ def _options(argv: list[str]) -> argparse.Namespace:
     add("--thresholds", type=PROBABILITY, nargs=3, default=default.thresholds, metavar="P", help=stages)
     longest = f"longer ones are scaled down for looking, and so are their faces [pixels] (default: {default.max_side})"
     add("--max_side", type=COUNT, default=default.max_side, metavar="N", help=longest)
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto = cuda where there is one (default)")
-    add("--allow_outside", action="store_true", help="photographs may lie outside of PHOTOS, by paths and links")
-    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="[processes]; 0 = one a core (default: 0)")
-    return parser.parse_args(argv)
+
+
+def settings_of(options: argparse.Namespace) -> DetectorSettings:
+    """What `detector_options` said."""
+    return DetectorSettings(options.min_face, tuple(options.thresholds), options.max_side)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ from fr.onnx_export import (
 from fr.onnx_model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.preprocessing import Preprocessing
 from fr.score_check import read_spreads
-from fr.scored_model import load_backbone, read_backbone
+from fr.scored_model import load_backbone, read_backbone, threshold_of
 
 LIMIT = 1e-4  # a tenth of the last digit that people read of a cosine; float32 networks differ by some 1e-6
 CHECKED = 64  # pictures: 4,096 cosines, a few seconds
@@ -141,6 +141,8 @@ def _metadata(contents: dict[str, Any], given: Preprocessing, arguments: argpars
     facts |= {name: getattr(arguments, name) for name in ("with_preprocessing", "l2_norm")}
     spreads = read_spreads(arguments.snap, contents.get("scores", []))
     facts["scores"] = [one.as_dict() for one in spreads if one.averaged == arguments.averaged]
+    if (threshold := threshold_of(contents["metrics"], arguments.averaged)) is not None:
+        facts["threshold"] = threshold
     return {CONTRACT_KEY: json.dumps(given.as_dict()), FACTS_KEY: json.dumps(facts)}
 
 

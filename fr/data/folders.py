@@ -13,7 +13,7 @@ from fr.errors import InputError
 from fr.files import is_unicode
 from fr.reading import check_inside
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _NAMED = 3  # empty folders that are said by name
 
 
@@ -29,7 +29,7 @@ def read_folders(root: str, landmarks: str, outside: bool = False) -> LabelledFa
     empty = sorted(identity for identity, pictures in classes.items() if not pictures)
     identities = sorted(classes.keys() - set(empty))
     if not identities:
-        raise InputError(f"--train_data_root {root}: no folder in it holds a picture ({', '.join(_ENDINGS)})")
+        raise InputError(f"--train_data_root {root}: no folder in it holds a picture ({', '.join(PICTURE_ENDINGS)})")
     listed = _checked(folder, [name for identity in identities for name in classes[identity]])
     names = pa.array(listed, type=pa.string())
     labels = np.repeat(np.arange(len(identities)), [len(classes[identity]) for identity in identities])
@@ -79,7 +79,7 @@ def _pictures(root: Path, folder: str, above: set[tuple[int, int]], outside: boo
                     continue
                 if entry.is_dir():
                     yield from _pictures(root, f"{folder}/{entry.name}", above | {here}, outside)
-                elif entry.name.lower().endswith(_ENDINGS):
+                elif entry.name.lower().endswith(PICTURE_ENDINGS):
                     yield f"{folder}/{entry.name}"
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error

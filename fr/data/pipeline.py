@@ -44,8 +44,8 @@ class Undecodable(InputError):
 class FaceStream:
     """Runs the graph over batches of samples: iterate for [N, 3, H, W] float32 on DALI's device, and [N] indices.
 
-    Photographs are read while the graph is a batch or two ahead. Undecodable names what is wrong in the iteration
-    that needs it, and is the end of this stream.
+    Photographs are read while the graph is up to `ahead` - 1 batches ahead. Undecodable names what is wrong in the
+    iteration that needs it, and is the end of this stream.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class FaceStream:
         preprocessing: Preprocessing,
         settings: DaliSettings,
         effects: tuple[str, ...],
+        ahead: int = 2,
     ) -> None:
         self._faces = faces
         self._preprocessing = preprocessing
@@ -72,7 +73,7 @@ class FaceStream:
             batch_size=max_batch_size,
             num_threads=settings.threads,
             device_id=settings.gpu if settings.device == "gpu" else None,
-            prefetch_queue_depth=2,
+            prefetch_queue_depth=ahead,
         )
 
     def __iter__(self) -> "FaceStream":

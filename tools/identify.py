@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""Say who is in photographs, a video or in front of a camera, by a gallery of people's pictures.
+
+    python tools/identify.py --snap t.pt --gallery people --input party.jpg --out seen
+    python tools/identify.py --snap t.onnx --gallery people --input holiday/ --out seen
+    python tools/identify.py --snap t.onnx --gallery people --input lobby.mp4 --out seen --threshold 0.6
+    python tools/identify.py --snap t.onnx --gallery people --input 0 --show
+    python tools/identify.py --snap t.onnx --gallery people --evaluate probes --json figures.json --out seen
+
+In the gallery `Name.jpg` is a picture of Name, and so is each in the folder `Name/`; a person is as like a face as the
+most like of the pictures. A face is named when its distance (1 - cosine) to the nearest is below the threshold, which
+is the one that was estimated when the model was validated, unless --threshold says another; otherwise it is unknown.
+
+OUT gets faces.jsonl (boxes, names and distances; a line a photograph or frame) and the annotated photographs under
+their names, or an annotated video. Boxes are in pixels of the picture as a viewer shows it. Ctrl-C ends it, and what
+was done is kept. --evaluate searches the pictures of a folder laid out as the gallery, one face of each: rank-1 and
+rank-5, TPIR at FPIRs of 1e-1 to 1e-3 (fr/identification.py), and OUT/cmc.png; people who aren't in the gallery are
+its strangers.
+
+What else follows are options of evaluate_lfw.py on model, preprocessing and machine. The detector comes with:
+bash init_venv.sh --with detect
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.data.annotations import shown
+from fr.data.pipeline import dali_settings
+from fr.detection import Detector, Mtcnn
+from fr.distributed import Ranks, caught_signals, open_ranks
+from fr.errors import InputError, run_plainly
+from fr.evaluation import embed, with_mirror_image
+from fr.files import write_result
+from fr.gallery import Gallery, Rows, new_gallery
+from fr.identification import Searches
+from fr.monitor import progress
+from fr.option_parsing import Resolved
+from fr.option_types import checked
+from fr.options import evaluation_options
+from fr.recognition import Recognizer
+from fr.scored_model import ScoredModel, open_model
+from fr.scoring import wants_flip
+from tools.detect_faces import detector_options, settings_of
+from tools.identifying.portraits import Looking, Portraits, read_portraits
+from tools.identifying.results import JOURNAL, Seen, Sink, open_sinks
+from tools.identifying.scores import cmc_of, figures_of, lines, search_probes, write_cmc
+from tools.identifying.sources import Source, open_source
+
+_NOT_HERE = (  # of evaluate_lfw.py
+    *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
+    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname"),
+)
+_DISTANCE = checked(float, "a cosine distance in [0, 2]", lambda x: 0 <= x <= 2)
+
+
+def main(argv: list[str]) -> int:
+    arguments, rest = _arguments(argv)
+    resolved = evaluation_options(rest)
+    _check(arguments, resolved)
+    options = resolved.values
+    source = open_source(arguments.input, options.allow_outside) if arguments.input else None
+    with open_ranks(options.device) as ranks:
+        if ranks.world_size > 1:
+            raise InputError("this is the work of one process: start it without torchrun")
+        model = open_model(options, ranks.device)
+        print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
+        threshold = model.threshold if arguments.threshold is None else arguments.threshold
+        settings = settings_of(arguments)
+        looking = None if arguments.aligned else Looking(settings, str(ranks.device), arguments.face)
+        if source is None:
+            gallery = _gallery(*_embedded("--gallery", arguments.gallery, looking, model, resolved, ranks))
+            probes, rows = _embedded("--evaluate", arguments.evaluate, looking, model, resolved, ranks)
+            return _evaluate(search_probes(gallery, probes, rows), gallery, threshold, arguments.out, options.json)
+        if threshold is None:
+            raise InputError(
+                f"{options.snap} doesn't say from which distance on a face is unknown: give --threshold, such as the "
+                '"Estimated threshold" of evaluate_lfw.py'
+            )
+        sinks = open_sinks(source, arguments.out, arguments.show)
+        detector = Mtcnn(settings, ranks.device)
+        gallery = _gallery(*_embedded("--gallery", arguments.gallery, looking, model, resolved, ranks))
+        network = with_mirror_image(model.network, options.flip_mode) if wants_flip(resolved, model) else model.network
+        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
+        recognizer = Recognizer(network, model.preprocessing, dali, ranks.device, options.val_batch_size)
+        return _identify(source, detector, recognizer, gallery, threshold, sinks)
+
+
+def _embedded(
+    option: str, root: str, looking: Looking | None, model: ScoredModel, resolved: Resolved, ranks: Ranks
+) -> tuple[Portraits, Rows]:
+    """A folder of people's pictures, and the embeddings [N, E] of those with a face; says which have none."""
+    options = resolved.values
+    portraits = read_portraits(option, root, looking, options.allow_outside)
+    print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
+    dali, batch = dali_settings(options.dali_device, options.dali_threads, ranks), options.val_batch_size
+    flipped, mode = wants_flip(resolved, model), options.flip_mode
+    return portraits, embed(model.network, portraits.faces, model.preprocessing, dali, ranks, batch, flipped, mode)
+
+
+def _gallery(portraits: Portraits, embeddings: Rows) -> Gallery:
+    """Of all people there, those without a picture of use included."""
+    names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
+    gallery = new_gallery(sorted(set(portraits.people)), names, embeddings)
+    missing = sorted(set(portraits.people) - set(names))
+    print("".join(f"{line}\n" for line in shown([f"{name}: no picture of use" for name in missing])), end="")
+    print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} pictures", flush=True)
+    return gallery
+
+
+def _identify(
+    source: Source, detector: Detector, recognizer: Recognizer, gallery: Gallery, threshold: float, sinks: list[Sink]
+) -> int:
+    """Exit status: 0, or 128 + the signal that ended it."""
+    status, complete, shots = 0, False, 0
+    with caught_signals() as received, progress(source.total, "img", "identifying") as bar:
+        try:
+            for shot in source.shots:
+                found = detector(shot.pixels)
+                (rows,) = recognizer([shot.pixels], [found])
+                person, cosines = gallery.best(rows)
+                distances = 1 - cosines.astype(float)
+                nearest = [gallery.people[of] for of in person]
+                seen = Seen(shot, found.boxes, nearest, distances, distances < threshold)
+                shots += 1
+                wanted = [sink.take(seen) for sink in sinks]
+                bar.update()
+                if received.number:
+                    status = 128 + received.number
+                    break
+                if not all(wanted):
+                    break
+            complete = True
+        finally:
+            for sink in sinks:
+                sink.close(complete)
+    if not shots:
+        raise InputError(*shown(source.bad or [f"--input {source.root}: not one frame of it can be decoded"]))
+    print("".join(f"{line}\n" for line in shown(source.bad)), end="")
+    return status
+
+
+def _evaluate(searches: Searches, gallery: Gallery, threshold: float | None, out: Path | None, json_file: str) -> int:
+    figures, curve = figures_of(searches, threshold), cmc_of(searches, gallery)
+    print("\n".join(lines(figures)))
+    if out and curve:
+        write_cmc(out / "cmc.png", curve)
+        print(f"wrote {out / 'cmc.png'}")
+    if json_file:
+        write_result(Path(json_file), (json.dumps({**figures, "cmc": curve}, indent=1) + "\n").encode())
+    return 0
+
+
+def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="tools/identify.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--gallery", required=True, metavar="FOLDER", help="pictures of the people who are to be recognised")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--input", default="", metavar="WHAT", help="photograph, folder of them, video or camera number")
+    what.add_argument("--evaluate", default="", metavar="PROBES", help="folder laid out as the gallery: 1:N figures")
+    add("--out", type=Path, metavar="OUT", help="folder for what is seen, or for the CMC curve (default: none)")
+    add("--show", action="store_true", help="show it in a window; q ends (needs an OpenCV that has windows)")
+    nearer = "who is nearer is named [1 - cosine] (default: the one estimated in the model's validation)"
+    add("--threshold", type=_DISTANCE, metavar="D", help=nearer)
+    add("--aligned", action="store_true", help="gallery and PROBES are aligned crops (default: photographs)")
+    detector_options(parser)
+    return parser.parse_known_args(argv)
+
+
+def _check(arguments: argparse.Namespace, resolved: Resolved) -> None:
+    """InputError for options without effect, and for an --out that would be read, or written over, as an input."""
+    problems = [
+        f"{resolved.origins[name]}: --{name}: not for identification"
+        for name in _NOT_HERE
+        if resolved.origins[name] != "default"
+    ]
+    if arguments.evaluate and arguments.show:
+        problems.append("--show: not with --evaluate, which shows nothing")
+    if arguments.input and resolved.values.json:
+        problems.append(f"{resolved.origins['json']}: --json: goes with --evaluate; of --input, OUT gets {JOURNAL}")
+    problems += _out_problems(arguments)
+    if problems:
+        raise InputError(*problems)
+
+
+def _out_problems(arguments: argparse.Namespace) -> list[str]:
+    if not (arguments.out and arguments.input):
+        return []
+    out, gallery, given = (Path(of).resolve() for of in (arguments.out, arguments.gallery, arguments.input))
+    if out.is_relative_to(gallery):
+        return [f"--out {arguments.out}: lies in the gallery, whose people it would join"]
+    if given.is_dir() and out.is_relative_to(given):
+        return [f"--out {arguments.out}: lies in --input, whose photographs it would join"]
+    if out == given.parent:
+        return [f"--out {arguments.out}: the annotated one would take the place of --input"]
+    return []
+
+
+if __name__ == "__main__":
+    run_plainly("tools/identify.py", main)

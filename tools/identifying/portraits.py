@@ -1,0 +1,96 @@
+"""Folders of people's pictures: a gallery, or probes to search in one.
+
+`Name.jpg` is a picture of Name, and so is every picture in and below the folder `Name/`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from fr.data.annotations import Faces, existing_folder
+from fr.data.folders import pictures_below
+from fr.detection import DetectorSettings, Mtcnn
+from fr.errors import InputError
+from fr.monitor import progress
+from tools.dataset.face_journal import Found
+from tools.dataset.parallel import map_in_processes
+from tools.detect_faces import face_of, find_face
+
+FEW = 64  # pictures that are looked at in this process: starting others takes as long
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """N pictures. people: whose each is. usable: [N], whether it has a face. faces: of those that have, in order.
+
+    notes: a line for people about each picture with no face, with several, or that can't be read.
+    """
+
+    people: list[str]
+    usable: NDArray[np.bool_]
+    faces: Faces
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How the face is found in each: the detector's settings and device, and which of several faces is meant."""
+
+    settings: DetectorSettings
+    device: str
+    choice: str
+
+
+def read_portraits(option: str, root: str, looking: Looking | None, outside: bool) -> Portraits:
+    """The pictures of a folder's tree, names sorted. looking: None for aligned crops, which are used whole.
+
+    outside: as of `read_vgg`. InputError when there is no such folder, no picture in it, or none with a face.
+    """
+    folder = existing_folder(option, root)
+    names = pictures_below(folder, outside)
+    if not names:
+        raise InputError(f"{option} {root}: no picture in it")
+    people = [person_of(name) for name in names]
+    if looking is None:
+        faces = Faces(folder, pa.array(names), np.zeros((len(names), 0, 2)), outside=outside)
+        return Portraits(people, np.ones(len(names), dtype=bool), faces, [])
+    found = list(_look(folder, names, looking, outside))
+    usable = [isinstance(of, Found) and of.faces > 0 for of in found]
+    if not any(usable):
+        raise InputError(f"{option} {root}: no face found in any of its {len(names):,} pictures")
+    points = [of.points for of in found if isinstance(of, Found) and of.faces]
+    taken = pa.array([name for name, there in zip(names, usable, strict=True) if there])
+    faces = Faces(folder, taken, np.array(points).reshape(-1, 5, 2), outside=outside)
+    notes = [_note(folder, of, looking.choice) for of in found if not (isinstance(of, Found) and of.faces == 1)]
+    return Portraits(people, np.array(usable), faces, notes)
+
+
+def person_of(name: str) -> str:
+    """Whose picture one is, by its path below the folder."""
+    path = PurePosixPath(name)
+    return path.parts[0] if len(path.parts) > 1 else path.stem
+
+
+def _look(folder: Path, names: list[str], looking: Looking, outside: bool) -> Iterator[Found | str]:
+    if len(names) > FEW:
+        look = partial(find_face, folder, looking.settings, looking.device, looking.choice, outside)
+        yield from map_in_processes(look, names, 0, "detecting")
+        return
+    detector = Mtcnn(looking.settings, torch.device(looking.device))
+    with progress(len(names), "img", "detecting") as bar:
+        for name in names:
+            yield face_of(detector, folder, looking.choice, outside, name)
+            bar.update()
+
+
+def _note(folder: Path, found: Found | str, choice: str) -> str:
+    if isinstance(found, str):
+        return found
+    what = f"{found.faces} faces; the one meant: {choice}" if found.faces else "no face found"
+    return f"{folder / found.name}: {what}"

@@ -1,0 +1,207 @@
+"""Where it goes who was seen: console, faces.jsonl, annotated pictures or a video, a window."""
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from fr.errors import InputError
+from fr.files import write_result
+from fr.photographs import Pixels
+from tools.identifying.drawing import annotated
+from tools.identifying.sources import Shot, Source
+
+JOURNAL = "faces.jsonl"
+_QUALITY = 95  # of JPEG
+_ESCAPE = 27
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The F faces of a shot. boxes: [F, 4] x, y, width, height, in pixels of what a viewer shows. nearest: who in the
+    gallery is most like each. distances: [F] 1 - cosine to that one. named: [F], whether that is near enough."""
+
+    shot: Shot
+    boxes: NDArray[np.float64]
+    nearest: list[str]
+    distances: NDArray[np.float64]
+    named: NDArray[np.bool_]
+
+    @property
+    def names(self) -> list[str]:
+        return [name if is_named else "unknown" for name, is_named in zip(self.nearest, self.named, strict=True)]
+
+    @cached_property
+    def picture(self) -> Pixels:
+        """With boxes and names."""
+        labels = [f"{name} {distance:.2f}" for name, distance in zip(self.names, self.distances, strict=True)]
+        return annotated(self.shot.pixels, self.boxes, labels, self.named.tolist())
+
+
+class Sink(Protocol):
+    """Takes what was seen, shot by shot; false: that is enough. close: complete is false when it ends in an error."""
+
+    def take(self, seen: Seen) -> bool: ...
+
+    def close(self, complete: bool) -> None: ...
+
+
+class Console:
+    """A line a photograph, and of frames a line whenever others are seen than before; a summary."""
+
+    def __init__(self, frames: bool) -> None:
+        self._frames, self._last = frames, ""
+        self._shots, self._faceless, self._faces, self._named = 0, 0, 0, 0
+
+    def take(self, seen: Seen) -> bool:
+        self._shots += 1
+        self._faceless += not seen.names
+        self._faces += len(seen.named)
+        self._named += int(seen.named.sum())
+        if self._frames:
+            line = ", ".join(sorted(seen.names)) or "nobody"
+            if line != self._last:
+                tqdm.write(f"{seen.shot.seconds:.2f} s: {line}")
+            self._last = line
+        else:
+            faces = zip(seen.names, seen.distances, strict=True)
+            tqdm.write(f"{seen.shot.name}: " + (", ".join(f"{name} ({of:.2f})" for name, of in faces) or "no face"))
+        return True
+
+    def close(self, complete: bool) -> None:
+        what = "frames" if self._frames else "photographs"
+        faces = f"{self._faces:,} faces, {self._faces - self._named:,} unknown"
+        print(f"{self._shots:,} {what}, {self._faceless:,} without a face; {faces}")
+
+
+class Journal:
+    """faces.jsonl: a line a shot, there as soon as it was seen."""
+
+    def __init__(self, folder: Path, frames: bool) -> None:
+        self._path, self._frames = folder / JOURNAL, frames
+        self._file: TextIO | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out {folder}: can't be written: {error.strerror}") from error
+
+    def take(self, seen: Seen) -> bool:
+        shot = seen.shot
+        record: dict[str, Any] = {"picture": shot.name}
+        if self._frames:
+            record = {"frame": int(shot.name), "seconds": round(shot.seconds, 3)}
+        record["faces"] = [
+            {
+                "name": name if is_named else None,
+                "nearest": name,
+                "distance": round(distance, 4),
+                "box": [round(side, 1) for side in box],
+            }
+            for name, is_named, distance, box in zip(
+                seen.nearest, seen.named.tolist(), seen.distances.tolist(), seen.boxes.tolist(), strict=True
+            )
+        ]
+        try:
+            self._file = self._file or self._path.open("w", encoding="utf-8")
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"{self._path}: can't be written: {error.strerror}") from error
+        return True
+
+    def close(self, complete: bool) -> None:
+        if self._file:
+            self._file.close()
+
+
+class PictureFiles:
+    """Annotated photographs under their names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def take(self, seen: Seen) -> bool:
+        path = self._folder / seen.shot.name
+        buffer = io.BytesIO()
+        Image.fromarray(seen.picture).save(buffer, Image.registered_extensions()[path.suffix.lower()], quality=_QUALITY)
+        write_result(path, buffer.getvalue())
+        return True
+
+    def close(self, complete: bool) -> None: ...
+
+
+class VideoFile:
+    """Annotated frames as MPEG-4. What was written when it ends, however it ends but by an error, is a whole file."""
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self._path, self._rate = path, rate
+        self._temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+        self._writer: Any = None
+        self._written = 0
+
+    def take(self, seen: Seen) -> bool:
+        picture = seen.picture
+        if self._writer is None:
+            size = picture.shape[1], picture.shape[0]
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self._temporary), cv2.CAP_FFMPEG, code, self._rate, size)
+            if not self._writer.isOpened():
+                raise InputError(f"{self._path}: can't be written")
+        # A camera's frame stands until the next one was looked at, so that a minute stays a minute.
+        due = round(seen.shot.seconds * self._rate) + 1
+        for _ in range(due - self._written):
+            self._writer.write(picture[:, :, ::-1])
+        self._written = max(due, self._written)
+        return True
+
+    def close(self, complete: bool) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        if complete:
+            os.replace(self._temporary, self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+class Window:
+    """Shows what was seen, a photograph until a key is pressed; q or Escape ends. InputError where it can't."""
+
+    def __init__(self, frames: bool) -> None:
+        self._wait = 1 if frames else 0  # milliseconds; 0 = for a key
+        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise InputError("--show: no display (neither DISPLAY nor WAYLAND_DISPLAY is set)")
+        try:
+            cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        except cv2.error as error:
+            wheel = "pip install opencv-python in the place of opencv-python-headless"
+            raise InputError(f"--show: this OpenCV has no windows: {wheel}") from error
+
+    def take(self, seen: Seen) -> bool:
+        cv2.imshow(_TITLE, seen.picture[:, :, ::-1])
+        return cv2.waitKey(self._wait) & 0xFF not in (ord("q"), _ESCAPE)
+
+    def close(self, complete: bool) -> None:
+        cv2.destroyAllWindows()
+
+
+_TITLE = "identify"
+
+
+def open_sinks(source: Source, out: Path | None, show: bool) -> list[Sink]:
+    """out: folder to write to, None = none."""
+    frames = source.rate > 0
+    sinks: list[Sink] = [Window(frames)] if show else []
+    if out:
+        sinks.append(Journal(out, frames))
+        sinks.append(VideoFile(out / f"{source.name}.mp4", source.rate) if frames else PictureFiles(out))
+    return [*sinks, Console(frames)]

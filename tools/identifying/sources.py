@@ -1,0 +1,116 @@
+"""What is looked at: photographs, and the frames of videos and cameras."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fr.data.folders import PICTURE_ENDINGS, pictures_below
+from fr.data.storage import MOST_BYTES
+from fr.errors import InputError
+from fr.photographs import MOST_PIXELS, Pixels, decode
+from fr.reading import OutsideRoot, open_file, read_whole
+
+_USUAL_RATE = 25.0  # frames a second, of a camera that doesn't say
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A photograph or a frame, as a viewer shows it.
+
+    name: path below the photographs' folder, or number of the frame from 0. pixels: [H, W, 3] RGB. seconds: since the
+    first frame; 0 of a photograph.
+    """
+
+    name: str
+    pixels: Pixels
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """shots: in order. total: how many, 0 = nobody knows. name: of what they are written as, if they are frames.
+
+    root: the folder of photographs, or the video's file. rate: frames a second, 0 of photographs. bad: gets a line
+    about each photograph that can't be read, when its turn comes.
+    """
+
+    shots: Iterator[Shot]
+    total: int
+    name: str
+    root: Path
+    rate: float
+    bad: list[str] = field(default_factory=list)
+
+
+def open_source(text: str, outside: bool) -> Source:
+    """A photograph, a folder of them, a video file, or the number of a camera; InputError when it can't be opened.
+
+    outside: as of `read_vgg`, for a folder's photographs.
+    """
+    path = Path(text)
+    if text.isdecimal() and not path.exists():
+        return _frames(cv2.VideoCapture(int(text)), f"camera_{text}", path, live=True)
+    if path.is_dir():
+        names = pictures_below(path, outside)
+        if not names:
+            raise InputError(f"--input {text}: no picture in it")
+        return _photographs(path, names, outside)
+    try:
+        open_file(path).close()
+    except OSError as error:
+        raise InputError(f"--input {text}: can't be read: {error.strerror}") from error
+    if path.name.lower().endswith(PICTURE_ENDINGS):
+        return _photographs(path.parent, [path.name], outside=True)
+    return _frames(cv2.VideoCapture(text, cv2.CAP_FFMPEG), path.stem, path, live=False)
+
+
+def _photographs(root: Path, names: list[str], outside: bool) -> Source:
+    bad: list[str] = []
+    return Source(_readable(root, names, outside, bad), len(names), "", root, 0.0, bad)
+
+
+def _readable(root: Path, names: list[str], outside: bool, bad: list[str]) -> Iterator[Shot]:
+    for name in names:
+        path = root / name
+        try:
+            encoded = read_whole(path, MOST_BYTES, None if outside else root)
+            yield Shot(name, decode(np.frombuffer(encoded, dtype=np.uint8), str(path)).upright())
+        except OutsideRoot:
+            raise
+        except OSError as error:
+            bad.append(f"{path}: can't be read: {error.strerror}")
+        except InputError as error:
+            bad.append(str(error))
+
+
+def _frames(capture: Any, name: str, path: Path, live: bool) -> Source:
+    """The frames of what OpenCV has opened, held upright by it. live: what comes while a frame is looked at is lost."""
+    height, width = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
+    if not capture.isOpened() or not 0 < height * width <= MOST_PIXELS:
+        what = "no such camera, or it is in use" if live else "neither a picture by its name nor a video to be decoded"
+        raise InputError(f"--input {path}: {what}")
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # of a camera: the frame that is looked at is a new one
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    rate = rate if 0 < rate < 1000 else _USUAL_RATE
+    total = 0 if live else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    return Source(_shots(capture, 0.0 if live else rate), total, name, path, rate)
+
+
+def _shots(capture: Any, rate: float) -> Iterator[Shot]:
+    """rate: frames a second, 0 = by the clock."""
+    number, start = 0, time.monotonic()
+    try:
+        while True:
+            there, frame = capture.read()
+            if not there:
+                return
+            seconds = number / rate if rate else time.monotonic() - start
+            yield Shot(str(number), np.ascontiguousarray(frame[:, :, ::-1]), seconds)
+            number += 1
+    finally:
+        capture.release()

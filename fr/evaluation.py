@@ -37,7 +37,7 @@ def embed(
     [N, 2E] ("concat"). batch_size: photographs a rank at a time. A backbone must be in evaluation mode. InputError,
     on all ranks together, names photographs that can't be read or whose embedding isn't finite.
     """
-    network = _with_mirror_image(model, flip_mode) if flipped else model
+    network = with_mirror_image(model, flip_mode) if flipped else model
     counts = [len(part) for part in np.array_split(np.arange(len(faces)), ranks.world_size)]
     first = sum(counts[: ranks.rank])
     indices = np.arange(first, first + counts[ranks.rank])
@@ -59,7 +59,9 @@ def embed(
     return every
 
 
-def _with_mirror_image(model: Network, flip_mode: str) -> Network:
+def with_mirror_image(model: Network, flip_mode: str) -> Network:
+    """[B, 3, H, W] → the mean with the mirror images' [B, E] ("sum"), or theirs behind [B, 2E] ("concat")."""
+
     def network(images: torch.Tensor) -> torch.Tensor:
         embeddings, mirrored = model(images), model(images.flip(3))
         return torch.cat([embeddings, mirrored], dim=1) if flip_mode == "concat" else (embeddings + mirrored) / 2

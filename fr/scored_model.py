@@ -24,8 +24,9 @@ _SIMILARITY = "procrustes"  # of a file that doesn't say its own
 class ScoredModel:
     """A network ready to be scored.
 
-    network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]. overrides: a line for people about
-    each part of the stored contract that an option replaced. config: the options of its training, as far as known.
+    network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]; a module of a snapshot. overrides: a
+    line for people about each part of the stored contract that an option replaced. config: the options of its
+    training, as far as known. name: of the backbone.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -33,6 +34,7 @@ class ScoredModel:
     facts: dict[str, str]
     config: dict[str, Any]
     overrides: list[str]
+    name: str = "unknown"
 
 
 def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel:
@@ -88,6 +90,7 @@ def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device
         _facts(contents),
         contents["config"],
         _overrides(path, stored, preprocessing),
+        contents["model"],
     )
 
 
@@ -107,6 +110,7 @@ def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) ->
         _facts(facts),
         {"flipped_emb": facts.get("flipped_emb")},
         _overrides(path, stored, preprocessing) if model.preprocessing else [],
+        facts["model"],
     )
 
 

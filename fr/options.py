@@ -56,10 +56,12 @@ def tool_options(
 
 
 def model_tool_options(
-    program: str, description: str, own: Callable[[Group], None], own_checks: Checks, argv: Sequence[str]
+    program: str, description: str, own: Callable[[Group], None], argv: Sequence[str], labelled: bool
 ) -> Resolved:
-    """As `tool_options`, for one that shows the pictures to a model: they may be anybody's, and `photos` is default."""
-    return _tool_options(program, description, own, own_checks, argv, UNLABELLED | DATASETS, with_model=True)
+    """As `tool_options`, for one that shows the pictures to a model; unless they must be labelled, they are anybody's
+    by default."""
+    datasets = DATASETS if labelled else UNLABELLED | DATASETS
+    return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True)
 
 
 def _tool_options(

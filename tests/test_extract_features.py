@@ -1,5 +1,6 @@
 """tools/extract_features.py: numbers against a plain loop, files against their formats, ranks, kills, damage."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -300,7 +301,7 @@ def test_noises_of_facescrub_become_their_identity(
 # --- ranks, kills, damage, settings -----------------------------------------------------------------------------------
 
 
-def on_rank(rank: int, world: int, port: int, options: list[str], taken: str) -> None:
+def on_rank(rank: int, world: int, port: int, options: list[str], taken: str, tool: str) -> None:
     torchrun: dict[str, object] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
     os.environ.update({name: str(value) for name, value in torchrun.items()})
@@ -313,16 +314,16 @@ def on_rank(rank: int, world: int, port: int, options: list[str], taken: str) ->
 
     with mock.patch.object(FileEach, "take", note):
         try:
-            main(options)
+            importlib.import_module(tool).main(options)
         except InputError as error:
             Path(f"{taken}.{rank}").write_text(str(error))
 
 
-def run_ranks(world: int, options: list[str], taken: Path) -> list[str]:
-    """The tool on forked ranks: what each took, or its error."""
+def run_ranks(world: int, options: list[str], taken: Path, tool: str = "tools.extract_features") -> list[str]:
+    """A tool on forked ranks: what each took, or its error."""
     store = dist.TCPStore("127.0.0.1", 0, world, is_master=True, wait_for_workers=False)
     multiprocessing.set_forkserver_preload(["tests.conftest", "tests.rank_server", "torch._dynamo"])
-    arguments = (world, store.port, options, str(taken))
+    arguments = (world, store.port, options, str(taken), tool)
     mp.start_processes(on_rank, arguments, nprocs=world, start_method="forkserver")
     return [path.read_text() for path in sorted(taken.parent.glob(f"{taken.name}.*"))]
 

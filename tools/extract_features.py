@@ -40,7 +40,7 @@ from fr.distributed import Ranks, gather_objects, open_ranks, patient_group, rai
 from fr.errors import InputError, run_plainly
 from fr.files import write_result
 from fr.option_checks import UNLABELLED
-from fr.option_types import COUNT, COUNT_OR_0, FLAG, TEXT
+from fr.option_types import FLAG, TEXT
 from fr.options import Group, model_tool_options
 from fr.scored_model import ScoredModel, open_model
 from fr.scoring import wants_flip
@@ -49,7 +49,7 @@ from tools.dataset.face_names import key_of, refuse_ambiguous
 from tools.dataset.marked_folder import open_folder
 from tools.features.layers import LAYERS, feature_network
 from tools.features.noises import Centroids, marked, of_facescrub, read_noises
-from tools.features.parts import Extractor, Part, extract
+from tools.features.parts import Extractor, Part, embedding_options, extract
 from tools.features.sinks import (
     Columns,
     FileEach,
@@ -70,7 +70,7 @@ T = TypeVar("T")
 
 def main(argv: list[str]) -> int:
     resolved = model_tool_options(
-        "tools/extract_features.py", "Write the features of photographs.", _own, lambda *_: [], argv
+        "tools/extract_features.py", "Write the features of photographs.", _own, argv, labelled=False
     )
     options = resolved.values
     with open_ranks(options.device) as ranks:
@@ -199,13 +199,11 @@ def _own(group: Group) -> None:
     before = "pooled = what the last linear layer makes it of"
     add("--layer", default="embedding", choices=LAYERS, help=f"the embedding, or {before}, where that is pooled")
     add("--normalize", **FLAG, help="features of length 1; false = as they are; unsaid: of bin and trillion alone")
-    add("--flipped_emb", **FLAG, help="mean with the mirror image's features; false = off; unsaid = as --snap says")
     add("--flip_mode", default="sum", choices=("sum", "concat"), help="of --flipped_emb: mean, or one behind the other")
+    embedding_options(group)
     add("--file_ending", type=TEXT, default=".bin", help="of bin: what is put behind a photograph's name")
     lists = "megaface_noises.txt or facescrub_noises.txt, to clean features by"
     add("--noises_list", default="", help=f"of bin: {lists}; empty = none")
-    add("--batch_size", type=COUNT, default=64, help="per rank and forward pass [images]")
-    add("--max_bad_images", type=COUNT_OR_0, default=1000, help="one more unusable ends the run [files]; 0 = the first")
 
 
 if __name__ == "__main__":

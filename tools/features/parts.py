@@ -21,9 +21,19 @@ from fr.distributed import Ranks, patient_group, raise_together
 from fr.errors import InputError
 from fr.evaluation import Network
 from fr.monitor import progress
+from fr.option_types import COUNT, COUNT_OR_0, FLAG
+from fr.options import Group
 from fr.preprocessing import Preprocessing
 
 _MOST = 1000  # parts; a kill loses at most that share of the work of each rank
+
+
+def embedding_options(group: Group) -> None:
+    """Options of tools that make features."""
+    add = group.add_argument
+    add("--flipped_emb", **FLAG, help="mean with the mirror image's features; false = off; unsaid = as --snap says")
+    add("--batch_size", type=COUNT, default=64, help="per rank and forward pass [images]")
+    add("--max_bad_images", type=COUNT_OR_0, default=1000, help="one more unusable ends the run [files]; 0 = the first")
 
 
 @dataclass(frozen=True)

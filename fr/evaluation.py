@@ -60,7 +60,7 @@ def embed(
 
 
 def with_mirror_image(model: Network, flip_mode: str) -> Network:
-    """Of the picture and its mirror image, as of `embed`."""
+    """[B, 3, H, W] → the mean with the mirror images' [B, E] ("sum"), or theirs behind [B, 2E] ("concat")."""
 
     def network(images: torch.Tensor) -> torch.Tensor:
         embeddings, mirrored = model(images), model(images.flip(3))

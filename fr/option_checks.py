@@ -18,6 +18,11 @@ DATASETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tar": ((), ("train_list", "aligned")),
     "rec": ((), ()),
 }
+# The same of photographs of nobody in particular, which tools may show to a model.
+UNLABELLED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "photos": ((), ("train_list", "train_landmarks", "aligned")),
+    "trp_test": (("train_list",), ()),
+}
 SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # of --val_set
 MARGIN_TYPES = ("softmax", "cos", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
 
@@ -36,6 +41,8 @@ _GOES_WITH = {
     **dict.fromkeys(("size", "template", "alignment", "margin"), ("crop", ("aligned",))),
     **dict.fromkeys(("boxes", "enlarge", "square"), ("crop", ("loose",))),
     "quality": ("format", ("jpg",)),
+    # of tools/extract_features.py
+    **dict.fromkeys(("file_ending", "noises_list"), ("format", ("bin",))),
 }
 # Options that do nothing while all of these weights, probabilities or strengths are 0.
 _NEEDS_WEIGHT = {
@@ -111,7 +118,8 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
 
 def tool_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """As `train_problems`, for tools that read training data."""
-    return _data_problems(values, origins) + _without_effect(values, origins, defaults)
+    problems = length_problems(values, origins, defaults) + _data_problems(values, origins)
+    return problems + _without_effect(values, origins, defaults)
 
 
 def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
@@ -119,7 +127,7 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     dataset = values.get("train_dataset")
     if dataset is None:
         return []
-    needed, used = DATASETS[dataset]
+    needed, used = (DATASETS | UNLABELLED)[dataset]
     problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
     problems += [
         f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"

@@ -5,12 +5,12 @@ names. No default = required. How they are read and merged: `fr/option_parsing.p
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fr import training_options as training
 from fr.data.alignment import ALIGNMENTS, TEMPLATES
-from fr.option_checks import DATASETS, SET_KINDS, evaluation_problems, tool_problems, train_problems
+from fr.option_checks import DATASETS, SET_KINDS, UNLABELLED, evaluation_problems, tool_problems, train_problems
 from fr.option_parsing import Checks, Resolved, new_parser, resolve
 from fr.option_types import CHANNEL, COUNT, COUNT_OR_0, FLAG, POSITIVE, SIDE, TEXT
 
@@ -52,9 +52,34 @@ def tool_options(
     program: str, description: str, own: Callable[[Group], None], own_checks: Checks, argv: Sequence[str]
 ) -> Resolved:
     """As `train_options`, for a tool that reads training data of any format; `own` adds the tool's own options."""
+    return _tool_options(program, description, own, own_checks, argv, DATASETS, with_model=False)
+
+
+def model_tool_options(
+    program: str, description: str, own: Callable[[Group], None], argv: Sequence[str], labelled: bool
+) -> Resolved:
+    """As `tool_options`, for one that shows the pictures to a model; unless they must be labelled, they are anybody's
+    by default."""
+    datasets = DATASETS if labelled else UNLABELLED | DATASETS
+    return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True)
+
+
+def _tool_options(
+    program: str,
+    description: str,
+    own: Callable[[Group], None],
+    own_checks: Checks,
+    argv: Sequence[str],
+    datasets: Mapping[str, Any],
+    with_model: bool,
+) -> Resolved:
     parser = new_parser(program, description)
     own(parser.add_argument_group("the tool"))
-    _data(parser.add_argument_group("data, as train.py reads them"))
+    _data(parser.add_argument_group("data, as train.py reads them"), datasets)
+    if with_model:
+        _model(parser.add_argument_group("model"))
+        _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
+        _machine(parser.add_argument_group("machine"))
 
     def checks(*settings: dict[str, Any]) -> list[str]:
         return tool_problems(*settings) + own_checks(*settings)
@@ -62,9 +87,11 @@ def tool_options(
     return resolve(parser, argv, checks)
 
 
-def _data(group: Group) -> None:
+def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
+    """datasets: those to choose from, the default first."""
     add = group.add_argument
-    add("--train_dataset", default="vgg", choices=DATASETS, help="format of the data, see README.md; vgg = VGGFace2")
+    form = "format of the data, see README.md; vgg = VGGFace2"
+    add("--train_dataset", default=next(iter(datasets)), choices=datasets, help=form)
     add("--train_data_root", type=TEXT, help="folder that the paths of --train_list start from")
     add("--train_list", default="", help="text file, one image a line (of tar: one shard); empty for folder and rec")
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
@@ -99,8 +126,19 @@ def _verification(group: Group, empty: str, unsaid: str = "") -> None:
 
 
 def _evaluation(group: Group) -> None:
+    _model(group)
     add = group.add_argument
-    add("--snap", type=TEXT, help="snapshot (.pt) or ONNX model to measure")
+    add("--allow_outside", **FLAG, help="photographs may lie outside --val_data_root, by links; false = off")
+    add("--json", default="", help="file to write the figures to; empty = none")
+    add("--report", default="", help="folder for the report page; empty = none")
+    add("--cache", **FLAG, help="keep embeddings beside --snap, and use those kept of the same pictures; false = off")
+    add("--show_failed", default="", help="folder for a picture of each wrongly judged pair; empty = none")
+    add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
+
+
+def _model(group: Group) -> None:
+    add = group.add_argument
+    add("--snap", type=TEXT, help="snapshot (.pt) or ONNX model")
     add("--model", default="", help="the backbone; empty = as --snap says")
     add(
         "--embed_size",
@@ -109,12 +147,6 @@ def _evaluation(group: Group) -> None:
         help="of the embedding [numbers]; 0 = as --snap says",
     )
     add("--averaged", **FLAG, help="the moving average of the weights; false = the weights")
-    add("--allow_outside", **FLAG, help="photographs may lie outside --val_data_root, by links; false = off")
-    add("--json", default="", help="file to write the figures to; empty = none")
-    add("--report", default="", help="folder for the report page; empty = none")
-    add("--cache", **FLAG, help="keep embeddings beside --snap, and use those kept of the same pictures; false = off")
-    add("--show_failed", default="", help="folder for a picture of each wrongly judged pair; empty = none")
-    add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
 
 
 def _protocol(group: Group) -> None:

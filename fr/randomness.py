@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     HEAD = 3
     SAMPLING = 4
     PIXELS = 5
+    FEATURES = 6
 
 
 def generator(seed: int, purpose: Purpose, epoch: int = 0, first_count: int = 0) -> np.random.Generator:

@@ -27,10 +27,11 @@ _SIMILARITY = "procrustes"  # of a file that doesn't say its own
 class ScoredModel:
     """A network ready to be scored.
 
-    network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]. overrides: a line for people about
-    each part of the stored contract that an option replaced. config: the options of its training, as far as known.
-    threshold: the cosine distance below which two faces were best taken for one person's, None if nothing says.
-    noted: where the scores of these weights lay in the training's last validation. digest: of its file, for --cache.
+    network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]; a module of a snapshot. overrides: a
+    line for people about each part of the stored contract that an option replaced. config: the options of its
+    training, as far as known. name: of the backbone. threshold: the cosine distance below which two faces were best
+    taken for one person's, None if nothing says. noted: where the scores of these weights lay in the training's last
+    validation. digest: of its file, for --cache.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -38,6 +39,7 @@ class ScoredModel:
     facts: dict[str, str]
     config: dict[str, Any]
     overrides: list[str]
+    name: str = "unknown"
     threshold: float | None = None
     noted: list[Spread] = field(default_factory=list)
     digest: str = ""
@@ -50,7 +52,7 @@ def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel
     part of the preprocessing.
     """
     path = Path(options.snap)
-    digest = weights_digest(path) if options.cache else ""  # of the file as it is before it is read
+    digest = weights_digest(path) if getattr(options, "cache", False) else ""  # of the file before it is read
     is_snapshot = path.suffix == ".pt" or _is_zip(path)
     return replace((_open_snapshot if is_snapshot else _open_onnx)(path, options, device), digest=digest)
 
@@ -96,6 +98,7 @@ def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device
         _facts(contents),
         contents["config"],
         _overrides(path, stored, preprocessing),
+        contents["model"],
         threshold_of(contents["metrics"], options.averaged),
         [one for one in read_spreads(path, contents.get("scores", [])) if one.averaged == options.averaged],
     )
@@ -117,6 +120,7 @@ def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) ->
         _facts(facts),
         {"flipped_emb": facts.get("flipped_emb")},
         _overrides(path, stored, preprocessing) if model.preprocessing else [],
+        facts["model"],
         threshold_of(model.facts),
         read_spreads(path, model.facts.get("scores", [])),
     )

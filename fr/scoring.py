@@ -91,8 +91,9 @@ def wants_flip(resolved: Resolved, model: ScoredModel) -> bool:
     options = resolved.values
     said = resolved.origins["flipped_emb"] != "default"
     flipped = bool(options.flipped_emb if said else model.config.get("flipped_emb"))
-    if not flipped and options.flip_mode != "sum":
-        raise InputError(f"--flip_mode {options.flip_mode}: no effect without --flipped_emb")
+    mode = getattr(options, "flip_mode", "sum")  # not every tool has it
+    if not flipped and mode != "sum":
+        raise InputError(f"--flip_mode {mode}: no effect without --flipped_emb")
     return flipped
 
 

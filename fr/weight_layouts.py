@@ -30,14 +30,15 @@ class System:
     """A trainer and what its files have in common.
 
     rules: by `--model`, as in `reference_keys_001`; a model without any has our keys. head: the key of the classes'
-    weights, [C, E], or [E, C] if `transposed`. drops: its keys that have no place here. lacks: ours that its files
-    never have. pooled: embedding size of files whose embedding is what the last layer would get. template, alignment:
-    how its authors align faces, if they do.
+    weights, [C, E], or [E, C] if `transposed`. bias: of what is added to their logits, [C]. drops: its keys that have
+    no place in a backbone here. lacks: ours that its files never have. pooled: embedding size of files whose embedding
+    is what the last layer would get. template, alignment: how its authors align faces, if they do.
     """
 
     source: str
     rules: Mapping[str, Rules] = field(default_factory=dict)
     head: str = ""
+    bias: str = ""
     transposed: bool = False
     drops: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
@@ -79,10 +80,15 @@ def _agrees(shape: Shape, mark: tuple[int | None, ...] | None) -> bool:
 _RESNETS = ("resnet34", "resnet50", "resnet101")
 _STEM = {"conv1.weight": (64, 3, 7, 7)}
 _ANCESTOR = System("face_recognition.pytorch", KEYS_001, head="fc_angular.weight", transposed=True)
-_CENTRE_LOSS = System("facenet with centre loss", head="model.classifier.weight", drops=("model.classifier.bias",))
+_CENTRE_LOSS = System(
+    "facenet with centre loss",
+    head="model.classifier.weight",
+    bias="model.classifier.bias",
+    drops=("model.classifier.bias",),
+)
 _INSIGHTFACE = System("insightface", head="weight", template="arcface", alignment="umeyama")
 _MOBILEFACENET = System("MobileFaceNet_Pytorch", alignment="umeyama")  # SphereFace's points in 96 × 112
-_CAFFE = System("VGGFace2-pytorch", head="fc.weight", drops=("fc.bias",), pooled=2048)
+_CAFFE = System("VGGFace2-pytorch", head="fc.weight", bias="fc.bias", drops=("fc.bias",), pooled=2048)
 _IMAGENET = System(
     "torchvision, trained on ImageNet",
     {name: [("^", "model.")] for name in _RESNETS},

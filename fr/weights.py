@@ -28,8 +28,9 @@ class Weights:
     """What a file holds, in the terms of this trainer.
 
     source: for people. embed_size: E; 0 when the file has no embedding layer. input_size: (height, width), None when
-    the shapes don't tell. backbone: our key → tensor. head: [C, E], a row a class, as it stood there. identities: the
-    classes' names, where the file gives them. left_out: its keys that have no place here. lacks: our keys that no file
+    the shapes don't tell. backbone: our key → tensor. head: [C, E], a row a class, as it stood there. bias: [C], what
+    is added to the logits of a plain softmax; None = the head's are cosines. identities: the classes' names, where the
+    file gives them. left_out: its keys that have no place here. lacks: our keys that no file
     of its kind has. template, alignment: how its authors align faces.
     """
 
@@ -41,6 +42,7 @@ class Weights:
     backbone: dict[str, torch.Tensor]
     head: torch.Tensor | None
     identities: list[str] | None = None
+    bias: torch.Tensor | None = None
     left_out: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
     template: str = "sphereface"
@@ -96,6 +98,7 @@ def _of_layout(path: Path, layout: Layout, tensors: dict[str, torch.Tensor]) -> 
     head = tensors.pop(system.head, None)
     if head is not None and head.ndim != 2:
         raise InputError(f"{path}: {system.head} has the shape {list(head.shape)}; a head has two sides")
+    rows = head.t() if head is not None and system.transposed else head
     kept = {key: tensor for key, tensor in tensors.items() if key not in system.drops}
     model = likeliest_model(layout, {key: tuple(tensor.shape) for key, tensor in kept.items()})
     backbone = {system.our_key(model, key): tensor for key, tensor in kept.items()}
@@ -110,7 +113,8 @@ def _of_layout(path: Path, layout: Layout, tensors: dict[str, torch.Tensor]) -> 
         embed_size,
         input_sides(model, embed_size or 1, shapes),
         backbone,
-        head.t() if head is not None and system.transposed else head,
+        rows,
+        bias=_bias(rows, tensors.get(system.bias)),
         left_out=tuple(key for key in tensors if key in system.drops),
         lacks=system.lacks,
         template=system.template,
@@ -135,7 +139,14 @@ def _of_snapshot(path: Path, contents: dict[str, Any]) -> Weights:
         _tensors_of(contents["state_dict"]),
         head,
         names,
+        _bias(head, contents.get("head_bias")),
     )
+
+
+def _bias(head: torch.Tensor | None, found: Any) -> torch.Tensor | None:
+    """What is added to the logits of a head, if it is a number a class."""
+    fits = head is not None and isinstance(found, torch.Tensor) and found.shape == head.shape[:1]
+    return found if fits else None
 
 
 def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:

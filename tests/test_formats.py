@@ -25,7 +25,7 @@ from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.placement import matrices, scaling
 from fr.data.vgg import label_order, read_vgg
 from fr.errors import InputError
-from fr.option_checks import DATASETS
+from fr.option_checks import DATASETS, UNLABELLED
 from fr.options import train_options
 from fr.preprocessing import Preprocessing
 from tests.conftest import Losses, data_options, same_weights, weights
@@ -392,7 +392,7 @@ def option_problems(*words: str) -> tuple[str, ...]:
 
 
 def test_each_format_has_a_reader_and_its_options() -> None:
-    assert DATASETS.keys() == READERS.keys()
+    assert DATASETS.keys() | UNLABELLED.keys() == READERS.keys()
 
 
 @pytest.mark.parametrize(

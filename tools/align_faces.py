@@ -29,15 +29,16 @@ from fr.data.alignment import ALIGNMENTS, TEMPLATES
 from fr.data.annotations import Faces, shown
 from fr.data.formats import read_training_faces
 from fr.data.landmark_csv import boxes_of
-from fr.data.pipeline import DaliSettings, FaceStream, Undecodable
+from fr.data.pipeline import DaliSettings, usable_batches
 from fr.data.samples import SampleBatch
 from fr.errors import InputError, run_plainly
 from fr.option_types import AT_LEAST_1, COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, SIDE, TEXT
 from fr.options import Group, tool_options
 from fr.photographs import Pixels
 from fr.preprocessing import Preprocessing
-from tools.dataset.crop_files import Targets, open_folder, target_names
+from tools.dataset.crop_files import MARK, Targets, target_names
 from tools.dataset.loose_crops import write_loose
+from tools.dataset.marked_folder import open_folder
 from tools.dataset.parallel import map_in_processes
 
 UNREADABLE = "unreadable.txt"
@@ -53,7 +54,8 @@ def main(argv: list[str]) -> int:
         raise InputError(f"{faces.root}: no landmarks to cut by; tools/detect_faces.py finds them")
     boxes = boxes_of(faces.names, Path(options.boxes), lambda i: faces.path(i)) if options.boxes else None
     targets = Targets(Path(options.out), target_names(faces, options.format), options.quality)
-    open_folder(targets.out, {name: value for name, value in resolved.as_dict().items() if name not in _NOT_KEPT})
+    settings = {name: value for name, value in resolved.as_dict().items() if name not in _NOT_KEPT}
+    open_folder(targets.out, MARK, settings, "crops")
     todo = targets.missing()
     if len(todo) < len(faces):
         print(f"{len(faces) - len(todo):,} of {len(faces):,} crops were there before", flush=True)
@@ -91,21 +93,11 @@ def aligned_crops(
     preprocessing: of mean 0 and std 1. margin: what the crop shows beyond the template's frame on each side, at the
     same size [fraction of the frame].
     """
-    while len(indices):
-        taken = 0
-        stream = FaceStream(faces, _batches(indices, preprocessing, margin), BATCH, preprocessing, settings, effects=())
-        try:
-            for images, rows in stream:
-                levels = np.round(images.cpu().numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8)
-                yield from zip(rows.tolist(), levels, strict=True)
-                taken += len(rows)
-            return
-        except Undecodable as failure:
-            if not failure.rows:
-                raise
-            indices = indices[taken:]
-            yield from ((int(indices[row]), problem) for row, problem in failure.rows.items())
-            indices = np.delete(indices, list(failure.rows))
+    batches = _batches(indices, preprocessing, margin)
+    for images, rows, problems in usable_batches(faces, batches, BATCH, preprocessing, settings):
+        levels = np.round(images.cpu().numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+        yield from problems.items()
+        yield from zip(rows.tolist(), levels, strict=True)
 
 
 def _batches(indices: NDArray[np.int64], preprocessing: Preprocessing, margin: float) -> Iterator[SampleBatch]:

@@ -77,7 +77,9 @@ def _head_of(weights: Weights, identities: Path | None) -> dict[str, Any]:
     names = read_identities(identities)
     if len(names) != len(weights.head):
         raise InputError(f"{identities}: {len(names):,} identities for a head of {len(weights.head):,} classes")
-    return {"head": weights.head.clone(), "identities": names}
+    bias = {} if weights.bias is None else {"head_bias": weights.bias.clone()}
+    print(f"head: {len(names):,} classes" + (", with their bias" if bias else ""))
+    return {"head": weights.head.clone(), "identities": names, **bias}
 
 
 if __name__ == "__main__":

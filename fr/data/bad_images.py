@@ -36,6 +36,11 @@ class BadImages:
         return len(self._known)
 
     @property
+    def listed(self) -> list[str]:
+        """What is wrong with each, in the order of the list."""
+        return [self._known[index] for index in sorted(self._known)]
+
+    @property
     def has_news(self) -> bool:
         return bool(self._news)
 

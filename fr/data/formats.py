@@ -17,6 +17,7 @@ from fr.data.insightface import FILES, read_records
 from fr.data.landmark_csv import landmark_table
 from fr.data.lists import read_imdb_face, read_labelled_list, read_ms1m, read_trillion_pairs
 from fr.data.tar_shards import read_tar, shard_names
+from fr.data.unlabelled import read_photographs, read_trillion_pairs_test
 from fr.data.vgg import read_vgg
 from fr.distributed import Ranks, gather_objects, patient_group, raise_together
 from fr.errors import InputError
@@ -44,6 +45,8 @@ READERS: dict[str, Reader] = {
     "trp": lambda source: read_trillion_pairs(source.root, source.list_file, source.outside),
     "tar": lambda source: read_tar(source.root, source.list_file, source.aligned, source.outside),
     "rec": lambda source: read_records(source.root, source.outside),
+    "photos": lambda source: read_photographs(source.root, source.list_file, source.landmarks, source.outside),
+    "trp_test": lambda source: read_trillion_pairs_test(source.root, source.list_file, source.outside),
 }
 
 
@@ -62,7 +65,7 @@ def _shards(source: Source) -> list[Path]:
 # pictures has none, since one may come or go anywhere in it: it is walked at every start, and only the ranks of one
 # run share what was found.
 INPUTS: dict[str, Callable[[Source], list[Path]]] = {
-    **dict.fromkeys(("vgg", "list", "ms1m", "imdbface", "trp"), _texts),
+    **dict.fromkeys(("vgg", "list", "ms1m", "imdbface", "trp", "trp_test"), _texts),
     "tar": _shards,
     "rec": lambda source: [Path(source.root, name) for name in FILES],
 }

@@ -104,6 +104,55 @@ class FaceStream:
         return found
 
 
+def usable_batches(
+    faces: Faces,
+    batches: Iterator[SampleBatch],
+    max_batch_size: int,
+    preprocessing: Preprocessing,
+    settings: DaliSettings,
+) -> Iterator[tuple[torch.Tensor, NDArray[np.int64], dict[int, str]]]:
+    """Each batch without the photographs that can't be used: images [n, 3, H, W] and indices [n] of those that can,
+    and what is wrong with the others, by index. What is left of a batch stays together: no later one moves up.
+
+    InputError where DALI fails on more than single photographs, OutsideRoot.
+    """
+    again: deque[SampleBatch] = deque()  # what a stream that failed had read ahead
+    handed: deque[SampleBatch] = deque()  # what the stream was given, and hasn't given back
+    problems: dict[int, str] = {}  # of the first of these
+    while True:
+        given = _given(again, batches, handed)
+        try:
+            for images, indices in FaceStream(faces, given, max_batch_size, preprocessing, settings, effects=()):
+                handed.popleft()
+                found, problems = problems, {}
+                yield images, indices, found
+            return
+        except Undecodable as failure:
+            if not failure.rows:
+                raise
+            first = handed.popleft()
+            problems = {int(first.indices[row]): said for row, said in failure.rows.items()}
+            rest = np.delete(np.arange(len(first.indices)), list(failure.rows))
+            if len(rest):
+                handed.appendleft(first.rows(rest))
+            else:
+                found, problems = problems, {}
+                yield torch.empty(0, 3, *preprocessing.input_size), first.indices[:0], found
+            again.extendleft(reversed(handed))
+            handed.clear()
+
+
+def _given(
+    again: deque[SampleBatch], batches: Iterator[SampleBatch], handed: deque[SampleBatch]
+) -> Iterator[SampleBatch]:
+    while again:
+        handed.append(again.popleft())
+        yield handed[-1]
+    for batch in batches:
+        handed.append(batch)
+        yield batch
+
+
 def graph_inputs(
     faces: Faces,
     batches: Iterator[SampleBatch],

@@ -20,12 +20,15 @@ class SampleBatch:
 
     def row(self, number: int) -> "SampleBatch":
         """One of the samples, as a batch of its own."""
-        one = slice(number, number + 1)
-        moves = None if self.moves is None else self.moves[one]
+        return self.rows(slice(number, number + 1))
+
+    def rows(self, chosen: slice | NDArray[np.int64]) -> "SampleBatch":
+        """Some of the samples, as a batch of their own."""
+        moves = None if self.moves is None else self.moves[chosen]
         effects = {
-            name: Effect(effect.drawn[one], effect.parameters[one]) for name, effect in self.effects.items()
+            name: Effect(effect.drawn[chosen], effect.parameters[chosen]) for name, effect in self.effects.items()
         }
-        return SampleBatch(self.indices[one], moves, effects)
+        return SampleBatch(self.indices[chosen], moves, effects)
 
 
 def plain_batch(indices: NDArray[np.int64]) -> SampleBatch:

@@ -32,7 +32,8 @@ class Family:
     """How to build a backbone from (embed_size, (height, width)), and the input it was designed for.
 
     input_size: (height, width) in pixels. divisor: what both must divide by. mean, std: per channel in `color_order`
-    on the 0–1 scale, as in `fr.preprocessing`; 0 and 1 where the network normalises its input by itself.
+    on the 0–1 scale, as in `fr.preprocessing`; 0 and 1 where the network normalises its input by itself. last_linear:
+    the layer that makes the embedding of pooled features; "" where what it takes isn't pooled.
     """
 
     build: Callable[[int, tuple[int, int]], nn.Module]
@@ -41,6 +42,7 @@ class Family:
     mean: Channels = (0.0, 0.0, 0.0)
     std: Channels = (1.0, 1.0, 1.0)
     color_order: str = "rgb"
+    last_linear: str = ""
 
 
 HALF: Channels = (0.5, 0.5, 0.5)  # mean and std that bring 0–1 to -1–1
@@ -48,16 +50,22 @@ HALF: Channels = (0.5, 0.5, 0.5)  # mean and std that bring 0–1 to -1–1
 
 def _resnet(build: Callable[..., ResNet]) -> Family:
     return Family(
-        lambda embed_size, _input_size: FixedLengthResNet(build, embed_size), (160, 160), mean=HALF, std=HALF
+        lambda embed_size, _input_size: FixedLengthResNet(build, embed_size),
+        (160, 160),
+        mean=HALF,
+        std=HALF,
+        last_linear="model.fc",
     )
 
 
 def _mobilenet(width: float) -> Family:
-    return Family(partial(mobilenet.MobileFaceNet, width=width), (128, 128), mobilenet.DOWNSCALE)
+    build = partial(mobilenet.MobileFaceNet, width=width)
+    return Family(build, (128, 128), mobilenet.DOWNSCALE, last_linear="embedding")
 
 
 def _face_resnet(block: type[Bottleneck] | type[SEBottleneck], counts: tuple[int, ...]) -> Family:
-    return Family(partial(FaceResNet, block=block, counts=counts), (112, 112), se_resnet.DOWNSCALE)
+    build = partial(FaceResNet, block=block, counts=counts)
+    return Family(build, (112, 112), se_resnet.DOWNSCALE, last_linear="model.fc")
 
 
 def _caffe(block: type[caffe_resnet.Bottleneck]) -> Family:
@@ -67,6 +75,7 @@ def _caffe(block: type[caffe_resnet.Bottleneck]) -> Family:
         mean=caffe_resnet.MEAN_BGR,
         std=caffe_resnet.STD_BGR,
         color_order="bgr",
+        last_linear="embedding",
     )
 
 
@@ -78,8 +87,8 @@ MODELS: dict[str, Family] = {
     "mobilenet": _mobilenet(1.0),
     "mobilenet_1_5x": _mobilenet(1.5),
     "mobilenet_2x": _mobilenet(2.0),
-    "rmnet": Family(rmnet.RMNet, (128, 128), rmnet.DOWNSCALE),
-    "shufflenetv2": Family(shufflenet.ShuffleNetV2, (128, 128), shufflenet.DOWNSCALE),
+    "rmnet": Family(rmnet.RMNet, (128, 128), rmnet.DOWNSCALE, last_linear="conv1_extra"),
+    "shufflenetv2": Family(shufflenet.ShuffleNetV2, (128, 128), shufflenet.DOWNSCALE, last_linear="conv1_extra"),
     "resnet": _face_resnet(Bottleneck, BLOCKS_50),
     "se_resnet": _face_resnet(SEBottleneck, BLOCKS_50),  # the reference's name of se_resnet50
     "se_resnet50": _face_resnet(SEBottleneck, BLOCKS_50),
@@ -91,13 +100,21 @@ MODELS: dict[str, Family] = {
     "resnet50_caffe": _caffe(caffe_resnet.Bottleneck),
     "senet50_caffe": _caffe(caffe_resnet.SqueezedBottleneck),
     **{f"iresnet{depth}": _iresnet(depth) for depth in iresnet.DEPTHS},
-    "mbf": Family(insightface_mbf.InsightFaceMobileFaceNet, (112, 112), insightface_mbf.DOWNSCALE, HALF, HALF),
+    "mbf": Family(
+        insightface_mbf.InsightFaceMobileFaceNet,
+        (112, 112),
+        insightface_mbf.DOWNSCALE,
+        HALF,
+        HALF,
+        last_linear="features.layers.2",
+    ),
     "mobilefacenet": Family(
         mobilefacenet.PaperMobileFaceNet,
         (112, 112),
         mobilefacenet.DOWNSCALE,
         mobilefacenet.MEAN,
         mobilefacenet.STD,
+        last_linear="linear1.conv",
     ),
 }
 

@@ -25,7 +25,8 @@ def timm_family(name: str) -> Family:
         raise InputError(unknown("model", TIMM + name, [TIMM + known for known in timm.list_models()]))
     _, height, width = config.input_size
     build = partial(_build, name, fixed_size=config.fixed_input_size)
-    return Family(build, (height, width), mean=config.mean, std=config.std)
+    last = config.classifier if isinstance(config.classifier, str) else ""  # those trained by a teacher have two
+    return Family(build, (height, width), mean=config.mean, std=config.std, last_linear=last)
 
 
 def _build(name: str, embed_size: int, input_size: tuple[int, int], fixed_size: bool) -> nn.Module:

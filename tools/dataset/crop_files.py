@@ -1,10 +1,8 @@
-"""The files of crops: what they are called, and a folder that keeps whole ones over interruptions."""
+"""The files of crops: what they are called, and which of them are there."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,14 +10,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fr.data.annotations import LabelledFaces, refuse
-from fr.errors import InputError
-from fr.files import replace_file, write_result
+from fr.files import write_result
 from fr.photographs import Pixels
-from fr.reading import read_whole
 from tools.dataset.face_names import key_of, refuse_ambiguous
 
 MARK = "crops.json"
-_LONGEST = 1 << 20  # bytes of it
 
 
 @dataclass(frozen=True)
@@ -49,30 +44,23 @@ class Targets:
 
 
 def target_names(faces: LabelledFaces, kind: str) -> list[str]:
-    """The names of the crops: those of the photographs with another ending; in a storage, below their identity.
+    """The names of the crops: those of `names_below` with another ending.
 
     InputError for those that would be one file, or not below the folder.
+    """
+    names = names_below(faces)
+    refuse_ambiguous(names)
+    return [f"{key_of(name)}.{kind}" for name in names]
+
+
+def names_below(faces: LabelledFaces) -> list[str]:
+    """What files about the photographs may be called: as they are; in a storage, below their identity.
+
+    InputError for names that lead out of the folder.
     """
     names: list[str] = faces.names.to_pylist()
     if faces.storage:
         names = [f"{faces.identities[label]}/{name}" for label, name in zip(faces.labels.tolist(), names, strict=True)]
     strays = [name for name in names if name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name]
     refuse([f"{name!r}: would lead out of the folder" for name in strays])
-    refuse_ambiguous(names)
-    return [f"{key_of(name)}.{kind}" for name in names]
-
-
-def open_folder(out: Path, settings: dict[str, Any]) -> None:
-    """Begin or go on with the crops in a folder; InputError when it has others, or anything else."""
-    mark, text = out / MARK, json.dumps(settings, indent=1) + "\n"
-    try:
-        if mark.exists():
-            if read_whole(mark, _LONGEST) != text.encode():
-                raise InputError(f"{mark}: the crops there have other settings; give another --out")
-        elif out.exists() and any(out.iterdir()):
-            raise InputError(f"--out {out}: holds other files; give a new folder")
-        else:
-            out.mkdir(parents=True, exist_ok=True)
-            replace_file(mark, text.encode())
-    except OSError as error:
-        raise InputError(f"--out {out}: can't be used: {error.strerror}") from error
+    return names

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from fr.errors import InputError
 from fr.reading import open_file
+from tools.dataset.marked_folder import differences
 
 Settings = Mapping[str, Any]  # that JSON can hold
 
@@ -93,9 +94,7 @@ def _check_settings(path: Path, settings: Settings) -> None:
         stored = None
     if not isinstance(stored, dict) or stored.keys() != settings.keys():
         raise InputError(f"{path}:1: not a journal of this tool; give another OUT")
-    wanted = json.loads(json.dumps(settings))
-    other = [f"{name} {stored[name]!r}, not {value!r}" for name, value in wanted.items() if stored[name] != value]
-    if other:
+    if other := differences(stored, settings):
         raise InputError(f"{path}: was begun with {', '.join(other)}; give another OUT, or delete it to start over")
 
 

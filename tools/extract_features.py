@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""Write the features that a snapshot or an ONNX model makes of photographs.
+
+    python tools/extract_features.py --snap t.pt --out features @my_data.yml --train_dataset vgg
+    python tools/extract_features.py --snap t.pt --out features --train_data_root crops --aligned --format parquet
+    torchrun --nproc_per_node 4 tools/extract_features.py --snap t.onnx --out mega --format bin \\
+        --file_ending _mbf.bin --train_dataset ms1m --train_data_root megaface --train_list megaface/list.txt
+
+Of photographs of anybody, faces found first:
+
+    python tools/detect_faces.py photographs tables
+    python tools/extract_features.py --snap t.pt --out features --train_data_root photographs \\
+        --train_list tables/train_list.txt --train_landmarks tables
+
+OUT gets the features in one of the forms of tools/features/sinks.py, features.json with the settings, and
+unreadable.txt. Preprocessing and mirror images are the model's own unless options say otherwise. Interrupted or
+killed, run it again, on any number of ranks: what is there stays, the rest comes to the same numbers.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+
+from fr.data.annotations import LabelledFaces, shown
+from fr.data.bad_images import BadImages
+from fr.data.formats import read_on_all_ranks
+from fr.data.pipeline import dali_settings
+from fr.distributed import Ranks, gather_objects, open_ranks, patient_group, raise_together
+from fr.errors import InputError, run_plainly
+from fr.files import write_result
+from fr.option_checks import UNLABELLED
+from fr.option_types import FLAG, TEXT
+from fr.options import Group, model_tool_options
+from fr.scored_model import ScoredModel, open_model
+from fr.scoring import wants_flip
+from tools.dataset.crop_files import names_below
+from tools.dataset.face_names import key_of, refuse_ambiguous
+from tools.dataset.marked_folder import open_folder
+from tools.features.layers import LAYERS, feature_network
+from tools.features.noises import Centroids, marked, of_facescrub, read_noises
+from tools.features.parts import Extractor, Part, embedding_options, extract
+from tools.features.sinks import (
+    Columns,
+    FileEach,
+    OneFile,
+    Sink,
+    column_matrix,
+    npy,
+    write_npz,
+    write_parquet,
+    write_trillion,
+)
+
+MARK, UNREADABLE = "features.json", "unreadable.txt"
+FORMATS = ("npy", "npz", "parquet", "bin", "trillion")
+_NORMALIZED = ("bin", "trillion")  # unless said otherwise, as face_recognition.pytorch has them
+T = TypeVar("T")
+
+
+def main(argv: list[str]) -> int:
+    resolved = model_tool_options(
+        "tools/extract_features.py", "Write the features of photographs.", _own, argv, labelled=False
+    )
+    options = resolved.values
+    with open_ranks(options.device) as ranks:
+        model = open_model(options, ranks.device)
+        flip_mode = options.flip_mode if wants_flip(resolved, model) else ""
+        said = resolved.origins["normalize"] != "default"
+        normalize = options.normalize if said else options.format in _NORMALIZED
+        network = feature_network(model, options.snap, options.layer, flip_mode, normalize)
+        faces = read_on_all_ranks(vars(options), ranks)
+        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
+        extractor = Extractor(network, faces, model.preprocessing, dali, options.batch_size)
+        job = _job(options, faces, extractor.dimensions(ranks.device))
+        parts = extractor.parts(job.rows)
+        settings = _settings(options, model, faces, flip_mode, normalize)
+
+        def begin() -> list[bool]:
+            open_folder(Path(options.out), MARK, settings, "features")
+            return [job.sink.is_done(part) for part in parts]
+
+        done = _by_first(ranks, begin)
+        todo = [part for part, is_done in zip(parts, done, strict=True) if not is_done]
+        if ranks.is_main:
+            before = len(job.rows) - sum(len(part.rows) for part in todo)
+            resumed = [f"{before:,} of {len(job.rows):,} photographs were done before"] if before else []
+            for line in (*model.overrides, *faces.notes, *resumed):
+                print(line, flush=True)
+        bad = BadImages(options.max_bad_images)
+        extract(extractor, todo, ranks, bad, job.sink.take)
+        _by_first(ranks, lambda: _finish(Path(options.out), job, parts, bad if todo else None))
+    return 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """rows: the pictures to embed. centroids: what stands for others of them."""
+
+    rows: NDArray[np.int64]
+    sink: Sink
+    centroids: Centroids | None = None
+
+
+def _job(options: argparse.Namespace, faces: LabelledFaces, dimensions: int) -> _Job:
+    """What is to be written where; InputError for photographs that would be one file, or lie outside of OUT."""
+    out, every = Path(options.out), np.arange(len(faces))
+    columns: Columns = {"name": faces.names}
+    if options.train_dataset not in UNLABELLED:
+        columns["identity"] = pa.array(faces.identities, type=pa.string()).take(pa.array(faces.labels))
+    match options.format:
+        case "npz":
+            return _Job(every, OneFile(out / "features.npz", partial(write_npz, columns, dimensions)))
+        case "parquet":
+            return _Job(every, OneFile(out / "features.parquet", partial(write_parquet, columns, dimensions)))
+        case "trillion":
+            return _Job(every, OneFile(out / "features.bin", partial(write_trillion, dimensions)))
+    names = names_below(faces)
+    once = np.sort(np.unique(names, return_index=True)[1])  # a list may name a photograph twice
+    if options.format == "npy":
+        refuse_ambiguous(names[row] for row in once.tolist())
+        return _Job(once, FileEach(out, [f"{key_of(name)}.npy" for name in names], lambda _, values: npy(values)))
+    targets = [f"{name}{options.file_ending}" for name in names]
+    if not options.noises_list:
+        return _Job(once, FileEach(out, targets, lambda _, values: column_matrix(values)))
+    noises = Path(options.noises_list)
+    noise = read_noises(noises, names)
+    sink = FileEach(out, targets, partial(marked, noise))
+    if not of_facescrub(noises):
+        return _Job(once, sink)
+    return _Job(once[~noise[once]], sink, Centroids(names, noise, [out / target for target in targets]))
+
+
+def _settings(
+    options: argparse.Namespace, model: ScoredModel, faces: LabelledFaces, flip_mode: str, normalize: bool
+) -> dict[str, Any]:
+    """All that decides a number or a file."""
+    return {
+        "format": options.format,
+        "layer": options.layer,
+        "normalize": normalize,
+        "flip_mode": flip_mode or "none",
+        "file_ending": options.file_ending,
+        "noises_list": _sha256(options.noises_list) if options.noises_list else "",
+        "batch_size": options.batch_size,
+        "snap": _sha256(options.snap),
+        "averaged": options.averaged,
+        "preprocessing": model.preprocessing.as_dict(),
+        "data": faces.fingerprint(),
+    }
+
+
+def _sha256(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _by_first(ranks: Ranks, do: Callable[[], T]) -> T:
+    """What the first rank's call returns, on all; InputError on all if it fails."""
+    found, failure = None, None
+    if ranks.is_main:
+        try:
+            found = do()
+        except InputError as error:
+            failure = error
+    with patient_group() as group:  # millions of files may have to be looked at
+        raise_together(failure, "rank 0 can't go on, and says why", group)
+        result: list[Any] = gather_objects(found, group)
+    return cast(T, result[0])
+
+
+def _finish(out: Path, job: _Job, parts: list[Part], bad: BadImages | None) -> None:
+    """bad: None if nothing was to do."""
+    job.sink.finish(parts)
+    problems = bad.listed if bad else []
+    if job.centroids:
+        problems += job.centroids.write()
+    if bad:
+        write_result(out / UNREADABLE, "".join(f"{problem}\n" for problem in problems).encode())
+    unusable = f"{len(problems):,} unusable ({UNREADABLE})" if bad else "nothing was left to do"
+    print("\n".join([*shown(problems), f"{out}: {len(job.rows):,} photographs, {unusable}"]))
+
+
+def _own(group: Group) -> None:
+    add = group.add_argument
+    add("--out", type=TEXT, help="folder for the features, new or of a run before")
+    one = "npz, parquet, trillion: one file with all"
+    add("--format", default="npy", choices=FORMATS, help=f"npy, bin: a file for each photograph; {one}")
+    before = "pooled = what the last linear layer makes it of"
+    add("--layer", default="embedding", choices=LAYERS, help=f"the embedding, or {before}, where that is pooled")
+    add("--normalize", **FLAG, help="features of length 1; false = as they are; unsaid: of bin and trillion alone")
+    add("--flip_mode", default="sum", choices=("sum", "concat"), help="of --flipped_emb: mean, or one behind the other")
+    embedding_options(group)
+    add("--file_ending", type=TEXT, default=".bin", help="of bin: what is put behind a photograph's name")
+    lists = "megaface_noises.txt or facescrub_noises.txt, to clean features by"
+    add("--noises_list", default="", help=f"of bin: {lists}; empty = none")
+
+
+if __name__ == "__main__":
+    run_plainly("tools/extract_features.py", main)

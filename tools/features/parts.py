@@ -1,0 +1,140 @@
+"""Features of a long list: pictures in batches, batches in parts, and the parts shared out to the ranks.
+
+A batch is embedded at once, a part is written at once. Both depend on the list and --batch_size alone, so the ranks
+and interruptions change no number. N pictures, D numbers of each.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fr.data.annotations import Faces
+from fr.data.bad_images import BadImages
+from fr.data.pipeline import DaliSettings, usable_batches
+from fr.data.samples import plain_batch
+from fr.distributed import Ranks, patient_group, raise_together
+from fr.errors import InputError
+from fr.evaluation import Network
+from fr.monitor import progress
+from fr.option_types import COUNT, COUNT_OR_0, FLAG
+from fr.options import Group
+from fr.preprocessing import Preprocessing
+
+_MOST = 1000  # parts; a kill loses at most that share of the work of each rank
+
+
+def embedding_options(group: Group) -> None:
+    """Options of tools that make features."""
+    add = group.add_argument
+    add("--flipped_emb", **FLAG, help="mean with the mirror image's features; false = off; unsaid = as --snap says")
+    add("--batch_size", type=COUNT, default=64, help="per rank and forward pass [images]")
+    add("--max_bad_images", type=COUNT_OR_0, default=1000, help="one more unusable ends the run [files]; 0 = the first")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pictures that are written at once. number: from 0. rows [n]: of the list. batch: so many are embedded at once."""
+
+    number: int
+    rows: NDArray[np.int64]
+    batch: int
+
+    def batches(self) -> list[NDArray[np.int64]]:
+        return [self.rows[first : first + self.batch] for first in range(0, len(self.rows), self.batch)]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of some pictures of the list. rows: [n]. values: [n, D]."""
+
+    rows: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """What it takes to make features of pictures. network: [B, 3, H, W] → [B, D]."""
+
+    network: Network
+    faces: Faces
+    preprocessing: Preprocessing
+    dali: DaliSettings
+    batch: int
+
+    @torch.inference_mode()
+    def dimensions(self, device: torch.device) -> int:
+        """D."""
+        return self.network(torch.zeros(1, 3, *self.preprocessing.input_size, device=device)).shape[1]
+
+    def parts(self, rows: NDArray[np.int64]) -> list[Part]:
+        """The parts that some pictures of the list [N] come in."""
+        size = self.batch * -(-len(rows) // (self.batch * _MOST))
+        starts = range(0, len(rows), size)
+        return [Part(number, rows[first : first + size], self.batch) for number, first in enumerate(starts)]
+
+    def of(self, parts: Sequence[Part], device: torch.device) -> Iterator[tuple[Features, dict[int, str]]]:
+        """Batch by batch: features, and what is wrong with the pictures that have none."""
+        batches = (plain_batch(rows) for part in parts for rows in part.batches())
+        for images, rows, problems in usable_batches(
+            self.faces, batches, self.batch, self.preprocessing, self.dali
+        ):
+            values = self._embed(images.to(device, non_blocking=True)) if len(rows) else np.zeros((0, 0), np.float32)
+            finite = np.isfinite(values).all(axis=1)
+            problems |= {row: f"{self.faces.path(row)}: its embedding isn't finite" for row in rows[~finite].tolist()}
+            yield Features(rows[finite], values[finite]), problems
+
+    @torch.inference_mode()
+    def _embed(self, images: torch.Tensor) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = self.network(images).float().cpu().numpy()
+        return values
+
+
+def extract(
+    extractor: Extractor,
+    parts: Sequence[Part],
+    ranks: Ranks,
+    bad: BadImages,
+    take: Callable[[Part, Features], None],
+) -> None:
+    """Features of all parts, all ranks together; `take` gets each part on one rank, as soon as it is there.
+
+    What has none is noted in `bad`, on all ranks, and said. InputError on every rank as soon as one has it (C11), or
+    there are too many bad pictures.
+    """
+    mine = parts[ranks.rank :: ranks.world_size]
+    stream = extractor.of(mine, ranks.device)
+    count = sum(len(part.rows) for part in mine)
+    # A part may take a rank longer than the half hour that ranks wait elsewhere.
+    with patient_group() as group, progress(count, "img", "embedding", shown=ranks.is_main) as bar:
+        for turn in range(-(-len(parts) // ranks.world_size)):
+            failure = None
+            try:
+                if turn < len(mine):
+                    take(mine[turn], _gathered(islice(stream, len(mine[turn].batches())), bad, bar))
+            except InputError as error:
+                failure = error
+            raise_together(failure, "another rank can't go on, and says why", group)
+            news = bad.share()
+            if ranks.is_main and news:
+                tqdm.write("\n".join(news))
+            if excess := bad.excess():
+                raise excess
+
+
+def _gathered(batches: Iterator[tuple[Features, dict[int, str]]], bad: BadImages, bar: "tqdm[None]") -> Features:
+    """Of a part; the ranks of --max_bad_images alone end it early."""
+    some = []
+    for features, problems in batches:
+        for row, problem in problems.items():
+            bad.report(row, problem)
+        bar.update(len(features.rows) + len(problems))
+        if len(features.rows):
+            some.append(features)
+    if not some:
+        return Features(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
+    return Features(np.concatenate([of.rows for of in some]), np.concatenate([of.values for of in some]))

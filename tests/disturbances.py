@@ -102,7 +102,8 @@ def killed_after(bench: Bench, run: Run, share: float, victims: tuple[int, ...])
             raise NotTried
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        assert job.wait() != 0
+        if job.wait() == 0:
+            raise NotTried  # they had ended well already
         bench.goes_on(run, job)
 
 
@@ -141,12 +142,15 @@ def killed_replacing(bench: Bench, run: Run, at: int) -> None:
 
 @functools.cache
 def _duration(bench: Bench, course: Course) -> float:
-    """Seconds from the first rank's beginning to the end of an undisturbed job."""
-    with bench.run(course).job() as job:
-        job.pid(0)
-        start = time.monotonic()
-        assert job.wait() == 0, job.said()
-        return time.monotonic() - start
+    """Seconds from the first rank's beginning to the end of an undisturbed job; a first one may take twice as long."""
+    durations = []
+    for _ in range(2):
+        with bench.run(course).job() as job:
+            job.pid(0)
+            start = time.monotonic()
+            assert job.wait() == 0, job.said()
+            durations.append(time.monotonic() - start)
+    return min(durations)
 
 
 # --- storage that fails -----------------------------------------------------------------------------------------------

@@ -15,17 +15,21 @@ a table ends the output.
 """
 
 import json
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
 from fr.evaluation import people_of_pairs
-from fr.failed_pairs import WrongPair, pictured, write_pairs, wrong_pairs
+from fr.failed_pairs import WrongPair, aligned, pictured, write_pairs, wrong_pairs
 from fr.files import write_result
 from fr.options import evaluation_options
 from fr.pair_statistics import Figure, lines, pair_statistics, record
+from fr.projector import add_set, open_projector
 from fr.report import write_report
 from fr.roc import roc_curve
 from fr.score_plots import SCORE_NAMES
@@ -52,13 +56,7 @@ def main(argv: list[str]) -> int:
                 statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, options.bootstrap)
                 print("\n".join(lines(statistics, people, options.bootstrap)))
                 figures[scored.of.name] = {**record(statistics), **verification.figures()}
-                if options.report:
-                    folder = Path(options.report, scored.of.name if several else "")
-                    print(f"report: {_write_report(folder, options.snap, scored, statistics)}")
-                if options.show_failed:
-                    folder = Path(options.show_failed, scored.of.name if several else "")
-                    pairs = _wrong_pairs(scored, len(scored.scores))
-                    print(f"wrongly judged: {write_pairs(folder, pairs, SCORE_NAMES[verification.dist])} in {folder}")
+                _write_pictures(options, scored, statistics, scored.of.name if several else "")
             if several:
                 print("\n".join(_table(figures)))
             if options.json:
@@ -67,7 +65,28 @@ def main(argv: list[str]) -> int:
             if options.roc_fname:
                 for scored in every:
                     _write_curve(options.roc_fname, scored, several)
+            if options.dump_embeddings:
+                _dump_embeddings(Path(options.dump_embeddings), every)
     return 0
+
+
+def _write_pictures(options: Namespace, scored: Scored, statistics: dict[str, Figure], subfolder: str) -> None:
+    """What --report and --show_failed ask for, of one set."""
+    if options.report:
+        print(f"report: {_write_report(Path(options.report, subfolder), options.snap, scored, statistics)}")
+    if options.show_failed:
+        folder, score_name = Path(options.show_failed, subfolder), SCORE_NAMES[scored.verification.dist]
+        count = write_pairs(folder, _wrong_pairs(scored, len(scored.scores)), score_name)
+        print(f"wrongly judged: {count} in {folder}")
+
+
+def _dump_embeddings(folder: Path, every: list[Scored]) -> None:
+    with open_projector(folder) as writer:
+        for scored in every:
+            faces, rows = scored.faces, np.arange(len(scored.faces))
+            pictures = aligned(faces, rows, scored.model.preprocessing, scored.dali)
+            add_set(writer, scored.of.name, scored.embeddings, faces.names.to_pylist(), pictures)
+    print(f"embeddings: tensorboard --logdir {folder}")
 
 
 def _write_curve(name: str, scored: Scored, several: bool) -> None:

@@ -92,7 +92,7 @@ def _pictures_digest(faces: Faces, ranks: Ranks) -> str:
     own: list[bytes] | None = None
     share = np.array_split(np.arange(len(faces)), ranks.world_size)[ranks.rank]
     with contextlib.suppress(OSError, InputError):  # embedding will say which and why
-        own = [hashlib.sha256(faces.read(index)).digest() for index in share.tolist()]
+        own = [hashlib.sha256(faces.read(index).data).digest() for index in share.tolist()]
     parts = gather_objects(own)
     digest = hashlib.sha256()
     for part in parts:

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fr.data.annotations import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.errors import InputError
-from fr.files import write_result
+from fr.files import printable, write_result
 from fr.preprocessing import Preprocessing
 from fr.verification import checked_pairs
 
@@ -98,7 +98,7 @@ def _jpeg(pair: WrongPair, score_name: str) -> bytes:
     """Both pictures side by side above what they are, which is the file's comment, too."""
     font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), _FONT)
     verdict = "one person, judged different" if pair.same else "two people, judged the same"
-    lines = [f"{score_name} {pair.score:.4f}: {verdict}", *map(_printable, pair.names)]
+    lines = [f"{score_name} {pair.score:.4f}: {verdict}", *map(printable, pair.names)]
     height, width = pair.images[0].shape[:2]
     text_width = max(int(font.getlength(line)) + 1 for line in lines)
     sheet = Image.new("RGB", (max(2 * width + _GAP, text_width), height + _GAP + _LINE * len(lines)), "white")
@@ -110,7 +110,3 @@ def _jpeg(pair: WrongPair, score_name: str) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, format="JPEG", quality=95, subsampling=0, comment="\n".join(lines).encode())
     return buffer.getvalue()
-
-
-def _printable(name: str) -> str:
-    return name.encode(errors="backslashreplace").decode()

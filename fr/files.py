@@ -56,6 +56,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def printable(name: str) -> str:
+    """A file's name as one line of UTF-8; what isn't Unicode is escaped."""
+    return " ".join(name.split()).encode(errors="backslashreplace").decode()
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8; a file's name that can't be read so holds lone surrogates."""
     try:

@@ -133,6 +133,7 @@ def _evaluation(group: Group) -> None:
     add("--report", default="", help="folder for the report page; empty = none")
     add("--cache", **FLAG, help="keep embeddings beside --snap, and use those kept of the same pictures; false = off")
     add("--show_failed", default="", help="folder for a picture of each wrongly judged pair; empty = none")
+    add("--dump_embeddings", default="", help="log folder for TensorBoard's projector; empty = none")
     add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
 
 

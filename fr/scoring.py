@@ -26,14 +26,15 @@ PROTOCOLS = {"standard": verify, "histogram": verify_by_histogram}
 
 @dataclass(frozen=True)
 class Scored:
-    """A model, a set it was scored on, and the scores [P] of the set's pairs. embedding: how it was made. warning: of
-    scores that don't lie as in the training; "" = none."""
+    """A model, a set it was scored on, embeddings [N, E], and the scores [P] of the set's pairs. embedding: how it was
+    made. warning: of scores that don't lie as in the training; "" = none."""
 
     model: ScoredModel
     of: VerificationSet
     dali: DaliSettings
     embedding: str
     verification: Verification
+    embeddings: NDArray[np.float32]
     scores: NDArray[np.float64]
     warning: str
 
@@ -65,7 +66,7 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
         if (warning := strange(now, model.noted)) and ranks.is_main:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
-        scored.append(Scored(model, of, dali, embedding, verification, scores, warning))
+        scored.append(Scored(model, of, dali, embedding, verification, rows, scores, warning))
     return scored
 
 

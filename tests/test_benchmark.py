@@ -12,8 +12,11 @@ import pytest
 from torch.profiler import ProfilerActivity, profile
 
 from fr.data.vgg import read_vgg
+from fr.models import build_model
+from fr.preprocessing import Preprocessing
+from fr.snapshot import write_weights
 from tests.conftest import ROOT, data_options
-from tools.benchmarks import step
+from tools.benchmarks import evaluate, step
 from tools.benchmarks.head import Case, _our_step, head_cost
 from tools.benchmarks.startup import make_files
 
@@ -109,6 +112,29 @@ def test_the_loader_command_measures_each_form_and_ends_with_json(sample_data: P
     assert figures.keys() >= {"ratio_to_yardstick", "fraction_of_decode", "python_us"}
     assert all(figure > 0 for figure in figures.values())
     assert [line.split()[:2] for line in table[1:4]] == [["1", "ours"], ["1", "decode"], ["1", "yardstick"]]
+
+
+def test_the_evaluate_command_measures_both_forms_and_ends_with_json(sample_data: Path, tmp_path: Path) -> None:
+    weights = build_model("mobilefacenet", 16, (32, 32)).state_dict()
+    contents = {"model": "mobilefacenet", "embed_size": 16, "preprocessing": Preprocessing((32, 32)).as_dict()}
+    contents |= {"iteration": 0, "state_dict": weights, "config": {}, "metrics": {}, "run": {}}
+    write_weights(tmp_path / "m.pt", contents)
+    options = ["--snap", str(tmp_path / "m.pt"), "--val_data_root", str(sample_data / "lfw"), "--flipped_emb"]
+    command = [sys.executable, "tools/benchmark.py", "evaluate", "--turns", "2", "--eval", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    assert result.returncode == 0, result.stderr
+    first, _, *table, last = result.stdout.splitlines()
+    figures = json.loads(last)
+    assert "2 passes each, 20 a batch" in first
+    assert [line.split()[0] for line in table] == ["whole", "bare"]
+    assert 0 < figures["ratio_low"] <= figures["ratio"] <= figures["ratio_high"] and figures["cpu_ratio"] > 0
+
+
+def test_an_evaluations_ratio_is_that_of_one_turn() -> None:
+    whole = [evaluate.Cost(11.0, 20.0), evaluate.Cost(33.0, 20.0), evaluate.Cost(12.0, 30.0)]
+    bare = [evaluate.Cost(10.0, 10.0), evaluate.Cost(30.0, 10.0), evaluate.Cost(10.0, 10.0)]
+    found = evaluate.ratios(whole, bare)
+    assert found == {"ratio": 1.1, "ratio_low": 1.1, "ratio_high": 1.2, "cpu_ratio": 2.0}
 
 
 def test_the_snapshot_command_measures_both_forms_and_leaves_nothing(tmp_path: Path) -> None:

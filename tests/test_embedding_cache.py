@@ -4,12 +4,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fr import embedding_cache, scored_model, scoring
+from fr import embedding_cache, evaluation, scored_model, scoring
 from fr.distributed import Ranks, open_ranks
 from fr.embedding_cache import kept_or_embedded, weights_digest
 from fr.errors import InputError
@@ -49,9 +50,9 @@ def snap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def evaluate(snap: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """evaluate(*options) → whether the network was asked, and the scores."""
-    embed, asked = scoring.embed, []
+    embed, asked = evaluation.embed, []
 
-    def counted(*arguments: object) -> np.ndarray:
+    def counted(*arguments: Any) -> np.ndarray:
         asked.append(1)
         return embed(*arguments)
 
@@ -134,7 +135,7 @@ def test_other_options_have_other_embeddings(options: str, evaluate: Evaluate) -
 
 def test_another_version_of_the_software_embeds_anew(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate()
-    monkeypatch.setattr(embedding_cache.torch, "__version__", "9.9")
+    monkeypatch.setattr(torch, "__version__", "9.9")
     embedding_cache._code.cache_clear()
     assert evaluate()[0]
     embedding_cache._code.cache_clear()

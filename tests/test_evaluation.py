@@ -1,6 +1,7 @@
 """Embeddings over ranks, and `evaluate_lfw.py` with snapshots; tests/test_onnx.py has it with ONNX files."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from torch import nn
 
 import evaluate_lfw
 import train
-from fr import snapshot
+from fr import projector, snapshot
 from fr.data.alignment import procrustes, template_points
 from fr.data.annotations import VerificationFaces
 from fr.data.lfw import read_lfw
-from fr.data.pipeline import DaliSettings
+from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.verification_set import find_set
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError
@@ -228,6 +229,37 @@ def test_each_wrongly_judged_pair_is_a_picture_the_worst_first(
             photograph: Any = cv2.imread(faces.path(row))
             aligned = cv2.warpAffine(photograph, matrix, (32, 32))[:, :, ::-1].astype(int)
             assert np.abs(shown[:32, place : place + 32] - aligned).mean() < 12  # JPEG, and the blur of a warp of ours
+
+
+@pytest.mark.parametrize("side", [32, 6])
+def test_the_projector_gets_embeddings_names_and_pictures_in_one_order(
+    side: int, trained: Path, sample_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces = faces_of(sample_data)
+    columns = int(np.ceil(np.sqrt(len(faces))))
+    monkeypatch.setattr(projector, "_SHEET", side * columns + columns - 1)  # what is no whole side more
+    evaluate_lfw.main(["--snap", str(trained), "--bootstrap", "0", "--dump_embeddings", str(tmp_path / "logs")])
+    contract = Preprocessing.from_dict(snapshot.read(trained)["preprocessing"])
+    with open_ranks("cpu") as ranks:
+        network = load_backbone(trained, snapshot.read(trained), contract.input_size)
+        rows = embed(network, faces, contract, DALI, ranks, 20, False)
+        (pixels,) = plain_stream(faces, np.arange(len(faces)), len(faces), contract, DALI)
+    logs = tmp_path / "logs"
+    config = re.findall(r'(\w+): "?([^"\n]+)', (logs / "projector_config.pbtxt").read_text())
+    assert [value for name, value in config if name == "single_image_dim"] == [str(side)] * 2
+    said = dict(config)
+    assert said["tensor_name"].startswith("lfw:")
+    np.testing.assert_allclose(np.loadtxt(logs / said["tensor_path"]), rows, rtol=1e-4, atol=1e-5)
+    assert (logs / said["metadata_path"]).read_text().splitlines() == faces.names.to_pylist()
+    with Image.open(logs / said["image_path"]) as sheet:
+        assert sheet.size == (side * columns, side * columns)
+        sprites = np.asarray(sheet).astype(int)
+    for index in (0, 1, columns, len(faces) - 1):
+        top, left = index // columns * side, index % columns * side
+        expected = pixels[index].numpy().transpose(1, 2, 0) * 255
+        shown = sprites[top : top + side, left : left + side]
+        expected = cv2.resize(expected, (side, side), interpolation=cv2.INTER_AREA)
+        assert np.abs(shown - expected).max() <= 2  # rounded to bytes twice
 
 
 def test_people_of_pairs_are_the_folders(sample_data: Path) -> None:

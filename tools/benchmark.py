@@ -7,6 +7,7 @@
     python tools/benchmark.py snapshot                      # what the training waits for, at a million classes
     python tools/benchmark.py startup                       # reading lists as long as VGGFace2's
     python tools/benchmark.py loader --train @configs/faces_mini.yml  # photographs into aligned faces
+    python tools/benchmark.py evaluate --eval --snap m.onnx --val_data_root lfw --flipped_emb  # a verification set
     python tools/benchmark.py endurance                     # memory, files and threads of a long run
 
 Each prints a table, and one line of JSON at the end. Timings are medians with their spread; run nothing beside it.
@@ -19,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.errors import run_plainly
-from tools.benchmarks import endurance, head, loader, snapshot, startup, step
+from tools.benchmarks import endurance, evaluate, head, loader, snapshot, startup, step
 
 
 def main(argv: list[str]) -> int:
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
         prog="tools/benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = parser.add_subparsers(required=True, metavar="PART")
-    for part in (head, step, snapshot, startup, loader, endurance):
+    for part in (head, step, snapshot, startup, loader, evaluate, endurance):
         part.add_command(parts)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)

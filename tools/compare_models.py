@@ -31,7 +31,8 @@ from fr.score_plots import png, roc_overlay
 from fr.scoring import Scored, score
 
 COMPARED = ("accuracy", "auc")
-_NOT_HERE = ("json", "report", "roc_fname", "show_failed")  # of evaluate_lfw.py; they are about one model
+# Of evaluate_lfw.py; they are about one model.
+_NOT_HERE = ("json", "report", "roc_fname", "show_failed", "dump_embeddings")
 
 
 def main(argv: list[str]) -> int:

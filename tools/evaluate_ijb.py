@@ -29,7 +29,7 @@ from fr.templates import pool, template_figures, template_scores
 
 _NOT_HERE = (  # of evaluate_lfw.py
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed"),
+    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed", "dump_embeddings"),
 )
 
 

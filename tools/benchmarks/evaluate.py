@@ -1,0 +1,98 @@
+"""`benchmark.py evaluate`: what evaluation costs beside the network.
+
+`whole` is all of embedding a set as evaluate_lfw.py does it: reading, decoding, aligning, both passes where the mirror
+image counts, gathering. `bare` is the network alone: as many passes over a batch that is already there, in batches of
+the same sizes. They take turns; a ratio is that of one turn. Processor time holds on a busy machine, too.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fr.data.pipeline import dali_settings
+from fr.data.verification_set import sets_to_score
+from fr.distributed import open_ranks
+from fr.evaluation import Network, embed
+from fr.options import evaluation_options
+from fr.scored_model import open_model
+from fr.scoring import wants_flip
+
+
+@dataclass(frozen=True)
+class Cost:
+    seconds: float
+    cpu_seconds: float  # of all threads
+
+
+def add_command(commands: Any) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="embedding a set", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--turns", type=int, default=5, help="of each form, after one that isn't [count] (default: %(default)s)")
+    add("--eval", nargs=argparse.REMAINDER, required=True, help="last: options of evaluate_lfw.py")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure both forms in turns, then print the table and the ratios."""
+    resolved = evaluation_options(arguments.eval)
+    options = resolved.values
+    with open_ranks(options.device) as ranks:
+        model = open_model(options, ranks.device)
+        faces = sets_to_score(vars(options), model.config, options.snap)[0].faces
+        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
+        flipped, batch = wants_flip(resolved, model), options.val_batch_size
+        passes = 2 if flipped else 1
+        forms: dict[str, Callable[[], object]] = {
+            "whole": lambda: embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped),
+            "bare": lambda: _bare(model.network, len(faces), batch, passes, model.preprocessing.input_size),
+        }
+        costs: dict[str, list[Cost]] = {name: [] for name in forms}
+        for turn in tqdm(range(arguments.turns + 1), desc="measuring", unit="turn", file=sys.stderr):
+            for name, form in forms.items():
+                cost = _cost(form)
+                costs[name] += [cost] if turn else []
+    print(f"{len(faces):,} photographs, {passes} passes each, {batch} a batch, {dali.threads} DALI threads")
+    print(f"{'form':6} {'images/s':>9} {'spread':>17} {'CPU ms an image':>16}")
+    for name, found in costs.items():
+        rates = [len(faces) / cost.seconds for cost in found]
+        cpu = statistics.median(cost.cpu_seconds for cost in found) / len(faces) * 1e3
+        spread = f"{min(rates):.1f} … {max(rates):.1f}"
+        print(f"{name:6} {statistics.median(rates):9.1f} {spread:>17} {cpu:16.2f}")
+    print(json.dumps(ratios(costs["whole"], costs["bare"])))
+
+
+def ratios(whole: list[Cost], bare: list[Cost]) -> dict[str, float]:
+    """The median over the turns, and the least and the largest."""
+    times = [one.seconds / other.seconds for one, other in zip(whole, bare, strict=True)]
+    cpu = [one.cpu_seconds / other.cpu_seconds for one, other in zip(whole, bare, strict=True)]
+    return {
+        "ratio": statistics.median(times),
+        "ratio_low": min(times),
+        "ratio_high": max(times),
+        "cpu_ratio": statistics.median(cpu),
+    }
+
+
+@torch.inference_mode()
+def _bare(network: Network, count: int, batch: int, passes: int, size: tuple[int, int]) -> None:
+    full = torch.rand(batch, 3, *size)
+    for first in range(0, count, batch):
+        images = full[: count - first]
+        for _ in range(passes):
+            network(images)
+
+
+def _cost(form: Callable[[], object]) -> Cost:
+    start, began = time.perf_counter(), time.process_time()
+    form()
+    return Cost(time.perf_counter() - start, time.process_time() - began)

@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE_PYTHON = sys._base_executable  # type: ignore[attr-defined]  # the one below venv/, which is itself no venv
-REQUIREMENTS = [f"requirements{extra}.txt" for extra in ("", "-dev", "-timm", "-detect")]
+REQUIREMENTS = [f"requirements{extra}.txt" for extra in ("", "-dev", "-timm", "-detect", "-faiss")]
 
 STUB = """#!/bin/bash
 here=$(dirname "$(readlink -f "$0")")
@@ -231,7 +231,7 @@ def test_run_sh_stops_at_the_first_failing_stage(tmp_path, failing):
     result = subprocess.run(command, capture_output=True, text=True, cwd="/")
     ran = [line for line in result.stdout.splitlines() if line.startswith("ran ")]
     tests = "ran pytest --numprocesses 2 --dist loadfile -m not slow"
-    expected = ["ran init_venv.sh --with dev,detect", "ran ruff check .", "ran mypy", tests]
+    expected = ["ran init_venv.sh --with dev,detect,faiss", "ran ruff check .", "ran mypy", tests]
     last = len(stages) if failing is None else 1 + [path.name for path in stages].index(failing)
     assert ran == expected[:last]
     assert result.returncode == (0 if failing is None else 3)

@@ -10,6 +10,8 @@
 In the gallery `Name.jpg` is a picture of Name, and so is each in the folder `Name/`; a person is as like a face as the
 most like of the pictures. A face is named when its distance (1 - cosine) to the nearest is below the threshold, which
 is the one that was estimated when the model was validated, unless --threshold says another; otherwise it is unknown.
+That one is the best for pairs of faces: a stranger meets everybody in the gallery, and of hundreds of people somebody
+is near enough. --evaluate says what threshold lets how many strangers pass for one of them.
 
 OUT gets faces.jsonl (boxes, names and distances; a line a photograph or frame) and the annotated photographs under
 their names, or an annotated video. Boxes are in pixels of the picture as a viewer shows it. Ctrl-C ends it, and what
@@ -52,7 +54,7 @@ from tools.identifying.sources import Source, open_source
 
 _NOT_HERE = (  # of evaluate_lfw.py
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname"),
+    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed", "dump_embeddings", "cache"),
 )
 _DISTANCE = checked(float, "a cosine distance in [0, 2]", lambda x: 0 <= x <= 2)
 

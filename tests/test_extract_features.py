@@ -172,8 +172,8 @@ def test_pooled_features_are_what_the_last_linear_layer_takes(name: str) -> None
     with torch.inference_mode():
         got = feature_network(scored, "x", "pooled", "", False)(images)
     last, taken = ran[-1]
-    assert got.shape == (2, SIZES[name])
-    assert torch.equal(got, taken.flatten(1)) and last.weight.shape[:2] == (24, SIZES[name])
+    assert got.shape == (2, SIZES[name]) and torch.equal(got, taken.flatten(1))
+    assert isinstance(last, nn.Linear | nn.Conv2d) and last.weight.shape[:2] == (24, SIZES[name])
 
 
 def test_every_model_has_pooled_features_or_is_known_to_have_none() -> None:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.annotations import LabelledFaces, shown
+from fr.data.annotations import LabelledFaces
 from fr.data.bad_images import BadImages
 from fr.data.formats import read_on_all_ranks
 from fr.data.pipeline import dali_settings
@@ -188,7 +188,7 @@ def _finish(out: Path, job: _Job, parts: list[Part], bad: BadImages | None) -> N
     if bad:
         write_result(out / UNREADABLE, "".join(f"{problem}\n" for problem in problems).encode())
     unusable = f"{len(problems):,} unusable ({UNREADABLE})" if bad else "nothing was left to do"
-    print("\n".join([*shown(problems), f"{out}: {len(job.rows):,} photographs, {unusable}"]))
+    print(f"{out}: {len(job.rows):,} photographs, {unusable}")
 
 
 def _own(group: Group) -> None:

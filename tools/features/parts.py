@@ -73,7 +73,7 @@ class Extractor:
 
     def parts(self, rows: NDArray[np.int64]) -> list[Part]:
         """The parts that some pictures of the list [N] come in."""
-        size = self.batch * -(-len(rows) // (self.batch * _MOST))
+        size = self.batch * max(1, -(-len(rows) // (self.batch * _MOST)))
         starts = range(0, len(rows), size)
         return [Part(number, rows[first : first + size], self.batch) for number, first in enumerate(starts)]
 
@@ -127,7 +127,7 @@ def extract(
 
 
 def _gathered(batches: Iterator[tuple[Features, dict[int, str]]], bad: BadImages, bar: "tqdm[None]") -> Features:
-    """Of a part; the ranks of --max_bad_images alone end it early."""
+    """Of a part. InputError if this rank alone has too many bad pictures."""
     some = []
     for features, problems in batches:
         for row, problem in problems.items():

@@ -34,6 +34,8 @@ _FLOAT32 = 5  # OpenCV's CV_32F
 _PARTS = ".parts"
 
 Vector = NDArray[np.float32]
+Blocks = Callable[[], Iterator[tuple[Part, Features]]]  # each call begins with the first part again
+Columns = dict[str, pa.StringArray]  # by name, [N] each: what is known of the pictures
 
 
 class Sink(Protocol):
@@ -87,13 +89,10 @@ class FileEach:
 
 @dataclass(frozen=True)
 class OneFile:
-    """One file, put together from the parts; write: gets it, and an iterator over the parts' features each time asked.
-
-    blocks: calls of it read the parts from the first on.
-    """
+    """One file, put together from parts that lie in a folder beside it until then."""
 
     path: Path
-    write: Callable[[BinaryIO, Callable[[], Iterator[tuple[Part, Features]]]], None]
+    write: Callable[[BinaryIO, Blocks], None]
 
     def is_done(self, part: Part) -> bool:
         """One with bad pictures isn't: they are tried again."""
@@ -134,10 +133,6 @@ class OneFile:
                 return Features(stored["rows"], stored["values"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path}: damaged: delete it, and run again") from error
-
-
-Blocks = Callable[[], Iterator[tuple[Part, Features]]]
-Columns = dict[str, pa.StringArray]  # by name, [N] each: what is known of the pictures
 
 
 def write_npz(columns: Columns, dimensions: int, file: BinaryIO, blocks: Blocks) -> None:

@@ -4,7 +4,7 @@
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ class Resolved:
     def as_dict(self) -> dict[str, Value]:
         """Builtins alone, for a snapshot."""
         return {name: list(v) if isinstance(v, list) else v for name, v in vars(self.values).items()}
+
+    def said(self, names: Iterable[str], why: str) -> list[str]:
+        """A problem for each of these options that was set, by hand or by a file."""
+        return [f"{self.origins[name]}: --{name}: {why}" for name in names if self.origins[name] != "default"]
 
     def table(self) -> str:
         """One aligned `name = value   (origin)` line an option."""

@@ -16,6 +16,12 @@ from fr.option_types import CHANNEL, COUNT, COUNT_OR_0, FLAG, POSITIVE, SIDE, TE
 
 Group = argparse._ArgumentGroup
 
+# Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
+OF_SETS = (
+    *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
+    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed", "dump_embeddings"),
+)
+
 
 def train_options(argv: Sequence[str]) -> Resolved:
     """The options of train.py; raises InputError with every problem found. `--help` prints and exits."""

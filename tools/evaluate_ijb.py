@@ -21,22 +21,17 @@ from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.files import write_result
-from fr.option_parsing import Resolved
-from fr.options import evaluation_options
+from fr.options import OF_SETS, evaluation_options
 from fr.scored_model import open_model
 from fr.scoring import embeddings, wants_flip
 from fr.templates import pool, template_figures, template_scores
-
-_NOT_HERE = (  # of evaluate_lfw.py
-    *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed", "dump_embeddings"),
-)
 
 
 def main(argv: list[str]) -> int:
     arguments, rest = _arguments(argv)
     resolved = evaluation_options(rest)
-    _refuse_others(resolved)
+    if others := resolved.said(OF_SETS, "not for IJB"):
+        raise InputError(*others)
     options = resolved.values
     with open_ranks(options.device) as ranks:
         model = open_model(options, ranks.device)
@@ -69,12 +64,6 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("folder", metavar="FOLDER", help="folder with loose_crop/ and meta/")
     parser.add_argument("--no_detector_score", action="store_true", help="every picture weighs the same")
     return parser.parse_known_args(argv)
-
-
-def _refuse_others(resolved: Resolved) -> None:
-    said = [name for name in _NOT_HERE if resolved.origins[name] != "default"]
-    if said:
-        raise InputError(*[f"{resolved.origins[name]}: --{name}: not for IJB" for name in said])
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from fr.identification import Searches
 from fr.monitor import progress
 from fr.option_parsing import Resolved
 from fr.option_types import checked
-from fr.options import evaluation_options
+from fr.options import OF_SETS, evaluation_options
 from fr.recognition import Recognizer
 from fr.scored_model import ScoredModel, open_model
 from fr.scoring import wants_flip
@@ -52,10 +52,6 @@ from tools.identifying.results import JOURNAL, Seen, Sink, open_sinks
 from tools.identifying.scores import cmc_of, figures_of, lines, search_probes, write_cmc
 from tools.identifying.sources import Source, open_source
 
-_NOT_HERE = (  # of evaluate_lfw.py
-    *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed", "dump_embeddings", "cache"),
-)
 _DISTANCE = checked(float, "a cosine distance in [0, 2]", lambda x: 0 <= x <= 2)
 
 
@@ -179,11 +175,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _check(arguments: argparse.Namespace, resolved: Resolved) -> None:
     """InputError for options without effect, and for an --out that would be read, or written over, as an input."""
-    problems = [
-        f"{resolved.origins[name]}: --{name}: not for identification"
-        for name in _NOT_HERE
-        if resolved.origins[name] != "default"
-    ]
+    problems = resolved.said([*OF_SETS, "cache"], "not for identification")
     if arguments.evaluate and arguments.show:
         problems.append("--show: not with --evaluate, which shows nothing")
     if arguments.input and resolved.values.json:

@@ -35,7 +35,7 @@ class ScoredModel:
     facts: dict[str, str]
     config: dict[str, Any]
     overrides: list[str]
-    threshold: float | None
+    threshold: float | None = None
 
 
 def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel:

@@ -44,8 +44,13 @@ def test_small_galleries_and_many_probes_are_left_to_the_product(
     names = [f"{number:04}" for number in range(COUNT)]
     assert new_gallery(names[1:], names[1:], rows[1:]).scan is None
     gallery = new_gallery(names, names, rows)
-    asked = []
-    monkeypatch.setattr(quick_scan.QuickScan, "best", lambda _, probes: asked.append(len(probes)) or ([0], [1.0]))
+    asked: list[int] = []
+
+    def best(_: quick_scan.QuickScan, probes: Rows) -> tuple[list[int], list[float]]:
+        asked.append(len(probes))
+        return [0], [1.0]
+
+    monkeypatch.setattr(quick_scan.QuickScan, "best", best)
     for count in (0, 1, 4, 5):
         gallery.best(of_length_1(rows[:count]))
     assert asked == [1, 4]

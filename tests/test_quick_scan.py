@@ -44,9 +44,9 @@ def test_small_galleries_and_many_probes_are_left_to_the_product(
     names = [f"{number:04}" for number in range(COUNT)]
     assert new_gallery(names[1:], names[1:], rows[1:]).scan is None
     gallery = new_gallery(names, names, rows)
-    asked = []
+    asked: list[int] = []
 
-    def best(_: object, probes: Rows) -> tuple[list[int], list[float]]:
+    def best(_: quick_scan.QuickScan, probes: Rows) -> tuple[list[int], list[float]]:
         asked.append(len(probes))
         return [0], [1.0]
 

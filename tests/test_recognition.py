@@ -70,9 +70,10 @@ def test_several_faces_of_a_picture_and_none(
     both = np.concatenate(pictures[:2], axis=1)  # side by side
     points = faces.landmarks[:2] + np.array([[[0, 0]], [[pictures[0].shape[1], 0]]])
     recognizer = Recognizer(network, CONTRACT, DALI, CPU, most=20)
-    rows = recognizer([pictures[2], both, pictures[3]], [with_points(at) for at in (points[:0], points, points[:0])])
-    assert [len(of) for of in rows] == [0, 2, 0]
-    cosines = (rows[1] * expected[:2]).sum(axis=1)
+    found = [with_points(at) for at in (points, points[:0], faces.landmarks[3:4])]
+    rows = recognizer([both, pictures[2], pictures[3]], found)
+    assert [len(of) for of in rows] == [2, 0, 1]
+    cosines = (np.concatenate(rows) * expected[[0, 1, 3]]).sum(axis=1)
     assert (cosines > 0.99).all()  # what lies beside the face is another thing than black
     assert [len(of) for of in recognizer([pictures[2]], [with_points(points[:0])])] == [0]
 

@@ -402,6 +402,8 @@ def test_parts_of_a_run_that_ended_are_not_made_again(
     content = tree(out)
     assert main(options) == 0
     assert "nothing was left to do" in capsys.readouterr().out and tree(out) == content
+    (out / UNREADABLE).unlink()  # as if killed before it was written
+    assert main(options) == 0 and tree(out) == content
 
 
 @pytest.mark.parametrize("form", ["npy", "parquet"])

@@ -37,6 +37,7 @@ from tests.sets import written
 from tools import export_onnx
 from tools.extract_features import MARK, UNREADABLE, main
 from tools.features.layers import feature_network
+from tools.features.parts import Extractor
 from tools.features.sinks import FileEach
 
 BATCH = 10
@@ -296,6 +297,16 @@ def test_noises_of_facescrub_become_their_identity(
     (out / f"{names[3]}.bin").unlink()
     assert main([*base, *own, "--out", str(out)]) == 0
     assert tree(out) == before
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 65, 64_000, 64_001, 1_000_000])
+def test_parts_hold_every_picture_once_in_whole_batches_and_are_not_many(count: int, faces: LabelledFaces) -> None:
+    extractor = Extractor(torch.flatten, faces, Preprocessing((32, 32)), DaliSettings("cpu", None, 1), 64)
+    parts = extractor.parts(np.arange(count))
+    assert [row for part in parts for batch in part.batches() for row in batch.tolist()] == list(range(count))
+    assert len(parts) <= 1000 and [part.number for part in parts] == list(range(len(parts)))
+    sizes = [len(batch) for part in parts for batch in part.batches()]
+    assert all(size == 64 for size in sizes[:-1])
 
 
 # --- ranks, kills, damage, settings -----------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from tests.sets import written
 from tools import export_onnx
 from tools.extract_features import MARK, UNREADABLE, main
 from tools.features.layers import feature_network
+from tools.features.parts import Extractor
 from tools.features.sinks import FileEach
 
 BATCH = 10
@@ -298,6 +299,16 @@ def test_noises_of_facescrub_become_their_identity(
     assert tree(out) == before
 
 
+@pytest.mark.parametrize("count", [0, 1, 64, 65, 64_000, 64_001, 1_000_000])
+def test_parts_hold_every_picture_once_in_whole_batches_and_are_not_many(count: int, faces: LabelledFaces) -> None:
+    extractor = Extractor(torch.flatten, faces, Preprocessing((32, 32)), DaliSettings("cpu", None, 1), 64)
+    parts = extractor.parts(np.arange(count))
+    assert [row for part in parts for batch in part.batches() for row in batch.tolist()] == list(range(count))
+    assert len(parts) <= 1000 and [part.number for part in parts] == list(range(len(parts)))
+    sizes = [len(batch) for part in parts for batch in part.batches()]
+    assert all(size == 64 for size in sizes[:-1])
+
+
 # --- ranks, kills, damage, settings -----------------------------------------------------------------------------------
 
 
@@ -402,6 +413,8 @@ def test_parts_of_a_run_that_ended_are_not_made_again(
     content = tree(out)
     assert main(options) == 0
     assert "nothing was left to do" in capsys.readouterr().out and tree(out) == content
+    (out / UNREADABLE).unlink()  # as if killed before it was written
+    assert main(options) == 0 and tree(out) == content
 
 
 @pytest.mark.parametrize("form", ["npy", "parquet"])

@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
                 print(line, flush=True)
         bad = BadImages(options.max_bad_images)
         extract(extractor, todo, ranks, bad, job.sink.take)
-        _by_first(ranks, lambda: _finish(Path(options.out), job, parts, bad if todo else None))
+        _by_first(ranks, lambda: _finish(Path(options.out), job, parts, todo, bad))
     return 0
 
 
@@ -179,15 +179,13 @@ def _by_first(ranks: Ranks, do: Callable[[], T]) -> T:
     return cast(T, result[0])
 
 
-def _finish(out: Path, job: _Job, parts: list[Part], bad: BadImages | None) -> None:
-    """bad: None if nothing was to do."""
-    job.sink.finish(parts)
-    problems = bad.listed if bad else []
-    if job.centroids:
-        problems += job.centroids.write()
-    if bad:
+def _finish(out: Path, job: _Job, parts: list[Part], todo: list[Part], bad: BadImages) -> None:
+    """The list of bad pictures comes before the one file, which says that a run is over."""
+    problems = bad.listed + (job.centroids.write() if job.centroids else [])
+    if todo or job.centroids or not (out / UNREADABLE).exists():
         write_result(out / UNREADABLE, "".join(f"{problem}\n" for problem in problems).encode())
-    unusable = f"{len(problems):,} unusable ({UNREADABLE})" if bad else "nothing was left to do"
+    job.sink.finish(parts)
+    unusable = f"{len(problems):,} unusable ({UNREADABLE})" if todo else "nothing was left to do"
     print(f"{out}: {len(job.rows):,} photographs, {unusable}")
 
 

@@ -49,7 +49,7 @@ from tests.test_annotations import LFW_PAIRS, LFW_ROWS, Lfw
 from tests.test_damage import CPU, SMALL, encoded, picture
 from tests.test_face_journal import JOURNAL, SETTINGS
 from tests.test_foreign_pickle import small_tensors
-from tests.test_formats import LINES, META, POINTS, write_table
+from tests.test_formats import LINES, META, POINTS, TEN, write_table
 from tests.test_onnx import foreign
 from tests.test_rec import with_identities
 from tests.test_rec import write as write_records
@@ -302,6 +302,11 @@ def journal(folder: Path, content: bytes) -> None:
 LANDMARKS = {"landmarks": "points.csv"}
 TARGETS: dict[str, tuple[Seeds, Reader]] = {
     **{kind: (lines(kind), training(kind, "list.txt", list_file="list.txt")) for kind in LINES},
+    "photos": (lambda _: [b"a/1.jpg\na/2.jpg\n"], training("photos", "list.txt", list_file="list.txt")),
+    "trp_test": (
+        lambda _: [f"a/1.jpg {TEN}\na/2.jpg {TEN}\n".encode()],
+        training("trp_test", "list.txt", list_file="list.txt"),
+    ),
     "vgg": (lambda _: [b"a/1.jpg\na/2.jpg\n"], vgg),
     "landmark CSV": (table, training("folder", "points.csv", **LANDMARKS)),
     "box CSV": (

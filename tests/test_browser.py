@@ -27,7 +27,7 @@ from tests.conftest import ROOT, TINY, data_options, folders, records, validatio
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 # In a closed network the browser would look up hosts of its maker for minutes.
 OFFLINE = ("background-networking", "component-update", "sync", "quic")
-PATIENCE = 60  # seconds that a busy machine may take for a page
+PATIENCE = 120  # seconds that a busy machine may take for a page
 
 pytestmark = [
     pytest.mark.slow,

@@ -155,12 +155,15 @@ def test_logs_that_cant_be_written_cost_no_snapshot(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_file_system_that_is_full_or_read_only_loses_nothing(tmp_path: Path) -> None:
+def test_a_real_file_system_that_is_full_or_read_only_loses_nothing(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Through the harness, which mounts them where nobody else sees it."""
     environment = {name: value for name, value in os.environ.items() if name != "FR_KILL_HARNESS_MOUNTS"}
     counts = tmp_path / "counts.json"
     command = [sys.executable, "-m", "tests.kill_harness", "--only", "becomes", "--tries", "42", "--torchrun", "0"]
-    command += ["--seed", "3", "--json", str(counts), "--scratch", str(tmp_path / "scratch")]
+    scratch = str(tmp_path_factory.mktemp("s"))  # names of sockets are short
+    command += ["--seed", "3", "--json", str(counts), "--scratch", scratch]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     if "mounting isn't allowed" in done.stderr:
         pytest.skip("mounting isn't allowed here; the fault points stand in for it in the other tests")

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fr.data.annotations import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.errors import InputError
 from fr.files import printable, write_result
+from fr.lettering import font
 from fr.preprocessing import Preprocessing
 from fr.verification import checked_pairs
 
@@ -96,17 +96,16 @@ def write_pairs(folder: Path, pairs: Iterator[WrongPair], score_name: str) -> in
 
 def _jpeg(pair: WrongPair, score_name: str) -> bytes:
     """Both pictures side by side above what they are, which is the file's comment, too."""
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), _FONT)
     verdict = "one person, judged different" if pair.same else "two people, judged the same"
     lines = [f"{score_name} {pair.score:.4f}: {verdict}", *map(printable, pair.names)]
     height, width = pair.images[0].shape[:2]
-    text_width = max(int(font.getlength(line)) + 1 for line in lines)
+    text_width = max(int(font(_FONT).getlength(line)) + 1 for line in lines)
     sheet = Image.new("RGB", (max(2 * width + _GAP, text_width), height + _GAP + _LINE * len(lines)), "white")
     for place, picture in zip((0, width + _GAP), pair.images, strict=True):
         sheet.paste(Image.fromarray(picture), (place, 0))
     draw = ImageDraw.Draw(sheet)
     for row, line in enumerate(lines):
-        draw.text((0, height + _GAP + _LINE * row), line, "black", font)
+        draw.text((0, height + _GAP + _LINE * row), line, "black", font(_FONT))
     buffer = io.BytesIO()
     sheet.save(buffer, format="JPEG", quality=95, subsampling=0, comment="\n".join(lines).encode())
     return buffer.getvalue()

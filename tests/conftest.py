@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from torch import nn
 
 import train
 from fr import snapshot
+from fr.data.annotations import LabelledFaces
+from fr.data.vgg import read_vgg
 from tools.make_sample_data import Options, make_sample_data
 
 ROOT = Path(__file__).parent.parent
@@ -127,6 +130,12 @@ def data_options(data: Path) -> list[str]:
     ]
 
 
+def vgg_faces(data: Path) -> LabelledFaces:
+    """The training faces of a folder in the layout of the sample data."""
+    base = data / "vggface2"
+    return read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+
+
 # What train.py can't do without; the words that follow in a test change nothing about it.
 REQUIRED = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "x")]
 
@@ -146,8 +155,26 @@ def launch(script: str, *options: str, ranks: int = 1, **settings: Any) -> subpr
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **settings)
 
 
+def kill_when(reached: Callable[[], bool], command: list[str]) -> None:
+    """SIGKILL to a command as soon as it has come so far, which it must before it ends."""
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 120
+        while not reached() and time.monotonic() < until:
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+
+
 def records(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def trained_briefly(options: list[str], out: Path) -> Path:
+    """The snapshot of two iterations on tiny pictures. options: data, and what else there is to say."""
+    tiny = ["--max_iterations", "2", "--input_size", "32", "--embed_size", "16", "--train_batch_size", "16"]
+    where = ["--snap_folder", str(out), "--log_folder", f"{out}/logs"]
+    train.main([*options, *tiny, "--lr", "0.01", *where])
+    return out / "FaceReidNet_2.pt"
 
 
 # --- runs of train.py -------------------------------------------------------------------------------------------------

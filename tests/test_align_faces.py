@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +25,7 @@ from fr.data.vgg import read_vgg
 from fr.errors import InputError
 from fr.photographs import Pixels
 from fr.preprocessing import Preprocessing
-from tests.conftest import ROOT, Losses, data_options
+from tests.conftest import ROOT, Losses, data_options, kill_when, vgg_faces
 from tools.align_faces import UNREADABLE, main
 from tools.dataset.crop_files import MARK, target_names
 from tools.dataset.loose_crops import box_of, cut
@@ -36,14 +33,12 @@ from tools.dataset.loose_crops import box_of, cut
 SIDE = 48
 PLAIN = Preprocessing((SIDE, SIDE), "arcface")
 CPU = DaliSettings("cpu", None, 1)
-PATIENCE = 120  # seconds until a run is taken for one that hangs
 PNG = ["--format", "png", "--data_cache", "none", "--workers", "1"]
 
 
 @pytest.fixture(scope="module")
 def faces(sample_data: Path) -> LabelledFaces:
-    base = sample_data / "vggface2"
-    return read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    return vgg_faces(sample_data)
 
 
 @pytest.fixture(scope="module")
@@ -241,12 +236,7 @@ def test_killed_and_run_again_it_leaves_the_same_tree(sample_data: Path, faces: 
     assert main([*options, "--out", str(tmp_path / "whole")]) == 0
     out = tmp_path / "killed"
     command = [sys.executable, str(ROOT / "tools/align_faces.py"), *options, "--out", str(out)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        until = time.monotonic() + PATIENCE
-        while len(list(out.rglob("*.png"))) < 5 and time.monotonic() < until:
-            assert process.poll() is None
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
+    kill_when(lambda: len(list(out.rglob("*.png"))) >= 5, command)
     left = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     assert len(left) < 40  # it was in the middle
     assert main(command[2:]) == 0

@@ -19,6 +19,7 @@ from fr.data.lines import STAYS
 from fr.data.vgg import read_vgg
 from fr.errors import InputError
 from tests.bounds import bounded
+from tests.conftest import vgg_faces
 
 HEADER = "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y"
 POINTS = [30.5, 40.25, 70.0, 41.0, 50.0, 60.0, 35.0, 80.0, 65.0, 81.5]
@@ -310,8 +311,7 @@ def test_text_that_is_not_utf8_is_refused_by_file(vgg: Vgg, which: str) -> None:
 
 
 def test_the_sample_data_reads_as_its_options_say(sample_data: Path) -> None:
-    base = sample_data / "vggface2"
-    faces = read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    faces = vgg_faces(sample_data)
     assert Counter(faces.labels.tolist()) == dict.fromkeys(range(12), 8)
     assert np.isfinite(faces.landmarks).all()
 

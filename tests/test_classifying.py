@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from fr import snapshot
 from fr.data.annotations import LabelledFaces
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.data.vgg import read_vgg
 from fr.errors import InputError
 from fr.scored_model import load_backbone, read_backbone
 from fr.training_state import read_head
 from fr.weight_layouts import shapes_of
 from fr.weights import read_weights
-from tests.conftest import data_options, launch
+from tests.conftest import data_options, launch, vgg_faces
 from tests.sets import written
 from tests.test_extract_features import run_ranks
 from tests.weight_files import filled
@@ -32,8 +31,7 @@ from tools.test_classifier import main
 
 @pytest.fixture(scope="module")
 def faces(sample_data: Path) -> LabelledFaces:
-    base = sample_data / "vggface2"
-    return read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    return vgg_faces(sample_data)
 
 
 @pytest.fixture(scope="module")

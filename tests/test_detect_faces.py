@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from fr.data.annotations import LabelledFaces
 from fr.data.vgg import read_vgg
 from fr.detection import DetectorSettings
 from fr.errors import InputError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, kill_when, vgg_faces
 from tools.dataset.face_journal import Found
 from tools.dataset.face_names import key_of, refuse_ambiguous
 from tools.detect_faces import JOURNAL, find_face, main
@@ -30,8 +28,7 @@ TABLES = ("train_list.txt", "loose_bb_train.csv", "loose_landmark_train.csv", "n
 @pytest.fixture(scope="module")
 def given(shared_data: Path) -> LabelledFaces:
     pytest.importorskip("facenet_pytorch", reason="facenet-pytorch isn't installed: bash init_venv.sh --with detect")
-    base = shared_data / "faces-mini/vggface2"
-    return read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    return vgg_faces(shared_data / "faces-mini")
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +131,8 @@ def test_running_again_tries_what_is_missing(
 
 def test_killed_and_run_again_it_has_the_same_tables(out: Path, photographs: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/detect_faces.py"), str(photographs), str(tmp_path), "--workers", "1"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        journal, until = tmp_path / JOURNAL, time.monotonic() + PATIENCE
-        while not (journal.exists() and journal.read_bytes().count(b"\n") > 3) and time.monotonic() < until:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    journal = tmp_path / JOURNAL
+    kill_when(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 3, command)
     assert journal.read_bytes().count(b"\n") < PEOPLE + 4  # it was in the middle
     with journal.open("ab") as file:
         file.write(b'{"name": "n0')

@@ -14,10 +14,10 @@ from torch import nn
 
 from fr import detection
 from fr.data.alignment import Array, procrustes, template_points
-from fr.data.vgg import read_vgg
 from fr.detection import DetectedFaces, Detector, DetectorSettings, Mtcnn, choose, detect_stored
 from fr.errors import InputError
 from fr.photographs import Photograph, Pixels
+from tests.conftest import vgg_faces
 
 CPU = torch.device("cpu")
 COUNT = 12
@@ -33,8 +33,7 @@ def detector() -> Detector:
 @pytest.fixture(scope="module")
 def photographs(shared_data: Path) -> tuple[list[Pixels], Array]:
     """Real ones of 12 people, and their published landmarks [12, 5, 2]."""
-    base = shared_data / "faces-mini/vggface2"
-    faces = read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    faces = vgg_faces(shared_data / "faces-mini")
     rows = np.unique(faces.labels, return_index=True)[1][: 12 * COUNT : COUNT]
     return [np.array(Image.open(faces.path(row)).convert("RGB")) for row in rows], faces.landmarks[rows]
 

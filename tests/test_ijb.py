@@ -10,12 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import evaluate_lfw
-import train
 from fr.data.ijb import Ijb, read_ijb
 from fr.data.lfw import read_lfw
 from fr.errors import InputError
 from fr.templates import pool, template_figures, template_scores
-from tests.conftest import data_options, validation_options
+from tests.conftest import data_options, trained_briefly, validation_options
 from tests.sets import written
 from tools import evaluate_ijb
 
@@ -99,11 +98,7 @@ def test_figures_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def snap(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("trained")
-    options = ["--max_iterations", "2", "--input_size", "32", "--embed_size", "16", "--train_batch_size", "16"]
-    options += ["--lr", "0.01", "--snap_folder", str(out), "--log_folder", f"{out}/logs"]
-    train.main([*data_options(sample_data), *options])
-    return out / "FaceReidNet_2.pt"
+    return trained_briefly(data_options(sample_data), tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="module")

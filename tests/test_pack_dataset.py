@@ -19,9 +19,8 @@ from fr.data.annotations import LabelledFaces
 from fr.data.folders import read_folders
 from fr.data.lists import read_ms1m
 from fr.data.tar_shards import read_tar
-from fr.data.vgg import read_vgg
 from fr.errors import InputError, run_plainly
-from tests.conftest import Losses, data_options
+from tests.conftest import Losses, data_options, vgg_faces
 from tests.test_formats import converted
 from tests.test_rec import PEOPLE, with_identities, write
 from tools import pack_dataset
@@ -47,8 +46,7 @@ def pack(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture(scope="module")
 def photographs(sample_data: Path) -> LabelledFaces:
-    base = sample_data / "vggface2"
-    return read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    return vgg_faces(sample_data)
 
 
 def read(folder: Path, aligned: bool = False) -> LabelledFaces:

@@ -25,10 +25,10 @@ from fr.data.lfw import read_lfw
 from fr.data.order import Order
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.training_stream import TrainingStream
-from fr.data.vgg import read_vgg
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.preprocessing import Preprocessing
+from tests.conftest import vgg_faces
 
 CPU = DaliSettings("cpu", None, 1)
 PLAIN = Preprocessing((112, 96), template="sphereface")
@@ -123,8 +123,7 @@ def test_plain_stream_is_opencvs_warp_of_the_decoded_photograph(photographs: Lab
 
 
 def test_sample_faces_are_opencvs_warp(sample_data: Path) -> None:
-    base = sample_data / "vggface2"
-    faces = read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    faces = vgg_faces(sample_data)
     some = Faces(faces.root, faces.names[:16], faces.landmarks[:16])
     assert_same_picture(plain(some), by_opencv(some, PLAIN))
 

@@ -17,11 +17,10 @@ from fr.data.bad_images import BadImages
 from fr.data.order import Order
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.training_stream import TrainingStream
-from fr.data.vgg import read_vgg
 from fr.distributed import Ranks
 from fr.errors import run_plainly
 from fr.preprocessing import Preprocessing
-from tests.conftest import data_options
+from tests.conftest import data_options, vgg_faces
 from tools import show_batch
 from tools.show_batch import Batch, Cell, describe, each, pairs, sheet
 
@@ -32,8 +31,7 @@ OFF: dict[str, Any] = {field.name: 0.0 for field in fields(Augmentation) if fiel
 
 @pytest.fixture(scope="module", params=["rgb", "bgr"])
 def batch(request: pytest.FixtureRequest, sample_data: Path) -> Batch:
-    base = sample_data / "vggface2"
-    faces = read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    faces = vgg_faces(sample_data)
     mean, std = (0.2, 0.4, 0.6), (0.5, 0.4, 0.3)
     preprocessing = Preprocessing((64, 48), color_order=request.param, mean=mean, std=std)
     return Batch(faces, Order(len(faces), 16, 3), 4, preprocessing, CPU, ONE, 0)

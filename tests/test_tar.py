@@ -19,10 +19,9 @@ from fr.data.bad_images import BadImages
 from fr.data.storage import TarShards
 from fr.data.tar_members import CutShort, tar_members
 from fr.data.tar_shards import read_tar
-from fr.data.vgg import read_vgg
 from fr.errors import InputError
 from tests.bounds import bounded
-from tests.conftest import Losses, same_weights, weights
+from tests.conftest import Losses, same_weights, vgg_faces, weights
 from tests.test_damage import as_if_listed, assert_equal, batches, encoded, picture, reported
 
 POINTS = [30.5, 40.25, 70.0, 41.0, 50.0, 60.0, 35.0, 80.0, 65.0, 81.5]
@@ -423,8 +422,7 @@ def test_a_shard_that_changes_under_a_run_is_replaced_from_exactly(
 
 @pytest.fixture(scope="module")
 def sample_shards(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> LabelledFaces:
-    base = sample_data / "vggface2"
-    faces = read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    faces = vgg_faces(sample_data)
     return packed(faces, tmp_path_factory.mktemp("shards"), 3)
 
 

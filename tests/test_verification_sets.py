@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluate_lfw
-import train
 from fr import snapshot
 from fr.data.annotations import VerificationFaces
 from fr.data.lfw import read_lfw
 from fr.data.verification_set import read_set, read_sets, sets_to_score
 from fr.errors import InputError
 from fr.evaluation import people_of_pairs
-from tests.conftest import data_options, validation_options
+from tests.conftest import data_options, trained_briefly, validation_options
 from tests.hostile_pickles import gadgets, pushed
 from tests.sets import Drawn, folds_of, python2_pack, written
 
@@ -51,12 +50,8 @@ def published(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> list[st
 @pytest.fixture(scope="module")
 def trained(sample_data: Path, published: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A snapshot of a short training that was validated on LFW and on two other sets."""
-    out = tmp_path_factory.mktemp("trained")
     options = [*data_options(sample_data), *validation_options(sample_data), "--val_sets", published[3], published[6]]
-    options += ["--max_iterations", "2", "--input_size", "32", "--embed_size", "16", "--train_batch_size", "16"]
-    options += ["--lr", "0.01", "--ema_decay", "0.5", "--snap_folder", str(out), "--log_folder", f"{out}/logs"]
-    train.main(options)
-    return out / "FaceReidNet_2.pt"
+    return trained_briefly([*options, "--ema_decay", "0.5"], tmp_path_factory.mktemp("trained"))
 
 
 # --- one set in all forms ---------------------------------------------------------------------------------------------

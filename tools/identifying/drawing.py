@@ -1,17 +1,14 @@
-"""Boxes and names drawn into a picture. The font is DejaVu Sans, which has no Chinese, Japanese or Korean."""
+"""Boxes and names drawn into a picture."""
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from fr.lettering import font
 from fr.photographs import Pixels
 
-_FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
 _KNOWN, _UNKNOWN, _WHITE = "#1f6f9f", "#c4572c", "#ffffff"
 _LINES = 32  # of text a picture's shorter side has room for
 _SMALLEST = 11  # pixels of text that can be read
@@ -34,16 +31,10 @@ def _write(
     draw: ImageDraw.ImageDraw, picture: tuple[int, int], corner: tuple[float, float], label: str, size: int, color: str
 ) -> None:
     """A label on its own ground above a box, or inside it where there is no room above; never out of the picture."""
-    font = _font(size)
-    left, _, right, _ = draw.textbbox((0, 0), label, font=font)
+    left, _, right, _ = draw.textbbox((0, 0), label, font=font(size))
     width, height = right - left + size // 2, size + size // 2
     x = max(0, min(corner[0], picture[0] - width))
     y = corner[1] - height if corner[1] >= height else max(0, corner[1])
     y = min(y, max(0, picture[1] - height))
     draw.rectangle((x, y, x + width, y + height), fill=color)
-    draw.text((x + size // 4 - left, y + size // 8), label, font=font, fill=_WHITE)
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_FONT), size)
+    draw.text((x + size // 4 - left, y + size // 8), label, font=font(size), fill=_WHITE)

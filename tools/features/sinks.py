@@ -12,6 +12,7 @@ A matrix is as MegaFace's devkit reads it, OpenCV's: int32 rows, columns, bytes 
 numbers; all little-endian.
 """
 
+import re
 import shutil
 import struct
 import zipfile
@@ -84,7 +85,11 @@ class FileEach:
             write_result(self.out / self.names[row], self.encode(row, values))
 
     def finish(self, parts: Sequence[Part]) -> None:
-        pass
+        """Remove what a killed run left half written (`replace_file`), where the file is whole by now."""
+        for folder in {(self.out / name).parent for name in self.names}:
+            for left in folder.glob(".*.tmp"):
+                if (ours := re.fullmatch(r"\.(.+)\.\d+\.tmp", left.name)) and (folder / ours[1]).exists():
+                    left.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,12 @@ from fr.errors import InputError
 
 T = TypeVar("T")
 
+# [b, …] of each rank ↔ [W·b, …], in rank order; torch 2.13 renamed both and warns of the names before.
+if hasattr(dist, "all_gather_single"):
+    all_gather_single, reduce_scatter_single = dist.all_gather_single, dist.reduce_scatter_single
+else:
+    all_gather_single, reduce_scatter_single = dist.all_gather_into_tensor, dist.reduce_scatter_tensor
+
 
 @dataclass
 class SignsOfLife:
@@ -192,5 +198,5 @@ def gather_rows(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
     padded = rows.new_zeros((longest, *rows.shape[1:]))
     padded[: len(rows)] = rows
     gathered = rows.new_empty((len(counts) * longest, *rows.shape[1:]))
-    dist.all_gather_single(gathered, padded)
+    all_gather_single(gathered, padded)
     return torch.cat([gathered[i * longest : i * longest + count] for i, count in enumerate(counts)])

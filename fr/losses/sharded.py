@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fr.distributed import world_size
+from fr.distributed import all_gather_single, reduce_scatter_single, world_size
 from fr.losses.negatives import Negatives
 
 # Shortest vector that is normalised to length 1; a zero vector stays zero, and its gradient finite.
@@ -28,7 +28,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
         (asked,) = gradients
         own = asked.new_empty((asked.shape[0] // ctx.ranks, asked.shape[1]))
-        dist.reduce_scatter_single(own, asked.contiguous())
+        reduce_scatter_single(own, asked.contiguous())
         return torch.mul(own, ctx.ranks)
 
 
@@ -45,7 +45,7 @@ def gather(rows: torch.Tensor) -> torch.Tensor:
 def gather_constant(rows: torch.Tensor) -> torch.Tensor:
     """[B, …] of every rank → [N, …] in rank order; nothing runs back."""
     gathered = rows.new_empty((world_size() * rows.shape[0], *rows.shape[1:]))
-    dist.all_gather_single(gathered, rows.contiguous())
+    all_gather_single(gathered, rows.contiguous())
     return gathered
 
 

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,10 +19,9 @@ from fr.errors import InputError
 T = TypeVar("T")
 
 # [b, …] of each rank ↔ [W·b, …], in rank order; torch 2.13 renamed both and warns of the names before.
-if hasattr(dist, "all_gather_single"):
-    all_gather_single, reduce_scatter_single = dist.all_gather_single, dist.reduce_scatter_single
-else:
-    all_gather_single, reduce_scatter_single = dist.all_gather_into_tensor, dist.reduce_scatter_tensor
+_SINGLE = hasattr(dist, "all_gather_single")
+all_gather_single: Callable[..., Any] = dist.all_gather_single if _SINGLE else dist.all_gather_into_tensor
+reduce_scatter_single: Callable[..., Any] = dist.reduce_scatter_single if _SINGLE else dist.reduce_scatter_tensor
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The checks by name, most telling first: module and function `tests.gpu.<module>.<function>(job)`."""
+"""The checks by name, most telling first, and those together that measure no time: module and function `tests.gpu.<module>.<function>(job)`."""
 
 from dataclasses import dataclass
 
@@ -19,17 +19,17 @@ CHECKS = {
     for check in (
         Check("environment", "environment.check", 60, True, "NCCL group, DALI's GPU graph, decoding on the GPU"),
         Check("losses-of-training", "training.check", 90, False, "train.py on the GPU has the CPU's losses"),
-        Check("pixels", "pixels.check", 60, False, "DALI's faces are those of the CPU, with each augmentation"),
-        Check("buffers", "buffers.check", 60, False, "no image is overwritten while the step still reads it"),
-        Check("damaged-files", "damaged.check", 60, False, "damaged JPEGs are refused as on the CPU"),
+        Check("pixels", "pixels.check", 90, False, "DALI's faces are those of the CPU, with each augmentation"),
+        Check("buffers", "buffers.check", 90, False, "no image is overwritten while the step still reads it"),
+        Check("damaged-files", "damaged.check", 90, False, "damaged JPEGs are refused as on the CPU"),
         Check("loader", "loader.check", 60, True, "images/s of decoding and aligning"),
         Check("step", "step.check", 90, True, "images/s, memory and MFU of a training step"),
         Check("profile", "profile.check", 40, True, "kernels of a training step"),
         Check("end-to-end", "endtoend.check", 90, True, "train.py from JPEGs keeps up with loader and step"),
-        Check("resume", "resume.check", 90, False, "resuming is exact, and crosses devices"),
         Check("head", "head.check", 60, True, "time and memory of the softmax head at a million classes"),
+        Check("resume", "resume.check", 90, False, "resuming is exact, and crosses devices"),
         Check("every-loss", "losses.check", 60, False, "each loss and its gradients are those of the CPU"),
-        Check("evaluation", "evaluation.check", 60, False, "evaluate_lfw.py has the CPU's AUC"),
+        Check("evaluation", "evaluation.check", 90, False, "evaluate_lfw.py has the CPU's AUC"),
         Check("ranks", "ranks.check", 90, False, "a killed rank, SIGTERM, several ranks"),
     )
 }

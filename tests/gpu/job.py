@@ -27,7 +27,8 @@ class Findings:
 
     def metric(self, name: str, value: float | str, unit: str = "") -> None:
         """A measured value, for the table."""
-        self._add("metric", name, f"{value:.4g}" if isinstance(value, float) else value, unit)
+        shown = (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}") if isinstance(value, float) else value
+        self._add("metric", name, shown, unit)
 
     def skip(self, text: str, reason: str) -> None:
         """A part that this machine can't check, such as two ranks on one GPU."""

@@ -1,0 +1,85 @@
+"""train.py and evaluate_lfw.py as a user starts them, and what they wrote."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from tests.gpu.job import Job
+
+T = TypeVar("T")
+NO_VALIDATION = ("--val_data_root", "", "--val_list", "", "--val_landmarks", "")
+IEEE = {"NVIDIA_TF32_OVERRIDE": "0"}  # cuBLAS and cuDNN compute float32 in float32, whatever a program sets
+
+
+def data_options(data: Path) -> list[str]:
+    """The training data, and the verification set beside it."""
+    faces, lfw = data / "vggface2", data / "lfw"
+    return [
+        *("--train_data_root", f"{faces}/train", "--train_list", f"{faces}/meta/train_list.txt"),
+        *("--train_landmarks", f"{faces}/bb_landmark", *validation_options(lfw)),
+    ]
+
+
+def validation_options(lfw: Path) -> list[str]:
+    return [
+        *("--val_data_root", f"{lfw}/lfw", "--val_list", f"{lfw}/pairs.txt"),
+        *("--val_landmarks", f"{lfw}/lfw_landmark.txt"),
+    ]
+
+
+def training_command(job: Job, out: Path, *options: str, launcher: tuple[str, ...] = ()) -> list[str]:
+    """train.py with the quick start's recipe and the check's data; later options win. `out` gets snapshots/run_N.pt
+    and logs/."""
+    where = ["--snap_folder", f"{out}/snapshots", "--snap_prefix", "run", "--log_folder", f"{out}/logs"]
+    shared = ["--data_cache", "none", "--device", job.device.type, "--log_step", "1", "--max_bad_images", "0"]
+    script = [*launcher, "train.py", "@configs/quickstart.yml"]
+    return [sys.executable, *script, *data_options(job.data), *where, *shared, *options]
+
+
+def torchrun(ranks: int, *options: str) -> tuple[str, ...]:
+    return ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *options)
+
+
+def environment(changes: dict[str, str] | None = None) -> dict[str, str]:
+    """Of a command, with the changes. OMP_NUM_THREADS is torchrun's own default, said here to spare its warning."""
+    return os.environ | {"OMP_NUM_THREADS": "1"} | (changes or {})
+
+
+def run(command: list[str], changes: dict[str, str] | None = None) -> str:
+    """What a command prints; RuntimeError with the end of that when it fails."""
+    done = subprocess.run(command, env=environment(changes), capture_output=True, text=True, check=False)
+    print(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}", flush=True)
+    if done.returncode:
+        raise RuntimeError(f"{command[1:3]} ended with {done.returncode}: {done.stderr[-300:]}")
+    return done.stdout
+
+
+def train(job: Job, out: Path, *options: str, changes: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """Run train.py to its end; the records of its log."""
+    run(training_command(job, out, *options), changes)
+    return records(out)
+
+
+def side_by_side(jobs: dict[str, Callable[[], T]]) -> dict[str, T]:
+    """What functions that wait for commands return, by name: a command takes longer to start than to do its work."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(jobs, pool.map(lambda job: job(), jobs.values()), strict=True))
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    """Of the log of a run, so far."""
+    path = out / "logs/log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    """Whether two snapshots hold the same bits."""
+    one, other = (torch.load(path, weights_only=True, map_location="cpu")["state_dict"] for path in (first, second))
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

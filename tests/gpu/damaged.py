@@ -1,0 +1,65 @@
+"""Truncated and bit-flipped JPEGs: what the device's decoder accepts and the CPU's refuses."""
+
+import numpy as np
+import torch
+
+from fr.data.annotations import Faces
+from fr.data.pipeline import DaliSettings, FaceStream, Undecodable
+from fr.data.samples import plain_batch
+from tests.gpu.faces import CONTRACT, dali, image_folder, in_gray_levels, read_faces
+from tests.gpu.job import Job
+
+_GOOD = 15  # images beside a damaged one, so that the batch is large enough for the hardware decoder's share
+
+
+def check(job: Job) -> None:
+    count = job.pick(40, 12)
+    names, faces = _damaged_faces(job, count)
+    shown = _accepted(faces, dali(job), count)
+    wanted = _accepted(faces, dali(job, "cpu"), count)
+    silent = [names[number] for number in sorted(shown.keys() - wanted.keys())]
+    strict = [names[number] for number in sorted(wanted.keys() - shown.keys())]
+    both = shown.keys() & wanted.keys()
+    largest = max((float(np.abs(shown[number] - wanted[number]).mean()) for number in both), default=0.0)
+    job.findings.metric("damaged files accepted by the device, by the CPU", f"{len(shown)}, {len(wanted)} of {count}")
+    job.findings.claim("the device refuses what the CPU refuses", not silent, ", ".join(silent))
+    job.findings.metric("refused by the device alone", ", ".join(strict) or "none")
+    job.findings.metric("largest mean difference of a file that both accept", largest, "grey levels")
+    alive = torch.ones(4, device=job.device).sum().item() == 4
+    good = iter([plain_batch(np.arange(count, count + _GOOD))])
+    again, _ = next(FaceStream(faces, good, _GOOD, CONTRACT, dali(job), effects=()))
+    job.findings.claim("torch and DALI go on after them", alive and len(again) == _GOOD)
+
+
+def _damaged_faces(job: Job, count: int) -> tuple[list[str], Faces]:
+    """So many damaged files, with what is wrong with each, and good ones after them."""
+    source, rng = read_faces(job), np.random.default_rng(0)
+    names, encoded = [], []
+    for number in range(count):
+        content = bytearray(source.read(number).tobytes())
+        if number % 2:
+            place = int(rng.integers(len(content) // 4, len(content) - 2))
+            content[place] ^= 1 << int(rng.integers(8))
+            names.append(f"bit flipped at {place / len(content):.0%}")
+        else:
+            kept = float(rng.uniform(0.2, 0.98))
+            del content[int(kept * len(content)) :]
+            names.append(f"cut at {kept:.0%}")
+        encoded.append(bytes(content))
+    good = [source.read(count + number).tobytes() for number in range(_GOOD)]
+    return names, image_folder(job.out / "images", encoded + good)
+
+
+def _accepted(faces: Faces, settings: DaliSettings, count: int) -> dict[int, np.ndarray]:
+    """Pixels of the damaged files that pass, by number; each is shown at a place of its own in a batch of good ones."""
+    good = np.arange(count, count + _GOOD)
+    accepted, number = {}, 0
+    while number < count:
+        batches = (plain_batch(np.insert(good, place % 16, place)) for place in range(number, count))
+        try:
+            for images, _ in FaceStream(faces, batches, _GOOD + 1, CONTRACT, settings, effects=()):
+                accepted[number] = in_gray_levels(images[number % 16])
+                number += 1
+        except Undecodable:
+            number += 1
+    return accepted

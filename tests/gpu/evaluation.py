@@ -1,0 +1,44 @@
+"""evaluate_lfw.py on the device against the CPU: of a snapshot, and of the shared ONNX model."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tests.gpu.commands import NO_VALIDATION, run, train, validation_options
+from tests.gpu.job import Job
+
+_AUC = 5e-4
+_CONTRACT = ["--template", "arcface", "--mean", ".485", ".456", ".406", "--std", ".229", ".224", ".225"]
+
+
+def check(job: Job) -> None:
+    out = job.out / "trained"
+    model = ["--model", job.pick("iresnet50", "mobilenet"), "--input_size", job.pick("112", "32"), "--lr", "0.01"]
+    train(job, out, *model, "--max_iterations", "3", *NO_VALIDATION)
+    _score(job, "snapshot", [f"{out}/snapshots/run_3.pt"])
+    if job.onnx_model:
+        accuracy = _score(job, "ONNX model", [str(job.onnx_model), *_CONTRACT])
+        job.findings.claim(
+            "the published network has its accuracy", abs(accuracy - 0.9863) < 0.003, f"{accuracy:.4f}"
+        )
+    else:
+        job.findings.skip("the published network", "FR_SHARED_DATA isn't set")
+
+
+def _score(job: Job, name: str, snap: list[str]) -> float:
+    """Accuracy on the device, after the AUC was held against the CPU's."""
+    figures = {device: _figures(job, device, name, snap) for device in (job.device.type, "cpu")}
+    auc, wanted = (figures[device]["auc"] for device in (job.device.type, "cpu"))
+    job.findings.claim(f"{name}: AUC is the CPU's to {_AUC}", abs(auc - wanted) <= _AUC, f"{auc:.4f}, {wanted:.4f}")
+    return figures[job.device.type]["accuracy"]
+
+
+def _figures(job: Job, device: str, name: str, snap: list[str]) -> dict[str, float]:
+    path = Path(job.out, f"{name}-{device}.json")
+    options = ["--device", device, "--flipped_emb", "--bootstrap", "0", "--json", str(path), "--val_batch_size", "128"]
+    start = time.monotonic()
+    run([sys.executable, "evaluate_lfw.py", "--snap", *snap, *validation_options(job.data / "lfw"), *options])
+    job.findings.metric(f"{name}: evaluate_lfw.py with --device {device}", time.monotonic() - start, "s")
+    content: dict[str, float] = json.loads(path.read_text())
+    return content

@@ -1,0 +1,52 @@
+"""train.py on the sample recipe: losses on the device against the CPU's, and the seconds to the first step."""
+
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+from tests.gpu.commands import IEEE, NO_VALIDATION, environment, records, side_by_side, train, training_command
+from tests.gpu.job import Job
+
+_FIRST = 3  # steps before a difference of roundings has grown
+_SAME, _BF16 = 1e-3, 2e-2  # relative differences that are allowed in them
+
+
+def check(job: Job) -> None:
+    iterations = job.pick(30, 6)
+    length = ["--max_iterations", str(iterations), "--val_step", "1000000", *NO_VALIDATION]
+    forms = {
+        "CPU": ["--device", "cpu", "--precision", "fp32"],
+        "fp32, DALI on the CPU": ["--precision", "fp32", "--dali_device", "cpu"],
+        "fp32": ["--precision", "fp32"],
+        "bf16": ["--precision", "bf16"],
+    }
+    logs = side_by_side({
+        name: partial(train, job, job.out / name, *length, *form, changes=IEEE) for name, form in forms.items()
+    })
+    losses = {name: [record["loss"] for record in log] for name, log in logs.items()}
+    reference = losses.pop("CPU")
+    for name, run in losses.items():
+        differences = [abs(loss - wanted) / wanted for loss, wanted in zip(run, reference, strict=True)]
+        allowed = _BF16 if name == "bf16" else _SAME
+        job.findings.claim(
+            f"{name}: the first {_FIRST} losses are the CPU's to {allowed:g}",
+            max(differences[:_FIRST]) <= allowed,
+            f"{max(differences[:_FIRST]):.1e}",
+        )
+        job.findings.metric(f"{name}: largest difference in {iterations} iterations", max(differences), "of the loss")
+    seconds = _seconds_to_first_step(job, job.out / "first")
+    job.findings.metric("seconds to the first step, imports included", seconds, "s")
+
+
+def _seconds_to_first_step(job: Job, out: Path) -> float:
+    """From starting the command to the first line of its log."""
+    command = training_command(job, out, "--max_iterations", "2", *NO_VALIDATION)
+    start = time.monotonic()
+    with subprocess.Popen(command, env=environment()) as process:
+        while not records(out) and process.poll() is None:
+            time.sleep(0.01)
+        seconds = time.monotonic() - start
+        if process.wait():
+            raise RuntimeError(f"train.py ended with {process.returncode}")
+    return seconds

@@ -11,6 +11,7 @@ checks passed, 1 when one failed, 2 when the machine or the options don't allow 
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         raise InputError(f"OUT {out}: can't be written to: {error}") from error
     device = _device(options.device)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the checks end, too
     start = time.monotonic()
     deadline = start + 60 * (options.minutes or (6 if device == "cuda" else 60))
     results = run_checks([CHECKS[name] for name in options.only], device, _data(out), out, deadline)

@@ -1,4 +1,7 @@
-"""The checks by name, most telling first, and those together that measure no time: module and function `tests.gpu.<module>.<function>(job)`."""
+"""The checks by name: most telling first, and together those that measure no time, which run side by side.
+
+place: module and function, `tests.gpu.<module>.<function>(job)`.
+"""
 
 from dataclasses import dataclass
 

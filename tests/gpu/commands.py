@@ -15,6 +15,7 @@ from tests.gpu.job import Job
 
 T = TypeVar("T")
 NO_VALIDATION = ("--val_data_root", "", "--val_list", "", "--val_landmarks", "")
+_CORES_EACH = 3
 IEEE = {"NVIDIA_TF32_OVERRIDE": "0"}  # cuBLAS and cuDNN compute float32 in float32, whatever a program sets
 
 
@@ -68,8 +69,8 @@ def train(job: Job, out: Path, *options: str, changes: dict[str, str] | None = N
 
 
 def side_by_side(jobs: dict[str, Callable[[], T]]) -> dict[str, T]:
-    """What functions that wait for commands return, by name: a command takes longer to start than to do its work."""
-    with ThreadPoolExecutor() as pool:
+    """Call functions that wait for commands, as many at a time as there are cores for; the results by name."""
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // _CORES_EACH)) as pool:
         return dict(zip(jobs, pool.map(lambda job: job(), jobs.values()), strict=True))
 
 

@@ -19,7 +19,9 @@ def check(job: Job) -> None:
     logs = side_by_side({
         "whole": partial(_stages, job, job.out / "whole", _EXACT, {6: here}),
         "synchronous": partial(_stages, job, job.out / "synchronous", _EXACT, {3: here, 6: here}),
-        "asynchronous": partial(_stages, job, job.out / "asynchronous", (*_EXACT, "--async_snapshots"), {3: here, 6: here}),
+        "asynchronous": partial(
+            _stages, job, job.out / "asynchronous", (*_EXACT, "--async_snapshots"), {3: here, 6: here}
+        ),
         "crossing": partial(_stages, job, job.out / "crossing", _CROSSING, {3: here, 6: cpu, 9: here}),
     })
     for name in ("synchronous", "asynchronous"):

@@ -41,15 +41,19 @@ def run_checks(checks: list[Check], device: str, data: Path, out: Path, deadline
     at_once = max(1, min(_AT_ONCE, len(os.sched_getaffinity(0)) // _CORES_EACH))
     results: list[Result] = []
     running: list[_Running] = []
-    for check in checks:
-        while running and (check.alone or running[0].check.alone or len(running) == at_once):
+    try:
+        for check in checks:
+            while running and (check.alone or running[0].check.alone or len(running) == at_once):
+                results += _ended(running)
+            if time.monotonic() > deadline:
+                results.append(_told(Result(check, 0.0, "not started: out of time", [])))
+            else:
+                running.append(_Running(check, device, data, out / check.name))
+        while running:
             results += _ended(running)
-        if time.monotonic() > deadline:
-            results.append(_told(Result(check, 0.0, "not started: out of time", [])))
-        else:
-            running.append(_Running(check, device, data, out / check.name))
-    while running:
-        results += _ended(running)
+    finally:
+        for one in running:
+            one.kill()
     return sorted(results, key=lambda result: checks.index(result.check))
 
 
@@ -90,17 +94,12 @@ class _Running:
 
 def _ended(running: list[_Running]) -> list[Result]:
     """Wait until at least one has ended, and take those that have out of the list."""
-    try:
-        while True:
-            results = {one: result for one in running if (result := one.ended())}
-            if results:
-                running[:] = [one for one in running if one not in results]
-                return list(results.values())
-            time.sleep(0.05)
-    except BaseException:
-        for one in running:
-            one.kill()
-        raise
+    while True:
+        results = {one: result for one in running if (result := one.ended())}
+        if results:
+            running[:] = [one for one in running if one not in results]
+            return list(results.values())
+        time.sleep(0.05)
 
 
 def _told(result: Result) -> Result:

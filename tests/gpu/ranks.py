@@ -69,13 +69,14 @@ def _two_against_one(job: Job) -> None:
     losses = []
     for ranks in (1, 2):
         out = job.out / f"of{ranks}"
-        options = [*_QUICK, "--max_iterations", "2", "--train_list", str(shorter), "--sync_bn"]
+        options = [*_QUICK, "--max_iterations", "3", "--train_list", str(shorter), "--sync_bn"]
         run(training_command(job, out, *options, launcher=torchrun(ranks)), IEEE)
         losses.append([record["loss"] for record in records(out)])
-    first, second = (abs(one - two) / one for one, two in zip(*losses, strict=True))
-    # The first loss shows the forward pass, the second the gradients, whose roundings batch norms over few pixels magnify.
-    same = first < 1e-5 and second < 1e-3
-    job.findings.claim("2 ranks have the losses of 1, with uneven shards", same, f"{first:.1e}, then {second:.1e}")
+    differences = [abs(one - two) / one for one, two in zip(*losses, strict=True)]
+    # The first loss shows the forward pass, later ones the gradients, whose roundings grow by the step.
+    same = differences[0] < 1e-5 and max(differences) < 1e-3
+    seen = f"{differences[0]:.1e}, later {max(differences):.1e}"
+    job.findings.claim("2 ranks have the losses of 1, with uneven shards", same, seen)
 
 
 def _hanging_rank(job: Job) -> None:

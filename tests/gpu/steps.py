@@ -1,0 +1,106 @@
+"""Training steps on images that are already on the device: as train.py builds them, and a yardstick of torch alone."""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fr.losses.classifier import MarginSoftmax
+from fr.losses.settings import LossSettings
+from fr.models import build_model, family
+from fr.optimizer import build_sgd
+from fr.replicas import replicate
+from fr.training import StepSettings, training_mode, training_step
+from tools.benchmarks.case_ranks import loss_settings
+
+CLASSES, EMBED_SIZE = 8_631, 512
+LR, MOMENTUM, DECAY = 0.01, 0.9, 1e-4
+
+Step = Callable[[int], torch.Tensor]  # iteration → loss, a scalar on the device
+
+
+@dataclass(frozen=True)
+class Form:
+    """precision: `fp32` or `bf16`, as train.py has it. tf32: float32 products may be TensorFloat-32."""
+
+    precision: str = "fp32"
+    tf32: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+
+BEST = Form("bf16", channels_last=True)
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """TensorFloat-32 or IEEE 754 in float32 matrix products and convolutions; without effect on a CPU."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def our_step(
+    device: torch.device, model: str, batch: int, form: Form = BEST, settings: LossSettings | None = None
+) -> Step:
+    """fr's step: backbone under DDP, MarginSoftmax, clipping and fused SGD. Needs a process group."""
+    torch.manual_seed(0)
+    order = torch.channels_last if form.channels_last else torch.contiguous_format
+    backbone = build_model(model, EMBED_SIZE, family(model).input_size).to(device).to(memory_format=order)
+    head = MarginSoftmax(CLASSES, EMBED_SIZE, settings or loss_settings(), seed=0).to(device)
+    optimizer = build_sgd([*backbone.parameters(), *head.parameters()], LR, MOMENTUM, DECAY)
+    replicas = replicate(backbone, form.compiled)
+    training_mode(replicas, freeze_bn=False)
+    images, labels = _batch(device, model, batch)
+    images = images.to(memory_format=order)
+    of_step = StepSettings(1, 5.0, form.precision, False, order)
+
+    def step(iteration: int) -> torch.Tensor:
+        return training_step(replicas, head, optimizer, [(images, labels)], iteration, of_step)["loss"]
+
+    return step
+
+
+def yardstick_step(device: torch.device, model: str, batch: int) -> Step:
+    """The usual step: float16 autocast with GradScaler, the margin as a one-hot matrix, torch's SGD, no DDP.
+
+    The same backbone: on a GPU, fr's layers are torch's own.
+    """
+    torch.manual_seed(0)
+    backbone = build_model(model, EMBED_SIZE, family(model).input_size).to(device).train()
+    weight = nn.Parameter(torch.empty(CLASSES, EMBED_SIZE, device=device).normal_(0, 0.01))
+    optimizer = torch.optim.SGD([*backbone.parameters(), weight], LR, MOMENTUM, weight_decay=DECAY)
+    scaler = torch.amp.GradScaler(device.type)
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16  # oneDNN's float16 takes ten times as long
+    images, labels = _batch(device, model, batch)
+
+    def step(_iteration: int) -> torch.Tensor:
+        with torch.autocast(device.type, half):
+            cosines = F.linear(F.normalize(backbone(images)), F.normalize(weight))
+            one_hot = F.one_hot(labels, CLASSES)
+            loss = F.cross_entropy(30.0 * (cosines - 0.35 * one_hot), labels)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
+
+    return step
+
+
+def _batch(device: torch.device, model: str, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.rand(batch, 3, *family(model).input_size, device=device)
+    return images, torch.randint(CLASSES, (batch,), device=device)
+
+
+def free_memory() -> None:
+    """Give the device memory of dropped tensors back; DDP is part of reference cycles."""
+    gc.collect()
+    torch.cuda.empty_cache()

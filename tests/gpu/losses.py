@@ -50,6 +50,7 @@ WITHOUT_WAIT: dict[str, dict[str, Any]] = {
 
 
 def check(job: Job) -> None:
+    """All losses one by one, then the sampled head, then whole steps."""
     with open_ranks(job.device.type), tf32(False):
         for name, changes in CASES.items():
             settings, iteration = loss_settings(**changes), 20_000 if name == "global push+" else 300
@@ -81,8 +82,8 @@ def outcome(
     head = MarginSoftmax(len(weight), weight.shape[1], settings, seed=0).to(weight)
     head.weight.data.copy_(weight)
     asked = embeddings.clone().requires_grad_()
-    head_optimizer = build_sgd(head.parameters(), LR, MOMENTUM, DECAY)
-    with head.step(iteration, labels, head_optimizer):
+    optimizer = build_sgd(head.parameters(), LR, MOMENTUM, DECAY)
+    with head.step(iteration, labels, optimizer):
         loss, figures = head(asked, labels)
         torch.autograd.backward(loss)
     head.companions.move_centers(torch.zeros((), device=weight.device))

@@ -22,7 +22,8 @@ FORMS = {
 }
 YARDSTICK = "fp16 of torch alone"  # not in FORMS: `yardstick_step`
 _PEAKS = {"fp32": "fp32", "tf32": "tf32"}  # the products that a form's MFU refers to; bf16 for all others
-_OTHER_SECONDS, _COMPILE_SECONDS = 15, 45  # a case that may not be through in time isn't begun
+# A case isn't begun with less time left: imports have taken some of it, and compiling a model takes most of a minute.
+_OTHER_SECONDS, _COMPILE_SECONDS = 20, 60
 _NOISE = 0.97  # of a ratio of two medians, each over five groups of steps
 
 

@@ -61,7 +61,7 @@ def check(job: Job) -> None:
             seen = outcome(settings, *there, iteration)
             _compare(job, name, seen, wanted)
         _check_sampled(job)
-        for name, changes in WITHOUT_WAIT.items():
+        for name, changes in list(WITHOUT_WAIT.items())[job.pick(0, -1) :]:  # on a CPU one, to see that it runs
             _check_waits_for_nothing(job, name, loss_settings(**changes))
 
 

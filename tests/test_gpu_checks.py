@@ -49,7 +49,9 @@ def test_a_check_passes_when_it_ends_and_all_it_claims_holds(
     assert ("| passed" in row) == passed and problem in row
 
 
-def test_one_check_by_name_writes_the_tables(tmp_path: Path, real_or_sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_check_by_name_writes_the_tables(
+    tmp_path: Path, real_or_sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "faces-mini").symlink_to(real_or_sample)
@@ -63,7 +65,8 @@ def test_one_check_by_name_writes_the_tables(tmp_path: Path, real_or_sample: Pat
 def test_a_machine_without_a_gpu_is_told_what_to_do(tmp_path: Path) -> None:
     done = gpu_sh(tmp_path / "out", "--device", "cuda")
     assert done.returncode == 2
-    assert done.stderr == "tests/gpu.sh: --device cuda: torch finds no GPU here; --device cpu runs what a CPU can check\n"
+    advice = "--device cpu runs what a CPU can check"
+    assert done.stderr == f"tests/gpu.sh: --device cuda: torch finds no GPU here; {advice}\n"
 
 
 @pytest.mark.thorough

@@ -24,16 +24,16 @@ import numpy as np
 
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
-from fr.evaluation import people_of_pairs
-from fr.failed_pairs import WrongPair, aligned, pictured, write_pairs, wrong_pairs
-from fr.files import write_result
-from fr.options import evaluation_options
-from fr.pair_statistics import Figure, lines, pair_statistics, record
-from fr.projector import add_set, open_projector
-from fr.report import write_report
-from fr.roc import roc_curve
-from fr.score_plots import SCORE_NAMES
-from fr.scoring import Scored, score
+from fr.evaluation.embedding import people_of_pairs
+from fr.evaluation.pair_statistics import Figure, lines, pair_statistics, record
+from fr.evaluation.roc import roc_curve
+from fr.evaluation.scoring import Scored, score
+from fr.files.durable import write_result
+from fr.options.definitions import evaluation_options
+from fr.report.failed_pairs import WrongPair, aligned, pictured, write_pairs, wrong_pairs
+from fr.report.plots import SCORE_NAMES
+from fr.report.projector import add_set, open_projector
+from fr.report.verification_report import write_report
 
 Figures = dict[str, float | None]
 SHOWN_PAIRS = 8  # worst pairs of a kind in the report

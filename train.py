@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
-from fr.averaging import WeightAverage
-from fr.data.annotations import LabelledFaces
+from fr.checkpoint.resuming import candidates, resume
+from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
+from fr.checkpoint.training_state import TrainingState
 from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
+from fr.data.faces import LabelledFaces
 from fr.data.formats import read_on_all_ranks
 from fr.data.order import Order, training_order
 from fr.data.pipeline import dali_settings
@@ -26,24 +28,22 @@ from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import read_sets
 from fr.distributed import Ranks, open_ranks, raise_together
 from fr.errors import InputError, run_plainly
-from fr.initial_weights import InitialWeights, initialise
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.settings import LossSettings
-from fr.meters import Meters
-from fr.milestones import Milestones, Validation
 from fr.models import build_model, training_preprocessing
-from fr.monitor import Monitor, Silent
-from fr.optimizer import build_sgd, lr_at, parameter_groups
-from fr.option_checks import check_batch_size
-from fr.option_parsing import Resolved
-from fr.options import train_options
+from fr.options.definitions import train_options
+from fr.options.parsing import Resolved
+from fr.options.validation import check_batch_size
 from fr.preprocessing import Preprocessing
-from fr.replicas import checkpoint_blocks, deterministic, replicate, resolved_precision, synchronise_batch_norms
-from fr.resuming import candidates, resume
-from fr.snapshot_writer import Kept, SnapshotWriter
-from fr.training import Every, StepSettings, train
-from fr.training_state import TrainingState
-from fr.watchdog import watched
+from fr.train.ema import WeightAverage
+from fr.train.loop import Every, StepSettings, train
+from fr.train.meters import Meters
+from fr.train.milestones import Milestones, Validation
+from fr.train.monitor import Monitor, Silent
+from fr.train.optimizer import build_sgd, lr_at, parameter_groups
+from fr.train.replicas import checkpoint_blocks, deterministic, replicate, resolved_precision, synchronise_batch_norms
+from fr.train.watchdog import watched
+from fr.weights.initial_weights import InitialWeights, initialise
 
 
 def main(argv: list[str]) -> int:

@@ -26,7 +26,7 @@ reduce_scatter_single: Callable[..., Any] = dist.reduce_scatter_single if _SINGL
 
 @dataclass
 class SignsOfLife:
-    """What a rank has done so far: what repeats counts here, for `fr/watchdog.py` to see that it still does."""
+    """What a rank has done so far: what repeats counts here, for `fr/train/watchdog.py` to see that it still does."""
 
     count: int = 0
     iteration: int = 0
@@ -73,7 +73,8 @@ def choose_device(wish: str, local_rank: int) -> torch.device:
 def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment, or be a group of one.
 
-    hang_timeout: seconds after which `fr/watchdog.py` ends the run; a collective waits longer. 0 = as torch has it.
+    hang_timeout: seconds after which `fr/train/watchdog.py` ends the run; a collective waits longer. 0 = as torch has
+    it.
     """
     facts = {name: int(os.environ.get(name.upper(), default)) for name, default in _FACTS.items()}
     device = choose_device(device_wish, facts["local_rank"])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fr.data.alignment import ALIGNMENTS, TEMPLATES
+from fr.alignment import ALIGNMENTS, TEMPLATES
 from fr.errors import InputError
 
 
@@ -13,7 +13,7 @@ from fr.errors import InputError
 class Preprocessing:
     """The whole contract between pixels and network; stored in every snapshot.
 
-    input_size: (height, width) in pixels. template: key of `fr.data.alignment.TEMPLATES`, where the five landmarks
+    input_size: (height, width) in pixels. template: key of `fr.alignment.TEMPLATES`, where the five landmarks
     go. alignment: `procrustes` or `umeyama`, how the similarity is fitted. mean and std: per channel, in
     `color_order`, on the 0–1 scale; the network sees (pixel / 255 - mean) / std. Outside the photograph is black.
     """

@@ -21,9 +21,9 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import train
-from fr import snapshot
-from fr.data.annotations import LabelledFaces
-from fr.data.vgg import read_vgg
+from fr.checkpoint import snapshot
+from fr.data.faces import LabelledFaces
+from fr.data.readers.vgg import read_vgg
 from tools.make_sample_data import Options, make_sample_data
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fr.files import replace_file
+from fr.files.durable import replace_file
 
 KINDS = ("open", "write", "fsync", "rename", "unlink", "mkdir", "rmdir", "read")
 # What goes on where nothing more can be written, and where nothing can be changed.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fr.inert_pickle import InertUnpickler
+from fr.files.restricted_pickle import InertUnpickler
 from tests.weight_files import python2_pickle, save_legacy
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fr.data.alignment import procrustes, template_points
-from fr.data.annotations import VerificationFaces
+from fr.alignment import procrustes, template_points
+from fr.data.faces import VerificationFaces
 
 Triple = tuple[str, str, bool]
 

@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fr.data.alignment import Array, template_points
-from fr.data.annotations import LabelledFaces
-from fr.data.folders import read_folders
+from fr.alignment import Array, template_points
+from fr.data.faces import LabelledFaces
 from fr.data.landmark_csv import boxes_of
 from fr.data.pipeline import DaliSettings, plain_stream
+from fr.data.readers.folders import read_folders
+from fr.data.readers.vgg import read_vgg
 from fr.data.storage import TarShards
-from fr.data.vgg import read_vgg
 from fr.errors import InputError
-from fr.photographs import Pixels
+from fr.files.images import Pixels
 from fr.preprocessing import Preprocessing
 from tests.conftest import ROOT, Losses, data_options, kill_when, vgg_faces
 from tools.align_faces import UNREADABLE, main

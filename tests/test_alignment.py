@@ -11,17 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 from scipy.linalg import orthogonal_procrustes
 
-from fr.data.alignment import (
-    ALIGNMENTS,
-    TEMPLATES,
-    Array,
-    compose,
-    invert,
-    procrustes,
-    template_points,
-    transform,
-    umeyama,
-)
+from fr.alignment import ALIGNMENTS, TEMPLATES, Array, compose, invert, procrustes, template_points, transform, umeyama
 
 SIZE = (112, 112)
 TEMPLATE_NAMES = st.sampled_from(sorted(TEMPLATES))

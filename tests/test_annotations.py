@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fr.data.alignment import template_points, umeyama
-from fr.data.annotations import LabelledFaces, VerificationFaces
+from fr.alignment import template_points, umeyama
+from fr.data.faces import LabelledFaces, VerificationFaces
 from fr.data.landmark_csv import LANDMARK_COLUMNS
-from fr.data.lfw import read_lfw
 from fr.data.lines import STAYS
-from fr.data.vgg import read_vgg
+from fr.data.pairs.lfw import read_lfw
+from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
 from tests.bounds import bounded
 from tests.conftest import vgg_faces

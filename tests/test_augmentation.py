@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fr.data.alignment import Array, template_points, transform
+from fr.alignment import Array, template_points, transform
 from fr.data.augmentation import ERASED_AT_LEAST, MAX_BOXES, Augmentation, Draws, boxes, draw, effects, geometry
 from fr.data.effects import EFFECTS
 from fr.preprocessing import Preprocessing

@@ -6,7 +6,7 @@ import pytest
 
 from fr.data.augmentation import Augmentation
 from fr.errors import InputError
-from fr.options import train_options
+from fr.options.definitions import train_options
 from tests.conftest import REQUIRED, Losses
 
 # An option, a value that isn't its default, and the options without which it has no effect.

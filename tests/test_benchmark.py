@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-from fr.data.vgg import read_vgg
+from fr.checkpoint.snapshot import write_weights
+from fr.data.readers.vgg import read_vgg
 from fr.models import build_model
 from fr.preprocessing import Preprocessing
-from fr.snapshot import write_weights
 from tests.conftest import ROOT, data_options
 from tools.benchmarks import evaluate, step
 from tools.benchmarks.head import Case, _our_step, head_cost

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from fr.data import graph
-from fr.data.annotations import LabelledFaces
 from fr.data.bad_images import BadImages
+from fr.data.faces import LabelledFaces
 from fr.data.pipeline import plain_stream
 from fr.errors import InputError
-from fr.photographs import MOST_PIXELS, TOO_LARGE, decode, is_too_large
+from fr.files.images import MOST_PIXELS, TOO_LARGE, decode, is_too_large
 from tests.bounds import bounded
 from tests.test_damage import CPU, SMALL, UNUSABLE, as_if_listed, assert_equal, batches, encoded, faces, reported
 from tools.dataset.picture_facts import look_at

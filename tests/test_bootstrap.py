@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from fr.bootstrap import draws, interval, replicates
-from fr.pair_statistics import lines, pair_statistics, record
-from fr.verification import verify
+from fr.evaluation.bootstrap import draws, interval, replicates
+from fr.evaluation.pair_statistics import lines, pair_statistics, record
+from fr.evaluation.verification import verify
 
 Set = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
 
@@ -60,7 +60,7 @@ def test_a_replicate_is_the_figure_of_the_copied_pairs() -> None:
 def test_blocks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     who = pairs_of(2, 9, 50)[2]
     whole = np.concatenate(list(draws(who, 40, 5)))
-    monkeypatch.setattr("fr.bootstrap.BLOCK", 150)
+    monkeypatch.setattr("fr.evaluation.bootstrap.BLOCK", 150)
     blocks = list(draws(who, 40, 5))
     assert [len(block) for block in blocks] == [3] * 13 + [1]
     assert np.array_equal(np.concatenate(blocks), whole)

@@ -24,8 +24,8 @@ from hypothesis.extra import numpy as hnp
 from torch.multiprocessing import ProcessExitedException
 
 from fr.data import cache, formats
-from fr.data.annotations import LabelledFaces
 from fr.data.cache import _MAGIC, _TAIL, Damaged, Entry, cache_folder
+from fr.data.faces import LabelledFaces
 from fr.data.formats import read_on_all_ranks, read_training_faces
 from fr.data.storage import RecordFile, TarShards
 from fr.distributed import Ranks

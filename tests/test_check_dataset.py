@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fr.data.vgg import person_names
+from fr.data.readers.vgg import person_names
 from fr.errors import InputError
 from tests.conftest import Losses, data_options, launch, losses, validation_options
 from tests.planted_faults import EXPECTED, Planted, spoil

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
-from fr.checkpoint_files import PathlessWriter, SafeReader, causes
+from fr.checkpoint.dcp_files import PathlessWriter, SafeReader, causes
 from fr.errors import InputError
 from tests.bounds import bounded
 

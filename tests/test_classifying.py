@@ -1,4 +1,4 @@
-"""tools/test_classifier.py against NumPy on logits of all classes; heads with a bias; names, ranks, refusals."""
+"""tools/classify.py against NumPy on logits of all classes; heads with a bias; names, ranks, refusals."""
 
 import csv
 import json
@@ -11,22 +11,22 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fr import snapshot
-from fr.data.annotations import LabelledFaces
+from fr.checkpoint import snapshot
+from fr.checkpoint.training_state import read_head
+from fr.data.faces import LabelledFaces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.errors import InputError
-from fr.scored_model import load_backbone, read_backbone
-from fr.training_state import read_head
-from fr.weight_layouts import shapes_of
-from fr.weights import read_weights
+from fr.evaluation.scored_model import load_backbone, read_backbone
+from fr.weights.layouts import shapes_of
+from fr.weights.loading import read_weights
 from tests.conftest import data_options, launch, vgg_faces
 from tests.sets import written
 from tests.test_extract_features import run_ranks
 from tests.weight_files import filled
 from tools import export_onnx, import_weights
+from tools.classify import main
 from tools.features import classes
 from tools.features.classes import Classifier, Verdicts, table
-from tools.test_classifier import main
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_any_number_of_ranks_has_the_same_figures(base: list[str], tmp_path: Pat
     expected = figures(base, tmp_path)
     for world in (2, 3):
         out = tmp_path / str(world)
-        run_ranks(world, [*base, "--json", str(out / "f.json")], tmp_path / "none", "tools.test_classifier")
+        run_ranks(world, [*base, "--json", str(out / "f.json")], tmp_path / "none", "tools.classify")
         assert json.loads((out / "f.json").read_text()) == expected
 
 

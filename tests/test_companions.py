@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from fr.losses.classifier import MarginSoftmax
 from fr.losses.settings import LossSettings
-from fr.optimizer import build_sgd
+from fr.train.optimizer import build_sgd
 from tests.loss_reference import (
     BATCH,
     EMBED_SIZE,

@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import fr.training
+import fr.train.loop
 import train
-from fr import snapshot
+from fr.alignment import template_points
+from fr.checkpoint import snapshot
 from fr.data import pipeline
-from fr.data.alignment import template_points
-from fr.data.annotations import Faces, LabelledFaces
 from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages, stand_ins
+from fr.data.faces import Faces, LabelledFaces
 from fr.data.order import Order
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, Received
 from fr.errors import InputError, run_plainly
-from fr.monitor import Silent
 from fr.preprocessing import Preprocessing
+from fr.train.monitor import Silent
 from tests.conftest import (
     TINY,
     Losses,
@@ -457,7 +457,7 @@ def test_ranks_tell_each_other_what_they_found_and_count_it_once(run_distributed
 def end_of_rank(failing: int) -> str:
     """What a rank raises when the `failing` one can't go on."""
     failure = InputError("its disk is gone") if torch.distributed.get_rank() == failing else None
-    return str(fr.training._reason_to_end(failure, Received(), BadImages(0), Silent())[1])
+    return str(fr.train.loop._reason_to_end(failure, Received(), BadImages(0), Silent())[1])
 
 
 def test_a_failure_of_one_rank_is_told_by_all(run_distributed: Callable[..., list]) -> None:

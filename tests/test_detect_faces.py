@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fr.data.annotations import LabelledFaces
-from fr.data.vgg import read_vgg
-from fr.detection import DetectorSettings
+from fr.data.faces import LabelledFaces
+from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
+from fr.recognition.detection import DetectorSettings
 from tests.conftest import ROOT, kill_when, vgg_faces
 from tools.dataset.face_journal import Found
 from tools.dataset.face_names import key_of, refuse_ambiguous

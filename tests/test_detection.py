@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fr import detection
-from fr.data.alignment import Array, procrustes, template_points
-from fr.detection import DetectedFaces, Detector, DetectorSettings, Mtcnn, choose, detect_stored
+from fr.alignment import Array, procrustes, template_points
 from fr.errors import InputError
-from fr.photographs import Photograph, Pixels
+from fr.files.images import Photograph, Pixels
+from fr.recognition import detection
+from fr.recognition.detection import DetectedFaces, Detector, DetectorSettings, Mtcnn, choose, detect_stored
 from tests.conftest import vgg_faces
 
 CPU = torch.device("cpu")

@@ -15,10 +15,10 @@ import torchvision.transforms.functional as tv
 from numpy.typing import NDArray
 from PIL import Image
 
-from fr.data.alignment import template_points
-from fr.data.annotations import Faces
+from fr.alignment import template_points
 from fr.data.augmentation import Effect
 from fr.data.effects import EFFECTS
+from fr.data.faces import Faces
 from fr.data.graph import face_graph
 from fr.data.pipeline import DaliSettings, FaceStream
 from fr.data.samples import SampleBatch

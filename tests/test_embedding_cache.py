@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from fr import embedding_cache, evaluation, scored_model, scoring
 from fr.distributed import Ranks, open_ranks
-from fr.embedding_cache import kept_or_embedded, weights_digest
 from fr.errors import InputError
-from fr.options import evaluation_options
+from fr.evaluation import embedding, embedding_cache, scored_model, scoring
+from fr.evaluation.embedding_cache import kept_or_embedded, weights_digest
+from fr.options.definitions import evaluation_options
 from fr.preprocessing import Preprocessing
 from tests.conftest import one_layer
 from tests.test_evaluation import faces_of
@@ -50,7 +50,7 @@ def snap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def evaluate(snap: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """evaluate(*options) → whether the network was asked, and the scores."""
-    embed, asked = evaluation.embed, []
+    embed, asked = embedding.embed, []
 
     def counted(*arguments: Any) -> np.ndarray:
         asked.append(1)

@@ -16,19 +16,20 @@ from torch import nn
 
 import evaluate_lfw
 import train
-from fr import projector, snapshot
-from fr.data.alignment import procrustes, template_points
-from fr.data.annotations import VerificationFaces
-from fr.data.lfw import read_lfw
+from fr.alignment import procrustes, template_points
+from fr.checkpoint import snapshot
+from fr.data.faces import VerificationFaces
+from fr.data.pairs.lfw import read_lfw
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.verification_set import find_set
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError
-from fr.evaluation import embed, people_of_pairs
-from fr.histogram_protocol import verify_by_histogram
+from fr.evaluation.embedding import embed, people_of_pairs
+from fr.evaluation.histogram_protocol import verify_by_histogram
+from fr.evaluation.scored_model import load_backbone
+from fr.evaluation.verification import Verification, cosine_scores, verify
 from fr.preprocessing import Preprocessing
-from fr.scored_model import load_backbone
-from fr.verification import Verification, cosine_scores, verify
+from fr.report import projector
 from tests.conftest import data_options, validation_options
 
 DALI = DaliSettings("cpu", None, 1)

@@ -7,18 +7,18 @@ import onnx
 import pytest
 import torch
 
-from fr import snapshot
+from fr.checkpoint import snapshot
+from fr.checkpoint.snapshot_writer import SnapshotWriter
+from fr.checkpoint.training_state import TrainingState
+from fr.evaluation.scored_model import load_backbone
 from fr.losses.classifier import MarginSoftmax
 from fr.models import MODELS, build_model, family
-from fr.onnx_export import Deployed, difference, embeddings_of, export_program, random_pixels, to_onnx
-from fr.onnx_model import OnnxModel
-from fr.optimizer import build_sgd
+from fr.onnx.export import Deployed, difference, embeddings_of, export_program, random_pixels, to_onnx
+from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
-from fr.replicas import replicate
-from fr.scored_model import load_backbone
-from fr.snapshot_writer import SnapshotWriter
-from fr.training import StepSettings, training_mode, training_step
-from fr.training_state import TrainingState
+from fr.train.loop import StepSettings, training_mode, training_step
+from fr.train.optimizer import build_sgd
+from fr.train.replicas import replicate
 from tests.conftest import ROOT
 from tools.benchmarks.case_ranks import loss_settings
 from tools.export_onnx import LIMIT

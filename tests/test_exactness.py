@@ -17,9 +17,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import fr.training
+import fr.train.loop
 import train
-from fr import snapshot
+from fr.checkpoint import snapshot
 from fr.distributed import Ranks
 from fr.losses.classifier import MarginSoftmax
 from tests.conftest import (
@@ -183,7 +183,7 @@ def rows_of(head: MarginSoftmax, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 def watched_run(argv: list[str]) -> dict[str, Any]:
     """Train on this rank of the open group: rows before the first step and after the last, and all that was shown."""
-    step, seen = fr.training.training_step, dict[str, Any](labels=[], images=[])
+    step, seen = fr.train.loop.training_step, dict[str, Any](labels=[], images=[])
 
     def watched(*arguments: Any) -> dict[str, torch.Tensor]:
         _, head, optimizer, batches, *_ = arguments
@@ -197,7 +197,7 @@ def watched_run(argv: list[str]) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "open_ranks", ranks_there_are)
         patch.setattr(train, "build_model", small_network(dropout=0))  # each rank would draw its own
-        patch.setattr(fr.training, "training_step", watched)
+        patch.setattr(fr.train.loop, "training_step", watched)
         assert train.main(argv) == 0
     return seen
 

@@ -21,12 +21,12 @@ import torch.multiprocessing as mp
 from numpy.typing import NDArray
 from torch import nn
 
-from fr.data.annotations import LabelledFaces
+from fr.data.faces import LabelledFaces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.errors import InputError
+from fr.evaluation.scored_model import ScoredModel, load_backbone, read_backbone
 from fr.models import MODELS, build_model
 from fr.preprocessing import Preprocessing
-from fr.scored_model import ScoredModel, load_backbone, read_backbone
 from tests.conftest import ROOT, data_options, kill_when, trained_briefly, vgg_faces
 from tests.sets import written
 from tools import export_onnx

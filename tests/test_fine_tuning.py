@@ -9,7 +9,7 @@ import torch
 
 import evaluate_lfw
 import train
-from fr import snapshot
+from fr.checkpoint import snapshot
 from fr.errors import InputError
 from tests.conftest import (
     TINY,

@@ -16,10 +16,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fr import foreign_pickle
 from fr.errors import InputError
-from fr.inert_pickle import StandIn
-from fr.weights import read_weights
+from fr.files import foreign_pickle
+from fr.files.restricted_pickle import StandIn
+from fr.weights.loading import read_weights
 from tests.bounds import bounded
 from tests.hostile_pickles import calls, gadgets, in_legacy, in_plain_pickle, in_zip
 from tests.weight_files import (

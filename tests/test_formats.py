@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from fr.data.alignment import procrustes, template_points
-from fr.data.annotations import Faces, LabelledFaces
-from fr.data.folders import read_folders
+from fr.alignment import procrustes, template_points
+from fr.data.faces import Faces, LabelledFaces
 from fr.data.formats import READERS, Source, read_training_faces
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.lines import STAYS
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.placement import matrices, scaling
-from fr.data.vgg import label_order, read_vgg
+from fr.data.readers.folders import read_folders
+from fr.data.readers.vgg import label_order, read_vgg
 from fr.errors import InputError
-from fr.option_checks import DATASETS, UNLABELLED
-from fr.options import train_options
+from fr.options.definitions import train_options
+from fr.options.validation import DATASETS, UNLABELLED
 from fr.preprocessing import Preprocessing
 from tests.conftest import Losses, data_options, same_weights, weights
 

@@ -26,23 +26,24 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.api import CheckpointException
 
-from fr import foreign_pickle, snapshot
-from fr.checkpoint_files import PathlessWriter, SafeReader, shapes_in
-from fr.data.annotations import Faces
+from fr.checkpoint import snapshot
+from fr.checkpoint.dcp_files import PathlessWriter, SafeReader, shapes_in
 from fr.data.cache import _MAGIC, _TAIL, Damaged, Entry
+from fr.data.faces import Faces
 from fr.data.formats import READERS, Source
 from fr.data.landmark_csv import boxes_of
 from fr.data.pipeline import plain_stream
 from fr.data.placement import sizes_of
-from fr.data.vgg import label_order, person_names
+from fr.data.readers.vgg import label_order, person_names
 from fr.errors import InputError
-from fr.initial_weights import read_identities
-from fr.monitor import _keep_records
-from fr.onnx_model import CONTRACT_KEY, OnnxModel
-from fr.options import train_options
-from fr.photographs import MOST_PIXELS, decode
+from fr.files import foreign_pickle
+from fr.files.images import MOST_PIXELS, decode
+from fr.onnx.model import CONTRACT_KEY, OnnxModel
+from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
-from fr.weights import read_weights
+from fr.train.monitor import _keep_records
+from fr.weights.initial_weights import read_identities
+from fr.weights.loading import read_weights
 from tests.bounds import MEGABYTES, bounded
 from tests.conftest import REQUIRED
 from tests.test_annotations import LFW_PAIRS, LFW_ROWS, Lfw

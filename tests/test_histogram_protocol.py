@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fr.histogram_protocol import crossing, verify_by_histogram
+from fr.evaluation.histogram_protocol import crossing, verify_by_histogram
 
 Rows = list[tuple[float, bool]]  # distance, same
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fr import gallery as gallery_module
-from fr.gallery import Gallery, new_gallery, of_length_1
-from fr.identification import Searches, cmc, fpir, identification_figures, search, tpir
+from fr.recognition import gallery as gallery_module
+from fr.recognition.gallery import Gallery, new_gallery, of_length_1
+from fr.recognition.identification import Searches, cmc, fpir, identification_figures, search, tpir
 
 
 def one_by_one(gallery: Gallery, probes, person, searched) -> list[tuple[bool, int, float]]:

@@ -14,11 +14,11 @@ import onnx
 import pytest
 from PIL import Image
 
-from fr.detection import DetectorSettings
 from fr.errors import InputError
-from fr.onnx_model import CONTRACT_KEY, FACTS_KEY
-from fr.photographs import decode
+from fr.files.images import decode
+from fr.onnx.model import CONTRACT_KEY, FACTS_KEY
 from fr.preprocessing import Preprocessing
+from fr.recognition.detection import DetectorSettings
 from tools.identify import main
 from tools.identifying import portraits
 from tools.identifying.drawing import annotated

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import evaluate_lfw
-from fr.data.ijb import Ijb, read_ijb
-from fr.data.lfw import read_lfw
+from fr.data.pairs.ijb import Ijb, read_ijb
+from fr.data.pairs.lfw import read_lfw
 from fr.errors import InputError
-from fr.templates import pool, template_figures, template_scores
+from fr.evaluation.template_verification import pool, template_figures, template_scores
 from tests.conftest import data_options, trained_briefly, validation_options
 from tests.sets import written
 from tools import evaluate_ijb

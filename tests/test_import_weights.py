@@ -7,9 +7,9 @@ import torch
 import torchvision
 
 import evaluate_lfw
-from fr import snapshot
+from fr.checkpoint import snapshot
 from fr.errors import InputError
-from fr.weights import read_weights
+from fr.weights.loading import read_weights
 from tests.conftest import same_weights, validation_options
 from tests.layouts_001 import layout_001
 from tests.layouts_foreign import layout

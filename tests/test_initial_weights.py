@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 import train
-from fr import snapshot
+from fr.checkpoint import snapshot
+from fr.checkpoint.snapshot_writer import SnapshotWriter
+from fr.checkpoint.training_state import TrainingState, read_head
 from fr.data.training_stream import TrainingStream
 from fr.distributed import rank
 from fr.errors import InputError
-from fr.initial_weights import InitialWeights, head_rows, initialise, read_identities
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model
-from fr.optimizer import build_sgd
-from fr.snapshot_writer import SnapshotWriter
-from fr.training_state import TrainingState, read_head
-from fr.weights import read_weights
+from fr.train.optimizer import build_sgd
+from fr.weights.initial_weights import InitialWeights, head_rows, initialise, read_identities
+from fr.weights.loading import read_weights
 from tests.conftest import Losses, same_weights, weights
 from tests.layouts_001 import layout_001
 from tests.weight_files import filled

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fr import snapshot
+from fr.checkpoint import snapshot
 from tests.conftest import ROOT, TINY, data_options, folders
 
 SRUN = '#!/bin/sh\nshift\nSLURM_STEP_ID=0 exec "$@"\n'  # one node; without --kill-on-bad-exit

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fr.data.annotations import LabelledFaces
-from fr.data.folders import read_folders
-from fr.data.lists import read_labelled_list
+from fr.data.faces import LabelledFaces
+from fr.data.readers.folders import read_folders
+from fr.data.readers.lists import read_labelled_list
 from fr.errors import InputError
 from tests.conftest import Losses, launch, losses
 from tools.make_list import main, split

@@ -10,8 +10,8 @@ from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
 from fr.data.order import Order
 from fr.data.pipeline import DaliSettings
+from fr.data.readers.vgg import read_vgg
 from fr.data.training_stream import TrainingStream
-from fr.data.vgg import read_vgg
 from fr.distributed import Ranks
 from fr.preprocessing import Preprocessing
 

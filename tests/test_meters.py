@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-import fr.training
+import fr.train.loop
 import train
+from fr.checkpoint.snapshot import by_iteration
 from fr.distributed import rank
 from fr.errors import InputError
-from fr.meters import Meters
-from fr.optimizer import build_sgd
-from fr.replicas import replicate
-from fr.snapshot import by_iteration
-from fr.training import StepSettings, training_mode, training_step
+from fr.train.loop import StepSettings, training_mode, training_step
+from fr.train.meters import Meters
+from fr.train.optimizer import build_sgd
+from fr.train.replicas import replicate
 from tests.conftest import Losses, records, same_weights, weights
 from tests.test_snapshot import CLASSES, content, make_run
 
@@ -52,12 +52,12 @@ def test_the_median_is_of_the_last_twenty_finite_losses_and_of_five_at_least() -
 def test_skipped_steps_are_counted_across_a_resume(
     run_small: Callable[..., Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = fr.training.training_step
+    step = fr.train.loop.training_step
 
     def two_of_three_skipped(*arguments: Any) -> dict[str, torch.Tensor]:
         return step(*arguments) | {"skipped_steps": torch.tensor(float(arguments[4] % 3 != 2))}
 
-    monkeypatch.setattr(fr.training, "training_step", two_of_three_skipped)
+    monkeypatch.setattr(fr.train.loop, "training_step", two_of_three_skipped)
     options = ("--log_step", "5", "--max_bad_steps", "0")
     run_small(*options, "--max_iterations", "15", out=tmp_path / "whole")
     for last in (6, 9, 15):
@@ -70,9 +70,9 @@ class Spiking:
     """Training steps of which some spoil the weights, and tell a loss that shows it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, spiking: set[int]) -> None:
-        self._spiking, self._step = spiking, fr.training.training_step
+        self._spiking, self._step = spiking, fr.train.loop.training_step
         self.centres: dict[int, torch.Tensor] = {}  # as each step found them
-        monkeypatch.setattr(fr.training, "training_step", self)
+        monkeypatch.setattr(fr.train.loop, "training_step", self)
 
     def __call__(self, replicas: nn.Module, head: Any, *rest: Any) -> dict[str, torch.Tensor]:
         iteration = rest[2]

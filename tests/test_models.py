@@ -18,9 +18,9 @@ from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
 from fr.models import MODELS, build_model
 from fr.models.mobilenet import InvertedResidual, MobileFaceNet
-from fr.optimizer import build_sgd
-from fr.option_checks import MARGIN_TYPES
-from fr.option_types import MODEL_NAMES
+from fr.options.types import MODEL_NAMES
+from fr.options.validation import MARGIN_TYPES
+from fr.train.optimizer import build_sgd
 from tools.benchmarks.case_ranks import loss_settings
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fr.models import MODELS, build_model
-from fr.models.reference_keys_001 import KEYS_001
+from fr.weights.face_recognition_pytorch import KEYS_001
 from tests.layouts_001 import MOBILENET, NAMES_001, RESNETS, RMNET, SHUFFLENET, WIDTHS, layout_001
 
 # se_resnet is se_resnet50, the deeper two differ from it by the counts of blocks: on the `meta` device alone.

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fr.monitor import Monitor, Silent, Stopwatch
 from fr.preprocessing import Preprocessing
+from fr.train.monitor import Monitor, Silent, Stopwatch
 
 
 def record(iteration: int, loss: float = 1.0) -> dict[str, float]:

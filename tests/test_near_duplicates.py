@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.fft import dctn
 
-from fr.data import vgg
-from fr.data.annotations import LabelledFaces
+from fr.data.faces import LabelledFaces
+from fr.data.readers import vgg
 from tools.dataset.checks import Limits
 from tools.dataset.near_duplicates import BITS, Signatures, conflicts, near_pairs, repeats, signature
 from tools.dataset.picture_facts import Fact, look_at

@@ -16,13 +16,13 @@ from torch import nn
 
 import evaluate_lfw
 from fr.errors import InputError
+from fr.evaluation.score_check import Spread
+from fr.evaluation.scored_model import open_model
 from fr.models import MODELS, Family, build_model
-from fr.onnx_export import difference, random_pixels
-from fr.onnx_model import CONTRACT_KEY, FACTS_KEY, OnnxModel
-from fr.options import evaluation_options
+from fr.onnx.export import difference, random_pixels
+from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
+from fr.options.definitions import evaluation_options
 from fr.preprocessing import Preprocessing
-from fr.score_check import Spread
-from fr.scored_model import open_model
 from tests.conftest import launch, validation_options
 from tools import export_onnx
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from fr.data.augmentation import Augmentation
 from fr.errors import InputError, run_plainly
 from fr.losses.settings import LossSettings
-from fr.option_checks import check_batch_size
-from fr.option_parsing import Resolved
-from fr.options import evaluation_options, train_options
+from fr.options.definitions import evaluation_options, train_options
+from fr.options.parsing import Resolved
+from fr.options.validation import check_batch_size
 from tests.conftest import ROOT
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from fr import scoring
-from fr.data.annotations import LabelledFaces
 from fr.data.bad_images import BadImages
-from fr.data.folders import pictures_below
+from fr.data.faces import LabelledFaces
 from fr.data.formats import READERS, Source
 from fr.data.landmark_csv import LANDMARK_COLUMNS
-from fr.data.lfw import read_lfw
 from fr.data.lines import STAYS
 from fr.data.order import Order
+from fr.data.pairs.lfw import read_lfw
 from fr.data.pipeline import plain_stream
+from fr.data.readers.folders import pictures_below
 from fr.distributed import Ranks
 from fr.errors import InputError
-from fr.options import evaluation_options
-from fr.reading import OutsideRoot
-from fr.scored_model import ScoredModel
+from fr.evaluation import scoring
+from fr.evaluation.scored_model import ScoredModel
+from fr.files.untrusted import OutsideRoot
+from fr.options.definitions import evaluation_options
 from tests.conftest import Losses, data_options, validation_options
 from tests.test_damage import BATCH, CPU, SMALL, assert_equal, encoded, faces, picture, reported, stream
 from tests.test_formats import LINES, POINTS

@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fr.data.alignment import procrustes, template_points
-from fr.data.annotations import LabelledFaces
-from fr.data.folders import read_folders
-from fr.data.lists import read_ms1m
-from fr.data.tar_shards import read_tar
+from fr.alignment import procrustes, template_points
+from fr.data.faces import LabelledFaces
+from fr.data.readers.folders import read_folders
+from fr.data.readers.lists import read_ms1m
+from fr.data.readers.tar_shards import read_tar
 from fr.errors import InputError, run_plainly
 from tests.conftest import Losses, data_options, vgg_faces
 from tests.test_formats import converted

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fr.errors import InputError
-from fr.photographs import Photograph, Pixels, decode
+from fr.files.images import Photograph, Pixels, decode
 
 NOISE: Pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fr.data.annotations import Faces
+from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.placement import matrices
-from fr.data.tar_shards import read_tar
+from fr.data.readers.tar_shards import read_tar
 from fr.errors import InputError
 from tests.conftest import ROOT
 from tests.test_damage import UNUSABLE, USABLE, cut_after_row_56, encoded, picture
@@ -238,7 +238,7 @@ def test_photographs_in_shards_give_the_facts_of_files(five: Faces, looked: list
 SCRIPT = """
 import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
-from fr.data.folders import read_folders
+from fr.data.readers.folders import read_folders
 from fr.errors import run_plainly
 from tools.dataset import picture_facts
 picture_facts.CHUNK = 8

@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import backend, ops
 
+from fr.alignment import ALIGNMENTS, Array, compose, invert, template_points
 from fr.data import pipeline
-from fr.data.alignment import ALIGNMENTS, Array, compose, invert, template_points
-from fr.data.annotations import Faces, LabelledFaces
 from fr.data.augmentation import Augmentation, boxes, draw, geometry
 from fr.data.bad_images import BadImages
 from fr.data.effects import EFFECTS
+from fr.data.faces import Faces, LabelledFaces
 from fr.data.graph import face_graph, regions
-from fr.data.lfw import read_lfw
 from fr.data.order import Order
+from fr.data.pairs.lfw import read_lfw
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks

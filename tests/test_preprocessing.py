@@ -7,7 +7,7 @@ import pytest
 
 from fr.errors import InputError
 from fr.models import MODELS, build_model, training_preprocessing
-from fr.options import train_options
+from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
 from tests.conftest import REQUIRED
 

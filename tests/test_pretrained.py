@@ -10,7 +10,7 @@ import torchvision
 
 from fr.distributed import rank
 from fr.errors import InputError
-from fr.initial_weights import imagenet_weights
+from fr.weights.initial_weights import imagenet_weights
 from tests.conftest import Losses, same_weights, weights
 from tests.weight_files import filled
 

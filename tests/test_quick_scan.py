@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fr import gallery as gallery_module
-from fr import quick_scan
-from fr.gallery import Rows, new_gallery, of_length_1
+from fr.recognition import gallery as gallery_module
+from fr.recognition import quick_scan
+from fr.recognition.gallery import Rows, new_gallery, of_length_1
 
 pytest.importorskip("faiss", reason="faiss-cpu isn't installed: bash init_venv.sh --with faiss")
 COUNT, SIZE = 4000, 64

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from fr import foreign_pickle
-from fr.config_files import read_config_file
 from fr.data import storage
 from fr.data.formats import READERS, Source
 from fr.data.landmark_csv import LANDMARK_COLUMNS
-from fr.data.lfw import read_lfw
-from fr.data.vgg import label_order
+from fr.data.pairs.lfw import read_lfw
+from fr.data.readers.vgg import label_order
 from fr.errors import InputError
-from fr.initial_weights import read_identities
-from fr.options import evaluation_options
-from fr.reading import open_file, open_regular, read_text, read_whole
-from fr.scored_model import open_model
+from fr.evaluation.scored_model import open_model
+from fr.files import foreign_pickle
+from fr.files.untrusted import open_file, open_regular, read_text, read_whole
+from fr.options.config_files import read_config_file
+from fr.options.definitions import evaluation_options
+from fr.weights.initial_weights import read_identities
 from tests.bounds import bounded
 from tests.test_formats import META, POINTS, Data, data, write_table
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def
 
-from fr.data import insightface
 from fr.data.bad_images import BadImages
-from fr.data.insightface import read_records
+from fr.data.readers import insightface
+from fr.data.readers.insightface import read_records
 from fr.data.storage import RecordFile
 from fr.errors import InputError
 from tests.bounds import bounded

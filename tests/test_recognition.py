@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from fr.data.annotations import Faces
-from fr.data.lfw import read_lfw
+from fr.data.faces import Faces
+from fr.data.pairs.lfw import read_lfw
 from fr.data.pipeline import DaliSettings
-from fr.detection import DetectedFaces
 from fr.distributed import Ranks
 from fr.errors import InputError
-from fr.evaluation import embed
-from fr.gallery import Rows, of_length_1
-from fr.onnx_model import OnnxModel
-from fr.photographs import Pixels, decode
+from fr.evaluation.embedding import embed
+from fr.files.images import Pixels, decode
+from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
-from fr.recognition import Recognizer
+from fr.recognition.detection import DetectedFaces
+from fr.recognition.gallery import Rows, of_length_1
+from fr.recognition.recognizer import Recognizer
 
 CPU = torch.device("cpu")
 DALI = DaliSettings("cpu", None, 1)

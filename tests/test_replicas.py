@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fr.averaging import WeightAverage
 from fr.errors import InputError
 from fr.models import build_model
-from fr.optimizer import build_sgd, parameter_groups, set_lr
-from fr.replicas import (
+from fr.train.ema import WeightAverage
+from fr.train.optimizer import build_sgd, parameter_groups, set_lr
+from fr.train.replicas import (
     GlobalBatchNorm,
     Replicas,
     checkpoint_blocks,

@@ -16,11 +16,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fr.failed_pairs import WrongPair, wrong_pairs
-from fr.histogram_protocol import verify_by_histogram
-from fr.pair_statistics import pair_statistics, record
-from fr.report import write_report
-from fr.verification import Verification, verify
+from fr.evaluation.histogram_protocol import verify_by_histogram
+from fr.evaluation.pair_statistics import pair_statistics, record
+from fr.evaluation.verification import Verification, verify
+from fr.report.failed_pairs import WrongPair, wrong_pairs
+from fr.report.verification_report import write_report
 
 FACTS = {
     "Model": "mobilenet <256>",
@@ -181,5 +181,5 @@ def test_worst_pairs_are_the_gravest_errors_in_order() -> None:
 
 
 def test_report_leaves_pyplot_alone() -> None:
-    code = "import sys, fr.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, fr.report.verification_report; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0

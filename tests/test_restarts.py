@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from fr.monitor import _SCALARS
+from fr.train.monitor import _SCALARS
 from tests.conftest import TINY, data_options, folders, records, small_network, validation_options
 
 ITERATIONS, VAL_STEP = 24, 5

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from fr.checkpoint.resuming import candidates
 from fr.errors import InputError
-from fr.resuming import candidates
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import det_curve, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from fr.roc import FARS, area, equal_error_rate, falling, false_matches, rates, roc_curve, tar_at
+from fr.evaluation.roc import FARS, area, equal_error_rate, falling, false_matches, rates, roc_curve, tar_at
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.bool_]]
 

@@ -9,7 +9,7 @@ import torch
 
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count, drawn_rows
-from fr.optimizer import build_sgd
+from fr.train.optimizer import build_sgd
 from tests.loss_reference import (
     BATCH,
     EMBED_SIZE,

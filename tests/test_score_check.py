@@ -13,16 +13,16 @@ import torch
 
 import evaluate_lfw
 import train
-from fr import snapshot
+from fr.checkpoint import snapshot
 from fr.data.pipeline import DaliSettings
 from fr.data.verification_set import VerificationSet, read_sets, sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError
-from fr.evaluation import embed
-from fr.onnx_model import CONTRACT_KEY, FACTS_KEY, OnnxModel
+from fr.evaluation.embedding import embed
+from fr.evaluation.score_check import Spread, read_spreads, strange
+from fr.evaluation.scored_model import load_backbone
+from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.preprocessing import Preprocessing
-from fr.score_check import Spread, read_spreads, strange
-from fr.scored_model import load_backbone
 from tests.conftest import data_options, validation_options
 
 DALI = DaliSettings("cpu", None, 1)

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from fr import resuming, snapshot, snapshot_writer
+from fr.checkpoint import resuming, snapshot, snapshot_writer
+from fr.checkpoint.snapshot_writer import SnapshotWriter
+from fr.checkpoint.training_state import Tensors, TrainingState
 from fr.distributed import rank, world_size
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax, shard_rows
-from fr.optimizer import build_sgd
 from fr.preprocessing import Preprocessing
-from fr.snapshot_writer import SnapshotWriter
-from fr.training_state import Tensors, TrainingState
+from fr.train.optimizer import build_sgd
 from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES = 7  # over 2 ranks 4 + 3, over 3 ranks 3 + 3 + 1

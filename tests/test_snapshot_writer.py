@@ -14,12 +14,12 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from fr import resuming, snapshot, snapshot_writer, training_state
+from fr.checkpoint import resuming, snapshot, snapshot_writer, training_state
+from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
+from fr.checkpoint.training_state import Tensors, TrainingState
 from fr.distributed import rank
 from fr.errors import InputError
-from fr.files import write_durably
-from fr.snapshot_writer import Kept, SnapshotWriter
-from fr.training_state import Tensors, TrainingState
+from fr.files.durable import write_durably
 from tests.test_snapshot import CONTENTS, FACTS, assert_same, content, make_run, names, resume
 
 

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from fr.data import storage
-from fr.data.annotations import Faces
-from fr.data.record_io import Damaged, unpack
+from fr.data.faces import Faces
 from fr.data.storage import RecordFile, TarShards, read_slice
+from fr.files.record_io import Damaged, unpack
 
 BYTES = np.random.default_rng(0).integers(0, 256, 1_000, dtype=np.uint8).tobytes()
 

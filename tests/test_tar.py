@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fr.data.annotations import LabelledFaces
 from fr.data.bad_images import BadImages
+from fr.data.faces import LabelledFaces
+from fr.data.readers.tar_shards import read_tar
 from fr.data.storage import TarShards
-from fr.data.tar_members import CutShort, tar_members
-from fr.data.tar_shards import read_tar
 from fr.errors import InputError
+from fr.files.tar_members import CutShort, tar_members
 from tests.bounds import bounded
 from tests.conftest import Losses, same_weights, vgg_faces, weights
 from tests.test_damage import as_if_listed, assert_equal, batches, encoded, picture, reported

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-import fr.training
+import fr.train.loop
 import train
-from fr import snapshot
+from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
-from fr.milestones import Batch
+from fr.train.milestones import Batch
 from tests.conftest import (
     ROOT,
     TINY,
@@ -455,13 +455,13 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_with_advice_and_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[Batch] = []
-    step = fr.training.training_step
+    step = fr.train.loop.training_step
 
     def watched(*arguments: Any) -> dict[str, torch.Tensor]:
         seen[:] = arguments[3]
         return step(*arguments)
 
-    monkeypatch.setattr(fr.training, "training_step", watched)
+    monkeypatch.setattr(fr.train.loop, "training_step", watched)
     options = ["--max_bad_steps", str(max_bad_steps), "--log_step", str(log_step), "--accumulate", "2"]
     with pytest.raises(InputError) as end:
         run_small(*DIVERGES, *options, out=tmp_path)
@@ -488,12 +488,12 @@ def test_max_bad_steps_0_never_ends_a_run(run_small: Callable[..., Losses], tmp_
 def test_skipped_steps_that_are_not_in_a_row_do_not_end_a_run(
     run_small: Callable[..., Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = fr.training.training_step
+    step = fr.train.loop.training_step
 
     def two_of_three_skipped(*arguments: Any) -> dict[str, torch.Tensor]:
         return step(*arguments) | {"skipped_steps": torch.tensor(float(arguments[4] % 3 != 2))}
 
-    monkeypatch.setattr(fr.training, "training_step", two_of_three_skipped)
+    monkeypatch.setattr(fr.train.loop, "training_step", two_of_three_skipped)
     run_small("--max_bad_steps", "3", "--max_iterations", "12", out=tmp_path)
     assert [record["skipped_steps"] for record in records(tmp_path / "logs")] == [1, 1, 0] * 4
     with pytest.raises(InputError, match=r"iteration 2: the last 2 steps"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from fr.verification import Verification, best_threshold, cosine_scores, verify
+from fr.evaluation.verification import Verification, best_threshold, cosine_scores, verify
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
 RIGHT = np.ones(6000, dtype=bool)

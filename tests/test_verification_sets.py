@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluate_lfw
-from fr import snapshot
-from fr.data.annotations import VerificationFaces
-from fr.data.lfw import read_lfw
+from fr.checkpoint import snapshot
+from fr.data.faces import VerificationFaces
+from fr.data.pairs.lfw import read_lfw
 from fr.data.verification_set import read_set, read_sets, sets_to_score
 from fr.errors import InputError
-from fr.evaluation import people_of_pairs
+from fr.evaluation.embedding import people_of_pairs
 from tests.conftest import data_options, trained_briefly, validation_options
 from tests.hostile_pickles import gadgets, pushed
 from tests.sets import Drawn, folds_of, python2_pack, written

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fr.distributed import Ranks
-from fr.watchdog import STATUS, Post, culprits, watched
+from fr.train.watchdog import STATUS, Post, culprits, watched
 from tests.conftest import ROOT, TINY, data_options, folders
 
 
@@ -38,7 +38,7 @@ def test_the_culprits_are_the_suspended_or_those_that_are_behind(
 
 
 def run_alone(code: str) -> subprocess.CompletedProcess[str]:
-    setup = "import time, torch\nfrom fr.distributed import Ranks\nfrom fr.watchdog import watched\n"
+    setup = "import time, torch\nfrom fr.distributed import Ranks\nfrom fr.train.watchdog import watched\n"
     setup += "ranks = Ranks(0, 1, 0, 1, torch.device('cpu'))\n"
     environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
     return subprocess.run(
@@ -55,7 +55,7 @@ def test_a_process_that_hangs_says_where_and_ends() -> None:
 
 
 def test_who_waits_for_a_snapshot_in_the_background_says_where_that_hangs() -> None:
-    pools = "from concurrent.futures import ThreadPoolExecutor\nfrom fr.watchdog import WATCHED_THREAD\n"
+    pools = "from concurrent.futures import ThreadPoolExecutor\nfrom fr.train.watchdog import WATCHED_THREAD\n"
     pools += "idle, busy = (ThreadPoolExecutor(1, WATCHED_THREAD + name) for name in ('_idle', '_busy'))\n"
     pools += "idle.submit(int).result()\n"
     hangs = "def writes():\n    time.sleep(600)\nwith watched(ranks, 1.0):\n    busy.submit(writes).result()"

@@ -10,11 +10,11 @@ import torch
 import torchvision
 from torch import nn
 
-from fr import foreign_pickle
 from fr.errors import InputError
+from fr.files import foreign_pickle
 from fr.models import MODELS, build_model
-from fr.weight_layouts import shapes_of
-from fr.weights import Weights, fit, read_weights
+from fr.weights.layouts import shapes_of
+from fr.weights.loading import Weights, fit, read_weights
 from tests.layouts_001 import NAMES_001, layout_001
 from tests.layouts_foreign import LAYOUTS, layout
 from tests.weight_files import (

@@ -25,16 +25,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.alignment import ALIGNMENTS, TEMPLATES
-from fr.data.annotations import Faces, shown
+from fr.alignment import ALIGNMENTS, TEMPLATES
+from fr.data.faces import Faces, shown
 from fr.data.formats import read_training_faces
 from fr.data.landmark_csv import boxes_of
 from fr.data.pipeline import DaliSettings, usable_batches
 from fr.data.samples import SampleBatch
 from fr.errors import InputError, run_plainly
-from fr.option_types import AT_LEAST_1, COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, SIDE, TEXT
-from fr.options import Group, tool_options
-from fr.photographs import Pixels
+from fr.files.images import Pixels
+from fr.options.definitions import Group, tool_options
+from fr.options.types import AT_LEAST_1, COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, SIDE, TEXT
 from fr.preprocessing import Preprocessing
 from tools.dataset.crop_files import MARK, Targets, target_names
 from tools.dataset.loose_crops import write_loose

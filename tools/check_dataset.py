@@ -29,16 +29,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.annotations import LabelledFaces
+from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
-from fr.data.lfw import read_lfw
 from fr.data.lines import folder_classes, read_lines
-from fr.data.lists import has_face
-from fr.data.vgg import person_names
+from fr.data.pairs.lfw import read_lfw
+from fr.data.readers.lists import has_face
+from fr.data.readers.vgg import person_names
 from fr.errors import run_plainly
-from fr.files import write_result
-from fr.option_types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
-from fr.options import train_options
+from fr.files.durable import write_result
+from fr.options.definitions import train_options
+from fr.options.types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
 from tools.dataset.checks import DROPPED, KINDS, Findings, Limits, check, same_names
 from tools.dataset.findings_page import findings_page
 from tools.dataset.picture_facts import gather

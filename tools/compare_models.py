@@ -20,15 +20,15 @@ from scipy.special import bdtr
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.bootstrap import Replicates, interval, replicates
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation import people_of_pairs
-from fr.files import write_result
-from fr.options import evaluation_options
-from fr.roc import area, roc_curve
-from fr.score_plots import png, roc_overlay
-from fr.scoring import Scored, score
+from fr.evaluation.bootstrap import Replicates, interval, replicates
+from fr.evaluation.embedding import people_of_pairs
+from fr.evaluation.roc import area, roc_curve
+from fr.evaluation.scoring import Scored, score
+from fr.files.durable import write_result
+from fr.options.definitions import evaluation_options
+from fr.report.plots import png, roc_overlay
 
 COMPARED = ("accuracy", "auc")
 # Of evaluate_lfw.py; they are about one model.

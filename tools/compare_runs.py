@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.errors import InputError, run_plainly
-from fr.reading import read_text
+from fr.files.untrusted import read_text
 
 LOG = "log.jsonl"
 TIMINGS = {"images_per_s", "data_wait"}

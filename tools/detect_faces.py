@@ -29,17 +29,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.annotations import existing_folder, shown
-from fr.data.folders import pictures_below
+from fr.data.faces import existing_folder, shown
 from fr.data.landmark_csv import LANDMARK_COLUMNS
-from fr.data.lists import read_labelled_list
+from fr.data.readers.folders import pictures_below
+from fr.data.readers.lists import read_labelled_list
 from fr.data.storage import MOST_BYTES
-from fr.detection import CHOICES, Detector, DetectorSettings, Mtcnn, choose, detect_stored
 from fr.distributed import choose_device
 from fr.errors import InputError, run_plainly
-from fr.option_types import COUNT, COUNT_OR_0, PROBABILITY, checked
-from fr.photographs import decode
-from fr.reading import OutsideRoot, read_whole
+from fr.files.images import decode
+from fr.files.untrusted import OutsideRoot, read_whole
+from fr.options.types import COUNT, COUNT_OR_0, PROBABILITY, checked
+from fr.recognition.detection import CHOICES, Detector, DetectorSettings, Mtcnn, choose, detect_stored
 from tools.dataset.face_journal import Found, append, open_journal, read_journal
 from tools.dataset.face_names import key_of, refuse_ambiguous
 from tools.dataset.parallel import map_in_processes

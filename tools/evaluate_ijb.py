@@ -4,7 +4,7 @@
     python tools/evaluate_ijb.py /data/IJBC --snap t.pt --flipped_emb
     torchrun --nproc_per_node 4 tools/evaluate_ijb.py /data/IJBB --snap t.onnx --json ijbb.json
 
-The folder is laid out as insightface's (`loose_crop/`, `meta/`; see fr/data/ijb.py). A template is the sum of its
+The folder is laid out as insightface's (`loose_crop/`, `meta/`; see fr/data/pairs/ijb.py). A template is the sum of its
 media, a media the mean of its pictures, each weighed by its detector's score. TAR is the highest whose FAR isn't above
 the one named. What else follows are options of evaluate_lfw.py on model, preprocessing and machine.
 """
@@ -16,15 +16,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.ijb import read_ijb
+from fr.data.pairs.ijb import read_ijb
 from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
-from fr.files import write_result
-from fr.options import OF_SETS, evaluation_options
-from fr.scored_model import open_model
-from fr.scoring import embeddings, wants_flip
-from fr.templates import pool, template_figures, template_scores
+from fr.evaluation.scored_model import open_model
+from fr.evaluation.scoring import embeddings, wants_flip
+from fr.evaluation.template_verification import pool, template_figures, template_scores
+from fr.files.durable import write_result
+from fr.options.definitions import OF_SETS, evaluation_options
 
 
 def main(argv: list[str]) -> int:

@@ -29,15 +29,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.annotations import Faces, VerificationFaces
+from fr.data.faces import Faces, VerificationFaces
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.verification_set import OPTIONS as SET_OPTIONS
 from fr.data.verification_set import sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation import Network, evaluate
-from fr.onnx_export import (
+from fr.evaluation.embedding import Network, evaluate
+from fr.evaluation.score_check import read_spreads
+from fr.evaluation.scored_model import load_backbone, read_backbone, threshold_of
+from fr.onnx.export import (
     Deployed,
     difference,
     embeddings_of,
@@ -48,10 +50,8 @@ from fr.onnx_export import (
     raw_pixels,
     to_onnx,
 )
-from fr.onnx_model import CONTRACT_KEY, FACTS_KEY, OnnxModel
+from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.preprocessing import Preprocessing
-from fr.score_check import read_spreads
-from fr.scored_model import load_backbone, read_backbone, threshold_of
 
 LIMIT = 1e-4  # a tenth of the last digit that people read of a cosine; float32 networks differ by some 1e-6
 CHECKED = 64  # pictures: 4,096 cosines, a few seconds

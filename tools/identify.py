@@ -16,8 +16,8 @@ is near enough. --evaluate says what threshold lets how many strangers pass for 
 OUT gets faces.jsonl (boxes, names and distances; a line a photograph or frame) and the annotated photographs under
 their names, or an annotated video. Boxes are in pixels of the picture as a viewer shows it. Ctrl-C ends it, and what
 was done is kept. --evaluate searches the pictures of a folder laid out as the gallery, one face of each: rank-1 and
-rank-5, TPIR at FPIRs of 1e-1 to 1e-3 (fr/identification.py), and OUT/cmc.png; people who aren't in the gallery are
-its strangers.
+rank-5, TPIR at FPIRs of 1e-1 to 1e-3 (fr/recognition/identification.py), and OUT/cmc.png; people who aren't in the
+gallery are its strangers.
 
 What else follows are options of evaluate_lfw.py on model, preprocessing and machine. The detector comes with:
 bash init_venv.sh --with detect
@@ -30,22 +30,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.annotations import shown
+from fr.data.faces import shown
 from fr.data.pipeline import dali_settings
-from fr.detection import Detector, Mtcnn
 from fr.distributed import Ranks, caught_signals, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation import embed, with_mirror_image
-from fr.files import write_result
-from fr.gallery import Gallery, Rows, new_gallery
-from fr.identification import Searches
-from fr.monitor import progress
-from fr.option_parsing import Resolved
-from fr.option_types import checked
-from fr.options import OF_SETS, evaluation_options
-from fr.recognition import Recognizer
-from fr.scored_model import ScoredModel, open_model
-from fr.scoring import wants_flip
+from fr.evaluation.embedding import embed, with_mirror_image
+from fr.evaluation.scored_model import ScoredModel, open_model
+from fr.evaluation.scoring import wants_flip
+from fr.files.durable import write_result
+from fr.options.definitions import OF_SETS, evaluation_options
+from fr.options.parsing import Resolved
+from fr.options.types import checked
+from fr.recognition.detection import Detector, Mtcnn
+from fr.recognition.gallery import Gallery, Rows, new_gallery
+from fr.recognition.identification import Searches
+from fr.recognition.recognizer import Recognizer
+from fr.train.monitor import progress
 from tools.detect_faces import detector_options, settings_of
 from tools.identifying.portraits import Looking, Portraits, read_portraits
 from tools.identifying.results import JOURNAL, Seen, Sink, open_sinks

@@ -15,13 +15,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr import snapshot
-from fr.data.alignment import TEMPLATES
+from fr.alignment import TEMPLATES
+from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
-from fr.initial_weights import read_identities
 from fr.models import build_model, family
 from fr.preprocessing import Preprocessing
-from fr.weights import OWN, Weights, fit, read_weights
+from fr.weights.initial_weights import read_identities
+from fr.weights.loading import OWN, Weights, fit, read_weights
 
 
 def main(argv: list[str]) -> int:

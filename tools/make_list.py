@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.annotations import LabelledFaces, refuse
-from fr.data.folders import read_folders
+from fr.data.faces import LabelledFaces, refuse
+from fr.data.readers.folders import read_folders
 from fr.errors import InputError, run_plainly
-from fr.files import replace_file
-from fr.option_types import BELOW_1, COUNT, SEED
+from fr.files.durable import replace_file
+from fr.options.types import BELOW_1, COUNT, SEED
 
 PARTS = ("train", "val", "test")
 

@@ -28,19 +28,20 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data import alignment, placement
-from fr.data.annotations import LabelledFaces, refuse, shown
+from fr import alignment
+from fr.data import placement
+from fr.data.faces import LabelledFaces, refuse, shown
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings
-from fr.data.tar_shards import PICTURES
+from fr.data.readers.tar_shards import PICTURES
 from fr.errors import InputError, run_plainly
-from fr.files import replace_file
-from fr.option_types import COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, POSITIVE, TEXT, checked
-from fr.options import Group, tool_options
-from fr.photographs import TOO_LARGE, Pixels, is_too_large
+from fr.files.durable import replace_file
+from fr.files.images import TOO_LARGE, Pixels, is_too_large
+from fr.files.untrusted import read_text
+from fr.options.definitions import Group, tool_options
+from fr.options.types import COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, POSITIVE, TEXT, checked
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
-from fr.reading import read_text
 from tools.align_faces import aligned_crops, widened
 from tools.dataset.parallel import map_in_processes
 

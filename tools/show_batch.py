@@ -26,21 +26,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from fr.data.annotations import LabelledFaces
 from fr.data.augmentation import Augmentation, Draws, draw
 from fr.data.bad_images import BadImages
+from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
 from fr.data.order import Order, training_order
 from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.files import replace_file
+from fr.files.durable import replace_file
 from fr.models import training_preprocessing
-from fr.monitor import pictures
-from fr.option_types import COUNT
-from fr.options import train_options
+from fr.options.definitions import train_options
+from fr.options.types import COUNT
 from fr.preprocessing import Preprocessing
+from fr.train.monitor import pictures
 
 _PROBABILITIES = [field.name for field in fields(Augmentation) if field.name.endswith("_prob")]
 _OFF: dict[str, Any] = dict.fromkeys(_PROBABILITIES, 0.0)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.data.alignment import Array, compose, template_points, transform
+from fr.alignment import Array, compose, template_points, transform
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, uniforms
 

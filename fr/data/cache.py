@@ -23,9 +23,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from fr.data.annotations import LabelledFaces
+from fr.data.faces import LabelledFaces
 from fr.data.storage import RecordFile, TarShards
-from fr.reading import open_file
+from fr.files.untrusted import open_file
 
 _CLASSES = {kind.__name__: kind for kind in (LabelledFaces, RecordFile, TarShards)}
 _KEPT = 8  # entries of a folder

@@ -1,4 +1,4 @@
-"""--train_dataset → the reader of that format. What each needs is in `fr/option_checks.py`."""
+"""--train_dataset → the reader of that format. What each needs is in `fr/options/validation.py`."""
 
 import json
 import sys
@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from fr.data.annotations import LabelledFaces, check_first_photograph, existing_folder
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
-from fr.data.folders import read_folders
-from fr.data.insightface import FILES, read_records
+from fr.data.faces import LabelledFaces, check_first_photograph, existing_folder
 from fr.data.landmark_csv import landmark_table
-from fr.data.lists import read_imdb_face, read_labelled_list, read_ms1m, read_trillion_pairs
-from fr.data.tar_shards import read_tar, shard_names
-from fr.data.unlabelled import read_photographs, read_trillion_pairs_test
-from fr.data.vgg import read_vgg
+from fr.data.readers.folders import read_folders
+from fr.data.readers.insightface import FILES, read_records
+from fr.data.readers.lists import read_imdb_face, read_labelled_list, read_ms1m, read_trillion_pairs
+from fr.data.readers.tar_shards import read_tar, shard_names
+from fr.data.readers.unlabelled import read_photographs, read_trillion_pairs_test
+from fr.data.readers.vgg import read_vgg
 from fr.distributed import Ranks, gather_objects, patient_group, raise_together
 from fr.errors import InputError
 

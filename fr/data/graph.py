@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
-from fr.data import alignment
+from fr import alignment
 from fr.data.effects import EFFECTS
 from fr.data.warp import warp
-from fr.photographs import MOST_PIXELS
+from fr.files.images import MOST_PIXELS
 from fr.preprocessing import Preprocessing
 
 _FAR = 1 << 30  # pixels; beyond any side

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from fr.data.annotations import PIXELS, check_landmarks, refuse
+from fr.data.faces import PIXELS, check_landmarks, refuse
 from fr.errors import InputError, in_short
-from fr.reading import open_file, read_bytes, read_text
+from fr.files.untrusted import open_file, read_bytes, read_text
 
 _QUOTED = 80  # characters of a field that a message shows
 _ENDING = r"\.[^./]*$"

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.annotations import refuse
+from fr.data.faces import refuse
 from fr.errors import InputError
-from fr.reading import read_bytes, read_text
+from fr.files.untrusted import read_bytes, read_text
 
 STAYS = "a path must start from --train_data_root and stay there, unless --allow_outside is given"
 _STRAYS = r"^/|(?:^|/)\.\.(?:/|$)|\x00"  # leads out of the root, or nowhere

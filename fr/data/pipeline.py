@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fr.data import alignment, placement
-from fr.data.annotations import Faces
+from fr import alignment
+from fr.data import placement
+from fr.data.faces import Faces
 from fr.data.graph import face_graph, first_pixel_graph, regions
 from fr.data.samples import SampleBatch, plain_batch
 from fr.distributed import Ranks
 from fr.errors import InputError
-from fr.photographs import TOO_LARGE, is_too_large
+from fr.files.images import TOO_LARGE, is_too_large
+from fr.files.untrusted import OutsideRoot
 from fr.preprocessing import Preprocessing
-from fr.reading import OutsideRoot
 
 _UNREADABLE = np.zeros(1, dtype=np.uint8)
 

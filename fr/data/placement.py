@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fr.data import alignment
-from fr.data.annotations import Faces
+from fr import alignment
+from fr.data.faces import Faces
 from fr.preprocessing import Preprocessing
 
 _UNKNOWN = (0, 0)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.data import alignment, augmentation
+from fr import alignment
+from fr.data import augmentation
 from fr.data.augmentation import Augmentation, Effect
 from fr.preprocessing import Preprocessing
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.data import record_io
-from fr.photographs import MOST_PIXELS
-from fr.reading import open_regular
+from fr.files import record_io
+from fr.files.images import MOST_PIXELS
+from fr.files.untrusted import open_regular
 
 MOST_BYTES = 3 * MOST_PIXELS  # of an encoded picture: no file needs more than its pixels in RGB
 _KEPT_OPEN = 256  # files; a process may have 1,024 by default, and PyTorch and DALI need some

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fr.data.annotations import LabelledFaces
 from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages, stand_ins
+from fr.data.faces import LabelledFaces
 from fr.data.order import Order, Share
 from fr.data.pipeline import DaliSettings, FaceStream, Undecodable, has_first_pixel
 from fr.data.samples import augmented_batch

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fr.data import cfp
-from fr.data.annotations import VerificationFaces
-from fr.data.bin_pack import read_pack
-from fr.data.lfw import read_lfw
-from fr.data.pair_faces import ENDINGS, Pairs, faces_of_pairs
-from fr.data.pair_lists import list_form, read_pairs
+from fr.data.faces import VerificationFaces
+from fr.data.pairs import cfp
+from fr.data.pairs.insightface_bin import read_pack
+from fr.data.pairs.lfw import read_lfw
+from fr.data.pairs.pair_faces import ENDINGS, Pairs, faces_of_pairs
+from fr.data.pairs.pair_lists import list_form, read_pairs
 from fr.errors import InputError
-from fr.option_checks import SET_KINDS
+from fr.options.validation import SET_KINDS
 
 OPTIONS = ("val_data_root", "val_list", "val_landmarks")
 _PAIRS, _PICTURES = "pairs.txt", "lfw"

@@ -15,19 +15,11 @@ from torch import nn
 
 from fr.distributed import rank, world_size
 from fr.losses import margins
-from fr.losses.companions import Companions, Gathered
+from fr.losses.auxiliary import Companions, Gathered
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sampling import Exchange, drawn_count, drawn_rows
 from fr.losses.settings import LossSettings
-from fr.losses.sharded import (
-    SHORTEST,
-    at_target,
-    cosines_to,
-    cross_entropy,
-    gather,
-    gather_constant,
-    sum_over_ranks,
-)
+from fr.losses.sharded import SHORTEST, at_target, cosines_to, cross_entropy, gather, gather_constant, sum_over_ranks
 from fr.randomness import Purpose, uniforms
 
 # How fast AdaFace's statistics and CurricularFace's t follow the batches (both authors' code).

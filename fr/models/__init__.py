@@ -9,19 +9,10 @@ from torch import nn
 from torchvision.models import ResNet, resnet34, resnet50, resnet101
 
 from fr.errors import InputError, unknown
-from fr.models import (
-    caffe_resnet,
-    insightface_mbf,
-    iresnet,
-    mobilefacenet,
-    mobilenet,
-    rmnet,
-    se_resnet,
-    shufflenet,
-)
+from fr.models import caffe_resnet, insightface_mbf, iresnet, mobilefacenet, mobilenet, rmnet, se_resnet, shufflenet
 from fr.models.se_resnet import BLOCKS_50, BLOCKS_101, BLOCKS_152, Bottleneck, FaceResNet, SEBottleneck
 from fr.models.torchvision_resnet import FixedLengthResNet
-from fr.option_types import TIMM
+from fr.options.types import TIMM
 from fr.preprocessing import Preprocessing
 
 Channels = tuple[float, float, float]

@@ -11,7 +11,7 @@ from torch import nn
 
 from fr.errors import InputError, unknown
 from fr.models import Family
-from fr.option_types import TIMM
+from fr.options.types import TIMM
 
 
 def timm_family(name: str) -> Family:

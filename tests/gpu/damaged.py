@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from fr.data.annotations import Faces
+from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, FaceStream, Undecodable
 from fr.data.samples import plain_batch
 from tests.gpu.faces import CONTRACT, dali, image_folder, in_gray_levels, read_faces

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from fr.data.annotations import Faces
+from fr.data.faces import Faces
 from fr.distributed import open_ranks
 from tests.gpu.faces import dali, first_faces, stream
 from tests.gpu.job import Job

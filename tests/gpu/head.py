@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from fr.distributed import open_ranks
 from fr.losses.classifier import MarginSoftmax
-from fr.optimizer import apply_step, build_sgd, gradient_norm
+from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tests.gpu.job import Job
 from tests.gpu.steps import DECAY, EMBED_SIZE, LR, MOMENTUM, free_memory, tf32
 from tools.benchmarks.case_ranks import loss_settings

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
 from fr.data import placement
-from fr.data.annotations import LabelledFaces
 from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
+from fr.data.faces import LabelledFaces
 from fr.data.graph import regions
 from fr.data.order import Order
 from fr.data.pipeline import DaliSettings, graph_inputs

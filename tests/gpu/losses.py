@@ -14,7 +14,7 @@ from fr.distributed import open_ranks
 from fr.losses.classifier import MarginSoftmax
 from fr.losses.sampling import drawn_rows
 from fr.losses.settings import LossSettings
-from fr.optimizer import apply_step, build_sgd, gradient_norm
+from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tests.gpu.job import Job, note
 from tests.gpu.steps import DECAY, LR, MOMENTUM, free_memory, our_step, tf32
 from tools.benchmarks.case_ranks import loss_settings

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fr.losses.settings import LossSettings
-from fr.options import train_options
+from fr.options.definitions import train_options
 
 
 def measure_in_own_processes(module: str, case: Any, ranks: int) -> list[Any]:

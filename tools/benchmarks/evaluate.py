@@ -20,10 +20,10 @@ from tqdm import tqdm
 from fr.data.pipeline import dali_settings
 from fr.data.verification_set import sets_to_score
 from fr.distributed import open_ranks
-from fr.evaluation import Network, embed
-from fr.options import evaluation_options
-from fr.scored_model import open_model
-from fr.scoring import wants_flip
+from fr.evaluation.embedding import Network, embed
+from fr.evaluation.scored_model import open_model
+from fr.evaluation.scoring import wants_flip
+from fr.options.definitions import evaluation_options
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
-from fr.optimizer import apply_step, build_sgd, gradient_norm
+from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
 
 _FLOAT, _GIGA = 4, 1e9

@@ -32,10 +32,10 @@ from nvidia.dali import fn, pipeline_def, types
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from fr.data import alignment
-from fr.data.annotations import LabelledFaces
+from fr import alignment
 from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
+from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
 from fr.data.order import Order
 from fr.data.pipeline import DaliSettings, graph_inputs
@@ -43,7 +43,7 @@ from fr.data.samples import augmented_batch
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
 from fr.models import training_preprocessing
-from fr.options import train_options
+from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
 
 _SIDE = 200  # of face_recognition.pytorch's aligned picture

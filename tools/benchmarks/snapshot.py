@@ -20,11 +20,11 @@ import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
+from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
+from fr.checkpoint.training_state import TrainingState
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax
-from fr.optimizer import build_sgd
-from fr.snapshot_writer import Kept, SnapshotWriter
-from fr.training_state import TrainingState
+from fr.train.optimizer import build_sgd
 from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
 
 _CONTENTS: dict[str, Any] = {

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.data import alignment, placement
-from fr.data.annotations import LabelledFaces
+from fr import alignment
+from fr.data import placement
+from fr.data.faces import LabelledFaces
 from tools.dataset.near_duplicates import conflicts, near_pairs, repeats
 from tools.dataset.picture_facts import PictureFacts
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fr.data.annotations import LabelledFaces, refuse
-from fr.files import write_result
-from fr.photographs import Pixels
+from fr.data.faces import LabelledFaces, refuse
+from fr.files.durable import write_result
+from fr.files.images import Pixels
 from tools.dataset.face_names import key_of, refuse_ambiguous
 
 MARK = "crops.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fr.errors import InputError
-from fr.reading import open_file
+from fr.files.untrusted import open_file
 from tools.dataset.marked_folder import differences
 
 Settings = Mapping[str, Any]  # that JSON can hold

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from fr.data.annotations import refuse
+from fr.data.faces import refuse
 
 
 def key_of(name: str) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from fr.data.annotations import LabelledFaces
+from fr.data.faces import LabelledFaces
 from fr.errors import InputError
-from fr.html_page import card, cards, inline_image, named_rows, page
-from fr.photographs import decode
+from fr.files.images import decode
+from fr.report.html_page import card, cards, inline_image, named_rows, page
 from tools.dataset.checks import KINDS, Finding, Findings
 from tools.dataset.picture_facts import PictureFacts
 

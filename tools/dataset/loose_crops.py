@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.alignment import Array
 from fr.data import placement
-from fr.data.alignment import Array
-from fr.data.annotations import Faces
+from fr.data.faces import Faces
 from fr.errors import InputError
-from fr.photographs import Photograph, Pixels, decode
-from fr.reading import OutsideRoot
+from fr.files.images import Photograph, Pixels, decode
+from fr.files.untrusted import OutsideRoot
 from tools.dataset.crop_files import Targets
 
 # Side of a box by the landmarks alone over their spread, the root mean square distance from their middle. MTCNN's boxes

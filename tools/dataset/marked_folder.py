@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fr.errors import InputError
-from fr.files import replace_file
-from fr.reading import read_whole
+from fr.files.durable import replace_file
+from fr.files.untrusted import read_whole
 
 _LONGEST = 1 << 20  # bytes of a mark
 

@@ -26,12 +26,13 @@ from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 from tqdm import tqdm
 
-from fr.data import alignment, placement
-from fr.data.annotations import Faces
+from fr import alignment
+from fr.data import placement
+from fr.data.faces import Faces
 from fr.data.storage import Pack, RecordFile, TarShards
 from fr.errors import InputError
-from fr.files import replace_file
-from fr.photographs import TOO_LARGE, is_too_large
+from fr.files.durable import replace_file
+from fr.files.images import TOO_LARGE, is_too_large
 from fr.preprocessing import Preprocessing
 from tools.dataset.near_duplicates import SIDE, Signatures, signature
 from tools.dataset.parallel import map_in_processes

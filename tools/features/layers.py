@@ -5,9 +5,9 @@ from torch import nn
 from torch.nn import functional
 
 from fr.errors import InputError
-from fr.evaluation import Network, with_mirror_image
+from fr.evaluation.embedding import Network, with_mirror_image
+from fr.evaluation.scored_model import ScoredModel
 from fr.models import family
-from fr.scored_model import ScoredModel
 
 LAYERS = ("embedding", "pooled")
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.errors import InputError
-from fr.files import write_result
+from fr.files.durable import write_result
+from fr.files.untrusted import read_text, read_whole
 from fr.randomness import Purpose, uniforms
-from fr.reading import read_text, read_whole
 from tools.features.sinks import Vector, column_matrix
 
 LISTS = ("megaface_noises.txt", "facescrub_noises.txt")  # a --noises_list must be called so, whatever stands before

@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fr.data.annotations import Faces
 from fr.data.bad_images import BadImages
+from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, usable_batches
 from fr.data.samples import plain_batch
 from fr.distributed import Ranks, patient_group, raise_together
 from fr.errors import InputError
-from fr.evaluation import Network
-from fr.monitor import progress
-from fr.option_types import COUNT, COUNT_OR_0, FLAG
-from fr.options import Group
+from fr.evaluation.embedding import Network
+from fr.options.definitions import Group
+from fr.options.types import COUNT, COUNT_OR_0, FLAG
 from fr.preprocessing import Preprocessing
+from fr.train.monitor import progress
 
 _MOST = 1000  # parts; a kill loses at most that share of the work of each rank
 

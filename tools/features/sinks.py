@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fr.errors import InputError
-from fr.files import sync_folder, write_durably, write_result
+from fr.files.durable import sync_folder, write_durably, write_result
 from tools.features.parts import Features, Part
 
 _FLOAT32 = 5  # OpenCV's CV_32F

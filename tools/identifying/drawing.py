@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from fr.lettering import font
-from fr.photographs import Pixels
+from fr.files.images import Pixels
+from fr.report.font import font
 
 _KNOWN, _UNKNOWN, _WHITE = "#1f6f9f", "#c4572c", "#ffffff"
 _LINES = 32  # of text a picture's shorter side has room for

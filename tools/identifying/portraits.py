@@ -13,11 +13,11 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from fr.data.annotations import Faces, existing_folder
-from fr.data.folders import pictures_below
-from fr.detection import DetectorSettings, Mtcnn
+from fr.data.faces import Faces, existing_folder
+from fr.data.readers.folders import pictures_below
 from fr.errors import InputError
-from fr.monitor import progress
+from fr.recognition.detection import DetectorSettings, Mtcnn
+from fr.train.monitor import progress
 from tools.dataset.face_journal import Found
 from tools.dataset.parallel import map_in_processes
 from tools.detect_faces import face_of, find_face

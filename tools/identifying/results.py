@@ -15,8 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from fr.errors import InputError
-from fr.files import write_result
-from fr.photographs import Pixels
+from fr.files.durable import write_result
+from fr.files.images import Pixels
 from tools.identifying.drawing import annotated
 from tools.identifying.sources import Shot, Source
 

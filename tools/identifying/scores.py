@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fr.files import write_result
-from fr.gallery import Gallery, Rows, of_length_1
-from fr.identification import FPIRS, RANKS, Searches, cmc, fpir, identification_figures, search, tpir
-from fr.score_plots import cmc_plot, png
+from fr.files.durable import write_result
+from fr.recognition.gallery import Gallery, Rows, of_length_1
+from fr.recognition.identification import FPIRS, RANKS, Searches, cmc, fpir, identification_figures, search, tpir
+from fr.report.plots import cmc_plot, png
 from tools.identifying.portraits import Portraits
 
 SHOWN_RANKS = 20  # of the CMC curve
@@ -23,7 +23,7 @@ def search_probes(gallery: Gallery, probes: Portraits, embeddings: Rows) -> Sear
 
 
 def figures_of(searches: Searches, threshold: float | None) -> Figures:
-    """Counts, the figures of fr/identification.py and, if there is a threshold, the rates at it."""
+    """Counts, the figures of fr/recognition/identification.py and, if there is a threshold, the rates at it."""
     mated = int(searches.mated.sum())
     figures: Figures = {"mated_probes": mated, "strangers": len(searches.mated) - mated}
     figures |= identification_figures(searches)

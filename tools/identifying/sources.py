@@ -9,11 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fr.data.folders import PICTURE_ENDINGS, pictures_below
+from fr.data.readers.folders import PICTURE_ENDINGS, pictures_below
 from fr.data.storage import MOST_BYTES
 from fr.errors import InputError
-from fr.photographs import MOST_PIXELS, Pixels, decode
-from fr.reading import OutsideRoot, open_file, read_whole
+from fr.files.images import MOST_PIXELS, Pixels, decode
+from fr.files.untrusted import OutsideRoot, open_file, read_whole
 
 _USUAL_RATE = 25.0  # frames a second, of a camera that doesn't say
 

@@ -1,0 +1,1 @@
+"""Snapshots and training states: contents, writer, resume."""

@@ -1,0 +1,111 @@
+"""Going on from a snapshot: the newest that is whole, and what must be the same there (C7)."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fr.checkpoint.snapshot import by_iteration, read, state_path
+from fr.checkpoint.training_state import TrainingState, read_names
+from fr.distributed import gather_objects, rank
+from fr.errors import InputError
+from fr.files.checksums import damages
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The snapshot that a run goes on from, if any: what its `.pt` holds, and lines to say about it."""
+
+    path: Path | None = None
+    contents: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def iteration(self) -> int:
+        return int(self.contents.get("iteration", 0))
+
+
+NOTHING = Resumed()
+_SHOWN = 5
+
+
+def candidates(wish: str, folder: Path, prefix: str) -> list[Path]:
+    """What to try to go on from, in this order. wish: a `.pt`, `auto` = those in the folder, or empty = nothing.
+
+    torchrun starts all ranks again when one has died (--max-restarts): then those in the folder come first. InputError
+    where it may do so and those of an earlier run are in the way. The first rank looks for all of them.
+    """
+    newest_first = gather_objects([*reversed(by_iteration(folder, prefix).values())] if rank() == 0 else [])[0]
+    wished = newest_first if wish == "auto" else [Path(wish)] if wish else []
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        return newest_first + [path for path in wished if path not in newest_first]
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and newest_first and wished != newest_first:
+        raise InputError(
+            f"{newest_first[0]} is an earlier run's, and with --max-restarts this run would go on from it after a "
+            "restart: say --snap_to_resume auto, or another --snap_prefix, or move it away"
+        )
+    return wished
+
+
+def resume(
+    paths: Sequence[Path], state: TrainingState, facts: dict[str, Any], identities: Sequence[str] = ()
+) -> Resumed:
+    """Load the first undamaged snapshot of several, all ranks together; of none, do nothing.
+
+    facts: entries of the `.pt` that must be the same there. identities: of this run's classes; none = unknown.
+    InputError when all are damaged, and for each difference.
+    """
+    damaged: list[str] = []
+    for path in paths:
+        contents, problems = _whole(path)
+        if not problems:
+            problems = _differences(contents, facts, f"{path}: ") + _other_people(path, identities)
+            if problems:
+                raise InputError(*problems)
+            state.load(state_path(path))
+            return Resumed(path, contents, [*damaged, f"going on from {path}"])
+        damaged += problems
+    if damaged:
+        raise InputError(*damaged)
+    return NOTHING
+
+
+def _whole(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The contents of a snapshot, and what is wrong with it or its training state: on every rank what is on any."""
+    contents: dict[str, Any] = {}
+    problems: tuple[str, ...] = ()
+    try:
+        contents = read(path)
+        if not state_path(path).is_dir():
+            raise InputError(f"{state_path(path)}: no such folder: {path} holds the weights alone and can't be resumed")
+    except InputError as error:
+        problems = error.problems
+    problems = next(filter(None, gather_objects(problems)), ())
+    return contents, [*problems] or damages(state_path(path))
+
+
+def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str) -> list[str]:
+    problems = []
+    for key, value in wanted.items():
+        if isinstance(value, dict):
+            there = stored.get(key, {})
+            problems += _differences(there, dict.fromkeys(there) | value, f"{prefix}{key}.")
+        elif stored.get(key) != value:
+            problems.append(f"{prefix}{key} is {stored.get(key)} there and {value} in this run")
+    return problems
+
+
+def _other_people(path: Path, ours: Sequence[str]) -> list[str]:
+    theirs = read_names(state_path(path))
+    if theirs is None or not ours or theirs == [*ours]:
+        return []
+    parts = [
+        f"{len(names):,} {where} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"
+        for names, where in (
+            (sorted({*theirs} - {*ours}), "there alone"),
+            (sorted({*ours} - {*theirs}), "in this run alone"),
+        )
+        if names
+    ]
+    return [f"{path}: other identities: {', '.join(parts) or 'the same ones in another order'}"]

@@ -1,0 +1,1 @@
+"""Verification sets, one file each; `fr/data/verification_set.py` chooses."""

@@ -1,0 +1,137 @@
+"""IJB-B and IJB-C, 1:1, as insightface lays them out (`recognition/arcface_torch/eval_ijbc.py`).
+
+`loose_crop/` holds the pictures. In `meta/` are, with `ijbb` or `ijbc` for x:
+- `x_face_tid_mid.txt`, lines `name template media`: what a template is made of; the frames of a video are one media;
+- `x_name_5pts_score.txt`, lines `name x1 y1 … x5 y5 score` for the same pictures in the same order: landmarks in pixels
+  of the picture, and how sure the detector was that this is a face;
+- `x_template_pair_label.txt`, lines `template template 0|1`: the pairs that are scored, millions of them.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from numpy.typing import NDArray
+
+from fr.data.faces import Faces, check_landmarks, existing_folder, read_text, refuse
+from fr.data.lines import strays, true_rows
+from fr.errors import InputError
+
+_MEMBERS, _POINTS, _PAIRS = "_face_tid_mid.txt", "_name_5pts_score.txt", "_template_pair_label.txt"
+SHOWN = 10  # problems named one by one
+_NAMED, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
+
+
+@dataclass(frozen=True)
+class Ijb:
+    """N pictures, T templates, P pairs."""
+
+    name: str  # ijbb or ijbc
+    faces: Faces
+    template: NDArray[np.int64]  # [N] 0 … T - 1
+    media: NDArray[np.int64]  # [N] as the file numbers them
+    detector: NDArray[np.float64]  # [N] 0 … 1
+    pairs: NDArray[np.int32]  # [P, 2] templates
+    same: NDArray[np.bool_]  # [P]
+
+
+def read_ijb(root: str, outside: bool = False) -> Ijb:
+    """outside: of `Faces`. InputError names lines that don't fit, pairs of unknown templates, and pictures that aren't
+    there."""
+    folder = existing_folder("the set", root)
+    found = sorted((folder / "meta").glob(f"*{_PAIRS}"))
+    if len(found) != 1:
+        raise InputError(f"{folder}/meta: {len(found)} files *{_PAIRS}; a folder holds one set, IJB-B or IJB-C")
+    name = found[0].name.removesuffix(_PAIRS)
+    members, points = (folder / "meta" / f"{name}{ending}" for ending in (_MEMBERS, _POINTS))
+    pictures, templates, media = _columns(members, [_NAMED, _WHOLE, _WHOLE])
+    again, *numbers = _columns(points, [_NAMED, *[_NUMBER] * 11])
+    if len(again) != len(pictures):
+        raise InputError(f"{points}: {len(again):,} pictures, where {members} has {len(pictures):,}")
+    differ = true_rows(pc.not_equal(again, pictures))
+    strayed = true_rows(pc.or_(strays(pictures, outside), pc.equal(pictures, "")))
+    refuse([f"{points}:{i + 1}: {again[i]}, where {members} has {pictures[i]}" for i in differ.tolist()])
+    inside = f"a path must start from {folder}/loose_crop and stay there"
+    refuse([f"{members}:{i + 1}: {pictures[i].as_py()[:80]!r}: {inside}" for i in strayed.tolist()])
+    landmarks = np.stack([column.to_numpy() for column in numbers[:10]], axis=1).reshape(-1, 5, 2)
+    check_landmarks(landmarks, lambda i: f"{points}:{i + 1}")
+    detector = numbers[10].to_numpy()
+    unsure = np.flatnonzero(~((detector > 0) & (detector <= 1))).tolist()  # true for NaN, too
+    refuse([f"{points}:{i + 1}: a score of {detector[i]:g}; it must be above 0 and at most 1" for i in unsure])
+    known, template = np.unique(templates.to_numpy(), return_inverse=True)
+    pairs, same = _pairs(found[0], known, members)
+    faces = Faces(folder / "loose_crop", pictures, landmarks, outside=outside)
+    _check_pictures(faces, members)
+    return Ijb(name, faces, template.astype(np.int64), media.to_numpy(), detector, pairs, same)
+
+
+def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    first, second, label = (column.to_numpy() for column in _columns(path, [_WHOLE, _WHOLE, _WHOLE]))
+    _refuse_rows(np.flatnonzero(label & ~1), lambda i: f"{path}:{i + 1}: {label[i]} where 0 or 1 is due")
+    pairs = np.empty((len(first), 2), dtype=np.int32)
+    for side, of in enumerate((first, second)):
+        pairs[:, side] = np.minimum(np.searchsorted(known, of), len(known) - 1)
+    strange = (known[pairs[:, 0]] != first) | (known[pairs[:, 1]] != second)
+    _refuse_rows(
+        np.flatnonzero(strange), lambda i: f"{path}:{i + 1}: {first[i]} or {second[i]} is no template of {members}"
+    )
+    same = label == 1
+    if same.all() or not same.any():
+        raise InputError(f"{path}: {same.sum():,} same pairs of {len(same):,}; a verification needs both kinds")
+    return pairs, same
+
+
+def _refuse_rows(rows: NDArray[np.int64], problem: Callable[[int], str]) -> None:
+    """As `refuse`, where there may be millions."""
+    if len(rows):
+        more = len(rows) - SHOWN
+        hidden = [f"… and {more:,} more like these"] if more > 0 else []
+        raise InputError(*map(problem, rows[:SHOWN].tolist()), *hidden)
+
+
+def _columns(path: Path, types: list[pa.DataType]) -> list[pa.Array]:
+    """The words of all lines, parted by a space; InputError for a file with others, or none."""
+    names = [str(place) for place in range(len(types))]
+    try:
+        table = pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(column_names=names),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=" ", quote_char=False, ignore_empty_lines=False),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict(zip(names, types, strict=True)), null_values=[], strings_can_be_null=False
+            ),
+        )
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
+    except pa.ArrowException as error:
+        raise InputError(next(_problems(path, types), f"{path}: {str(error).splitlines()[0][:200]}")) from error
+    if not len(table):
+        raise InputError(f"{path}: it is empty")
+    return [column.combine_chunks() for column in table.columns]
+
+
+def _problems(path: Path, types: list[pa.DataType]) -> Iterator[str]:
+    """Lines that Arrow can't have read, found the slow way since its messages seldom give them."""
+    readers = {_NAMED: str, _WHOLE: int, _NUMBER: float}
+    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), start=1):
+        words = line.split(" ")
+        try:
+            for read, word in zip((readers[of] for of in types), words, strict=True):
+                read(word)
+        except ValueError:
+            yield f"{path}:{number}: {line[:80]!r} isn't {len(types)} words with a space between, numbers after a name"
+
+
+def _check_pictures(faces: Faces, members: Path) -> None:
+    """One listing of the folder: asking a file server for each of half a million pictures would take minutes."""
+    try:
+        there = pa.array([entry.name for entry in os.scandir(faces.root)], type=pa.string())
+    except OSError as error:
+        raise InputError(f"{faces.root}: can't be read: {error.strerror}") from error
+    unlisted = true_rows(pc.invert(pc.is_in(faces.names, value_set=there))).tolist()
+    refuse([f"{members}:{i + 1}: {faces.path(i)}: no such file" for i in unlisted if not os.path.exists(faces.path(i))])

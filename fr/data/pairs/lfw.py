@@ -1,0 +1,67 @@
+"""LFW's `pairs.txt`: the form of its lines, and the whole set from its three places."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from fr.data.faces import VerificationFaces, existing_folder, refuse
+from fr.data.pairs.pair_faces import Pairs, faces_of_pairs
+from fr.errors import InputError
+from fr.files.untrusted import read_text
+
+_NUMBER = re.compile("[0-9]{1,9}")  # str.isdigit also takes what int() doesn't
+_PERSON = re.compile(r"(?!\.\.?$)[^/]+")  # a folder of the root, neither itself nor the one above
+
+
+def read_lfw(root: str, pairs_file: str, landmark_file: str, outside: bool = False) -> VerificationFaces:
+    """LFW's view 2: pairs in folds, landmarks by relative path (whole or decimal pixels).
+
+    outside: links may lead out of the root.
+    """
+    folder = existing_folder("--val_data_root", root)
+    return faces_of_pairs(folder, read_lfw_pairs(Path(pairs_file)), landmark_file, "--val_data_root", outside)
+
+
+def read_lfw_pairs(path: Path) -> Pairs:
+    """`name i j` and `name i other j` after a line with the number of folds and of pairs of a kind in each.
+
+    InputError names the lines that are neither, and a number of pairs that isn't the one in the first line.
+    """
+    lines = read_text(path).splitlines()
+    header = lines[0].split() if lines else []
+    if len(header) != 2 or not all(_NUMBER.fullmatch(field) and int(field) > 0 for field in header):
+        raise InputError(f"{path}:1: expected the number of folds and of pairs of a kind in each, such as 10 300")
+    per_fold = 2 * int(header[1])
+    names: list[tuple[str, str]] = []
+    same: list[bool] = []
+    where: dict[str, str] = {}
+    problems: list[str] = []
+    for number, line in enumerate(lines[1:], start=2):
+        match line.split("\t"):
+            case [name, first, second]:
+                pair = _lfw_name(name, first), _lfw_name(name, second)
+            case [name, first, other, second]:
+                pair = _lfw_name(name, first), _lfw_name(other, second)
+            case [""]:
+                continue
+            case _:
+                pair = "", ""
+        if not all(pair):
+            problems.append(f"{path}:{number}: neither `name i j` nor `name i other j`, separated by tabs")
+            continue
+        names.append(pair)
+        same.append(line.count("\t") == 2)
+        for photograph in pair:
+            where.setdefault(photograph, f"{path}:{number}")
+    refuse(problems)
+    if len(names) != int(header[0]) * per_fold:
+        raise InputError(f"{path}: {len(names)} pairs where the header says {header[0]} × 2 × {header[1]}")
+    return Pairs(names, same, np.arange(len(names)) // per_fold, where)
+
+
+def _lfw_name(person: str, number: str) -> str:
+    """The photograph's path below the root; empty when these are no name and number."""
+    if not _PERSON.fullmatch(person) or not _NUMBER.fullmatch(number):
+        return ""
+    return f"{person}/{person}_{int(number):04d}.jpg"

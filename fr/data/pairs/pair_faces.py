@@ -1,0 +1,114 @@
+"""Pairs of named photographs → VerificationFaces: what the readers of all lists of pairs end with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fr.data.faces import VerificationFaces, check_first_photograph, check_landmarks, existing_folder, refuse
+from fr.data.landmark_csv import landmarks_of
+from fr.data.lines import strays, true_rows
+from fr.errors import InputError
+from fr.files.untrusted import read_text
+
+FOLDS = 10  # of a list that doesn't say its own
+ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # of cropped copies, which keep the names
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What a list says. P pairs. where: file and line that first name each photograph."""
+
+    names: list[tuple[str, str]]  # [P] paths below the root
+    same: list[bool]  # [P]
+    fold: NDArray[np.int64]  # [P]
+    where: dict[str, str]
+
+
+def tenths(same: Sequence[bool], of: str) -> NDArray[np.int64]:
+    """Folds [P] of pairs [P] that come without: the n-th tenth of the same and of the different ones is fold n.
+
+    Of a list in LFW's order these are LFW's folds; and a list with all the same pairs in front, as CALFW's, has both
+    kinds in each. InputError, about `of`, for fewer than two pairs of a kind.
+    """
+    kinds = np.asarray(same, dtype=bool)
+    fold = np.zeros(len(kinds), dtype=np.int64)
+    for kind, called in ((True, "same"), (False, "different")):
+        rows = np.flatnonzero(kinds == kind)
+        if len(rows) < 2:
+            raise InputError(f"{of}: {len(rows)} {called} pairs; a verification needs two of each kind at least")
+        fold[rows] = np.arange(len(rows)) * FOLDS // len(rows)
+    return fold
+
+
+def faces_of_pairs(folder: Path, pairs: Pairs, landmarks: str, option: str, outside: bool) -> VerificationFaces:
+    """The photographs of a list below `folder`, each once, in order of first appearance.
+
+    landmarks: LFW's landmark file or a CSV as bb_landmark's, both in pixels; empty = aligned crops. A photograph that
+    isn't there may have another of ENDINGS. option: what said the folder, for messages. outside: paths and links may
+    lead out of it. InputError names paths that do else, photographs without landmarks, and those that aren't there, all
+    together.
+    """
+    existing_folder(option, str(folder))
+    names = list(pairs.where)
+    strayed = true_rows(strays(pa.array(names, type=pa.string()), outside))
+    refuse([
+        f"{pairs.where[names[i]]}: {names[i][:80]!r}: a path must start from {folder} and stay there" for i in strayed
+    ])
+    points = _landmarks(names, Path(landmarks), pairs.where) if landmarks else np.zeros((len(names), 0, 2))
+    row = {name: index for index, name in enumerate(names)}
+    indices = np.array([(row[first], row[second]) for first, second in pairs.names], dtype=np.int64)
+    found = pa.array([_as_found(folder, name) for name in names], type=pa.string())
+    faces = VerificationFaces(folder, found, points, indices, np.array(pairs.same), pairs.fold, outside=outside)
+    missing = [index for index in range(len(faces)) if not _exists(Path(faces.path(index)))]
+    if len(missing) < len(faces):
+        refuse([f"{pairs.where[names[i]]}: {faces.path(i)}: no such file" for i in missing])
+    check_first_photograph(faces, option)
+    return faces
+
+
+def _as_found(folder: Path, name: str) -> str:
+    """The name, or the first with another ending that is there."""
+    if _exists(folder / name):
+        return name
+    stem = name.removesuffix(Path(name).suffix)
+    return next((stem + ending for ending in ENDINGS if _exists(folder / (stem + ending))), name)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than the file system has
+        return False
+
+
+def _landmarks(names: list[str], path: Path, where: dict[str, str]) -> NDArray[np.float64]:
+    """Of named photographs [N], in pixels: [N, 5, 2]."""
+    if path.suffix == ".csv":
+        return landmarks_of(pa.array(names, type=pa.string()), path, lambda i: where[names[i]])
+    known = _read_lfw_landmarks(path)
+    refuse([f"{where[name]}: {name} has no row in {path}" for name in names if name not in known])
+    points = np.array([known[name] for name in names]).reshape(-1, 5, 2)
+    check_landmarks(points, lambda i: f"{path}: the row of {names[i]}")
+    return points
+
+
+def _read_lfw_landmarks(path: Path) -> dict[str, list[float]]:
+    known: dict[str, list[float]] = {}
+    problems: list[str] = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        name, *fields = line.split("\t")
+        if not line.strip():
+            continue
+        try:
+            known[name] = [float(field) for field in fields]
+        except ValueError:
+            problems.append(f"{path}:{number}: a landmark isn't a number")
+            continue
+        if len(fields) != 10:
+            problems.append(f"{path}:{number}: {len(fields)} numbers instead of ten after the name")
+    refuse(problems)
+    return known

@@ -1,0 +1,93 @@
+"""Lists of pairs by path, in the forms that verification sets are published in; told apart by their first line.
+
+| form | lines |
+|---|---|
+| lfw | a line of two numbers, then `name i j` or `name i other j` (`fr/data/pairs/lfw.py`) |
+| pairs | `path path 0\\|1` (FaceTechnologyTool; `agedb_30_pair.txt`), or `0\\|1 path path` (`agedb_30_ann.txt`) |
+| two_lines | `path n` and `path n`, the two of a pair; n is 0 for two people (CALFW, CPLFW) |
+
+Where a line has tabs, they alone part it, so that paths may hold spaces.
+"""
+
+import re
+from pathlib import Path
+
+from fr.data.faces import read_text, refuse
+from fr.data.pairs.lfw import read_lfw_pairs
+from fr.data.pairs.pair_faces import Pairs, tenths
+from fr.errors import InputError
+
+_KINDS = {"0": False, "1": True}
+_WHOLE = re.compile("[0-9]{1,9}")
+_SHOWN = 80  # characters of a line in a message
+
+
+def list_form(path: Path) -> str:
+    """`lfw`, `pairs` or `two_lines`; InputError for a file that begins like none of them."""
+    _, first = next(iter(_lines(path)), (0, []))
+    match first:
+        case [number, other] if _WHOLE.fullmatch(number) and _WHOLE.fullmatch(other):
+            return "lfw"
+        case [_, number] if _WHOLE.fullmatch(number):
+            return "two_lines"
+        case [first_word, _, last] if first_word in _KINDS or last in _KINDS:
+            return "pairs"
+    raise InputError(
+        f"{path}:1: no list of pairs: expected two numbers as LFW's pairs.txt, `path path 0|1`, or `path 0|1` twice a "
+        "pair as CALFW's"
+    )
+
+
+def read_pairs(path: Path, form: str) -> Pairs:
+    """The pairs of a list of that form; InputError names the lines that aren't like it."""
+    return {"lfw": read_lfw_pairs, "pairs": _read_pairs, "two_lines": _read_two_lines}[form](path)
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Numbers and words of the lines that aren't blank."""
+    lines = enumerate(read_text(path).split("\n"), start=1)
+    return [(number, line.split("\t") if "\t" in line else line.split()) for number, line in lines if line.strip()]
+
+
+def _read_pairs(path: Path) -> Pairs:
+    lines = _lines(path)
+    in_front = len(lines[0][1]) == 3 and lines[0][1][2] not in _KINDS
+    form = "`0|1 path path`" if in_front else "`path path 0|1`"
+    names: list[tuple[str, str]] = []
+    same: list[bool] = []
+    where: dict[str, str] = {}
+    problems: list[str] = []
+    for number, words in lines:
+        kind, *pair = words if in_front else (words[-1], *words[:-1])
+        if len(pair) != 2 or kind not in _KINDS or not all(pair):
+            problems.append(f"{path}:{number}: {' '.join(words)[:_SHOWN]!r} isn't {form}")
+            continue
+        names.append((pair[0], pair[1]))
+        same.append(_KINDS[kind])
+        for photograph in pair:
+            where.setdefault(photograph, f"{path}:{number}")
+    refuse(problems)
+    return Pairs(names, same, tenths(same, str(path)), where)
+
+
+def _read_two_lines(path: Path) -> Pairs:
+    """CALFW numbers the folds of its same pairs from 1 where CPLFW has 1; neither has folds of the different ones."""
+    lines = _lines(path)
+    where: dict[str, str] = {}
+    problems = []
+    for number, words in lines:
+        if len(words) != 2 or not words[0] or not _WHOLE.fullmatch(words[1]):
+            problems.append(f"{path}:{number}: {' '.join(words)[:_SHOWN]!r} isn't `path n`")
+            continue
+        where.setdefault(words[0], f"{path}:{number}")
+    refuse(problems)
+    if len(lines) % 2:
+        raise InputError(f"{path}:{lines[-1][0]}: the last pair has one line; {len(lines)} lines are no pairs")
+    pairs = list(zip(lines[::2], lines[1::2], strict=True))
+    refuse([
+        f"{path}:{number}: the two lines of a pair end with {of[1]} and {other[1]}"
+        for (number, of), (_, other) in pairs
+        if (int(of[1]) == 0) != (int(other[1]) == 0)
+    ])
+    same = [int(of[1]) != 0 for (_, of), _ in pairs]
+    return Pairs([(of[0], other[0]) for (_, of), (_, other) in pairs], same, tenths(same, str(path)), where)

@@ -1,0 +1,202 @@
+"""Training data as insightface ships them: `train.rec`, `train.idx` and `property` in one folder, read without MXNet.
+
+`train.idx` has a line `key<tab>offset` for each record of the RecordIO file `train.rec` (`fr/files/record_io.py`), and
+`property` is `classes,height,width`. The first label of a picture's record is its class; pictures are aligned crops.
+Record 0 may be a header, one with labels a, b and no picture: records 1 … a - 1 are the pictures, ordered by class, and
+each of a … b - 1 stands for an identity, with the first of its pictures and the one after its last as labels
+(insightface's `face2rec2.py`). So the classes of millions of pictures are known from two records an identity.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fr.data.faces import LabelledFaces, existing_folder, refuse
+from fr.data.storage import MOST_BYTES, RecordFile, read_slice
+from fr.errors import InputError, in_short
+from fr.files.record_io import Damaged, unpack
+from fr.files.untrusted import check_inside, open_file, read_text
+
+FILES = ("train.rec", "train.idx", "property")
+_EXACT = 1 << 24  # the whole numbers up to here are all float32, as which records hold them; of later ones every other
+_NAMED = 3  # records left out that are said by number
+_UNKNOWN, _NO_PICTURE = -1, -2  # in place of a class
+
+Keys = NDArray[np.int64]
+
+
+class _Records:
+    """The records of a file as its index places them, by ascending key."""
+
+    def __init__(self, path: Path, index: Path) -> None:
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise InputError(f"{path}: can't be read: {error.strerror}") from error
+        keys, offsets = _read_index(index, path, size)
+        by_offset, by_key = np.argsort(offsets), np.argsort(keys)
+        sizes = np.empty_like(offsets)
+        # To where the next one begins that the index knows of: far, in an index of the first few records.
+        sizes[by_offset] = np.minimum(np.diff(offsets[by_offset], append=size), MOST_BYTES)
+        self.path = path
+        self.keys, self.offsets, self.sizes = keys[by_key], offsets[by_key], sizes[by_key]
+
+    def rows(self, keys: Keys) -> NDArray[np.int64]:
+        """Where the records of these keys are in the columns; InputError names those that the index lacks."""
+        found = np.searchsorted(self.keys, keys)
+        missing = self.keys[np.minimum(found, len(self.keys) - 1)] != keys
+        refuse([f"{self.path.with_suffix('.idx')}: no record {key}" for key in keys[missing].tolist()])
+        return found
+
+    def labels(self, row: int) -> tuple[list[float], bool]:
+        """The first two labels of a record, and whether it has a picture; Damaged when it can't be read."""
+        try:
+            data = read_slice(str(self.path), int(self.offsets[row]), int(self.sizes[row]), None)
+        except OSError as error:
+            raise Damaged(error.strerror) from error
+        header, picture = unpack(data)
+        return header.labels[:2].tolist(), len(picture) > 0
+
+
+def read_records(root: str, outside: bool = False) -> LabelledFaces:
+    """The pictures of `root`/train.rec in order of their keys. Classes ascend by label; gaps are closed.
+
+    A record that can't be read is left out where nothing else tells its class. outside: the three files may be links
+    that lead out of the root. InputError when they don't fit each other.
+    """
+    folder = existing_folder("--train_data_root", root)
+    path, index, facts = (folder / name for name in FILES)
+    for file in () if outside else (path, index, facts):
+        check_inside(file, folder)
+    count = _class_count(facts)
+    records = _Records(path, index)
+    rows, bounds = _groups(records)
+    hidden = os.environ.get("LOCAL_RANK", "0") != "0"  # a minute where every record is asked: one rank shows it
+    groups = tqdm(bounds, "reading labels", unit="group", delay=2, mininterval=1, disable=hidden)
+    classes = np.repeat([_class(records, rows[first:end]) for first, end in groups], np.diff(bounds).ravel())
+    lost, rows, classes = rows[classes == _UNKNOWN], rows[classes >= 0], classes[classes >= 0]
+    if not len(rows):
+        raise InputError(f"{path}: no picture can be read; does {index} belong to it?")
+    refuse([
+        f"{path}: record {records.keys[rows[i]]}: its class {classes[i]:,} isn't one of the {count:,} of {facts}"
+        for i in np.flatnonzero(classes >= count).tolist()
+    ])
+    found, labels = np.unique(classes, return_inverse=True)
+    notes = _notes(path, records.keys[lost].tolist())
+    if len(found) < count:
+        notes.append(f"{facts} says {count:,} classes, and the pictures are of {len(found):,}")
+    return LabelledFaces(
+        folder,
+        pa.array(records.keys[rows]).cast(pa.string()),
+        np.zeros((len(rows), 0, 2)),
+        labels.astype(np.int64),
+        [str(label) for label in found.tolist()],
+        storage=RecordFile(path.name, records.offsets[rows], records.sizes[rows]),
+        notes=tuple(notes),
+        outside=outside,
+    )
+
+
+def _groups(records: _Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the records that may be pictures [N]; where in these each group of one class begins and ends [G, 2]."""
+    ranges = _identity_ranges(records)
+    if ranges is not None:
+        return records.rows(np.arange(1, ranges[-1, 1])), ranges - 1
+    every = np.arange(len(records.keys))
+    return every, np.stack([every, every + 1], axis=1)
+
+
+def _identity_ranges(records: _Records) -> NDArray[np.int64] | None:
+    """First key and the one after the last of each identity's pictures [R, 2], ascending.
+
+    None unless the header and the records of identities tell it exactly for all of 1 … a - 1.
+    """
+    try:
+        labels, pictured = records.labels(0)
+        bounds = _whole(labels)
+        if records.keys[0] != 0 or pictured or bounds is None:
+            return None
+        first, last = bounds
+        if last > len(records.keys):
+            raise InputError(
+                f"{records.path}: its header counts {last:,} records, and its index {len(records.keys):,}; do they "
+                "belong together?"
+            )
+        found = [_whole(records.labels(row)[0]) for row in records.rows(np.arange(first, last)).tolist()]
+    except Damaged:
+        return None
+    ranges = np.array(sorted(pair for pair in found if pair), dtype=np.int64).reshape(-1, 2)
+    edges = [1, *ranges[:, 1].tolist()]
+    gapless = len(ranges) == last - first > 0 and ranges[:, 0].tolist() == edges[:-1] and edges[-1] == first
+    return ranges if gapless else None
+
+
+def _whole(labels: list[float]) -> tuple[int, int] | None:
+    """Two labels as the keys they hold, if they are some that float32 holds exactly."""
+    if len(labels) < 2 or not all(1 <= label <= _EXACT and label.is_integer() for label in labels[:2]):
+        return None
+    return int(labels[0]), int(labels[1])
+
+
+def _class(records: _Records, rows: NDArray[np.int64]) -> int:
+    """The class that the first record of a group has which can be read."""
+    for row in rows.tolist():
+        try:
+            labels, pictured = records.labels(row)
+        except Damaged:
+            continue
+        if not pictured:
+            return _NO_PICTURE
+        if 0 <= labels[0] < _EXACT and labels[0].is_integer():
+            return int(labels[0])
+    return _UNKNOWN
+
+
+def _notes(path: Path, lost: list[int]) -> list[str]:
+    if not lost:
+        return []
+    named = ", ".join(map(str, lost[:_NAMED])) + (", …" if len(lost) > _NAMED else "")
+    return [f"{len(lost):,} records of {path} whose class can't be read left out: {named}"]
+
+
+def _class_count(path: Path) -> int:
+    found = re.fullmatch(r"\s*([0-9]{1,9})\s*,\s*[0-9]+\s*,\s*[0-9]+\s*", read_text(path))
+    if not found:
+        raise InputError(f"{path}: isn't `classes,height,width`")
+    return int(found[1])
+
+
+def _read_index(path: Path, of: Path, size: int) -> tuple[Keys, NDArray[np.int64]]:
+    """Keys and offsets [bytes] of the records of a file of `size` bytes, as its index has them."""
+    columns = {"key": pa.int64(), "offset": pa.int64()}
+    try:
+        with open_file(path) as file:
+            table = pyarrow.csv.read_csv(
+                file,
+                pyarrow.csv.ReadOptions(column_names=list(columns)),
+                pyarrow.csv.ParseOptions(delimiter="\t"),
+                pyarrow.csv.ConvertOptions(column_types=columns, null_values=[]),
+            )
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    except pa.ArrowInvalid as error:
+        read_text(path)  # which says if it isn't text at all
+        raise InputError(f"{path}: isn't lines of `key<tab>offset`: {in_short(error)}") from error
+    keys, offsets = table["key"].to_numpy(), table["offset"].to_numpy()
+    if not len(keys):
+        raise InputError(f"{path}: the index is empty")
+    unfit = (offsets < 0) | (offsets >= size) | (offsets % 4 != 0)
+    refuse([
+        f"{path}: record {keys[i]} at {offsets[i]:,}, where in the {size:,} bytes of {of} none can begin"
+        for i in np.flatnonzero(unfit).tolist()
+    ])
+    for column, what in ((keys, "key"), (offsets, "offset")):
+        values, counts = np.unique(column, return_counts=True)
+        refuse([f"{path}: the {what} {value} for the second time" for value in values[counts > 1].tolist()])
+    return keys, offsets

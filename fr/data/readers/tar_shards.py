@@ -1,0 +1,269 @@
+"""WebDataset: tar files ("shards") in which the files of a sample share a key.
+
+The key is the path up to the first dot of its last part; what follows that dot says what the file is:
+
+| file | content |
+|---|---|
+| `key.jpg` (`.jpeg`, `.png`, `.webp`, `.bmp`) | the encoded picture |
+| `key.cls` | its class: a whole number or a name, as text |
+| `key.landmarks` | ten numbers, `x1 y1 … x5 y5` [pixels], as text: eyes, nose, corners of the mouth, left ones first |
+
+Other files are passed over. Landmarks are in all samples or in none, whose pictures must be aligned crops then.
+A shard is read where it lies: nothing is unpacked, and no name in it reaches the disk. Names that would lead out of a
+folder are refused all the same, since tools make files of what they read here.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fr.data.faces import LabelledFaces, check_landmarks, existing_folder, refuse
+from fr.data.lines import STAYS, read_lines, strays, true_rows
+from fr.data.storage import TarShards
+from fr.errors import InputError
+from fr.files.durable import is_unicode
+from fr.files.tar_members import CutShort, tar_members
+from fr.files.untrusted import open_file
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+_ROLES = dict.fromkeys(PICTURES, "picture") | {"cls": "class", "landmarks": "landmarks"}
+_LONGEST = 1_000  # bytes of a class or of landmarks
+_QUOTED = 80  # characters of a text that a message shows
+_WHOLE = "[0-9]{1,18}"
+_NOWHERE = [0.0] * 10
+_Samples = dict[str, dict[str, "_Member"]]  # key → role → file
+
+
+class _Member(NamedTuple):
+    """A file in a shard; offset and size in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What one shard holds. n samples."""
+
+    names: pa.StringArray  # [n] of the pictures
+    classes: pa.StringArray  # [n]
+    points: NDArray[np.float64]  # [n, 5, 2]; without landmarks of no meaning
+    landmarked: NDArray[np.bool_]  # [n]
+    offsets: NDArray[np.int64]  # [n] of the pictures
+    sizes: NDArray[np.int64]  # [n]
+    pictureless: int  # samples left out
+    note: str
+    problems: list[str]
+
+
+def read_tar(root: str, list_file: str, aligned: bool, outside: bool = False) -> LabelledFaces:
+    """All samples of the shards that list_file names, one a line, or of all *.tar below `root` in order of their names.
+
+    Labels ascend by the classes' numbers if all are whole numbers, else as text; gaps are closed. aligned: the pictures
+    are aligned crops. outside: as of `read_vgg`, of shards and members. A shard that is cut short gives its samples up
+    to there, and a note. InputError names shard and member of what doesn't fit.
+    """
+    folder, shards = Path(root), shard_names(root, list_file, outside)
+    # A minute a million samples: the first rank of a host shows how far it is.
+    hidden = os.environ.get("LOCAL_RANK", "0") != "0"
+    bar = tqdm(shards, "reading shards", unit="shard", delay=2, mininterval=1, disable=hidden)
+    parts = [_index(folder / name, None if outside else folder) for name in bar]
+    refuse([problem for part in parts for problem in part.problems])
+    names = pa.concat_arrays([part.names for part in parts])
+    if not len(names):
+        raise InputError(f"--train_data_root {root}: no sample in {len(shards):,} shards")
+    storage = TarShards(
+        shards,
+        np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.names) for part in parts]),
+        np.concatenate([part.offsets for part in parts]),
+        np.concatenate([part.sizes for part in parts]),
+    )
+
+    def where(row: int) -> str:
+        return storage.path(folder, row, names[row].as_py()[:_QUOTED])
+
+    refuse([f"{where(row)}: {STAYS}" for row in true_rows(strays(names, outside)).tolist()])
+    points = _landmarks(parts, aligned, root, where)
+    labels, identities = _labels(pa.concat_arrays([part.classes for part in parts]))
+    notes = _notes(parts)
+    return LabelledFaces(folder, names, points, labels, identities, storage=storage, notes=notes, outside=outside)
+
+
+def shard_names(root: str, list_file: str, outside: bool) -> list[str]:
+    """The shards of a data set, as paths below its root, in order; outside, InputError: as of `read_tar`."""
+    folder = existing_folder("--train_data_root", root)
+    return _listed(Path(list_file), outside) if list_file else _found(folder)
+
+
+def _listed(path: Path, outside: bool) -> list[str]:
+    lines = read_lines(path)
+    shards: list[str] = lines.paths(lines.texts, outside).to_pylist()
+    first = {name: row for row, name in reversed(list(enumerate(shards)))}
+    refuse([f"{lines.where(i)}: {name} for the second time" for i, name in enumerate(shards) if first[name] != i])
+    return shards
+
+
+def _found(folder: Path) -> list[str]:
+    shards = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tar") if path.is_file())
+    if not shards:
+        raise InputError(f"--train_data_root {folder}: no *.tar in it or below")
+    refuse([f"{str(folder / name)!r}: the name isn't UTF-8" for name in shards if not is_unicode(name)])
+    return shards
+
+
+def _labels(classes: pa.StringArray) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels [N] and identities of classes [N]."""
+    coded = classes.dictionary_encode()
+    found = coded.dictionary.to_pylist()
+    numbered = all(re.fullmatch(_WHOLE, name) for name in found)
+    identities = sorted(found, key=lambda name: (int(name) if numbered else 0, name))
+    rank = {name: label for label, name in enumerate(identities)}
+    labels = np.array([rank[name] for name in found], dtype=np.int64)
+    return labels[coded.indices.to_numpy(zero_copy_only=False)], identities
+
+
+def _landmarks(parts: list[_Shard], aligned: bool, root: str, where: Callable[[int], str]) -> NDArray[np.float64]:
+    """[N, 5, 2] pixels, or [N, 0, 2] of aligned crops."""
+    landmarked = np.concatenate([part.landmarked for part in parts])
+    if landmarked.any() and aligned:
+        raise InputError(f"--aligned: not with the shards of {root}: their landmarks align the pictures")
+    if not landmarked.any() and not aligned:
+        raise InputError(
+            f"--train_data_root {root}: no landmarks in the shards; give --aligned if the pictures are aligned crops, "
+            "else find the faces with tools/detect_faces.py and pack the photographs anew with tools/pack_dataset.py"
+        )
+    if not landmarked.any():
+        return np.zeros((len(landmarked), 0, 2))
+    refuse([f"{where(i)}: no landmarks, and other samples have them" for i in np.flatnonzero(~landmarked).tolist()])
+    points = np.concatenate([part.points for part in parts])
+    check_landmarks(points, where)
+    return points
+
+
+def _notes(parts: list[_Shard]) -> tuple[str, ...]:
+    pictureless = sum(part.pictureless for part in parts)
+    said = [f"{pictureless:,} samples without a picture (.{', .'.join(PICTURES)}) left out"] if pictureless else []
+    return (*(part.note for part in parts if part.note), *said)
+
+
+def _index(path: Path, root: Path | None) -> _Shard:
+    """What a shard holds; root: as of `open_regular`. OSError's reason is told as InputError."""
+    try:
+        with open_file(path, root) as file:
+            samples, problems, cut = _samples(file, path)
+            return _contents(file, path, samples, problems, cut)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _samples(file: BinaryIO, path: Path) -> tuple[_Samples, list[str], bool]:
+    """Where the files of the samples are, what is wrong with them, and whether the shard is cut short."""
+    samples: _Samples = {}
+    problems: list[str] = []
+    try:
+        for member in tar_members(file, path):
+            key, role = _key_and_role(member.name)
+            if not role or member.isdir():
+                continue
+            parts = samples.setdefault(key, {})
+            if not is_unicode(member.name):
+                problems.append(f"{path}: {member.name!r}: the name isn't UTF-8")
+            elif not member.isreg() or member.issparse():
+                problems.append(
+                    f"{path}: {member.name}: a link or another special file; with --dereference and --hard-dereference "
+                    "tar puts the file itself there"
+                )
+            elif role in parts:
+                problems.append(f"{path}: {member.name}: a second {role} of {key}")
+            else:
+                parts[role] = _Member(member.name.removeprefix("./"), member.offset_data, member.size)
+    except CutShort:
+        _drop_half_a_sample(samples, os.fstat(file.fileno()).st_size)
+        return samples, problems, True
+    return samples, problems, False
+
+
+def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
+    """The last sample of a cut shard stays if its picture alone is cut: a bad photograph like any other (C9)."""
+    if not samples:
+        return
+    whole = next(iter(samples.values()))
+    key, last = samples.popitem()
+    cut = [role for role, member in last.items() if member.offset + member.size > file_size]
+    if last.keys() == whole.keys() and cut in ([], ["picture"]):
+        samples[key] = last
+
+
+def _key_and_role(name: str) -> tuple[str, str]:
+    """What sample a member belongs to, and as what; an empty role = to none."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, ending = base.partition(".")
+    return folder + slash + stem, _ROLES.get(ending.lower(), "") if stem else ""
+
+
+def _contents(file: BinaryIO, path: Path, samples: _Samples, problems: list[str], cut: bool) -> _Shard:
+    """The columns of a shard's samples. problems: those known already."""
+    pictures: list[_Member] = []
+    classes: list[str] = []
+    points: list[list[float]] = []
+    for key, parts in samples.items():
+        if "picture" not in parts:
+            continue
+        try:
+            if "class" not in parts:
+                raise InputError(f"{path}: {parts['picture'].name}: no {key}.cls with its class")
+            name = _class(file, path, parts["class"])
+            points.append(_points(file, path, parts["landmarks"]) if "landmarks" in parts else _NOWHERE)
+        except InputError as error:
+            problems += error.problems
+        else:
+            classes.append(name)
+            pictures.append(parts["picture"])
+    note = f"{path} is cut short or damaged: {len(pictures):,} samples in it are used, what follows isn't"
+    return _Shard(
+        pa.array([picture.name for picture in pictures], type=pa.string()),
+        pa.array(classes, type=pa.string()),
+        np.array(points, dtype=np.float64).reshape(-1, 5, 2),
+        np.array([found is not _NOWHERE for found in points], dtype=np.bool_),
+        np.array([picture.offset for picture in pictures], dtype=np.int64),
+        np.array([picture.size for picture in pictures], dtype=np.int64),
+        sum("picture" not in parts for parts in samples.values()),
+        note if cut else "",
+        problems,
+    )
+
+
+def _class(file: BinaryIO, path: Path, member: _Member) -> str:
+    text = _text(file, path, member).strip()
+    if not text or not text.isprintable():
+        raise InputError(f"{path}: {member.name}: {text[:_QUOTED]!r} isn't a class")
+    return text
+
+
+def _points(file: BinaryIO, path: Path, member: _Member) -> list[float]:
+    text = _text(file, path, member)
+    try:
+        numbers = [float(word) for word in text.split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(_NOWHERE):
+        raise InputError(f"{path}: {member.name}: {text[:_QUOTED]!r} isn't `x1 y1 … x5 y5`")
+    return numbers
+
+
+def _text(file: BinaryIO, path: Path, member: _Member) -> str:
+    if member.size > _LONGEST:
+        raise InputError(f"{path}: {member.name}: longer than {_LONGEST:,} bytes")
+    try:
+        return os.pread(file.fileno(), member.size, member.offset).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {member.name}: not UTF-8 text") from error

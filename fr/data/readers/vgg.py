@@ -1,0 +1,100 @@
+"""VGGFace2's `train_list.txt`, landmark table and `identity_meta.csv`, joined by name, never by row number."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fr.data.faces import LabelledFaces, check_first_photograph, existing_folder, refuse
+from fr.data.landmark_csv import landmark_table, landmarks_of
+from fr.data.lines import Lines, folder_classes, read_lines
+from fr.errors import InputError
+from fr.files.untrusted import read_text
+
+_META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
+_META_ROW = re.compile(
+    r'\s*(?P<id>[^\s,"]+)\s*,(?P<name>.*?)(?:,\s*(?:[0-9]+\s*)?)?,\s*(?P<flag>[01])\s*,\s*[mfu]\s*,?\s*'
+)
+
+
+def read_vgg(root: str, list_file: str, landmarks: str, meta_file: str = "", outside: bool = False) -> LabelledFaces:
+    """VGGFace2: `n000002/0001_01.jpg` a line, joined with bb_landmark's table by name.
+
+    landmarks: the bb_landmark folder (the table is chosen by the list's file name, as in
+    face_recognition.pytorch), or one CSV. Labels count the identities of the list in order of first appearance, or
+    with a meta_file in its order (`label_order`). outside: paths and links may lead out of the root. InputError names
+    file and line of what doesn't fit.
+    """
+    folder = existing_folder("--train_data_root", root)
+    lines = read_lines(Path(list_file))
+    names = _names(lines, outside)
+    points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
+    labels, identities = folder_classes(names)
+    if meta_file:
+        labels, identities = _by_meta(lines, labels, identities, Path(meta_file))
+    faces = LabelledFaces(folder, names, points, labels, identities, outside=outside)
+    check_first_photograph(faces, "--train_data_root")
+    return faces
+
+
+def _names(lines: Lines, outside: bool) -> pa.StringArray:
+    lines.refuse_unlike("<identity>/<file>", pc.invert(pc.match_substring(lines.texts, "/")))
+    return lines.paths(lines.texts, outside)
+
+
+def _by_meta(
+    lines: Lines, labels: NDArray[np.int64], identities: list[str], path: Path
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels and identities of the list anew, in the order of the meta file."""
+    order = {name: place for place, name in enumerate(label_order(path))}
+    first = np.unique(labels, return_index=True)[1].tolist()
+    refuse([
+        f"{lines.where(row)}: the identity {name} isn't in {path}"
+        for row, name in zip(first, identities, strict=True)
+        if name not in order
+    ])
+    ordered = sorted(identities, key=order.__getitem__)
+    rank = {name: label for label, name in enumerate(ordered)}
+    return np.array([rank[name] for name in identities], dtype=np.int64)[labels], ordered
+
+
+def label_order(path: Path) -> list[str]:
+    """identity_meta.csv → Class_IDs as VGGFace2-pytorch labels them: Flag 1 (train) in file order, then Flag 0 (test).
+
+    InputError names file and line.
+    """
+    rows = _meta_rows(path)
+    return sorted(rows, key=lambda name: rows[name]["flag"], reverse=True)  # a stable sort, in reverse too
+
+
+def person_names(path: Path) -> dict[str, str]:
+    """identity_meta.csv → what each Class_ID is called, such as `14th_Dalai_Lama`. InputError names file and line."""
+    return {identity: row["name"].replace('"', "").strip() for identity, row in _meta_rows(path).items()}
+
+
+def _meta_rows(path: Path) -> dict[str, re.Match[str]]:
+    """Class_ID → its row.
+
+    Rows are `n000001, "14th_Dalai_Lama", 424, 0, m`. A name may hold commas, and copies that went through a spreadsheet
+    have doubled quotes or have lost Sample_Num, so a row is read from both ends.
+    """
+    found: dict[str, re.Match[str]] = {}
+    problems = []
+    rows = read_text(path).splitlines()
+    if not rows or [field.strip() for field in rows[0].split(",")] != _META_HEADER.split(", "):
+        raise InputError(f"{path}:1: expected the header {_META_HEADER}")
+    for number, row in enumerate(rows[1:], start=2):
+        match = _META_ROW.fullmatch(row)
+        if not row.strip():
+            continue
+        if not match:
+            problems.append(f"{path}:{number}: isn't {_META_HEADER} with a Flag of 0 or 1")
+        elif match["id"] in found:
+            problems.append(f"{path}:{number}: {match['id']} for the second time")
+        else:
+            found[match["id"]] = match
+    refuse(problems)
+    return found

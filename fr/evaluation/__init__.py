@@ -1,0 +1,1 @@
+"""Evaluation: embeddings, pair verification, protocols, ROC, bootstrap, statistics, score check."""

@@ -1,0 +1,123 @@
+"""Photographs → embeddings over all ranks → verification figures."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from fr.data.faces import Faces, VerificationFaces
+from fr.data.pipeline import DaliSettings, plain_stream
+from fr.distributed import Ranks, gather_rows, raise_together
+from fr.errors import InputError
+from fr.evaluation.verification import Verification, cosine_scores, l2_scores, verify
+from fr.preprocessing import Preprocessing
+from fr.train.monitor import progress
+
+Network = Callable[[torch.Tensor], torch.Tensor]  # [B, 3, H, W] → [B, E]: a backbone, or what stands for one
+
+
+@torch.inference_mode()
+def embed(
+    model: Network,
+    faces: Faces,
+    preprocessing: Preprocessing,
+    settings: DaliSettings,
+    ranks: Ranks,
+    batch_size: int,
+    flipped: bool,
+    flip_mode: str = "sum",
+) -> NDArray[np.float32]:
+    """Embeddings of all photographs, each embedded once by one rank: [N, E] on every rank.
+
+    flipped: mean of the embeddings of the picture and of its mirror image (flip_mode "sum"), or one behind the other,
+    [N, 2E] ("concat"). batch_size: photographs a rank at a time. A backbone must be in evaluation mode. InputError,
+    on all ranks together, names photographs that can't be read or whose embedding isn't finite.
+    """
+    network = with_mirror_image(model, flip_mode) if flipped else model
+    counts = [len(part) for part in np.array_split(np.arange(len(faces)), ranks.world_size)]
+    first = sum(counts[: ranks.rank])
+    indices = np.arange(first, first + counts[ranks.rank])
+    parts, failure = [], None
+    with progress(len(indices), "img", "embedding", shown=ranks.is_main) as bar:
+        try:
+            for batch in plain_stream(faces, indices, batch_size, preprocessing, settings):
+                images = batch.to(ranks.device, non_blocking=True)
+                parts.append(network(images).float().cpu())
+                ranks.life.count += 1
+                bar.update(len(images))
+        except InputError as error:
+            failure = error
+    raise_together(failure, "another rank can't read its photographs")
+    every = gather_rows(torch.cat(parts) if parts else _no_rows(network, preprocessing, ranks), counts).numpy()
+    wrong = np.flatnonzero(~np.isfinite(every).all(axis=1)).tolist()
+    if wrong:
+        raise InputError(*[f"{faces.path(i)}: its embedding isn't finite" for i in wrong[:10]])
+    return every
+
+
+def with_mirror_image(model: Network, flip_mode: str) -> Network:
+    """[B, 3, H, W] → the mean with the mirror images' [B, E] ("sum"), or theirs behind [B, 2E] ("concat")."""
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        embeddings, mirrored = model(images), model(images.flip(3))
+        return torch.cat([embeddings, mirrored], dim=1) if flip_mode == "concat" else (embeddings + mirrored) / 2
+
+    return network
+
+
+def _no_rows(model: Network, preprocessing: Preprocessing, ranks: Ranks) -> torch.Tensor:
+    """[0, E] of a rank that has no photograph, since there are fewer of them than ranks."""
+    picture = torch.zeros(1, 3, *preprocessing.input_size, device=ranks.device)
+    rows: torch.Tensor = model(picture)
+    return rows[:0].float().cpu()
+
+
+def pair_scores(
+    faces: VerificationFaces, embeddings: NDArray[np.float32], dist: str = "cos", center: bool = False
+) -> NDArray[np.float64]:
+    """Score of each pair [P]: the cosine of its embeddings, or with dist "l2" minus their distance.
+
+    embeddings: [N, E] of all photographs. center: their mean is subtracted before the cosine.
+    """
+    first, second = faces.pairs.T
+    rows = embeddings - embeddings.mean(axis=0, dtype=np.float64) if center else embeddings
+    return _SCORES[dist](rows[first], rows[second])
+
+
+_SCORES = {"cos": cosine_scores, "l2": l2_scores}
+
+
+def people_of_pairs(faces: VerificationFaces) -> NDArray[np.int64]:
+    """Numbers of the two people in each pair, [P, 2].
+
+    The photographs of a pair of one person have one, and so have those of a folder, unless a pair of two people lies
+    in one: then folders don't stand for people in this set. A photograph that nothing connects is a person.
+    """
+    folders = pc.replace_substring_regex(faces.names, r"(^|/)[^/]*$", "").dictionary_encode()
+    folder = folders.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    if "" in folders.dictionary.to_pylist() or np.equal(*folder[faces.pairs[~faces.same]].T).any():
+        folder = np.arange(len(faces))
+    first, second = folder[faces.pairs[faces.same]].T
+    count = int(folder.max()) + 1
+    links = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
+    _, person = connected_components(links, directed=False)
+    numbers: NDArray[np.int64] = person.astype(np.int64)[folder[faces.pairs]]
+    return numbers
+
+
+def evaluate(
+    model: Network,
+    faces: VerificationFaces,
+    preprocessing: Preprocessing,
+    settings: DaliSettings,
+    ranks: Ranks,
+    batch_size: int,
+    flipped: bool,
+) -> tuple[Verification, NDArray[np.float64]]:
+    """Verification figures and pair scores [P], the same on every rank."""
+    scores = pair_scores(faces, embed(model, faces, preprocessing, settings, ranks, batch_size, flipped))
+    return verify(scores, faces.same, faces.fold), scores

@@ -1,0 +1,98 @@
+"""What the six lines leave out: EER, TAR at fixed FARs, and how far each figure can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fr.evaluation.bootstrap import interval, replicates, tar_name
+from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, tar_at
+from fr.evaluation.verification import Verification
+
+_TITLES = {"accuracy": "Accuracy", "auc": "AUC", "eer": "EER"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure as a fraction in [0, 1] with its 95 % interval.
+
+    value: None where the pairs are too few to tell. interval: None without a bootstrap. note: what to know about it.
+    """
+
+    title: str
+    value: float | None
+    interval: tuple[float, float] | None = None
+    note: str = ""
+
+    def text(self) -> str:
+        """`0.9731 [0.9650, 0.9802], rests on 3 false matches`, as far as there is something to say."""
+        value = "–" if self.value is None else f"{self.value:.4f}"
+        between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
+        return value + between + (f", {self.note}" if self.note else "")
+
+
+def pair_statistics(
+    scores: NDArray[np.float64],
+    same: NDArray[np.bool_],
+    verification: Verification,
+    people: NDArray[np.int64],
+    count: int,
+    seed: int = 0,
+) -> dict[str, Figure]:
+    """Accuracy, AUC, EER and TAR at each of FARS, by name, from the exact ROC of all pairs.
+
+    scores, same: the [P] pairs that `verification` judged. people: [P, 2]. count: replicates of the bootstrap,
+    0 = none. A FAR that doesn't allow a single one of the different pairs to be accepted has no TAR; one that allows
+    fewer than ENOUGH_MATCHES has a note. The AUC is exact under every protocol.
+    """
+    roc = roc_curve(scores, same)
+    different = int(np.count_nonzero(~same))
+    measurable = tuple(far for far in FARS if false_matches(far, different))
+    found = replicates(scores, same, verification.right, people, count, measurable, seed) if count else {}
+    values = {
+        "accuracy": verification.accuracy,
+        "auc": float(area(roc.far, roc.tar)),
+        "eer": float(equal_error_rate(roc.far, roc.tar)),
+    } | {tar_name(far): float(tar_at(roc.far, roc.tar, far)) for far in measurable}
+    notes = {tar_name(far): _note(far, different) for far in FARS}
+    return {
+        name: Figure(
+            _TITLES.get(name, name.upper().replace("E-", "e-")),
+            values.get(name),
+            interval(found[name]) if name in found else None,
+            notes.get(name, ""),
+        )
+        for name in (*_TITLES, *notes)
+    }
+
+
+def lines(statistics: Mapping[str, Figure], people: NDArray[np.int64], count: int) -> list[str]:
+    """EER and TARs for people to read; with a bootstrap, the intervals of accuracy and AUC, too."""
+    rows = {name: f"{figure.title}: {figure.text()}" for name, figure in statistics.items()}
+    both = rows.pop("accuracy"), rows.pop("auc")
+    if not count:
+        return list(rows.values())
+    redrawn = f"95 % intervals: {np.unique(people).size:,} people redrawn {count:,} times"
+    return [*rows.values(), *both, redrawn]
+
+
+def record(statistics: Mapping[str, Figure]) -> dict[str, float | None]:
+    """For JSON: each figure by its name, its interval as `<name>_low` and `<name>_high`; None = can't be told."""
+    flat: dict[str, float | None] = {}
+    for name, figure in statistics.items():
+        flat[name] = figure.value
+        if figure.interval:
+            flat[f"{name}_low"], flat[f"{name}_high"] = figure.interval
+    return flat
+
+
+def _note(far: float, different: int) -> str:
+    matches = false_matches(far, different)
+    if matches == 0:
+        return f"{different:,} different pairs are too few"
+    if matches < ENOUGH_MATCHES:
+        return f"rests on {matches} false match{'es' if matches > 1 else ''}"
+    return ""

@@ -1,0 +1,184 @@
+"""What evaluate_lfw.py scores: a snapshot or an ONNX file, and the preprocessing that it is fed with (C1)."""
+
+import argparse
+import math
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fr.checkpoint import snapshot
+from fr.errors import InputError
+from fr.evaluation.embedding_cache import weights_digest
+from fr.evaluation.score_check import Spread, read_spreads
+from fr.files.untrusted import open_file
+from fr.models import build_model, family
+from fr.onnx.model import OnnxModel
+from fr.preprocessing import Preprocessing
+
+_SIMILARITY = "procrustes"  # of a file that doesn't say its own
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A network ready to be scored.
+
+    network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]; a module of a snapshot. overrides: a
+    line for people about each part of the stored contract that an option replaced. config: the options of its
+    training, as far as known. name: of the backbone. threshold: the cosine distance below which two faces were best
+    taken for one person's, None if nothing says. noted: where the scores of these weights lay in the training's last
+    validation. digest: of its file, for --cache.
+    """
+
+    network: Callable[[torch.Tensor], torch.Tensor]
+    preprocessing: Preprocessing
+    facts: dict[str, str]
+    config: dict[str, Any]
+    overrides: list[str]
+    name: str = "unknown"
+    threshold: float | None = None
+    noted: list[Spread] = field(default_factory=list)
+    digest: str = ""
+
+
+def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel:
+    """What `--snap` names, by the options of evaluate_lfw.py.
+
+    InputError when the file is no such thing, when it contradicts --model or --embed_size, and when nothing says a
+    part of the preprocessing.
+    """
+    path = Path(options.snap)
+    digest = weights_digest(path) if getattr(options, "cache", False) else ""  # of the file before it is read
+    is_snapshot = path.suffix == ".pt" or _is_zip(path)
+    return replace((_open_snapshot if is_snapshot else _open_onnx)(path, options, device), digest=digest)
+
+
+def _is_zip(path: Path) -> bool:
+    """Not for what can't be opened, which the reader of ONNX files will say."""
+    try:
+        with open_file(path) as file:
+            return zipfile.is_zipfile(file)
+    except OSError:
+        return False
+
+
+def read_backbone(path: Path) -> tuple[dict[str, Any], Preprocessing]:
+    """Contents and contract of a snapshot whose model this version knows; InputError otherwise."""
+    contents = snapshot.read(path)
+    try:
+        family(contents["model"])
+        return contents, Preprocessing.from_dict(contents["preprocessing"])
+    except InputError as error:
+        raise InputError(*[f"{path}: {problem}" for problem in error.problems]) from error
+
+
+def load_backbone(
+    path: Path, contents: dict[str, Any], input_size: tuple[int, int], averaged: bool = False
+) -> nn.Module:
+    """The backbone of a snapshot for pictures of (H, W), in evaluation mode; InputError when its weights don't fit.
+
+    averaged: with the moving average of its weights (`--ema_decay`).
+    """
+    model = build_model(contents["model"], contents["embed_size"], input_size)
+    snapshot.load_weights(model, contents, path, averaged)
+    return model.eval()
+
+
+def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device) -> ScoredModel:
+    contents, stored = read_backbone(path)
+    _check_wishes(path, options, contents["model"], contents["embed_size"])
+    preprocessing = _wished(stored, options)
+    return ScoredModel(
+        load_backbone(path, contents, preprocessing.input_size, options.averaged).to(device),
+        preprocessing,
+        _facts(contents),
+        contents["config"],
+        _overrides(path, stored, preprocessing),
+        contents["model"],
+        threshold_of(contents["metrics"], options.averaged),
+        [one for one in read_spreads(path, contents.get("scores", [])) if one.averaged == options.averaged],
+    )
+
+
+def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) -> ScoredModel:
+    if options.averaged:
+        raise InputError(f"--averaged: {path} is no snapshot; export one with tools/export_onnx.py --averaged")
+    model = OnnxModel(path, device)
+    stored = model.preprocessing or _said(path, options, model.input_size)
+    preprocessing = _wished(stored, options)
+    facts = {"model": "unknown", "iteration": None} | model.facts | {
+        "embed_size": model.embed_size(preprocessing.input_size)
+    }
+    _check_wishes(path, options, facts["model"], facts["embed_size"])
+    return ScoredModel(
+        model,
+        preprocessing,
+        _facts(facts),
+        {"flipped_emb": facts.get("flipped_emb")},
+        _overrides(path, stored, preprocessing) if model.preprocessing else [],
+        facts["model"],
+        threshold_of(model.facts),
+        read_spreads(path, model.facts.get("scores", [])),
+    )
+
+
+def threshold_of(figures: dict[str, Any], averaged: bool = False) -> float | None:
+    """The threshold among a snapshot's metrics or an ONNX file's facts. averaged: that of the averaged weights."""
+    found = figures.get("ema_threshold" if averaged else "threshold")
+    return found if isinstance(found, float) and math.isfinite(found) else None
+
+
+def _check_wishes(path: Path, options: argparse.Namespace, model: str, embed_size: int) -> None:
+    """001's --model and --embed_size are accepted, and held against the file."""
+    problems = [
+        f"--{name} {wish}: {path} holds {held}"
+        for name, wish, held in (("model", options.model, model), ("embed_size", options.embed_size, embed_size))
+        if wish and wish != held
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+def _facts(of: dict[str, Any]) -> dict[str, str]:
+    known = {"model": f"{of['model']}, {of['embed_size']} numbers an embedding"}
+    return known if of["iteration"] is None else known | {"iteration": f"{of['iteration']:,}"}
+
+
+def _wished(stored: Preprocessing, options: argparse.Namespace) -> Preprocessing:
+    """The contract with what the options ask for; those that nobody set leave it as it is."""
+    wished = stored.wished(options.input_size, options.mean, options.std, options.color_order)
+    words = {name: getattr(options, name) for name in ("template", "alignment")}
+    return replace(wished, **{name: word for name, word in words.items() if word != "auto"})
+
+
+def _said(path: Path, options: argparse.Namespace, input_size: tuple[int, int] | None) -> Preprocessing:
+    """A contract for a file without one, to be filled in by the options; InputError names all that it needs."""
+    missing = [f"--{name}" for name in ("mean", "std") if not getattr(options, name)]
+    if options.template == "auto":
+        missing.insert(0, "--template")
+    if not (input_size or options.input_size):
+        missing.insert(0, "--input_size")
+    if missing:
+        raise InputError(f"{path} doesn't say how its pictures are to be prepared: give {', '.join(missing)}")
+    return Preprocessing(input_size or (0, 0), alignment=_SIMILARITY)
+
+
+def _overrides(path: Path, stored: Preprocessing, used: Preprocessing) -> list[str]:
+    before, after = _by_option(stored), _by_option(used)
+    return [
+        f"--{name} {after[name]} overrides what {path} says: {before[name]}"
+        for name in before
+        if before[name] != after[name]
+    ]
+
+
+def _by_option(preprocessing: Preprocessing) -> dict[str, str]:
+    """The contract in the words of the options: height and width, R, G and B."""
+    values = preprocessing.as_dict()
+    if preprocessing.color_order == "bgr":
+        values |= {name: values[name][::-1] for name in ("mean", "std")}
+    return {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in values.items()}

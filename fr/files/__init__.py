@@ -1,0 +1,1 @@
+"""Untrusted files in, durable files out: checksums, pickles, encoded images, tar, RecordIO."""

@@ -1,0 +1,234 @@
+"""The unpickler for files that nobody vouches for: it builds containers, numbers, text and descriptions of tensors.
+
+Each class or function that isn't known here becomes a `StandIn`, which does nothing.
+"""
+
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fr.files.bounded_pickle import BoundedUnpickler
+
+_STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_MOST_SIDES = 64  # of a tensor, by torch
+_ARRAY_TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
+
+
+class StandIn:
+    """In the place of an object of a class that isn't known here: takes whatever a pickle does to it, does nothing.
+
+    `state`: the attributes it would have had.
+    """
+
+    __slots__ = ("state",)
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> "StandIn":
+        made = super().__new__(cls)
+        made.state = {}
+        return made
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> "StandIn":
+        return StandIn()
+
+    def __setstate__(self, state: Any) -> None:
+        first = state[0] if isinstance(state, tuple) and state else state  # (attributes, slots)
+        if isinstance(first, dict):
+            self.state = first
+
+    def __setitem__(self, _key: Any, _value: Any) -> None: ...
+
+    def append(self, _item: Any) -> None: ...
+
+    def extend(self, _items: Any) -> None: ...
+
+    def add(self, _item: Any) -> None: ...
+
+    def members(self, attribute: str) -> dict[Any, Any]:
+        """An attribute that is a dict; empty where it isn't there."""
+        value = self.state.get(attribute)
+        return value if isinstance(value, dict) else {}
+
+
+# --- what a pickle may describe -------------------------------------------------------------------------------------
+# Nothing below has attributes that a pickle's BUILD could set, NumPy's two own ones excepted.
+
+
+class Storage(NamedTuple):
+    key: str
+    dtype: torch.dtype
+    elements: int
+    first: int = 0  # where a view of a storage begins, in files of before 2018
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.elements * self.dtype.itemsize
+
+
+class TensorAt(NamedTuple):
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def read(self, flat: torch.Tensor) -> torch.Tensor:
+        if math.prod(self.size) > len(flat):  # an expanded one may be larger than memory
+            raise pickle.UnpicklingError(f"a tensor of {self.size} in a storage of {len(flat)}")
+        return torch.as_strided(flat, self.size, self.stride, self.storage.first + self.offset)
+
+
+class _Mapping(dict[Any, Any]):
+    """A dict whose attributes a pickle can't set: torch gives its state dicts some."""
+
+    __slots__ = ()
+
+    def __setstate__(self, _state: Any) -> None: ...
+
+
+class _DType:
+    """NumPy's, made as dtype("f4", …) and told its byte order by BUILD."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: str) -> None:
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+    def resolved(self) -> np.dtype[Any] | None:
+        """None for what isn't numbers, such as an array of objects."""
+        known = self.code in _ARRAY_TYPES and self.order in ("<", ">", "=", "|")
+        return np.dtype(f"{self.order}{self.code}") if known else None
+
+
+class ArrayAt:
+    """NumPy's array or scalar."""
+
+    __slots__ = ("content", "made")
+
+    def __init__(self, dtype: Any = None, shape: Any = (), data: Any = b"", by_columns: bool = False) -> None:
+        self.content = (dtype, shape, data, by_columns)
+        self.made: torch.Tensor | StandIn | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, by_columns, data = state
+        self.content = (dtype, shape, data, by_columns)
+
+    def read(self, pay: Callable[[int], None]) -> "torch.Tensor | StandIn":
+        """The same each time, for the memory of once; pay: as of `BoundedUnpickler`."""
+        if self.made is None:
+            self.made = self._read(pay)
+        return self.made
+
+    def _read(self, pay: Callable[[int], None]) -> "torch.Tensor | StandIn":
+        dtype, shape, data, by_columns = self.content
+        numbers = dtype.resolved() if isinstance(dtype, _DType) else None
+        if numbers is None:
+            return StandIn()
+        pay(len(data))
+        raw = data.encode("latin-1") if isinstance(data, str) else bytes(memoryview(data))
+        flat = np.frombuffer(raw, numbers)
+        array = flat.reshape(tuple(map(count, shape)), order="F" if by_columns else "C")
+        return torch.from_numpy(np.array(array, dtype=flat.dtype.newbyteorder("="), order="C"))
+
+
+class _Known(NamedTuple):
+    """A function that a pickle may call."""
+
+    act: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.act(*args)
+
+
+def count(number: Any) -> int:
+    if not isinstance(number, int) or number < 0:
+        raise pickle.UnpicklingError("something else where a size is due")  # whose text may have no end
+    return number
+
+
+def _text(key: Any) -> str:
+    if not isinstance(key, str):
+        raise pickle.UnpicklingError("a storage without a name")
+    return key
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_flags_and_hooks: Any) -> Any:
+    if not isinstance(storage, Storage):
+        return StandIn()
+    if max(len(size), len(stride)) > _MOST_SIDES:
+        raise pickle.UnpicklingError(f"a tensor with {len(size)} sides")
+    return TensorAt(storage, count(offset), tuple(map(count, size)), tuple(map(count, stride)))
+
+
+def _bytes(text: str, _encoding: str) -> bytes:
+    return text.encode("latin-1")  # as Python 3 writes bytes for Python 2
+
+
+def _known() -> dict[tuple[str, str], Any]:
+    known: dict[tuple[str, str], Any] = {
+        ("collections", "OrderedDict"): _Known(_Mapping),
+        ("_codecs", "encode"): _Known(_bytes),
+        ("torch._utils", "_rebuild_tensor"): _Known(_tensor),
+        ("torch._utils", "_rebuild_tensor_v2"): _Known(_tensor),
+        ("torch._utils", "_rebuild_parameter"): _Known(lambda tensor, *_flag_and_hooks: tensor),
+        ("torch._utils", "_rebuild_parameter_with_state"): _Known(lambda tensor, *_more: tensor),
+        ("numpy", "dtype"): _Known(lambda code, *_flags: _DType(code)),
+    }
+    for module in ("builtins", "__builtin__"):
+        known[module, "set"] = _Known(set)
+        known[module, "bytes"] = _Known(lambda: b"")  # how Python 3 writes none for Python 2
+    for module in ("numpy.core", "numpy._core"):
+        known[f"{module}.multiarray", "_reconstruct"] = _Known(lambda *_empty: ArrayAt())
+        known[f"{module}.multiarray", "scalar"] = _Known(lambda dtype, data=b"": ArrayAt(dtype, (), data))
+        known[f"{module}.numeric", "_frombuffer"] = _Known(
+            lambda data, dtype, shape, order: ArrayAt(dtype, shape, data, order == "F")
+        )
+    for module in ("torch", "torch.cuda"):
+        known |= {(module, name): dtype for name, dtype in _STORAGES.items()}
+    return known
+
+
+_KNOWN = _known()
+
+
+class InertUnpickler(BoundedUnpickler):
+    """size: of the file [bytes]. storages: gets those that are named, by key."""
+
+    def __init__(self, file: Any, size: int, storages: dict[str, Storage]) -> None:
+        super().__init__(file, size, encoding="latin-1")
+        self._storages = storages
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch._utils" and name.startswith("_rebuild") and (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError("a tensor that isn't plain numbers")  # but sparse, quantised …
+        return _KNOWN.get((module, name), StandIn)
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, *data = pid
+        if kind == "module":  # a class with its source code
+            return data[0]
+        dtype, key, _device, elements, *view = data
+        if not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError("a storage of no known type")
+        storage = self._storages.setdefault(key, Storage(_text(key), dtype, count(elements)))
+        if view and view[0] is not None:
+            _, first, elements = view[0]
+            return Storage(storage.key, storage.dtype, count(elements), count(first))
+        return storage

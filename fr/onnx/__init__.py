@@ -1,0 +1,1 @@
+"""ONNX: export of a backbone, and an ONNX file as a network."""

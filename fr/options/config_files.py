@@ -1,0 +1,223 @@
+"""Settings from the command line and its `@file.yml` files: read one by one, each with where it stands.
+
+A file is one flat YAML mapping. Which options exist is said in `fr/options/definitions.py`.
+"""
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from fr.errors import InputError
+from fr.files.durable import is_unicode
+from fr.files.untrusted import read_text
+
+COMMAND_LINE = "command line"
+_LARGEST = 1 << 16  # bytes, for which PyYAML takes two seconds; a recipe has one or two thousand
+# $NAME, ${NAME}, and $$ for a plain dollar sign.
+_VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
+# What YAML's plain scalars resolve to. The text is kept and the option's own type reads it, so 1e-4, which
+# YAML 1.1 takes for a string, is a number where a number is due.
+_SCALAR_TAGS = frozenset(
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp", "merge", "value")
+)
+_NULL_TAG, _LIST_TAG, _MAPPING_TAG = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "seq", "map"))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One option with its values, before anybody looked at whether it exists."""
+
+    origin: str  # "command line" or "configs/x.yml:12"
+    name: str  # as written: "--lr" or "-m" on the command line, "lr" in a file
+    words: list[str]  # the values, variables not yet expanded
+    is_list: bool = False  # written as a YAML list
+    problem: str = ""  # why no option can take it
+
+
+def read_settings(argv: Sequence[str]) -> tuple[list[Setting], list[str]]:
+    """The settings of a command line in order, an `@file` by its own; and what ails unusable files."""
+    settings: list[Setting] = []
+    unusable: list[str] = []
+    last: Setting | None = None  # the option that the next plain word belongs to
+    for word in argv:
+        if word.startswith("@"):
+            last = None
+            try:
+                settings += read_config_file(word[1:])
+            except InputError as error:
+                unusable += error.problems
+        elif word.startswith("-") and word != "-" and not is_number(word):
+            last = _command_line_option(word)
+            settings.append(last)
+        elif last is not None:
+            last.words.append(word)
+        else:
+            settings.append(Setting(COMMAND_LINE, repr(word), [], problem="belongs to no option"))
+    return settings, unusable
+
+
+def read_config_file(path: str) -> list[Setting]:
+    """The settings of one YAML file; raises InputError when it can't be used at all."""
+    label = printable(path)
+    if not path:
+        raise InputError(f"{COMMAND_LINE}: '@' stands alone; write @file.yml, without a space between")
+    try:
+        text = read_text(path, _LARGEST, label)
+        root = yaml.compose(text, Loader=_PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{label}:{line}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise InputError(f"{label}:{line}: not valid YAML: the character {chr(error.character)!r}") from None
+    # PyYAML lets these through: a NUL in the path, "\Uffffffff" in a string, brackets nested a thousand deep.
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
+    if root is None:  # empty, or comments alone
+        return []
+    if not isinstance(root, yaml.MappingNode) or root.tag != _MAPPING_TAG:
+        line = root.start_mark.line + 1
+        raise InputError(f"{label}:{line}: expected `option: value` lines at the top level")
+    return list(_mapping_settings(root, label))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without anchors, by which a value may stand for others elsewhere, and a few lines for billions of them."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.anchor is not None:
+            raise yaml.MarkedYAMLError(problem="anchors and aliases aren't allowed", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def find_option(options: dict[str, argparse.Action], setting: Setting, program: str) -> argparse.Action:
+    """The option that a setting names; raises InputError with the closest ones when there is none."""
+    if setting.problem:
+        raise InputError(setting.problem)
+    name = setting.name.lstrip("-")
+    numbers = bool(setting.words) and all(word.isdecimal() for word in setting.words)
+    if name == "devices" or (name == "device" and numbers):
+        visible = ",".join(setting.words) if numbers else "0,1"
+        count = visible.count(",") + 1
+        launch = f"torchrun --nproc_per_node {count}" if count > 1 else "python"
+        command = f"CUDA_VISIBLE_DEVICES={visible} {launch} {program} ..."
+        raise InputError(f"which GPUs is said at the launch here: {command}")
+    dashes = "--" if setting.origin == COMMAND_LINE else ""
+    for action in options.values():
+        if setting.name in (action.option_strings if dashes else (action.dest,)):
+            return action
+    longer = [option for option in options if name and option.startswith(name)]
+    closest = [*dict.fromkeys(longer + difflib.get_close_matches(name[:100], options, cutoff=0.5))][:2]
+    if not closest:
+        raise InputError("no such option; --help lists them")
+    raise InputError(f"no such option; the closest: {', '.join(dashes + match for match in closest)}")
+
+
+def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, setting: Setting) -> Any:
+    """The value of one setting, read by the parser; raises InputError."""
+    option = f"--{action.dest}"
+    words = [expand_variables(word) for word in setting.words]
+    if setting.is_list and action.nargs != "*":
+        raise InputError("expected one value, not a list")
+    several = action.nargs == "*"
+    stray = [word for word in words if word.startswith("-") and not is_number(word)] if several else words[1:]
+    if stray:
+        raise InputError(f"unexpected value {stray[0]!r}")
+    try:
+        if words and not several:  # from a command line argparse would drop a value of two dashes
+            value = parser._get_value(action, words[0])
+            parser._check_value(action, value)
+            return value
+        namespace, left = parser.parse_known_args([option, *words])
+    except argparse.ArgumentError as error:
+        raise InputError(error.message) from None
+    if left:
+        raise InputError(f"unexpected value {left[0]!r}")
+    return getattr(namespace, action.dest)
+
+
+def expand_variables(text: str) -> str:
+    """`text` with $NAME and ${NAME} replaced, $$ by $. Raises InputError on an unset variable or non-text."""
+
+    def value_of(match: re.Match[str]) -> str:
+        dollar, *names = match.groups()
+        return dollar or os.environ[names[0] or names[1]]
+
+    try:
+        expanded = _VARIABLE.sub(value_of, text)
+    except KeyError as unset:
+        raise InputError(f"the environment variable ${unset.args[0]} in {text!r} isn't set") from None
+    if "\0" in expanded or not is_unicode(expanded):
+        raise InputError(f"{expanded!r} isn't UTF-8 text")
+    return expanded
+
+
+def yaml_text(value: object) -> str:
+    """A builtin as it may stand after `key: ` in a config file: on one line, read back as the same value."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(yaml_text, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        text = value.replace("$", "$$")
+        return str(yaml.safe_dump(text, default_style='"', width=10**9, allow_unicode=True)).rstrip("\n")
+    return repr(value)
+
+
+def is_number(word: str) -> bool:
+    """Whether a word that starts with a dash is a negative number, which is a value, not an option."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _command_line_option(word: str) -> Setting:
+    """Setting of `--name`, `--name=value`, `-n`, `-nvalue` or `-n=value`."""
+    if word.startswith("--"):
+        name, equals, value = word.partition("=")
+        return Setting(COMMAND_LINE, name, [value] if equals else [])
+    value = word[2:]
+    return Setting(COMMAND_LINE, word[:2], [value.removeprefix("=")] if value else [])
+
+
+def _mapping_settings(root: yaml.MappingNode, label: str) -> Iterator[Setting]:
+    first_line: dict[str, int] = {}
+    for key, value in root.value:
+        line = key.start_mark.line + 1
+        origin = f"{label}:{line}"
+        if not isinstance(key, yaml.ScalarNode):
+            yield Setting(origin, "? :", [], problem="an option's name is due here, not a list or mapping")
+            continue
+        name = printable(key.value)
+        is_list = isinstance(value, yaml.SequenceNode)
+        words = value.value if is_list else [value]
+        problem = next(filter(None, map(_scalar_problem, words)), "")
+        if is_list and value.tag != _LIST_TAG:
+            problem = f"the YAML tag {printable(value.tag)!r} isn't allowed"
+        if name in first_line:
+            problem = f"given twice in this file, first on line {first_line[name]}"
+        first_line.setdefault(name, line)
+        yield Setting(origin, name, [] if problem else [word.value for word in words], is_list, problem)
+
+
+def _scalar_problem(node: yaml.Node) -> str:
+    if node.tag == _NULL_TAG:
+        return "has no value; write '' for an empty one"
+    if not isinstance(node, yaml.ScalarNode):
+        return "expected a value or a flat list of values; files hold no nested structure"
+    if node.tag not in _SCALAR_TAGS:
+        return f"the YAML tag {printable(node.tag)!r} isn't allowed"
+    return ""

@@ -1,0 +1,97 @@
+"""Command line and @files → the options of one run, each with where it was said.
+
+`@file.yml` anywhere on the command line reads that file; the later setting wins (`fr/options/config_files.py`).
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import configargparse
+
+from fr.errors import InputError
+from fr.options.config_files import find_option, parse_setting, printable, read_settings, yaml_text
+from fr.options.types import Value
+
+Checks = Callable[[dict[str, Any], dict[str, str], dict[str, Any]], list[str]]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The options of one run: what each is, and where it was said."""
+
+    values: argparse.Namespace
+    origins: dict[str, str]  # option → "default", "command line" or "configs/x.yml:12"
+
+    def as_dict(self) -> dict[str, Value]:
+        """Builtins alone, for a snapshot."""
+        return {name: list(v) if isinstance(v, list) else v for name, v in vars(self.values).items()}
+
+    def said(self, names: Iterable[str], why: str) -> list[str]:
+        """A problem for each of these options that was set, by hand or by a file."""
+        return [f"{self.origins[name]}: --{name}: {why}" for name in names if self.origins[name] != "default"]
+
+    def table(self) -> str:
+        """One aligned `name = value   (origin)` line an option."""
+        rows = [(name, yaml_text(value), self.origins[name]) for name, value in self.as_dict().items()]
+        names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
+        return "\n".join(f"{name:{names}} = {value:{values}}   ({origin})" for name, value, origin in rows)
+
+    def write(self, path: str | Path) -> None:
+        """A config file that gives the same values when it is read with `@path`; the origins are comments."""
+        lines = [f"{name}: {yaml_text(v)}  # {self.origins[name]}\n" for name, v in self.as_dict().items()]
+        Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def new_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A parser for `resolve`, still without options."""
+    parser: argparse.ArgumentParser = configargparse.ArgumentParser(
+        prog=program,
+        usage=f"{program} [@file.yml] [--option value] ...",
+        description=description,
+        epilog="@file.yml anywhere reads `option: value` lines from that file; the later setting wins. "
+        "$NAME in a value is an environment variable, $$ a dollar sign.",
+        allow_abbrev=False,
+        exit_on_error=False,
+        add_config_file_help=False,
+        add_env_var_help=False,
+    )
+    return parser
+
+
+def resolve(parser: argparse.ArgumentParser, argv: Sequence[str], cross_checks: Checks) -> Resolved:
+    """Reads each setting by itself, so that all problems come out together, and merges them in order.
+
+    InputError holds every problem found. `--help` prints and exits.
+    """
+    options = {action.dest: action for action in parser._actions if action.dest != "help"}
+    if {"-h", "--help"} & set(argv):
+        for action in options.values():
+            default = "required" if action.default is None else f"default: {yaml_text(action.default)}"
+            action.help = f"{action.help} ({default})"
+        parser.parse_args(["--help"])
+    settings, problems = read_settings(argv)
+    all_read = not problems
+    values: dict[str, Value] = {}
+    origins: dict[str, str] = {}
+    for setting in settings:
+        try:
+            action = find_option(options, setting, parser.prog)
+            origins[action.dest] = setting.origin
+            values[action.dest] = parse_setting(parser, action, setting)
+        except InputError as error:
+            where = f"{setting.origin}: {printable(setting.name)}"
+            problems += [f"{where}: {problem}" for problem in error.problems]
+    for name, action in options.items():
+        if name not in origins:
+            origins[name], values[name] = "default", action.default
+    if all_read:  # else what looks forgotten may stand in the file that couldn't be read
+        problems += [f"--{name} is required" for name, value in values.items() if value is None]
+        defaults = {name: action.default for name, action in options.items()}
+        problems += cross_checks(values, origins, defaults)
+    if problems:
+        raise InputError(*problems)
+    ordered = {name: values[name] for name in options}
+    return Resolved(argparse.Namespace(**ordered), {name: origins[name] for name in options})

@@ -1,0 +1,216 @@
+"""What options must be together; what each must be alone stands with it in `fr/options/definitions.py`."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+from fr.errors import InputError
+
+# The formats of the training data: what each needs beside --train_data_root, and what else it uses.
+_DATA = ("train_list", "train_landmarks", "train_meta", "aligned")
+DATASETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "vgg": (("train_list", "train_landmarks"), ("train_meta",)),
+    "folder": ((), ("train_landmarks", "aligned")),
+    "list": (("train_list",), ("train_landmarks", "aligned")),
+    "ms1m": (("train_list",), ()),
+    "imdbface": (("train_list",), ()),
+    "trp": (("train_list",), ()),
+    "tar": ((), ("train_list", "aligned")),
+    "rec": ((), ()),
+}
+# The same of photographs of nobody in particular, which tools may show to a model.
+UNLABELLED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "photos": ((), ("train_list", "train_landmarks", "aligned")),
+    "trp_test": (("train_list",), ()),
+}
+SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # of --val_set
+MARGIN_TYPES = ("softmax", "cos", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
+
+# Options that go with some values of another; set to anything but their default they are refused with the rest.
+_GOES_WITH = {
+    "m": ("margin_type", ("cos", "arc", "sphere", "sphere_r", "ada", "curricular")),
+    "easy_margin": ("margin_type", ("arc",)),
+    **dict.fromkeys(("m1", "m2", "m3"), ("margin_type", ("combined",))),
+    "h": ("margin_type", ("ada",)),
+    **dict.fromkeys(("l_m", "u_m", "l_a", "u_a", "lambda_g"), ("margin_type", ("mag",))),
+    "margin_gradient": ("margin_type", MARGIN_TYPES[2:]),  # of cos the slope is 1 anyway
+    "t": ("mining_type", ("sv",)),
+    "gamma": ("mining_type", ("focal",)),
+    "pretrained": ("model", ("resnet34", "resnet50", "resnet101")),
+    # of tools/align_faces.py
+    **dict.fromkeys(("size", "template", "alignment", "margin"), ("crop", ("aligned",))),
+    **dict.fromkeys(("boxes", "enlarge", "square"), ("crop", ("loose",))),
+    "quality": ("format", ("jpg",)),
+    # of tools/extract_features.py
+    **dict.fromkeys(("file_ending", "noises_list"), ("format", ("bin",))),
+}
+# Options that do nothing while all of these weights, probabilities or strengths are 0.
+_NEEDS_WEIGHT = {
+    "rotate_degrees": ("rotate_prob",),
+    "zoom_range": ("zoom_prob",),
+    "shift_range": ("shift_prob",),
+    "crop_side": ("crop_prob",),
+    "color_prob": ("color_brightness", "color_contrast", "color_saturation"),
+    **dict.fromkeys(("color_brightness", "color_contrast", "color_saturation"), ("color_prob",)),
+    "lowres_ratio": ("lowres_prob",),
+    "jpeg_quality": ("jpeg_prob",),
+    **dict.fromkeys(("erase_area", "erase_aspect"), ("erase_prob",)),
+    "center_loss_lr": ("center_loss_weight",),
+    "push_margin": ("push_loss_weight", "push_plus_loss_weight", "global_push_loss_weight"),
+    "min_margin": ("min_margin_loss_weight",),
+    "triplet_margin": ("triplet_loss_weight",),
+    "triplet_mining": ("triplet_loss_weight",),
+}
+# Options that do nothing while these are empty or 0.
+_NEEDS = {
+    "partial": "init_from",
+    "init_identities": "init_from",
+    "keep_every": "keep_snapshots",
+    "spike_return": "spike_factor",
+}
+# The margin, in radians, of the types that turn the target's angle by it.
+_TURNS_BY = {"arc": "m", "ada": "m", "curricular": "m", "mag": "u_m"}
+
+
+# Options that take several values, and how many that may be.
+_LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3)}
+
+
+def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: dict[str, Any]) -> list[str]:
+    """Options with too many or too few values, a line each."""
+    return [
+        f"{origins[name]}: --{name}: takes {' or '.join(str(n) for n in lengths if n)} values, got {len(values[name])}"
+        for name, lengths in _LENGTHS.items()
+        if len(values.get(name, [])) not in lengths
+    ]
+
+
+def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """As `train_problems`, for evaluate_lfw.py."""
+    problems = length_problems(values, origins, defaults)
+    if values.get("center") and values.get("dist") == "l2":
+        problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
+    return problems
+
+
+def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """What one option alone can't show, a line each. An option whose own value was refused is absent from `values`."""
+    problems = []
+    lfw = ("val_data_root", "val_list", "val_landmarks")
+    empty = [f"--{name}" for name in lfw if values.get(name) == ""]
+    whole = values.get("val_data_root") and len(empty) == 2 and values.get("val_set") != "auto"
+    if empty and any(values.get(name) for name in lfw) and not whole:
+        problems.append(f"--{', --'.join(lfw)}: all three or none; empty: {', '.join(empty)}")
+    drops = values.get("lr_drops", [])
+    if any(later <= earlier for earlier, later in pairwise(drops)):
+        problems.append(f"{origins['lr_drops']}: --lr_drops: {drops} must increase")
+    if values.get("compile") and values.get("activation_checkpointing"):
+        problems.append(
+            f"{origins['activation_checkpointing']}: --activation_checkpointing: not with --compile, which decides by "
+            "itself what it computes twice"
+        )
+    if values.get("pretrained") and values.get("init_from"):
+        problems.append(f"{origins['pretrained']}: --pretrained: not with --init_from; a run begins with one of them")
+    problems += length_problems(values, origins, defaults)
+    problems += _data_problems(values, origins) + _order_problems(values, origins)
+    return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
+
+
+def tool_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """As `train_problems`, for tools that read training data."""
+    problems = length_problems(values, origins, defaults) + _data_problems(values, origins)
+    return problems + _without_effect(values, origins, defaults)
+
+
+def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
+    """What the format of the training data lacks, and what it doesn't use."""
+    dataset = values.get("train_dataset")
+    if dataset is None:
+        return []
+    needed, used = (DATASETS | UNLABELLED)[dataset]
+    problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
+    problems += [
+        f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"
+        for name in _DATA
+        if values.get(name) and name not in needed + used
+    ]
+    placeless = values.get("train_landmarks") == "" and values.get("aligned") is False
+    if placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
+        problems.append(
+            f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
+            "bb_landmark's), or --aligned if the pictures are aligned crops"
+        )
+    if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
+        problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the pictures")
+    return problems
+
+
+def _order_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
+    each, batch, parts = (values.get(name, 0) for name in ("images_per_identity", "train_batch_size", "accumulate"))
+    if not each:
+        return []
+    problems = []
+    if values.get("weighted"):
+        problems.append(f"{origins['weighted']}: --weighted: no effect with --images_per_identity, which does the same")
+    if batch and parts and batch % (each * parts):
+        problems.append(
+            f"{origins['images_per_identity']}: --images_per_identity: {each} of each don't fill a --train_batch_size "
+            f"of {batch}" + (f" in {parts} parts (--accumulate)" if parts > 1 else "")
+        )
+    return problems
+
+
+def _without_effect(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    problems = []
+    changed = {name for name, value in values.items() if value != defaults[name]}
+    for name in changed & _GOES_WITH.keys():
+        other, wanted = _GOES_WITH[name]
+        if values.get(other, wanted[0]) not in wanted:
+            problems.append(f"{origins[name]}: --{name}: goes with --{other} {', '.join(wanted)}; here {values[other]}")
+    for name in changed & _NEEDS_WEIGHT.keys():
+        if not any(values.get(weight, 1) for weight in _NEEDS_WEIGHT[name]):
+            problems.append(f"{origins[name]}: --{name}: no effect while 0: --{', --'.join(_NEEDS_WEIGHT[name])}")
+    for name in changed & _NEEDS.keys():
+        if values.get(_NEEDS[name]) in ("", 0):
+            problems.append(f"{origins[name]}: --{name}: no effect without --{_NEEDS[name]}")
+    return sorted(problems)
+
+
+def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
+    def complain(name: str, problem: str) -> None:
+        problems.append(f"{origins[name]}: --{name}: {problem}")
+
+    problems: list[str] = []
+    kind, mining = values.get("margin_type"), values.get("mining_type")
+    turn = _TURNS_BY.get(kind or "", "")
+    if _number(values, turn, 0) > math.pi / 2:
+        complain(turn, f"{values[turn]} radians is more than a right angle; {kind} takes up to 1.57")
+    if kind in ("sphere", "sphere_r") and _number(values, "m", 1) < 1:
+        complain("m", f"{values['m']} would help the target; {kind} multiplies the angle by 1 or more")
+    for low, high in (("l_m", "u_m"), ("l_a", "u_a")):
+        if kind == "mag" and _number(values, low, 0) >= _number(values, high, math.inf):
+            said, other = (low, high) if origins[low] != "default" else (high, low)
+            complain(said, f"{values[said]} must be {'less' if said == low else 'more'} than --{other} {values[other]}")
+    if kind == "curricular" and mining == "sv":
+        complain("mining_type", "sv and --margin_type curricular both weigh the same hard classes; choose one")
+    if mining == "focal" and values.get("label_smoothing"):
+        complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
+    return problems
+
+
+def _number(values: dict[str, Any], name: str, otherwise: float) -> float:
+    """The value of an option if it is a number: neither `auto` nor refused."""
+    value = values.get(name)
+    return value if isinstance(value, (int, float)) else otherwise
+
+
+def check_batch_size(batch: int, world_size: int, accumulate: int) -> None:
+    """Raises InputError, with the nearest that do, if a global batch doesn't split evenly over the ranks."""
+    parts = world_size * accumulate
+    if batch % parts:
+        lower = batch // parts * parts
+        nearest = " and ".join(str(size) for size in (lower, lower + parts) if size)
+        raise InputError(
+            f"--train_batch_size {batch} doesn't divide into {world_size} (ranks) x "
+            f"{accumulate} (--accumulate) equal micro-batches; the nearest that do: {nearest}"
+        )

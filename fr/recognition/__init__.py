@@ -1,0 +1,1 @@
+"""Face detection, galleries and 1:N identification."""

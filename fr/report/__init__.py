@@ -1,0 +1,1 @@
+"""Reports: the verification page, plots, failed pairs, TensorBoard's projector."""

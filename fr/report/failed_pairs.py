@@ -1,0 +1,111 @@
+"""Wrongly judged pairs for people: which they are, as the network saw them, and each as a picture file.
+
+Letters: P pairs, H and W height and width.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw
+
+from fr.data.faces import Faces, VerificationFaces
+from fr.data.pipeline import DaliSettings, plain_stream
+from fr.errors import InputError
+from fr.evaluation.verification import checked_pairs
+from fr.files.durable import printable, write_result
+from fr.preprocessing import Preprocessing
+from fr.report.font import font
+
+_BATCH = 16  # pictures
+_GAP, _LINE, _FONT = 4, 14, 11  # pixels
+_OURS = re.compile(r"misclassified_\d+\.jpg")
+
+
+@dataclass(frozen=True, eq=False)
+class WrongPair:
+    """A wrongly judged pair to be shown: its names, score, truth, and two uint8 RGB pictures [H, W, 3]."""
+
+    names: tuple[str, str]
+    score: float
+    same: bool
+    images: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def wrong_pairs(scores: ArrayLike, same: ArrayLike, right: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
+    """Indices of the worst errors of a protocol, which `right` [P] tells.
+
+    First at most `count` false matches, highest score first, then at most `count` false non-matches, lowest
+    score first; of equal scores the earlier pair first. scores, same: [P]. Raises ValueError as `checked_pairs`.
+    """
+    score, is_same = checked_pairs(scores, same)
+    false_matches = np.flatnonzero(~is_same & ~right)
+    false_non_matches = np.flatnonzero(is_same & ~right)
+    highest = false_matches[np.argsort(-score[false_matches], kind="stable")]
+    lowest = false_non_matches[np.argsort(score[false_non_matches], kind="stable")]
+    return np.concatenate((highest[: max(count, 0)], lowest[: max(count, 0)]))
+
+
+def pictured(
+    faces: VerificationFaces,
+    scores: NDArray[np.float64],
+    chosen: NDArray[np.intp],
+    preprocessing: Preprocessing,
+    settings: DaliSettings,
+) -> Iterator[WrongPair]:
+    """The chosen pairs, one after the other, aligned as the network gets them."""
+    pairs = faces.pairs[chosen]
+    pictures = aligned(faces, pairs.reshape(-1), preprocessing, settings)
+    for index, (first, second) in zip(chosen.tolist(), pairs.tolist(), strict=True):
+        names = faces.names[first].as_py(), faces.names[second].as_py()
+        yield WrongPair(names, float(scores[index]), bool(faces.same[index]), (next(pictures), next(pictures)))
+
+
+def aligned(
+    faces: Faces, rows: NDArray[np.int64], preprocessing: Preprocessing, settings: DaliSettings
+) -> Iterator[NDArray[np.uint8]]:
+    """The named photographs in order as the network gets them, in the colours that people see: [H, W, 3] uint8 RGB."""
+    plain = Preprocessing(preprocessing.input_size, preprocessing.template, preprocessing.alignment)
+    for batch in plain_stream(faces, rows, _BATCH, plain, settings) if len(rows) else ():
+        yield from np.round(batch.cpu().numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+
+
+def write_pairs(folder: Path, pairs: Iterator[WrongPair], score_name: str) -> int:
+    """Write each pair to `folder` as misclassified_1.jpg and so on, as face_recognition.pytorch names them; how many.
+
+    Those of an evaluation before are removed first. InputError when they can't be written.
+    """
+    try:
+        old = [path for path in folder.glob("*.jpg") if _OURS.fullmatch(path.name)]
+        for path in old:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"{folder}: old pictures can't be removed: {error.strerror}") from error
+    count = 0
+    for pair in pairs:
+        count += 1
+        write_result(folder / f"misclassified_{count}.jpg", _jpeg(pair, score_name))
+    return count
+
+
+def _jpeg(pair: WrongPair, score_name: str) -> bytes:
+    """Both pictures side by side above what they are, which is the file's comment, too."""
+    verdict = "one person, judged different" if pair.same else "two people, judged the same"
+    lines = [f"{score_name} {pair.score:.4f}: {verdict}", *map(printable, pair.names)]
+    height, width = pair.images[0].shape[:2]
+    text_width = max(int(font(_FONT).getlength(line)) + 1 for line in lines)
+    sheet = Image.new("RGB", (max(2 * width + _GAP, text_width), height + _GAP + _LINE * len(lines)), "white")
+    for place, picture in zip((0, width + _GAP), pair.images, strict=True):
+        sheet.paste(Image.fromarray(picture), (place, 0))
+    draw = ImageDraw.Draw(sheet)
+    for row, line in enumerate(lines):
+        draw.text((0, height + _GAP + _LINE * row), line, "black", font(_FONT))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="JPEG", quality=95, subsampling=0, comment="\n".join(lines).encode())
+    return buffer.getvalue()

@@ -1,0 +1,122 @@
+"""Pictures of scores, as PNG: ROC curves and the histogram of scored pairs, the CMC curve of searches.
+
+Letters: P pairs.
+"""
+
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from fr.evaluation.roc import Roc, area, roc_curve
+from fr.evaluation.verification import Verification
+
+SAME, DIFF, NEUTRAL = "#1f6f9f", "#c4572c", "#444444"
+COLORS = (SAME, DIFF, "#3d8b57", "#7a5195", "#a07a00", NEUTRAL)
+BINS = 60
+SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
+SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated"}
+
+
+def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
+    """The ROC curve of the [P] pairs, with the point of the mean threshold."""
+    at = verification.threshold_score
+    far_at, tar_at = float((score[~same] > at).mean()), float((score[same] > at).mean())
+    figure, axes, floor = _roc_axes({f"ROC, AUC {verification.auc:.4f}": roc_curve(score, same)}, tar_at)
+    axes.plot(
+        [max(far_at, floor)], [tar_at], "o", color=DIFF, markersize=6, clip_on=False, zorder=3,
+        label=f"mean threshold, {SCORE_NAMES[verification.dist]} {at:.4f}",
+    )  # fmt: skip
+    axes.legend(loc="lower right", frameon=True, framealpha=0.9)
+    return figure
+
+
+def roc_overlay(curves: Mapping[str, Roc]) -> Figure:
+    """Several curves in one picture, by name."""
+    named = {f"{name}, AUC {float(area(roc.far, roc.tar)):.4f}": roc for name, roc in curves.items()}
+    figure, axes, _ = _roc_axes(named, 1.0)
+    axes.legend(loc="lower right", frameon=True, framealpha=0.9, fontsize="small")
+    return figure
+
+
+def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, float]:
+    """TAR against FAR, down to the `lowest` TAR that is shown anyway, and the FAR at which the axis begins.
+
+    Step curves: between two measured FARs nothing better than the lower one is known.
+    """
+    # FAR 0 has no place on a log axis: drawn at half of the least FAR there is
+    floor = min(float(roc.far[roc.far > 0].min()) for roc in curves.values()) / 2
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for index, (name, roc) in enumerate(curves.items()):
+        start = int(np.flatnonzero(roc.far == roc.far[0])[-1])
+        axes.plot(
+            np.maximum(roc.far[start:], floor), roc.tar[start:], drawstyle="steps-post",
+            color=COLORS[index % len(COLORS)], linewidth=1.8, label=name,
+        )  # fmt: skip
+        lowest = min(lowest, float(roc.tar[start]), 0.99)  # a perfect curve still gets a range of one per cent
+    axes.set_xscale("log")
+    axes.set_xlim(floor, 1.0)
+    axes.set_ylim(lowest - 0.05 * (1 - lowest), 1 + 0.05 * (1 - lowest))
+    axes.set_xlabel("FAR (false accept rate)")
+    axes.set_ylabel("TAR (true accept rate)")
+    axes.grid(which="major", color="#dddddd", linewidth=0.7)
+    return _plain(figure), axes, floor
+
+
+def histogram_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
+    """Scores of same and different pairs, each as a share of its own kind so that unequal counts compare."""
+    low, high = float(score.min()), float(score.max())
+    pad = max(0.0, 1e-3 - (high - low)) / 2  # cosines of a collapsed model lie too close to be cut into bins
+    edges = np.linspace(low - pad, high + pad, BINS + 1)
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for kind, color, name in ((~same, DIFF, "different"), (same, SAME, "same")):
+        count = int(kind.sum())
+        share = np.histogram(score[kind], bins=edges)[0] / count
+        axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
+        axes.stairs(share, edges, color=color, linewidth=1.2, label=f"{name}, {count} pairs")
+    at = verification.threshold_score
+    axes.axvline(at, color=NEUTRAL, linestyle="--", linewidth=1.3, label=f"mean threshold {at:.4f}")
+    axes.set_xlabel(f"{SCORE_NAMES[verification.dist]} of the pair")
+    axes.set_ylabel("share of pairs of the kind")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    # Above the axes, where it hides no bar.
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    return _plain(figure)
+
+
+def cmc_plot(curve: NDArray[np.float64]) -> Figure:
+    """The CMC curve [R] at ranks 1 … R."""
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(np.arange(1, len(curve) + 1), curve, "o-", color=SAME, markersize=4, linewidth=1.8, clip_on=False)
+    lowest = min(float(curve.min()), 0.99)  # a perfect curve still gets a range of one per cent
+    axes.set_ylim(lowest - 0.05 * (1 - lowest), 1 + 0.05 * (1 - lowest))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("rank")
+    axes.set_ylabel("share of mated probes found up to this rank")
+    axes.grid(color="#dddddd", linewidth=0.7)
+    return _plain(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)  # gives the figure its Agg canvas, whatever backend the user has configured
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _plain(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

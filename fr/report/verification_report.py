@@ -1,0 +1,147 @@
+"""Verification report: ROC and histogram pictures, one self-contained HTML page, and the figures as JSON.
+
+Letters: P pairs, H and W picture height and width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from numpy.typing import ArrayLike
+
+from fr.evaluation.pair_statistics import Figure, record
+from fr.evaluation.verification import ORIGINS, Verification, checked_pairs
+from fr.files.durable import replace_file
+from fr.report.failed_pairs import WrongPair
+from fr.report.html_page import card, cards, inline_image, named_rows, page, png_file
+from fr.report.plots import SCORE_NAMES, histogram_plot, png, roc_plot
+
+
+def write_report(
+    folder: Path,
+    verification: Verification,
+    scores: ArrayLike,
+    same: ArrayLike,
+    facts: Mapping[str, str],
+    title: str,
+    worst: Sequence[WrongPair] = (),
+    statistics: Mapping[str, Figure] | None = None,
+) -> Path:
+    """Write roc.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
+
+    scores, same: the [P] pairs that `verification` was computed from. facts: what a reader must know to
+    repeat the result (model, snapshot, preprocessing, data), in the order shown. worst: pairs to be pictured.
+    statistics: of `pair_statistics`, for a table of their own.
+    The page needs no other file: its pictures are inline. Each file is replaced as a whole, the page last.
+    Raises ValueError for pairs that do not fit `verification`, or pictures that are not uint8 [H, W, 3].
+    """
+    score, is_same = checked_pairs(scores, same)
+    if score.size != verification.pairs:
+        raise ValueError(f"verification has {verification.pairs} pairs, but there are {score.size} scores")
+    roc = png(roc_plot(verification, score, is_same))
+    histogram = png(histogram_plot(verification, score, is_same))
+    content = {
+        "title": title,
+        "figures": verification.figures(),
+        "statistics": record(statistics or {}),
+        "pairs": verification.pairs,
+        "fold_accuracies": verification.fold_accuracies,
+        "fold_thresholds": verification.fold_thresholds,
+        "facts": dict(facts),
+    }
+    document = _page(verification, int(is_same.sum()), facts, title, roc, histogram, worst, statistics or {})
+
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "roc.png", roc)
+    replace_file(folder / "histogram.png", histogram)
+    replace_file(folder / "report.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    replace_file(folder / "index.html", document)
+    return folder / "index.html"
+
+
+def _page(
+    verification: Verification,
+    same_count: int,
+    facts: Mapping[str, str],
+    title: str,
+    roc: bytes,
+    histogram: bytes,
+    worst: Sequence[WrongPair],
+    statistics: Mapping[str, Figure],
+) -> bytes:
+    v = verification
+    score_name = SCORE_NAMES[v.dist]
+    figures = [
+        ("Accuracy", f"{v.accuracy:.4f} ± {v.accuracy_std:.4f}"),
+        ("Accuracy on same pairs", f"{v.same_accuracy:.4f}"),
+        ("Accuracy on different pairs", f"{v.diff_accuracy:.4f}"),
+        ("AUC", f"{v.auc:.4f}"),
+        ("Threshold, distance", f"{v.threshold:.4f}"),
+        (f"Threshold, {score_name}", f"{v.threshold_score:.4f}"),
+        ("Pairs (same / different)", f"{v.pairs} ({same_count} / {v.pairs - same_count})"),
+    ]
+    folds = "".join(
+        f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{at:.4f}</td><td>{ORIGINS[v.dist] - at:.4f}</td></tr>\n"
+        for i, (accuracy, at) in enumerate(zip(v.fold_accuracies, v.fold_thresholds, strict=True), 1)
+    )
+    body = f"""<div class="columns">
+<section>
+<h2>Figures</h2>
+<table class="named">{named_rows(figures)}</table>
+<p class="note">Means over {len(v.fold_accuracies)} folds, ± the population standard deviation. Each fold is
+judged at {_RULES[v.protocol]} on all other folds; a pair is judged the same person when its
+{score_name} is above the threshold.</p>
+</section>
+<section>
+<h2>Folds</h2>
+<table class="folds"><thead><tr><th>Fold</th><th>Accuracy</th><th>Distance</th><th>Score</th></tr></thead>
+<tbody>{folds}</tbody></table>
+</section>
+</div>
+<div class="columns">
+<figure>{inline_image(roc, "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end stands for FAR 0:
+no false match in {v.pairs - same_count} different pairs.</figcaption></figure>
+<figure>{inline_image(histogram, "Score histogram")}<figcaption>Scores ({score_name}) of same and different pairs,
+each in per cent of its kind, and the mean threshold.</figcaption></figure>
+</div>
+{_statistics_section(statistics)}
+<h2>Facts</h2>
+<table class="named facts">{named_rows(facts.items())}</table>
+{_worst_section("Worst false matches", "Two people, judged the same.", [p for p in worst if not p.same])}
+{_worst_section("Worst false non-matches", "One person, judged different.", [p for p in worst if p.same])}"""
+    return page(title, body)
+
+
+_RULES = {
+    "standard": "the threshold that is most accurate",
+    "histogram": "the threshold where the histograms of same and different pairs cross",
+}
+
+
+def _statistics_section(statistics: Mapping[str, Figure]) -> str:
+    if not statistics:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(of.title)}</td><td>{'–' if of.value is None else f'{of.value:.4f}'}</td>"
+        f"<td>{'–'.join(f'{end:.4f}' for end in of.interval or ())}</td><td>{escape(of.note)}</td></tr>\n"
+        for of in statistics.values()
+    )
+    return f"""<h2>Certainty</h2>
+<table class="folds"><thead><tr><th>Figure</th><th>Value</th><th>95 % interval</th><th></th></tr></thead>
+<tbody>{rows}</tbody></table>
+<p class="note">From the exact ROC of all pairs. Intervals come from redrawing the people, not the pairs; where people
+occur in few pairs they are rather too wide.</p>"""
+
+
+def _worst_section(heading: str, meaning: str, pairs: Sequence[WrongPair]) -> str:
+    if not pairs:
+        return ""
+    content = []
+    for pair in pairs:
+        faces = (inline_image(png_file(image), name) for image, name in zip(pair.images, pair.names, strict=True))
+        names = "<br>".join(escape(name) for name in pair.names)
+        content.append(card(faces, f"<b>{pair.score:.4f}</b><br>{names}"))
+    return cards(heading, f"{meaning} The number is the score.", content)

@@ -1,0 +1,1 @@
+"""Training: step, loop, validation, meters, monitor, optimizer, EMA, replicas, watchdog."""

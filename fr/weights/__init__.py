@@ -1,0 +1,1 @@
+"""Weights to start from: other systems' files, their layouts, --init_from and --pretrained."""

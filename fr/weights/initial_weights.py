@@ -1,0 +1,129 @@
+"""Weights to begin a training with, by --init_from or --pretrained.
+
+C identities of this run, C_r of them on this rank, E embedding size, C' classes of the file's head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+from torch import nn
+
+from fr.data.faces import read_text, refuse
+from fr.distributed import raise_together, rank
+from fr.errors import InputError
+from fr.losses.classifier import MarginSoftmax
+from fr.weights.loading import Weights, fit, read_weights
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """The options of their names; `imagenet` is the --model whose ImageNet weights --pretrained asks for, or empty."""
+
+    init_from: str
+    partial: bool
+    init_identities: str
+    imagenet: str
+
+
+def initialise(
+    backbone: nn.Module,
+    head: MarginSoftmax,
+    identities: Sequence[str],
+    wish: InitialWeights,
+    resumed: bool,
+) -> list[str]:
+    """Put what is wished for into backbone and head, all ranks together: lines that say what came of it.
+
+    identities [C]: of this run. resumed: the run goes on from a snapshot, whose weights count instead.
+    InputError on every rank when one of them can't.
+    """
+    option = f"--init_from {wish.init_from}" if wish.init_from else "--pretrained" if wish.imagenet else ""
+    if resumed or not option:
+        return [f"{option} is left aside: the run goes on from a snapshot"] if option else []
+    failure, said = None, []
+    try:
+        if wish.imagenet:
+            said = fit(backbone, imagenet_weights(wish.imagenet), partial=False)
+        else:
+            weights = read_weights(Path(wish.init_from))
+            said = [*fit(backbone, weights, wish.partial), _begin_head(head, weights, identities, wish)]
+    except InputError as error:
+        failure = error
+    raise_together(failure, f"{option}: another rank couldn't read it")
+    return said
+
+
+def _begin_head(head: MarginSoftmax, weights: Weights, identities: Sequence[str], wish: InitialWeights) -> str:
+    """Keep the file's rows of the identities that are in both; a line that says how many, or why none."""
+    theirs = read_identities(Path(wish.init_identities)) if wish.init_identities else weights.identities
+    if weights.head is None:
+        if wish.init_identities:
+            raise InputError(f"--init_identities {wish.init_identities}: {weights.path} has no head for them")
+        return "head: all classes begin afresh, the file has none"
+    if theirs is None:
+        return f"head: all classes begin afresh; who the file's {len(weights.head):,} are says --init_identities"
+    embed_size = head.weight.shape[1]
+    if wish.partial and weights.head.shape[1] != embed_size:
+        return f"head: all classes begin afresh; the file's have {weights.head.shape[1]} numbers, here {embed_size}"
+    own = identities[head.first : head.first + len(head.weight)]
+    with torch.no_grad():
+        head.weight.copy_(head_rows(weights.head, theirs, own, head.weight))
+    kept = len({*identities}.intersection(theirs))
+    return f"head: {kept:,} of {len(identities):,} classes go on from the file's, {len(identities) - kept:,} are new"
+
+
+def head_rows(
+    head: torch.Tensor, theirs: Sequence[str], ours: Sequence[str], fresh: torch.Tensor
+) -> torch.Tensor:
+    """[C_r, E]: the rows of `head` [C', E] for the identities that are in `theirs` [C'], `fresh` for the others.
+
+    ours [C_r]: the identities of this rank's rows. InputError when names and rows, or the lengths of rows, disagree.
+    """
+    if len(theirs) != len(head):
+        raise InputError(f"{len(theirs):,} identities for a head of {len(head):,} classes")
+    if head.shape[1] != fresh.shape[1]:
+        raise InputError(
+            f"the file's head has rows of {head.shape[1]} numbers, the embeddings of this run have {fresh.shape[1]}"
+        )
+    row_of = {name: row for row, name in enumerate(theirs)}
+    places = [place for place, name in enumerate(ours) if name in row_of]
+    rows = fresh.detach().clone()
+    rows[places] = head[[row_of[ours[place]] for place in places]].to(rows)
+    return rows
+
+
+def read_identities(path: Path) -> list[str]:
+    """A name a line, in the order of a head's rows; InputError for an empty line or a name that comes twice."""
+    names = read_text(path).removesuffix("\n").split("\n")
+    first: dict[str, int] = {}
+    problems = []
+    for number, name in enumerate(names, start=1):
+        if not name:
+            problems.append(f"{path}:{number}: the line is empty")
+        elif first.setdefault(name, number) != number:
+            problems.append(f"{path}:{number}: {name!r} is on line {first[name]}, too")
+    refuse(problems)
+    return names
+
+
+def imagenet_weights(model: str) -> Weights:
+    """torchvision's ImageNet weights for a ResNet, downloaded unless they are there; all ranks together.
+
+    The first rank goes ahead, so that the others of its host find the file. InputError when there is no way to it.
+    """
+    enum = torchvision.models.get_model_weights(model).DEFAULT
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(enum.url).path).name
+    for leading in (True, False):
+        failure = None
+        try:
+            if (rank() == 0) == leading:
+                enum.get_state_dict(progress=leading, check_hash=True, weights_only=True)
+        except Exception as error:  # of the network, the disk, the hash or a damaged file
+            reason = " ".join(str(error).split())
+            failure = InputError(f"--pretrained: {enum.url}: {reason}; put that file at {path} by hand")
+        raise_together(failure, f"--pretrained: another rank has no {path}")
+    return read_weights(path)

@@ -1,0 +1,171 @@
+"""How other systems name the weights of networks that are known here: one entry a layout, told by a few of its keys.
+
+face_recognition.pytorch: grib0ed0v's snapshots; VGGFace2-pytorch: cydonia999's .pkl files and checkpoints; facenet with
+centre loss: tbmoon's checkpoints; insightface: arcface_torch's backbone.pth, and FaceTechnologyTool's pickled modules;
+MobileFaceNet_Pytorch: Xiaoccer's .ckpt; torchvision: its ImageNet files.
+
+E embedding size, C classes.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+
+from fr.models import build_model, family
+from fr.models.iresnet import DEPTHS
+from fr.weights.face_recognition_pytorch import KEYS_001, Rules
+
+Shape = tuple[int, ...]
+_ANY_EMBED_SIZE = 512
+_LARGEST_EMBED_SIZE = 65_536
+_LARGEST_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class System:
+    """A trainer and what its files have in common.
+
+    rules: by `--model`, as in `reference_keys_001`; a model without any has our keys. head: the key of the classes'
+    weights, [C, E], or [E, C] if `transposed`. bias: of what is added to their logits, [C]. drops: its keys that have
+    no place in a backbone here. lacks: ours that its files never have. pooled: embedding size of files whose embedding
+    is what the last layer would get. template, alignment: how its authors align faces, if they do.
+    """
+
+    source: str
+    rules: Mapping[str, Rules] = field(default_factory=dict)
+    head: str = ""
+    bias: str = ""
+    transposed: bool = False
+    drops: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    pooled: int = 0
+    template: str = "sphereface"
+    alignment: str = "procrustes"
+
+    def our_key(self, model: str, key: str) -> str:
+        """What a key of theirs is called in `--model model`."""
+        for pattern, replacement in self.rules.get(model, ()):
+            renamed, count = re.subn(pattern, replacement, key)
+            if count:
+                return renamed
+        return key
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The state dicts of some models of a system, which differ in width or depth alone.
+
+    marks: keys that all of them have, and no other layout further down, with their shapes (None = any, for one side or
+    for all).
+    """
+
+    system: System
+    models: tuple[str, ...]
+    marks: Mapping[str, tuple[int | None, ...] | None]
+
+    def describes(self, shapes: Mapping[str, Shape]) -> bool:
+        return all(key in shapes and _agrees(shapes[key], mark) for key, mark in self.marks.items())
+
+
+def _agrees(shape: Shape, mark: tuple[int | None, ...] | None) -> bool:
+    return mark is None or (
+        len(shape) == len(mark) and all(wanted in (None, side) for side, wanted in zip(shape, mark, strict=True))
+    )
+
+
+_RESNETS = ("resnet34", "resnet50", "resnet101")
+_STEM = {"conv1.weight": (64, 3, 7, 7)}
+_ANCESTOR = System("face_recognition.pytorch", KEYS_001, head="fc_angular.weight", transposed=True)
+_CENTRE_LOSS = System(
+    "facenet with centre loss",
+    head="model.classifier.weight",
+    bias="model.classifier.bias",
+    drops=("model.classifier.bias",),
+)
+_INSIGHTFACE = System("insightface", head="weight", template="arcface", alignment="umeyama")
+_MOBILEFACENET = System("MobileFaceNet_Pytorch", alignment="umeyama")  # SphereFace's points in 96 × 112
+_CAFFE = System("VGGFace2-pytorch", head="fc.weight", bias="fc.bias", drops=("fc.bias",), pooled=2048)
+_IMAGENET = System(
+    "torchvision, trained on ImageNet",
+    {name: [("^", "model.")] for name in _RESNETS},
+    drops=("fc.weight", "fc.bias"),
+    lacks=("model.fc.weight", "model.fc.bias"),
+)
+
+# The first that describes a file counts: VGGFace2-pytorch's ResNet-50 has torchvision's keys, and all shapes but one.
+LAYOUTS = (
+    Layout(_ANCESTOR, ("mobilenet", "mobilenet_1_5x", "mobilenet_2x"), {"dw_pool.weight": None}),
+    Layout(_ANCESTOR, ("rmnet",), {"backbone.stages.stage_0.conv1.weight": None}),
+    Layout(_ANCESTOR, ("shufflenetv2",), {"global_pool.weight": None}),
+    Layout(_ANCESTOR, ("resnet",), {"model.layer1.0.act1.weight": None}),
+    Layout(_ANCESTOR, ("se_resnet50", "se_resnet101", "se_resnet152"), {"model.layer1.0.conv_down.weight": None}),
+    Layout(_CENTRE_LOSS, _RESNETS, {"model.conv1.weight": (64, 3, 7, 7)}),
+    Layout(
+        _INSIGHTFACE,
+        tuple(f"iresnet{depth}" for depth in DEPTHS),
+        {"features.weight": None, "layer1.0.prelu.weight": None},
+    ),
+    Layout(_INSIGHTFACE, ("mbf",), {"conv_sep.layers.0.weight": None}),
+    Layout(_MOBILEFACENET, ("mobilefacenet",), {"linear7.conv.weight": None}),
+    Layout(_CAFFE, ("senet50_caffe",), {"layer1.0.conv4.weight": None}),
+    Layout(_IMAGENET, _RESNETS, {**_STEM, "fc.weight": (1000, None)}),
+    Layout(_CAFFE, ("resnet50_caffe",), {**_STEM, "layer1.0.conv3.weight": None, "fc.weight": (None, 2048)}),
+    Layout(_IMAGENET, _RESNETS, {**_STEM, "layer1.0.conv1.weight": None}),
+)
+
+
+@lru_cache(maxsize=64)
+def shapes_of(name: str, embed_size: int, input_size: tuple[int, int]) -> dict[str, Shape]:
+    """The state dict of a `--model` as key → shape; draws nothing and takes no memory for weights."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = build_model(name, embed_size, input_size)
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def likeliest_model(layout: Layout, shapes: Mapping[str, Shape]) -> str:
+    """The `--model` that a state dict of this layout fits best: width and depth follow from the shapes."""
+
+    def likeness(name: str) -> int:
+        wanted = shapes_of(name, _ANY_EMBED_SIZE, family(name).input_size)
+        renamed = {layout.system.our_key(name, key): shape for key, shape in shapes.items()}
+        equal = sum(wanted.get(key) == shape for key, shape in renamed.items())
+        return equal - len(wanted.keys() ^ renamed.keys())
+
+    return max(layout.models, key=likeness)
+
+
+def embedding_size(name: str, shapes: Mapping[str, Shape]) -> int:
+    """E of a state dict with our keys; 0 when the layer that gives the embedding isn't in it, or is of no use."""
+    own = family(name).input_size
+    usual, other = (shapes_of(name, _ANY_EMBED_SIZE + more, own) for more in (0, 1))
+    for key, shape in usual.items():
+        if shape != other[key] and shapes.get(key):
+            size = shapes[key][0]
+            return size if size <= _LARGEST_EMBED_SIZE else 0
+    return 0
+
+
+def input_sides(name: str, embed_size: int, shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
+    """(height, width) of the pictures that a state dict with our keys is for; None when its shapes don't tell.
+
+    They do where a layer has a weight for each place of the last map: a kernel as large as the map, or a linear layer,
+    of which only the product is known and a square is assumed.
+    """
+    own = family(name).input_size
+    usual, larger = (shapes_of(name, embed_size, (factor * own[0], factor * own[1])) for factor in (1, 2))
+    key = next((key for key in usual if usual[key] != larger[key] and len(shapes.get(key, ())) == len(usual[key])), "")
+    if not key:
+        return None
+    if len(usual[key]) == 4:
+        scales = [theirs / ours for theirs, ours in zip(shapes[key][2:], usual[key][2:], strict=True)]
+    else:
+        scales = 2 * [math.sqrt(shapes[key][1] / usual[key][1])]
+    height, width = (round(side * scale) for side, scale in zip(own, scales, strict=True))
+    sensible = all(0 < side <= _LARGEST_SIDE and side % family(name).divisor == 0 for side in (height, width))
+    if not sensible or shapes_of(name, embed_size, (height, width))[key][1:] != shapes[key][1:]:
+        return None
+    return height, width

@@ -1,0 +1,201 @@
+"""Weights of other files for the models of this one: found out, renamed, held against a model and put into it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fr.checkpoint import snapshot
+from fr.checkpoint.training_state import read_head
+from fr.errors import InputError
+from fr.files import foreign_pickle
+from fr.files.durable import is_unicode
+from fr.files.restricted_pickle import StandIn
+from fr.weights.layouts import LAYOUTS, Layout, embedding_size, input_sides, likeliest_model
+
+OWN = "a snapshot of this trainer"  # the source of what needs no import
+_QUOTED = 80  # characters of a name
+_SHOWN = 20  # keys of a kind that are named; the rest is counted
+# Where checkpoints keep the state dict: face_recognition.pytorch, VGGFace2-pytorch and facenet, MobileFaceNet_Pytorch,
+# insightface, torchvision's own training scripts.
+_WRAPPERS = ("state_dict", "model_state_dict", "net_state_dict", "state_dict_backbone", "model")
+_COUNTER = "num_batches_tracked"  # of batch norms; nothing here depends on it, and older files lack it
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds, in the terms of this trainer.
+
+    source: for people. embed_size: E; 0 when the file has no embedding layer. input_size: (height, width), None when
+    the shapes don't tell. backbone: our key → tensor. head: [C, E], a row a class, as it stood there. bias: [C], what
+    is added to the logits of a plain softmax; None = the head's are cosines. identities: the classes' names, where the
+    file gives them. left_out: its keys that have no place here. lacks: our keys that no file
+    of its kind has. template, alignment: how its authors align faces.
+    """
+
+    path: Path
+    source: str
+    model: str
+    embed_size: int
+    input_size: tuple[int, int] | None
+    backbone: dict[str, torch.Tensor]
+    head: torch.Tensor | None
+    identities: list[str] | None = None
+    bias: torch.Tensor | None = None
+    left_out: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    template: str = "sphereface"
+    alignment: str = "procrustes"
+
+    def describe(self) -> str:
+        """One line for people."""
+        numbers = sum(tensor.numel() for tensor in self.backbone.values())
+        embedding = f"embeddings of {self.embed_size}" if self.embed_size else "no embedding layer"
+        classes = f"a head of {len(self.head):,} classes" if self.head is not None else "no head"
+        return f"{self.path}: {self.model} ({self.source}), {numbers:,} numbers, {embedding}, {classes}"
+
+
+def read_weights(path: Path) -> Weights:
+    """A weight file of one of the known kinds: our own snapshots, and those of `fr.weights.layouts`.
+
+    InputError when it can't be read, is damaged, or is of no known kind. Executes nothing (C10).
+    """
+    tree = foreign_pickle.read(path)
+    if isinstance(tree, dict) and {"format", "preprocessing", "run"} <= tree.keys():
+        return _of_snapshot(path, tree)
+    tensors = {key.removeprefix("module."): tensor for key, tensor in _state_dict(tree, path).items()}
+    if odd := next((key for key in tensors if not is_unicode(key)), ""):
+        raise InputError(f"{path}: a name in it isn't UTF-8: {odd[:_QUOTED]!r}")
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    layout = next((layout for layout in LAYOUTS if layout.describes(shapes)), None)
+    if layout is None:
+        some = ", ".join(list(tensors)[:4])
+        known = ", ".join(dict.fromkeys(layout.system.source for layout in LAYOUTS))
+        raise InputError(f"{path}: weights of no known kind (its keys: {some}, …); known: {known}")
+    return _of_layout(path, layout, tensors)
+
+
+def _state_dict(tree: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The names and tensors of a file, from wherever in it they stand."""
+    for _ in _WRAPPERS:  # one may be in another
+        if isinstance(tree, dict):
+            inner = (tree[name] for name in _WRAPPERS if isinstance(tree.get(name), dict | StandIn))
+            tree = next(inner, tree)
+    named = foreign_pickle.module_tensors(tree, path) if isinstance(tree, StandIn) else _tensors_of(tree)
+    if not named:
+        raise InputError(f"{path}: no weights in it: neither a state dict nor a network")
+    return named
+
+
+def _tensors_of(tree: Any) -> dict[str, torch.Tensor]:
+    items = tree.items() if isinstance(tree, dict) else ()
+    return {key: value for key, value in items if isinstance(key, str) and isinstance(value, torch.Tensor)}
+
+
+def _of_layout(path: Path, layout: Layout, tensors: dict[str, torch.Tensor]) -> Weights:
+    system = layout.system
+    head = tensors.pop(system.head, None)
+    if head is not None and head.ndim != 2:
+        raise InputError(f"{path}: {system.head} has the shape {list(head.shape)}; a head has two sides")
+    rows = head.t() if head is not None and system.transposed else head
+    kept = {key: tensor for key, tensor in tensors.items() if key not in system.drops}
+    model = likeliest_model(layout, {key: tuple(tensor.shape) for key, tensor in kept.items()})
+    backbone = {system.our_key(model, key): tensor for key, tensor in kept.items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in backbone.items()}
+    embed_size = embedding_size(model, shapes) or system.pooled
+    if len(backbone) < len(kept) or not (embed_size or system.lacks):
+        raise InputError(f"{path}: looks like {model} of {system.source}, but its embedding layer is missing or odd")
+    return Weights(
+        path,
+        system.source,
+        model,
+        embed_size,
+        input_sides(model, embed_size or 1, shapes),
+        backbone,
+        rows,
+        bias=_bias(rows, tensors.get(system.bias)),
+        left_out=tuple(key for key in tensors if key in system.drops),
+        lacks=system.lacks,
+        template=system.template,
+        alignment=system.alignment,
+    )
+
+
+def _of_snapshot(path: Path, contents: dict[str, Any]) -> Weights:
+    snapshot.check(path, contents)
+    sides, head, names = contents["preprocessing"].get("input_size"), contents.get("head"), contents.get("identities")
+    if snapshot.state_path(path).is_dir():
+        head, names = read_head(snapshot.state_path(path))
+    elif not (isinstance(head, torch.Tensor) and head.ndim == 2 and isinstance(names, list)):
+        head, names = None, None
+    sized = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in sides)
+    return Weights(
+        path,
+        OWN,
+        contents["model"],
+        contents["embed_size"],
+        (sides[0], sides[1]) if sized else None,
+        _tensors_of(contents["state_dict"]),
+        head,
+        names,
+        _bias(head, contents.get("head_bias")),
+    )
+
+
+def _bias(head: torch.Tensor | None, found: Any) -> torch.Tensor | None:
+    """What is added to the logits of a head, if it is a number a class."""
+    fits = head is not None and isinstance(found, torch.Tensor) and found.shape == head.shape[:1]
+    return found if fits else None
+
+
+def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:
+    """Put the backbone's weights into a model: lines that say what came of it.
+
+    InputError, and the model as it was, when a key is missing, unexpected or of another shape; with `partial` these are
+    only told, and what has no place keeps its fresh weights. Batch norms' counters may be missing.
+    """
+    ours = model.state_dict()
+    theirs = weights.backbone
+    fitting = [key for key in theirs if key in ours and _alike(theirs[key], ours[key])]
+    missing = [key for key in ours if key not in theirs and not key.endswith(_COUNTER) and key not in weights.lacks]
+    misshaped = [
+        f"{key} is {_kind(theirs[key])} there, {_kind(ours[key])} here"
+        for key in theirs
+        if key in ours and not _alike(theirs[key], ours[key])
+    ]
+    problems = [
+        *_listed("missing there", missing),
+        *_listed("unknown here", [key for key in theirs if key not in ours]),
+        *_listed("of another shape", misshaped),
+    ]
+    if misshaped and weights.input_size:
+        height, width = weights.input_size
+        problems.append(f"it is for pictures of {width}×{height}: a layer over the whole last map follows --input_size")
+    header = weights.describe()
+    if problems and not partial:
+        raise InputError(f"{header}: doesn't fit this run's network", *problems)
+    if not fitting:
+        raise InputError(f"{header}: nothing of it fits this run's network", *problems)
+    with torch.no_grad():
+        for key in fitting:
+            ours[key].copy_(theirs[key])
+    fresh = [key for key in weights.lacks if key in ours]
+    return [header, *problems, *_listed("left out", list(weights.left_out)), *_listed("begin afresh", fresh)]
+
+
+def _alike(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
+    return theirs.shape == ours.shape and theirs.is_floating_point() == ours.is_floating_point()
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{list(tensor.shape)}" if tensor.is_floating_point() else f"{list(tensor.shape)} {tensor.dtype}"
+
+
+def _listed(what: str, keys: list[str]) -> list[str]:
+    """`what` and the keys, a line each; nothing for none."""
+    if not keys:
+        return []
+    more = [f"  … and {len(keys) - _SHOWN:,} more"] if len(keys) > _SHOWN else []
+    return [f"{what}: {len(keys):,}", *(f"  {key}" for key in keys[:_SHOWN]), *more]

@@ -20,8 +20,8 @@ from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
 from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
+from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
-from fr.data.formats import read_on_all_ranks
 from fr.data.order import Order, training_order
 from fr.data.pipeline import dali_settings
 from fr.data.training_stream import TrainingStream
@@ -36,12 +36,15 @@ from fr.options.parsing import Resolved
 from fr.options.validation import check_batch_size
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
-from fr.train.loop import Every, StepSettings, train
+from fr.train.learning_rate import lr_at
+from fr.train.loop import Every, train
 from fr.train.meters import Meters
-from fr.train.milestones import Milestones, Validation
+from fr.train.milestones import Milestones
 from fr.train.monitor import Monitor, Silent
-from fr.train.optimizer import build_sgd, lr_at, parameter_groups
+from fr.train.optimizer import build_sgd, parameter_groups
 from fr.train.replicas import checkpoint_blocks, deterministic, replicate, resolved_precision, synchronise_batch_norms
+from fr.train.step import StepSettings
+from fr.train.validation import Validation
 from fr.train.watchdog import watched
 from fr.weights.initial_weights import InitialWeights, initialise
 

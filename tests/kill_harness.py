@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from fr.train.monitor import progress
+from fr.progress import progress
 from tests.conftest import SAMPLE
 from tests.disturbances import (
     ASYNC,

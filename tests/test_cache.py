@@ -25,8 +25,9 @@ from torch.multiprocessing import ProcessExitedException
 
 from fr.data import cache, formats
 from fr.data.cache import _MAGIC, _TAIL, Damaged, Entry, cache_folder
+from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
-from fr.data.formats import read_on_all_ranks, read_training_faces
+from fr.data.formats import read_training_faces
 from fr.data.storage import RecordFile, TarShards
 from fr.distributed import Ranks
 from fr.errors import InputError

@@ -16,9 +16,9 @@ from fr.models import MODELS, build_model, family
 from fr.onnx.export import Deployed, difference, embeddings_of, export_program, random_pixels, to_onnx
 from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
-from fr.train.loop import StepSettings, training_mode, training_step
 from fr.train.optimizer import build_sgd
 from fr.train.replicas import replicate
+from fr.train.step import StepSettings, training_mode, training_step
 from tests.conftest import ROOT
 from tools.benchmarks.case_ranks import loss_settings
 from tools.export_onnx import LIMIT

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 import fr.train.loop
+import fr.train.step
 import train
 from fr.checkpoint import snapshot
 from fr.distributed import Ranks
@@ -183,7 +184,7 @@ def rows_of(head: MarginSoftmax, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 def watched_run(argv: list[str]) -> dict[str, Any]:
     """Train on this rank of the open group: rows before the first step and after the last, and all that was shown."""
-    step, seen = fr.train.loop.training_step, dict[str, Any](labels=[], images=[])
+    step, seen = fr.train.step.training_step, dict[str, Any](labels=[], images=[])
 
     def watched(*arguments: Any) -> dict[str, torch.Tensor]:
         _, head, optimizer, batches, *_ = arguments

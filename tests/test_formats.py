@@ -26,7 +26,7 @@ from fr.data.readers.folders import read_folders
 from fr.data.readers.vgg import label_order, read_vgg
 from fr.errors import InputError
 from fr.options.definitions import train_options
-from fr.options.validation import DATASETS, UNLABELLED
+from fr.options.names import DATASETS, UNLABELLED
 from fr.preprocessing import Preprocessing
 from tests.conftest import Losses, data_options, same_weights, weights
 

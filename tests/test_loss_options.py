@@ -8,7 +8,7 @@ import pytest
 from fr.errors import InputError
 from fr.losses.settings import LossSettings
 from fr.options.definitions import train_options
-from fr.options.validation import MARGIN_TYPES
+from fr.options.names import MARGIN_TYPES
 
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
 WEIGHTS = ("center", "push", "push_plus", "global_push", "min_margin", "triplet")

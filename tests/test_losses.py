@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fr.losses.classifier import MarginSoftmax, _initial_centres
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sharded import SHORTEST, cosines_to, cross_entropy
-from fr.options.validation import MARGIN_TYPES
+from fr.options.names import MARGIN_TYPES
 from fr.train.optimizer import build_sgd
 from tests.loss_reference import (
     EMBED_SIZE,

@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 import fr.train.loop
+import fr.train.step
 import train
 from fr.checkpoint.snapshot import by_iteration
 from fr.distributed import rank
 from fr.errors import InputError
-from fr.train.loop import StepSettings, training_mode, training_step
 from fr.train.meters import Meters
 from fr.train.optimizer import build_sgd
 from fr.train.replicas import replicate
+from fr.train.step import StepSettings, training_mode, training_step
 from tests.conftest import Losses, records, same_weights, weights
 from tests.test_snapshot import CLASSES, content, make_run
 
@@ -52,7 +53,7 @@ def test_the_median_is_of_the_last_twenty_finite_losses_and_of_five_at_least() -
 def test_skipped_steps_are_counted_across_a_resume(
     run_small: Callable[..., Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = fr.train.loop.training_step
+    step = fr.train.step.training_step
 
     def two_of_three_skipped(*arguments: Any) -> dict[str, torch.Tensor]:
         return step(*arguments) | {"skipped_steps": torch.tensor(float(arguments[4] % 3 != 2))}
@@ -70,7 +71,7 @@ class Spiking:
     """Training steps of which some spoil the weights, and tell a loss that shows it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, spiking: set[int]) -> None:
-        self._spiking, self._step = spiking, fr.train.loop.training_step
+        self._spiking, self._step = spiking, fr.train.step.training_step
         self.centres: dict[int, torch.Tensor] = {}  # as each step found them
         monkeypatch.setattr(fr.train.loop, "training_step", self)
 

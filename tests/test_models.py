@@ -18,8 +18,7 @@ from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
 from fr.models import MODELS, build_model
 from fr.models.mobilenet import InvertedResidual, MobileFaceNet
-from fr.options.types import MODEL_NAMES
-from fr.options.validation import MARGIN_TYPES
+from fr.options.names import MARGIN_TYPES, MODEL_NAMES
 from fr.train.optimizer import build_sgd
 from tools.benchmarks.case_ranks import loss_settings
 

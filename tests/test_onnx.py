@@ -18,7 +18,8 @@ import evaluate_lfw
 from fr.errors import InputError
 from fr.evaluation.score_check import Spread
 from fr.evaluation.scored_model import open_model
-from fr.models import MODELS, Family, build_model
+from fr.models import MODELS, build_model
+from fr.models.family import Family
 from fr.onnx.export import difference, random_pixels
 from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.options.definitions import evaluation_options

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from fr.distributed import rank
-from fr.train.optimizer import apply_step, build_sgd, gradient_norm, lr_at, set_lr
+from fr.train.learning_rate import lr_at
+from fr.train.optimizer import apply_step, build_sgd, gradient_norm, set_lr
 
 
 def test_warm_up_goes_from_a_share_to_the_whole_learning_rate() -> None:

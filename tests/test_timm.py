@@ -10,7 +10,7 @@ import torch
 from fr.errors import InputError
 from fr.models import build_model, family, training_preprocessing
 from fr.options.definitions import train_options
-from fr.options.types import MODEL_NAMES
+from fr.options.names import MODEL_NAMES
 from tests.conftest import REQUIRED
 
 RECIPE = Path(__file__).parents[1] / "configs" / "vit_arcface.yml"

@@ -18,10 +18,11 @@ import pytest
 import torch
 
 import fr.train.loop
+import fr.train.step
 import train
 from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
-from fr.train.milestones import Batch
+from fr.train.step import Batch
 from tests.conftest import (
     ROOT,
     TINY,
@@ -455,7 +456,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_with_advice_and_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[Batch] = []
-    step = fr.train.loop.training_step
+    step = fr.train.step.training_step
 
     def watched(*arguments: Any) -> dict[str, torch.Tensor]:
         seen[:] = arguments[3]
@@ -488,7 +489,7 @@ def test_max_bad_steps_0_never_ends_a_run(run_small: Callable[..., Losses], tmp_
 def test_skipped_steps_that_are_not_in_a_row_do_not_end_a_run(
     run_small: Callable[..., Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = fr.train.loop.training_step
+    step = fr.train.step.training_step
 
     def two_of_three_skipped(*arguments: Any) -> dict[str, torch.Tensor]:
         return step(*arguments) | {"skipped_steps": torch.tensor(float(arguments[4] % 3 != 2))}

@@ -55,7 +55,8 @@ def test_a_process_that_hangs_says_where_and_ends() -> None:
 
 
 def test_who_waits_for_a_snapshot_in_the_background_says_where_that_hangs() -> None:
-    pools = "from concurrent.futures import ThreadPoolExecutor\nfrom fr.train.watchdog import WATCHED_THREAD\n"
+    pools = "from concurrent.futures import ThreadPoolExecutor\n"
+    pools += "from fr.checkpoint.snapshot_writer import WATCHED_THREAD\n"
     pools += "idle, busy = (ThreadPoolExecutor(1, WATCHED_THREAD + name) for name in ('_idle', '_busy'))\n"
     pools += "idle.submit(int).result()\n"
     hangs = "def writes():\n    time.sleep(600)\nwith watched(ranks, 1.0):\n    busy.submit(writes).result()"

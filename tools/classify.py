@@ -26,8 +26,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.data.bad_images import BadImages
+from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
-from fr.data.formats import read_on_all_ranks
 from fr.data.pipeline import dali_settings
 from fr.distributed import gather_objects, open_ranks
 from fr.errors import InputError, run_plainly

@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.data.bad_images import BadImages
+from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
-from fr.data.formats import read_on_all_ranks
 from fr.data.pipeline import dali_settings
 from fr.distributed import Ranks, gather_objects, open_ranks, patient_group, raise_together
 from fr.errors import InputError, run_plainly
@@ -42,8 +42,8 @@ from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import wants_flip
 from fr.files.durable import write_result
 from fr.options.definitions import Group, model_tool_options
+from fr.options.names import UNLABELLED
 from fr.options.types import FLAG, TEXT
-from fr.options.validation import UNLABELLED
 from tools.dataset.crop_files import names_below
 from tools.dataset.face_names import key_of, refuse_ambiguous
 from tools.dataset.marked_folder import open_folder

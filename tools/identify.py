@@ -41,11 +41,11 @@ from fr.files.durable import write_result
 from fr.options.definitions import OF_SETS, evaluation_options
 from fr.options.parsing import Resolved
 from fr.options.types import checked
+from fr.progress import progress
 from fr.recognition.detection import Detector, Mtcnn
 from fr.recognition.gallery import Gallery, Rows, new_gallery
 from fr.recognition.identification import Searches
 from fr.recognition.recognizer import Recognizer
-from fr.train.monitor import progress
 from tools.detect_faces import detector_options, settings_of
 from tools.identifying.portraits import Looking, Portraits, read_portraits
 from tools.identifying.results import JOURNAL, Seen, Sink, open_sinks

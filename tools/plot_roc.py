@@ -16,10 +16,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.faces import read_text
 from fr.errors import InputError, run_plainly
 from fr.evaluation.roc import Roc, area
 from fr.files.durable import write_result
+from fr.files.untrusted import read_text
 from fr.report.plots import png, roc_overlay
 
 

@@ -20,7 +20,8 @@ from fr.distributed import new_patient_group, raise_together, rank
 from fr.errors import InputError
 from fr.files.checksums import SUMS, sums_of
 from fr.files.durable import sync_folder, write_durably
-from fr.train.watchdog import WATCHED_THREAD
+
+WATCHED_THREAD = "snapshot"  # begins the name of one that the main thread may wait for
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from fr.checkpoint.dcp_files import PathlessWriter, SafeReader, causes, shapes_in
-from fr.data.faces import read_text
 from fr.distributed import broadcast_buffers, rank, world_size
 from fr.errors import InputError
+from fr.files.untrusted import read_text
 from fr.losses.classifier import MarginSoftmax
 
 IDENTITIES = "identities.txt"

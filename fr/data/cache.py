@@ -136,7 +136,8 @@ def state_of(files: list[Path]) -> str | None:
 def _code() -> str:
     """Hash of what reads and keeps: a version that nobody can forget to raise."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    data = Path(__file__).parent
+    for path in sorted([*data.rglob("*.py"), *data.with_name("files").glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

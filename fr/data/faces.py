@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from fr.data.storage import MOST_BYTES, Pack, RecordFile, TarShards
 from fr.errors import InputError
 from fr.files.untrusted import check_inside, read_whole
-from fr.files.untrusted import read_text as read_text  # where others look for it
 
 _SHOWN = 10  # problems named one by one; the rest is counted
 _BLOCK = 4096  # rows that fit into a core's cache

@@ -1,8 +1,7 @@
-"""--train_dataset → the reader of that format. What each needs is in `fr/options/validation.py`."""
+"""--train_dataset → the reader of that format. What each needs is in `fr/options/names.py`."""
 
 import json
 import sys
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from fr.data.readers.lists import read_imdb_face, read_labelled_list, read_ms1m,
 from fr.data.readers.tar_shards import read_tar, shard_names
 from fr.data.readers.unlabelled import read_photographs, read_trillion_pairs_test
 from fr.data.readers.vgg import read_vgg
-from fr.distributed import Ranks, gather_objects, patient_group, raise_together
 from fr.errors import InputError
 
 
@@ -77,37 +75,14 @@ def read_training_faces(options: Mapping[str, Any]) -> LabelledFaces:
 
     InputError says all that is wrong with the files.
     """
-    return _read(options, run="", keeps=True)
+    return read_cached(options, run="", keeps=True)
 
 
-def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces:
-    """As `read_training_faces`, by all ranks together: the first of a host reads, the others map what it kept.
+def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFaces:
+    """The faces that options name, from the cache or into it.
 
-    All of them raise InputError if one can't read the data, or if they aren't the same everywhere.
+    run: what its ranks call it; "" = a run of one. keeps: whether this rank writes into the cache.
     """
-    run = gather_objects(uuid.uuid4().hex)[0] if ranks.world_size > 1 else ""
-    faces, failure = None, None
-    with patient_group() as group:  # tens of millions of pictures may take an hour
-        for keeps in (True, False):
-            if (ranks.local_rank == 0) == keeps:
-                try:
-                    faces = _read(options, run, keeps)
-                except InputError as error:
-                    failure = error
-            raise_together(failure, "another rank can't read the training data, and says why", group)
-    assert faces is not None
-    found = gather_objects(faces.fingerprint())
-    unlike = [rank for rank, fingerprint in enumerate(found) if fingerprint != found[0]]
-    if unlike:
-        raise InputError(
-            f"--train_data_root {faces.root}: ranks {', '.join(map(str, unlike))} read other data than rank 0; "
-            "are the files the same on all hosts, and did they change just now?"
-        )
-    return faces
-
-
-def _read(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFaces:
-    """run: what its ranks call it; "" = a run of one. keeps: whether this rank writes into the cache."""
     dataset = options.get("train_dataset", "vgg")
     if dataset not in READERS:
         raise InputError(f"--train_dataset {dataset}: unknown; one of {', '.join(READERS)}")

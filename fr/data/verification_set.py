@@ -19,7 +19,7 @@ from fr.data.pairs.lfw import read_lfw
 from fr.data.pairs.pair_faces import ENDINGS, Pairs, faces_of_pairs
 from fr.data.pairs.pair_lists import list_form, read_pairs
 from fr.errors import InputError
-from fr.options.validation import SET_KINDS
+from fr.options.names import SET_KINDS
 
 OPTIONS = ("val_data_root", "val_list", "val_landmarks")
 _PAIRS, _PICTURES = "pairs.txt", "lfw"

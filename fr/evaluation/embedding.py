@@ -15,7 +15,7 @@ from fr.distributed import Ranks, gather_rows, raise_together
 from fr.errors import InputError
 from fr.evaluation.verification import Verification, cosine_scores, l2_scores, verify
 from fr.preprocessing import Preprocessing
-from fr.train.monitor import progress
+from fr.progress import progress
 
 Network = Callable[[torch.Tensor], torch.Tensor]  # [B, 3, H, W] → [B, E]: a backbone, or what stands for one
 

@@ -109,7 +109,7 @@ def _code() -> str:
     """Hash of what reads, aligns and embeds: another version may give other numbers."""
     versions = [of.__version__ for of in (torch, nvidia.dali, onnxruntime, cv2, np)]
     digest = hashlib.sha256(json.dumps(versions).encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""Files that are whole or as they were, and their names."""
+"""Files that are whole or as they were."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -54,17 +54,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def printable(name: str) -> str:
-    """A file's name as one line of UTF-8; what isn't Unicode is escaped."""
-    return " ".join(name.split()).encode(errors="backslashreplace").decode()
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8; a file's name that can't be read so holds lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

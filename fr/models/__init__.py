@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from torch import nn
@@ -10,33 +9,11 @@ from torchvision.models import ResNet, resnet34, resnet50, resnet101
 
 from fr.errors import InputError, unknown
 from fr.models import caffe_resnet, insightface_mbf, iresnet, mobilefacenet, mobilenet, rmnet, se_resnet, shufflenet
+from fr.models.family import HALF, Family
 from fr.models.se_resnet import BLOCKS_50, BLOCKS_101, BLOCKS_152, Bottleneck, FaceResNet, SEBottleneck
 from fr.models.torchvision_resnet import FixedLengthResNet
-from fr.options.types import TIMM
+from fr.options.names import TIMM
 from fr.preprocessing import Preprocessing
-
-Channels = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Family:
-    """How to build a backbone from (embed_size, (height, width)), and the input it was designed for.
-
-    input_size: (height, width) in pixels. divisor: what both must divide by. mean, std: per channel in `color_order`
-    on the 0–1 scale, as in `fr.preprocessing`; 0 and 1 where the network normalises its input by itself. last_linear:
-    the layer that makes the embedding of pooled features; "" where what it takes isn't pooled.
-    """
-
-    build: Callable[[int, tuple[int, int]], nn.Module]
-    input_size: tuple[int, int]
-    divisor: int = 1
-    mean: Channels = (0.0, 0.0, 0.0)
-    std: Channels = (1.0, 1.0, 1.0)
-    color_order: str = "rgb"
-    last_linear: str = ""
-
-
-HALF: Channels = (0.5, 0.5, 0.5)  # mean and std that bring 0–1 to -1–1
 
 
 def _resnet(build: Callable[..., ResNet]) -> Family:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fr.errors import InputError, unknown
-from fr.models import Family
-from fr.options.types import TIMM
+from fr.models.family import Family
+from fr.options.names import TIMM
 
 
 def timm_family(name: str) -> Family:

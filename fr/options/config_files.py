@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from fr.errors import InputError
-from fr.files.durable import is_unicode
+from fr.files.names import is_unicode
 from fr.files.untrusted import read_text
 
 COMMAND_LINE = "command line"

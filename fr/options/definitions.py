@@ -10,9 +10,10 @@ from typing import Any
 
 from fr.alignment import ALIGNMENTS, TEMPLATES
 from fr.options import training
+from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
 from fr.options.types import CHANNEL, COUNT, COUNT_OR_0, FLAG, POSITIVE, SIDE, TEXT
-from fr.options.validation import DATASETS, SET_KINDS, UNLABELLED, evaluation_problems, tool_problems, train_problems
+from fr.options.validation import evaluation_problems, tool_problems, train_problems
 
 Group = argparse._ArgumentGroup
 

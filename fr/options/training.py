@@ -6,6 +6,7 @@ required.
 
 import argparse
 
+from fr.options.names import MARGIN_TYPES, MODEL_NAMES
 from fr.options.types import (
     AT_LEAST_1,
     BELOW_1,
@@ -16,7 +17,6 @@ from fr.options.types import (
     FLAG,
     FRACTION,
     MARGIN,
-    MODEL_NAMES,
     NOT_NEGATIVE,
     POSITIVE,
     PREFIX,
@@ -28,7 +28,6 @@ from fr.options.types import (
     TEXT,
     model_name,
 )
-from fr.options.validation import MARGIN_TYPES
 
 Group = argparse._ArgumentGroup
 

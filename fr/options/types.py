@@ -6,32 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fr.errors import unknown
+from fr.options.names import TIMM
 
-TIMM = "timm/"  # begins the name of a model that the package timm has; which those are, timm alone knows
-MODEL_NAMES = (
-    "mobilenet",
-    "mobilenet_1_5x",
-    "mobilenet_2x",
-    "rmnet",
-    "shufflenetv2",
-    "resnet",
-    "se_resnet",
-    "se_resnet50",
-    "se_resnet101",
-    "se_resnet152",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet50_caffe",
-    "senet50_caffe",
-    "iresnet18",
-    "iresnet34",
-    "iresnet50",
-    "iresnet100",
-    "iresnet200",
-    "mbf",
-    "mobilefacenet",
-)
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 
 

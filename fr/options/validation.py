@@ -5,26 +5,10 @@ from itertools import pairwise
 from typing import Any
 
 from fr.errors import InputError
+from fr.options.names import DATASETS, MARGIN_TYPES, UNLABELLED
 
-# The formats of the training data: what each needs beside --train_data_root, and what else it uses.
+# Options that say where the training data are.
 _DATA = ("train_list", "train_landmarks", "train_meta", "aligned")
-DATASETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "vgg": (("train_list", "train_landmarks"), ("train_meta",)),
-    "folder": ((), ("train_landmarks", "aligned")),
-    "list": (("train_list",), ("train_landmarks", "aligned")),
-    "ms1m": (("train_list",), ()),
-    "imdbface": (("train_list",), ()),
-    "trp": (("train_list",), ()),
-    "tar": ((), ("train_list", "aligned")),
-    "rec": ((), ()),
-}
-# The same of photographs of nobody in particular, which tools may show to a model.
-UNLABELLED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "photos": ((), ("train_list", "train_landmarks", "aligned")),
-    "trp_test": (("train_list",), ()),
-}
-SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # of --val_set
-MARGIN_TYPES = ("softmax", "cos", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
 _GOES_WITH = {

@@ -19,7 +19,8 @@ from fr.data.faces import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.errors import InputError
 from fr.evaluation.verification import checked_pairs
-from fr.files.durable import printable, write_result
+from fr.files.durable import write_result
+from fr.files.names import printable
 from fr.preprocessing import Preprocessing
 from fr.report.font import font
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from fr.errors import InputError
-from fr.files.durable import printable
+from fr.files.names import printable
 
 # The projector shows sheets of 8,192 × 8,192 pixels at most (pytorch issue 75502). torch makes them of numbers of eight
 # bytes, several times over, which for such a one is 6 GB.

@@ -1,4 +1,4 @@
-"""What a run says of itself: progress bar, `log.jsonl`, TensorBoard. Other ranks than the first say nothing."""
+"""What a run says of itself: its bar, `log.jsonl`, TensorBoard. Other ranks than the first say nothing."""
 
 import json
 import math
@@ -6,14 +6,13 @@ import sys
 import time
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
-from tqdm import tqdm
 
 from fr.preprocessing import Preprocessing
+from fr.progress import progress
 
 # JSONL key → TensorBoard name, for those that a record has; the first six as in face_recognition.pytorch.
 _SCALARS = {
@@ -50,12 +49,6 @@ def _validation_tag(key: str) -> str:
     """The TensorBoard name of a validation's figure, `Sets/cfp_fp_accuracy` of other sets than the first; "" = none."""
     other_set = key.removeprefix("ema_") not in _VALIDATION and key.endswith(("_accuracy", "_auc"))
     return _VALIDATION.get(key, f"Sets/{key}" if other_set else "")
-
-
-def progress(total: int, unit: str, what: str, first: int = 0, shown: bool = True) -> "tqdm[Any]":
-    """A progress bar; where no terminal is, a line every few seconds."""
-    interval = 0.2 if sys.stderr.isatty() else 5.0
-    return tqdm(total=total, initial=first, unit=unit, desc=what, disable=not shown, mininterval=interval)
 
 
 def pictures(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:

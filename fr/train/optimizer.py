@@ -1,4 +1,4 @@
-"""SGD over backbone and head, and the learning rate as a pure function of the iteration."""
+"""SGD over backbone and head: parameter groups, gradient norm over shards, the step."""
 
 import difflib
 import fnmatch
@@ -10,16 +10,6 @@ import torch.distributed as dist
 from torch import nn
 
 from fr.errors import InputError
-
-DROP = 0.1  # factor of the learning rate at every drop
-
-
-def lr_at(iteration: int, lr: float, warmup: int, drops: Sequence[int]) -> float:
-    """Learning rate of an iteration (from 0): linear warm-up to `lr`, then × 0.1 at each iteration of `drops`.
-
-    The first step of a warm-up of n iterations has lr / n, the last lr.
-    """
-    return lr * min(1.0, (iteration + 1) / max(1, warmup)) * DROP ** sum(iteration >= drop for drop in drops)
 
 
 def parameter_groups(

@@ -19,10 +19,10 @@ from types import FrameType
 
 import torch.distributed as dist
 
+from fr.checkpoint.snapshot_writer import WATCHED_THREAD
 from fr.distributed import Ranks
 
 STATUS = 124  # as timeout(1) has it
-WATCHED_THREAD = "snapshot"  # begins the name of one that the main thread may wait for
 _BEATS = 8  # in the time that a rank may be silent
 
 

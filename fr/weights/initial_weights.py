@@ -12,9 +12,10 @@ import torch
 import torchvision
 from torch import nn
 
-from fr.data.faces import read_text, refuse
+from fr.data.faces import refuse
 from fr.distributed import raise_together, rank
 from fr.errors import InputError
+from fr.files.untrusted import read_text
 from fr.losses.classifier import MarginSoftmax
 from fr.weights.loading import Weights, fit, read_weights
 

@@ -11,7 +11,7 @@ from fr.checkpoint import snapshot
 from fr.checkpoint.training_state import read_head
 from fr.errors import InputError
 from fr.files import foreign_pickle
-from fr.files.durable import is_unicode
+from fr.files.names import is_unicode
 from fr.files.restricted_pickle import StandIn
 from fr.weights.layouts import LAYOUTS, Layout, embedding_size, input_sides, likeliest_model
 

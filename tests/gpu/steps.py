@@ -12,9 +12,9 @@ from torch import nn
 from fr.losses.classifier import MarginSoftmax
 from fr.losses.settings import LossSettings
 from fr.models import build_model, family
-from fr.train.loop import StepSettings, training_mode, training_step
 from fr.train.optimizer import build_sgd
 from fr.train.replicas import replicate
+from fr.train.step import StepSettings, training_mode, training_step
 from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES, EMBED_SIZE = 8_631, 512

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fr.data.formats import read_on_all_ranks
+from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.order import Order
 from fr.distributed import Ranks

@@ -26,9 +26,9 @@ from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model, family
 from fr.models.layers import PReLU
-from fr.train.loop import StepSettings, training_mode, training_step
 from fr.train.optimizer import build_sgd
 from fr.train.replicas import deterministic, replicate
+from fr.train.step import StepSettings, training_mode, training_step
 from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
 
 _CLASSES, _EMBED_SIZE = 8_631, 512

@@ -23,7 +23,7 @@ from fr.evaluation.embedding import Network
 from fr.options.definitions import Group
 from fr.options.types import COUNT, COUNT_OR_0, FLAG
 from fr.preprocessing import Preprocessing
-from fr.train.monitor import progress
+from fr.progress import progress
 
 _MOST = 1000  # parts; a kill loses at most that share of the work of each rank
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from fr.data.faces import Faces, existing_folder
 from fr.data.readers.folders import pictures_below
 from fr.errors import InputError
+from fr.progress import progress
 from fr.recognition.detection import DetectorSettings, Mtcnn
-from fr.train.monitor import progress
 from tools.dataset.face_journal import Found
 from tools.dataset.parallel import map_in_processes
 from tools.detect_faces import face_of, find_face

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fr.data.faces import read_text, refuse
+from fr.data.faces import refuse
 from fr.data.pairs.pair_faces import Pairs
 from fr.errors import InputError
+from fr.files.untrusted import read_text
 
 PROTOCOL = Path("Protocol")
 LISTS = {"F": "Pair_list_F.txt", "P": "Pair_list_P.txt"}

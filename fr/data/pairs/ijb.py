@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from fr.data.faces import Faces, check_landmarks, existing_folder, read_text, refuse
+from fr.data.faces import Faces, check_landmarks, existing_folder, refuse
 from fr.data.lines import strays, true_rows
 from fr.errors import InputError
+from fr.files.untrusted import read_text
 
 _MEMBERS, _POINTS, _PAIRS = "_face_tid_mid.txt", "_name_5pts_score.txt", "_template_pair_label.txt"
 SHOWN = 10  # problems named one by one

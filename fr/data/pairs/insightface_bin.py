@@ -22,7 +22,7 @@ from fr.files.untrusted import read_whole
 
 
 def read_pack(path: Path) -> VerificationFaces:
-    """The pairs of a pack, in tenths (`fr/data/pairs/pair_faces.py`); a picture that occurs in several pairs is there once.
+    """The pairs of a pack, in tenths (`fr/data/pairs/pair_faces.py`); a picture of several pairs is there once.
 
     Names are places in the pack, from 0. InputError for what is no pack, and for numbers that don't fit.
     """

@@ -12,10 +12,11 @@ Where a line has tabs, they alone part it, so that paths may hold spaces.
 import re
 from pathlib import Path
 
-from fr.data.faces import read_text, refuse
+from fr.data.faces import refuse
 from fr.data.pairs.lfw import read_lfw_pairs
 from fr.data.pairs.pair_faces import Pairs, tenths
 from fr.errors import InputError
+from fr.files.untrusted import read_text
 
 _KINDS = {"0": False, "1": True}
 _WHOLE = re.compile("[0-9]{1,9}")

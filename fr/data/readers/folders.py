@@ -10,7 +10,7 @@ import pyarrow as pa
 from fr.data.faces import LabelledFaces, check_first_photograph, existing_folder, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.errors import InputError
-from fr.files.durable import is_unicode
+from fr.files.names import is_unicode
 from fr.files.untrusted import check_inside
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")

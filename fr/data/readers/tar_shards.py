@@ -29,7 +29,7 @@ from fr.data.faces import LabelledFaces, check_landmarks, existing_folder, refus
 from fr.data.lines import STAYS, read_lines, strays, true_rows
 from fr.data.storage import TarShards
 from fr.errors import InputError
-from fr.files.durable import is_unicode
+from fr.files.names import is_unicode
 from fr.files.tar_members import CutShort, tar_members
 from fr.files.untrusted import open_file
 

@@ -1,0 +1,36 @@
+"""Training data read by all ranks together: once a host, and checked to be the same."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from fr.data.faces import LabelledFaces
+from fr.data.formats import read_cached
+from fr.distributed import Ranks, gather_objects, patient_group, raise_together
+from fr.errors import InputError
+
+
+def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces:
+    """As `read_training_faces`, by all ranks together: the first of a host reads, the others map what it kept.
+
+    All of them raise InputError if one can't read the data, or if they aren't the same everywhere.
+    """
+    run = gather_objects(uuid.uuid4().hex)[0] if ranks.world_size > 1 else ""
+    faces, failure = None, None
+    with patient_group() as group:  # tens of millions of pictures may take an hour
+        for keeps in (True, False):
+            if (ranks.local_rank == 0) == keeps:
+                try:
+                    faces = read_cached(options, run, keeps)
+                except InputError as error:
+                    failure = error
+            raise_together(failure, "another rank can't read the training data, and says why", group)
+    assert faces is not None
+    found = gather_objects(faces.fingerprint())
+    unlike = [rank for rank, fingerprint in enumerate(found) if fingerprint != found[0]]
+    if unlike:
+        raise InputError(
+            f"--train_data_root {faces.root}: ranks {', '.join(map(str, unlike))} read other data than rank 0; "
+            "are the files the same on all hosts, and did they change just now?"
+        )
+    return faces

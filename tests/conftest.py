@@ -30,12 +30,37 @@ ROOT = Path(__file__).parent.parent
 SAMPLE = Options(identities=12, images_per_identity=8, lfw_identities=40, pairs_per_fold=2)
 
 
+# Variables by which a launcher or a scheduler (torchrun, Slurm) makes a process one rank of a job, or sets its threads.
+LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "SLURM_", "OMP_", "MKL_")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Each worker (`pytest -n`) has cores of its own, because in each torch takes as many threads as there are."""
+    """Reset what pytest inherited, and give each worker (`pytest -n`) cores of its own.
+
+    The cores, because in each worker torch takes as many threads as there are.
+    """
+    reset_inherited()
     if (worker := getattr(config, "workerinput", None)) is not None:
         number = int(worker["workerid"].removeprefix("gw"))
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[number :: worker["workercount"]] or cores)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # torch counted when it was imported, also OMP_NUM_THREADS
+
+
+def reset_inherited() -> None:
+    """Signals and environment as in a login shell, for the tests and the commands that they start.
+
+    In the background of a script (`pytest &`) SIGINT is ignored: a command that inherits this never sees Ctrl-C. SIGHUP
+    stays as it is, since no test sends it, so that `nohup` still protects the tests.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGCHLD):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
+        del os.environ[name]
+    os.environ["LC_ALL"] = "C.UTF-8"  # messages of bash and the C library are compared
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -199,7 +199,8 @@ def test_a_compressed_table_is_not_unpacked(vgg: Vgg) -> None:
         file.write(vgg.table.read_bytes())
         for _ in range(10):
             file.write((csv_row("c/1") + "\n").encode() * 100_000)
-    with bounded(megabytes=50), pytest.raises(InputError, match=r"points\.csv\.gz:1: (not UTF-8 text|a NUL byte)"):
+    told = r"points\.csv\.gz:\d+: (not UTF-8 text|a NUL byte)"  # the line is where the compressor puts such a byte
+    with bounded(megabytes=50), pytest.raises(InputError, match=told):
         vgg.read(landmarks=table)
 
 

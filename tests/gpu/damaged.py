@@ -5,11 +5,18 @@ import torch
 
 from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, FaceStream, Undecodable
-from fr.data.samples import plain_batch
+from fr.data.samples import SampleBatch, plain_batch
 from tests.gpu.faces import CONTRACT, dali, image_folder, in_gray_levels, read_faces
 from tests.gpu.job import Job
 
 _GOOD = 15  # images beside a damaged one, so that the batch is large enough for the hardware decoder's share
+
+
+class _Refusing(FaceStream):
+    """A stream that doesn't search for the image at fault, which would take a graph or two for each."""
+
+    def _at_fault(self, batch: SampleBatch) -> dict[int, str]:
+        return {}
 
 
 def check(job: Job) -> None:
@@ -57,7 +64,7 @@ def _accepted(faces: Faces, settings: DaliSettings, count: int) -> dict[int, np.
     while number < count:
         batches = (plain_batch(np.insert(good, place % 16, place)) for place in range(number, count))
         try:
-            for images, _ in FaceStream(faces, batches, _GOOD + 1, CONTRACT, settings, effects=()):
+            for images, _ in _Refusing(faces, batches, _GOOD + 1, CONTRACT, settings, effects=()):
                 accepted[number] = in_gray_levels(images[number % 16])
                 number += 1
         except Undecodable:

@@ -51,7 +51,8 @@ def _versions(job: Job) -> None:
             "NCCL": ".".join(map(str, torch.cuda.nccl.version())),
             "cuDNN": str(torch.backends.cudnn.version()),
         }
-        driver = re.search(r"Module\s+(\S+)", Path("/proc/driver/nvidia/version").read_text())
+        path = Path("/proc/driver/nvidia/version")
+        driver = re.search(r"Module\s+(?:for \S+\s+)?([\d.]+)", path.read_text()) if path.exists() else None
         found["driver"] = driver.group(1) if driver else "unknown"
     job.findings.metric("versions", ", ".join(f"{name} {value}" for name, value in found.items()))
 

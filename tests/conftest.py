@@ -30,6 +30,25 @@ ROOT = Path(__file__).parent.parent
 SAMPLE = Options(identities=12, images_per_identity=8, lfw_identities=40, pairs_per_fold=2)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="run the tests marked thorough, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests marked thorough, unless asked for with --thorough."""
+    if config.option.thorough:
+        return
+    if thorough := [item for item in items if item.get_closest_marker("thorough")]:
+        config.hook.pytest_deselected(items=thorough)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    # What the workers of `pytest -n` deselect isn't reported here.
+    if not config.option.thorough and (config.option.numprocesses or terminalreporter.stats.get("deselected")):
+        terminalreporter.write_line("tests marked thorough are left out; run them with --thorough")
+
+
 # Variables by which a launcher or a scheduler (torchrun, Slurm) makes a process one rank of a job, or sets its threads.
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "SLURM_", "OMP_", "MKL_")
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# bash tests/run.sh [pytest arguments]: environment, lint, types, tests; stops at the first that fails.
+# bash tests/run.sh [--thorough] [pytest arguments]: environment, lint, types, tests; stops at the first that fails.
+# --thorough: also the tests marked thorough, as CI does; without it about ten minutes on two cores.
 # Warnings are errors by pyproject.toml, which also lists the exceptions (-W error here would undo them).
 # Two files of tests run at a time: `-n 8` for eight, `-n 0` for one after the other in this process.
 set -euo pipefail

@@ -30,7 +30,7 @@ OFFLINE = ("background-networking", "component-update", "sync", "quic")
 PATIENCE = 120  # seconds that a busy machine may take for a page
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.thorough,
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="apt-get install chromium chromium-driver"),
 ]
 

@@ -57,7 +57,7 @@ def test_a_leak_has_a_slope_and_a_warm_up_has_none() -> None:
         trends(warm_up[:3])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_with_a_stop_keeps_its_files_and_threads_and_logs_each_iteration_once() -> None:
     options = ["--iterations", "90", "--val_step", "15", "--stops", "1", "--train", "--async_snapshots"]
     command = [sys.executable, "tools/benchmark.py", "endurance", *options]

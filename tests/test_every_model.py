@@ -49,7 +49,7 @@ def test_a_small_step_against_the_gradient_lowers_the_loss_as_it_predicts(name: 
         predicted = 1e-6 * before
         for parameter in parameters:
             if parameter.grad is not None:
-                parameter -= predicted / squares * parameter.grad
+                parameter.sub_(predicted / squares * parameter.grad)
         after, _ = head(model(pictures.double()), labels)
     assert (before - after).item() == pytest.approx(predicted.item(), rel=0.01)
 

@@ -99,7 +99,7 @@ def test_checkpointed_blocks_leave_the_losses_as_they_are(
         run("--activation_checkpointing", "--compile")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_compiled_run_has_the_same_losses_to_rounding(run_small: Callable[..., Losses], tmp_path: Path) -> None:
     plain, compiled = run_small(out=tmp_path / "plain"), run_small("--compile", out=tmp_path / "compiled")
     assert compiled == pytest.approx(plain, rel=1e-5)  # float32 sums in another order, three steps

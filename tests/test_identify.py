@@ -478,7 +478,7 @@ def test_options_without_effect_are_refused(model: list[str], four: Path, probes
             main([*common, *options])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_many_pictures_are_looked_at_by_several_processes_with_the_same_result(
     lfw: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

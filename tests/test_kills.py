@@ -154,7 +154,7 @@ def test_logs_that_cant_be_written_cost_no_snapshot(bench: Bench) -> None:
     failing_logs(bench, bench.run(SYNC), "ENOSPC", at=14)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_real_file_system_that_is_full_or_read_only_loses_nothing(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -203,7 +203,7 @@ def test_a_signal_amid_a_snapshot_lets_it_be_finished(bench: Bench, course: str)
         asked_in_a_snapshot(bench, bench.run(COURSES[course]), signal.SIGTERM, rank, at)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("act", "rank", "course"), [("SIGSTOP", 0, SYNC), ("SIGSTOP", 1, SYNC), ("sleep", 1, SYNC), ("sleep", 1, ASYNC)]
 )
@@ -215,17 +215,17 @@ def test_a_rank_that_hangs_is_named_and_ends_the_job(bench: Bench, act: str, ran
 # --- the real torchrun ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_torchrun_brings_a_job_back_by_itself(real: Bench) -> None:
     (at,) = some(real, SYNC, 1, 1)
     restarted(real, real.run(SYNC), "SIGKILL", 1, at)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_machine_that_goes_costs_no_snapshot(real: Bench) -> None:
     tried_until_in_time(lambda share: killed_with_torchrun(real, real.run(SYNC), share))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_slurms_warning_to_all_processes_leaves_a_snapshot(real: Bench) -> None:
     asked_by_slurm(real, real.run(SYNC), signal.SIGUSR1)

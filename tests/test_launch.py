@@ -16,7 +16,7 @@ SRUN = '#!/bin/sh\nshift\nSLURM_STEP_ID=0 exec "$@"\n'  # one node; without --ki
 SCONTROL = '#!/bin/sh\ncase "$1" in show) echo localhost;; *) echo "$@" >> "$SAID";; esac\n'
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_job_that_is_warned_writes_a_snapshot_and_is_queued_again(sample_data: Path, tmp_path: Path) -> None:
     commands, said = tmp_path / "bin", tmp_path / "said"
     commands.mkdir()

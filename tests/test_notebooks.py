@@ -24,7 +24,7 @@ def pictures(notebook: NotebookNode) -> list[list[tuple[int, int]]]:
     return sizes
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["detection", "alignment"])
 def test_a_notebook_runs_and_shows_the_pictures_that_it_is_kept_with(name: str) -> None:
     if name == "detection":

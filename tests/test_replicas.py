@@ -176,7 +176,7 @@ def runs_with_and_without_a_restart(variant: str) -> list[dict[str, torch.Tensor
     [
         *((3, variant) for variant in ("plain", "accumulated", "checkpointed", "frozen")),
         (4, "plain"),
-        pytest.param(3, "compiled", marks=pytest.mark.slow),
+        pytest.param(3, "compiled", marks=pytest.mark.thorough),
     ],
 )
 def test_three_ranks_add_gradients_in_the_same_order_after_a_restart(
@@ -206,7 +206,7 @@ def test_the_buckets_are_those_that_torch_makes_after_its_first_step(one_rank: N
     assert bucket_sizes(Replicas) == [later, later]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_compiled_backbone_gives_the_same_losses_to_rounding(one_rank: None) -> None:
     def losses(compiled: bool) -> list[float]:
         torch.manual_seed(0)

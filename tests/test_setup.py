@@ -210,11 +210,11 @@ def test_ci_calls_run_sh_from_the_root_and_takes_its_exit_code(tmp_path):
     (tmp_path / ".ci").mkdir()
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")  # with its mode: it must be executable
-    (tmp_path / "tests/run.sh").write_text("pwd; exit 7\n")
+    (tmp_path / "tests/run.sh").write_text('pwd; echo "$@"; exit 7\n')
     (tmp_path / "chromedriver").touch(mode=0o755)  # or it would install one
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     result = subprocess.run([tmp_path / ".ci/run"], capture_output=True, text=True, cwd="/", env=os.environ | path)
-    assert (result.returncode, result.stdout.strip()) == (7, str(tmp_path))
+    assert (result.returncode, result.stdout.strip()) == (7, f"{tmp_path}\n--thorough")
 
 
 @pytest.mark.parametrize("failing", [None, "init_venv.sh", "ruff", "mypy", "pytest"])
@@ -227,10 +227,10 @@ def test_run_sh_stops_at_the_first_failing_stage(tmp_path, failing):
     for path in stages:
         path.write_text(f"#!/bin/bash\necho ran {path.name} $*\nexit {3 if path.name == failing else 0}\n")
         path.chmod(0o755)
-    command = ["bash", tmp_path / "tests/run.sh", "-m", "not slow"]
+    command = ["bash", tmp_path / "tests/run.sh", "--thorough", "-k", "losses or head"]
     result = subprocess.run(command, capture_output=True, text=True, cwd="/")
     ran = [line for line in result.stdout.splitlines() if line.startswith("ran ")]
-    tests = "ran pytest --numprocesses 2 --dist loadfile -m not slow"
+    tests = "ran pytest --numprocesses 2 --dist loadfile --thorough -k losses or head"
     expected = ["ran init_venv.sh --with dev,detect,faiss", "ran ruff check .", "ran mypy", tests]
     last = len(stages) if failing is None else 1 + [path.name for path in stages].index(failing)
     assert ran == expected[:last]

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ def _timm() -> None:
     pytest.importorskip("timm", reason="timm isn't installed: bash init_venv.sh --with timm")
 
 
-needs_timm = pytest.mark.usefixtures("_timm")
+def needs_timm(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.thorough(pytest.mark.usefixtures("_timm")(test))
 
 
 @pytest.mark.parametrize("name", ["timm/", "timm", "mobilnet", "Mobilenet", "x"])

@@ -87,7 +87,7 @@ def wait_until(happens: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_suspended_rank_ends_the_job_with_its_name(sample_data: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     options = [*data_options(sample_data), *TINY, *folders(tmp_path), "--hang_timeout", "8", "--epoch_total_num", "999"]

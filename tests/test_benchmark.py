@@ -53,6 +53,7 @@ def test_a_rank_keeps_centres_and_momentum_of_its_share() -> None:
     assert head_cost(1000, 512, 64, 2).sent == 32 * (2 * 512 * 4 + 8 + 2 * 4 * 4)
 
 
+@pytest.mark.thorough
 def test_the_command_prints_a_table_and_ends_with_json() -> None:
     options = ["--classes", "300", "--ranks", "1", "2", "--steps", "1", "--embed_size", "16", "--batch", "8"]
     command = [sys.executable, "tools/benchmark.py", "head", *options]
@@ -67,6 +68,7 @@ def test_the_command_prints_a_table_and_ends_with_json() -> None:
     assert any("100,000,000" in line for line in table)
 
 
+@pytest.mark.thorough
 def test_the_step_command_measures_each_form_and_ends_with_json() -> None:
     options = ["--model", "mobilefacenet", "--forms", "plain", "both", "--batch", "4", "--steps", "1", "--turns", "1"]
     command = [sys.executable, "tools/benchmark.py", "step", *options, "--ranks", "2"]
@@ -79,6 +81,7 @@ def test_the_step_command_measures_each_form_and_ends_with_json() -> None:
     assert len(table) == 3
 
 
+@pytest.mark.thorough
 def test_the_startup_command_measures_both_starts_and_ends_with_json() -> None:
     command = [sys.executable, "tools/benchmark.py", "startup", "--rows", "3000", "--ranks", "2", "--turns", "1"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240)
@@ -137,6 +140,7 @@ def test_an_evaluations_ratio_is_that_of_one_turn() -> None:
     assert found == {"ratio": 1.1, "ratio_low": 1.1, "ratio_high": 1.2, "cpu_ratio": 2.0}
 
 
+@pytest.mark.thorough
 def test_the_snapshot_command_measures_both_forms_and_leaves_nothing(tmp_path: Path) -> None:
     options = ["--classes", "3000", "--embed_size", "16", "--snapshots", "1", "--turns", "1", "--ranks", "2"]
     command = [sys.executable, "tools/benchmark.py", "snapshot", *options, "--folder", str(tmp_path)]

@@ -19,7 +19,7 @@ from fr.errors import InputError
 from fr.evaluation.scored_model import load_backbone, read_backbone
 from fr.weights.layouts import shapes_of
 from fr.weights.loading import read_weights
-from tests.conftest import data_options, launch, vgg_faces
+from tests.conftest import SPREAD, data_options, launch, vgg_faces
 from tests.sets import written
 from tests.test_extract_features import run_ranks
 from tests.weight_files import filled
@@ -39,7 +39,7 @@ def snap(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a training on two ranks, each of which wrote half of the head."""
     out = tmp_path_factory.mktemp("trained")
     options = ["--max_iterations", "4", "--input_size", "32", "--embed_size", "16", "--train_batch_size", "16"]
-    options += ["--lr", "0.05", "--snap_folder", str(out), "--log_folder", f"{out}/logs", "--device", "cpu"]
+    options += [*SPREAD, "--snap_folder", str(out), "--log_folder", f"{out}/logs", "--device", "cpu"]
     result = launch("train.py", *data_options(sample_data), *options, ranks=2)
     assert result.returncode == 0, result.stderr
     return out / "FaceReidNet_4.pt"

@@ -30,7 +30,7 @@ from fr.evaluation.scored_model import load_backbone
 from fr.evaluation.verification import Verification, cosine_scores, verify
 from fr.preprocessing import Preprocessing
 from fr.report import projector
-from tests.conftest import data_options, validation_options
+from tests.conftest import SPREAD, data_options, validation_options
 
 DALI = DaliSettings("cpu", None, 1)
 SMALL = Preprocessing((32, 32))
@@ -97,7 +97,7 @@ def trained(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A snapshot of a short training with validation."""
     out = tmp_path_factory.mktemp("trained")
     options = [*data_options(sample_data), *validation_options(sample_data), "--max_iterations", "2"]
-    options += ["--input_size", "32", "--embed_size", "16", "--train_batch_size", "16", "--lr", "0.01"]
+    options += ["--input_size", "32", "--embed_size", "16", "--train_batch_size", "16", *SPREAD]
     train.main([*options, "--snap_folder", str(out), "--snap_prefix", "t", "--log_folder", str(out / "logs")])
     return out / "t_2.pt"
 
@@ -129,7 +129,7 @@ def test_options_of_evaluation_have_their_effects(trained: Path, tmp_path: Path,
         return float(json.loads(figures.read_text())["auc"])
 
     plain = auc("--val_batch_size", "3", "--dali_threads", "2", "--dali_device", "cpu")
-    assert plain == auc("--model", "mobilenet", "--embed_size", "16")
+    assert plain == auc("--model", "shufflenetv2", "--embed_size", "16")
     flipped = auc("--flipped_emb")
     assert plain == auc("--flipped_emb", "false") != flipped
     contents = torch.load(trained, weights_only=True)
@@ -276,10 +276,10 @@ def test_people_of_pairs_are_the_folders(sample_data: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "resnet"], "--model resnet: .* holds mobilenet"),
+        (["--model", "resnet"], "--model resnet: .* holds shufflenetv2"),
         (["--embed_size", "256"], "--embed_size 256: .* holds 16"),
-        (["--input_size", "40"], "mobilenet needs sides that are multiples of 16"),
-        (["--input_size", "64"], "size mismatch for pool"),
+        (["--input_size", "40"], "shufflenetv2 needs sides that are multiples of 16"),
+        (["--input_size", "64"], "size mismatch for global_pool"),
         (["--val_list", "missing.txt"], "missing.txt: can't be read"),
         (["--val_data_root", "missing"], "--val_data_root missing: no such folder"),
         (["--snap", "missing.pt"], "missing.pt: can't be read"),

@@ -1,6 +1,6 @@
 """Kills, failing storage, damaged files, signals and hung ranks: nothing is lost, and the run that goes on is the same.
 
-A few tries of each; `python -m tests.kill_harness` makes hundreds.
+A few tries of each, the first of most kinds without --thorough; `python -m tests.kill_harness` makes hundreds.
 """
 
 import json
@@ -9,10 +9,11 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,13 @@ from tests.disturbances import (
 from tests.disturbed_jobs import Torchrun
 from tests.disturbed_runs import Course
 from tests.kill_harness import STATE, operations_of, writing
+
+
+def quick_first(values: Iterable[Any]) -> list[Any]:
+    """Parameters of a test, all but the first marked thorough."""
+    first, *others = values
+    return [first, *(pytest.param(value, marks=pytest.mark.thorough) for value in others)]
+
 
 COURSES = {"at once": SYNC, "in the background": ASYNC, "two kept": FEW}
 
@@ -98,28 +106,31 @@ def test_the_fault_points_see_every_file_and_each_is_on_the_disk_before_the_snap
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("course", COURSES)
+@pytest.mark.parametrize("course", quick_first(COURSES))
 def test_a_rank_killed_amid_a_snapshot_loses_nothing(bench: Bench, course: str, rank: int) -> None:
     for at in some(bench, COURSES[course], rank, 2):
         killed_at(bench, bench.run(COURSES[course]), rank=rank, at=at)
 
 
-@pytest.mark.parametrize("kind", ["rename", "unlink", "fsync"])
+@pytest.mark.parametrize("kind", quick_first(["rename", "unlink", "fsync"]))
 def test_a_rank_killed_where_names_change_loses_nothing(bench: Bench, kind: str) -> None:
     for at in some(bench, FEW, 0, 3, kind):
         killed_at(bench, bench.run(FEW), rank=0, at=at)
 
 
+@pytest.mark.thorough
 def test_all_ranks_killed_at_once_lose_nothing(bench: Bench) -> None:
     for rank in (0, 1):
         (at,) = some(bench, SYNC, rank, 1)
         killed_at(bench, bench.run(SYNC), rank=rank, at=at, everyone=True)
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(bench: Bench) -> None:
     killed_again_and_again(bench, bench.run(SYNC), [(0, 70), (1, 40), (0, 1)])
 
 
+@pytest.mark.thorough
 def test_a_kill_amid_replacing_a_snapshot_costs_no_other(bench: Bench) -> None:
     renames = [at for at, kind in writing(bench.operations_replacing(), 4, 6) if kind in ("rename", "unlink")]
     for at in (renames[0], renames[-1]):
@@ -129,8 +140,8 @@ def test_a_kill_amid_replacing_a_snapshot_costs_no_other(bench: Bench) -> None:
 # --- storage ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("course", COURSES)
-@pytest.mark.parametrize("error", ["ENOSPC", "EROFS", "EIO"])
+@pytest.mark.parametrize("course", quick_first(COURSES))
+@pytest.mark.parametrize("error", quick_first(["ENOSPC", "EROFS", "EIO"]))
 def test_storage_that_fails_ends_the_run_with_a_reason_and_loses_nothing(
     bench: Bench, error: str, course: str
 ) -> None:
@@ -139,13 +150,14 @@ def test_storage_that_fails_ends_the_run_with_a_reason_and_loses_nothing(
         failing_at(bench, bench.run(COURSES[course]), error, rank=rank, at=at)
 
 
+@pytest.mark.thorough
 def test_an_old_snapshot_that_cant_be_removed_stays_for_a_while(bench: Bench) -> None:
     removal = operations_of(bench, FEW, 0, 4)
     (at,) = [at for at, _ in removal if bench.operations(FEW)[0][at - 1] == "rename tiny_2.pt"]
     failing_at(bench, bench.run(FEW), "EIO", rank=0, at=at + 2)  # its .pt has gone, its state is still there
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", quick_first([1, 2, 3]))
 def test_a_folder_that_cant_be_written_to_is_told_at_the_start(bench: Bench, at: int) -> None:
     failing_at(bench, bench.run(SYNC), "EROFS", rank=0, at=at)
 
@@ -175,7 +187,7 @@ def test_a_real_file_system_that_is_full_or_read_only_loses_nothing(
 # --- damaged files ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tiny_4.pt", *(f"tiny_4.state/{name}" for name in STATE)])
+@pytest.mark.parametrize("name", quick_first(["tiny_4.pt", *(f"tiny_4.state/{name}" for name in STATE)]))
 @pytest.mark.parametrize("change", [flipped, cut])
 def test_a_damaged_file_is_noticed_and_the_snapshot_before_is_gone_on_from(
     bench: Bench, name: str, change: "type[bytes]"
@@ -189,14 +201,14 @@ def test_a_damaged_file_is_noticed_and_the_snapshot_before_is_gone_on_from(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", quick_first([1, 0]))
 def test_a_signal_to_one_rank_ends_all_within_an_iteration_with_a_snapshot(
     bench: Bench, number: signal.Signals, rank: int
 ) -> None:
     tried_until_in_time(lambda _: asked_to_end(bench, bench.run(SYNC), number, rank, after=1))
 
 
-@pytest.mark.parametrize("course", ["at once", "two kept"])
+@pytest.mark.parametrize("course", quick_first(["at once", "two kept"]))
 def test_a_signal_amid_a_snapshot_lets_it_be_finished(bench: Bench, course: str) -> None:
     for rank in (0, 1):
         (at,) = some(bench, COURSES[course], rank, 1)

@@ -225,7 +225,7 @@ def test_a_compiled_backbone_gives_the_same_losses_to_rounding(one_rank: None) -
         return found
 
     plain = losses(compiled=False)
-    assert plain[-1] < plain[0]
+    assert len(set(plain)) == 4  # each step has moved the weights
     assert losses(compiled=True) == pytest.approx(plain, rel=1e-4)  # float32 sums in another order, four steps
 
 

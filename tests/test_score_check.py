@@ -23,7 +23,7 @@ from fr.evaluation.score_check import Spread, read_spreads, strange
 from fr.evaluation.scored_model import load_backbone
 from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.preprocessing import Preprocessing
-from tests.conftest import data_options, validation_options
+from tests.conftest import SPREAD, data_options, validation_options
 
 DALI = DaliSettings("cpu", None, 1)
 CONTRACT = Preprocessing((112, 112), "arcface", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -154,11 +154,7 @@ def trained(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("trained")
     options = [*data_options(sample_data), *validation_options(sample_data), "--max_iterations", "3", "--flipped_emb"]
     options += ["--input_size", "32", "--embed_size", "16", "--train_batch_size", "16", "--ema_decay", "0.5"]
-    # Untrained, with its fresh batch statistics, this model spreads the scores by 0.14, and another template moves them
-    # by 0.07 each; steps of at most 1e-6 change that little. At the default --lr, rounding decides what comes out, or
-    # whether the training diverges.
-    options += ["--model", "shufflenetv2", "--freeze_bn", "--lr", "1e-6", "--clip_norm", "1"]
-    train.main([*options, "--snap_folder", str(out), "--snap_prefix", "t", "--log_folder", str(out / "logs")])
+    train.main([*options, *SPREAD, "--snap_folder", str(out), "--snap_prefix", "t", "--log_folder", str(out / "logs")])
     return out / "t_3.pt"
 
 

@@ -129,6 +129,7 @@ def test_a_loss_with_a_memory_resumes_to_the_last_bit(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.thorough
 def test_two_ranks_that_draw_classes_do_the_same_twice(sample_data: Path, tmp_path: Path) -> None:
     """Each rank's 6 classes are more than the batch of 4, so that some are drawn, by either rank on its own."""
     options = ["--sample_rate", "0.3", "--train_batch_size", "4", "--max_iterations", "3"]

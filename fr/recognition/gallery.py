@@ -1,4 +1,4 @@
-"""A gallery of people to look faces up in: whose picture there is most alike.
+"""Gallery of people to identify faces by: the nearest person, by an exact matrix product.
 
 Letters: N people, G pictures of them, E embedding size, Q probes. A person's score is that of the picture of theirs
 that is most like the probe.

@@ -35,7 +35,7 @@ def calls(module: str, name: str, args: tuple[str, ...]) -> dict[str, bytes]:
         "in BUILD": part + b"}" + pushed("weight") + reduced + b"sb",
         "in BUILD's slots": part + b"N}" + pushed("weight") + reduced + b"s\x86b",
         "BUILD on the function": named + b"}" + pushed("__code__") + reduced + b"sb",
-        "BUILD on a known function": b"ctorch._utils\n_rebuild_tensor_v2\nN}" + pushed("act") + named + b"s\x86b",
+        "BUILD on a known function": b"ctorch._utils\n_rebuild_tensor_v2\nN}" + pushed("__code__") + named + b"s\x86b",
         "BUILD on a dict": b"ccollections\nOrderedDict\n)R}" + pushed("items") + named + b"sb",
         "as the type of a storage": b"(" + pushed("storage") + reduced + pushed("0") + pushed("cpu") + b"K\x01tQ",
         "twice over": b"c__builtin__\napply\n(" + named + given + b"tR",

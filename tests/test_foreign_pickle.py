@@ -21,7 +21,7 @@ from fr.files import foreign_pickle
 from fr.files.restricted_pickle import StandIn
 from fr.weights.loading import read_weights
 from tests.bounds import bounded
-from tests.hostile_pickles import calls, gadgets, in_legacy, in_plain_pickle, in_zip
+from tests.hostile_pickles import calls, gadgets, in_legacy, in_plain_pickle, in_zip, pushed
 from tests.weight_files import (
     Part,
     Tensors,
@@ -140,6 +140,14 @@ def test_hostile_pickles_execute_nothing(container: Callable[[bytes, Path], list
                     read += 1
                 assert not mark.exists(), f"{module}.{name} by {way}"
     assert read > 100  # much of it is readable: what is known stays usable beside what isn't
+
+
+def test_a_pickle_sets_no_attributes_of_what_it_may_call(tmp_path: Path) -> None:
+    """They would stay for every file that is read later."""
+    for name in (b"torch._utils\n_rebuild_parameter", b"collections\nOrderedDict", b"__builtin__\nset"):
+        for state in (b"}" + pushed("mark") + b"K\x01s", b"N}" + pushed("mark") + b"K\x01s\x86"):
+            (tmp_path / "build.pkl").write_bytes(b"\x80\x02c" + name + b"\n" + state + b"b.")
+            assert not hasattr(foreign_pickle.read(tmp_path / "build.pkl"), "mark")
 
 
 def test_the_payloads_are_live_ones(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def imports_of(path: Path) -> set[str]:
 GRAPH = {module: imports_of(path) for module, path in MODULES.items()}
 
 
+def test_tools_find_the_checkout_from_any_folder() -> None:
+    """The first import from it is of fr: started as a script, a tool finds tools/fr.py, which sets the path."""
+    imports = re.compile(r"^(?:from|import) (fr|tools)\b", re.MULTILINE)
+    first = {path.name: imports.search(path.read_text(encoding="utf-8")) for path in (ROOT / "tools").glob("*.py")}
+    assert {match[1] for match in first.values() if match} == {"fr"}
+
+
 def entry_of(module: str) -> str:
     """The longest entry of LAYERS that a module begins with; "" = none."""
     return max((entry for entry in LAYER_OF if f"{module}.".startswith(f"{entry}.")), key=len, default="")

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from fr.errors import InputError
 from tools import make_sample_data as tool
-from tools.make_sample_data import LFW, TRAIN, Options, Refused, main, make_sample_data, person_of, plan_pictures
+from tools.make_sample_data import LFW, TRAIN, Options, main, make_sample_data, person_of, plan_pictures
 from tools.sample.faces import HEAD_SCALE, SUPERSAMPLING, draw_face
 from tools.sample.people import draw_shot
 
@@ -218,7 +219,7 @@ def test_bad_values_are_one_plain_line(tmp_path, capsys, flag):
 
 
 def test_all_options_out_of_range_are_named_together():
-    with pytest.raises(Refused, match=r"--size 8 .*--seed -1"):
+    with pytest.raises(InputError, match=r"--size 8 .*--seed -1"):
         replace(TINY, size=8, seed=-1).check()
 
 

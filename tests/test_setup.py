@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE_PYTHON = sys._base_executable  # type: ignore[attr-defined]  # the one below venv/, which is itself no venv
-REQUIREMENTS = [f"requirements{extra}.txt" for extra in ("", "-dev", "-timm", "-detect", "-faiss")]
+REQUIREMENTS = [f"requirements{extra}.txt" for extra in ("", "-dev", "-timm", "-detect")]
 
 STUB = """#!/bin/bash
 here=$(dirname "$(readlink -f "$0")")
@@ -145,6 +145,20 @@ def test_extras_are_added_without_starting_over_and_remembered(checkout):
     assert "requirements.txt" in pip and "requirements-dev.txt" in pip
 
 
+@pytest.mark.parametrize("extras", ["faiss", "faiss,dev", "dev,faiss"])
+def test_an_extra_of_older_versions_in_the_stamp_is_forgotten(checkout, extras):
+    init(checkout, "--python", stub(checkout), "--with", "dev")
+    stamp = checkout / "venv" / ".stamp"
+    stamp.write_text(stamp.read_text().replace("extras dev", f"extras {extras}"))
+    calls(checkout)
+    result = init(checkout)
+    assert result.returncode == 0, result.stderr
+    (pip,) = calls(checkout)
+    assert "faiss" not in pip and ("requirements-dev.txt" in pip) == ("dev" in extras)
+    assert "up to date" in init(checkout).stdout
+    assert refused(init(checkout, "--with", "faiss"), "'dev', 'timm' and 'detect', not 'faiss'")
+
+
 def test_the_detector_is_installed_without_what_it_asks_for(checkout):
     result = init(checkout, "--python", stub(checkout), "--with", "detect,timm")
     assert result.returncode == 0, result.stderr
@@ -231,7 +245,7 @@ def test_run_sh_stops_at_the_first_failing_stage(tmp_path, failing):
     result = subprocess.run(command, capture_output=True, text=True, cwd="/")
     ran = [line for line in result.stdout.splitlines() if line.startswith("ran ")]
     tests = "ran pytest --numprocesses 2 --dist loadfile --thorough -k losses or head"
-    expected = ["ran init_venv.sh --with dev,detect,faiss", "ran ruff check .", "ran mypy", tests]
+    expected = ["ran init_venv.sh --with dev,detect", "ran ruff check .", "ran mypy", tests]
     last = len(stages) if failing is None else 1 + [path.name for path in stages].index(failing)
     assert ran == expected[:last]
     assert result.returncode == (0 if failing is None else 3)

@@ -145,7 +145,7 @@ def test_the_command_writes_a_png(command: Callable[..., int], tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--out", "/dev/null/a/b.png"), "show_batch.py: --out /dev/null/a/b.png: can't be written: Not a directory"),
+        (("--out", "/dev/null/a/b.png"), "show_batch.py: /dev/null/a/b.png: can't be written: Not a directory"),
         (("--out", "."), "show_batch.py: --out .: expected a name that ends in .png"),
         (("--out", "a.png", "--iteration", "0"), "--iteration: expected a whole number >= 1, got '0'"),
         (("--out", "a.png", "--jpeg_quality", "5"), "--jpeg_quality: no effect while 0: --jpeg_prob"),

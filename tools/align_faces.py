@@ -13,7 +13,6 @@ settings, and unreadable.txt. Interrupted or killed, run it again: crops that ar
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.alignment import ALIGNMENTS, TEMPLATES
 from fr.data.faces import Faces, shown

@@ -13,23 +13,32 @@
 Each prints a table, and one line of JSON at the end. Timings are medians with their spread; run nothing beside it.
 """
 
-import argparse
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
+import argparse
 
 from fr.errors import run_plainly
+from fr.options.parsing import tool_parser
 from tools.benchmarks import endurance, evaluate, head, loader, snapshot, startup, step
+
+PARTS = {
+    head: "the softmax head",
+    step: "a whole step",
+    snapshot: "the pause for one",
+    startup: "reading the lists",
+    loader: "reading and aligning",
+    evaluate: "embedding a set",
+    endurance: "a long run",
+}
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="tools/benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser("tools/benchmark.py", __doc__)
     parts = parser.add_subparsers(required=True, metavar="PART")
-    for part in (head, step, snapshot, startup, loader, evaluate, endurance):
-        part.add_command(parts)
+    for part, about in PARTS.items():
+        name, form = part.__name__.rpartition(".")[2], argparse.RawDescriptionHelpFormatter
+        command = parts.add_parser(name, help=about, description=part.__doc__, formatter_class=form)
+        part.add_arguments(command)
+        command.set_defaults(run=part.run)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)
     return 0

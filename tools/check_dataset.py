@@ -21,13 +21,10 @@ the cleaned list is the whole one, 1 if not, 2 if something can't be used.
 import argparse
 import csv
 import io
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
@@ -38,6 +35,7 @@ from fr.data.readers.vgg import person_names
 from fr.errors import run_plainly
 from fr.files.durable import write_result
 from fr.options.definitions import train_options
+from fr.options.parsing import tool_parser
 from fr.options.types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
 from tools.dataset.checks import DROPPED, KINDS, Findings, Limits, check, same_names
 from tools.dataset.findings_page import findings_page
@@ -118,11 +116,10 @@ def _summary(findings: Findings, drop: list[str]) -> list[str]:
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="tools/check_dataset.py",
-        description=__doc__,
+    parser = tool_parser(
+        "tools/check_dataset.py",
+        __doc__,
         epilog="\n".join(["kinds of findings:", *(f"  {kind:22} {what}" for kind, what in KINDS.items())]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument

@@ -15,15 +15,12 @@ with a bias gives what it gave before. Works under torchrun, too.
 import csv
 import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks

@@ -11,14 +11,11 @@ its own folds. An interval without 0 in it, or a small p, says that the differen
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
@@ -28,6 +25,7 @@ from fr.evaluation.roc import area, roc_curve
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
 from fr.options.definitions import evaluation_options
+from fr.options.parsing import tool_parser
 from fr.report.plots import png, roc_overlay
 
 COMPARED = ("accuracy", "auc")
@@ -75,12 +73,7 @@ def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> tuple[int
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="tools/compare_models.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("tools/compare_models.py", __doc__, allow_abbrev=False)
     parser.add_argument("a", metavar="A", help="snapshot (.pt) or ONNX model")
     parser.add_argument("b", metavar="B", help="another one")
     parser.add_argument("--roc", type=Path, metavar="PNG", help="picture of both ROC curves to write (default: none)")

@@ -12,14 +12,12 @@ Exit status: 0 = they agree, 1 = they differ, 2 = one can't be read.
 import argparse
 import json
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
-
 from fr.errors import InputError, run_plainly
 from fr.files.untrusted import read_text
+from fr.options.parsing import tool_parser
 
 LOG = "log.jsonl"
 TIMINGS = {"images_per_s", "data_wait"}
@@ -122,9 +120,7 @@ def _alike(first: Record, second: Record, key: str, rtol: float) -> bool:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="tools/compare_runs.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser("tools/compare_runs.py", __doc__)
     add = parser.add_argument
     add("a", type=Path, metavar="A", help="folder of logs, or JSONL file")
     add("b", type=Path, metavar="B", help="another")

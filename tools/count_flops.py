@@ -9,15 +9,11 @@ numbers that its convolutions and linear layers put out, which is what training 
 --precision auto and --channels_last choose, forward alone and a whole training step (forward, backward, SGD).
 """
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 import torch
 from torch import nn
@@ -27,6 +23,7 @@ from tqdm import tqdm
 from fr.distributed import use_huge_pages
 from fr.errors import run_plainly
 from fr.models import MODELS, build_model, family
+from fr.options.parsing import tool_parser
 from fr.train.replicas import resolved_precision
 
 _TURNS = 3
@@ -95,9 +92,7 @@ def _images_per_s(act: Callable[[], object], batch: int) -> float:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="tools/count_flops.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser("tools/count_flops.py", __doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--model", help=f"{', '.join(MODELS)}, or timm/<name>")
     which.add_argument("--all", action="store_true", help="every model but timm's")

@@ -16,7 +16,6 @@ and tries again what was unreadable. The detector comes with: bash init_venv.sh 
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,8 +26,6 @@ from typing import TextIO
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
-
 from fr.data.faces import existing_folder, shown
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.readers.folders import pictures_below
@@ -38,6 +35,7 @@ from fr.distributed import choose_device
 from fr.errors import InputError, run_plainly
 from fr.files.images import decode
 from fr.files.untrusted import OutsideRoot, read_whole
+from fr.options.parsing import tool_parser
 from fr.options.types import COUNT, COUNT_OR_0, PROBABILITY, checked
 from fr.recognition.detection import CHOICES, Detector, DetectorSettings, Mtcnn, choose, detect_stored
 from tools.dataset.face_journal import Found, append, open_journal, read_journal
@@ -170,9 +168,7 @@ def _replaced(path: Path) -> Iterator[TextIO]:
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="tools/detect_faces.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser("tools/detect_faces.py", __doc__)
     add = parser.add_argument
     add("photographs", type=Path, metavar="PHOTOS", help="folder; all pictures in its tree, unless --list says which")
     add("out", type=Path, metavar="OUT", help="folder for the tables")

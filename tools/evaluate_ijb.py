@@ -11,10 +11,7 @@ the one named. What else follows are options of evaluate_lfw.py on model, prepro
 
 import argparse
 import json
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.data.pairs.ijb import read_ijb
 from fr.data.pipeline import dali_settings
@@ -25,6 +22,7 @@ from fr.evaluation.scoring import embeddings, wants_flip
 from fr.evaluation.template_verification import pool, template_figures, template_scores
 from fr.files.durable import write_result
 from fr.options.definitions import OF_SETS, evaluation_options
+from fr.options.parsing import tool_parser
 
 
 def main(argv: list[str]) -> int:
@@ -55,12 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="tools/evaluate_ijb.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("tools/evaluate_ijb.py", __doc__, allow_abbrev=False)
     parser.add_argument("folder", metavar="FOLDER", help="folder with loose_crop/ and meta/")
     parser.add_argument("--no_detector_score", action="store_true", help="every picture weighs the same")
     return parser.parse_known_args(argv)

@@ -17,7 +17,6 @@ that close, is scored on the verification set instead.
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.formats import read_training_faces
@@ -51,6 +48,7 @@ from fr.onnx.export import (
     to_onnx,
 )
 from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
+from fr.options.parsing import tool_parser
 from fr.preprocessing import Preprocessing
 
 LIMIT = 1e-4  # a tenth of the last digit that people read of a cosine; float32 networks differ by some 1e-6
@@ -107,9 +105,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="tools/export_onnx.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser("tools/export_onnx.py", __doc__)
     add = parser.add_argument
     add("snap", type=Path, metavar="SNAP", help="snapshot (.pt)")
     add("out", type=Path, metavar="OUT.onnx", help="file to write")

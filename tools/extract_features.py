@@ -19,7 +19,6 @@ killed, run it again, on any number of ranks: what is there stays, the rest come
 
 import argparse
 import hashlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +28,6 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks

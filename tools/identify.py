@@ -25,10 +25,7 @@ bash init_venv.sh --with detect
 
 import argparse
 import json
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.data.faces import shown
 from fr.data.pipeline import dali_settings
@@ -39,7 +36,7 @@ from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import wants_flip
 from fr.files.durable import write_result
 from fr.options.definitions import OF_SETS, evaluation_options
-from fr.options.parsing import Resolved
+from fr.options.parsing import Resolved, tool_parser
 from fr.options.types import checked
 from fr.progress import progress
 from fr.recognition.detection import Detector, Mtcnn
@@ -153,12 +150,7 @@ def _evaluate(searches: Searches, gallery: Gallery, threshold: float | None, out
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="tools/identify.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("tools/identify.py", __doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--gallery", required=True, metavar="FOLDER", help="pictures of the people who are to be recognised")
     what = parser.add_mutually_exclusive_group(required=True)

@@ -9,11 +9,8 @@ do otherwise (crops, say) it can't know. It has no training state to resume.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.alignment import TEMPLATES
 from fr.checkpoint import snapshot

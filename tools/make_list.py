@@ -13,18 +13,16 @@ held out depends on the seed and on their names alone: other identities may come
 import argparse
 import hashlib
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
-
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.readers.folders import read_folders
 from fr.errors import InputError, run_plainly
 from fr.files.durable import replace_file
+from fr.options.parsing import tool_parser
 from fr.options.types import BELOW_1, COUNT, SEED
 
 PARTS = ("train", "val", "test")
@@ -106,9 +104,7 @@ def _write(out: Path, lists: dict[str, list[str]]) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="tools/make_list.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser("tools/make_list.py", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder with one folder an identity")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the lists")
     of = "photographs held out of each identity [fraction]; 0 = none (default: 0.1)"

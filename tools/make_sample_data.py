@@ -28,18 +28,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
-
+from fr.errors import InputError
 from tools.sample.faces import SUPERSAMPLING, draw_face
 from tools.sample.people import Floats, Person, draw_backdrop, draw_person, draw_shot, photograph
 
 FOLDS = 10
 TRAIN, LFW, PAIRS = range(3)  # splits of the random streams
 MARK = "sample_data.json"  # holds the arguments; a folder with it is complete
-
-
-class Refused(Exception):
-    """The arguments, or what is on the disk, do not allow the run; the text is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +58,13 @@ class Options:
         return count
 
     def check(self) -> None:
-        """Raises Refused naming all options out of range."""
+        """Raises InputError naming all options out of range."""
         limits = {"identities": (1, 99_999), "images_per_identity": (1, 9_999), "lfw_identities": (2 * FOLDS, 9_999),
                   "pairs_per_fold": (1, 9_999), "size": (64, 1024), "seed": (0, 2**32 - 1)}
         wrong = [f"--{name} {getattr(self, name)} is not in {low}..{high}" for name, (low, high) in limits.items()
                  if not low <= getattr(self, name) <= high]
         if wrong:
-            raise Refused("; ".join(wrong))
+            raise InputError("; ".join(wrong))
 
 
 @dataclass(frozen=True)
@@ -227,13 +222,13 @@ def _new_folder(out: Path) -> Iterator[Path]:
 def make_sample_data(out: Path, options: Options | None = None, workers: int = 0, force: bool = False) -> bool:
     """Writes the sample data; False if it is there already.
 
-    Raises Refused if options are out of range, or out has something else and force is False. force replaces only
+    Raises InputError if options are out of range, or out has something else and force is False. force replaces only
     sample data. workers: processes, 0 for one per core.
     """
     options = options or Options()
     options.check()
     if workers < 0:
-        raise Refused(f"--workers {workers} is negative")
+        raise InputError(f"--workers {workers} is negative")
     out = Path(os.path.abspath(out))
     text = json.dumps({"version": 1, **asdict(options)}, indent=1) + "\n"
     mark = out / MARK
@@ -241,9 +236,9 @@ def make_sample_data(out: Path, options: Options | None = None, workers: int = 0
         if mark.read_text() == text:
             return False
         if not force:
-            raise Refused(f"{out} holds sample data of other arguments; --force replaces it")
+            raise InputError(f"{out} holds sample data of other arguments; --force replaces it")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Refused(f"{out} exists and is not sample data; give another folder")
+        raise InputError(f"{out} exists and is not sample data; give another folder")
     with _new_folder(out) as root:
         pictures = plan_pictures(options)
         drawn = _write_pictures(root, options, pictures, workers)
@@ -278,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Options(**{name: getattr(args, name) for name in asdict(Options())})
     try:
         made = make_sample_data(args.out, options, args.workers, args.force)
-    except (Refused, OSError) as error:
+    except (InputError, OSError) as error:
         print(f"make_sample_data: {error}", file=sys.stderr)
         return 2
     print(f"{args.out}: {'made' if made else 'already complete, nothing to do'}")

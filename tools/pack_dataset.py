@@ -14,7 +14,6 @@ Interrupted or killed, run it again: whole shards stay, the others are made.
 import io
 import json
 import os
-import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,8 +24,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr import alignment
 from fr.data import placement

@@ -9,17 +9,15 @@ printed and stands in the legend.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 from fr.errors import InputError, run_plainly
 from fr.evaluation.roc import Roc, area
 from fr.files.durable import write_result
 from fr.files.untrusted import read_text
+from fr.options.parsing import tool_parser
 from fr.report.plots import png, roc_overlay
 
 
@@ -56,9 +54,7 @@ def read_curve(path: Path) -> Roc:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="tools/plot_roc.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser("tools/plot_roc.py", __doc__)
     add = parser.add_argument
     add("curves", type=Path, nargs="+", metavar="FILE", help="of --roc_fname")
     add("--out", type=Path, required=True, metavar="PNG", help="picture to write (required)")

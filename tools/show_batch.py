@@ -11,15 +11,12 @@ drawn. With --each every augmentation that is on gets a row of its own, alone an
 Everything else on the command line goes to train.py's options.
 """
 
-import argparse
 import io
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +32,10 @@ from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.files.durable import replace_file
+from fr.files.durable import write_result
 from fr.models import training_preprocessing
 from fr.options.definitions import train_options
+from fr.options.parsing import tool_parser
 from fr.options.types import COUNT
 from fr.preprocessing import Preprocessing
 from fr.train.monitor import pictures
@@ -192,12 +190,7 @@ def _columns(shape: tuple[int, ...]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="tools/show_batch.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser("tools/show_batch.py", __doc__, allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     parser.add_argument("--iteration", type=COUNT, default=1, help="whose batch, from 1 on (default: 1)")
     parser.add_argument("--faces", type=COUNT, default=24, help="most shown, with --each in one row (default: 24)")
@@ -216,11 +209,7 @@ def main(argv: list[str]) -> int:
         picture = sheet(show(batch, Augmentation.of(options), min(arguments.faces, order.batch_size)))
     png = io.BytesIO()
     picture.save(png, "PNG")
-    try:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(arguments.out, png.getvalue())
-    except OSError as error:
-        raise InputError(f"--out {arguments.out}: can't be written: {error.strerror}") from error
+    write_result(arguments.out, png.getvalue())
     return 0
 
 

@@ -1,8 +1,7 @@
-"""Python's unpickler, held to the memory and the stack that a file pays for with its own length.
+"""Python's unpickler with memory bounded by the file's length, and with bounded nesting of tuples.
 
-What a pickle may name is for those who derive from it to say. Without bounds a file of a few bytes can ask for
-gigabytes before it is read on, one of a megabyte can have text copied a million times, and tuples that lie a million
-deep in one another end the process when they are hashed.
+Derived classes decide what a pickle may name. Without bounds a few bytes can ask for gigabytes, a megabyte can have
+text copied a million times, and hashing tuples nested a million deep ends the process.
 """
 
 import pickle
@@ -40,7 +39,7 @@ class BoundedUnpickler(pickle._Unpickler):
         self._tuples: dict[int, tuple[Any, int]] = {}  # id → a tuple that holds others, kept for its id, and its depth
 
     def pay(self, size: int) -> None:
-        """For memory that a call takes [bytes]."""
+        """Count memory that a call takes [bytes]; UnpicklingError beyond the bound."""
         self._left -= size
         if self._left < 0:
             raise pickle.UnpicklingError("it would take much more memory than the file is long")

@@ -1,12 +1,12 @@
-"""Weight files of other systems, read without running anything that stands in them (C10).
+"""Read weight files of other systems without running anything in them.
 
 A pickle is a program that names the functions it calls. Here it may build containers, numbers and text, and describe
-tensors; each other class or function that it names is a `StandIn`, which does nothing. Files are told apart by content:
+tensors; any other class or function that it names is a `StandIn`, which does nothing. The content tells the format:
 
 - zip files of torch.save since PyTorch 1.6: `*/data.pkl`, and `*/data/<key>` for each storage;
 - its files before that: pickles of a magic number, a version, the machine, the object and the storages' keys, and then
   each storage as its length and its bytes (torch/serialization.py, `_legacy_save`);
-- plain pickles of NumPy arrays, of Python 2, too (text in latin-1).
+- plain pickles of NumPy arrays, also of Python 2 (text in latin-1).
 """
 
 import io
@@ -33,8 +33,9 @@ _MOST_MODULES, _LONGEST_NAME = 100_000, 1000  # of a pickled module; one that ho
 
 
 def read(path: Path) -> Any:
-    """What the file holds: dicts, lists, numbers and text, with a CPU tensor for each tensor or array and a `StandIn`
-    for anything else. InputError when it can't be read or is damaged.
+    """Read a file as dicts, lists, numbers and text, a CPU tensor for each tensor or array, a `StandIn` for the rest.
+
+    InputError when it can't be read or is damaged.
     """
     try:
         with open_file(path) as file:
@@ -51,7 +52,7 @@ def read(path: Path) -> Any:
 def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:
     """Parameters and buffers of a module that was pickled whole, named as its `state_dict()` would.
 
-    InputError for one without end.
+    InputError for endless nesting.
     """
     found: dict[str, torch.Tensor] = {}
     pending: list[tuple[str, StandIn]] = [("", module)]
@@ -72,9 +73,9 @@ def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_archive(file: IO[bytes]) -> Any:
-    """As `read`, of a zip file of torch.save alone; any exception when it isn't one, or is damaged.
+    """As `read`, for a zip file of torch.save only; any exception when it isn't one, or is damaged.
 
-    torch.load isn't asked: it unpacks what is compressed, to any size, and looks at no checksum.
+    torch.load, `weights_only` or not, would unpack compressed parts to any size and check no checksum.
     """
     size = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
@@ -118,7 +119,7 @@ def _read_pickles(file: IO[bytes]) -> Any:
 
 
 def _flat(file: IO[bytes] | mmap.mmap, size: int, storage: Storage) -> torch.Tensor:
-    """What follows in a file, which has `size` bytes for it; read in pieces, so that there is no second copy."""
+    """Read a storage of `size` bytes from the file's position, in pieces, so that there is no second copy."""
     if size != storage.size:
         raise pickle.UnpicklingError(f"{size} bytes of a storage of {storage.elements} × {storage.dtype}")
     flat = torch.empty(storage.elements, dtype=storage.dtype)
@@ -133,7 +134,7 @@ def _flat(file: IO[bytes] | mmap.mmap, size: int, storage: Storage) -> torch.Ten
 
 
 def _resolved(tree: Any, flat: dict[str, torch.Tensor], pay: Callable[[int], None]) -> Any:
-    """The tree with tensors for descriptions, replaced in place; each container is visited once, however often held.
+    """The tree with tensors in place of their descriptions; each container is visited once, however often held.
 
     pay: as of `BoundedUnpickler`.
     """

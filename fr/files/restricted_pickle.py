@@ -1,12 +1,13 @@
-"""The unpickler for files that nobody vouches for: it builds containers, numbers, text and descriptions of tensors.
+"""Unpickler for untrusted files: builds containers, numbers, text and descriptions of tensors and arrays.
 
-Each class or function that isn't known here becomes a `StandIn`, which does nothing.
+Any other class or function becomes a `StandIn`, which does nothing. `torch.load(weights_only=True)` doesn't replace it:
+it refuses pickled modules and unknown classes, and bounds neither memory nor depth.
 """
 
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -30,17 +31,14 @@ _ARRAY_TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 
 
 class StandIn:
-    """In the place of an object of a class that isn't known here: takes whatever a pickle does to it, does nothing.
-
-    `state`: the attributes it would have had.
-    """
-
-    __slots__ = ("state",)
+    """Inert object in place of one of an unknown class. `state`: the attributes that it would have had."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "StandIn":
         made = super().__new__(cls)
         made.state = {}
         return made
+
+    state: dict[Any, Any]
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> "StandIn":
         return StandIn()
@@ -50,13 +48,9 @@ class StandIn:
         if isinstance(first, dict):
             self.state = first
 
-    def __setitem__(self, _key: Any, _value: Any) -> None: ...
+    def _ignore(self, *_items: Any) -> None: ...
 
-    def append(self, _item: Any) -> None: ...
-
-    def extend(self, _items: Any) -> None: ...
-
-    def add(self, _item: Any) -> None: ...
+    append = extend = add = __setitem__ = _ignore
 
     def members(self, attribute: str) -> dict[Any, Any]:
         """An attribute that is a dict; empty where it isn't there."""
@@ -65,7 +59,6 @@ class StandIn:
 
 
 # --- what a pickle may describe -------------------------------------------------------------------------------------
-# Nothing below has attributes that a pickle's BUILD could set, NumPy's two own ones excepted.
 
 
 class Storage(NamedTuple):
@@ -92,18 +85,8 @@ class TensorAt(NamedTuple):
         return torch.as_strided(flat, self.size, self.stride, self.storage.first + self.offset)
 
 
-class _Mapping(dict[Any, Any]):
-    """A dict whose attributes a pickle can't set: torch gives its state dicts some."""
-
-    __slots__ = ()
-
-    def __setstate__(self, _state: Any) -> None: ...
-
-
 class _DType:
-    """NumPy's, made as dtype("f4", …) and told its byte order by BUILD."""
-
-    __slots__ = ("code", "order")
+    """NumPy's, made as dtype("f4", …); BUILD gives its byte order."""
 
     def __init__(self, code: str) -> None:
         self.code, self.order = code, "="
@@ -120,8 +103,6 @@ class _DType:
 class ArrayAt:
     """NumPy's array or scalar."""
 
-    __slots__ = ("content", "made")
-
     def __init__(self, dtype: Any = None, shape: Any = (), data: Any = b"", by_columns: bool = False) -> None:
         self.content = (dtype, shape, data, by_columns)
         self.made: torch.Tensor | StandIn | None = None
@@ -131,9 +112,8 @@ class ArrayAt:
         self.content = (dtype, shape, data, by_columns)
 
     def read(self, pay: Callable[[int], None]) -> "torch.Tensor | StandIn":
-        """The same each time, for the memory of once; pay: as of `BoundedUnpickler`."""
-        if self.made is None:
-            self.made = self._read(pay)
+        """The same tensor each time, made once; pay: as of `BoundedUnpickler`. A StandIn for what isn't numbers."""
+        self.made = self._read(pay) if self.made is None else self.made
         return self.made
 
     def _read(self, pay: Callable[[int], None]) -> "torch.Tensor | StandIn":
@@ -146,15 +126,6 @@ class ArrayAt:
         flat = np.frombuffer(raw, numbers)
         array = flat.reshape(tuple(map(count, shape)), order="F" if by_columns else "C")
         return torch.from_numpy(np.array(array, dtype=flat.dtype.newbyteorder("="), order="C"))
-
-
-class _Known(NamedTuple):
-    """A function that a pickle may call."""
-
-    act: Callable[..., Any]
-
-    def __call__(self, *args: Any) -> Any:
-        return self.act(*args)
 
 
 def count(number: Any) -> int:
@@ -177,28 +148,24 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_flags_and_hooks
     return TensorAt(storage, count(offset), tuple(map(count, size)), tuple(map(count, stride)))
 
 
-def _bytes(text: str, _encoding: str) -> bytes:
-    return text.encode("latin-1")  # as Python 3 writes bytes for Python 2
-
-
 def _known() -> dict[tuple[str, str], Any]:
     known: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): _Known(_Mapping),
-        ("_codecs", "encode"): _Known(_bytes),
-        ("torch._utils", "_rebuild_tensor"): _Known(_tensor),
-        ("torch._utils", "_rebuild_tensor_v2"): _Known(_tensor),
-        ("torch._utils", "_rebuild_parameter"): _Known(lambda tensor, *_flag_and_hooks: tensor),
-        ("torch._utils", "_rebuild_parameter_with_state"): _Known(lambda tensor, *_more: tensor),
-        ("numpy", "dtype"): _Known(lambda code, *_flags: _DType(code)),
+        ("collections", "OrderedDict"): dict,
+        ("_codecs", "encode"): lambda text, _encoding: text.encode("latin-1"),  # as Python 3 writes bytes for Python 2
+        ("torch._utils", "_rebuild_tensor"): _tensor,
+        ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_flag_and_hooks: tensor,
+        ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_more: tensor,
+        ("numpy", "dtype"): lambda code, *_flags: _DType(code),
     }
     for module in ("builtins", "__builtin__"):
-        known[module, "set"] = _Known(set)
-        known[module, "bytes"] = _Known(lambda: b"")  # how Python 3 writes none for Python 2
+        known[module, "set"] = set
+        known[module, "bytes"] = lambda: b""  # how Python 3 writes none for Python 2
     for module in ("numpy.core", "numpy._core"):
-        known[f"{module}.multiarray", "_reconstruct"] = _Known(lambda *_empty: ArrayAt())
-        known[f"{module}.multiarray", "scalar"] = _Known(lambda dtype, data=b"": ArrayAt(dtype, (), data))
-        known[f"{module}.numeric", "_frombuffer"] = _Known(
-            lambda data, dtype, shape, order: ArrayAt(dtype, shape, data, order == "F")
+        known[f"{module}.multiarray", "_reconstruct"] = lambda *_empty: ArrayAt()
+        known[f"{module}.multiarray", "scalar"] = lambda dtype, data=b"": ArrayAt(dtype, (), data)
+        known[f"{module}.numeric", "_frombuffer"] = lambda data, dtype, shape, order: ArrayAt(
+            dtype, shape, data, order == "F"
         )
     for module in ("torch", "torch.cuda"):
         known |= {(module, name): dtype for name, dtype in _STORAGES.items()}
@@ -211,6 +178,8 @@ _KNOWN = _known()
 class InertUnpickler(BoundedUnpickler):
     """size: of the file [bytes]. storages: gets those that are named, by key."""
 
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = BoundedUnpickler.dispatch.copy()
+
     def __init__(self, file: Any, size: int, storages: dict[str, Storage]) -> None:
         super().__init__(file, size, encoding="latin-1")
         self._storages = storages
@@ -219,6 +188,13 @@ class InertUnpickler(BoundedUnpickler):
         if module == "torch._utils" and name.startswith("_rebuild") and (module, name) not in _KNOWN:
             raise pickle.UnpicklingError("a tensor that isn't plain numbers")  # but sparse, quantised …
         return _KNOWN.get((module, name), StandIn)
+
+    def load_build(self: Any) -> None:
+        state, built = self.stack.pop(), self.stack[-1]
+        if isinstance(built, StandIn | ArrayAt | _DType):  # anything else, such as a function here, gets no attributes
+            built.__setstate__(state)
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def persistent_load(self, pid: Any) -> Any:
         kind, *data = pid

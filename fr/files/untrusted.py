@@ -1,6 +1,6 @@
-"""Opening files that nobody vouches for: regular ones alone, in the folder that they are named in, as plain text.
+"""Open untrusted files: only regular ones, inside their root folder; read plain text.
 
-A pipe or a device where a file is due would stop a reader for good, or have no end; a symbolic link may lead anywhere.
+A pipe or device in place of a file would block a reader for good, or have no end; a symbolic link may lead anywhere.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""Every option of train.py and evaluate_lfw.py: its name, type, default and range.
+"""Every option of train.py and evaluate_lfw.py: name, type, default and range.
 
 To add one, add its line to the function of its group, here or in `fr/options/training.py`: nothing else knows the
 names. No default = required. How they are read and merged: `fr/options/parsing.py`.
@@ -148,12 +148,7 @@ def _model(group: Group) -> None:
     add = group.add_argument
     add("--snap", type=TEXT, help="snapshot (.pt) or ONNX model")
     add("--model", default="", help="the backbone; empty = as --snap says")
-    add(
-        "--embed_size",
-        type=COUNT_OR_0,
-        default=0,
-        help="of the embedding [numbers]; 0 = as --snap says",
-    )
+    add("--embed_size", type=COUNT_OR_0, default=0, help="of the embedding [numbers]; 0 = as --snap says")
     add("--averaged", **FLAG, help="the moving average of the weights; false = the weights")
 
 
@@ -171,6 +166,4 @@ def _machine(group: Group) -> None:
     add = group.add_argument
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto = cuda where there is one")
     add("--dali_device", default="auto", choices=("auto", "cpu", "gpu"), help="decodes; auto = as --device")
-    add(
-        "--dali_threads", type=COUNT_OR_0, default=0, help="decoding threads per rank [count]; 0 = its cores"
-    )
+    add("--dali_threads", type=COUNT_OR_0, default=0, help="decoding threads per rank [count]; 0 = its cores")

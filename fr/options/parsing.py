@@ -1,6 +1,9 @@
 """Command line and @files → the options of one run, each with where it was said.
 
 `@file.yml` anywhere on the command line reads that file; the later setting wins (`fr/options/config_files.py`).
+ConfigArgParse builds the parser and converts values, but doesn't read the files: with it the command line wins over a
+file wherever the file stands. It stops at the first problem, names neither file, line nor closest option, and keeps no
+line number of a value for the table of options.
 """
 
 import argparse
@@ -43,6 +46,12 @@ class Resolved:
         """A config file that gives the same values when it is read with `@path`; the origins are comments."""
         lines = [f"{name}: {yaml_text(v)}  # {self.origins[name]}\n" for name, v in self.as_dict().items()]
         Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def tool_parser(program: str, description: str, **more: Any) -> argparse.ArgumentParser:
+    """A parser of argparse alone, for the arguments of a tool; --help shows the description as it stands."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(program, description=description, formatter_class=form, **more)
 
 
 def new_parser(program: str, description: str) -> argparse.ArgumentParser:

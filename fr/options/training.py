@@ -124,13 +124,7 @@ def optimiser(group: Group) -> None:
     add("--lr", type=POSITIVE, default=0.4, help="learning rate of SGD [per step]")
     add("--momentum", type=BELOW_1, default=0.9, help="momentum of SGD [fraction]; 0 = none")
     add("--weight_decay", type=NOT_NEGATIVE, default=1e-4, help="L2 penalty [factor]; 0 = off")
-    add(
-        "--lr_drops",
-        type=COUNT,
-        nargs="*",
-        default=drops,
-        help="--lr is x0.1 from [epochs]; no value = never",
-    )
+    add("--lr_drops", type=COUNT, nargs="*", default=drops, help="--lr is x0.1 from [epochs]; no value = never")
     add("--warmup_iterations", type=COUNT_OR_0, default=0, help="linear warm-up [iterations]; 0 = off")
     add("--clip_norm", type=NOT_NEGATIVE, default=0.0, help="largest norm of the gradient [L2]; 0 = off")
     names = "backbone.<name> or head.weight; * stands for anything"
@@ -164,9 +158,7 @@ def snapshots(group: Group) -> None:
     add = group.add_argument
     add("--val_step", type=COUNT, default=1000, help="between validations and snapshots [iterations]")
     add("--snap_folder", type=TEXT, default="./snapshots/", help="folder of the snapshots")
-    add(
-        "--snap_prefix", type=PREFIX, default="FaceReidNet", help="of the names <snap_prefix>_<iteration>.pt"
-    )
+    add("--snap_prefix", type=PREFIX, default="FaceReidNet", help="of the names <snap_prefix>_<iteration>.pt")
     add("--snap_to_resume", default="", help="a .pt to go on from; auto = newest whole one, empty = none")
     add("--async_snapshots", **FLAG, help="write them from a copy while the training goes on; false = wait")
     add("--keep_snapshots", type=COUNT_OR_0, default=0, help="that stay: the newest, and the best [count]; 0 = all")

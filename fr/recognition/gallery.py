@@ -1,4 +1,4 @@
-"""A gallery of people to look faces up in: whose picture there is most alike.
+"""Gallery of people to identify faces by: the nearest person, by an exact matrix product.
 
 Letters: N people, G pictures of them, E embedding size, Q probes. A person's score is that of the picture of theirs
 that is most like the probe.
@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.evaluation.verification import unit_rows
-from fr.recognition.quick_scan import FEW, QuickScan, quick_scan
 
 Rows = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -22,21 +21,14 @@ _SCORES = 1 << 24  # at a time: 64 MB
 
 @dataclass(frozen=True)
 class Gallery:
-    """people: [N] names. person: [G] rows of `people`, ascending; one may have none. rows: [G, E] of length 1.
-
-    scan: a faster search for few probes at a time; None = none.
-    """
+    """people: [N] names. person: [G] rows of `people`, ascending; one may have none. rows: [G, E] of length 1."""
 
     people: list[str]
     person: Places
     rows: Rows
-    scan: QuickScan | None = None
 
     def best(self, probes: Rows) -> tuple[Places, NDArray[np.float32]]:
         """The person most like each probe [Q, E] of length 1, and the cosine: [Q] each."""
-        if self.scan and 0 < len(probes) <= FEW:
-            found, scores = self.scan.best(probes)
-            return self.person[found], scores
         found = np.empty(len(probes), dtype=np.int64)
         scores = np.empty(len(probes), dtype=np.float32)
         for part in blocks(len(probes), len(self.rows)):
@@ -51,8 +43,7 @@ def new_gallery(people: list[str], names: list[str], embeddings: Rows) -> Galler
     number = {name: row for row, name in enumerate(people)}
     person = np.array([number[name] for name in names], dtype=np.int64)
     order = np.argsort(person, kind="stable")
-    rows = of_length_1(embeddings[order])
-    return Gallery(people, person[order], rows, quick_scan(rows))
+    return Gallery(people, person[order], of_length_1(embeddings[order]))
 
 
 def of_length_1(embeddings: Rows) -> Rows:

@@ -51,16 +51,12 @@ class Trend:
     slope: float
 
 
-def add_command(commands: Any) -> None:
-    parser = commands.add_parser(
-        "endurance", help="a long run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--iterations", type=int, default=3000, help="in all [count] (default: %(default)s)")
     add("--val_step", type=int, default=50, help="from snapshot to snapshot [iterations] (default: %(default)s)")
     add("--stops", type=int, default=2, help="SIGTERMs on the way [count] (default: %(default)s)")
     add("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py, the last of all")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -32,14 +31,10 @@ class Cost:
     cpu_seconds: float  # of all threads
 
 
-def add_command(commands: Any) -> None:
-    parser = commands.add_parser(
-        "evaluate", help="embedding a set", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--turns", type=int, default=5, help="of each form, after one that isn't [count] (default: %(default)s)")
     add("--eval", nargs=argparse.REMAINDER, required=True, help="last: options of evaluate_lfw.py")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

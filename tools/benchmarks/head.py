@@ -73,10 +73,7 @@ def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate
     return Cost(2 * rows * embed_size * _FLOAT, drawn * _FLOAT, step * _FLOAT, round(sent * _FLOAT))
 
 
-def add_command(commands: Any) -> None:
-    parser = commands.add_parser(
-        "head", help="the softmax head", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--classes", type=int, nargs="+", default=[8_631, 100_000, 1_000_000], help="[count] (default: %(default)s)")
     add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
@@ -85,7 +82,6 @@ def add_command(commands: Any) -> None:
     add("--batch", type=int, default=64, help="samples over all ranks [count] (default: %(default)s)")
     add("--sample_rate", type=float, default=0.1, help="of the sampled form [fraction] (default: %(default)s)")
     add("--steps", type=int, default=5, help="measured, after one that isn't [count] (default: %(default)s)")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

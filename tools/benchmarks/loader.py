@@ -49,16 +49,12 @@ from fr.preprocessing import Preprocessing
 _SIDE = 200  # of face_recognition.pytorch's aligned picture
 
 
-def add_command(commands: Any) -> None:
-    parser = commands.add_parser(
-        "loader", help="reading and aligning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--threads", type=int, nargs="+", default=[1], help="of each form [count] (default: %(default)s)")
     add("--batches", type=int, default=20, help="measured a turn, after two that aren't [count] (default: %(default)s)")
     add("--turns", type=int, default=7, help="of each form [count] (default: %(default)s)")
     add("--train", nargs=argparse.REMAINDER, required=True, help="last: options of train.py, @config.yml too")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -43,10 +43,7 @@ class Case:
     folder: str
 
 
-def add_command(commands: Any) -> None:
-    parser = commands.add_parser(
-        "snapshot", help="the pause for one", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--classes", type=int, default=1_000_000, help="of the head [count] (default: %(default)s)")
     add("--embed_size", type=int, default=512, help="of its rows [numbers] (default: %(default)s)")
@@ -54,7 +51,6 @@ def add_command(commands: Any) -> None:
     add("--snapshots", type=int, default=3, help="a turn [count] (default: %(default)s)")
     add("--turns", type=int, default=2, help="of each form [count] (default: %(default)s)")
     add("--folder", type=Path, default=Path("."), help="on the disk to measure, for two at a time (default: here)")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

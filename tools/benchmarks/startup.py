@@ -49,15 +49,11 @@ class Case:
     ranks: int
 
 
-def add_command(commands: Any) -> None:
-    parser = commands.add_parser(
-        "startup", help="reading the lists", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--rows", type=int, default=_ROWS, help="of list and table [count] (default: %(default)s, as VGGFace2)")
     add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
     add("--turns", type=int, default=3, help="of each measurement [count] (default: %(default)s)")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

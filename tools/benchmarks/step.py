@@ -15,7 +15,6 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -63,10 +62,7 @@ class Case:
     steps: int
 
 
-def add_command(commands: Any) -> None:
-    parser = commands.add_parser(
-        "step", help="a whole step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", nargs="+", default=["mobilenet", "iresnet50"], help="backbones (default: %(default)s)")
     default = ["plain", "fp32", "channels_last", "bf16", "both"]
@@ -75,7 +71,6 @@ def add_command(commands: Any) -> None:
     add("--batch", type=int, default=32, help="images over all ranks [count] (default: %(default)s)")
     add("--steps", type=int, default=3, help="measured a turn, after one that isn't [count] (default: %(default)s)")
     add("--turns", type=int, default=3, help="of each form [count] (default: %(default)s)")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,12 @@
+"""Put the checkout on the path of a tool that is started as a script, and give way to the package fr.
+
+`python tools/x.py` puts tools/ first on the path, so the tool's first `import fr…` finds this file.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+del sys.modules[__name__]
+importlib.import_module(__name__)

@@ -5,7 +5,7 @@ import pytest
 
 from fr.recognition import gallery as gallery_module
 from fr.recognition import quick_scan
-from fr.recognition.gallery import Rows, new_gallery, of_length_1
+from fr.recognition.gallery import Rows, new_gallery, normalised_rows
 
 pytest.importorskip("faiss", reason="faiss-cpu isn't installed: bash init_venv.sh --with faiss")
 COUNT, SIZE = 4000, 64
@@ -26,7 +26,7 @@ def test_it_finds_what_a_product_of_matrices_finds(rows: Rows, monkeypatch: pyte
     draw = np.random.default_rng(1)
     # Strangers, who are almost as unlike as anybody, and people with another picture; some of them stand there twice.
     strangers = draw.standard_normal((200, SIZE), dtype=np.float32)
-    probes = of_length_1(np.concatenate([strangers, rows[::20] + 0.5 * strangers]))
+    probes = normalised_rows(np.concatenate([strangers, rows[::20] + 0.5 * strangers]))
     monkeypatch.setattr(gallery_module, "FEW", 0)
     expected, cosines = gallery.best(probes)
     monkeypatch.undo()
@@ -52,7 +52,7 @@ def test_small_galleries_and_many_probes_are_left_to_the_product(
 
     monkeypatch.setattr(quick_scan.QuickScan, "best", best)
     for count in (0, 1, 4, 5):
-        gallery.best(of_length_1(rows[:count]))
+        gallery.best(normalised_rows(rows[:count]))
     assert asked == [1, 4]
 
 

@@ -26,17 +26,17 @@ class Preprocessing:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     interpolation: str = "linear"
 
-    def wished(
+    def with_overrides(
         self, input_size: Sequence[int], mean: Sequence[float], std: Sequence[float], color_order: str
     ) -> "Preprocessing":
-        """The contract with what options ask for: side or (height, width), mean and std of R, G, B, rgb or bgr.
+        """Replace what options set: side or (height, width), mean and std of R, G, B, rgb or bgr.
 
-        An empty sequence and `auto` leave things as they are.
+        An empty sequence or `auto` keeps the present value.
         """
         order = self.color_order if color_order == "auto" else color_order
 
-        def channels(wish: Sequence[float], own: tuple[float, float, float]) -> tuple[float, float, float]:
-            red, green, blue = wish or (own if self.color_order == "rgb" else own[::-1])
+        def channels(values: Sequence[float], own: tuple[float, float, float]) -> tuple[float, float, float]:
+            red, green, blue = values or (own if self.color_order == "rgb" else own[::-1])
             return (red, green, blue) if order == "rgb" else (blue, green, red)
 
         size = (input_size[0], input_size[-1]) if input_size else self.input_size

@@ -215,7 +215,7 @@ def test_each_wrongly_judged_pair_is_a_picture_the_worst_first(
     scores = cosine_scores(*(rows[column] for column in faces.pairs.T))
     wrong = np.flatnonzero(~verify(scores, faces.same, faces.fold).right)
     worst_first = sorted(wrong, key=lambda pair: (faces.same[pair], scores[pair] * (1 if faces.same[pair] else -1)))
-    assert f"wrongly judged: {len(wrong)} in {folder}" in printed and len(wrong) > 5
+    assert f"misclassified: {len(wrong)} in {folder}" in printed and len(wrong) > 5
     expected = {f"misclassified_{number}.jpg" for number in range(1, len(wrong) + 1)}
     assert {path.name for path in folder.iterdir()} == expected | {"misclassified_mine.jpg"}  # 39 was another run's
     for number, pair in enumerate(worst_first, start=1):

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fr.recognition import gallery as gallery_module
-from fr.recognition.gallery import Gallery, new_gallery, of_length_1
-from fr.recognition.identification import Searches, cmc, fpir, identification_figures, search, tpir
+from fr.recognition.gallery import Gallery, new_gallery, normalised_rows
+from fr.recognition.identification import Searches, cmc, fpir, identification_metrics, search, tpir
 
 
 def one_by_one(gallery: Gallery, probes, person, searched) -> list[tuple[bool, int, float]]:
@@ -60,14 +60,14 @@ def test_rank_and_cmc_by_hand() -> None:
         (False, 0, 0.8),
     )
     np.testing.assert_allclose(cmc(found, 7), np.array([3, 4, 4, 4, 5, 6, 6]) / 8)
-    figures = identification_figures(found)
+    figures = identification_metrics(found)
     assert (figures["rank1"], figures["rank5"]) == (3 / 8, 5 / 8)
 
 
 def test_tpir_at_fpir_by_hand() -> None:
     strangers = [(False, 0, score) for score in (0.9, 0.6, 0.6, *[0.3] * 17)]
     mated = [(True, 1, 0.95), (True, 1, 0.7), (True, 1, 0.6), (True, 2, 0.99), (True, 1, 0.2), (True, 0, -1.0)]
-    figures = identification_figures(searches(*strangers, *mated))
+    figures = identification_metrics(searches(*strangers, *mated))
     # Two of twenty may get a name: above 0.6 only one does, since two strangers have 0.6, and so do three mates; the
     # one on rank 2 isn't found however high the score.
     assert figures["tpir@fpir=1e-01"] == pytest.approx(2 / 6)
@@ -88,16 +88,16 @@ def test_tpir_is_the_highest_whose_fpir_is_not_above_the_one_named(seed: int) ->
         for cut in np.arange(-2, 10) / 8
         if np.mean(found.top[~mated] > cut) <= 0.1
     )
-    figures = identification_figures(found)
+    figures = identification_metrics(found)
     assert figures["tpir@fpir=1e-01"] == best
     at = 1 - (figures["threshold@fpir=1e-01"] or 0)
     assert tpir(found, at) == best and (fpir(found, at) or 0) <= 0.1
 
 
 def test_figures_of_nothing_are_none() -> None:
-    strangers = identification_figures(searches(*[(False, 0, 0.5)] * 10))
+    strangers = identification_metrics(searches(*[(False, 0, 0.5)] * 10))
     assert strangers["rank1"] is None and strangers["tpir@fpir=1e-01"] is None
-    mates = identification_figures(searches(*[(True, 1, 0.5)] * 10))
+    mates = identification_metrics(searches(*[(True, 1, 0.5)] * 10))
     assert mates["rank1"] == 1 and mates["tpir@fpir=1e-01"] is None
     assert tpir(searches((False, 0, 0.5)), 0.1) is None and fpir(searches((True, 1, 0.5)), 0.1) is None
 
@@ -113,6 +113,6 @@ def test_a_person_with_several_pictures_is_as_like_as_the_most_like_one() -> Non
     gallery = new_gallery(["empty", "b", "a"], ["a", "b", "b", "a"], rows)
     assert gallery.person.tolist() == [1, 1, 2, 2]
     assert gallery.rows.tolist() == [[0, 1], [0, 0], [1, 0], [-1, 0]]
-    named, scores = gallery.best(of_length_1(np.array([[-1, 0.1], [0.2, 7]], dtype=np.float32)))
+    named, scores = gallery.best(normalised_rows(np.array([[-1, 0.1], [0.2, 7]], dtype=np.float32)))
     assert [gallery.people[name] for name in named] == ["a", "b"]
     np.testing.assert_allclose(scores, [1 / 1.01**0.5, 7 / 49.04**0.5], rtol=1e-6)

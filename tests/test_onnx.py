@@ -300,7 +300,7 @@ def test_a_file_without_contract_needs_all_of_it_said(tmp_path: Path, sample_dat
     assert figures(tmp_path, "--snap", fixed, *folder, *said) == figures(
         tmp_path, "--snap", free, *folder, *said, "--input_size", "32", "48"
     )
-    with pytest.raises(InputError, match=r"takes pictures of 32×48 \(height × width\), not 64×64"):
+    with pytest.raises(InputError, match=r"takes images of 32×48 \(height × width\), not 64×64"):
         evaluate_lfw.main(["--snap", fixed, *folder, *said, "--input_size", "64"])
     with pytest.raises(InputError, match=r"--model mobilenet: .* holds unknown"):
         evaluate_lfw.main(["--snap", fixed, *folder, *said, "--model", "mobilenet"])
@@ -330,7 +330,7 @@ def test_what_an_option_overrides_is_said(
         evaluate_lfw.main(["--snap", str(snap), "--input_size", "40"])
     with pytest.raises(InputError, match="size mismatch"):
         evaluate_lfw.main(["--snap", str(snap), "--input_size", "64"])
-    with pytest.raises(InputError, match="takes pictures of 32×48"):
+    with pytest.raises(InputError, match="takes images of 32×48"):
         evaluate_lfw.main(["--snap", str(exported), *folder, "--input_size", "64"])
 
 
@@ -341,13 +341,13 @@ def second(name: str) -> onnx.ValueInfoProto:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"shape": ["n", 32, 48, 3]}, r"needs one input of float pictures .* inputs: x tensor\(float\) \['n', 32, 48"),
+        ({"shape": ["n", 32, 48, 3]}, r"needs one input of float images .* inputs: x tensor\(float\) \['n', 32, 48"),
         ({"kind": TensorProto.DOUBLE}, "not an ONNX model that can be run"),
         ({"inputs": [second("z")]}, r"inputs: x .*; z tensor\(float\) \['n', 2\]; outputs"),
         ({"outputs": [helper.make_tensor_value_info("map", TensorProto.FLOAT, None)]}, "outputs: y .*; map"),
         ({"metadata": {CONTRACT_KEY: "{"}}, f"metadata {CONTRACT_KEY} isn't JSON"),
         ({"metadata": {FACTS_KEY: "[1]"}}, f"metadata {FACTS_KEY} isn't a JSON object"),
-        ({"metadata": {FACTS_KEY: '{"model": 1, "iteration": "x"}'}}, "is of no use: model, iteration"),
+        ({"metadata": {FACTS_KEY: '{"model": 1, "iteration": "x"}'}}, "is invalid: model, iteration"),
         ({"metadata": {CONTRACT_KEY: '{"mean": 1}'}}, "preprocessing doesn't fit this version: alignment"),
         ({"metadata": {CONTRACT_KEY: json.dumps(CONTRACT.as_dict() | {"std": [0, 1, 1]})}}, r"std \(0, 1, 1\)"),
         ({"metadata": {CONTRACT_KEY: json.dumps(CONTRACT.as_dict() | {"template": []})}}, r"template \(\)"),
@@ -374,7 +374,7 @@ def test_an_output_that_is_no_row_a_picture_is_refused(tmp_path: Path) -> None:
     model = onnx.load(path)
     model.graph.node[1].attribute.append(helper.make_attribute("axis", 0))  # all pictures into one row
     onnx.save(model, path)
-    with pytest.raises(InputError, match=r"two pictures give torch.float32 \[1, 144\] instead of two rows"):
+    with pytest.raises(InputError, match=r"two images give torch.float32 \[1, 144\] instead of two rows"):
         OnnxModel(path, CPU).embed_size((32, 48))
 
 

@@ -16,7 +16,7 @@ from fr.files.images import Pixels, decode
 from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
 from fr.recognition.detection import DetectedFaces
-from fr.recognition.gallery import Rows, of_length_1
+from fr.recognition.gallery import Rows, normalised_rows
 from fr.recognition.recognizer import Recognizer
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def pictures(faces: Faces) -> list[Pixels]:
 
 @pytest.fixture
 def expected(faces: Faces, network: OnnxModel, one_rank: None) -> Rows:
-    return of_length_1(embed(network, faces, CONTRACT, DALI, Ranks(0, 1, 0, 1, CPU), 20, flipped=False))
+    return normalised_rows(embed(network, faces, CONTRACT, DALI, Ranks(0, 1, 0, 1, CPU), 20, flipped=False))
 
 
 def with_points(points: np.ndarray) -> DetectedFaces:

@@ -121,8 +121,8 @@ def test_a_wrong_preparation_is_told_with_both_distributions(
     (same, same_std), (different, different_std) = note["same"], note["different"]
     told = f"same pairs {same:.3f} ± {same_std:.3f}, different pairs {different:.3f} ± {different_std:.3f}"
     assert warning.startswith("warning: lfw: the scores aren't those of the training: same pairs ")
-    assert f"; there {told}, of the same pairs, which moved by 0." in warning
-    assert "Look at the landmarks" in warning and "colour order" in warning and "template" in warning
+    assert f"; there {told}, of the same pairs, which changed by 0." in warning
+    assert "Check the landmarks" in warning and "colour order" in warning and "template" in warning
     facts = json.loads((tmp_path / "page/report.json").read_text())["facts"]
     assert f"warning: {facts['warning']}" == warning
 
@@ -254,6 +254,6 @@ def test_a_network_that_gives_all_pictures_one_embedding_raises_no_alarm_by_roun
     ],
 )  # fmt: skip
 def test_notes_of_no_use_are_refused(stored: object) -> None:
-    with pytest.raises(InputError, match=r"x\.pt: what it notes of its scores is of no use"):
+    with pytest.raises(InputError, match=r"x\.pt: the scores stored in it are invalid"):
         read_spreads(Path("x.pt"), stored)
     assert read_spreads(Path("x.pt"), json.loads(json.dumps([NOTED.as_dict()]))) == [NOTED]

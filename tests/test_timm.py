@@ -106,7 +106,7 @@ def test_a_size_that_the_network_cannot_take_is_refused() -> None:
 
 @needs_timm
 def test_a_network_that_gives_no_embedding_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^--model timm/test_vit: gives \[1, 64\] for a picture, not 0 numbers"):
+    with pytest.raises(InputError, match=r"^--model timm/test_vit: gives \[1, 64\] for an image, not 0 numbers"):
         build_model("timm/test_vit", 0, (64, 64))  # what timm takes for "no last layer"
 
 

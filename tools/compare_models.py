@@ -50,11 +50,11 @@ def main(argv: list[str]) -> int:
             if not ranks.is_main:
                 continue
             if len(sets_of_a) > 1:
-                print(a.of.describe())
+                print(a.pair_set.describe())
             drawn = [_replicates(of, options.bootstrap) for of in (a, b)] if options.bootstrap else []
             print("\n".join(_table(a, b, drawn)))
             print(_verdicts(a.verification.right, b.verification.right))
-            where = f", {a.of.name}" if len(sets_of_a) > 1 else ""
+            where = f", {a.pair_set.name}" if len(sets_of_a) > 1 else ""
             for letter, name, of in (("A", arguments.a, a), ("B", arguments.b, b)):
                 curves[f"{letter}: {Path(name).name}{where}"] = roc_curve(of.scores, of.faces.same)
         if arguments.roc and ranks.is_main:
@@ -83,7 +83,8 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _check_one_set(a: Scored, b: Scored) -> None:
     same_set = a.faces.names.equals(b.faces.names) and np.array_equal(a.faces.pairs, b.faces.pairs)
     if not same_set:
-        raise InputError(f"A was scored on {a.of.source}, B on {b.of.source}: name one set with --val_data_root")
+        sources = f"A was scored on {a.pair_set.source}, B on {b.pair_set.source}"
+        raise InputError(f"{sources}: name one set with --val_data_root")
 
 
 def _replicates(scored: Scored, count: int) -> Replicates:

@@ -42,7 +42,7 @@ from fr.onnx.export import (
     embeddings_of,
     export_program,
     normalised,
-    quantised,
+    quantise,
     random_pixels,
     raw_pixels,
     to_onnx,
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
             inputs = normalised(_pixels(chosen, arguments.int8, contract, dali), given)
             print(f"8 bits: scaled to {len(inputs)} faces of {chosen.root}", flush=True)
             # Where its scores lay was noted of the weights before they were rounded.
-            quantised(exported, small, inputs, _metadata(contents | {"scores": []}, given, arguments))
+            quantise(exported, small, inputs, _metadata(contents | {"scores": []}, given, arguments))
             flipped = bool(contents["config"].get("flipped_emb"))
             _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, given, dali, ranks, flipped)
     return 0

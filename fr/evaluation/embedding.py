@@ -1,4 +1,4 @@
-"""Photographs → embeddings over all ranks → verification figures."""
+"""Images → embeddings over all ranks → verification metrics."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from fr.evaluation.verification import Verification, cosine_scores, l2_scores, v
 from fr.preprocessing import Preprocessing
 from fr.progress import progress
 
-Network = Callable[[torch.Tensor], torch.Tensor]  # [B, 3, H, W] → [B, E]: a backbone, or what stands for one
+Network = Callable[[torch.Tensor], torch.Tensor]  # [B, 3, H, W] → [B, E]: a backbone or an ONNX model
 
 
 @torch.inference_mode()
@@ -31,11 +31,11 @@ def embed(
     flipped: bool,
     flip_mode: str = "sum",
 ) -> NDArray[np.float32]:
-    """Embeddings of all photographs, each embedded once by one rank: [N, E] on every rank.
+    """Embed all images, split over the ranks: [N, E] on every rank.
 
-    flipped: mean of the embeddings of the picture and of its mirror image (flip_mode "sum"), or one behind the other,
-    [N, 2E] ("concat"). batch_size: photographs a rank at a time. A backbone must be in evaluation mode. InputError,
-    on all ranks together, names photographs that can't be read or whose embedding isn't finite.
+    flipped: use the mirror image too: mean of both embeddings (flip_mode "sum") or both concatenated, [N, 2E]
+    ("concat"). batch_size: images per rank. A backbone must be in evaluation mode. InputError, on all ranks together,
+    names images that can't be read or whose embedding isn't finite.
     """
     network = with_mirror_image(model, flip_mode) if flipped else model
     counts = [len(part) for part in np.array_split(np.arange(len(faces)), ranks.world_size)]
@@ -52,15 +52,15 @@ def embed(
         except InputError as error:
             failure = error
     raise_together(failure, "another rank can't read its photographs")
-    every = gather_rows(torch.cat(parts) if parts else _no_rows(network, preprocessing, ranks), counts).numpy()
-    wrong = np.flatnonzero(~np.isfinite(every).all(axis=1)).tolist()
-    if wrong:
-        raise InputError(*[f"{faces.path(i)}: its embedding isn't finite" for i in wrong[:10]])
-    return every
+    rows = gather_rows(torch.cat(parts) if parts else _no_rows(network, preprocessing, ranks), counts).numpy()
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
+    if bad:
+        raise InputError(*[f"{faces.path(i)}: its embedding isn't finite" for i in bad[:10]])
+    return rows
 
 
 def with_mirror_image(model: Network, flip_mode: str) -> Network:
-    """[B, 3, H, W] → the mean with the mirror images' [B, E] ("sum"), or theirs behind [B, 2E] ("concat")."""
+    """Combine embeddings with the mirror images': their mean [B, E] ("sum") or concatenated [B, 2E] ("concat")."""
 
     def network(images: torch.Tensor) -> torch.Tensor:
         embeddings, mirrored = model(images), model(images.flip(3))
@@ -70,18 +70,18 @@ def with_mirror_image(model: Network, flip_mode: str) -> Network:
 
 
 def _no_rows(model: Network, preprocessing: Preprocessing, ranks: Ranks) -> torch.Tensor:
-    """[0, E] of a rank that has no photograph, since there are fewer of them than ranks."""
-    picture = torch.zeros(1, 3, *preprocessing.input_size, device=ranks.device)
-    rows: torch.Tensor = model(picture)
+    """Empty rows [0, E] of a rank without images, where there are fewer images than ranks."""
+    image = torch.zeros(1, 3, *preprocessing.input_size, device=ranks.device)
+    rows: torch.Tensor = model(image)
     return rows[:0].float().cpu()
 
 
 def pair_scores(
     faces: VerificationFaces, embeddings: NDArray[np.float32], dist: str = "cos", center: bool = False
 ) -> NDArray[np.float64]:
-    """Score of each pair [P]: the cosine of its embeddings, or with dist "l2" minus their distance.
+    """Score of each pair [P]: the cosine of its embeddings, or minus their distance with dist "l2".
 
-    embeddings: [N, E] of all photographs. center: their mean is subtracted before the cosine.
+    embeddings: [N, E] of all images. center: subtract their mean first.
     """
     first, second = faces.pairs.T
     rows = embeddings - embeddings.mean(axis=0, dtype=np.float64) if center else embeddings
@@ -92,10 +92,10 @@ _SCORES = {"cos": cosine_scores, "l2": l2_scores}
 
 
 def people_of_pairs(faces: VerificationFaces) -> NDArray[np.int64]:
-    """Numbers of the two people in each pair, [P, 2].
+    """Numbers of the two identities in each pair, [P, 2].
 
-    The photographs of a pair of one person have one, and so have those of a folder, unless a pair of two people lies
-    in one: then folders don't stand for people in this set. A photograph that nothing connects is a person.
+    Images share an identity if they form a same pair or lie in one folder; folders are ignored if any different pair
+    lies within one. An image connected to no other is an identity of its own.
     """
     folders = pc.replace_substring_regex(faces.names, r"(^|/)[^/]*$", "").dictionary_encode()
     folder = folders.indices.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -118,6 +118,6 @@ def evaluate(
     batch_size: int,
     flipped: bool,
 ) -> tuple[Verification, NDArray[np.float64]]:
-    """Verification figures and pair scores [P], the same on every rank."""
+    """Verification result and pair scores [P], the same on every rank."""
     scores = pair_scores(faces, embed(model, faces, preprocessing, settings, ranks, batch_size, flipped))
     return verify(scores, faces.same, faces.fold), scores

@@ -1,7 +1,7 @@
-"""Embeddings kept beside the snapshot (--cache), so that another protocol, score or report takes seconds.
+"""Embedding cache next to the snapshot (--cache), so that another protocol, score or report takes seconds.
 
-They are found by what they depend on, and by its content: the file of the weights, the encoded pictures, landmarks,
-preprocessing, mirror image, devices, and the software. The files are those of `fr/data/cache.py`, with a checksum.
+The key is a hash of all inputs: the weights file, encoded images, landmarks, preprocessing, mirror image, devices, and
+the software. File format: `fr/data/cache.py`, with a checksum.
 """
 
 import contextlib
@@ -33,10 +33,10 @@ Rows = NDArray[np.float32]  # [N, E]
 
 
 def weights_digest(path: Path) -> str:
-    """SHA-256 of a file of weights; "" when it can't be read, or may have weights in other files."""
+    """SHA-256 of a weights file; "" when it can't be read, or may refer to weights in other files."""
     try:
         with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            # An ONNX file names others by a key of this name (onnx.proto, TensorProto.external_data).
+            # Key by which an ONNX file refers to other files (onnx.proto, TensorProto.external_data).
             if not zipfile.is_zipfile(file) and content.find(b"location") >= 0:
                 return ""
             return hashlib.sha256(content).hexdigest()
@@ -47,51 +47,51 @@ def weights_digest(path: Path) -> str:
 def kept_or_embedded(
     snap: Path, weights: str, how: list[Any], faces: Faces, ranks: Ranks, embed: Callable[[], Rows]
 ) -> Rows:
-    """The embeddings [N, E] of all photographs: kept ones of just these, or those of `embed`, to be kept then.
+    """Load the embeddings [N, E] of all images from the cache, or compute them with `embed` and store them.
 
-    All ranks together; the first reads and writes. weights: `weights_digest(snap)` before the network was read. how:
-    all else that they depend on, for JSON. What can't be kept is a note to people and no failure.
+    Collective; the first rank reads and writes. weights: `weights_digest(snap)` from before the network was read.
+    how: all other inputs, JSON-serialisable. A failure to store is only printed.
     """
-    pictures = _pictures_digest(faces, ranks)
-    if not (weights and pictures):
-        why = "a photograph can't be read" if weights else f"{snap} may have weights in other files"
-        _say(ranks, f"--cache: embeddings aren't kept: {why}")
+    images = _images_digest(faces, ranks)
+    if not (weights and images):
+        why = "an image can't be read" if weights else f"{snap} may have weights in other files"
+        _print_on_first_rank(ranks, f"--cache: embeddings aren't kept: {why}")
         return embed()
     folder = snap.with_suffix(".embeddings")
     names = hashlib.sha256(json.dumps(faces.names.to_pylist()).encode()).hexdigest()
     question = json.dumps([snap.name, str(faces.root), names, how])
-    entry = Entry(folder, question, json.dumps([weights, pictures, _code()]))
-    found = _loaded(entry) if ranks.is_main else None
-    shape = gather_objects(None if found is None else found.shape)[0]
+    entry = Entry(folder, question, json.dumps([weights, images, _code()]))
+    cached = _loaded(entry) if ranks.is_main else None
+    shape = gather_objects(None if cached is None else cached.shape)[0]
     if shape is not None:
-        _say(ranks, f"--cache: embeddings of {len(faces):,} photographs as kept in {folder}")
-        rows = torch.empty(shape) if found is None else torch.from_numpy(found.copy())
-        dist.broadcast(rows, 0)
-        return rows.numpy()
-    embedded = embed()
-    # What changed while it was read has no name that is true.
-    if _pictures_digest(faces, ranks) == pictures and ranks.is_main and weights_digest(snap) == weights:
+        _print_on_first_rank(ranks, f"--cache: embeddings of {len(faces):,} images read from {folder}")
+        shared = torch.empty(shape) if cached is None else torch.from_numpy(cached.copy())
+        dist.broadcast(shared, 0)
+        return shared.numpy()
+    rows = embed()
+    # If an input changed while it was read, the key is wrong.
+    if _images_digest(faces, ranks) == images and ranks.is_main and weights_digest(snap) == weights:
         try:
-            entry.store(embedded)
+            entry.store(rows)
         except OSError as error:
-            _say(ranks, f"--cache: embeddings can't be kept in {folder}: {error.strerror}")
-    return embedded
+            _print_on_first_rank(ranks, f"--cache: embeddings can't be kept in {folder}: {error.strerror}")
+    return rows
 
 
 def _loaded(entry: Entry) -> Rows | None:
     try:
-        found: Rows | None = entry.load()
+        cached: Rows | None = entry.load()
     except Damaged as error:
         print(f"--cache: {error}; embedding anew", file=sys.stderr, flush=True)
         return None
-    return found
+    return cached
 
 
-def _pictures_digest(faces: Faces, ranks: Ranks) -> str:
-    """SHA-256 of the pictures and where the faces are in them, on every rank; "" when a picture can't be read."""
+def _images_digest(faces: Faces, ranks: Ranks) -> str:
+    """SHA-256 of the encoded images, landmarks and boxes, on every rank; "" when an image can't be read."""
     own: list[bytes] | None = None
     share = np.array_split(np.arange(len(faces)), ranks.world_size)[ranks.rank]
-    with contextlib.suppress(OSError, InputError):  # embedding will say which and why
+    with contextlib.suppress(OSError, InputError):  # embedding reports which and why
         own = [hashlib.sha256(faces.read(index).data).digest() for index in share.tolist()]
     parts = gather_objects(own)
     digest = hashlib.sha256()
@@ -106,14 +106,14 @@ def _pictures_digest(faces: Faces, ranks: Ranks) -> str:
 
 @functools.cache
 def _code() -> str:
-    """Hash of what reads, aligns and embeds: another version may give other numbers."""
-    versions = [of.__version__ for of in (torch, nvidia.dali, onnxruntime, cv2, np)]
+    """Hash of library versions and this package's sources: other versions may give other embeddings."""
+    versions = [library.__version__ for library in (torch, nvidia.dali, onnxruntime, cv2, np)]
     digest = hashlib.sha256(json.dumps(versions).encode())
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _say(ranks: Ranks, text: str) -> None:
+def _print_on_first_rank(ranks: Ranks, text: str) -> None:
     if ranks.is_main:
         print(text, file=sys.stderr, flush=True)

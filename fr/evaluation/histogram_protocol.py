@@ -1,9 +1,8 @@
-"""The verification protocol of face_recognition.pytorch, to the digit, for scores that compare with its published ones.
+"""Verification protocol of face_recognition.pytorch, reproduced exactly for comparison with its published results.
 
-It differs from `fr.evaluation.verification.verify`: a fold's threshold is where the histograms of the other folds'
-distances cross, not where accuracy is highest; accuracy is the mean of same and different accuracy; AUC is that of the
-folds' mean curve on a fixed grid of distances. Source: openvinotoolkit/training_extensions,
-pytorch_toolkit/face_recognition.
+Unlike `fr.evaluation.verification.verify`, a fold's threshold is where the histograms of the other folds' distances
+cross, not where accuracy is highest; accuracy is the mean of same and different accuracy; AUC is that of the folds'
+mean curve on a fixed grid of distances. Source: openvinotoolkit/training_extensions, pytorch_toolkit/face_recognition.
 
 Letters: P pairs, K folds, T thresholds of the grid.
 """
@@ -17,51 +16,49 @@ from fr.evaluation.verification import ORIGINS, Verification, checked_folds, che
 
 BINS = 60
 GRID = np.linspace(0.0, 4.0, 400)  # [T] distances; cosine distances end at 2, squared unit L2 at 4
-FALLBACK = 0.5  # of a fold whose histograms don't cross
+FALLBACK = 0.5  # threshold of a fold whose histograms don't cross
 
 
 def verify_by_histogram(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dist: str = "cos") -> Verification:
-    """As `verify`, by the protocol above: a pair is judged the same person when its distance is below the threshold.
+    """Verify pairs by the histogram protocol: same person if distance < threshold. Arguments and errors as `verify`.
 
-    A fold that lacks a kind is left out of that kind's means, its accuracy is that of the other kind. (The
-    original takes half of a fold's pairs for each kind's number: the same where pairs.txt keeps its promise.)
-    Raises ValueError as `verify`.
+    A fold without pairs of one kind is left out of that kind's means; its accuracy is that of the other kind. (The
+    original divides by half of a fold's pairs, which is the same for folds with equally many of both kinds.)
     """
     score, is_same = checked_pairs(scores, same)
     folds, numbers = checked_folds(fold, score.size)
     distance = ORIGINS[dist] - score
     thresholds = np.array([crossing(distance[folds != n], is_same[folds != n]) for n in numbers])  # [K]
-    right = (distance < thresholds[np.searchsorted(numbers, folds)]) == is_same
+    correct = (distance < thresholds[np.searchsorted(numbers, folds)]) == is_same
     by_fold = [folds == number for number in numbers]
-    of_same = [float(right[inside & is_same].mean()) for inside in by_fold if is_same[inside].any()]
-    of_diff = [float(right[inside & ~is_same].mean()) for inside in by_fold if not is_same[inside].all()]
-    accuracies = [_mean_over_kinds(right[inside], is_same[inside]) for inside in by_fold]
+    same_accuracies = [float(correct[inside & is_same].mean()) for inside in by_fold if is_same[inside].any()]
+    diff_accuracies = [float(correct[inside & ~is_same].mean()) for inside in by_fold if not is_same[inside].all()]
+    accuracies = [_mean_over_kinds(correct[inside], is_same[inside]) for inside in by_fold]
     far, tar = grid_roc(distance, is_same, folds)
     return Verification(
         accuracy=float(np.mean(accuracies)),
         accuracy_std=float(np.std(accuracies)),
-        same_accuracy=float(np.mean(of_same)),
-        diff_accuracy=float(np.mean(of_diff)),
+        same_accuracy=float(np.mean(same_accuracies)),
+        diff_accuracy=float(np.mean(diff_accuracies)),
         auc=float(np.trapezoid([*tar, tar[-1]], [*far, 1.0])),
         threshold=float(np.mean(thresholds)),
         fold_accuracies=tuple(accuracies),
         fold_thresholds=tuple(thresholds.tolist()),
         pairs=int(score.size),
-        right=right,
+        right=correct,
         dist=dist,
         protocol="histogram",
     )
 
 
 def crossing(distance: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """Mean of the bin edges at which same pairs [P] stop being the more frequent; FALLBACK where there is none.
+    """Mean of the bin edges where same pairs stop outnumbering different ones; FALLBACK without such an edge. [P] each.
 
-    Equally wide bins between the least and the greatest distance of the same pairs, whose bins the different
-    pairs are counted in, too.
+    Both kinds are counted in BINS equal bins between the least and the greatest distance of the same pairs.
     """
-    of_same, edges = np.histogram(distance[same], BINS)
-    of_diff, _ = np.histogram(distance[~same], edges)
-    falls = (of_same[:-1] >= of_diff[:-1]) & (of_same[1:] > 0) & (of_same[1:] <= of_diff[1:])
+    same_counts, edges = np.histogram(distance[same], BINS)
+    diff_counts, _ = np.histogram(distance[~same], edges)
+    falls = (same_counts[:-1] >= diff_counts[:-1]) & (same_counts[1:] > 0) & (same_counts[1:] <= diff_counts[1:])
     return float(np.mean(edges[1:-1][falls])) if falls.any() else FALLBACK
 
 
@@ -81,5 +78,5 @@ def _below_grid(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     return below
 
 
-def _mean_over_kinds(right: NDArray[np.bool_], same: NDArray[np.bool_]) -> float:
-    return float(np.mean([right[kind].mean() for kind in (same, ~same) if kind.any()]))
+def _mean_over_kinds(correct: NDArray[np.bool_], same: NDArray[np.bool_]) -> float:
+    return float(np.mean([correct[kind].mean() for kind in (same, ~same) if kind.any()]))

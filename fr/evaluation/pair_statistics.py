@@ -1,4 +1,4 @@
-"""What the six lines leave out: EER, TAR at fixed FARs, and how far each figure can be trusted."""
+"""Pair statistics: EER, TAR at fixed FARs, and confidence intervals of all metrics."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TITLES = {"accuracy": "Accuracy", "auc": "AUC", "eer": "EER"}
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure as a fraction in [0, 1] with its 95 % interval.
+class Metric:
+    """Metric as a fraction in [0, 1] with its 95 % interval.
 
-    value: None where the pairs are too few to tell. interval: None without a bootstrap. note: what to know about it.
+    value: None where there are too few pairs. interval: None without a bootstrap. note: remark for the reader.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Figure:
     note: str = ""
 
     def text(self) -> str:
-        """`0.9731 [0.9650, 0.9802], rests on 3 false matches`, as far as there is something to say."""
+        """Format as `0.9731 [0.9650, 0.9802], rests on 3 false matches`; interval and note where present."""
         value = "–" if self.value is None else f"{self.value:.4f}"
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
         return value + between + (f", {self.note}" if self.note else "")
@@ -41,17 +41,17 @@ def pair_statistics(
     people: NDArray[np.int64],
     count: int,
     seed: int = 0,
-) -> dict[str, Figure]:
+) -> dict[str, Metric]:
     """Accuracy, AUC, EER and TAR at each of FARS, by name, from the exact ROC of all pairs.
 
-    scores, same: the [P] pairs that `verification` judged. people: [P, 2]. count: replicates of the bootstrap,
-    0 = none. A FAR that doesn't allow a single one of the different pairs to be accepted has no TAR; one that allows
-    fewer than ENOUGH_MATCHES has a note. The AUC is exact under every protocol.
+    scores, same: the [P] pairs of `verification`. people: identities [P, 2]. count: bootstrap replicates, 0 = none. A
+    FAR that allows no false match has no TAR; one that allows fewer than ENOUGH_MATCHES has a note. The AUC is exact
+    under every protocol.
     """
     roc = roc_curve(scores, same)
     different = int(np.count_nonzero(~same))
     measurable = tuple(far for far in FARS if false_matches(far, different))
-    found = replicates(scores, same, verification.right, people, count, measurable, seed) if count else {}
+    resampled = replicates(scores, same, verification.right, people, count, measurable, seed) if count else {}
     values = {
         "accuracy": verification.accuracy,
         "auc": float(area(roc.far, roc.tar)),
@@ -59,33 +59,33 @@ def pair_statistics(
     } | {tar_name(far): float(tar_at(roc.far, roc.tar, far)) for far in measurable}
     notes = {tar_name(far): _note(far, different) for far in FARS}
     return {
-        name: Figure(
+        name: Metric(
             _TITLES.get(name, name.upper().replace("E-", "e-")),
             values.get(name),
-            interval(found[name]) if name in found else None,
+            interval(resampled[name]) if name in resampled else None,
             notes.get(name, ""),
         )
         for name in (*_TITLES, *notes)
     }
 
 
-def lines(statistics: Mapping[str, Figure], people: NDArray[np.int64], count: int) -> list[str]:
-    """EER and TARs for people to read; with a bootstrap, the intervals of accuracy and AUC, too."""
-    rows = {name: f"{figure.title}: {figure.text()}" for name, figure in statistics.items()}
-    both = rows.pop("accuracy"), rows.pop("auc")
+def lines(statistics: Mapping[str, Metric], people: NDArray[np.int64], count: int) -> list[str]:
+    """Output lines of EER and TARs; with a bootstrap, of accuracy and AUC with their intervals too."""
+    rows = {name: f"{metric.title}: {metric.text()}" for name, metric in statistics.items()}
+    accuracy_and_auc = rows.pop("accuracy"), rows.pop("auc")
     if not count:
         return list(rows.values())
-    redrawn = f"95 % intervals: {np.unique(people).size:,} people redrawn {count:,} times"
-    return [*rows.values(), *both, redrawn]
+    bootstrap = f"95 % intervals: {np.unique(people).size:,} people redrawn {count:,} times"
+    return [*rows.values(), *accuracy_and_auc, bootstrap]
 
 
-def record(statistics: Mapping[str, Figure]) -> dict[str, float | None]:
-    """For JSON: each figure by its name, its interval as `<name>_low` and `<name>_high`; None = can't be told."""
+def record(statistics: Mapping[str, Metric]) -> dict[str, float | None]:
+    """Metrics by name for JSON, intervals as `<name>_low` and `<name>_high`; None = too few pairs."""
     flat: dict[str, float | None] = {}
-    for name, figure in statistics.items():
-        flat[name] = figure.value
-        if figure.interval:
-            flat[f"{name}_low"], flat[f"{name}_high"] = figure.interval
+    for name, metric in statistics.items():
+        flat[name] = metric.value
+        if metric.interval:
+            flat[f"{name}_low"], flat[f"{name}_high"] = metric.interval
     return flat
 
 

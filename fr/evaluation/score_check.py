@@ -1,7 +1,7 @@
-"""Whether the scores of a set lie as they did in the training's own validation, as its snapshot notes it.
+"""Score check: compare a set's score distribution with the one that the snapshot stores from its validation.
 
-Landmarks of another frame, swapped colours, another template or normalisation stop nothing: they cost a point of
-accuracy, or thirty. The distribution of the scores shows it.
+Landmarks of another coordinate frame, swapped colours, another template or normalisation raise no error but cost
+between 1 and 30 points of accuracy. The score distribution shows it.
 
 Letters: P pairs.
 """
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from fr.data.verification_set import VerificationSet
 from fr.errors import InputError
 
-# By how many standard deviations of the different pairs the score of a pair may move (rms). Of a trained MobileFaceNet
-# another decoder, taken as noise of ±1 in every pixel, moves them by 0.03; the least of mistakes, another fit of the
-# same landmarks, by 0.13, SphereFace's template at 112×112, almost ArcFace's, by 0.3; ranks and batches by 1e-5.
+# Tolerance for the rms change of the pairs' scores, in standard deviations of the different pairs. With a trained
+# MobileFaceNet another decoder (noise of ±1 in every pixel) changes them by 0.03; the smallest mistake, another
+# alignment of the same landmarks, by 0.13; SphereFace's template at 112×112 instead of ArcFace's by 0.3; another number
+# of ranks or batch size by 1e-5.
 _MOVED = 0.06
-_ROUNDING = 1e-4  # of a cosine; networks that give every picture nearly the same embedding have no spread to speak of
+_ROUNDING = 1e-4  # of a cosine: the tolerance for collapsed networks, whose scores have almost no spread
 _OTHER_PAIRS = 2.0  # standard deviations of the different pairs
 _SAMPLE = 64  # pairs
 _NUMBERS = {"same": 2, "different": 2, "sample": _SAMPLE}
@@ -32,11 +33,11 @@ _NUMBERS = {"same": 2, "different": 2, "sample": _SAMPLE}
 
 @dataclass(frozen=True)
 class Spread:
-    """Where the cosines of a set's pairs lie, whatever --dist, --center and the protocol.
+    """Distribution of the cosines of a set's pairs, independent of --dist, --center and the protocol.
 
-    pairs_hash: which photographs were compared, by name. averaged: by the average of the weights. flip: "" or a
-    --flip_mode. pairs: how many. same, different: mean and standard deviation of the pairs of each kind. sample: the
-    scores of some pairs, all over the set. Means alone hardly tell of small mistakes: some pairs rise, others fall.
+    pairs_hash: of the image names of all pairs. averaged: with averaged weights (EMA). flip: "" or a --flip_mode.
+    pairs: their number. same, different: mean and standard deviation of each kind. sample: scores of some pairs spread
+    over the set, since small mistakes raise some scores and lower others and hardly change the means.
     """
 
     set: str
@@ -49,19 +50,19 @@ class Spread:
     sample: tuple[float, ...]
 
     @classmethod
-    def of(cls, found: VerificationSet, cosines: NDArray[np.float64], averaged: bool, flip: str) -> "Spread":
-        """cosines: [P] of the set's pairs."""
-        faces = found.faces
-        # The name counts too: in a pack the photographs' are places, and those of two packs may be alike.
-        compared = [found.name, faces.names.to_pylist(), faces.pairs.tolist(), faces.same.tolist()]
+    def of(cls, pair_set: VerificationSet, cosines: NDArray[np.float64], averaged: bool, flip: str) -> "Spread":
+        """Spread of the cosines [P] of a set's pairs."""
+        faces = pair_set.faces
+        # The set's name is included since the image names in a pack are positions, equal in any two packs.
+        compared = [pair_set.name, faces.names.to_pylist(), faces.pairs.tolist(), faces.same.tolist()]
         kinds = (cosines[faces.same], cosines[~faces.same])
         same, different = ((float(kind.mean()), float(kind.std())) for kind in kinds)
         digest = hashlib.sha256(json.dumps(compared).encode()).hexdigest()
         sample = cosines[np.linspace(0, len(cosines) - 1, _SAMPLE).astype(np.int64)]
-        return cls(found.name, digest, averaged, flip, len(cosines), same, different, tuple(sample.tolist()))
+        return cls(pair_set.name, digest, averaged, flip, len(cosines), same, different, tuple(sample.tolist()))
 
     def as_dict(self) -> dict[str, Any]:
-        """Builtins only, for snapshots and JSON."""
+        """Convert to builtins for snapshots and JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -70,14 +71,14 @@ class Spread:
 
 
 def read_spreads(path: Path, stored: Any) -> list[Spread]:
-    """What a file notes, a dict of `Spread.as_dict` each; InputError when it is something else."""
+    """Spreads stored in a file as dicts of `Spread.as_dict`; InputError for anything else."""
     try:
         return [
             Spread(**{**one, **{name: _numbers(one[name], count) for name, count in _NUMBERS.items()}})
             for one in stored
         ]
     except (TypeError, ValueError, LookupError) as error:
-        raise InputError(f"{path}: what it notes of its scores is of no use") from error
+        raise InputError(f"{path}: the scores stored in it are invalid") from error
 
 
 def _numbers(stored: Any, count: int) -> tuple[float, ...]:
@@ -87,32 +88,32 @@ def _numbers(stored: Any, count: int) -> tuple[float, ...]:
 
 
 def strange(now: Spread, noted: Sequence[Spread]) -> str:
-    """What to tell people of scores that don't lie as they should by what the training noted; "" = nothing.
+    """Warning for scores that deviate from those stored by the training; "" = none.
 
-    The same pairs, embedded alike, must have the scores they had, but for rounding. Of another set that can't be asked:
-    its photographs may be harder, which brings pairs of one person as near to the others as you like, and the
-    separation down with them. Two people chosen by lot look alike to about the same degree in every set; so what is
-    strange anywhere is that half of the different pairs score as only 1 in 44 did. Pictures that aren't aligned do
-    that; so do people much more alike than those of the training's sets (infants, say).
+    The same pairs with the same preprocessing must have the same scores up to rounding. Another set may have harder
+    images, with arbitrarily low scores of same pairs. But random different pairs score about alike in every set, so it
+    is suspicious that half of them score as high as only 1 in 44 did (mean + 2 standard deviations). Unaligned images
+    do that; so do identities more alike than those of the training's sets (infants, say).
     """
-    known = [one for one in noted if (one.pairs_hash, one.flip) == (now.pairs_hash, now.flip)]
-    if known:
-        moved = float(np.sqrt(np.square(np.subtract(now.sample, known[0].sample)).mean()))
-        if moved <= max(_MOVED * known[0].different[1], _ROUNDING):
+    same_pairs = [one for one in noted if (one.pairs_hash, one.flip) == (now.pairs_hash, now.flip)]
+    if same_pairs:
+        before = same_pairs[0]
+        change = float(np.sqrt(np.square(np.subtract(now.sample, before.sample)).mean()))
+        if change <= max(_MOVED * before.different[1], _ROUNDING):
             return ""
-        of = f"the same pairs, which moved by {moved:.3f} each"
-        return _told(now, known[0], of, "that these are the same photographs")
+        source = f"the same pairs, which changed by {change:.3f} each"
+        return _warning(now, before, source, "that these are the same images")
     if not noted:
         return ""
     nearest = max(noted, key=lambda one: one.different[0])
     mean, std = nearest.different
     if now.different[0] <= mean + _OTHER_PAIRS * std + _ROUNDING:
         return ""
-    return _told(now, nearest, nearest.set, "whether these people are much alike")
+    return _warning(now, nearest, nearest.set, "whether these people are much alike")
 
 
-def _told(now: Spread, then: Spread, of: str, also: str) -> str:
+def _warning(now: Spread, before: Spread, source: str, also: str) -> str:
     return (
-        f"{now.set}: the scores aren't those of the training: {now}; there {then}, of {of}. Look at the landmarks (do "
-        f"they belong to these pictures?), the colour order, the template, size, mean and std, and {also}"
+        f"{now.set}: the scores aren't those of the training: {now}; there {before}, of {source}. Check the landmarks "
+        f"(do they belong to these images?), the colour order, the template, size, mean and std, and {also}"
     )

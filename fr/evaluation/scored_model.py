@@ -1,4 +1,4 @@
-"""What evaluate_lfw.py scores: a snapshot or an ONNX file, and the preprocessing that it is fed with (C1)."""
+"""Model to be scored: a snapshot or an ONNX file, and its preprocessing (C1)."""
 
 import argparse
 import math
@@ -20,18 +20,17 @@ from fr.models import build_model, family
 from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
 
-_SIMILARITY = "procrustes"  # of a file that doesn't say its own
+_SIMILARITY = "procrustes"  # alignment for a file that doesn't store one
 
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A network ready to be scored.
+    """Network ready to be scored.
 
-    network: [B, 3, H, W] as `preprocessing` makes them, on the device → [B, E]; a module of a snapshot. overrides: a
-    line for people about each part of the stored contract that an option replaced. config: the options of its
-    training, as far as known. name: of the backbone. threshold: the cosine distance below which two faces were best
-    taken for one person's, None if nothing says. noted: where the scores of these weights lay in the training's last
-    validation. digest: of its file, for --cache.
+    network: [B, 3, H, W] on the device, preprocessed as `preprocessing` → [B, E]; a module if from a snapshot.
+    overrides: one message for each stored preprocessing value replaced by an option. config: options of its training,
+    as far as known. name: of the backbone. threshold: best cosine distance for "same person", None if unknown. noted:
+    score distributions of the training's last validation. digest: of its file, for --cache.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -46,10 +45,10 @@ class ScoredModel:
 
 
 def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel:
-    """What `--snap` names, by the options of evaluate_lfw.py.
+    """Open `--snap` with the options of evaluate_lfw.py.
 
-    InputError when the file is no such thing, when it contradicts --model or --embed_size, and when nothing says a
-    part of the preprocessing.
+    InputError when the file is neither a snapshot nor an ONNX model, when it contradicts --model or --embed_size, and
+    when neither file nor options define the preprocessing.
     """
     path = Path(options.snap)
     digest = weights_digest(path) if getattr(options, "cache", False) else ""  # of the file before it is read
@@ -58,7 +57,7 @@ def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel
 
 
 def _is_zip(path: Path) -> bool:
-    """Not for what can't be opened, which the reader of ONNX files will say."""
+    """Test for a ZIP archive; False if the file can't be opened, which the ONNX reader then reports."""
     try:
         with open_file(path) as file:
             return zipfile.is_zipfile(file)
@@ -67,7 +66,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def read_backbone(path: Path) -> tuple[dict[str, Any], Preprocessing]:
-    """Contents and contract of a snapshot whose model this version knows; InputError otherwise."""
+    """Read a snapshot's contents and preprocessing; InputError if its model is unknown to this version."""
     contents = snapshot.read(path)
     try:
         family(contents["model"])
@@ -79,9 +78,9 @@ def read_backbone(path: Path) -> tuple[dict[str, Any], Preprocessing]:
 def load_backbone(
     path: Path, contents: dict[str, Any], input_size: tuple[int, int], averaged: bool = False
 ) -> nn.Module:
-    """The backbone of a snapshot for pictures of (H, W), in evaluation mode; InputError when its weights don't fit.
+    """Build a snapshot's backbone for images of (H, W), in evaluation mode; InputError when its weights don't fit.
 
-    averaged: with the moving average of its weights (`--ema_decay`).
+    averaged: with the averaged weights (`--ema_decay`).
     """
     model = build_model(contents["model"], contents["embed_size"], input_size)
     snapshot.load_weights(model, contents, path, averaged)
@@ -90,8 +89,8 @@ def load_backbone(
 
 def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device) -> ScoredModel:
     contents, stored = read_backbone(path)
-    _check_wishes(path, options, contents["model"], contents["embed_size"])
-    preprocessing = _wished(stored, options)
+    _check_claims(path, options, contents["model"], contents["embed_size"])
+    preprocessing = _with_options(stored, options)
     return ScoredModel(
         load_backbone(path, contents, preprocessing.input_size, options.averaged).to(device),
         preprocessing,
@@ -106,14 +105,14 @@ def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device
 
 def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) -> ScoredModel:
     if options.averaged:
-        raise InputError(f"--averaged: {path} is no snapshot; export one with tools/export_onnx.py --averaged")
+        raise InputError(f"--averaged: {path} isn't a snapshot; export one with tools/export_onnx.py --averaged")
     model = OnnxModel(path, device)
-    stored = model.preprocessing or _said(path, options, model.input_size)
-    preprocessing = _wished(stored, options)
+    stored = model.preprocessing or _preprocessing_from_options(path, options, model.input_size)
+    preprocessing = _with_options(stored, options)
     facts = {"model": "unknown", "iteration": None} | model.facts | {
         "embed_size": model.embed_size(preprocessing.input_size)
     }
-    _check_wishes(path, options, facts["model"], facts["embed_size"])
+    _check_claims(path, options, facts["model"], facts["embed_size"])
     return ScoredModel(
         model,
         preprocessing,
@@ -126,44 +125,46 @@ def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) ->
     )
 
 
-def threshold_of(figures: dict[str, Any], averaged: bool = False) -> float | None:
-    """The threshold among a snapshot's metrics or an ONNX file's facts. averaged: that of the averaged weights."""
-    found = figures.get("ema_threshold" if averaged else "threshold")
-    return found if isinstance(found, float) and math.isfinite(found) else None
+def threshold_of(metrics: dict[str, Any], averaged: bool = False) -> float | None:
+    """Threshold in a snapshot's metrics or an ONNX file's facts. averaged: that of the averaged weights."""
+    threshold = metrics.get("ema_threshold" if averaged else "threshold")
+    return threshold if isinstance(threshold, float) and math.isfinite(threshold) else None
 
 
-def _check_wishes(path: Path, options: argparse.Namespace, model: str, embed_size: int) -> None:
-    """001's --model and --embed_size are accepted, and held against the file."""
+def _check_claims(path: Path, options: argparse.Namespace, model: str, embed_size: int) -> None:
+    """Check --model and --embed_size, which 001 needed, against the file."""
     problems = [
-        f"--{name} {wish}: {path} holds {held}"
-        for name, wish, held in (("model", options.model, model), ("embed_size", options.embed_size, embed_size))
-        if wish and wish != held
+        f"--{name} {claim}: {path} holds {value}"
+        for name, claim, value in (("model", options.model, model), ("embed_size", options.embed_size, embed_size))
+        if claim and claim != value
     ]
     if problems:
         raise InputError(*problems)
 
 
-def _facts(of: dict[str, Any]) -> dict[str, str]:
-    known = {"model": f"{of['model']}, {of['embed_size']} numbers an embedding"}
-    return known if of["iteration"] is None else known | {"iteration": f"{of['iteration']:,}"}
+def _facts(contents: dict[str, Any]) -> dict[str, str]:
+    facts = {"model": f"{contents['model']}, {contents['embed_size']} numbers an embedding"}
+    return facts if contents["iteration"] is None else facts | {"iteration": f"{contents['iteration']:,}"}
 
 
-def _wished(stored: Preprocessing, options: argparse.Namespace) -> Preprocessing:
-    """The contract with what the options ask for; those that nobody set leave it as it is."""
-    wished = stored.wished(options.input_size, options.mean, options.std, options.color_order)
-    words = {name: getattr(options, name) for name in ("template", "alignment")}
-    return replace(wished, **{name: word for name, word in words.items() if word != "auto"})
+def _with_options(stored: Preprocessing, options: argparse.Namespace) -> Preprocessing:
+    """Stored preprocessing with the explicitly set options applied."""
+    changed = stored.with_overrides(options.input_size, options.mean, options.std, options.color_order)
+    choices = {name: getattr(options, name) for name in ("template", "alignment")}
+    return replace(changed, **{name: choice for name, choice in choices.items() if choice != "auto"})
 
 
-def _said(path: Path, options: argparse.Namespace, input_size: tuple[int, int] | None) -> Preprocessing:
-    """A contract for a file without one, to be filled in by the options; InputError names all that it needs."""
+def _preprocessing_from_options(
+    path: Path, options: argparse.Namespace, input_size: tuple[int, int] | None
+) -> Preprocessing:
+    """Preprocessing for a file that stores none, completed by the options; InputError names all that are missing."""
     missing = [f"--{name}" for name in ("mean", "std") if not getattr(options, name)]
     if options.template == "auto":
         missing.insert(0, "--template")
     if not (input_size or options.input_size):
         missing.insert(0, "--input_size")
     if missing:
-        raise InputError(f"{path} doesn't say how its pictures are to be prepared: give {', '.join(missing)}")
+        raise InputError(f"{path} doesn't store its preprocessing: give {', '.join(missing)}")
     return Preprocessing(input_size or (0, 0), alignment=_SIMILARITY)
 
 
@@ -177,7 +178,7 @@ def _overrides(path: Path, stored: Preprocessing, used: Preprocessing) -> list[s
 
 
 def _by_option(preprocessing: Preprocessing) -> dict[str, str]:
-    """The contract in the words of the options: height and width, R, G and B."""
+    """Preprocessing as option values: height and width, R, G and B."""
     values = preprocessing.as_dict()
     if preprocessing.color_order == "bgr":
         values |= {name: values[name][::-1] for name in ("mean", "std")}

@@ -1,4 +1,4 @@
-"""Options → a model scored on sets: what evaluate_lfw.py and tools/compare_models.py both begin with."""
+"""Scoring of a model on verification sets from options, for evaluate_lfw.py and tools/compare_models.py."""
 
 import argparse
 import sys
@@ -26,11 +26,13 @@ PROTOCOLS = {"standard": verify, "histogram": verify_by_histogram}
 
 @dataclass(frozen=True)
 class Scored:
-    """A model, a set it was scored on, embeddings [N, E], and the scores [P] of the set's pairs. embedding: how it was
-    made. warning: of scores that don't lie as in the training; "" = none."""
+    """Model, scored set, embeddings [N, E] and scores [P] of its pairs.
+
+    embedding: description of how it was computed. warning: from the score check; "" = none.
+    """
 
     model: ScoredModel
-    of: VerificationSet
+    pair_set: VerificationSet
     dali: DaliSettings
     embedding: str
     verification: Verification
@@ -40,14 +42,13 @@ class Scored:
 
     @property
     def faces(self) -> VerificationFaces:
-        return self.of.faces
+        return self.pair_set.faces
 
 
 def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
-    """Score `--snap` on each set by the options of evaluate_lfw.py; the same on every rank. InputError when something
-    doesn't fit, of any set before the first is scored.
+    """Score `--snap` on each set with the options of evaluate_lfw.py; the same on every rank.
 
-    What an option overrides, and what is strange about the scores, is printed by the first rank.
+    InputError for invalid input of any set, before the first is scored. The first rank prints overrides and warnings.
     """
     options = resolved.values
     model = open_model(options, ranks.device)
@@ -58,40 +59,39 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
     dali = dali_settings(options.dali_device, options.dali_threads, ranks)
     embedding = _EMBEDDINGS[options.flip_mode if flipped else ""] + (", less the set's mean" if options.center else "")
     scored = []
-    for of in sets:
-        faces = of.faces
+    for pair_set in sets:
+        faces = pair_set.faces
         rows = embeddings(options, model, faces, dali, ranks, flipped)
         scores = pair_scores(faces, rows, options.dist, options.center)
-        now = Spread.of(of, pair_scores(faces, rows), options.averaged, options.flip_mode if flipped else "")
+        now = Spread.of(pair_set, pair_scores(faces, rows), options.averaged, options.flip_mode if flipped else "")
         if (warning := strange(now, model.noted)) and ranks.is_main:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
-        scored.append(Scored(model, of, dali, embedding, verification, rows, scores, warning))
+        scored.append(Scored(model, pair_set, dali, embedding, verification, rows, scores, warning))
     return scored
 
 
 def embeddings(
     options: argparse.Namespace, model: ScoredModel, faces: Faces, dali: DaliSettings, ranks: Ranks, flipped: bool
 ) -> NDArray[np.float32]:
-    """Of all photographs as evaluate_lfw.py's options ask for them, [N, E] on every rank; with --cache kept ones."""
+    """Embeddings of all images with evaluate_lfw.py's options, [N, E] on every rank; from the cache with --cache."""
     mode, batch = options.flip_mode, options.val_batch_size
 
-    def embedded() -> NDArray[np.float32]:
+    def compute() -> NDArray[np.float32]:
         return embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped, mode)
 
     if not options.cache:
-        return embedded()
+        return compute()
     devices = [ranks.device.type, dali.device]
     how = [options.averaged, mode if flipped else "", model.preprocessing.as_dict(), devices]
-    return kept_or_embedded(Path(options.snap), model.digest, how, faces, ranks, embedded)
+    return kept_or_embedded(Path(options.snap), model.digest, how, faces, ranks, compute)
 
 
 def wants_flip(resolved: Resolved, model: ScoredModel) -> bool:
-    """Whether mirror images count, too: as --flipped_emb says, or unsaid as in the training. InputError for a
-    --flip_mode without effect."""
+    """Use of mirror images: by --flipped_emb, by default as in the training. InputError for --flip_mode without it."""
     options = resolved.values
-    said = resolved.origins["flipped_emb"] != "default"
-    flipped = bool(options.flipped_emb if said else model.config.get("flipped_emb"))
+    explicit = resolved.origins["flipped_emb"] != "default"
+    flipped = bool(options.flipped_emb if explicit else model.config.get("flipped_emb"))
     mode = getattr(options, "flip_mode", "sum")  # not every tool has it
     if not flipped and mode != "sum":
         raise InputError(f"--flip_mode {mode}: no effect without --flipped_emb")
@@ -99,7 +99,7 @@ def wants_flip(resolved: Resolved, model: ScoredModel) -> bool:
 
 
 _EMBEDDINGS = {
-    "": "of the picture alone",
-    "sum": "mean of the picture's and its mirror image's",
-    "concat": "the picture's and its mirror image's, one behind the other",
+    "": "of the image alone",
+    "sum": "mean of the image's and its mirror image's",
+    "concat": "the image's and its mirror image's, concatenated",
 }

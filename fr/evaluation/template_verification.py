@@ -1,6 +1,6 @@
-"""Verification of templates, as on IJB-B and IJB-C: embeddings of pictures → of templates → scores of their pairs.
+"""Template verification, as on IJB-B and IJB-C: embeddings of images → of templates → scores of their pairs.
 
-Letters: N pictures, E embedding size, T templates, P pairs.
+Letters: N images, E embedding size, T templates, P pairs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 from fr.evaluation.bootstrap import tar_name
 from fr.evaluation.roc import FARS, area, equal_error_rate, false_matches, roc_curve, tar_at
 
-_COLUMNS = 64  # of the embeddings at a time in float64: a copy of all would be as large again twice
-_PAIRS = 2048  # at a time: rows of both sides stay in the processor's cache
+_COLUMNS = 64  # embedding columns per block in float64: a copy of all would be twice as large as the embeddings
+_PAIRS = 2048  # per block: the rows of both sides fit the processor's cache
 
 
 def pool(
@@ -22,11 +22,11 @@ def pool(
     media: NDArray[np.int64],
     weight: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
-    """Embeddings of templates, of length 1: the sum over a template's media of the mean over the media's pictures.
+    """Template embeddings of norm 1: sum over a template's media of the mean over each medium's images.
 
-    embeddings: [N, E] as the network gives them: a shorter one, as a bad picture's, counts less. template: [N] from
-    0, each with pictures. media: [N]; equal numbers in two templates are two media. weight: [N] of each picture, such
-    as the detector's score. Returns [T, E] (insightface's eval_ijbc.py, N1 D1; a sum of zeros stays zeros).
+    embeddings: [N, E], not normalised, so that a low norm (a poor image) weighs less. template: [N] from 0 without
+    gaps. media: [N]; equal numbers in two templates are two media. weight: [N] of each image, such as the detector's
+    score. Returns [T, E] (insightface's eval_ijbc.py, N1 D1; a zero sum stays zero).
     """
     _, group, count = np.unique(np.stack([template, media]), axis=1, return_inverse=True, return_counts=True)
     shares = 1.0 / count[group.reshape(-1)] * (1.0 if weight is None else weight)
@@ -42,16 +42,16 @@ def pool(
 
 
 def template_scores(templates: NDArray[np.float32], pairs: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Cosines [P] of pairs [P, 2] of templates [T, E] of length 1."""
+    """Cosines [P] of pairs [P, 2] of templates [T, E] of norm 1."""
     scores = np.empty(len(pairs))
     for first in range(0, len(pairs), _PAIRS):
-        of, other = pairs[first : first + _PAIRS].T
-        scores[first : first + _PAIRS] = np.einsum("pe,pe->p", templates[of], templates[other])
+        left, right = pairs[first : first + _PAIRS].T
+        scores[first : first + _PAIRS] = np.einsum("pe,pe->p", templates[left], templates[right])
     return scores
 
 
 def template_figures(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> dict[str, float | None]:
-    """TAR at each of FARS, EER and AUC of pairs [P]; None for a FAR that allows no false match of so few pairs."""
+    """TAR at each of FARS, EER and AUC of pairs [P]; None for a FAR that allows no false match."""
     roc = roc_curve(scores, same)
     different = int(np.count_nonzero(~same))
     tars = {

@@ -1,4 +1,4 @@
-"""Pair verification as on LFW: scores of pairs, K-fold accuracy, AUC and the six lines of the field's output.
+"""Pair verification as on LFW: pair scores, K-fold accuracy, AUC, and output as face_recognition.pytorch prints it.
 
 Letters: P pairs, E embedding size, K folds, U distinct scores.
 """
@@ -12,22 +12,22 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
 ORIGINS = {"cos": 1.0, "l2": 0.0}  # a pair's distance is this minus its score
-NAMED_AT_MOST = 8  # rows named one by one in an error; beyond that a count is more use
+NAMED_AT_MOST = 8  # rows listed in an error; the rest are counted
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of a protocol. Accuracies are fractions in [0, 1]; thresholds are distances: 1 - cos, or L2.
+    """Result of a protocol. Accuracies are fractions in [0, 1]; thresholds are distances: 1 - cos, or L2.
 
-    accuracy: mean over folds of the share of pairs judged rightly.
+    accuracy: mean over folds of the share of correctly classified pairs.
     accuracy_std: population standard deviation over folds (ddof=0, NumPy's default, as LFW tables print it).
-    same_accuracy, diff_accuracy: mean share of same (different) pairs judged rightly, over folds with any.
+    same_accuracy, diff_accuracy: mean share of correctly classified same (different) pairs, over folds with any.
     auc: area under the ROC curve: of all pairs together (standard), of the mean over folds (histogram).
     threshold: mean of `fold_thresholds`.
     fold_accuracies, fold_thresholds: K values, in ascending order of the fold number.
-    pairs: how many pairs were judged (P).
-    right: [P], whether each was judged rightly at the threshold of its own fold.
-    dist: what the scores are, "cos" (cosines) or "l2" (Euclidean distances, negated). protocol: who judged them.
+    pairs: number of pairs (P).
+    right: [P], whether each was classified correctly at the threshold of its own fold.
+    dist: kind of score, "cos" (cosines) or "l2" (Euclidean distances, negated). protocol: "standard" or "histogram".
     """
 
     accuracy: float
@@ -45,11 +45,11 @@ class Verification:
 
     @property
     def threshold_score(self) -> float:
-        """The threshold as a score: a pair is judged the same person when its score is above it."""
+        """Threshold as a score: a pair is classified as same when its score is above it."""
         return ORIGINS[self.dist] - self.threshold
 
     def figures(self) -> dict[str, float]:
-        """The scalar results by name, not rounded; `threshold_cosine` only where scores are cosines."""
+        """Scalar metrics by name, not rounded; `threshold_cosine` only where scores are cosines."""
         figures = {
             "accuracy": self.accuracy,
             "accuracy_std": self.accuracy_std,
@@ -61,7 +61,7 @@ class Verification:
         return figures | {"threshold_cosine": self.threshold_score} if self.dist == "cos" else figures
 
     def lines(self) -> list[str]:
-        """The six lines that `evaluate_lfw.py` of OpenVINO's face recognition trainer prints."""
+        """Six output lines as `evaluate_lfw.py` of OpenVINO's face recognition trainer prints them."""
         return [
             f"Accuracy/Val_same_accuracy mean: {self.same_accuracy:.4f}",
             f"Accuracy/Val_diff_accuracy mean: {self.diff_accuracy:.4f}",
@@ -84,7 +84,7 @@ def cosine_scores(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
 
 
 def l2_scores(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
-    """Minus the Euclidean distance of each pair of embeddings as they are: [P, E] twice -> [P] float64, at most 0.
+    """Negated Euclidean distance of each pair of embeddings, not normalised: [P, E] twice -> [P] float64, at most 0.
 
     Raises ValueError as `cosine_scores`.
     """
@@ -94,15 +94,15 @@ def l2_scores(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
 
 
 def verify(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dist: str = "cos") -> Verification:
-    """K-fold verification: each fold is judged at the threshold that is best on all other folds.
+    """K-fold verification: each fold is classified at the best threshold of all other folds.
 
     scores: [P] similarities, higher is more alike, of the kind `dist`. same: [P] bool. fold: [P] int, any numbering.
-    A pair is judged the same person when score > threshold, see `best_threshold`. A fold that lacks same (or
+    A pair is classified as same when score > threshold, see `best_threshold`. A fold that lacks same (or
     different) pairs is left out of same_accuracy (diff_accuracy) only.
 
     Raises ValueError on shapes that differ, scores that are not finite (names the pairs), fewer than two
     folds, or pairs of one kind only. Protocol: LFW, http://vis-www.cs.umass.edu/lfw/README.txt ("View 2").
-    The threshold maximises accuracy exactly, where some trainers take it from a histogram or a grid.
+    The threshold maximises accuracy exactly, unlike one from a histogram or a grid.
     """
     score, is_same = checked_pairs(scores, same)
     folds, numbers = checked_folds(fold, score.size)
@@ -147,12 +147,12 @@ def verify(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dist: str = "cos
 def best_threshold(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
     """The threshold t for which `score > t` agrees with `same` most often. scores: [P] finite, same: [P].
 
-    The U distinct scores allow U + 1 different verdicts, and each has one candidate:
-    - all are the same person: the next float below the lowest score;
-    - cut between two neighbours: their midpoint, or the lower one where no float lies between them;
-    - none is: the highest score itself, as a score equal to the threshold is judged different.
-    So every candidate is finite, and equal scores always fall on one side. Of equally good candidates the
-    middle one is taken (the lower of two middle ones). Sorting and cumulative counts: exact, O(P log P).
+    The U distinct scores allow U + 1 classifications, each with one candidate threshold:
+    - all pairs same: the next float below the lowest score;
+    - split between two neighbours: their midpoint, or the lower one where no float lies between them;
+    - all pairs different: the highest score, as a score equal to the threshold is classified as different.
+    Every candidate is finite. Of equally good candidates the middle one is taken (the lower of two middle ones).
+    Sorting and cumulative counts: exact, O(P log P).
     """
     order = np.argsort(scores)
     return _best_cut(scores[order], same[order])
@@ -164,7 +164,7 @@ def _best_cut(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
     values = scores[starts]
     same_at = np.add.reduceat(same, starts, dtype=np.int64)  # [U]
     diff_at = np.diff(starts, append=scores.size) - same_at  # [U]
-    # right[k]: pairs judged rightly when values[k:] are judged same. Integers, so equally good means equal.
+    # right[k]: correct pairs when values[k:] are classified as same. Integers, so ties are exact.
     right = same_at.sum() + np.concatenate(([0], np.cumsum(diff_at - same_at)))  # [U + 1]
     best = np.flatnonzero(right == right.max())
     cut = int(best[(best.size - 1) // 2])
@@ -179,7 +179,7 @@ def _best_cut(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
 
 
 def checked_pairs(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """scores [P] as float64 and same [P] as bool.
+    """Check and convert scores [P] to float64 and same [P] to bool.
 
     Raises ValueError for shapes other than two equal [P], `same` that is not bool, scores that are not finite
     (names the pairs), and pairs of one kind only.
@@ -202,7 +202,7 @@ def checked_pairs(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.float6
 
 
 def checked_folds(fold: ArrayLike, pairs: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The fold of each pair [P] and the K numbers that occur, ascending.
+    """Check folds: the fold of each pair [P], and the K fold numbers, ascending.
 
     Raises ValueError for anything but P integers, and for fewer than two folds.
     """
@@ -216,7 +216,7 @@ def checked_folds(fold: ArrayLike, pairs: int) -> tuple[NDArray[np.int64], NDArr
 
 
 def _checked_rows(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two finite arrays [P, E] as float64; ValueError otherwise."""
+    """Check and convert two finite arrays [P, E] to float64; ValueError otherwise."""
     a = np.asarray(first, dtype=np.float64)
     b = np.asarray(second, dtype=np.float64)
     if a.ndim != 2 or a.shape != b.shape:
@@ -229,7 +229,7 @@ def _checked_rows(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float
 
 def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rows [P, E] scaled to length 1; zero rows stay zero."""
-    # Dividing by the largest element first keeps the squares from overflowing or vanishing.
+    # Dividing by the largest element first keeps the squares from overflow and underflow.
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
     scaled = rows / np.where(largest > 0, largest, 1.0)
     norm = np.sqrt(np.einsum("pe,pe->p", scaled, scaled))[:, None]

@@ -1,8 +1,8 @@
-"""Losses that stand beside the softmax, each with a weight of its own; weight 0 = off.
+"""Auxiliary losses, added to the softmax loss with one weight each; weight 0 disables a loss.
 
 N samples of the global batch, B of this rank, E embedding size, C_r classes of this rank. d(a, b) = 1 - cos(a, b)
-unless said. Each function gives (sum, count) over this rank's part of the terms; the loss is the sum of all ranks over
-the count of all ranks. The "centres" of the push losses are the class centres of the softmax.
+unless stated otherwise. Each function returns (sum, count) over this rank's terms; the loss is the sum over all ranks
+divided by the count over all ranks. The "centres" of the push losses are the class centres of the softmax.
 """
 
 from dataclasses import dataclass
@@ -18,32 +18,32 @@ from fr.losses.sharded import SHORTEST, sum_over_ranks
 
 Part = tuple[torch.Tensor, torch.Tensor]
 
-# Global push+ begins with this margin and reaches its own after so many iterations (face_recognition.pytorch).
-_FIRST_MARGIN, _MARGIN_ITERATIONS = 0.15, 40_000
+# Margin schedule of global push+: linear from this margin to `push_margin` (face_recognition.pytorch).
+_START_MARGIN, _MARGIN_ITERATIONS = 0.15, 40_000
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """The global batch as a rank sees it.
+    """Global batch on one rank.
 
-    row: the sample's class among this rank's C_r; column: the same class in `cosines`, which has fewer with sampling.
-    Both 0 and without meaning where not `owned`.
+    row: index of the sample's class among this rank's C_r. column: its column in `cosines`, which has only the drawn
+    classes with sampling. Both are 0 and meaningless where not `owned`.
     """
 
     embeddings: torch.Tensor  # [N, E]
     norms: torch.Tensor  # [N]
     unit: torch.Tensor  # [N, E]
     labels: torch.Tensor  # [N]
-    own: slice  # the samples that came from this rank
+    own: slice  # this rank's samples
     cosines: torch.Tensor  # [N, C_r]
     row: torch.Tensor  # [N]
     column: torch.Tensor  # [N]
-    owned: torch.Tensor  # [N]
+    owned: torch.Tensor  # [N] bool: the sample's class is on this rank
     target_cosines: torch.Tensor  # [N], 0 where not owned
 
 
-class Companions(nn.Module):
-    """All of them together; `centers` [C_r, E] are the centre loss's own."""
+class AuxiliaryLosses(nn.Module):
+    """Weighted sum of the enabled auxiliary losses. `centers` [C_r, E]: those of the centre loss."""
 
     centers: torch.Tensor
 
@@ -57,29 +57,29 @@ class Companions(nn.Module):
     def forward(
         self, batch: Gathered, weight: torch.Tensor, iteration: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The weighted sum, 0 if all are off, and the value of each that is on, equal on all ranks."""
+        """Weighted sum (0 if all are disabled) and the value of each enabled loss, the same on all ranks."""
         parts = self._parts(batch, weight, iteration)
         if not parts:
             return batch.norms.new_zeros(()), {}
         sums = torch.stack([total for _, (total, _) in parts.values()])
         counts = torch.stack([count for _, (_, count) in parts.values()])
-        known = torch.stack([sums.detach(), counts.to(sums.dtype)])
-        dist.all_reduce(known)
-        values = known[0] / known[1].clamp_min(1)
+        totals = torch.stack([sums.detach(), counts.to(sums.dtype)])
+        dist.all_reduce(totals)
+        values = totals[0] / totals[1].clamp_min(1)
         # The value of all ranks, the gradient of this rank's part.
-        losses = sums / known[1].clamp_min(1)
+        losses = sums / totals[1].clamp_min(1)
         losses = values + (losses - losses.detach())
         weighted = [factor * loss for (factor, _), loss in zip(parts.values(), losses, strict=True)]
         return torch.stack(weighted).sum(), dict(zip(parts, values, strict=True))
 
     def move_centers(self, skipped: torch.Tensor) -> None:
-        """Let the centre loss's centres follow the batches since the last call, unless the step was `skipped` (1)."""
+        """Update the centre loss's centres with the batches since the last call, unless `skipped` is 1."""
         for row, move in self._moves:
             self.centers.index_add_(0, row, torch.where(skipped > 0, 0, move))
         self._moves.clear()
 
     def _parts(self, batch: Gathered, weight: torch.Tensor, iteration: int) -> dict[str, tuple[float, Part]]:
-        """Name → (weight, part) of those that are on."""
+        """Name → (weight, part) of the enabled losses."""
         o = self.settings
         parts: dict[str, tuple[float, Part]] = {}
         if o.center_loss_weight:
@@ -89,44 +89,45 @@ class Companions(nn.Module):
         if o.push_plus_loss_weight:
             parts["push_plus_loss"] = o.push_plus_loss_weight, push_plus_loss(batch, o.push_margin)
         if o.global_push_loss_weight:
-            grown = min(1.0, iteration / _MARGIN_ITERATIONS)
-            margin = _FIRST_MARGIN + grown * (o.push_margin - _FIRST_MARGIN)
+            progress = min(1.0, iteration / _MARGIN_ITERATIONS)
+            margin = _START_MARGIN + progress * (o.push_margin - _START_MARGIN)
             parts["global_push_loss"] = o.global_push_loss_weight, global_push_plus_loss(batch, margin)
         if o.min_margin_loss_weight:
             parts["min_margin_loss"] = o.min_margin_loss_weight, minimum_margin_loss(batch, weight, o.min_margin)
         if o.triplet_loss_weight:
-            mine = {"hard": batch_hard_triplet_loss, "semihard": semi_hard_triplet_loss}[o.triplet_mining]
-            parts["triplet_loss"] = o.triplet_loss_weight, mine(batch, o.triplet_margin)
+            triplet_loss = {"hard": batch_hard_triplet_loss, "semihard": semi_hard_triplet_loss}[o.triplet_mining]
+            parts["triplet_loss"] = o.triplet_loss_weight, triplet_loss(batch, o.triplet_margin)
         if o.margin_type == "mag" and o.lambda_g:
             regulariser = magface_regulariser(batch.norms[batch.own], (o.l_a, o.u_a))
             parts["magnitude_loss"] = o.lambda_g, (regulariser.sum(), _count(regulariser))
         return parts
 
     def _center_loss(self, batch: Gathered) -> Part:
-        """‖x - c_y‖² of every sample: Wen et al., ECCV 2016 eq. 2, without the half as in facenet-pytorch-centerloss.
+        """‖x - c_y‖² of each sample: Wen et al., ECCV 2016, eq. 2 without the ½, as in facenet-pytorch-centerloss.
 
-        After the step the centres move by eq. 4: c ← c - lr Σ (c - x) / (1 + n) over the n samples of a class.
+        `move_centers` applies eq. 4: c ← c - lr Σ (c - x) / (1 + n) over the n samples of a class.
         """
         if not len(self.centers):
             return batch.norms.sum() * 0, _count(batch.owned)
         offset = torch.where(batch.owned[:, None], batch.embeddings - self.centers[batch.row], 0)
         with torch.no_grad():
             same = (batch.labels[:, None] == batch.labels).to(offset.dtype)
-            times = same.sum(dim=1)
-            # Each of a class's n samples brings 1 / n of its step: equal summands, so their order doesn't matter.
-            move = (same @ offset) * (self.settings.center_loss_lr / (times * (1 + times)))[:, None]
+            counts = same.sum(dim=1)
+            # Each of the n samples of a class adds 1 / n of the step: equal summands, so the result doesn't depend on
+            # the order of `index_add_`.
+            move = (same @ offset) * (self.settings.center_loss_lr / (counts * (1 + counts)))[:, None]
             self._moves.append((batch.row, move))
         return (offset**2).sum(), _count(batch.owned)
 
 
 def _count(terms: torch.Tensor) -> torch.Tensor:
-    """How many of them are true, or above zero."""
+    """Number of terms that are true or above zero."""
     return (terms > 0).sum()
 
 
-def _hinges(terms: torch.Tensor, wanted: torch.Tensor) -> Part:
-    """Sum and count of the wanted terms that are above 0."""
-    violated = torch.where(wanted, terms, 0).clamp_min(0)
+def _hinges(terms: torch.Tensor, mask: torch.Tensor) -> Part:
+    """Sum and count of the terms above 0 under `mask`."""
+    violated = torch.where(mask, terms, 0).clamp_min(0)
     return violated.sum(), _count(violated)
 
 
@@ -152,26 +153,26 @@ def global_push_plus_loss(batch: Gathered, m: float) -> Part:
 
 def minimum_margin_loss(batch: Gathered, centres: torch.Tensor, m: float) -> Part:
     """max(0, m - d(c_i, c_j)) over pairs of the batch's identities, each pair twice: arXiv:1805.06741."""
-    mine = F.normalize(centres[batch.column], eps=SHORTEST) if len(centres) else torch.zeros_like(batch.unit)
-    of_batch = sum_over_ranks(torch.where(batch.owned[:, None], mine, 0), parts_follow=True)
+    own_centres = F.normalize(centres[batch.column], eps=SHORTEST) if len(centres) else torch.zeros_like(batch.unit)
+    centres_of_batch = sum_over_ranks(torch.where(batch.owned[:, None], own_centres, 0), parts_follow=True)
     first = ~(batch.labels[:, None] == batch.labels).tril(-1).any(dim=1)  # each identity once
     pairs = first[batch.own, None] & first & (batch.labels[batch.own, None] != batch.labels)
-    return _hinges(m - (1 - of_batch[batch.own] @ of_batch.T), pairs)
+    return _hinges(m - (1 - centres_of_batch[batch.own] @ centres_of_batch.T), pairs)
 
 
 def _triplet_distances(batch: Gathered) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Squared distances of unit embeddings [B, N] from this rank's samples to all, and who is the same and another.
+    """Squared distances [B, N] from this rank's unit embeddings to all, mask of same identity, mask of another.
 
-    A sample is neither to itself.
+    A sample is in neither mask for itself.
     """
     distances = 2 - 2 * batch.unit[batch.own] @ batch.unit.T
-    numbers = torch.arange(len(batch.labels), device=distances.device)
+    indices = torch.arange(len(batch.labels), device=distances.device)
     same = batch.labels[batch.own, None] == batch.labels
-    return distances, same & (numbers[batch.own, None] != numbers), ~same
+    return distances, same & (indices[batch.own, None] != indices), ~same
 
 
 def batch_hard_triplet_loss(batch: Gathered, m: float) -> Part:
-    """max(0, m + farthest same - nearest other) over the samples that have both: arXiv:1703.07737 eq. 5."""
+    """max(0, m + farthest positive - nearest negative) over the samples with both: arXiv:1703.07737 eq. 5."""
     distances, same, other = _triplet_distances(batch)
     complete = same.any(dim=1) & other.any(dim=1)
     farthest = torch.where(same, distances, -1).amax(dim=1)
@@ -183,7 +184,7 @@ def batch_hard_triplet_loss(batch: Gathered, m: float) -> Part:
 def semi_hard_triplet_loss(batch: Gathered, m: float) -> Part:
     """max(0, m + d(a, p) - d(a, n)) over the pairs (a, p): FaceNet, arXiv:1503.03832 sec. 3.2.
 
-    n is the nearest other that is farther than p; the farthest other where all are nearer.
+    n is the nearest negative that is farther than p, or the farthest negative where all are nearer.
     """
     distances, same, other = _triplet_distances(batch)
     farther = other[:, None] & (distances[:, None] > distances[:, :, None])  # [a, p, n]

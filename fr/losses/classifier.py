@@ -1,9 +1,9 @@
-"""The class-sharded margin softmax: every rank keeps the centres of its share of the identities (C5).
+"""Class-sharded margin softmax: each rank keeps the centres of its share of the identities (C5).
 
 N samples of the global batch, B = N / W of this rank, W ranks, E embedding size, C classes, C_r of them on this rank.
 
-A step gathers the embeddings once and scatters their gradients once; of the logits only a few numbers a sample cross
-the ranks. Cosines, margin and log-softmax are in the precision of the centres (float32), whatever the backbone ran in.
+A step gathers the embeddings once and scatters their gradients once; of the logits only a few numbers per sample are
+communicated. Cosines, margin and log-softmax are computed in float32, the precision of the centres, under any autocast.
 """
 
 from collections.abc import Iterator
@@ -15,30 +15,30 @@ from torch import nn
 
 from fr.distributed import rank, world_size
 from fr.losses import margins
-from fr.losses.auxiliary import Companions, Gathered
+from fr.losses.auxiliary import AuxiliaryLosses, Gathered
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sampling import Exchange, drawn_count, drawn_rows
 from fr.losses.settings import LossSettings
 from fr.losses.sharded import SHORTEST, at_target, cosines_to, cross_entropy, gather, gather_constant, sum_over_ranks
 from fr.randomness import Purpose, uniforms
 
-# How fast AdaFace's statistics and CurricularFace's t follow the batches (both authors' code).
+# Update rate of the running means: AdaFace's statistics and CurricularFace's t (both authors' code).
 _RATE = 0.01
 _ROWS_AT_A_TIME = 65_536
 
 
 def shard_rows(classes: int, ranks: int, which: int) -> tuple[int, int]:
-    """First class and number of classes of a rank: ⌈C / W⌉ each, the last ranks fewer or none, as DTensor's Shard."""
+    """First class and number of classes of a rank: ⌈C / W⌉, fewer or none on the last ranks, as DTensor's Shard."""
     rows = -(-classes // ranks)
     first = min(which * rows, classes)
     return first, min(rows, classes - first)
 
 
 class MarginSoftmax(nn.Module):
-    """Margin softmax over C identities, with its companions: the loss of the global batch, the same on every rank.
+    """Margin softmax over C identities plus auxiliary losses: the loss of the global batch, the same on every rank.
 
-    `weight` [C_r, E] are this rank's centres; they begin as the directions of points even in a cube, which depend on
-    the seed and the class alone. Buffers are what a margin type remembers of earlier batches, equal on all ranks.
+    `weight` [C_r, E] are this rank's centres, initialised to normalised uniform draws from [-1, 1]^E that depend only
+    on the seed and the class. Buffers hold running statistics of the margin type, equal on all ranks.
     """
 
     norm_mean: torch.Tensor
@@ -50,7 +50,8 @@ class MarginSoftmax(nn.Module):
         self.classes, self.settings, self.seed = classes, settings, seed
         self.first, self._rows = shard_rows(classes, world_size(), rank())
         self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size))
-        self.companions = Companions(settings, self._rows, embed_size)
+        # The attribute's name is part of the keys in snapshots ("companions.centers").
+        self.companions = AuxiliaryLosses(settings, self._rows, embed_size)
         if settings.margin_type == "ada":
             self.register_buffer("norm_mean", torch.tensor(20.0))
             self.register_buffer("norm_std", torch.tensor(100.0))
@@ -63,10 +64,10 @@ class MarginSoftmax(nn.Module):
 
     @contextmanager
     def step(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-        """Around the forwards, backwards and optimiser step of an iteration, all ranks together.
+        """Context of an iteration's forward and backward passes and optimiser step; entered by all ranks together.
 
-        labels [b]: of all micro-batches of this rank. With sampling, `weight` and its momentum are those of the drawn
-        classes in here; nothing can change the others. A graph from before must be gone by then.
+        labels [b]: those of all micro-batches of this rank. With sampling, `weight` and its momentum hold only the
+        drawn classes inside the context; the others can't change. No autograd graph from before it may be used in it.
         """
         self._iteration = iteration
         rate = self.settings.sample_rate
@@ -84,14 +85,14 @@ class MarginSoftmax(nn.Module):
             self._drawn, self._classes_in_sum = None, self.classes
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """embeddings [B, E], labels [B] int64 of this rank → the loss to train on, and figures of all N samples.
+        """Training loss and metrics of all N samples, from this rank's embeddings [B, E] and labels [B] int64.
 
-        Figures: `softmax_loss`, `classification_accuracy`, and the value of each companion that is on.
+        Metrics: `softmax_loss`, `classification_accuracy`, and the value of each enabled auxiliary loss.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             batch = self._gathered(embeddings, labels)
             phi = sum_over_ranks(torch.where(batch.owned, self._with_margin(batch), 0))
-            losses, hits = cross_entropy(
+            losses, correct = cross_entropy(
                 batch.cosines,
                 phi,
                 batch.column,
@@ -104,28 +105,28 @@ class MarginSoftmax(nn.Module):
             if self.settings.mining_type == "focal":  # arXiv:1708.02002 eq. 4 with p = e^-loss
                 losses = (-torch.expm1(-losses)).clamp_min(0).pow(self.settings.gamma) * losses
             softmax_loss = losses.mean()
-            beside, figures = self.companions(batch, self.weight, self._iteration)
-        return softmax_loss + beside, {
+            auxiliary_loss, metrics = self.companions(batch, self.weight, self._iteration)
+        return softmax_loss + auxiliary_loss, {
             "softmax_loss": softmax_loss.detach(),
-            "classification_accuracy": hits.mean(),
-            **figures,
+            "classification_accuracy": correct.mean(),
+            **metrics,
         }
 
     def _gathered(self, embeddings: torch.Tensor, labels: torch.Tensor) -> Gathered:
-        every = gather(embeddings.to(self.weight.dtype))
-        everyone = gather_constant(labels)
-        unit = F.normalize(every, eps=SHORTEST)
-        row = everyone - self.first
+        all_embeddings = gather(embeddings.to(self.weight.dtype))
+        all_labels = gather_constant(labels)
+        unit = F.normalize(all_embeddings, eps=SHORTEST)
+        row = all_labels - self.first
         owned = (row >= 0) & (row < self._rows)
         row = torch.where(owned, row, 0)
         column = row if self._drawn is None else torch.searchsorted(self._drawn, row)  # row 0 stays 0
         cosines = cosines_to(unit, self.weight)
         first = rank() * len(labels)
         return Gathered(
-            embeddings=every,
-            norms=torch.linalg.vector_norm(every, dim=1),
+            embeddings=all_embeddings,
+            norms=torch.linalg.vector_norm(all_embeddings, dim=1),
             unit=unit,
-            labels=everyone,
+            labels=all_labels,
             own=slice(first, first + len(labels)),
             cosines=cosines,
             row=row,
@@ -135,7 +136,7 @@ class MarginSoftmax(nn.Module):
         )
 
     def _with_margin(self, batch: Gathered) -> torch.Tensor:
-        """phi [N]: the target cosines with the margin held against them."""
+        """phi [N]: target cosines after the margin."""
         o, cos = self.settings, batch.target_cosines
         match o.margin_type:
             case "softmax":
@@ -160,24 +161,24 @@ class MarginSoftmax(nn.Module):
         return cos + (phi - cos).detach() if o.margin_gradient == "straight" else phi
 
     def _quality(self, norms: torch.Tensor) -> torch.Tensor:
-        unknown = 0 * norms.sum()  # NaN if a length isn't finite
+        unknown = 0 * norms.sum()  # NaN if a norm isn't finite, which the clamp would hide
         norms = norms.clamp(1e-3, 100)  # as the authors' code
-        self.norm_mean = _followed(self.norm_mean, norms.mean() + unknown)
+        self.norm_mean = _running_mean(self.norm_mean, norms.mean() + unknown)
         if len(norms) > 1:
-            self.norm_std = _followed(self.norm_std, norms.std() + unknown)
+            self.norm_std = _running_mean(self.norm_std, norms.std() + unknown)
         return margins.adaface_quality(norms, self.norm_mean, self.norm_std, self.settings.h)
 
     def _negatives(self, batch: Gathered) -> Negatives:
         if self.settings.mining_type == "sv":
             return SupportVectors(self.settings.t)
         if self.settings.margin_type == "curricular":
-            self.t = _followed(self.t, sum_over_ranks(batch.target_cosines.detach()).mean())
+            self.t = _running_mean(self.t, sum_over_ranks(batch.target_cosines.detach()).mean())
             return Curriculum(self.t)
         return Negatives()
 
 
 def _initial_centres(seed: int, first: int, rows: int, embed_size: int) -> torch.Tensor:
-    """[rows, E], drawn in blocks: the float64 numbers of ten million classes at once would take 40 GB."""
+    """Initial centres [rows, E], drawn in blocks: ten million classes in float64 at once would take 40 GB."""
     centres = torch.empty(rows, embed_size)
     for start in range(0, rows, _ROWS_AT_A_TIME):
         block = centres[start : start + _ROWS_AT_A_TIME]
@@ -186,7 +187,7 @@ def _initial_centres(seed: int, first: int, rows: int, embed_size: int) -> torch
     return centres
 
 
-def _followed(running: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """The running mean after one more batch; one that isn't finite leaves no trace."""
+def _running_mean(running: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Running mean after one more batch; a batch whose value isn't finite is ignored."""
     moved = running + _RATE * (seen - running)
     return torch.where(moved.isfinite(), moved, running)

@@ -1,19 +1,19 @@
-"""Margins: what is done to the cosine between an embedding and the centre of its own class.
+"""Margin functions: target cosines → target cosines after the margin.
 
-Each is a pure function of the target cosines, cos θ_y [N], in the paper's symbols; the logit of the own class is s
-times its result. Angles are in radians. Where a paper's formula would rise again with the angle, or has an infinite
-gradient, the docstring says what stands in for it.
+Each is a pure function of the target cosines, cos θ_y [N], in the paper's symbols; the target logit is s times its
+result. Angles are in radians. Docstrings state where a formula departs from the paper's because that would rise again
+with the angle or has an infinite gradient.
 """
 
 import math
 
 import torch
 
-# sin²θ below this counts as this: θ < 0.001. The true gradient of cos(θ + m), sin(θ + m) / sin θ, is infinite at 0.
+# Lower bound of sin²θ (θ = 0.001): the gradient of cos(θ + m), sin(θ + m) / sin θ, is infinite at 0.
 _SMALLEST_SIN_SQUARED = 1e-6
 
 # SphereFace's annealing in the authors' code: λ = max(5, 1000 / (1 + 0.12 · iteration)).
-_LAMBDA_FIRST, _LAMBDA_DECAY, _LAMBDA_LAST = 1000.0, 0.12, 5.0
+_LAMBDA_START, _LAMBDA_DECAY, _LAMBDA_END = 1000.0, 0.12, 5.0
 
 
 def _sine(cos: torch.Tensor) -> torch.Tensor:
@@ -21,21 +21,20 @@ def _sine(cos: torch.Tensor) -> torch.Tensor:
 
 
 def _falling_cosine(angle: torch.Tensor) -> torch.Tensor:
-    """(-1)^k cos t - 2k with k = ⌊t / π⌋, for t ≥ 0: equal to cos t up to π, and falls on beyond."""
+    """(-1)^k cos t - 2k with k = ⌊t / π⌋, for t ≥ 0: cos t up to π, and still decreasing beyond."""
     k = (angle.detach() / math.pi).floor()
     return (1 - 2 * k.remainder(2)) * angle.cos() - 2 * k
 
 
 def cosface(cos: torch.Tensor, m: float) -> torch.Tensor:
-    """cos θ - m: CosFace, arXiv:1801.09414 eq. 4. m in units of the cosine."""
+    """cos θ - m: CosFace, arXiv:1801.09414 eq. 4. m: a cosine difference."""
     return cos - m
 
 
 def arcface(cos: torch.Tensor, m: float | torch.Tensor) -> torch.Tensor:
-    """cos(θ + m): ArcFace, arXiv:1801.07698 eq. 3. m: one for all, or [N].
+    """cos(θ + m): ArcFace, arXiv:1801.07698 eq. 3. m: a scalar or [N].
 
-    Beyond θ + m = π, where cos(θ + m) would rise again, the logit goes on falling as cos θ - m sin m (as in the
-    authors' code).
+    Beyond θ + m = π, where cos(θ + m) would rise again, it is cos θ - m sin m, as in the authors' code.
     """
     m = torch.as_tensor(m, dtype=cos.dtype)
     turned = cos * m.cos() - _sine(cos) * m.sin()
@@ -43,20 +42,17 @@ def arcface(cos: torch.Tensor, m: float | torch.Tensor) -> torch.Tensor:
 
 
 def arcface_easy(cos: torch.Tensor, m: float) -> torch.Tensor:
-    """cos(θ + m) where θ < π / 2, else cos θ: the "easy margin" of the authors' code of ArcFace.
-
-    The logit jumps up by sin m at the right angle.
-    """
+    """cos(θ + m) where θ < π / 2, else cos θ: "easy margin" in ArcFace's own code. It jumps by sin m at θ = π / 2."""
     return torch.where(cos > 0, arcface(cos, m), cos)
 
 
 def sphereface(cos: torch.Tensor, m: float, iteration: int) -> torch.Tensor:
     """(λ cos θ + ψ(θ)) / (1 + λ) with ψ = (-1)^k cos mθ - 2k: SphereFace, arXiv:1704.08063 eq. 7.
 
-    λ falls from 1000 to 5 over the iterations, so that the margin grows from next to nothing (appendix, and the
-    authors' code). s stands for the paper's ‖x‖.
+    λ falls from 1000 to 5 over the iterations, so the margin starts near zero (appendix and authors' code). s replaces
+    the paper's ‖x‖.
     """
-    weight = max(_LAMBDA_LAST, _LAMBDA_FIRST / (1 + _LAMBDA_DECAY * iteration))
+    weight = max(_LAMBDA_END, _LAMBDA_START / (1 + _LAMBDA_DECAY * iteration))
     psi = _falling_cosine(m * torch.atan2(_sine(cos), cos))
     return (weight * cos + psi) / (1 + weight)
 
@@ -67,41 +63,39 @@ def sphereface_r(cos: torch.Tensor, m: float) -> torch.Tensor:
 
 
 def combined(cos: torch.Tensor, m1: float, m2: float, m3: float) -> torch.Tensor:
-    """cos(m1 θ + m2) - m3: ArcFace, arXiv:1801.07698 eq. 4; beyond m1 θ + m2 = π it falls on as SphereFace's ψ."""
+    """cos(m1 θ + m2) - m3: ArcFace, arXiv:1801.07698 eq. 4; beyond m1 θ + m2 = π it continues as SphereFace's ψ."""
     return _falling_cosine(m1 * torch.atan2(_sine(cos), cos) + m2) - m3
 
 
 def adaface(cos: torch.Tensor, quality: torch.Tensor, m: float) -> torch.Tensor:
     """cos(θ + g_angle) - g_add with g_angle = -m ẑ, g_add = m ẑ + m: AdaFace, arXiv:2204.00964 sec. 3.3.
 
-    quality: ẑ [N] in [-1, 1], the standing of an embedding's length among all; high = the face is clear. The turned
-    angle is held in [0, π], as in the authors' code.
+    quality: ẑ [N] in [-1, 1], the normalised embedding norm; high for clear images. The angle with the margin is
+    clamped to [0, π], as in the authors' code.
     """
     theta = torch.atan2(_sine(cos), cos)
     return (theta - m * quality).clamp(0, math.pi).cos() - (m * quality + m)
 
 
 def adaface_quality(norms: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, h: float) -> torch.Tensor:
-    """ẑ = clip((‖z‖ - μ) / (σ / h), -1, 1) [N]: AdaFace, arXiv:2204.00964 sec. 3.2; no gradient
-    runs back through it.
-    """
+    """ẑ = clip((‖z‖ - μ) / (σ / h), -1, 1) [N], without gradient: AdaFace, arXiv:2204.00964 sec. 3.2."""
     return ((norms.detach() - mean) * (h / (std + 1e-3))).clamp(-1, 1)
 
 
 def magface_margin(norms: torch.Tensor, m_range: tuple[float, float], a_range: tuple[float, float]) -> torch.Tensor:
-    """m(a) [N], a line from (l_a, l_m) to (u_a, u_m): MagFace, arXiv:2103.06627 sec. 3.3.
+    """m(a) [N], linear from (l_a, l_m) to (u_a, u_m): MagFace, arXiv:2103.06627 sec. 3.3.
 
-    norms: a = ‖f‖ [N], held in a_range = (l_a, u_a); m_range = (l_m, u_m) in radians.
+    norms: a = ‖f‖ [N], clamped to a_range = (l_a, u_a); m_range = (l_m, u_m) in radians.
     """
     (l_m, u_m), (l_a, u_a) = m_range, a_range
     return l_m + (u_m - l_m) / (u_a - l_a) * (norms.clamp(l_a, u_a) - l_a)
 
 
 def magface_regulariser(norms: torch.Tensor, a_range: tuple[float, float]) -> torch.Tensor:
-    """g(a) = 1 / a + a / u_a² [N]: MagFace, arXiv:2103.06627 sec. 3.3; falls up to a = u_a."""
+    """g(a) = 1 / a + a / u_a² [N], decreasing up to a = u_a: MagFace, arXiv:2103.06627 sec. 3.3."""
     a = norms.clamp(*a_range)
     return 1 / a + a / a_range[1] ** 2
 
 
 OWN_MARGIN = {"cos": 0.35, "arc": 0.5, "sphere": 4.0, "sphere_r": 1.5, "ada": 0.4, "curricular": 0.5}
-"""What `--m auto` means for each type that has an m: the figure of its paper or of the authors' code."""
+"""Value of `--m auto` by margin type, from its paper or the authors' code."""

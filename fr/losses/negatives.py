@@ -1,7 +1,7 @@
-"""What is done to the cosines of the other classes: nothing, or more weight to those that are hard to tell apart.
+"""Reweighting of the non-target cosines: none, SV-Softmax, CurricularFace.
 
-A class is hard for a sample when its cosine is above φ, the sample's target cosine with its margin. Each kind gives
-the new values and, for the hand-written backward of the softmax, multiplies a gradient by their slope in place.
+A class is hard for a sample when its cosine is above φ, the sample's target cosine after the margin. Each kind has its
+values and, for the hand-written backward of the softmax, the in-place product of a gradient with their derivative.
 """
 
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ import torch
 
 
 class Negatives:
-    """All other classes as they are."""
+    """Non-target cosines unchanged."""
 
     def values(self, cosines: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
-        """[N, C_r] from cosines [N, C_r], which stay as they are, and phi [N]."""
+        """Reweighted cosines [N, C_r] from cosines [N, C_r], which are not modified, and phi [N]."""
         return cosines
 
     def chain_(self, gradient: torch.Tensor, cosines: torch.Tensor, phi: torch.Tensor) -> None:
-        """Turn the gradient of `values` [N, C_r] into that of the cosines, in place."""
+        """Turn the gradient of `values` [N, C_r] into that of the cosines, in place (chain rule)."""
 
 
 @dataclass(frozen=True)
 class SupportVectors(Negatives):
-    """t cos θ + t - 1 for the hard classes: SV-Softmax, arXiv:1812.11317 (its h(t, θ) as a cosine). t = 1: nothing."""
+    """t cos θ + t - 1 for hard classes: SV-Softmax, arXiv:1812.11317 (its h(t, θ) as a cosine). t = 1: no effect."""
 
     t: float
 
@@ -35,10 +35,10 @@ class SupportVectors(Negatives):
 
 @dataclass(frozen=True)
 class Curriculum(Negatives):
-    """cos θ (t + cos θ) for the hard classes: CurricularFace, arXiv:2004.00288 sec. 3.2.
+    """cos θ (t + cos θ) for hard classes: CurricularFace, arXiv:2004.00288 sec. 3.2.
 
-    t: the running mean of the target cosines, a scalar tensor: hard classes weigh little at first and more as the
-    network learns. No gradient runs back through it.
+    t: running mean of the target cosines, a scalar tensor without gradient: hard classes weigh little at first and
+    more as the network learns.
     """
 
     t: torch.Tensor

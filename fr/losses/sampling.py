@@ -1,7 +1,7 @@
-"""PartialFC (arXiv:2203.15565): a step sees the batch's own classes and a random share of the others.
+"""PartialFC class sampling (arXiv:2203.15565): a step uses the batch's classes and a random share of the others.
 
-Truly sparse: the drawn centres and their momentum are swapped in for the whole, the optimiser steps on those alone,
-and they are put back. No gradient, decay or momentum reaches a class that wasn't drawn.
+Truly sparse: the drawn centres and their momentum replace the whole tensors, the optimiser updates only those, and
+they are copied back. No gradient, decay or momentum reaches a class that wasn't drawn.
 """
 
 import math
@@ -17,19 +17,19 @@ from fr.randomness import Purpose, generator
 
 
 def drawn_count(rows: int, batch: int, rate: float) -> int:
-    """How many of a rank's `rows` classes take part in a step of `batch` samples: room for all of theirs, always."""
+    """Number of a rank's `rows` classes used in a step of `batch` samples: at least `batch`, if there are as many."""
     return min(rows, max(math.ceil(rate * rows), batch))
 
 
 def drawn_rows(rows: int, of_batch: torch.Tensor, rate: float, seed: int, iteration: int) -> torch.Tensor:
-    """The rows [k], ascending, that take part in a step: those of the batch, the rest each as likely as any other.
+    """Rows [k] used in a step, ascending: those of the batch, and a uniform sample of the rest.
 
     of_batch [N]: the samples' classes as rows of this rank; outside 0 … rows - 1 = on another rank. The draw depends on
     the seed, the iteration and the rank.
     """
     device = of_batch.device
     source = torch.Generator(device).manual_seed(_seed(seed, iteration))
-    scores = torch.rand(rows + 1, generator=source, device=device)  # the last stands for all classes elsewhere
+    scores = torch.rand(rows + 1, generator=source, device=device)  # last: all classes of other ranks
     elsewhere = (of_batch < 0) | (of_batch >= rows)
     scores[torch.where(elsewhere, rows, of_batch)] = 2
     kept = scores[:rows].topk(drawn_count(rows, len(of_batch), rate), sorted=False).indices
@@ -41,9 +41,9 @@ def _seed(seed: int, iteration: int) -> int:
 
 
 class Exchange:
-    """Puts rows of a parameter and of its momentum in the place of the whole, and back.
+    """Swap of a parameter and its momentum for some of their rows, and back.
 
-    The memory for them is kept from step to step: on a CPU, taking it anew costs more than filling it.
+    Its memory is kept between steps: on a CPU, allocating it costs more than filling it.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Exchange:
 
     @contextmanager
     def swapped_in(self, parameter: nn.Parameter, state: dict[str, Any], rows: torch.Tensor) -> Iterator[None]:
-        """In here `parameter` and its momentum are `rows` of themselves; at the end these go back to their places."""
+        """Context in which `parameter` and its momentum hold only `rows`, which are copied back at its end."""
         whole, whole_momentum = parameter.data, state["momentum_buffer"]
         shape = (2, len(rows), whole.shape[1])
         if self._spare.shape != shape:

@@ -1,4 +1,4 @@
-"""The choices that make a loss: the options of the same names, as one value."""
+"""Loss settings: the loss options of train.py as one value."""
 
 import argparse
 from dataclasses import dataclass, fields
@@ -8,7 +8,7 @@ from fr.losses.margins import OWN_MARGIN
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Each field is the option of train.py with that name; `--help` there says what it does."""
+    """Values of the options of the same names, documented in `train.py --help`."""
 
     margin_type: str
     s: float
@@ -47,5 +47,5 @@ class LossSettings:
 
     @property
     def margin(self) -> float:
-        """`m`, with `auto` replaced by the figure of the margin type's paper."""
+        """`m`, with `auto` replaced by the margin type's value in OWN_MARGIN."""
         return OWN_MARGIN[self.margin_type] if isinstance(self.m, str) else self.m

@@ -1,4 +1,4 @@
-"""Backbones by name: photographs in, embeddings out."""
+"""Backbones by name (`--model`): images → embeddings."""
 
 import argparse
 from collections.abc import Callable
@@ -58,7 +58,7 @@ MODELS: dict[str, Family] = {
     "rmnet": Family(rmnet.RMNet, (128, 128), rmnet.DOWNSCALE, last_linear="conv1_extra"),
     "shufflenetv2": Family(shufflenet.ShuffleNetV2, (128, 128), shufflenet.DOWNSCALE, last_linear="conv1_extra"),
     "resnet": _face_resnet(Bottleneck, BLOCKS_50),
-    "se_resnet": _face_resnet(SEBottleneck, BLOCKS_50),  # the reference's name of se_resnet50
+    "se_resnet": _face_resnet(SEBottleneck, BLOCKS_50),  # alias of se_resnet50, face_recognition.pytorch's name
     "se_resnet50": _face_resnet(SEBottleneck, BLOCKS_50),
     "se_resnet101": _face_resnet(SEBottleneck, BLOCKS_101),
     "se_resnet152": _face_resnet(SEBottleneck, BLOCKS_152),
@@ -88,7 +88,7 @@ MODELS: dict[str, Family] = {
 
 
 def family(name: str) -> Family:
-    """The family of a `--model`; InputError for a name that is none, or is timm's where timm isn't installed."""
+    """Family of a `--model`; InputError for an unknown name, or for a timm model where timm isn't installed."""
     if name.startswith(TIMM):
         from fr.models.timm_models import timm_family
 
@@ -99,18 +99,18 @@ def family(name: str) -> Family:
 
 
 def training_preprocessing(options: argparse.Namespace) -> Preprocessing:
-    """The contract of a training: what its model was designed for, unless train.py's options ask for something else."""
+    """Preprocessing of a training: that of the model's family, with train.py's options applied."""
     model = family(options.model)
-    own = Preprocessing(
+    default = Preprocessing(
         model.input_size, options.template, options.alignment, model.color_order, model.mean, model.std
     )
-    return own.wished(options.input_size, options.mean, options.std, options.color_order)
+    return default.with_overrides(options.input_size, options.mean, options.std, options.color_order)
 
 
 def build_model(name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
-    """A backbone with fresh weights: [B, 3, H, W] → [B, embed_size]. Draws from torch's generator.
+    """Build a backbone [B, 3, H, W] → [B, embed_size], initialised from torch's global generator.
 
-    InputError for an unknown name and for (height, width) that it can't take.
+    InputError for an unknown name, or an input_size (height, width) that isn't a multiple of the family's divisor.
     """
     model = family(name)
     if any(side % model.divisor for side in input_size):

@@ -1,10 +1,10 @@
-"""ResNet-50 and SE-ResNet-50 of VGGFace2 as Caffe had them, and after it VGGFace2-pytorch.
+"""ResNet-50 and SE-ResNet-50 of VGGFace2 in Caffe's form, as in VGGFace2-pytorch.
 
-Deep Residual Learning, arXiv:1512.03385; squeeze-excitation, arXiv:1709.01507; VGGFace2, arXiv:1710.08092. They differ
-from torchvision's: a block's stride is in its first 1×1, the max pool has no border and keeps the odd last place. The
-input is BGR, the mean of the data taken off, 0–255: https://github.com/cydonia999/VGGFace2-pytorch.
+Deep Residual Learning, arXiv:1512.03385; squeeze-excitation, arXiv:1709.01507; VGGFace2, arXiv:1710.08092. Unlike
+torchvision's, a block's stride is in its first 1×1, and the max pool has no padding but ceil mode. The input is BGR in
+0–255 minus the data set's mean: https://github.com/cydonia999/VGGFace2-pytorch.
 
-B batch, E embedding size, H × W input (224 × 224 by default). The keys are those of its weight files, `fc` aside.
+B batch, E embedding size, H × W input (224 × 224 by default). Keys as in its weight files, except `fc`.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 EXPANSION = 4
 FEATURES = 512 * EXPANSION
-RATIO = 16  # of the squeeze
+RATIO = 16  # squeeze-excitation
 MEAN_BGR = (91.4953 / 255, 103.8827 / 255, 131.0912 / 255)
 STD_BGR = (1 / 255, 1 / 255, 1 / 255)
 
@@ -45,7 +45,7 @@ class Bottleneck(nn.Module):
 
 
 class SqueezedBottleneck(Bottleneck):
-    """The same with each channel rescaled, before the skip, by what all of them say of the whole picture."""
+    """Bottleneck with squeeze-excitation before the sum."""
 
     def __init__(self, inputs: int, channels: int, stride: int) -> None:
         super().__init__(inputs, channels, stride)
@@ -59,13 +59,13 @@ class SqueezedBottleneck(Bottleneck):
 
 
 def stage(block: type[Bottleneck], inputs: int, channels: int, count: int, stride: int) -> nn.Sequential:
-    """`count` blocks, `channels` inside each, the stride in the first."""
+    """Stage of `count` blocks with `channels` bottleneck channels; `stride` in the first."""
     rest = (block(channels * EXPANSION, channels, 1) for _ in range(count - 1))
     return nn.Sequential(block(inputs, channels, stride), *rest)
 
 
 class CaffeResNet(nn.Module):
-    """[B, 3, H, W] → [B, E], not normalised: the pooled features at E = 2048, else a linear layer on them."""
+    """[B, 3, H, W] → [B, E], not normalised: the pooled features if E = 2048, else a linear layer on them."""
 
     def __init__(self, block: type[Bottleneck], embed_size: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Backbone families: how to build one, and the preprocessing that it was designed for."""
+"""Backbone families: constructor and default preprocessing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Family:
-    """How to build a backbone from (embed_size, (height, width)), and the input it was designed for.
+    """Constructor (embed_size, (height, width)) → backbone, and its default input.
 
-    input_size: (height, width) in pixels. divisor: what both must divide by. mean, std: per channel in `color_order`
-    on the 0–1 scale, as in `fr.preprocessing`; 0 and 1 where the network normalises its input by itself. last_linear:
-    the layer that makes the embedding of pooled features; "" where what it takes isn't pooled.
+    input_size: (height, width) in pixels, multiples of `divisor`. mean, std: per channel in `color_order` on the 0–1
+    scale, as in `fr.preprocessing`; 0 and 1 where the network normalises its input itself. last_linear: name of the
+    layer from pooled features to the embedding; "" where its input isn't pooled.
     """
 
     build: Callable[[int, tuple[int, int]], nn.Module]
@@ -26,4 +26,4 @@ class Family:
     last_linear: str = ""
 
 
-HALF: Channels = (0.5, 0.5, 0.5)  # mean and std that bring 0–1 to -1–1
+HALF: Channels = (0.5, 0.5, 0.5)  # mean and std that map 0–1 to -1–1

@@ -1,6 +1,6 @@
 """`mbf`, insightface's MobileFaceNet: channels twice the paper's, fewer blocks, no squeeze-excitation.
 
-MobileFaceNets, arXiv:1804.07573; layers, keys and first weights of `get_mbf` in
+MobileFaceNets, arXiv:1804.07573; layers, keys and initialisation of `get_mbf` in
 https://github.com/deepinsight/insightface, recognition/arcface_torch: scale 2, blocks (1, 4, 6, 2).
 
 B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default).
@@ -12,15 +12,15 @@ from torch import nn
 from fr.models.layers import PReLU, conv
 
 STEM_CHANNELS = 128
-STEM_GROUPS = 64  # so its second convolution isn't depthwise at scale 2, but mixes pairs of channels
-# (channels, channels inside the halving block, blocks that keep the shape, channels inside those)
+STEM_GROUPS = 64  # so at scale 2 the second convolution isn't depthwise but mixes pairs of channels
+# (channels, inner channels of the downsampling block, blocks at constant shape, their inner channels)
 STAGES = ((128, 128, 4, 128), (256, 256, 6, 256), (256, 512, 2, 256))
 LAST_CHANNELS = 512
 DOWNSCALE = 16
 
 
 class Layers(nn.Module):
-    """Modules in a row, their keys under `layers`; with `skip` the input is added to what comes out."""
+    """Sequence of modules with their keys under `layers`; `skip` adds the input to the output."""
 
     def __init__(self, *modules: nn.Module, skip: bool = False) -> None:
         super().__init__()
@@ -33,12 +33,12 @@ class Layers(nn.Module):
 
 
 def linear_block(inputs: int, outputs: int, size: int | tuple[int, int], groups: int = 1) -> Layers:
-    """Convolution without border and batch norm, no activation."""
+    """Unpadded convolution and batch norm, no activation."""
     return Layers(nn.Conv2d(inputs, outputs, size, groups=groups, bias=False), nn.BatchNorm2d(outputs))
 
 
 def conv_block(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> Layers:
-    """Convolution padded to keep the size at stride 1, batch norm, PReLU with a slope a channel."""
+    """Convolution padded to keep the size at stride 1, batch norm, PReLU with one slope per channel."""
     return Layers(conv(inputs, outputs, size, stride, groups), nn.BatchNorm2d(outputs), PReLU(outputs))
 
 

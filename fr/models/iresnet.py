@@ -1,8 +1,8 @@
-"""IResNet, the residual networks of insightface: batch norm first in a block, PReLU, a linear layer over the last map.
+"""IResNet, the residual networks of insightface: pre-block batch norm, PReLU, a linear layer on the last feature map.
 
 Improved Residual Networks as in ArcFace (arXiv:1801.07698, section 3.1) and
 https://github.com/deepinsight/insightface, recognition/arcface_torch; FaceTechnologyTool trains the same. Layers, keys
-and first weights are insightface's, without its dropout, which is 0 there too.
+and initialisation are insightface's, without its dropout, whose probability there is 0.
 
 B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default).
 """
@@ -18,7 +18,7 @@ DOWNSCALE = 16
 
 
 class Block(nn.Module):
-    """BN, 3×3, BN, PReLU, 3×3 with the stride, BN; nothing follows the sum. The skip has a 1×1 in a stage's first."""
+    """BN, 3×3, BN, PReLU, 3×3 with the stride, BN; nothing after the sum. A stage's first block has a 1×1 skip."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 
 def stage(inputs: int, outputs: int, count: int) -> nn.Sequential:
-    """`count` blocks, the first of which halves the map."""
+    """Stage of `count` blocks; the first halves the feature map."""
     return nn.Sequential(Block(inputs, outputs, 2), *(Block(outputs, outputs, 1) for _ in range(count - 1)))
 
 
@@ -60,7 +60,7 @@ class IResNet(nn.Module):
         places = (input_size[0] // DOWNSCALE) * (input_size[1] // DOWNSCALE)
         self.fc = nn.Linear(512 * places, embed_size)
         self.features = nn.BatchNorm1d(embed_size)
-        # A scale of its own in each direction would weigh the directions of the cosine, which the layer before can.
+        # A scale per dimension would only reweight the dimensions of the cosine, which `fc` can do itself.
         self.features.weight.requires_grad_(False)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

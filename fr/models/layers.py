@@ -1,4 +1,4 @@
-"""Layers that backbones share."""
+"""Layers shared by the backbones."""
 
 from typing import Any
 
@@ -18,8 +18,11 @@ def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1)
     return kind(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=False)
 
 
-def draw_by_fan_out(module: nn.Module) -> None:
-    """Convolutions N(0, √(2 / (k² · outputs))), biases 0, as in face_recognition.pytorch. arXiv:1502.01852, eq. 14."""
+def init_by_fan_out(module: nn.Module) -> None:
+    """Initialise convolutions with N(0, √(2 / (k² · outputs))), biases with 0, as face_recognition.pytorch does.
+
+    arXiv:1502.01852, eq. 14.
+    """
     if isinstance(module, nn.Conv2d):
         height, width = module.kernel_size
         nn.init.normal_(module.weight, 0.0, (2.0 / (height * width * module.out_channels)) ** 0.5)
@@ -28,10 +31,10 @@ def draw_by_fan_out(module: nn.Module) -> None:
 
 
 class PReLU(nn.PReLU):
-    """`torch.nn.PReLU`: the same numbers to rounding, trained in a fraction of the time on a CPU.
+    """`torch.nn.PReLU` with a faster backward on CPU; equal to it up to rounding.
 
-    ATen's backward isn't vectorised where the slopes' gradient is asked for: a third of a MobileFaceNet step on two
-    cores, in bfloat16 more (LOG.md).
+    ATen's backward with the slopes' gradient isn't vectorised: a third of a MobileFaceNet step on two cores, more in
+    bfloat16 (LOG.md).
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -52,41 +55,41 @@ class _VectorisedPReLU(torch.autograd.Function):
         x, slopes = ctx.saved_tensors
         (gradient,) = gradients
         if slopes.numel() == 1:
-            of_slope = _product_sum(gradient, x.clamp_max(0)).reshape(1)
-            # Reading the slope waits for nothing on a CPU, where alone this runs.
-            of_x = torch.ops.aten.leaky_relu_backward(gradient, x, slopes.item(), False)
-            return of_x, of_slope.to(slopes.dtype)
+            slope_gradient = _product_sum(gradient, x.clamp_max(0)).reshape(1)
+            # No GPU synchronisation: this runs on a CPU only.
+            input_gradient = torch.ops.aten.leaky_relu_backward(gradient, x, slopes.item(), False)
+            return input_gradient, slope_gradient.to(slopes.dtype)
         above = torch.ops.aten.threshold_backward(gradient, x, 0)  # where x > 0, else 0
         below = gradient - above
-        of_x = torch.addcmul(above, below, slopes.to(x.dtype).reshape(-1, *[1] * (x.dim() - 2)))
-        return of_x, _sums(below.mul_(x)).to(slopes.dtype)
+        input_gradient = torch.addcmul(above, below, slopes.to(x.dtype).reshape(-1, *[1] * (x.dim() - 2)))
+        return input_gradient, _sums(below.mul_(x)).to(slopes.dtype)
 
 
 def _product_sum(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The sum of all products of two tensors of one shape."""
+    """Sum of the elementwise product of two tensors of one shape."""
     if a.dtype == torch.bfloat16 or a.stride() != b.stride():  # bfloat16's dot isn't vectorised
         return _sums(a * b).sum()
     return torch.dot(_in_memory_order(a), _in_memory_order(b))
 
 
 def _in_memory_order(x: torch.Tensor) -> torch.Tensor:
-    """All elements as one row, without a copy where the tensor is dense in either of the usual orders."""
+    """Flatten to one dimension, without a copy if the tensor is contiguous or channels-last."""
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         x = x.permute(0, 2, 3, 1)
     return x.reshape(-1)
 
 
 def _sums(x: torch.Tensor) -> torch.Tensor:
-    """[B, C, …] → [C] float32, or what is wider, summed over the rest."""
+    """Sum [B, C, …] over all but the channels → [C], in float32 or a wider dtype."""
     if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
         return x.sum([0, *range(2, x.dim())], dtype=torch.promote_types(x.dtype, torch.float32))
     rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-    # A matrix product: four times as fast as sum(0), and it too adds up bfloat16 in float32.
+    # A matrix product is four times as fast as sum(0), and accumulates bfloat16 in float32 too.
     return torch.mm(rows.new_ones(1, len(rows)), rows)[0]
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with a filter a channel, trained faster in bfloat16 on a CPU; the same numbers to rounding."""
+    """Depthwise `torch.nn.Conv2d` with a faster bfloat16 backward on CPU; equal to it up to rounding."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         slow = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and self.stride == (2, 2)
@@ -98,8 +101,10 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 class _StridedDepthwise(torch.autograd.Function):
-    """oneDNN's bfloat16 gradient of the input takes nine times as long at stride 2 as at stride 1 (LOG.md): here it is
-    the one at stride 1, of the output's gradient with zeros between its places."""
+    """Depthwise convolution at stride 2 whose input gradient is computed at stride 1, with zeros interleaved.
+
+    oneDNN's bfloat16 input gradient takes nine times as long at stride 2 as at stride 1 (LOG.md).
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, padding: Any) -> torch.Tensor:
@@ -115,11 +120,11 @@ class _StridedDepthwise(torch.autograd.Function):
         dense = sparse.new_zeros(*sparse.shape[:2], *sides).contiguous(memory_format=torch.channels_last)
         dense[:, :, ::2, ::2] = sparse
 
-        def gradient(of_output: torch.Tensor, stride: int, which: int) -> torch.Tensor:
-            wanted = [which == 0, which == 1, False]
-            found: tuple[torch.Tensor, ...] = torch.ops.aten.convolution_backward(
-                of_output, x, weight, None, [stride] * 2, ctx.padding, [1, 1], False, [0, 0], len(weight), wanted
+        def gradient(output_gradient: torch.Tensor, stride: int, index: int) -> torch.Tensor:
+            mask = [index == 0, index == 1, False]
+            results: tuple[torch.Tensor, ...] = torch.ops.aten.convolution_backward(
+                output_gradient, x, weight, None, [stride] * 2, ctx.padding, [1, 1], False, [0, 0], len(weight), mask
             )
-            return found[which]
+            return results[index]
 
         return gradient(dense, 1, 0), gradient(sparse, 2, 1), None

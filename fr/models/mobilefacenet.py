@@ -1,7 +1,7 @@
-"""The MobileFaceNet of the paper, arXiv:1804.07573, Table 1.
+"""MobileFaceNet as in the paper, arXiv:1804.07573, Table 1.
 
-Keys and first weights as in https://github.com/Xiaoccer/MobileFaceNet_Pytorch, whose input is (pixel - 127.5) / 128.
-`fr.models.mobilenet` is the one of face_recognition.pytorch, with squeeze-excitation and one slope a PReLU.
+Keys and initialisation as in https://github.com/Xiaoccer/MobileFaceNet_Pytorch, whose input is (pixel - 127.5) / 128.
+`fr.models.mobilenet` is face_recognition.pytorch's, with squeeze-excitation and one slope per PReLU.
 
 B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default, 112 × 96 in Xiaoccer's).
 """
@@ -21,7 +21,7 @@ STD = (128 / 255, 128 / 255, 128 / 255)
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias and batch norm; then, unless it is a linear one, PReLU with a slope a channel."""
+    """Convolution without bias, batch norm and, unless `linear`, PReLU with one slope per channel."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class PaperMobileFaceNet(nn.Module):
                 channels = outputs
         self.blocks = nn.Sequential(*blocks)
         self.conv2 = ConvNorm(channels, LAST_CHANNELS, 1)
-        # The paper's global depthwise convolution, 7 × 7 there: one weight for each place of the last map.
+        # The paper's global depthwise convolution (7 × 7 there), as large as the last feature map.
         map_size = (input_size[0] // DOWNSCALE, input_size[1] // DOWNSCALE)
         self.linear7 = ConvNorm(LAST_CHANNELS, LAST_CHANNELS, map_size, groups=LAST_CHANNELS, linear=True)
         self.linear1 = ConvNorm(LAST_CHANNELS, embed_size, 1, linear=True)

@@ -1,8 +1,8 @@
-"""MobileFaceNet with squeeze-excitation, the `mobilenet` of face_recognition.pytorch, and wider ones.
+"""MobileFaceNet with squeeze-excitation, the `mobilenet` of face_recognition.pytorch, and wider variants.
 
-MobileFaceNets (arXiv:1804.07573) on the inverted residuals of MobileNetV2 (arXiv:1801.04381), PReLU with one slope a
-layer, squeeze-excitation (arXiv:1709.01507, ratio 8) after each linear bottleneck. The first layer is a batch
-norm of the picture itself, so the input is RGB in 0–1 without mean or std.
+MobileFaceNets (arXiv:1804.07573) on the inverted residuals of MobileNetV2 (arXiv:1801.04381), PReLU with one slope per
+layer, squeeze-excitation (arXiv:1709.01507, ratio 8) after each linear bottleneck. The first layer is a batch norm of
+the input, so the input is RGB in 0–1 without mean or std.
 
 B batch, E embedding size, H × W input (multiples of 16; 128 × 128 by default).
 """
@@ -10,7 +10,7 @@ B batch, E embedding size, H × W input (multiples of 16; 128 × 128 by default)
 import torch
 from torch import nn
 
-from fr.models.layers import PReLU, conv_norm, draw_by_fan_out
+from fr.models.layers import PReLU, conv_norm, init_by_fan_out
 
 # (expansion, channels, blocks, stride of the first block); 128 → 64 in the stem, → 32 → 16 → 8 here.
 STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
@@ -20,7 +20,7 @@ DOWNSCALE = 16
 
 
 class SqueezeExcitation(nn.Module):
-    """Rescales each channel by what all of them say of the whole picture."""
+    """Channel gating by globally pooled features (arXiv:1709.01507)."""
 
     def __init__(self, channels: int, ratio: int = 8) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class InvertedResidual(nn.Module):
 class MobileFaceNet(nn.Module):
     """[B, 3, H, W] float in 0–1 → [B, E] embedding, not normalised.
 
-    width: factor on the channels that the inverted residuals put out; the stem and the head keep theirs. 1.5 and 2 are
-    `mobilenetv2_1_5x` and `mobilenetv2_2x` of the reference's later form.
+    width: factor on the output channels of the inverted residuals, not of stem and head. 1.5 and 2 are
+    `mobilenetv2_1_5x` and `mobilenetv2_2x` of the reference's later version.
     """
 
     def __init__(self, embed_size: int, input_size: tuple[int, int], width: float = 1.0) -> None:
@@ -82,14 +82,14 @@ class MobileFaceNet(nn.Module):
                 channels = outputs
         self.blocks = nn.Sequential(*blocks)
         self.last = nn.Sequential(*conv_norm(channels, LAST_CHANNELS, 1), PReLU())
-        # Global depthwise convolution: one weight for each place of the last map, as large as the map itself.
+        # Global depthwise convolution, as large as the last feature map.
         map_size = (input_size[0] // DOWNSCALE, input_size[1] // DOWNSCALE)
         self.pool = nn.Sequential(
             nn.Conv2d(LAST_CHANNELS, LAST_CHANNELS, map_size, groups=LAST_CHANNELS, bias=False),
             nn.BatchNorm2d(LAST_CHANNELS),
         )
         self.embedding = nn.Conv2d(LAST_CHANNELS, embed_size, 1, bias=False)
-        self.apply(draw_by_fan_out)
+        self.apply(init_by_fan_out)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.stem(self.input_norm(images))

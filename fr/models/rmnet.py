@@ -1,11 +1,11 @@
 """RMNet, the `rmnet` of face_recognition.pytorch.
 
 RMNet (arXiv:1812.02465): the bottlenecks of ResNet (arXiv:1512.03385) around a depthwise 3×3, with ELU
-(arXiv:1511.07289). The first layer is a batch norm of the picture itself, so the input is RGB in 0–1 without mean or
-std. Module names are those of the reference's snapshots.
+(arXiv:1511.07289). The first layer is a batch norm of the input, so the input is RGB in 0–1 without mean or std. Module
+names are those of the reference's snapshots.
 
-One thing is left out: the reference's dropout of 0.1 on each block's residual, which it switches off for good after
-its first 7 epochs of 30. A backbone here doesn't know the epoch, and most of the training goes without.
+The reference's dropout of 0.1 on each block's residual, active in its first 7 of 30 epochs only, is left out: a
+backbone here doesn't know the epoch.
 
 B batch, E embedding size, H × W input (multiples of 16; 128 × 128 by default).
 """
@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fr.models.layers import conv_norm, draw_by_fan_out
+from fr.models.layers import conv_norm, init_by_fan_out
 
-# (channels, bottleneck channels, blocks that keep the shape); 128 → 64 in the stem, → 32 → 16 → 8 in one more block
-# at the head of the second to the last stage.
+# (channels, bottleneck channels, blocks at constant shape); 128 → 64 in the stem, → 32 → 16 → 8 in one additional block
+# at the start of each stage but the first.
 STAGES = ((32, 8, 4), (64, 16, 8), (128, 32, 10), (256, 64, 11))
 STEM_CHANNELS = 32
 DOWNSCALE = 16
@@ -54,7 +54,7 @@ class RMNet(nn.Module):
         self.backbone = nn.Sequential(OrderedDict(stages=_stages()))
         self.global_pooling = nn.MaxPool2d((input_size[0] // DOWNSCALE, input_size[1] // DOWNSCALE))
         self.conv1_extra = nn.Conv2d(STAGES[-1][0], embed_size, 1, bias=False)
-        self.backbone.apply(draw_by_fan_out)  # conv1_extra keeps PyTorch's own draw, as in the reference
+        self.backbone.apply(init_by_fan_out)  # conv1_extra keeps PyTorch's initialisation, as in the reference
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.global_pooling(self.backbone(images))

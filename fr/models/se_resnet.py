@@ -1,10 +1,10 @@
 """ResNets for 112 × 112 with and without squeeze-excitation, `resnet` and `se_resnet` of face_recognition.pytorch.
 
 Deep Residual Learning (arXiv:1512.03385) with the stride in the 3×3, a 3×3 stem at stride 1, PReLU (arXiv:1502.01852)
-with one slope, and a global depthwise convolution for the average pool; Squeeze-and-Excitation (arXiv:1709.01507,
-ratio 16, without biases). The first layer is a batch norm of the picture itself, so the input is RGB in 0–1 without
-mean or std. Module names are those of the reference's snapshots. Its later form ends in a batch norm, dropout and a
-second batch norm around the last layer: not so here.
+with one slope, and a global depthwise convolution instead of the average pool; Squeeze-and-Excitation
+(arXiv:1709.01507, ratio 16, without biases). The first layer is a batch norm of the input, so the input is RGB in 0–1
+without mean or std. Module names are those of the reference's snapshots. The batch norms and dropout around the last
+layer of the reference's later version are left out.
 
 B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default).
 """
@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fr.models.layers import PReLU, conv_norm, draw_by_fan_out
+from fr.models.layers import PReLU, conv_norm, init_by_fan_out
 
-PLANES = (64, 128, 256, 512)  # 112 → 56 in the stem's max pool, → 28 → 14 → 7 at the head of the second to the last
+PLANES = (64, 128, 256, 512)  # 112 → 56 in the stem's max pool, → 28 → 14 → 7 at the start of the later stages
 EXPANSION = 4
 RATIO = 16
 STEM_CHANNELS = 64
@@ -29,7 +29,7 @@ BLOCKS_152 = (3, 8, 36, 3)
 
 
 class Bottleneck(nn.Module):
-    """1×1 down, 3×3, 1×1 up, skip; a slope for each of the three activations."""
+    """1×1 down, 3×3, 1×1 up, skip; one slope for each of the three activations."""
 
     def __init__(self, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
 
 
 class SEBottleneck(nn.Module):
-    """The same with squeeze-excitation before the sum; one slope for all four activations, as in the reference."""
+    """Bottleneck with squeeze-excitation before the sum; one slope shared by four activations, as in the reference."""
 
     def __init__(self, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class FaceResNet(nn.Module):
         layers["fc"] = nn.Conv2d(inputs, embed_size, 1, bias=False)
         self.bn_first = nn.BatchNorm2d(3)
         self.model = nn.Sequential(layers)
-        self.apply(draw_by_fan_out)
+        self.apply(init_by_fan_out)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.flatten(self.model(self.bn_first(images)), 1)

@@ -1,8 +1,8 @@
 """ShuffleNetV2 at width 1, the `shufflenetv2` of face_recognition.pytorch.
 
-ShuffleNet V2 (arXiv:1807.11164) without the max pool after the stem, with PReLU of one slope a layer for ReLU after
-it, and a global depthwise convolution for the average pool. The first layer is a batch norm of the picture itself, so
-the input is RGB in 0–1 without mean or std. Module names are those of the reference's snapshots.
+ShuffleNet V2 (arXiv:1807.11164) without the max pool after the stem; after the stem PReLU with one slope per layer
+instead of ReLU, and a global depthwise convolution instead of the average pool. The first layer is a batch norm of the
+input, so the input is RGB in 0–1 without mean or std. Module names are those of the reference's snapshots.
 
 B batch, C channels, E embedding size, H × W input (multiples of 16; 128 × 128 by default).
 """
@@ -12,7 +12,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from fr.models.layers import PReLU, conv_norm, draw_by_fan_out
+from fr.models.layers import PReLU, conv_norm, init_by_fan_out
 
 STAGES = ((116, 4), (232, 8), (464, 4))  # (channels, blocks); 128 → 64 in the stem, → 32 → 16 → 8 here
 STEM_CHANNELS = 24
@@ -21,7 +21,7 @@ DOWNSCALE = 16
 
 
 class ShuffleBlock(nn.Module):
-    """At stride 1 half of the channels pass through; at stride 2 both branches see all of them, at half the size."""
+    """ShuffleNet V2 unit. Stride 1: half of the channels bypass it; stride 2: both branches take all channels."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ShuffleBlock(nn.Module):
             first, second = x.chunk(2, dim=1)
         else:
             first, second = self.branch1(x), x
-        # Two halves [B, C / 2, …] in turn: what joining them and shuffling the channels in two groups comes to.
+        # Interleaved halves [B, C / 2, …], equal to concatenation and a channel shuffle in two groups.
         return torch.stack((first, self.branch2(second)), dim=2).flatten(1, 2)
 
 
@@ -63,9 +63,9 @@ class ShuffleNetV2(nn.Module):
                 channels = outputs
         conv1 = nn.Sequential(*conv_norm(3, STEM_CHANNELS, 3, stride=2), nn.ReLU())
         conv_last = nn.Sequential(*conv_norm(channels, LAST_CHANNELS, 1), PReLU())
-        # As in the reference, PyTorch's own draw stays in all other convolutions.
-        conv1.apply(draw_by_fan_out)
-        conv_last.apply(draw_by_fan_out)
+        # All other convolutions keep PyTorch's initialisation, as in the reference.
+        conv1.apply(init_by_fan_out)
+        conv_last.apply(init_by_fan_out)
         self.backbone = nn.Sequential(
             OrderedDict(
                 bn_first=nn.BatchNorm2d(3), conv1=conv1, features=nn.Sequential(*blocks), conv_last=conv_last

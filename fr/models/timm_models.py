@@ -1,7 +1,7 @@
-"""`--model timm/<name>`: the networks of PyTorch Image Models, an optional package (requirements-timm.txt).
+"""`--model timm/<name>`: backbones of PyTorch Image Models, an optional package (requirements-timm.txt).
 
-https://github.com/huggingface/pytorch-image-models. Its last layer, for classes there, gives the embedding here. Input
-size, mean and std are those of the network's own weights, which aren't loaded.
+https://github.com/huggingface/pytorch-image-models. The classification layer gives the embedding. Input size, mean and
+std are those of timm's pretrained weights, which aren't loaded.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ from fr.options.names import TIMM
 
 
 def timm_family(name: str) -> Family:
-    """The family of `timm/<name>`; InputError without timm, or for a name that timm doesn't know."""
+    """Family of `timm/<name>`; InputError without timm, or for a name that timm doesn't know."""
     try:
         import timm
     except ImportError:
@@ -25,27 +25,27 @@ def timm_family(name: str) -> Family:
         raise InputError(unknown("model", TIMM + name, [TIMM + known for known in timm.list_models()]))
     _, height, width = config.input_size
     build = partial(_build, name, fixed_size=config.fixed_input_size)
-    last = config.classifier if isinstance(config.classifier, str) else ""  # those trained by a teacher have two
+    last = config.classifier if isinstance(config.classifier, str) else ""  # distilled models have two
     return Family(build, (height, width), mean=config.mean, std=config.std, last_linear=last)
 
 
 def _build(name: str, embed_size: int, input_size: tuple[int, int], fixed_size: bool) -> nn.Module:
-    """[B, 3, H, W] → [B, embed_size], not normalised; InputError where the network can't do that."""
+    """Build a network [B, 3, H, W] → [B, embed_size], not normalised; InputError where that fails."""
     import timm
 
     sides = f"{input_size[0]}x{input_size[1]}"
-    sized = {"img_size": input_size} if fixed_size else {}  # what others take; those have no such argument
+    sized = {"img_size": input_size} if fixed_size else {}  # others have no such argument
     try:
         model = timm.create_model(name, pretrained=False, num_classes=embed_size, **sized)
-        with torch.no_grad():  # evaluated, it draws no random numbers
+        with torch.no_grad():  # evaluation mode draws no random numbers
             shape = model.eval()(torch.zeros(1, 3, *input_size)).shape
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"--model {TIMM}{name}: doesn't work at {sides}: {reason}") from error
     if shape != (1, embed_size):
-        raise InputError(f"--model {TIMM}{name}: gives {list(shape)} for a picture, not {embed_size} numbers")
+        raise InputError(f"--model {TIMM}{name}: gives {list(shape)} for an image, not {embed_size} numbers")
     head = model.get_classifier()
     if isinstance(head, nn.Linear) and not head.weight.any():
-        head.reset_parameters()  # the MLP mixers' starts as zeros, and a zero embedding has no direction to turn
+        head.reset_parameters()  # MLP mixers initialise it with zeros; a zero embedding's direction has no gradient
     trainable: nn.Module = model.train()
     return trainable

@@ -1,6 +1,6 @@
-"""torchvision's ResNets with the head of facenet-pytorch-centerloss-vggface2: E numbers of length 10.
+"""torchvision's ResNets with the output of facenet-pytorch-centerloss-vggface2: embeddings of norm 10.
 
-B batch, H × W input, E embedding size. Deep Residual Learning, arXiv:1512.03385; the fixed length: arXiv:1703.09507.
+B batch, H × W input, E embedding size. Deep Residual Learning, arXiv:1512.03385; fixed norm: arXiv:1703.09507.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import ResNet
 
-_LENGTH = 10.0  # its α
+_LENGTH = 10.0  # α of arXiv:1703.09507
 _SHORTEST = 1e-5
 
 
 class FixedLengthResNet(nn.Module):
-    """[B, 3, H, W] → [B, E], each of length 10. `model` is torchvision's, its last layer replaced by E outputs."""
+    """[B, 3, H, W] → [B, E], each of norm 10. `model` is torchvision's, with E outputs."""
 
     def __init__(self, build: Callable[..., ResNet], embed_size: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""ONNX: export of a backbone, and an ONNX file as a network."""
+"""ONNX: export of a backbone, and inference with ONNX files."""

@@ -1,6 +1,6 @@
-"""A backbone as ONNX and as torch.export's program: made, compared with PyTorch, quantised.
+"""Export of a backbone to ONNX or a torch.export program, comparison with PyTorch, and quantisation.
 
-B pictures, E embedding size, H × W input, N pictures to compare or calibrate with.
+B images, E embedding size, H × W input, N images to compare or calibrate with.
 """
 
 import tempfile
@@ -23,26 +23,27 @@ from fr.preprocessing import Preprocessing
 INPUT, OUTPUT = "images", "embeddings"
 _ANY_BATCH = {INPUT: {0: torch.export.Dim("batch")}}
 _LARGEST = 2**31 - 1  # bytes; protobuf's limit for one file
-_BATCH = 16  # pictures at a time, which is what bounds the memory here
+_BATCH = 16  # images at a time, bounds the memory
 
 
 def raw_pixels(preprocessing: Preprocessing) -> Preprocessing:
-    """The contract of a network that normalises by itself: RGB pixels from 0 to 255 outside."""
+    """Preprocessing for a network that normalises inside its graph: its input is RGB from 0 to 255."""
     return replace(preprocessing, color_order="rgb", mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
 
 
 def normalised(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """RGB pixels [B, 3, H, W] from 0 to 255 → what a network of this contract sees."""
+    """Normalise RGB pixels [B, 3, H, W] from 0 to 255: colour order, mean and std."""
     ordered = pixels if preprocessing.color_order == "rgb" else pixels.flip(1)
-    mean, std = (torch.tensor([255 * x for x in of]).view(3, 1, 1) for of in (preprocessing.mean, preprocessing.std))
+    channels = (preprocessing.mean, preprocessing.std)
+    mean, std = (torch.tensor([255 * x for x in values]).view(3, 1, 1) for values in channels)
     return (ordered - mean) / std
 
 
 class Deployed(nn.Module):
-    """The backbone with what shall be inside the graph: [B, 3, H, W] → [B, E].
+    """Backbone with optional normalisation of input and output in the graph: [B, 3, H, W] → [B, E].
 
-    normalising: contract that turns RGB pixels from 0 to 255 into the backbone's input; None = done outside.
-    l2_norm: embeddings of length 1.
+    normalising: preprocessing applied to RGB pixels from 0 to 255; None = outside the graph. l2_norm: embeddings of
+    norm 1.
     """
 
     def __init__(self, backbone: nn.Module, normalising: Preprocessing | None, l2_norm: bool) -> None:
@@ -52,26 +53,26 @@ class Deployed(nn.Module):
         self._l2_norm = l2_norm
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        given = normalised(images, self._normalising) if self._normalising else images
-        embeddings: torch.Tensor = self.backbone(given)
+        inputs = normalised(images, self._normalising) if self._normalising else images
+        embeddings: torch.Tensor = self.backbone(inputs)
         return F.normalize(embeddings) if self._l2_norm else embeddings
 
 
 def export_program(network: nn.Module, input_size: tuple[int, int]) -> torch.export.ExportedProgram:
-    """torch.export's program of a network in evaluation mode, for any B."""
-    example = torch.zeros(2, 3, *input_size)  # torch.export takes a batch of 1 for a constant
+    """Export a network in evaluation mode with torch.export, for any B."""
+    example = torch.zeros(2, 3, *input_size)  # torch.export treats a batch of 1 as a constant
     with torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes=_ANY_BATCH)
 
 
 def to_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str]) -> bytes:
-    """One self-contained ONNX file for any B; InputError when it would be larger than such a file may be."""
+    """Convert to one self-contained ONNX file for any B; InputError above protobuf's 2 GB limit."""
     exported = torch.onnx.export(
         program, input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=_ANY_BATCH, verbose=False
     )
     assert exported is not None
     model = exported.model_proto
-    # The exporter notes where in the sources each node comes from: paths of this machine, of no use to others.
+    # The exporter stores each node's source location, with paths of this machine.
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
         node.ClearField("metadata_props")
     onnx.helper.set_model_props(model, metadata)
@@ -81,12 +82,12 @@ def to_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str]) -> 
     return content
 
 
-def quantised(source: Path, target: Path, inputs: torch.Tensor, metadata: dict[str, str]) -> None:
-    """Write `source` with 8-bit weights (one scale a channel) and activations (QDQ), scaled to inputs [N, 3, H, W]."""
+def quantise(source: Path, target: Path, inputs: torch.Tensor, metadata: dict[str, str]) -> None:
+    """Quantise a file to 8-bit weights (one scale per channel) and activations (QDQ), calibrated on [N, 3, H, W]."""
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        # Those that went into no convolution stand at the picture: cheap, and it keeps its precision.
+        # A batch norm not fused into a convolution is the input's: cheap, and keeps the input's precision.
         norms = [node.name for node in onnx.load(prepared).graph.node if node.op_type == "BatchNormalization"]
         quantize_static(
             prepared,
@@ -113,10 +114,10 @@ class _Feeds(CalibrationDataReader):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the embeddings of one network are from those of another.
+    """Difference between two networks' embeddings.
 
-    cosine: largest change of the cosine of two pictures when one of them is embedded by the other network.
-    length: largest relative change of an embedding's length. NaN where an embedding isn't finite.
+    cosine: largest change of the cosine of two images when one of them is embedded by the other network.
+    length: largest relative change of an embedding's norm. NaN where an embedding isn't finite.
     """
 
     cosine: float
@@ -130,23 +131,23 @@ class Difference:
 
 
 def difference(reference: torch.Tensor, other: torch.Tensor) -> Difference:
-    """Of two networks' embeddings [N, E] of the same pictures."""
+    """Compare two networks' embeddings [N, E] of the same images."""
     if reference.shape != other.shape:
         raise InputError(f"embeddings of shape {list(other.shape)} where {list(reference.shape)} were expected")
     lengths = [rows.double().norm(dim=1, keepdim=True) for rows in (reference, other)]
-    ours, theirs = (rows.double() / length for rows, length in zip((reference, other), lengths, strict=True))
+    first, second = (rows.double() / length for rows, length in zip((reference, other), lengths, strict=True))
     return Difference(
-        (ours @ (theirs - ours).T).abs().max().item(), (lengths[1] / lengths[0] - 1).abs().max().item()
+        (first @ (second - first).T).abs().max().item(), (lengths[1] / lengths[0] - 1).abs().max().item()
     )
 
 
 @torch.no_grad()
 def embeddings_of(network: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-    """[N, 3, H, W] → [N, E]."""
+    """Embeddings [N, E] of inputs [N, 3, H, W], in batches."""
     return torch.cat([network(batch) for batch in torch.split(inputs, _BATCH)])
 
 
 def random_pixels(count: int, input_size: tuple[int, int]) -> torch.Tensor:
-    """Smooth pseudo-random pictures, the same every time: [N, 3, H, W] whole numbers from 0 to 255."""
+    """Smooth pseudo-random images, the same in each call: [N, 3, H, W] integers from 0 to 255, as float."""
     coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, input_size, mode="bilinear").mul(255).round()

@@ -1,6 +1,6 @@
-"""An ONNX file as a network: what it says of itself, and its embeddings, by ONNX Runtime alone.
+"""Inference with an ONNX file through ONNX Runtime, and its metadata.
 
-B pictures, E embedding size, H × W input.
+B images, E embedding size, H × W input.
 """
 
 import json
@@ -16,27 +16,27 @@ from fr.errors import InputError, in_short
 from fr.files.untrusted import open_file
 from fr.preprocessing import Preprocessing
 
-# Keys of `metadata_props` that tools/export_onnx.py writes, both JSON: Preprocessing.as_dict(), and what is known of
-# the network (model, embed_size, iteration, flipped_emb, with_preprocessing, l2_norm, scores, threshold if known).
+# Keys of `metadata_props` that tools/export_onnx.py writes, both JSON: Preprocessing.as_dict(), and facts about the
+# network (model, embed_size, iteration, flipped_emb, with_preprocessing, l2_norm, scores, threshold if known).
 CONTRACT_KEY = "face_recognition.preprocessing"
 FACTS_KEY = "face_recognition.model"
-_FACTS: dict[str, type] = {"model": str, "iteration": int, "flipped_emb": bool}  # those that are read here
-_FATAL_ONLY = 4  # ONNX Runtime logs what it raises as well
+_FACTS: dict[str, type] = {"model": str, "iteration": int, "flipped_emb": bool}  # facts read here
+_FATAL_ONLY = 4  # log level: ONNX Runtime also logs the errors that it raises
 
 
 class OnnxModel:
-    """Callable as a backbone is: [B, 3, H, W] float32 → [B, E] float32 on the same device, for any B.
+    """ONNX network with a backbone's call: [B, 3, H, W] float32 → [B, E] float32 on the same device, for any B.
 
-    Also for files that fix the number of pictures: these get as many calls as it takes. InputError when the file
-    can't be run, or isn't a network of one picture input [B, 3, H, W] and one output.
-    preprocessing: the contract in the file, None if it carries none. input_size: (H, W) where the graph fixes them.
+    A file with a fixed batch size is called as often as needed. InputError when the file can't be run, or doesn't have
+    one image input [B, 3, H, W] and one output.
+    preprocessing: stored in the file, else None. input_size: (H, W) where the graph fixes them.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self._path = path
         self._session = _open(path, device)
         try:
-            self._input, self._output, shape = _one_picture_input(path, self._session)
+            self._input, self._output, shape = _image_input(path, self._session)
             stored = self._session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: a name in it isn't UTF-8") from error
@@ -45,33 +45,33 @@ class OnnxModel:
         self.input_size = (height, width) if height and width else None
         self.facts = _json(path, stored, FACTS_KEY)
         if wrong := [name for name, kind in _FACTS.items() if type(self.facts.get(name, kind())) is not kind]:
-            raise InputError(f"{path}: its metadata {FACTS_KEY} is of no use: {', '.join(wrong)}")
+            raise InputError(f"{path}: its metadata {FACTS_KEY} is invalid: {', '.join(wrong)}")
         contract = _json(path, stored, CONTRACT_KEY)
         self.preprocessing = _contract(path, contract) if CONTRACT_KEY in stored else None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        pictures = images.cpu().numpy()
-        size = self._batch or len(pictures)
-        parts = [self._run(pictures[first : first + size], size) for first in range(0, len(pictures), size)]
+        pixels = images.cpu().numpy()
+        size = self._batch or len(pixels)
+        parts = [self._run(pixels[first : first + size], size) for first in range(0, len(pixels), size)]
         return torch.from_numpy(np.concatenate(parts)).to(images.device)
 
-    def _run(self, pictures: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-        missing = size - len(pictures)
-        fed = np.concatenate([pictures, np.zeros((missing, *pictures.shape[1:]), np.float32)]) if missing else pictures
-        rows: NDArray[np.float32] = self._session.run([self._output], {self._input: fed})[0]
-        return rows[: len(pictures)]
+    def _run(self, pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+        missing = size - len(pixels)
+        padded = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.float32)]) if missing else pixels
+        rows: NDArray[np.float32] = self._session.run([self._output], {self._input: padded})[0]
+        return rows[: len(pixels)]
 
     def embed_size(self, input_size: tuple[int, int]) -> int:
-        """E, found by embedding two black pictures of (H, W); InputError when that fails or gives no [2, E]."""
+        """Determine E by embedding two black images of (H, W); InputError when that fails or isn't [2, E]."""
         if self.input_size not in (None, input_size):
-            raise InputError(f"{self._path}: takes pictures of {_sides(self.input_size)}, not {_sides(input_size)}")
+            raise InputError(f"{self._path}: takes images of {_sides(self.input_size)}, not {_sides(input_size)}")
         try:
             rows = self(torch.zeros(2, 3, *input_size))
         except Exception as error:  # ONNX Runtime's have no common class below this one
             raise InputError(f"{self._path}: can't be run on {_sides(input_size)}: {in_short(error)}") from error
         if rows.ndim != 2 or len(rows) != 2 or rows.dtype != torch.float32:
-            found = f"{rows.dtype} {list(rows.shape)}"
-            raise InputError(f"{self._path}: two pictures give {found} instead of two rows of float32")
+            result = f"{rows.dtype} {list(rows.shape)}"
+            raise InputError(f"{self._path}: two images give {result} instead of two rows of float32")
         return rows.shape[1]
 
 
@@ -93,22 +93,22 @@ def _open(path: Path, device: torch.device) -> Any:
         raise InputError(f"{path}: not an ONNX model that can be run: {in_short(error)}") from error
 
 
-def _one_picture_input(path: Path, session: Any) -> tuple[str, str, list[int | str | None]]:
-    """Names of input and output, and the input's shape (a name or None where it is free)."""
+def _image_input(path: Path, session: Any) -> tuple[str, str, list[int | str | None]]:
+    """Names of input and output, and the input's shape (a name or None where it is dynamic)."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) == len(outputs) == 1 and inputs[0].type == "tensor(float)":
         match inputs[0].shape:
             case [_, 3 | str() | None, _, _] as shape:
                 return inputs[0].name, outputs[0].name, shape
-    found = ["; ".join(f"{value.name} {value.type} {value.shape}" for value in values) for values in (inputs, outputs)]
+    present = ["; ".join(f"{one.name} {one.type} {one.shape}" for one in values) for values in (inputs, outputs)]
     raise InputError(
-        f"{path}: needs one input of float pictures [batch, 3, height, width] and one output; "
-        f"inputs: {found[0] or 'none'}; outputs: {found[1] or 'none'}"
+        f"{path}: needs one input of float images [batch, 3, height, width] and one output; "
+        f"inputs: {present[0] or 'none'}; outputs: {present[1] or 'none'}"
     )
 
 
 def _json(path: Path, stored: dict[str, str], key: str) -> dict[str, Any]:
-    """A JSON object in the metadata; empty if there is none."""
+    """Read a JSON object from the metadata; empty if there is none."""
     try:
         value = json.loads(stored.get(key, "{}"))
     except (ValueError, RecursionError) as error:

@@ -1,9 +1,9 @@
-"""Where the faces in a photograph are: boxes, five landmarks and scores.
+"""Face detection: boxes, five landmarks and scores of the faces in an image.
 
-The detector is MTCNN (arXiv:1604.02878) as the package facenet-pytorch carries it, weights included.
+The detector is MTCNN (arXiv:1604.02878) from the package facenet-pytorch, weights included.
 
-Shapes: F faces. Places are (x, y) in pixels with (0, 0) at the centre of the first pixel. Landmarks: left eye, right
-eye, nose, left and right mouth corner, as seen in the picture.
+Shapes: F faces. Coordinates are (x, y) in pixels with (0, 0) at the centre of the first pixel. Landmarks: left eye,
+right eye, nose, left and right mouth corner, left and right as scaled in the image.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ from fr.files.images import Photograph, Pixels
 
 Array = NDArray[np.float64]
 
-_PYRAMID = 0.709  # side of each level over that of the one before: half the area, as in the paper's code
-# The package takes its crops a pixel early, and cuts their corners to whole pixels without telling the landmarks: on
-# average half a pixel each. A mirrored photograph shows it (tests/test_detection.py).
+_PYRAMID = 0.709  # scale between pyramid levels: half the area, as in the paper's code
+# The package crops one pixel early, and rounds crop corners down without correcting the landmarks: half a pixel each on
+# average. A mirrored image shows it (tests/test_detection.py).
 _SHIFT = 1.0
-_OTHER_SIDE = [1, 0, 2, 4, 3]
+_MIRRORED_ORDER = [1, 0, 2, 4, 3]
 
 
 @dataclass(frozen=True)
 class DetectedFaces:
-    """The faces of one photograph, in no order. A box may reach over the edge."""
+    """Faces of one image, in no order. A box may extend beyond the image."""
 
     boxes: Array  # [F, 4] x, y, width, height
     points: Array  # [F, 5, 2]
@@ -41,15 +41,18 @@ class DetectedFaces:
 
 
 class Detector(Protocol):
-    """Finds the faces in an upright photograph [H, W, 3] RGB."""
+    """Face detector for upright images [H, W, 3] RGB."""
 
     def __call__(self, pixels: Pixels) -> DetectedFaces: ...
 
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """min_face: side of the smallest face [pixels]. thresholds: scores that a face needs at the three stages.
-    max_side: a photograph with a longer side is looked at scaled down to this [pixels], which bounds the memory."""
+    """Settings of `Mtcnn`.
+
+    min_face: side of the smallest face [pixels]. thresholds: minimum scores of the three stages. max_side: an image
+    with a longer side is scaled down to this [pixels], which bounds the memory.
+    """
 
     min_face: int = 20
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
@@ -57,7 +60,7 @@ class DetectorSettings:
 
 
 class Mtcnn:
-    """The `Detector`; InputError without facenet-pytorch."""
+    """MTCNN `Detector`; InputError without facenet-pytorch."""
 
     def __init__(self, settings: DetectorSettings, device: torch.device) -> None:
         self._settings, self._device = settings, device
@@ -77,17 +80,17 @@ class Mtcnn:
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
         if min(size) < self._settings.min_face:  # the package fails on a pyramid without levels
             return DetectedFaces(np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0))
-        seen = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if shrink < 1 else pixels
+        scaled = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if shrink < 1 else pixels
         with torch.inference_mode():
-            ((found,), (points,)) = self._detect(
-                seen, self._settings.min_face, *self._networks, self._settings.thresholds, _PYRAMID, self._device
+            ((detected,), (points,)) = self._detect(
+                scaled, self._settings.min_face, *self._networks, self._settings.thresholds, _PYRAMID, self._device
             )
-        found, points = found.astype(np.float64), points.astype(np.float64)
-        corners = found[:, :4].reshape(-1, 2, 2)
+        detected, points = detected.astype(np.float64), points.astype(np.float64)
+        corners = detected[:, :4].reshape(-1, 2, 2)
         scale = np.array([width, height]) / size
         corners, points = ((places - _SHIFT + 0.5) * scale - 0.5 for places in (corners, points))
         boxes = np.concatenate([corners[:, 0], corners[:, 1] - corners[:, 0]], axis=1)
-        return DetectedFaces(boxes, points, found[:, 4])
+        return DetectedFaces(boxes, points, detected[:, 4])
 
 
 def _network(kind: Any, weights: Path, device: torch.device) -> torch.nn.Module:
@@ -97,9 +100,9 @@ def _network(kind: Any, weights: Path, device: torch.device) -> torch.nn.Module:
 
 
 def detect_stored(detector: Detector, photograph: Photograph) -> DetectedFaces:
-    """The faces of a photograph held upright, at their places in the file as it is stored.
+    """Detect faces in an image turned upright, with coordinates in the image as stored.
 
-    Left and right are those of the stored picture, so that a similarity without reflection aligns it.
+    Left and right are those of the stored image, so that a similarity without reflection aligns it.
     """
     faces = detector(photograph.upright())
     points = photograph.stored_places(faces.points)
@@ -107,17 +110,17 @@ def detect_stored(detector: Detector, photograph: Photograph) -> DetectedFaces:
     corners = photograph.stored_places(np.stack([low, low + extent], axis=1))
     low = corners.min(axis=1)
     boxes = np.concatenate([low, corners.max(axis=1) - low], axis=1)
-    return DetectedFaces(boxes, points[:, _OTHER_SIDE] if photograph.mirrored else points, faces.scores)
+    return DetectedFaces(boxes, points[:, _MIRRORED_ORDER] if photograph.mirrored else points, faces.scores)
 
 
 def _by_center(faces: DetectedFaces, size: Array) -> Array:
-    """Area less twice the squared distance from the middle, as facenet's align_dataset_mtcnn.py weighs them."""
-    off = faces.boxes[:, :2] + faces.boxes[:, 2:] / 2 - size / 2
-    worth: Array = faces.boxes[:, 2:].prod(axis=1) - 2 * (off**2).sum(axis=1)
-    return worth
+    """Area minus twice the squared distance from the image centre, as in facenet's align_dataset_mtcnn.py."""
+    offset = faces.boxes[:, :2] + faces.boxes[:, 2:] / 2 - size / 2
+    weight: Array = faces.boxes[:, 2:].prod(axis=1) - 2 * (offset**2).sum(axis=1)
+    return weight
 
 
-# Which face is meant when there are several: what it is worth, [F], by the faces and the picture's (width, height).
+# Weight [F] of each face, from the faces and the image's (width, height); the face with the highest is chosen.
 CHOICES: dict[str, Callable[[DetectedFaces, Array], Array]] = {
     "center": _by_center,
     "largest": lambda faces, _: faces.boxes[:, 2:].prod(axis=1),
@@ -126,6 +129,6 @@ CHOICES: dict[str, Callable[[DetectedFaces, Array], Array]] = {
 
 
 def choose(faces: DetectedFaces, pixels: Pixels, choice: str) -> int:
-    """The one of at least one face that a picture [H, W, 3] is of; choice: key of `CHOICES`."""
+    """Choose the main face, of at least one, of an image [H, W, 3]; choice: key of `CHOICES`."""
     size = np.array(pixels.shape[1::-1], dtype=np.float64)
     return int(np.argmax(CHOICES[choice](faces, size)))

@@ -1,7 +1,7 @@
-"""Gallery of people to identify faces by: the nearest person, by an exact matrix product.
+"""Gallery of known identities for face search, by an exact matrix product.
 
-Letters: N people, G pictures of them, E embedding size, Q probes. A person's score is that of the picture of theirs
-that is most like the probe.
+Letters: N identities ("people"), G images of them, E embedding size, Q probes. The score of an identity is the maximum
+over its images.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ class Gallery:
     rows: Rows
 
     def best(self, probes: Rows) -> tuple[Places, NDArray[np.float32]]:
-        """The person most like each probe [Q, E] of length 1, and the cosine: [Q] each."""
-        found = np.empty(len(probes), dtype=np.int64)
+        """Best match of each probe [Q, E] of norm 1: row of `people` and cosine, [Q] each."""
+        rows = np.empty(len(probes), dtype=np.int64)
         scores = np.empty(len(probes), dtype=np.float32)
         for part in blocks(len(probes), len(self.rows)):
             cosines = probes[part] @ self.rows.T
-            found[part] = cosines.argmax(axis=1)
+            rows[part] = cosines.argmax(axis=1)
             scores[part] = cosines.max(axis=1)
-        return self.person[found], scores
+        return self.person[rows], scores
 
 
 def new_gallery(people: list[str], names: list[str], embeddings: Rows) -> Gallery:
-    """people: [N] in any order. names: [G], whose picture each is. embeddings: [G, E] as the network gives them."""
+    """Build a gallery. people: [N] in any order. names: [G], each image's identity. embeddings: [G, E] of any norm."""
     number = {name: row for row, name in enumerate(people)}
     person = np.array([number[name] for name in names], dtype=np.int64)
     order = np.argsort(person, kind="stable")
-    return Gallery(people, person[order], of_length_1(embeddings[order]))
+    return Gallery(people, person[order], normalised_rows(embeddings[order]))
 
 
-def of_length_1(embeddings: Rows) -> Rows:
-    """[Q, E] scaled to length 1, in which zeros stay zeros."""
+def normalised_rows(embeddings: Rows) -> Rows:
+    """Normalise rows [Q, E] to norm 1; zero rows stay zero."""
     return unit_rows(embeddings.astype(np.float64)).astype(np.float32)
 
 
 def blocks(probes: int, pictures: int) -> list[slice]:
-    """Rows of the probes whose scores with all pictures fit into memory together."""
+    """Blocks of probes whose scores with all gallery images fit into memory."""
     rows = max(1, _SCORES // max(1, pictures))
     return [slice(first, first + rows) for first in range(0, probes, rows)]

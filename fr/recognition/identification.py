@@ -1,11 +1,11 @@
-"""1:N identification: probes searched in a gallery → rank-k, CMC and TPIR at fixed FPIRs.
+"""1:N identification metrics: rank-k, CMC, and TPIR at fixed FPIRs.
 
-As NIST's FRVT and FRTE 1:N define them (NIST IR 8271), with candidate lists of one: TPIR = 1 - FNIR(N, R = 1, T). A
-probe is mated if its person is in the gallery. TPIR(T): share of the mated probes whose person comes first, with a
-score above T. FPIR(T): share of the other probes for which anybody has a score above T. A probe without a face is
-searched in vain; so is one whose person has no picture of use in the gallery: for mated probes that is a miss.
+As defined by NIST's FRVT and FRTE 1:N (NIST IR 8271), with candidate lists of one: TPIR = 1 - FNIR(N, R = 1, T). A
+probe is mated if its identity is in the gallery. TPIR(T): share of the mated probes whose identity comes first, with a
+score above T. FPIR(T): share of the other probes for which any identity has a score above T. A mated probe without a
+face, or whose identity has no usable image in the gallery, is a miss.
 
-Letters: N people in the gallery, Q probes, E embedding size.
+Letters: N identities in the gallery, Q probes, E embedding size.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ FPIRS = (1e-1, 1e-2, 1e-3)
 
 @dataclass(frozen=True)
 class Searches:
-    """What came of Q probes.
+    """Search results of Q probes.
 
-    mated: [Q]. rank: [Q] of the probe's own person, 1 = first; 0 = not found at all. Whoever has the same score comes
-    before. top: [Q] the highest score, a cosine; -1 of a probe without a face.
+    mated: [Q]. rank: [Q] of the probe's own identity, 1 = first, 0 = not found; ties count against it. top: [Q]
+    highest score, a cosine; -1 for a probe without a face.
     """
 
     mated: NDArray[np.bool_]
@@ -36,8 +36,11 @@ class Searches:
 
 
 def search(gallery: Gallery, probes: Rows, person: Places, searched: NDArray[np.bool_]) -> Searches:
-    """person: [Q] row of gallery.people, -1 = a stranger. searched: [Q], whether a probe has a face.
-    probes: [number of those that have, E] of length 1."""
+    """Search probes in a gallery.
+
+    person: [Q] row of gallery.people, -1 = not in the gallery. searched: [Q], whether a probe has a face. probes:
+    [searched.sum(), E] of norm 1.
+    """
     rank = np.zeros(len(person), dtype=np.int64)
     top = np.full(len(person), -1.0)
     places = np.flatnonzero(searched)
@@ -46,46 +49,46 @@ def search(gallery: Gallery, probes: Rows, person: Places, searched: NDArray[np.
         at = places[part]
         best = np.full((len(at), len(gallery.people)), -np.inf, dtype=np.float32)
         best[:, present] = np.maximum.reduceat(probes[part] @ gallery.rows.T, starts, axis=1)
-        own = best[np.arange(len(at)), person[at]]  # the last one's for a stranger, which isn't used
-        found = (person[at] >= 0) & (own > -np.inf)
-        rank[at] = np.where(found, np.count_nonzero(best >= own[:, None], axis=1), 0)
+        own = best[np.arange(len(at)), person[at]]  # for -1 the last identity's, unused
+        comparable = (person[at] >= 0) & (own > -np.inf)
+        rank[at] = np.where(comparable, np.count_nonzero(best >= own[:, None], axis=1), 0)
         top[at] = best.max(axis=1)
     return Searches(person >= 0, rank, top)
 
 
 def cmc(searches: Searches, people: int) -> NDArray[np.float64]:
-    """The cumulative match characteristic: share of the mated probes whose person is among the first 1 … people."""
+    """Cumulative match characteristic: share of the mated probes whose rank is at most 1 … `people`."""
     rank = searches.rank[searches.mated]
     counts = np.bincount(rank, minlength=people + 1)[1:]
     curve: NDArray[np.float64] = np.cumsum(counts) / len(rank)
     return curve
 
 
-def identification_figures(searches: Searches) -> dict[str, float | None]:
-    """Rank-k and TPIR at FPIR, with the threshold that gives it as a cosine distance.
+def identification_metrics(searches: Searches) -> dict[str, float | None]:
+    """Rank-k, TPIR at each of FPIRS, and its threshold as a cosine distance.
 
-    None where there is nothing to measure: no mated probes, or so few others that the FPIR allows not one of them.
+    None where it can't be measured: no mated probes, or too few others for a single false positive.
     """
     rank = searches.rank[searches.mated]
-    figures: dict[str, float | None] = {f"rank{k}": _share((rank >= 1) & (rank <= k)) for k in RANKS}
+    metrics: dict[str, float | None] = {f"rank{k}": _share((rank >= 1) & (rank <= k)) for k in RANKS}
     strangers = np.sort(searches.top[~searches.mated])[::-1]
     for fpir in FPIRS:
         allowed = false_matches(fpir, len(strangers))
         score = float(strangers[allowed]) if allowed else None
-        figures[f"tpir@fpir={fpir:.0e}"] = None if score is None else tpir(searches, score)
-        figures[f"threshold@fpir={fpir:.0e}"] = None if score is None else 1 - score
-    return figures
+        metrics[f"tpir@fpir={fpir:.0e}"] = None if score is None else tpir(searches, score)
+        metrics[f"threshold@fpir={fpir:.0e}"] = None if score is None else 1 - score
+    return metrics
 
 
 def tpir(searches: Searches, score: float) -> float | None:
-    """Share of the mated probes that get their name above a score; None without any."""
+    """Share of the mated probes whose own identity comes first above a score; None without mated probes."""
     return _share((searches.rank == 1)[searches.mated] & (searches.top > score)[searches.mated])
 
 
 def fpir(searches: Searches, score: float) -> float | None:
-    """Share of the strangers that get a name above a score; None without any."""
+    """Share of the unmated probes with any score above `score`; None without unmated probes."""
     return _share((searches.top > score)[~searches.mated])
 
 
-def _share(of: NDArray[np.bool_]) -> float | None:
-    return float(of.mean()) if len(of) else None
+def _share(mask: NDArray[np.bool_]) -> float | None:
+    return float(mask.mean()) if len(mask) else None

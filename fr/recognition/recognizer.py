@@ -1,6 +1,6 @@
-"""Faces found in pictures → embeddings of length 1, aligned and warped as in training (C1, C3).
+"""Embeddings of faces detected in images in memory, aligned and warped as in training (C1, C3).
 
-Letters: F faces of one picture, E embedding size.
+Letters: F faces of one image, E embedding size.
 """
 
 from __future__ import annotations
@@ -22,42 +22,43 @@ from fr.evaluation.embedding import Network
 from fr.files.images import Pixels
 from fr.preprocessing import Preprocessing
 from fr.recognition.detection import DetectedFaces
-from fr.recognition.gallery import Rows, of_length_1
+from fr.recognition.gallery import Rows, normalised_rows
 
 
 class Recognizer:
-    """Embeds faces of pictures in memory. One graph for all: building one takes as long as embedding several faces.
+    """Embedder for detected faces. One DALI graph for all calls: building one takes as long as embedding several faces.
 
-    network: [B, 3, H, W] → [B, E], in evaluation mode. most: faces at a time.
+    network: [B, 3, H, W] → [B, E], in evaluation mode. most: batch size in faces.
     """
 
     def __init__(
         self, network: Network, preprocessing: Preprocessing, dali: DaliSettings, device: torch.device, most: int
     ) -> None:
         self._network, self._device, self._most = network, device, most
-        # What is in these changes from call to call: the graph reads them when it is run, and never ahead.
+        # Updated by each call; the graph reads them when it runs, with no prefetching.
         self._pictures: list[bytes] = []
         self._points = np.zeros((most, 5, 2))
         names = pa.array([f"face {number}" for number in range(most)])
         faces = Faces(Path(), names, self._points, storage=Pack("", self._pictures))
         self._stream = FaceStream(faces, self._batches(), most, preprocessing, dali, effects=(), ahead=1)
 
-    def __call__(self, pictures: Sequence[Pixels], found: Sequence[DetectedFaces]) -> list[Rows]:
-        """pictures: [H, W, 3] RGB, and the faces found in each. The embeddings [F, E] of each picture's.
+    def __call__(self, pictures: Sequence[Pixels], detected: Sequence[DetectedFaces]) -> list[Rows]:
+        """Embeddings [F, E] of norm 1 for each image [H, W, 3] RGB and its detected faces.
 
         InputError when one isn't finite.
         """
-        counts = [len(faces) for faces in found]
+        counts = [len(faces) for faces in detected]
         encoded = [_lossless(picture) if count else b"" for picture, count in zip(pictures, counts, strict=True)]
-        every = [of for of, count in zip(encoded, counts, strict=True) for _ in range(count)]
-        if not every:
+        face_images = [image for image, count in zip(encoded, counts, strict=True) for _ in range(count)]
+        if not face_images:
             return [np.zeros((0, 0), dtype=np.float32)] * len(counts)
-        points = np.concatenate([faces.points for faces in found])
-        parts = range(0, len(every), self._most)
-        rows = np.concatenate([self._embed(every[at : at + self._most], points[at : at + self._most]) for at in parts])
+        points = np.concatenate([faces.points for faces in detected])
+        most = self._most
+        starts = range(0, len(face_images), most)
+        rows = np.concatenate([self._embed(face_images[at : at + most], points[at : at + most]) for at in starts])
         if not np.isfinite(rows).all():
             raise InputError("the network gives embeddings that aren't finite")
-        return np.split(of_length_1(rows), np.cumsum(counts)[:-1])
+        return np.split(normalised_rows(rows), np.cumsum(counts)[:-1])
 
     @torch.inference_mode()
     def _embed(self, encoded: list[bytes], points: Array) -> Rows:
@@ -73,6 +74,6 @@ class Recognizer:
 
 
 def _lossless(picture: Pixels) -> bytes:
-    """As a PPM file: a header and the pixels, ten times as fast as BMP by OpenCV, forty times as PNG."""
+    """Encode as PPM, a header and the pixels: ten times as fast as OpenCV's BMP, forty times as fast as PNG."""
     height, width, _ = picture.shape
     return b"P6 %d %d 255\n" % (width, height) + picture.tobytes()

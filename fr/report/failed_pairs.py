@@ -1,4 +1,4 @@
-"""Wrongly judged pairs for people: which they are, as the network saw them, and each as a picture file.
+"""Misclassified pairs: selection, aligned images as the network gets them, and one image file per pair.
 
 Letters: P pairs, H and W height and width.
 """
@@ -24,14 +24,14 @@ from fr.files.names import printable
 from fr.preprocessing import Preprocessing
 from fr.report.font import font
 
-_BATCH = 16  # pictures
+_BATCH = 16  # images
 _GAP, _LINE, _FONT = 4, 14, 11  # pixels
-_OURS = re.compile(r"misclassified_\d+\.jpg")
+_PAIR_FILE = re.compile(r"misclassified_\d+\.jpg")
 
 
 @dataclass(frozen=True, eq=False)
 class WrongPair:
-    """A wrongly judged pair to be shown: its names, score, truth, and two uint8 RGB pictures [H, W, 3]."""
+    """Misclassified pair: names, score, ground truth, and two uint8 RGB images [H, W, 3]."""
 
     names: tuple[str, str]
     score: float
@@ -40,10 +40,11 @@ class WrongPair:
 
 
 def wrong_pairs(scores: ArrayLike, same: ArrayLike, right: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
-    """Indices of the worst errors of a protocol, which `right` [P] tells.
+    """Indices of the worst misclassified pairs.
 
-    First at most `count` false matches, highest score first, then at most `count` false non-matches, lowest
-    score first; of equal scores the earlier pair first. scores, same: [P]. Raises ValueError as `checked_pairs`.
+    At most `count` false matches, highest score first, then at most `count` false non-matches, lowest score first;
+    stable for equal scores. scores, same: [P]. right: [P], whether a pair is classified correctly. Raises ValueError as
+    `checked_pairs`.
     """
     score, is_same = checked_pairs(scores, same)
     false_matches = np.flatnonzero(~is_same & ~right)
@@ -53,41 +54,41 @@ def wrong_pairs(scores: ArrayLike, same: ArrayLike, right: NDArray[np.bool_], co
     return np.concatenate((highest[: max(count, 0)], lowest[: max(count, 0)]))
 
 
-def pictured(
+def load_pairs(
     faces: VerificationFaces,
     scores: NDArray[np.float64],
     chosen: NDArray[np.intp],
     preprocessing: Preprocessing,
     settings: DaliSettings,
 ) -> Iterator[WrongPair]:
-    """The chosen pairs, one after the other, aligned as the network gets them."""
+    """Load the chosen pairs one by one, aligned as the network gets them."""
     pairs = faces.pairs[chosen]
-    pictures = aligned(faces, pairs.reshape(-1), preprocessing, settings)
+    images = aligned(faces, pairs.reshape(-1), preprocessing, settings)
     for index, (first, second) in zip(chosen.tolist(), pairs.tolist(), strict=True):
         names = faces.names[first].as_py(), faces.names[second].as_py()
-        yield WrongPair(names, float(scores[index]), bool(faces.same[index]), (next(pictures), next(pictures)))
+        yield WrongPair(names, float(scores[index]), bool(faces.same[index]), (next(images), next(images)))
 
 
 def aligned(
     faces: Faces, rows: NDArray[np.int64], preprocessing: Preprocessing, settings: DaliSettings
 ) -> Iterator[NDArray[np.uint8]]:
-    """The named photographs in order as the network gets them, in the colours that people see: [H, W, 3] uint8 RGB."""
+    """Images of `rows`, in order and aligned as the network gets them: [H, W, 3] uint8 RGB."""
     plain = Preprocessing(preprocessing.input_size, preprocessing.template, preprocessing.alignment)
     for batch in plain_stream(faces, rows, _BATCH, plain, settings) if len(rows) else ():
         yield from np.round(batch.cpu().numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8)
 
 
 def write_pairs(folder: Path, pairs: Iterator[WrongPair], score_name: str) -> int:
-    """Write each pair to `folder` as misclassified_1.jpg and so on, as face_recognition.pytorch names them; how many.
+    """Write pairs as misclassified_1.jpg … (face_recognition.pytorch's names) into `folder`; return their number.
 
-    Those of an evaluation before are removed first. InputError when they can't be written.
+    Those of a previous evaluation are removed first. InputError when they can't be written.
     """
     try:
-        old = [path for path in folder.glob("*.jpg") if _OURS.fullmatch(path.name)]
+        old = [path for path in folder.glob("*.jpg") if _PAIR_FILE.fullmatch(path.name)]
         for path in old:
             path.unlink()
     except OSError as error:
-        raise InputError(f"{folder}: old pictures can't be removed: {error.strerror}") from error
+        raise InputError(f"{folder}: old images can't be removed: {error.strerror}") from error
     count = 0
     for pair in pairs:
         count += 1
@@ -96,14 +97,14 @@ def write_pairs(folder: Path, pairs: Iterator[WrongPair], score_name: str) -> in
 
 
 def _jpeg(pair: WrongPair, score_name: str) -> bytes:
-    """Both pictures side by side above what they are, which is the file's comment, too."""
+    """Both images side by side above a caption, which is also the file's JPEG comment."""
     verdict = "one person, judged different" if pair.same else "two people, judged the same"
     lines = [f"{score_name} {pair.score:.4f}: {verdict}", *map(printable, pair.names)]
     height, width = pair.images[0].shape[:2]
     text_width = max(int(font(_FONT).getlength(line)) + 1 for line in lines)
     sheet = Image.new("RGB", (max(2 * width + _GAP, text_width), height + _GAP + _LINE * len(lines)), "white")
-    for place, picture in zip((0, width + _GAP), pair.images, strict=True):
-        sheet.paste(Image.fromarray(picture), (place, 0))
+    for place, image in zip((0, width + _GAP), pair.images, strict=True):
+        sheet.paste(Image.fromarray(image), (place, 0))
     draw = ImageDraw.Draw(sheet)
     for row, line in enumerate(lines):
         draw.text((0, height + _GAP + _LINE * row), line, "black", font(_FONT))

@@ -1,4 +1,4 @@
-"""Letters in pictures: DejaVu Sans as matplotlib carries it, which has no Chinese, Japanese or Korean."""
+"""Font for text in images: matplotlib's copy of DejaVu Sans, which has no Chinese, Japanese or Korean."""
 
 from functools import cache
 from pathlib import Path
@@ -9,5 +9,5 @@ from PIL import ImageFont
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """size: of a line [pixels]."""
+    """Font of a size in pixels."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)

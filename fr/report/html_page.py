@@ -1,4 +1,4 @@
-"""Pieces of a self-contained HTML page: pictures are inline, nothing is fetched, nothing runs."""
+"""Building blocks of a self-contained HTML page: inline images, no external resources, no scripts."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def page(title: str, body: str) -> bytes:
-    """The whole page. title: plain text; body: HTML."""
+    """Whole page as UTF-8. title: plain text; body: HTML."""
     text = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -26,7 +26,7 @@ def page(title: str, body: str) -> bytes:
 </body>
 </html>
 """
-    # A file name that is not valid UTF-8 reaches us as lone surrogates; show them escaped rather than fail.
+    # File names that aren't valid UTF-8 contain lone surrogates, which can't be encoded.
     return text.encode(errors="backslashreplace")
 
 
@@ -36,12 +36,12 @@ def named_rows(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def inline_image(data: bytes, alt: str, kind: str = "png") -> str:
-    """The bytes of a picture file; alt: plain text; kind: png or jpeg."""
+    """Image element from the bytes of an image file; alt: plain text; kind: png or jpeg."""
     return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
 
 def png_file(image: NDArray[np.uint8]) -> bytes:
-    """RGB [H, W, 3] as the bytes of a PNG file; ValueError for anything else."""
+    """Encode uint8 RGB [H, W, 3] as PNG; ValueError for anything else."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"a picture must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     buffer = io.BytesIO()
@@ -50,12 +50,12 @@ def png_file(image: NDArray[np.uint8]) -> bytes:
 
 
 def card(images: Iterable[str], caption: str) -> str:
-    """Up to two pictures side by side, and what they are. images, caption: HTML."""
+    """Up to two images side by side with a caption. images, caption: HTML."""
     return f'<div class="pair"><div class="faces">{"".join(images)}</div>{caption}</div>\n'
 
 
 def cards(heading: str, note: str, content: Iterable[str]) -> str:
-    """A section of cards. heading, note: plain text; content: HTML of each card."""
+    """Section of cards. heading, note: plain text; content: HTML of each card."""
     shown = "".join(content)
     return f'<h2>{escape(heading)}</h2>\n<p class="note">{escape(note)}</p>\n<div class="pairs">{shown}</div>'
 

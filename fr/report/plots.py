@@ -1,4 +1,4 @@
-"""Pictures of scores, as PNG: ROC curves and the histogram of scored pairs, the CMC curve of searches.
+"""Plots: ROC curves and score histogram of pairs, CMC curve of searches.
 
 Letters: P pairs.
 """
@@ -24,20 +24,20 @@ SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated"}
 
 
 def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
-    """The ROC curve of the [P] pairs, with the point of the mean threshold."""
-    at = verification.threshold_score
-    far_at, tar_at = float((score[~same] > at).mean()), float((score[same] > at).mean())
+    """ROC curve of the [P] pairs, with the point of the mean threshold."""
+    threshold = verification.threshold_score
+    far_at, tar_at = float((score[~same] > threshold).mean()), float((score[same] > threshold).mean())
     figure, axes, floor = _roc_axes({f"ROC, AUC {verification.auc:.4f}": roc_curve(score, same)}, tar_at)
     axes.plot(
         [max(far_at, floor)], [tar_at], "o", color=DIFF, markersize=6, clip_on=False, zorder=3,
-        label=f"mean threshold, {SCORE_NAMES[verification.dist]} {at:.4f}",
+        label=f"mean threshold, {SCORE_NAMES[verification.dist]} {threshold:.4f}",
     )  # fmt: skip
     axes.legend(loc="lower right", frameon=True, framealpha=0.9)
     return figure
 
 
 def roc_overlay(curves: Mapping[str, Roc]) -> Figure:
-    """Several curves in one picture, by name."""
+    """ROC curves by name in one plot."""
     named = {f"{name}, AUC {float(area(roc.far, roc.tar)):.4f}": roc for name, roc in curves.items()}
     figure, axes, _ = _roc_axes(named, 1.0)
     axes.legend(loc="lower right", frameon=True, framealpha=0.9, fontsize="small")
@@ -45,11 +45,11 @@ def roc_overlay(curves: Mapping[str, Roc]) -> Figure:
 
 
 def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, float]:
-    """TAR against FAR, down to the `lowest` TAR that is shown anyway, and the FAR at which the axis begins.
+    """Plot TAR over FAR, at least down to TAR `lowest`; also return the FAR at which the axis starts.
 
-    Step curves: between two measured FARs nothing better than the lower one is known.
+    Step curves: between two measured FARs only the lower one's TAR is known to be reached.
     """
-    # FAR 0 has no place on a log axis: drawn at half of the least FAR there is
+    # FAR 0, which a log axis lacks, is drawn at half of the smallest FAR above 0.
     floor = min(float(roc.far[roc.far > 0].min()) for roc in curves.values()) / 2
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -70,9 +70,9 @@ def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, f
 
 
 def histogram_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
-    """Scores of same and different pairs, each as a share of its own kind so that unequal counts compare."""
+    """Score histograms of same and different pairs, normalised per kind."""
     low, high = float(score.min()), float(score.max())
-    pad = max(0.0, 1e-3 - (high - low)) / 2  # cosines of a collapsed model lie too close to be cut into bins
+    pad = max(0.0, 1e-3 - (high - low)) / 2  # the range of a collapsed model's cosines is too small for bins
     edges = np.linspace(low - pad, high + pad, BINS + 1)
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -81,21 +81,20 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
         share = np.histogram(score[kind], bins=edges)[0] / count
         axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
         axes.stairs(share, edges, color=color, linewidth=1.2, label=f"{name}, {count} pairs")
-    at = verification.threshold_score
-    axes.axvline(at, color=NEUTRAL, linestyle="--", linewidth=1.3, label=f"mean threshold {at:.4f}")
+    threshold = verification.threshold_score
+    axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.3, label=f"mean threshold {threshold:.4f}")
     axes.set_xlabel(f"{SCORE_NAMES[verification.dist]} of the pair")
     axes.set_ylabel("share of pairs of the kind")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
-    # Above the axes, where it hides no bar.
     figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
     return _plain(figure)
 
 
 def cmc_plot(curve: NDArray[np.float64]) -> Figure:
-    """The CMC curve [R] at ranks 1 … R."""
+    """CMC curve [R] at ranks 1 … R."""
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(np.arange(1, len(curve) + 1), curve, "o-", color=SAME, markersize=4, linewidth=1.8, clip_on=False)
@@ -109,9 +108,9 @@ def cmc_plot(curve: NDArray[np.float64]) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG file."""
+    """Render a figure as PNG."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure)  # gives the figure its Agg canvas, whatever backend the user has configured
+    FigureCanvasAgg(figure)  # sets the Agg canvas, independent of the user's configured backend
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 

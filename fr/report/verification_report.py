@@ -1,6 +1,6 @@
-"""Verification report: ROC and histogram pictures, one self-contained HTML page, and the figures as JSON.
+"""Verification report: ROC and histogram plots, one self-contained HTML page, and the metrics as JSON.
 
-Letters: P pairs, H and W picture height and width.
+Letters: P pairs, H and W image height and width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
-from fr.evaluation.pair_statistics import Figure, record
+from fr.evaluation.pair_statistics import Metric, record
 from fr.evaluation.verification import ORIGINS, Verification, checked_pairs
 from fr.files.durable import replace_file
 from fr.report.failed_pairs import WrongPair
@@ -28,15 +28,15 @@ def write_report(
     facts: Mapping[str, str],
     title: str,
     worst: Sequence[WrongPair] = (),
-    statistics: Mapping[str, Figure] | None = None,
+    statistics: Mapping[str, Metric] | None = None,
 ) -> Path:
     """Write roc.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
 
-    scores, same: the [P] pairs that `verification` was computed from. facts: what a reader must know to
-    repeat the result (model, snapshot, preprocessing, data), in the order shown. worst: pairs to be pictured.
-    statistics: of `pair_statistics`, for a table of their own.
-    The page needs no other file: its pictures are inline. Each file is replaced as a whole, the page last.
-    Raises ValueError for pairs that do not fit `verification`, or pictures that are not uint8 [H, W, 3].
+    scores, same: the [P] pairs that `verification` was computed from. facts: information needed to repeat the result
+    (model, snapshot, preprocessing, data), in the order shown. worst: pairs to show. statistics: of `pair_statistics`,
+    for a table of their own.
+    The page is self-contained. Each file is replaced atomically, the page last.
+    Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3].
     """
     score, is_same = checked_pairs(scores, same)
     if score.size != verification.pairs:
@@ -70,11 +70,11 @@ def _page(
     roc: bytes,
     histogram: bytes,
     worst: Sequence[WrongPair],
-    statistics: Mapping[str, Figure],
+    statistics: Mapping[str, Metric],
 ) -> bytes:
     v = verification
     score_name = SCORE_NAMES[v.dist]
-    figures = [
+    metrics = [
         ("Accuracy", f"{v.accuracy:.4f} ± {v.accuracy_std:.4f}"),
         ("Accuracy on same pairs", f"{v.same_accuracy:.4f}"),
         ("Accuracy on different pairs", f"{v.diff_accuracy:.4f}"),
@@ -89,10 +89,10 @@ def _page(
     )
     body = f"""<div class="columns">
 <section>
-<h2>Figures</h2>
-<table class="named">{named_rows(figures)}</table>
+<h2>Metrics</h2>
+<table class="named">{named_rows(metrics)}</table>
 <p class="note">Means over {len(v.fold_accuracies)} folds, ± the population standard deviation. Each fold is
-judged at {_RULES[v.protocol]} on all other folds; a pair is judged the same person when its
+classified at {_RULES[v.protocol]} on all other folds; a pair is classified as the same person when its
 {score_name} is above the threshold.</p>
 </section>
 <section>
@@ -102,7 +102,7 @@ judged at {_RULES[v.protocol]} on all other folds; a pair is judged the same per
 </section>
 </div>
 <div class="columns">
-<figure>{inline_image(roc, "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end stands for FAR 0:
+<figure>{inline_image(roc, "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end is FAR 0:
 no false match in {v.pairs - same_count} different pairs.</figcaption></figure>
 <figure>{inline_image(histogram, "Score histogram")}<figcaption>Scores ({score_name}) of same and different pairs,
 each in per cent of its kind, and the mean threshold.</figcaption></figure>
@@ -110,8 +110,8 @@ each in per cent of its kind, and the mean threshold.</figcaption></figure>
 {_statistics_section(statistics)}
 <h2>Facts</h2>
 <table class="named facts">{named_rows(facts.items())}</table>
-{_worst_section("Worst false matches", "Two people, judged the same.", [p for p in worst if not p.same])}
-{_worst_section("Worst false non-matches", "One person, judged different.", [p for p in worst if p.same])}"""
+{_worst_section("Worst false matches", "Two people, classified as the same.", [p for p in worst if not p.same])}
+{_worst_section("Worst false non-matches", "One person, classified as different.", [p for p in worst if p.same])}"""
     return page(title, body)
 
 
@@ -121,19 +121,19 @@ _RULES = {
 }
 
 
-def _statistics_section(statistics: Mapping[str, Figure]) -> str:
+def _statistics_section(statistics: Mapping[str, Metric]) -> str:
     if not statistics:
         return ""
     rows = "".join(
-        f"<tr><td>{escape(of.title)}</td><td>{'–' if of.value is None else f'{of.value:.4f}'}</td>"
-        f"<td>{'–'.join(f'{end:.4f}' for end in of.interval or ())}</td><td>{escape(of.note)}</td></tr>\n"
-        for of in statistics.values()
+        f"<tr><td>{escape(metric.title)}</td><td>{'–' if metric.value is None else f'{metric.value:.4f}'}</td>"
+        f"<td>{'–'.join(f'{end:.4f}' for end in metric.interval or ())}</td><td>{escape(metric.note)}</td></tr>\n"
+        for metric in statistics.values()
     )
-    return f"""<h2>Certainty</h2>
-<table class="folds"><thead><tr><th>Figure</th><th>Value</th><th>95 % interval</th><th></th></tr></thead>
+    return f"""<h2>Confidence intervals</h2>
+<table class="folds"><thead><tr><th>Metric</th><th>Value</th><th>95 % interval</th><th></th></tr></thead>
 <tbody>{rows}</tbody></table>
-<p class="note">From the exact ROC of all pairs. Intervals come from redrawing the people, not the pairs; where people
-occur in few pairs they are rather too wide.</p>"""
+<p class="note">From the exact ROC of all pairs. Bootstrap intervals resample people, not pairs; where people occur in
+few pairs, the intervals are too wide rather than too narrow.</p>"""
 
 
 def _worst_section(heading: str, meaning: str, pairs: Sequence[WrongPair]) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from fr.files.durable import write_result
-from fr.recognition.gallery import Gallery, Rows, of_length_1
-from fr.recognition.identification import FPIRS, RANKS, Searches, cmc, fpir, identification_figures, search, tpir
+from fr.recognition.gallery import Gallery, Rows, normalised_rows
+from fr.recognition.identification import FPIRS, RANKS, Searches, cmc, fpir, identification_metrics, search, tpir
 from fr.report.plots import cmc_plot, png
 from tools.identifying.portraits import Portraits
 
@@ -19,14 +19,14 @@ def search_probes(gallery: Gallery, probes: Portraits, embeddings: Rows) -> Sear
     """embeddings: [number of usable probes, E] as the network gives them."""
     rows = {name: row for row, name in enumerate(gallery.people)}
     person = np.array([rows.get(name, -1) for name in probes.people], dtype=np.int64)
-    return search(gallery, of_length_1(embeddings), person, probes.usable)
+    return search(gallery, normalised_rows(embeddings), person, probes.usable)
 
 
 def figures_of(searches: Searches, threshold: float | None) -> Figures:
     """Counts, the figures of fr/recognition/identification.py and, if there is a threshold, the rates at it."""
     mated = int(searches.mated.sum())
     figures: Figures = {"mated_probes": mated, "strangers": len(searches.mated) - mated}
-    figures |= identification_figures(searches)
+    figures |= identification_metrics(searches)
     if threshold is not None:
         score = 1 - threshold
         figures |= {"threshold": threshold, "tpir": tpir(searches, score), "fpir": fpir(searches, score)}

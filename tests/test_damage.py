@@ -31,6 +31,7 @@ from fr.data.samples import plain_batch
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, Received
 from fr.errors import InputError, run_plainly
+from fr.files.data_root import DataRoot
 from fr.preprocessing import Preprocessing
 from fr.train.monitor import Silent
 from tests.conftest import (
@@ -77,7 +78,8 @@ def faces(tmp_path: Path) -> LabelledFaces:
     rng = np.random.default_rng(0)
     landmarks = template_points("sphereface", (32, 32)) + 16 + rng.normal(0, 2, (len(names), 5, 2))
     labels = np.arange(len(names), dtype=np.int64) // EACH
-    return LabelledFaces(tmp_path, pa.array(names), landmarks, labels, [f"p{person}" for person in range(PEOPLE)])
+    people = [f"p{person}" for person in range(PEOPLE)]
+    return LabelledFaces(DataRoot(tmp_path), pa.array(names), landmarks, labels, people)
 
 
 def as_if_listed(faces: LabelledFaces, instead: dict[int, int]) -> LabelledFaces:

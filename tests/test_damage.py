@@ -26,10 +26,12 @@ from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages, stand_ins
 from fr.data.faces import Faces, LabelledFaces
 from fr.data.order import Order
-from fr.data.pipeline import DaliSettings, plain_stream
+from fr.data.pipeline import DaliSettings, FaceStream, Undecodable, plain_stream, usable_batches
+from fr.data.samples import plain_batch
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, Received
 from fr.errors import InputError, run_plainly
+from fr.files.data_root import DataRoot
 from fr.preprocessing import Preprocessing
 from fr.train.monitor import Silent
 from tests.conftest import (
@@ -76,7 +78,8 @@ def faces(tmp_path: Path) -> LabelledFaces:
     rng = np.random.default_rng(0)
     landmarks = template_points("sphereface", (32, 32)) + 16 + rng.normal(0, 2, (len(names), 5, 2))
     labels = np.arange(len(names), dtype=np.int64) // EACH
-    return LabelledFaces(tmp_path, pa.array(names), landmarks, labels, [f"p{person}" for person in range(PEOPLE)])
+    people = [f"p{person}" for person in range(PEOPLE)]
+    return LabelledFaces(DataRoot(tmp_path), pa.array(names), landmarks, labels, people)
 
 
 def as_if_listed(faces: LabelledFaces, instead: dict[int, int]) -> LabelledFaces:
@@ -316,11 +319,55 @@ def test_a_disk_that_fails_once_leaves_no_trace(faces: LabelledFaces, monkeypatc
     assert failed
 
 
+@pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
+def test_an_unreadable_file_fails_its_batch_and_not_the_graph(content: bytes | None, faces: LabelledFaces) -> None:
+    indices = np.arange(12)
+    expected = list(plain_stream(faces, indices, 4, SMALL, CPU))
+    for path in map(Path, map(faces.path, (4, 5, 6, 7))):  # a batch without any image
+        path.unlink() if content is None else path.write_bytes(content)
+    found = FaceStream(faces, map(plain_batch, indices.reshape(3, 4)), 4, SMALL, CPU, effects=())
+    assert torch.equal(next(found)[0], expected[0])
+    with pytest.raises(Undecodable) as caught:
+        next(found)
+    why = "read: No such file or directory" if content is None else "decoded: it is empty"
+    assert caught.value.rows == {row: f"{faces.path(4 + row)}: can't be {why}" for row in range(4)}
+    assert torch.equal(next(found)[0], expected[2])
+    assert not found.broken
+
+
+def test_what_was_read_ahead_of_an_unreadable_file_is_not_read_again(
+    faces: LabelledFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (index, *others) = Order(len(faces), BATCH, seed=3).share(0, 0, 1).indices.tolist()
+    Path(faces.path(index)).unlink()
+    reads: list[int] = []
+    read = Faces.read
+    monkeypatch.setattr(Faces, "read", lambda faces, index: (reads.append(index), read(faces, index))[1])
+    list(stream(faces, BadImages(1), range(2)))
+    later = set(range(len(faces))) - {index, *others}
+    assert all(reads.count(row) == 1 for row in later - {index - index % EACH + (index + 1) % EACH})
+
+
+def test_usable_batches_name_every_problem_once_and_keep_the_order(faces: LabelledFaces) -> None:
+    expected = torch.cat(list(plain_stream(faces, np.arange(16), 4, SMALL, CPU)))
+    Path(faces.path(1)).unlink()
+    for index in (2, 13):
+        Path(faces.path(index)).write_bytes(UNUSABLE["garbage"])
+    for index in range(4, 8):
+        Path(faces.path(index)).write_bytes(b"")
+    batches = map(plain_batch, np.arange(16).reshape(4, 4))
+    found = list(usable_batches(faces, batches, 4, SMALL, CPU))
+    good = [0, 3, 8, 9, 10, 11, 12, 14, 15]
+    assert [indices.tolist() for _, indices, _ in found] == [[0, 3], [], [8, 9, 10, 11], [12, 14, 15]]
+    assert torch.equal(torch.cat([images for images, _, _ in found]), expected[good])
+    assert [sorted(problems) for _, _, problems in found] == [[1, 2], [4, 5, 6, 7], [], [13]]
+
+
 def test_a_failure_that_no_photograph_explains_ends_the_run(
     faces: LabelledFaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path(faces.path(6)).write_bytes(b"")
-    monkeypatch.setattr(pipeline.FaceStream, "_at_fault", lambda *_: {})
+    Path(faces.path(6)).write_bytes(UNUSABLE["garbage"])
+    monkeypatch.setattr(pipeline.FaceStream, "_search", lambda *_: {})
     with pytest.raises(InputError, match="DALI failed: "):
         batches(faces, BadImages(100))
 

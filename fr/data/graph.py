@@ -1,10 +1,11 @@
 """The DALI graph: encoded bytes and one matrix a sample → aligned faces.
 
 Our order of samples and our random draws go in through `fn.external_source`; nothing inside DALI is random (C2).
-Decoding reads only the region that the warp touches, and the pixels are interpolated once (C3). A picture whose header
-says that it is enormous isn't decoded: the graph fails, as for one that can't be.
+Decoding reads only the region that the warp touches, and the pixels are interpolated once (C3). An image of more than
+MOST_PIXELS by its header isn't decoded: the graph fails, as for one that can't be decoded.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,36 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
 from fr import alignment
+from fr.data.augmentation import Effect
 from fr.data.effects import EFFECTS
 from fr.data.warp import warp
 from fr.files.images import MOST_PIXELS
 from fr.preprocessing import Preprocessing
 
 _FAR = 1 << 30  # pixels; beyond any side
+_REGION = ("low", "high", "matrix", "sigma")
+
+
+def input_names(effects: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the inputs of `face_graph`, in the order in which DALI gets them.
+
+    `encoded` [N]: the bytes of an image; the region's as of `regions`; of each effect `name.drawn` and
+    `name.parameters`, as of `fr.data.augmentation.effects`.
+    """
+    return ("encoded", *_REGION, *(f"{name}.{part}" for name in effects for part in Effect._fields))
+
+
+def effect_inputs(effects: dict[str, Effect]) -> dict[str, NDArray[Any]]:
+    """Inputs of `face_graph` for the effects of a batch."""
+    return {f"{name}.{part}": array for name, effect in effects.items() for part, array in effect._asdict().items()}
 
 
 def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str, NDArray[Any]]:
-    """What the warp reads: first and last corner of the region in the photograph, the matrix back, anti-aliasing.
+    """Regions that the warp reads, for matrices image → input [N, 2, 3].
 
+    `low`, `high` [N, 2]: first and last corner (x, y) of the region in the image. `matrix` [N, 2, 3]: input → image.
+    `sigma` [N] pixels: Gaussian that removes what the smaller output can't show; 0 where it doesn't shrink.
     In DALI's coordinates, where (0, 0) is the corner of the first pixel: half a pixel from ours.
-    `sigma` [N] pixels: Gaussian that takes out what the smaller output can't show; 0 where it doesn't shrink.
     """
     height, width = input_size
     back = alignment.invert(matrices)
@@ -34,7 +52,7 @@ def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str,
     shrink = np.sqrt(np.abs(np.linalg.det(back[:, :, :2])))
     # The variance of a box of `shrink` pixels less that of one pixel, which bilinear interpolation brings itself.
     sigma = np.sqrt(np.maximum(shrink**2 - 1, 0) / 12)
-    sigma[shrink < 1.2] = 0  # under 20 % there is nothing to see, and the filter would be paid for
+    sigma[shrink < 1.2] = 0  # under 20 % there is nothing to see, and the filter would cost time
     margin = 1 + np.ceil(3 * sigma)[:, None]
     return {
         "low": np.floor(touched.min(axis=1) - margin).astype(np.float32),
@@ -45,16 +63,16 @@ def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str,
 
 
 def _sides(encoded: Any) -> tuple[Any, Any]:
-    """Height and width of encoded pictures as stored, by their headers alone."""
+    """Height and width of encoded images as stored, by their headers alone."""
     shape = fn.peek_image_shape(encoded, adjust_orientation=False)
     return shape[0], shape[1]
 
 
 def _region(encoded: Any, sides: tuple[Any, Any], start: Any, end: Any, dali_device: str) -> Any:
-    """The pixels between two corners (x, y) of encoded pictures, as stored: landmark lists count the pixels of the
-    file, so EXIF's orientation isn't applied. [H, W, 3] uint8, RGB.
+    """Pixels between two corners (x, y) of encoded images, as stored: [H, W, 3] uint8, RGB.
 
-    sides: of the pictures; one of more than MOST_PIXELS gets an end before its start, which DALI refuses undecoded.
+    Landmark lists count the pixels of the file, so EXIF's orientation isn't applied. sides: of the images; one of more
+    than MOST_PIXELS gets an end before its start, which DALI refuses without decoding.
     """
     height, width = sides
     too_large = height * 1.0 * width > MOST_PIXELS  # whole numbers of 64 bits may be too short for the product
@@ -72,7 +90,7 @@ def _region(encoded: Any, sides: tuple[Any, Any], start: Any, end: Any, dali_dev
 
 @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
 def first_pixel_graph(source: Any, dali_device: str) -> Any:
-    """bytes → the first pixel, [1, 1, 3] uint8."""
+    """Encoded image → its first pixel, [1, 1, 3] uint8."""
     (encoded,) = fn.external_source(source=source, num_outputs=1, batch=True)
     corner = types.Constant([0, 0])
     return _region(encoded, _sides(encoded), corner, corner + 1, dali_device)
@@ -80,21 +98,24 @@ def first_pixel_graph(source: Any, dali_device: str) -> Any:
 
 @pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]
 def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effects: tuple[str, ...]) -> Any:
-    """bytes, region, matrix and, of each effect, (drawn, parameters) → [N, 3, H, W] float32 in the units of
-    `preprocessing`."""
-    encoded, low, high, matrix, sigma, *random = fn.external_source(
-        source=source, num_outputs=5 + 2 * len(effects), batch=True
-    )
+    """Batches of `input_names` → aligned faces [N, 3, H, W] float32 in the units of `preprocessing`.
+
+    source: iterator of mappings name → array. effects: enabled pixel transforms, in order.
+    """
+    names = input_names(effects)
+    nodes = fn.external_source(source=_in_order(source, names), num_outputs=len(names), batch=True)
+    inputs = {name: nodes[place] for place, name in enumerate(names)}
+    encoded = inputs["encoded"]
     sides = _sides(encoded)
     size = fn.cast(fn.stack(*reversed(sides)), dtype=types.FLOAT)
-    start = math.clamp(low, 0.0, size - 1.0)
-    end = math.clamp(high, start + 1.0, size)
+    start = math.clamp(inputs["low"], 0.0, size - 1.0)
+    end = math.clamp(inputs["high"], start + 1.0, size)
     images = _region(encoded, sides, start, end, dali_device)
-    images = warp(images, start, matrix, sigma, preprocessing.input_size, dali_device)
-    for number, name in enumerate(effects):
-        drawn, parameters = random[2 * number : 2 * number + 2]
-        if drawn:  # an effect costs those samples alone that it befalls
-            images = EFFECTS[name](images, parameters)
+    images = warp(images, start, inputs["matrix"], inputs["sigma"], preprocessing.input_size, dali_device)
+    for name in effects:
+        drawn = inputs[f"{name}.drawn"]
+        if drawn:  # only selected samples pay for an effect
+            images = EFFECTS[name](images, inputs[f"{name}.parameters"])
     if preprocessing.color_order == "bgr":
         images = fn.color_space_conversion(images, image_type=types.RGB, output_type=types.BGR)
     return fn.crop_mirror_normalize(
@@ -104,3 +125,8 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effe
         mean=[255 * value for value in preprocessing.mean],
         std=[255 * value for value in preprocessing.std],
     )
+
+
+def _in_order(source: Iterable[dict[str, Any]], names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    for inputs in source:
+        yield tuple(inputs[name] for name in names)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fr.data.faces import refuse
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_bytes, read_text
 
 STAYS = "a path must start from --train_data_root and stay there, unless --allow_outside is given"
@@ -56,12 +57,11 @@ class Lines:
         self.refuse_unlike(form, pc.not_equal(pc.list_value_length(words), count))
         return words.flatten()
 
-    def paths(self, column: pa.Array, outside: bool) -> pa.StringArray:
-        """Names of photographs [N] as a column; InputError names those that aren't paths, or unless they may be
-        `outside` of the root, not below it."""
+    def paths(self, column: pa.Array, root: DataRoot) -> pa.StringArray:
+        """Names of images [N] as a column; InputError for those that aren't paths, or lead out of the root."""
         refuse([
             f"{self.where(i)}: {column[i].as_py()[:_QUOTED]!r}: {STAYS}"
-            for i in true_rows(strays(column, outside))
+            for i in true_rows(strays(column, root))
         ])
         return column.cast(pa.string())
 
@@ -95,10 +95,10 @@ def read_lines(path: Path) -> Lines:
     return Lines(path, rows + 1, texts.filter(filled))
 
 
-def strays(paths: pa.Array, outside: bool) -> pa.BooleanArray:
-    """Which paths lead out of the root, unless they may, or nowhere: [N]."""
+def strays(paths: pa.Array, root: DataRoot) -> pa.BooleanArray:
+    """Mask [N] of the paths that lead out of the root, unless allowed, or are too long to be one."""
     long = pc.greater(pc.binary_length(paths), _LONGEST)
-    return long if outside else pc.or_(long, pc.match_substring_regex(paths, _STRAYS))
+    return long if root.outside_allowed else pc.or_(long, pc.match_substring_regex(paths, _STRAYS))
 
 
 def true_rows(column: pa.BooleanArray) -> NDArray[np.int64]:

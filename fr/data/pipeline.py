@@ -1,10 +1,10 @@
-"""The loaders around the DALI graph: encoded bytes and one matrix a sample → batches of aligned faces."""
+"""The loaders around the DALI graph: encoded images and one matrix a sample → batches of aligned faces."""
 
 import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fr import alignment
 from fr.data import placement
 from fr.data.faces import Faces
-from fr.data.graph import face_graph, first_pixel_graph, regions
+from fr.data.graph import effect_inputs, face_graph, first_pixel_graph, regions
 from fr.data.samples import SampleBatch, plain_batch
 from fr.distributed import Ranks
 from fr.errors import InputError
@@ -21,7 +21,9 @@ from fr.files.images import TOO_LARGE, is_too_large
 from fr.files.untrusted import OutsideRoot
 from fr.preprocessing import Preprocessing
 
-_UNREADABLE = np.zeros(1, dtype=np.uint8)
+# A black image of one pixel (netpbm's PPM), in the rows of images that can't be read: DALI takes it, so its graph goes
+# on working, and the batch is never shown.
+_PLACEHOLDER = np.frombuffer(b"P6 1 1 255\n" + bytes(3), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,27 @@ class DaliSettings:
 
 
 class Undecodable(InputError):
-    """Photographs that can't be read, placed or decoded. rows: row of the batch → what is wrong with the one there;
-    empty when each of them passes by itself."""
+    """Images of a batch that can't be read, placed or decoded. rows: row of the batch → problem; empty when DALI fails
+    on the batch and on none of its images alone."""
 
-    def __init__(self, rows: dict[int, str], said: object) -> None:
-        super().__init__(*(rows.values() or [f"DALI failed: {said}"]))
+    def __init__(self, rows: dict[int, str], dali_error: object = None) -> None:
+        super().__init__(*(rows.values() or [f"DALI failed: {dali_error}"]))
         self.rows = rows
 
 
-class FaceStream:
-    """Runs the graph over batches of samples: iterate for [N, 3, H, W] float32 on DALI's device, and [N] indices.
+class Pending(NamedTuple):
+    """A batch that DALI has been given. problems: row → error of an image that can't be read or placed."""
 
-    Photographs are read while the graph is up to `ahead` - 1 batches ahead. Undecodable names what is wrong in the
-    iteration that needs it, and is the end of this stream.
+    samples: SampleBatch
+    problems: dict[int, InputError]
+
+
+class FaceStream:
+    """Aligned faces of batches of samples: iterate for images [N, 3, H, W] float32 on DALI's device, and indices [N].
+
+    Files are read while the graph is up to `ahead` - 1 batches ahead; problems are raised in the iteration that needs
+    the batch, as Undecodable, or as OutsideRoot, for which nothing may be substituted. The next iteration goes on with
+    the next batch, unless DALI itself failed: then `broken` is set, and the stream is of no more use.
     """
 
     def __init__(
@@ -59,15 +69,16 @@ class FaceStream:
         effects: tuple[str, ...],
         ahead: int = 2,
     ) -> None:
+        self.broken = False
         self._faces = faces
         self._preprocessing = preprocessing
         self._settings = settings
         self._effects = effects
-        self._in_flight: deque[SampleBatch] = deque()
+        self._pending: deque[Pending] = deque()
         self._stream = torch.cuda.current_stream(settings.gpu) if settings.device == "gpu" else None
         self._graph = face_graph(
-            # A generator that doesn't know this stream: in a circle the memory of a dropped graph would stay for long.
-            source=graph_inputs(faces, batches, self._in_flight, preprocessing),
+            # A generator without a reference to this stream: a cycle would keep the memory of a dropped graph for long.
+            source=graph_inputs(faces, batches, self._pending, preprocessing),
             preprocessing=preprocessing,
             dali_device=settings.device,
             effects=effects,
@@ -84,15 +95,23 @@ class FaceStream:
         try:
             (output,) = self._graph.run(self._stream) if self._stream else self._graph.run()
         except RuntimeError as error:
-            raise Undecodable(self._at_fault(self._in_flight[0]) if self._in_flight else {}, error) from error
+            self.broken = True
+            if not self._pending:
+                raise Undecodable({}, error) from error
+            samples, problems = self._pending[0]
+            rows = _messages(problems) | self._search(samples)
+            raise Undecodable(dict(sorted(rows.items())), error) from error
+        samples, problems = self._pending.popleft()
+        if problems:
+            raise Undecodable(_messages(problems))
         images: torch.Tensor = torch.from_dlpack(output.as_tensor())
-        return images, self._in_flight.popleft().indices
+        return images, samples.indices
 
-    def _at_fault(self, batch: SampleBatch) -> dict[int, str]:
-        """What is wrong with which row of a failed batch, found by showing the graph one at a time."""
+    def _search(self, batch: SampleBatch) -> dict[int, str]:
+        """Row → problem of the images that DALI refuses, found by running the graph on one image at a time."""
         if len(batch.indices) == 1:
-            return {0: _complaint(self._faces, batch.indices, self._preprocessing)}
-        found: dict[int, str] = {}
+            return {0: _refusal(self._faces, int(batch.indices[0]))}
+        problems: dict[int, str] = {}
         row = 0
         while row < len(batch.indices):
             ones = (batch.row(number) for number in range(row, len(batch.indices)))
@@ -100,9 +119,17 @@ class FaceStream:
                 for _ in FaceStream(self._faces, ones, 1, self._preprocessing, self._settings, self._effects):
                     row += 1
             except Undecodable as failure:
-                found[row] = str(failure)
+                problems[row] = str(failure)
                 row += 1
-        return found
+        return problems
+
+
+def _messages(problems: dict[int, InputError]) -> dict[int, str]:
+    """Row → message; raises an OutsideRoot among them."""
+    for problem in problems.values():
+        if isinstance(problem, OutsideRoot):
+            raise problem
+    return {row: str(problem) for row, problem in problems.items()}
 
 
 def usable_batches(
@@ -112,42 +139,55 @@ def usable_batches(
     preprocessing: Preprocessing,
     settings: DaliSettings,
 ) -> Iterator[tuple[torch.Tensor, NDArray[np.int64], dict[int, str]]]:
-    """Each batch without the photographs that can't be used: images [n, 3, H, W] and indices [n] of those that can,
-    and what is wrong with the others, by index. What is left of a batch stays together: no later one moves up.
+    """Batches without the images that can't be used: images [n, 3, H, W], indices [n], and index → problem of the rest.
 
-    InputError where DALI fails on more than single photographs, OutsideRoot.
+    A batch that loses images isn't filled up from the next one. InputError where DALI fails on more than single images,
+    OutsideRoot.
     """
-    again: deque[SampleBatch] = deque()  # what a stream that failed had read ahead
-    handed: deque[SampleBatch] = deque()  # what the stream was given, and hasn't given back
-    problems: dict[int, str] = {}  # of the first of these
+    waiting: deque[SampleBatch] = deque()  # read ahead by a stream whose graph failed
+    handed: deque[SampleBatch] = deque()  # to the stream, and not yet returned
+
+    def opened(source: Iterator[SampleBatch]) -> FaceStream:
+        return FaceStream(faces, source, max_batch_size, preprocessing, settings, effects=())
+
+    def usable_rows(
+        batch: SampleBatch, failure: Undecodable
+    ) -> tuple[torch.Tensor, NDArray[np.int64], dict[int, str]]:
+        problems: dict[int, str] = {}
+        while failure.rows:
+            problems |= {int(batch.indices[row]): problem for row, problem in failure.rows.items()}
+            batch = batch.rows(np.delete(np.arange(len(batch.indices)), list(failure.rows)))
+            if not len(batch.indices):
+                return torch.empty(0, 3, *preprocessing.input_size), batch.indices, problems
+            try:
+                return *next(opened(iter([batch]))), problems
+            except Undecodable as error:
+                failure = error
+        raise failure
+
+    stream = opened(_recorded(waiting, batches, handed))
     while True:
-        given = _given(again, batches, handed)
         try:
-            for images, indices in FaceStream(faces, given, max_batch_size, preprocessing, settings, effects=()):
-                handed.popleft()
-                found, problems = problems, {}
-                yield images, indices, found
+            images, indices = next(stream)
+        except StopIteration:
             return
         except Undecodable as failure:
-            if not failure.rows:
-                raise
-            first = handed.popleft()
-            problems = {int(first.indices[row]): said for row, said in failure.rows.items()}
-            rest = np.delete(np.arange(len(first.indices)), list(failure.rows))
-            if len(rest):
-                handed.appendleft(first.rows(rest))
-            else:
-                found, problems = problems, {}
-                yield torch.empty(0, 3, *preprocessing.input_size), first.indices[:0], found
-            again.extendleft(reversed(handed))
+            yield usable_rows(handed.popleft(), failure)
+        else:
+            handed.popleft()
+            yield images, indices, {}
+        if stream.broken:
+            waiting.extendleft(reversed(handed))
             handed.clear()
+            stream = opened(_recorded(waiting, batches, handed))
 
 
-def _given(
-    again: deque[SampleBatch], batches: Iterator[SampleBatch], handed: deque[SampleBatch]
+def _recorded(
+    waiting: deque[SampleBatch], batches: Iterator[SampleBatch], handed: deque[SampleBatch]
 ) -> Iterator[SampleBatch]:
-    while again:
-        handed.append(again.popleft())
+    """The waiting batches, then the others; each is appended to `handed`."""
+    while waiting:
+        handed.append(waiting.popleft())
         yield handed[-1]
     for batch in batches:
         handed.append(batch)
@@ -157,49 +197,74 @@ def _given(
 def graph_inputs(
     faces: Faces,
     batches: Iterator[SampleBatch],
-    in_flight: deque[SampleBatch],
+    pending: deque[Pending],
     preprocessing: Preprocessing,
-) -> Iterator[tuple[Any, ...]]:
-    """What `face_graph` takes, batch by batch, each of which is noted in `in_flight`."""
+) -> Iterator[dict[str, Any]]:
+    """Inputs of `face_graph` by name, batch by batch; each batch is appended to `pending` with its problems."""
     for batch in batches:
-        in_flight.append(batch)
-        encoded = [_read(faces, int(index)) for index in batch.indices]
-        matrices, placed = placement.matrices(faces, batch.indices, encoded, preprocessing)
-        encoded = [picture if there else _UNREADABLE for picture, there in zip(encoded, placed, strict=True)]
+        encoded, matrices, problems = read_images(faces, batch.indices, preprocessing)
+        pending.append(Pending(batch, problems))
         if batch.moves is not None:
             matrices = alignment.compose(batch.moves, matrices)
-        region = regions(matrices, preprocessing.input_size)
-        random = [array for effect in batch.effects.values() for array in effect]
-        yield (encoded, *region.values(), *random)
+        yield {"encoded": encoded} | regions(matrices, preprocessing.input_size) | effect_inputs(batch.effects)
 
 
-def _read(faces: Faces, index: int) -> NDArray[np.uint8]:
-    try:
-        return faces.read(index)
-    except (OSError, OutsideRoot):
-        # Reading runs ahead of the training; this byte makes the graph fail in the iteration concerned.
-        return _UNREADABLE
+def read_images(
+    faces: Faces, indices: NDArray[np.int64], preprocessing: Preprocessing
+) -> tuple[list[NDArray[np.uint8]], alignment.Array, dict[int, InputError]]:
+    """Encoded images [N], matrices image → input [N, 2, 3], and row → error of images that can't be read or placed.
+
+    A placeholder stands in the rows of those.
+    """
+    encoded: list[NDArray[np.uint8]] = []
+    problems: dict[int, InputError] = {}
+    for row, index in enumerate(indices.tolist()):
+        try:
+            encoded.append(faces.read(index))
+        except OSError as error:
+            problems[row] = InputError(_unreadable(faces, index, error))
+            encoded.append(_PLACEHOLDER)
+        except OutsideRoot as error:
+            problems[row] = error
+            encoded.append(_PLACEHOLDER)
+    matrices, placed = placement.matrices(faces, indices, encoded, preprocessing)
+    for row, index in enumerate(indices.tolist()):
+        if row not in problems and not (placed[row] and len(encoded[row])):
+            problems[row] = InputError(_unusable(faces, index, encoded[row], bool(placed[row])))
+            encoded[row] = _PLACEHOLDER
+    return encoded, matrices, problems
 
 
-def _complaint(faces: Faces, index: NDArray[np.int64], preprocessing: Preprocessing) -> str:
-    """What is wrong with a photograph that the graph didn't take, for people. index: [1]. OutsideRoot for one that
-    isn't a photograph of these data: nothing stands in for that."""
-    path = faces.path(int(index[0]))
-    try:
-        encoded = faces.read(int(index[0]))
-    except OSError as error:
-        return f"{path}: can't be read: {error.strerror}"
+def _unreadable(faces: Faces, index: int, error: OSError) -> str:
+    return f"{faces.path(index)}: can't be read: {error.strerror}"
+
+
+def _unusable(faces: Faces, index: int, encoded: NDArray[np.uint8], placed: bool) -> str:
+    """Message about an image that can't be placed, or that DALI refuses."""
+    path = faces.path(index)
     if is_too_large(encoded):
         return f"{path}: {TOO_LARGE}"
-    if placement.sizes_of([encoded]).all() and not placement.matrices(faces, index, [encoded], preprocessing)[1].all():
+    if not placed and placement.sizes_of([encoded]).all():
         return f"{path}: the box of its face lies outside the picture"
     return f"{path}: can't be decoded: {'cut off, damaged, or of an unknown format' if len(encoded) else 'it is empty'}"
 
 
+def _refusal(faces: Faces, index: int) -> str:
+    """Message about an image that DALI refuses; it is read again."""
+    try:
+        return _unusable(faces, index, faces.read(index), placed=True)
+    except OSError as error:
+        return _unreadable(faces, index, error)
+
+
 def has_first_pixel(faces: Faces, index: int, settings: DaliSettings) -> bool:
-    """Whether the first pixel of a photograph decodes; if not, no region does, since all decoders begin there."""
+    """Whether the first pixel of an image decodes; if not, no region does, since all decoders begin there."""
+    try:
+        encoded = faces.read(index)
+    except OSError:
+        return False
     graph = first_pixel_graph(
-        source=iter([([_read(faces, index)],)]),
+        source=iter([([encoded],)]),
         dali_device=settings.device,
         batch_size=1,
         num_threads=1,
@@ -220,9 +285,9 @@ def plain_stream(
     preprocessing: Preprocessing,
     settings: DaliSettings,
 ) -> Iterator[torch.Tensor]:
-    """The named photographs in order, aligned, without augmentation; the last batch may be smaller.
+    """Images of the given indices in order, aligned, without augmentation; the last batch may be smaller.
 
-    InputError names those that can't be used: figures of other photographs would be figures of another set.
+    InputError names those that can't be used: the metrics of other images would be those of another set.
     """
     chunks = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
     batches = (plain_batch(chunk) for chunk in chunks)
@@ -230,11 +295,15 @@ def plain_stream(
         yield images
 
 
-def dali_settings(device_wish: str, threads: int, ranks: Ranks) -> DaliSettings:
-    """`auto` (as the network), `cpu` or `gpu`; threads: of a rank, 0 = its share of the cores this process may use."""
+def dali_settings(device: str, threads: int, ranks: Ranks) -> DaliSettings:
+    """DALI's device and threads.
+
+    device: `auto` (that of the network), `cpu` or `gpu`. threads: of a rank; 0 = its share of the cores that this
+    process may use.
+    """
     on_gpu = ranks.device.type == "cuda"
-    if device_wish == "gpu" and not on_gpu:
+    if device == "gpu" and not on_gpu:
         raise InputError("--dali_device gpu needs --device cuda; DALI works on the GPU of its rank")
     cores = max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size)
-    device = "gpu" if on_gpu and device_wish != "cpu" else "cpu"
+    device = "gpu" if on_gpu and device != "cpu" else "cpu"
     return DaliSettings(device, ranks.device.index if device == "gpu" else None, threads or cores)

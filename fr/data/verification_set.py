@@ -19,6 +19,7 @@ from fr.data.pairs.lfw import read_lfw
 from fr.data.pairs.pair_faces import ENDINGS, Pairs, faces_of_pairs
 from fr.data.pairs.pair_lists import list_form, read_pairs
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.options.names import SET_KINDS
 
 OPTIONS = ("val_data_root", "val_list", "val_landmarks")
@@ -49,15 +50,15 @@ class VerificationSet:
 
 
 def read_sets(
-    place: Sequence[str], kind: str, sets: Sequence[str], outside: bool = False
+    place: Sequence[str], kind: str, sets: Sequence[str], allow_outside: bool = False
 ) -> list[VerificationSet]:
     """The sets of a run. place: root, list and landmarks of the first one, all empty for none. sets: of --val_sets.
 
     A name that was there before, or that would make a set's figures those of the first, gets a number. outside: paths
     and links may lead out of a set's folder. InputError when one can't be read.
     """
-    found = [_read_place(place, kind, outside)] if place[0] else []
-    found += [read_set(word, outside) for word in sets]
+    found = [_read_place(place, kind, allow_outside)] if place[0] else []
+    found += [read_set(word, allow_outside) for word in sets]
     taken = list(_TAKEN)
     for index, of in enumerate(found):
         if of.name in taken:
@@ -66,12 +67,12 @@ def read_sets(
     return found
 
 
-def read_set(word: str, outside: bool = False) -> VerificationSet:
+def read_set(word: str, allow_outside: bool = False) -> VerificationSet:
     """A set of --val_sets, `path` or `kind=path`."""
     kind, equals, path = word.partition("=")
     if equals and kind in SET_KINDS:
-        return _read_whole(Path(path), kind, "--val_sets", outside)
-    return _read_whole(Path(word), "auto", "--val_sets", outside)
+        return _read_whole(DataRoot(Path(path), allow_outside), kind, "--val_sets")
+    return _read_whole(DataRoot(Path(word), allow_outside), "auto", "--val_sets")
 
 
 def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str) -> list[VerificationSet]:
@@ -80,13 +81,13 @@ def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str)
     InputError when there is none, or one can't be read.
     """
     places = [[of.get(name, "") for name in OPTIONS] for of in (said, stored)]
-    outside = bool(said.get("allow_outside"))  # which no file can allow
+    allow_outside = bool(said.get("allow_outside"))  # a snapshot can't give this permission
     kinds = [of.get("val_set", "auto") for of in (said, stored)]
     kind = kinds[0] if kinds[0] != "auto" or any(places[0]) else kinds[1]
     sets = said.get("val_sets") or ([] if any(places[0]) else stored.get("val_sets", []))
     if sets and not any(places[0]) and (said.get("val_sets") or not any(places[1])):
-        return read_sets(["", "", ""], kind, sets, outside)
-    return read_sets(find_set(places[0], places[1], snap, kind), kind, sets, outside)
+        return read_sets(["", "", ""], kind, sets, allow_outside)
+    return read_sets(find_set(places[0], places[1], snap, kind), kind, sets, allow_outside)
 
 
 def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = "auto") -> tuple[str, str, str]:
@@ -124,28 +125,31 @@ def _is_cfp(path: Path) -> bool:
     return (path / cfp.PROTOCOL / cfp.LISTS["F"]).is_file()
 
 
-def _read_place(place: Sequence[str], kind: str, outside: bool) -> VerificationSet:
+def _read_place(place: Sequence[str], kind: str, allow_outside: bool) -> VerificationSet:
     """The set of --val_data_root, --val_list and --val_landmarks, or of --val_data_root alone."""
-    root, list_file, landmarks = place
+    folder, list_file, landmarks = place
+    root = DataRoot(Path(folder), allow_outside)
     if not list_file:
-        return _read_whole(Path(root), kind, "--val_data_root", outside)
+        return _read_whole(root, kind, "--val_data_root")
     path = Path(list_file)
     form = "lfw" if kind == "lfw" else list_form(path)
     if form == "lfw":
-        return VerificationSet(_name(path, form, kind), root, read_lfw(root, list_file, landmarks, outside))
+        return VerificationSet(_name(path, form, kind), folder, read_lfw(root, list_file, landmarks))
     _check_kind(kind, form, path)
-    faces = faces_of_pairs(Path(root), read_pairs(path, form), landmarks, "--val_data_root", outside)
+    faces = faces_of_pairs(root, read_pairs(path, form), landmarks, "--val_data_root")
     return VerificationSet(_name(path, form, kind), list_file, faces)
 
 
-def _read_whole(path: Path, kind: str, option: str, outside: bool) -> VerificationSet:
+def _read_whole(root: DataRoot, kind: str, option: str) -> VerificationSet:
+    """A set from one path: a folder, a list of pairs or a pack."""
+    path = root.path
     if not path.exists():
         raise InputError(f"{option} {path}: no such file or folder")
     if _is_cfp(path):
         kind = "cfp_fp" if kind == "auto" else kind
         _check_kind(kind, "cfp", path)
         pairs = cfp.read_cfp_pairs(path, kind)
-        return VerificationSet(kind, str(path), faces_of_pairs(path, pairs, _landmarks_in(path), option, outside))
+        return VerificationSet(kind, str(path), faces_of_pairs(root, pairs, _landmarks_in(path), option))
     if path.is_file() and _is_pack(path):
         _check_kind(kind, "bin", path)
         return VerificationSet(_name(path, "bin", kind), str(path), read_pack(path))
@@ -158,7 +162,8 @@ def _read_whole(path: Path, kind: str, option: str, outside: bool) -> Verificati
     form = list_form(list_file)
     _check_kind(kind, form, list_file)
     pairs, folder = read_pairs(list_file, form), list_file.parent
-    faces = faces_of_pairs(_pictures_in(folder, pairs), pairs, _landmarks_in(folder), option, outside)
+    images = DataRoot(_images_in(folder, pairs), root.outside_allowed)
+    faces = faces_of_pairs(images, pairs, _landmarks_in(folder), option)
     return VerificationSet(_name(list_file, form, kind), str(path), faces)
 
 
@@ -198,7 +203,7 @@ def _landmarks_in(folder: Path) -> str:
     return next((str(folder / name) for name in _LANDMARKS if (folder / name).is_file()), "")
 
 
-def _pictures_in(folder: Path, pairs: Pairs) -> Path:
+def _images_in(folder: Path, pairs: Pairs) -> Path:
     """The folder that the paths start from: that of the list, or one in it, `lfw` before others; known by the first
     photograph that is there with any ending."""
     try:

@@ -120,5 +120,5 @@ def _python_us(faces: LabelledFaces, order: Order, batch: int) -> float:
         augmented_batch(share.indices, CONTRACT, Augmentation(), 0, share.epoch, share.first) for share in shares
     )
     start = time.process_time()
-    count = sum(len(inputs[0]) for inputs in graph_inputs(faces, batches, deque(), CONTRACT))
+    count = sum(len(inputs["encoded"]) for inputs in graph_inputs(faces, batches, deque(), CONTRACT))
     return (time.process_time() - start) / count * 1e6

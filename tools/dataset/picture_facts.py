@@ -236,7 +236,7 @@ def _part(faces: Faces, rows: NDArray[np.int64]) -> Faces:
             storage = replace(storage, offsets=storage.offsets[rows], sizes=storage.sizes[rows])
     boxes = None if faces.boxes is None else faces.boxes[rows]
     names = faces.names.take(pa.array(rows))
-    return Faces(faces.root, names, faces.landmarks[rows], boxes=boxes, storage=storage, outside=faces.outside)
+    return Faces(faces.root, names, faces.landmarks[rows], boxes=boxes, storage=storage)
 
 
 def _kept(folder: Path) -> pa.Table:

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from fr.data.faces import Faces, check_landmarks, existing_folder, refuse
+from fr.data.faces import Faces, check_landmarks, refuse
 from fr.data.lines import strays, true_rows
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
 
 _MEMBERS, _POINTS, _PAIRS = "_face_tid_mid.txt", "_name_5pts_score.txt", "_template_pair_label.txt"
@@ -41,10 +42,13 @@ class Ijb:
     same: NDArray[np.bool_]  # [P]
 
 
-def read_ijb(root: str, outside: bool = False) -> Ijb:
-    """outside: of `Faces`. InputError names lines that don't fit, pairs of unknown templates, and pictures that aren't
-    there."""
-    folder = existing_folder("the set", root)
+def read_ijb(root: DataRoot) -> Ijb:
+    """IJB-B or IJB-C from its folder.
+
+    InputError names lines that don't fit, pairs of unknown templates, and images that are missing.
+    """
+    root.check_exists("the set")
+    folder, crops = root.path, root.below("loose_crop")
     found = sorted((folder / "meta").glob(f"*{_PAIRS}"))
     if len(found) != 1:
         raise InputError(f"{folder}/meta: {len(found)} files *{_PAIRS}; a folder holds one set, IJB-B or IJB-C")
@@ -55,9 +59,9 @@ def read_ijb(root: str, outside: bool = False) -> Ijb:
     if len(again) != len(pictures):
         raise InputError(f"{points}: {len(again):,} pictures, where {members} has {len(pictures):,}")
     differ = true_rows(pc.not_equal(again, pictures))
-    strayed = true_rows(pc.or_(strays(pictures, outside), pc.equal(pictures, "")))
+    strayed = true_rows(pc.or_(strays(pictures, crops), pc.equal(pictures, "")))
     refuse([f"{points}:{i + 1}: {again[i]}, where {members} has {pictures[i]}" for i in differ.tolist()])
-    inside = f"a path must start from {folder}/loose_crop and stay there"
+    inside = f"a path must start from {crops} and stay there"
     refuse([f"{members}:{i + 1}: {pictures[i].as_py()[:80]!r}: {inside}" for i in strayed.tolist()])
     landmarks = np.stack([column.to_numpy() for column in numbers[:10]], axis=1).reshape(-1, 5, 2)
     check_landmarks(landmarks, lambda i: f"{points}:{i + 1}")
@@ -66,7 +70,7 @@ def read_ijb(root: str, outside: bool = False) -> Ijb:
     refuse([f"{points}:{i + 1}: a score of {detector[i]:g}; it must be above 0 and at most 1" for i in unsure])
     known, template = np.unique(templates.to_numpy(), return_inverse=True)
     pairs, same = _pairs(found[0], known, members)
-    faces = Faces(folder / "loose_crop", pictures, landmarks, outside=outside)
+    faces = Faces(crops, pictures, landmarks)
     _check_pictures(faces, members)
     return Ijb(name, faces, template.astype(np.int64), media.to_numpy(), detector, pairs, same)
 
@@ -131,7 +135,7 @@ def _problems(path: Path, types: list[pa.DataType]) -> Iterator[str]:
 def _check_pictures(faces: Faces, members: Path) -> None:
     """One listing of the folder: asking a file server for each of half a million pictures would take minutes."""
     try:
-        there = pa.array([entry.name for entry in os.scandir(faces.root)], type=pa.string())
+        there = pa.array([entry.name for entry in os.scandir(faces.root.path)], type=pa.string())
     except OSError as error:
         raise InputError(f"{faces.root}: can't be read: {error.strerror}") from error
     unlisted = true_rows(pc.invert(pc.is_in(faces.names, value_set=there))).tolist()

@@ -17,6 +17,7 @@ from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.pair_faces import tenths
 from fr.data.storage import Pack
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.restricted_pickle import InertUnpickler
 from fr.files.untrusted import read_whole
 
@@ -41,7 +42,7 @@ def read_pack(path: Path) -> VerificationFaces:
     storage = Pack(path.name, [encoded[place] for place in kept.tolist()])
     points = np.zeros((len(kept), 0, 2))
     pairs = rows.reshape(-1, 2).astype(np.int64)
-    return VerificationFaces(path.parent, names, points, pairs, kinds, fold, storage=storage)
+    return VerificationFaces(DataRoot(path.parent), names, points, pairs, kinds, fold, storage=storage)
 
 
 def _contents(path: Path) -> tuple[list[Any], list[Any]]:

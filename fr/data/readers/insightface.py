@@ -17,11 +17,12 @@ import pyarrow.csv
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fr.data.faces import LabelledFaces, existing_folder, refuse
+from fr.data.faces import LabelledFaces, refuse
 from fr.data.storage import MOST_BYTES, RecordFile, read_slice
 from fr.errors import InputError, in_short
+from fr.files.data_root import DataRoot
 from fr.files.record_io import Damaged, unpack
-from fr.files.untrusted import check_inside, open_file, read_text
+from fr.files.untrusted import open_file, read_text
 
 FILES = ("train.rec", "train.idx", "property")
 _EXACT = 1 << 24  # the whole numbers up to here are all float32, as which records hold them; of later ones every other
@@ -64,16 +65,16 @@ class _Records:
         return header.labels[:2].tolist(), len(picture) > 0
 
 
-def read_records(root: str, outside: bool = False) -> LabelledFaces:
+def read_records(root: DataRoot) -> LabelledFaces:
     """The pictures of `root`/train.rec in order of their keys. Classes ascend by label; gaps are closed.
 
     A record that can't be read is left out where nothing else tells its class. outside: the three files may be links
     that lead out of the root. InputError when they don't fit each other.
     """
-    folder = existing_folder("--train_data_root", root)
-    path, index, facts = (folder / name for name in FILES)
-    for file in () if outside else (path, index, facts):
-        check_inside(file, folder)
+    root.check_exists("--train_data_root")
+    path, index, facts = (root.path / name for name in FILES)
+    for file in (path, index, facts):
+        root.check_inside(file)
     count = _class_count(facts)
     records = _Records(path, index)
     rows, bounds = _groups(records)
@@ -92,14 +93,13 @@ def read_records(root: str, outside: bool = False) -> LabelledFaces:
     if len(found) < count:
         notes.append(f"{facts} says {count:,} classes, and the pictures are of {len(found):,}")
     return LabelledFaces(
-        folder,
+        root,
         pa.array(records.keys[rows]).cast(pa.string()),
         np.zeros((len(rows), 0, 2)),
         labels.astype(np.int64),
         [str(label) for label in found.tolist()],
         storage=RecordFile(path.name, records.offsets[rows], records.sizes[rows]),
         notes=tuple(notes),
-        outside=outside,
     )
 
 

@@ -25,13 +25,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fr.data.faces import LabelledFaces, check_landmarks, existing_folder, refuse
+from fr.data.faces import LabelledFaces, check_landmarks, refuse
 from fr.data.lines import STAYS, read_lines, strays, true_rows
 from fr.data.storage import TarShards
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 from fr.files.tar_members import CutShort, tar_members
-from fr.files.untrusted import open_file
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
 _ROLES = dict.fromkeys(PICTURES, "picture") | {"cls": "class", "landmarks": "landmarks"}
@@ -65,18 +65,18 @@ class _Shard:
     problems: list[str]
 
 
-def read_tar(root: str, list_file: str, aligned: bool, outside: bool = False) -> LabelledFaces:
+def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
     """All samples of the shards that list_file names, one a line, or of all *.tar below `root` in order of their names.
 
     Labels ascend by the classes' numbers if all are whole numbers, else as text; gaps are closed. aligned: the pictures
     are aligned crops. outside: as of `read_vgg`, of shards and members. A shard that is cut short gives its samples up
     to there, and a note. InputError names shard and member of what doesn't fit.
     """
-    folder, shards = Path(root), shard_names(root, list_file, outside)
+    shards = shard_names(root, list_file)
     # A minute a million samples: the first rank of a host shows how far it is.
     hidden = os.environ.get("LOCAL_RANK", "0") != "0"
     bar = tqdm(shards, "reading shards", unit="shard", delay=2, mininterval=1, disable=hidden)
-    parts = [_index(folder / name, None if outside else folder) for name in bar]
+    parts = [_index(root.path / name, root) for name in bar]
     refuse([problem for part in parts for problem in part.problems])
     names = pa.concat_arrays([part.names for part in parts])
     if not len(names):
@@ -89,24 +89,24 @@ def read_tar(root: str, list_file: str, aligned: bool, outside: bool = False) ->
     )
 
     def where(row: int) -> str:
-        return storage.path(folder, row, names[row].as_py()[:_QUOTED])
+        return storage.path(root, row, names[row].as_py()[:_QUOTED])
 
-    refuse([f"{where(row)}: {STAYS}" for row in true_rows(strays(names, outside)).tolist()])
+    refuse([f"{where(row)}: {STAYS}" for row in true_rows(strays(names, root)).tolist()])
     points = _landmarks(parts, aligned, root, where)
     labels, identities = _labels(pa.concat_arrays([part.classes for part in parts]))
     notes = _notes(parts)
-    return LabelledFaces(folder, names, points, labels, identities, storage=storage, notes=notes, outside=outside)
+    return LabelledFaces(root, names, points, labels, identities, storage=storage, notes=notes)
 
 
-def shard_names(root: str, list_file: str, outside: bool) -> list[str]:
+def shard_names(root: DataRoot, list_file: str) -> list[str]:
     """The shards of a data set, as paths below its root, in order; outside, InputError: as of `read_tar`."""
-    folder = existing_folder("--train_data_root", root)
-    return _listed(Path(list_file), outside) if list_file else _found(folder)
+    root.check_exists("--train_data_root")
+    return _listed(Path(list_file), root) if list_file else _found(root.path)
 
 
-def _listed(path: Path, outside: bool) -> list[str]:
+def _listed(path: Path, root: DataRoot) -> list[str]:
     lines = read_lines(path)
-    shards: list[str] = lines.paths(lines.texts, outside).to_pylist()
+    shards: list[str] = lines.paths(lines.texts, root).to_pylist()
     first = {name: row for row, name in reversed(list(enumerate(shards)))}
     refuse([f"{lines.where(i)}: {name} for the second time" for i, name in enumerate(shards) if first[name] != i])
     return shards
@@ -131,7 +131,7 @@ def _labels(classes: pa.StringArray) -> tuple[NDArray[np.int64], list[str]]:
     return labels[coded.indices.to_numpy(zero_copy_only=False)], identities
 
 
-def _landmarks(parts: list[_Shard], aligned: bool, root: str, where: Callable[[int], str]) -> NDArray[np.float64]:
+def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callable[[int], str]) -> NDArray[np.float64]:
     """[N, 5, 2] pixels, or [N, 0, 2] of aligned crops."""
     landmarked = np.concatenate([part.landmarked for part in parts])
     if landmarked.any() and aligned:
@@ -155,10 +155,10 @@ def _notes(parts: list[_Shard]) -> tuple[str, ...]:
     return (*(part.note for part in parts if part.note), *said)
 
 
-def _index(path: Path, root: Path | None) -> _Shard:
+def _index(path: Path, root: DataRoot) -> _Shard:
     """What a shard holds; root: as of `open_regular`. OSError's reason is told as InputError."""
     try:
-        with open_file(path, root) as file:
+        with root.open_file(path) as file:
             samples, problems, cut = _samples(file, path)
             return _contents(file, path, samples, problems, cut)
     except OSError as error:

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.faces import LabelledFaces, check_first_photograph, existing_folder, refuse
+from fr.data.faces import LabelledFaces, check_first_image, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.data.lines import Lines, folder_classes, read_lines
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
 
 _META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
@@ -20,7 +21,7 @@ _META_ROW = re.compile(
 )
 
 
-def read_vgg(root: str, list_file: str, landmarks: str, meta_file: str = "", outside: bool = False) -> LabelledFaces:
+def read_vgg(root: DataRoot, list_file: str, landmarks: str, meta_file: str = "") -> LabelledFaces:
     """VGGFace2: `n000002/0001_01.jpg` a line, joined with bb_landmark's table by name.
 
     landmarks: the bb_landmark folder (the table is chosen by the list's file name, as in
@@ -28,21 +29,21 @@ def read_vgg(root: str, list_file: str, landmarks: str, meta_file: str = "", out
     with a meta_file in its order (`label_order`). outside: paths and links may lead out of the root. InputError names
     file and line of what doesn't fit.
     """
-    folder = existing_folder("--train_data_root", root)
+    root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
-    names = _names(lines, outside)
+    names = _names(lines, root)
     points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
     labels, identities = folder_classes(names)
     if meta_file:
         labels, identities = _by_meta(lines, labels, identities, Path(meta_file))
-    faces = LabelledFaces(folder, names, points, labels, identities, outside=outside)
-    check_first_photograph(faces, "--train_data_root")
+    faces = LabelledFaces(root, names, points, labels, identities)
+    check_first_image(faces, "--train_data_root")
     return faces
 
 
-def _names(lines: Lines, outside: bool) -> pa.StringArray:
+def _names(lines: Lines, root: DataRoot) -> pa.StringArray:
     lines.refuse_unlike("<identity>/<file>", pc.invert(pc.match_substring(lines.texts, "/")))
-    return lines.paths(lines.texts, outside)
+    return lines.paths(lines.texts, root)
 
 
 def _by_meta(

@@ -1,4 +1,4 @@
-"""The cost sheet: counted by hand on small networks, and the README's table against the networks that there are."""
+"""The cost sheet: counted by hand on small networks, and the table of docs/models.md against the networks."""
 
 import re
 import subprocess
@@ -22,15 +22,15 @@ def test_counts_equal_those_made_by_hand() -> None:
 
 
 def rows() -> dict[str, list[str]]:
-    """The README's table: model → input, parameters, M MACs, M activations."""
-    cells = (line.strip("| ").split(" | ") for line in (ROOT / "README.md").read_text().splitlines())
+    """The table of docs/models.md: model → input, parameters, M MACs, M activations."""
+    cells = (line.strip("| ").split(" | ") for line in (ROOT / "docs/models.md").read_text().splitlines())
     table = {cell[0].strip("`"): cell[1:5] for cell in cells if len(cell) == 6 and re.fullmatch(r"\d+×\d+", cell[1])}
     assert table.keys() == MODELS.keys()
     return table
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_the_table_in_the_readme_holds_the_counts(name: str) -> None:
+def test_the_table_of_models_holds_the_counts(name: str) -> None:
     size = family(name).input_size
     with torch.device("meta"):
         found = count(build_model(name, 256, size), size)

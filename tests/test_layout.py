@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+FOLDERS = (".ci", ".github", "configs", "docs", "fr", "launch", "tests", "tools")
+DOCUMENTS = [*PAGES, "CHANGELOG.md", "LOG.md"]
 
 # Lowest first. A module imports from its own entry (the longest that it begins with) and from those of lower layers.
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -116,9 +119,13 @@ def test_every_module_says_what_it_is() -> None:
     assert [str(path) for path, docstring in docstrings.items() if not (docstring or "").split("\n")[0].strip()] == []
 
 
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
 def part(document: str, heading: str) -> str:
     """A document's part of that heading."""
-    text = (ROOT / document).read_text(encoding="utf-8")
+    text = text_of(document)
     assert f"\n{heading}\n" in text, f"{document} has no part {heading!r}"
     return text.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
 
@@ -134,7 +141,7 @@ def test_the_readme_says_where_things_are() -> None:
 
 
 def test_contributing_answers_each_question_with_at_most_two_files() -> None:
-    whole = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    whole = text_of("CONTRIBUTING.md")
     spans = [span for span in re.findall(r"`([^`\n]+)`", whole) if re.match(r"(fr|tests|tools|docs|launch)/", span)]
     assert [span for span in spans if not (ROOT / span).exists()] == []
     rows = [line for line in part("CONTRIBUTING.md", "## Where to look").splitlines() if line.startswith("| ")][1:]
@@ -142,3 +149,50 @@ def test_contributing_answers_each_question_with_at_most_two_files() -> None:
     assert len(answers) >= 15
     assert {question: files for question, files in answers.items() if not 1 <= len(files) <= 2} == {}
     assert [name for files in answers.values() for name in files if not (ROOT / name).is_file()] == []
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a Markdown file."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_relative_links_resolve(document: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text_of(document)) if "://" not in link]
+    own = Path(document)
+    files = {link: ROOT / (own.parent / link.partition("#")[0] if link[0] != "#" else own) for link in links}
+    assert [link for link, file in files.items() if not file.exists()] == []
+    anchors = {link: link.partition("#")[2] for link in links}
+    assert [link for link, anchor in anchors.items() if anchor and anchor not in anchors_of(files[link])] == []
+
+
+@pytest.mark.parametrize("document", PAGES)
+def test_documents_name_files_that_exist(document: str) -> None:
+    """Every path below a folder of the repository, in prose, tables and commands."""
+    folders = "|".join(re.escape(folder) for folder in FOLDERS)
+    paths = re.findall(rf"(?<![\w./$-])(?:{folders})/[\w./-]*\w", text_of(document))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_index_of_the_log_names_every_entry() -> None:
+    entries = re.findall(r"^## (.+)$", text_of("LOG.md"), re.MULTILINE)
+    index = re.findall(r"^- \[(.+)\]\(#", text_of("LOG.md"), re.MULTILINE)
+    assert index == entries
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_lines_of_prose_have_at_most_120_columns(document: str) -> None:
+    """Rows of tables and links of an index can't be wrapped, commands in code blocks needn't be."""
+    lines = enumerate(text_of(document).splitlines(), start=1)
+    assert [number for number, line in lines if len(line) > 120 and not line.startswith(("|", "    ", "- ["))] == []
+
+
+def test_the_readme_is_short_and_begins_with_two_commands() -> None:
+    text = text_of("README.md")
+    assert len(text.splitlines()) <= 300
+    assert "    bash launch/quickstart.sh " in text and "    bash tests/run.sh " in text
+
+
+def test_user_documents_name_no_contracts_of_the_design() -> None:
+    assert {page: found for page in PAGES if (found := re.findall(r"\bC\d{1,2}\b", text_of(page)))} == {}

@@ -534,11 +534,12 @@ def test_usage_problems_print_nothing(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_commands_of_the_readme_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for name in ("VGGFace2_ROOT", "LFW_ROOT"):
         monkeypatch.setenv(name, f"/{name}")
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(path.read_text() for path in documents).replace("\\\n", " ")
     indented = (line for line in text.splitlines() if line.strip().startswith(("python ", "torchrun ")))
     lines = [shlex.split(line, comments=True) for line in indented]
     read = {"train.py": train_options, "evaluate_lfw.py": evaluation_options}

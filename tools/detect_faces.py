@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""Find the face in each photograph of a tree: boxes and five landmarks, as CSVs in VGGFace2's bb_landmark format.
+"""Detect the face in each image of a folder tree: boxes and five landmarks as CSVs in VGGFace2's bb_landmark format.
 
     python tools/detect_faces.py photographs tables
     python tools/detect_faces.py photographs tables --list train.txt --face largest --min_face 40
     python train.py --train_data_root photographs --train_list tables/train_list.txt --train_landmarks tables
 
-OUT gets train_list.txt (the photographs with a face), loose_landmark_train.csv, loose_bb_train.csv, no_face.txt (those
-without) and unreadable.txt (with what is wrong). Places are in pixels of the file as it is stored: EXIF's orientation
-is heeded in looking for faces, which must be upright, and taken back in what is written. Left is left as seen in the
-stored picture.
+OUT gets train_list.txt (images with a face), loose_landmark_train.csv, loose_bb_train.csv, no_face.txt (images without)
+and unreadable.txt (with the reasons). Coordinates are in pixels of the image as stored: EXIF's orientation is applied
+for detection, which needs upright faces, and undone in the output. Left is left as seen in the stored image.
 
-faces.jsonl keeps what is done: interrupted, killed, or with photographs added since, run it again and it does the rest,
-and tries again what was unreadable. The detector comes with: bash init_venv.sh --with detect
+faces.jsonl records progress: after an interruption, or with new images, run it again for the rest; unreadable images
+are tried again. To install the detector: bash init_venv.sh --with detect
 """
 
 import argparse
@@ -45,7 +44,7 @@ from tools.dataset.face_names import key_of, refuse_ambiguous
 from tools.dataset.parallel import map_in_processes
 
 JOURNAL, NO_FACE, UNREADABLE = "faces.jsonl", "no_face.txt", "unreadable.txt"
-_SMALLEST = checked(int, "a whole number >= 12", lambda x: x >= 12)  # less than the first network's view is enlarged
+_SMALLEST = checked(int, "a whole number >= 12", lambda x: x >= 12)  # the first network's input size
 
 
 def main(argv: list[str]) -> int:
@@ -53,19 +52,19 @@ def main(argv: list[str]) -> int:
     root: Path = options.photographs
     settings = settings_of(options)
     device = str(choose_device(options.device, 0))
-    Mtcnn(settings, torch.device("cpu"))  # if the package isn't there, say so before anything is written
+    Mtcnn(settings, torch.device("cpu"))  # a missing package is reported before anything is written
     names = _names(root, options.list, options.allow_outside)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         bad = _detect(root, names, options, settings, device)
         print(_write_results(options.out, options.split, bad))
-    except OSError as error:  # of photographs they don't come here
+    except OSError as error:  # errors of reading images are handled in `face_of`
         raise InputError(f"{error.filename or options.out}: can't be written: {error.strerror}") from error
     return 0
 
 
 def _names(root: Path, list_file: str, outside: bool) -> list[str]:
-    """The photographs to look at, paths below root; outside: of `read_vgg`, here and below."""
+    """Paths of the images below root; outside: as `read_vgg`, here and below."""
     existing_folder("PHOTOS", str(root))
     if list_file:
         names: list[str] = read_labelled_list(str(root), list_file, "", outside).names.to_pylist()
@@ -81,7 +80,7 @@ def _names(root: Path, list_file: str, outside: bool) -> list[str]:
 def _detect(
     root: Path, names: list[str], options: argparse.Namespace, settings: DetectorSettings, device: str
 ) -> list[str]:
-    """Brings the journal up to date; what is wrong with the photographs that couldn't be read."""
+    """Update the journal; return the problems of unreadable images."""
     kept = {"photographs": str(root.resolve()), "face": options.face, **asdict(settings)}
     journal, done = open_journal(options.out / JOURNAL, kept)
     with journal:
@@ -102,12 +101,12 @@ def _detect(
 def find_face(
     root: Path, settings: DetectorSettings, device: str, choice: str, outside: bool, name: str
 ) -> Found | str:
-    """As `face_of`, in a process that has no detector yet."""
+    """Call `face_of` with this process's own detector."""
     return face_of(_detector(settings, device), root, choice, outside, name)
 
 
 def face_of(detector: Detector, root: Path, choice: str, outside: bool, name: str) -> Found | str:
-    """The face of a photograph, or what is wrong with the file."""
+    """Detect the face of an image; returns a message if the file is unreadable."""
     path = root / name
     try:
         encoded = read_whole(path, MOST_BYTES, None if outside else root)
@@ -122,7 +121,7 @@ def face_of(detector: Detector, root: Path, choice: str, outside: bool, name: st
     if not len(faces):
         return Found(name, 0, [], [])
     chosen = choose(faces, photograph.stored, choice)
-    box, points = (np.round(of[chosen].ravel(), 3).tolist() for of in (faces.boxes, faces.points))
+    box, points = (np.round(values[chosen].ravel(), 3).tolist() for values in (faces.boxes, faces.points))
     return Found(name, len(faces), box, points)
 
 
@@ -133,7 +132,7 @@ def _detector(settings: DetectorSettings, device: str) -> Detector:
 
 
 def _write_results(out: Path, split: str, bad: list[str]) -> str:
-    """The journal as tables and lists; a summary for people."""
+    """Write the journal as tables and lists; return a summary."""
     photographs = several = none = 0
     with (
         _replaced(out / f"{split}_list.txt") as listed,
@@ -162,7 +161,7 @@ def _write_results(out: Path, split: str, bad: list[str]) -> str:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[TextIO]:
-    """A file to write to that takes its place when it is whole."""
+    """Open a temporary file that replaces `path` once complete."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         yield file
@@ -174,7 +173,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
         prog="tools/detect_faces.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("photographs", type=Path, metavar="PHOTOS", help="folder; all pictures in its tree, unless --list says which")
+    add("photographs", type=Path, metavar="PHOTOS", help="folder; all images in its tree unless --list is given")
     add("out", type=Path, metavar="OUT", help="folder for the tables")
     add("--list", default="", metavar="FILE", help="`path id` a line, as of --train_dataset list (default: no list)")
     add("--split", choices=("train", "test", "all"), default="train", help="in the tables' names (default: train)")
@@ -186,7 +185,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
 
 
 def detector_options(parser: argparse.ArgumentParser) -> None:
-    """What decides which faces are found, and which one is meant."""
+    """Add the options of the detector and of the choice between several faces."""
     add = parser.add_argument
     default = DetectorSettings()
     of_several = "of several faces: center = large and near the middle, or the largest, or the most certain"
@@ -200,7 +199,7 @@ def detector_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(options: argparse.Namespace) -> DetectorSettings:
-    """What `detector_options` said."""
+    """Detector settings from the options of `detector_options`."""
     return DetectorSettings(options.min_face, tuple(options.thresholds), options.max_side)
 
 

@@ -130,7 +130,7 @@ def _own(group: Group) -> None:
     add("--square", **FLAG, help="loose crops as wide and high as the longer side, but for the picture's edges")
     add("--format", default="jpg", choices=("jpg", "png"), help="of the crops; png keeps every pixel")
     add("--quality", type=JPEG_QUALITY, default=95, help="of jpg [1 to 100]")
-    add("--workers", type=COUNT_OR_0, default=0, help="[threads, of loose crops processes]; 0 = one a core")
+    add("--workers", type=COUNT_OR_0, default=0, help="[threads, of loose crops processes]; 0 = one per core")
 
 
 def _problems(values: dict[str, Any], origins: dict[str, str], _defaults: dict[str, Any]) -> list[str]:

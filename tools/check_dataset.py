@@ -139,7 +139,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--near", type=_NEAR, default=Limits.near, metavar="N", help=near)
     shown = "findings of a kind that the page shows [pictures] (default: %(default)s)"
     add("--thumbnails", type=COUNT_OR_0, default=24, metavar="N", help=shown)
-    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="processes; 0 = one a core (default: 0)")
+    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="processes; 0 = one per core (default: 0)")
     return parser.parse_known_args(argv)
 
 

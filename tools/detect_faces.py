@@ -89,11 +89,11 @@ def _detect(
             print(f"{len(names) - len(todo):,} of {len(names):,} photographs were done before", flush=True)
         bad = []
         look = partial(find_face, root, settings, device, options.face, options.allow_outside)
-        for found in map_in_processes(look, todo, options.workers, "detecting"):
-            if isinstance(found, Found):
-                append(journal, found)
+        for result in map_in_processes(look, todo, options.workers, "detecting"):
+            if isinstance(result, Found):
+                append(journal, result)
             else:
-                bad.append(found)
+                bad.append(result)
         os.fsync(journal.fileno())
     return bad
 
@@ -143,17 +143,17 @@ def _write_results(out: Path, split: str, bad: list[str]) -> str:
     ):
         boxes.write("NAME_ID,X,Y,W,H\n")
         landmarks.write(",".join(["NAME_ID", *LANDMARK_COLUMNS]) + "\n")
-        for found in read_journal(out / JOURNAL):
+        for result in read_journal(out / JOURNAL):
             photographs += 1
-            several += found.faces > 1
-            none += found.faces == 0
-            if found.faces:
-                listed.write(f"{found.name}\n")
-                key = '"{}"'.format(key_of(found.name).replace('"', '""'))
-                boxes.write(",".join([key, *(f"{value:.0f}" for value in found.box)]) + "\n")
-                landmarks.write(",".join([key, *(f"{value:.3f}" for value in found.points)]) + "\n")
+            several += result.faces > 1
+            none += result.faces == 0
+            if result.faces:
+                listed.write(f"{result.name}\n")
+                key = '"{}"'.format(key_of(result.name).replace('"', '""'))
+                boxes.write(",".join([key, *(f"{value:.0f}" for value in result.box)]) + "\n")
+                landmarks.write(",".join([key, *(f"{value:.3f}" for value in result.points)]) + "\n")
             else:
-                faceless.write(f"{found.name}\n")
+                faceless.write(f"{result.name}\n")
         unreadable.writelines(f"{problem}\n" for problem in bad)
     summary = f"{photographs - none:,} photographs with a face, {several:,} of them with several; {none:,} without"
     return "\n".join([*shown(bad), f"{out}: {summary} ({NO_FACE}); {len(bad):,} unreadable ({UNREADABLE})"])
@@ -180,7 +180,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     detector_options(parser)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto = cuda where there is one (default)")
     add("--allow_outside", action="store_true", help="photographs may lie outside of PHOTOS, by paths and links")
-    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="[processes]; 0 = one a core (default: 0)")
+    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="[processes]; 0 = one per core (default: 0)")
     return parser.parse_args(argv)
 
 

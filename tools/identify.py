@@ -116,12 +116,12 @@ def _identify(
     with caught_signals() as received, progress(source.total, "img", "identifying") as bar:
         try:
             for shot in source.shots:
-                found = detector(shot.pixels)
-                (rows,) = recognizer([shot.pixels], [found])
+                detected = detector(shot.pixels)
+                (rows,) = recognizer([shot.pixels], [detected])
                 person, cosines = gallery.best(rows)
                 distances = 1 - cosines.astype(float)
                 nearest = [gallery.people[row] for row in person]
-                seen = Seen(shot, found.boxes, nearest, distances, distances < threshold)
+                seen = Seen(shot, detected.boxes, nearest, distances, distances < threshold)
                 shots += 1
                 wanted = [sink.take(seen) for sink in sinks]
                 bar.update()

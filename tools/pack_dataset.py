@@ -97,7 +97,7 @@ def _own(group: Group) -> None:
     add("--margin", type=NOT_NEGATIVE, default=0.25, help="around an aligned face [fraction of its side]; 0 = none")
     add("--quality", type=JPEG_QUALITY, default=95, help="of the crops' JPEG, without subsampling of colour [1 … 100]")
     add("--shuffle", **FLAG, help="in a random order, always the same, for programs that read in order; false = off")
-    add("--workers", type=COUNT_OR_0, default=0, help="[processes]; 0 = one a core")
+    add("--workers", type=COUNT_OR_0, default=0, help="[processes]; 0 = one per core")
 
 
 def _problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:

@@ -47,7 +47,7 @@ def near_pairs(signatures: Signatures, radius: int) -> NDArray[np.int64]:
     Near-Duplicates for Web Crawling", 2007): sorted by each pair of blocks, they are adjacent.
     """
     count = len(signatures)
-    found = np.empty(0, dtype=np.int64)
+    pair_codes = np.empty(0, dtype=np.int64)
     for mask in tqdm(_masks(radius + 2), desc="near-duplicates", unit="sort", mininterval=1):
         # The masked words are hashed to one number, which sorts fast; collisions are resolved by the comparison below.
         keys = ((signatures & mask) * _ODD).sum(axis=1, dtype=np.uint64)
@@ -59,10 +59,10 @@ def near_pairs(signatures: Signatures, radius: int) -> NDArray[np.int64]:
             pairs = np.sort(np.stack([order[first], order[first + gap]], axis=1), axis=1)
             differing = np.bitwise_count(signatures[pairs[:, 0]] ^ signatures[pairs[:, 1]]).sum(axis=1)
             codes = pairs[differing <= radius] @ [count, 1]
-            found = np.union1d(found, codes)
+            pair_codes = np.union1d(pair_codes, codes)
             gap += 1
             first = first[first < count - gap]
-    return np.stack(np.divmod(found, max(count, 1)), axis=1)
+    return np.stack(np.divmod(pair_codes, max(count, 1)), axis=1)
 
 
 _ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], dtype=np.uint64)
@@ -80,15 +80,15 @@ def repeats(nodes: Rows, alike: Mapping[int, Sequence[int]], labels: Rows, rows:
     nodes: content of each image [N]. alike: near-duplicates of each content. rows: the images to check.
     """
     stays: dict[int, dict[int, int]] = defaultdict(dict)  # node → label → row
-    found: dict[int, int] = {}
+    duplicates: dict[int, int] = {}
     for row in rows:
         node, label = int(nodes[row]), int(labels[row])
         other = next((stays[same][label] for same in (node, *alike.get(node, ())) if label in stays[same]), None)
         if other is None:
             stays[node][label] = row
         else:
-            found[row] = other
-    return found
+            duplicates[row] = other
+    return duplicates
 
 
 def conflicts(nodes: Rows, alike: Mapping[int, Sequence[int]], labels: Rows, rows: list[int]) -> dict[int, int]:
@@ -96,12 +96,12 @@ def conflicts(nodes: Rows, alike: Mapping[int, Sequence[int]], labels: Rows, row
     first: dict[int, dict[int, int]] = defaultdict(dict)  # node → label → row
     for row in rows:
         first[int(nodes[row])].setdefault(int(labels[row]), row)
-    found: dict[int, int] = {}
+    duplicates: dict[int, int] = {}
     for row in rows:
         node = int(nodes[row])
         for same in (node, *alike.get(node, ())):
             other = next((other for label, other in first[same].items() if label != labels[row]), None)
             if other is not None:
-                found[row] = other
+                duplicates[row] = other
                 break
-    return found
+    return duplicates

@@ -102,13 +102,13 @@ def gather(faces: Faces, folder: Path, workers: int) -> PictureFacts:
 def look_at(faces: Faces) -> list[Fact | str]:
     """Facts of each image, or its problem."""
     cv2.setNumThreads(1)  # each worker has one core
-    found: list[Fact | str] = []
+    results: list[Fact | str] = []
     for index in range(len(faces)):
         try:
-            found.append(_fact(faces, index))
+            results.append(_fact(faces, index))
         except _Unusable as problem:
-            found.append(str(problem))
-    return found
+            results.append(str(problem))
+    return results
 
 
 class _Unusable(Exception):
@@ -197,7 +197,7 @@ def _face(pixels: NDArray[np.uint8], matrix: alignment.Array) -> NDArray[np.uint
 
 def _keys(faces: Faces) -> pa.FixedSizeBinaryArray:
     """Cache keys of the images: [N]."""
-    found = []
+    digests = []
     for index in tqdm(range(len(faces)), desc="looking at files", unit="img", mininterval=1):
         try:
             stat = os.stat(_file(faces, index))
@@ -208,8 +208,8 @@ def _keys(faces: Faces) -> pa.FixedSizeBinaryArray:
         digest.update(faces.landmarks[index].tobytes())
         if faces.boxes is not None:
             digest.update(faces.boxes[index].tobytes())
-        found.append(digest.digest())
-    return pa.array(found, type=pa.binary(16))
+        digests.append(digest.digest())
+    return pa.array(digests, type=pa.binary(16))
 
 
 def _file(faces: Faces, index: int) -> str:
@@ -266,8 +266,8 @@ def _by_row(keys: pa.FixedSizeBinaryArray, table: pa.Table, problems: dict[bytes
     rows = pc.index_in(keys, value_set=table["key"])
     unusable = np.flatnonzero(rows.is_null().to_numpy(zero_copy_only=False)).tolist()
     blank = pa.table([[b"\0" * 16], [b"\0" * 32], [b"\0" * 32], [0], [0], [False], [False]], schema=_SCHEMA)
-    found = pa.concat_tables([table, blank]).take(pc.fill_null(rows, len(table))).combine_chunks()
-    column = {name: found[name].to_numpy() for name in found.column_names}
+    ordered = pa.concat_tables([table, blank]).take(pc.fill_null(rows, len(table))).combine_chunks()
+    column = {name: ordered[name].to_numpy() for name in ordered.column_names}
     return PictureFacts(
         {row: problems[keys[row].as_py()] for row in unusable},
         column["content"].astype("S32"),

@@ -39,7 +39,7 @@ class Classifier:
             self._judge(torch.from_numpy(embeddings[first : first + step]), torch.from_numpy(targets[first:][:step]))
             for first in range(0, len(targets), step)
         ]
-        predicted, place = (torch.cat(of).numpy() for of in zip(*some, strict=True))
+        predicted, place = (torch.cat(parts).numpy() for parts in zip(*some, strict=True))
         return predicted, place
 
     def _judge(self, embeddings: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,13 +78,13 @@ class Verdicts:
         """Class → number of its images, of these correct within the first, and within the first five."""
         classes, place = np.unique(self.target, return_inverse=True)
         counts = [np.bincount(place, weights=self.place < k).astype(int) for k in (np.inf, 1, 5)]
-        return dict(zip(classes.tolist(), zip(*(of.tolist() for of in counts), strict=True), strict=True))
+        return dict(zip(classes.tolist(), zip(*(column.tolist() for column in counts), strict=True), strict=True))
 
     def confused(self, most: int) -> list[tuple[int, int, int]]:
         """Most frequent confusions: class, predicted class, number of images."""
         wrong = self.place > 0
-        pairs = Counter(zip(self.target[wrong].tolist(), self.taken_for[wrong].tolist(), strict=True))
-        return [(*pair, count) for pair, count in sorted(pairs.items(), key=lambda of: (-of[1], of[0]))[:most]]
+        pairs = Counter(zip(self.target[wrong].tolist(), self.predicted[wrong].tolist(), strict=True))
+        return [(*pair, count) for pair, count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:most]]
 
 
 def judged(classifier: Classifier, features: Features, targets: Indices) -> Indices:
@@ -96,7 +96,7 @@ def judged(classifier: Classifier, features: Features, targets: Indices) -> Indi
 def table(verdicts: Verdicts, names: Sequence[str]) -> list[list[Any]]:
     """Table with a header and one line per identity, including its most frequent confusion."""
     worst = {target: (other, count) for target, other, count in reversed(verdicts.confused(len(verdicts.place)))}
-    lines: list[list[Any]] = [["identity", "pictures", "top1", "top5", "top1_share", "predicted", "times"]]
+    lines: list[list[Any]] = [["identity", "pictures", "top1", "top5", "top1_share", "taken_for", "times"]]
     for target, (count, first, five) in verdicts.by_class().items():
         other, times = worst.get(target, (-1, 0))
         mistake = [names[other], times] if times else ["", 0]

@@ -77,7 +77,7 @@ class Console:
             self._last = line
         else:
             faces = zip(seen.names, seen.distances, strict=True)
-            tqdm.write(f"{seen.shot.name}: " + (", ".join(f"{name} ({of:.2f})" for name, of in faces) or "no face"))
+            tqdm.write(f"{seen.shot.name}: " + (", ".join(f"{name} ({d:.2f})" for name, d in faces) or "no face"))
         return True
 
     def close(self, complete: bool) -> None:

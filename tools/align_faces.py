@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
         problems = map_in_processes(write, todo.tolist(), options.workers, "cutting")
     bad = [problem for problem in problems if problem]
     targets.write(UNREADABLE, "".join(f"{problem}\n" for problem in bad).encode())
-    summary = f"{targets.out}: {len(faces) - len(bad):,} crops; {len(bad):,} unusable photographs ({UNREADABLE})"
+    summary = f"{targets.out}: {len(faces) - len(bad):,} crops; {len(bad):,} unusable images ({UNREADABLE})"
     print("\n".join([*faces.notes, *shown(bad), summary]))
     return 0
 
@@ -119,15 +119,15 @@ def _own(group: Group) -> None:
     add = group.add_argument
     add("--out", type=TEXT, help="folder for the crops, new or from a previous run")
     add("--crop", default="aligned", choices=("aligned", "loose"), help="warped to the template, or the box unchanged")
-    add("--size", type=SIDE, nargs="*", default=[112], help="of aligned crops: height width, or side [pixels]")
+    add("--size", type=SIDE, nargs="*", default=[112], help="size of aligned crops: height width, or side [pixels]")
     add("--template", default="arcface", choices=TEMPLATES, help="where landmarks go in aligned crops")
-    add("--alignment", default="procrustes", choices=ALIGNMENTS, help="fit of the similarity of aligned crops")
+    add("--alignment", default="procrustes", choices=ALIGNMENTS, help="fit of the similarity transform")
     beyond = "shown beyond the template's frame on each side, at the same --size [fraction of it]; 0 = none"
     add("--margin", type=NOT_NEGATIVE, default=0.0, help=beyond)
     by_landmarks = "a square around the landmarks, 4.2 times their root mean square distance from their middle"
     add("--boxes", default="", help=f"loose_bb CSV for loose crops [pixels]; empty = {by_landmarks}")
-    add("--enlarge", type=AT_LEAST_1, default=1.3, help="box of a loose crop, about its middle [factor]; 1 = as it is")
-    add("--square", **FLAG, help="loose crops as wide and high as the longer side, but for the picture's edges")
+    add("--enlarge", type=AT_LEAST_1, default=1.3, help="scale of a loose crop's box [factor]; 1 = unchanged")
+    add("--square", **FLAG, help="loose crops with both sides as long as the longer one, clipped to the image")
     add("--format", default="jpg", choices=("jpg", "png"), help="of the crops; png keeps every pixel")
     add("--quality", type=JPEG_QUALITY, default=95, help="of jpg [1 to 100]")
     add("--workers", type=COUNT_OR_0, default=0, help="[threads, of loose crops processes]; 0 = one per core")

@@ -129,15 +129,15 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("out", type=Path, metavar="OUT", help="folder for the findings")
     dropped = f"kinds that are left out of the cleaned list (default: {' '.join(DROPPED)})"
     add("--drop", nargs="*", choices=KINDS, default=list(DROPPED), metavar="KIND", help=dropped)
-    fewest = "that an identity must keep [photographs] (default: %(default)s)"
+    fewest = "images that an identity must keep [images] (default: %(default)s)"
     add("--min_images", type=COUNT, default=Limits.min_images, metavar="N", help=fewest)
-    side = "smallest side of an aligned face [pixels of the photograph] (default: %(default)g)"
+    side = "smallest side of an aligned face [pixels of the image] (default: %(default)g)"
     add("--min_face", type=NOT_NEGATIVE, default=Limits.min_face, metavar="N", help=side)
     misfit = "most that landmarks differ from a face's [robust deviations above the median] (default: %(default)g)"
     add("--landmark_misfit", type=POSITIVE, default=Limits.misfit, metavar="X", help=misfit)
     near = "most that near-duplicates differ [bits of 256]; above 20 it takes long (default: %(default)s)"
     add("--near", type=_NEAR, default=Limits.near, metavar="N", help=near)
-    shown = "findings of a kind that the page shows [pictures] (default: %(default)s)"
+    shown = "findings of each kind that the page shows [images] (default: %(default)s)"
     add("--thumbnails", type=COUNT_OR_0, default=24, metavar="N", help=shown)
     add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="processes; 0 = one per core (default: 0)")
     return parser.parse_known_args(argv)

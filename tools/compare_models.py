@@ -83,7 +83,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("a", metavar="A", help="snapshot (.pt) or ONNX model")
     parser.add_argument("b", metavar="B", help="another one")
-    parser.add_argument("--roc", type=Path, metavar="PNG", help="picture of both ROC curves to write (default: none)")
+    parser.add_argument("--roc", type=Path, metavar="PNG", help="plot of both ROC curves to write (default: none)")
     return parser.parse_known_args(argv)
 
 

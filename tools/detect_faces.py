@@ -86,7 +86,7 @@ def _detect(
     with journal:
         todo = [name for name in names if name not in done]
         if len(todo) < len(names):
-            print(f"{len(names) - len(todo):,} of {len(names):,} photographs were done before", flush=True)
+            print(f"{len(names) - len(todo):,} of {len(names):,} images were done before", flush=True)
         bad = []
         look = partial(find_face, root, settings, device, options.face, options.allow_outside)
         for result in map_in_processes(look, todo, options.workers, "detecting"):
@@ -179,7 +179,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     add("--split", choices=("train", "test", "all"), default="train", help="in the tables' names (default: train)")
     detector_options(parser)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto = cuda where there is one (default)")
-    add("--allow_outside", action="store_true", help="photographs may lie outside of PHOTOS, by paths and links")
+    add("--allow_outside", action="store_true", help="images may lie outside of PHOTOS, by paths and links")
     add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="[processes]; 0 = one per core (default: 0)")
     return parser.parse_args(argv)
 
@@ -188,13 +188,13 @@ def detector_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the detector and of the choice between several faces."""
     add = parser.add_argument
     default = DetectorSettings()
-    of_several = "of several faces: center = large and near the middle, or the largest, or the most certain"
-    add("--face", choices=CHOICES, default="center", help=f"{of_several} (default: center)")
+    choice = "face to choose: center = large and near the image centre, the largest, or the most certain"
+    add("--face", choices=CHOICES, default="center", help=f"{choice} (default: center)")
     at_most = f"side of the smallest face looked for [pixels] (default: {default.min_face})"
     add("--min_face", type=_SMALLEST, default=default.min_face, metavar="N", help=at_most)
     stages = f"scores that a face needs at the three stages (default: {' '.join(map(str, default.thresholds))})"
     add("--thresholds", type=PROBABILITY, nargs=3, default=default.thresholds, metavar="P", help=stages)
-    longest = f"longer ones are scaled down for looking, and so are their faces [pixels] (default: {default.max_side})"
+    longest = f"longer images are scaled down for detection, with their faces [pixels] (default: {default.max_side})"
     add("--max_side", type=COUNT, default=default.max_side, metavar="N", help=longest)
 
 

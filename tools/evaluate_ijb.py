@@ -46,8 +46,8 @@ def main(argv: list[str]) -> int:
             templates = pool(rows, ijb.template, ijb.media, weight)
             figures = template_figures(template_scores(templates, ijb.pairs), ijb.same)
             pairs = f"{len(ijb.same):,} pairs ({ijb.same.sum():,} same)"
-            pictures = f"{len(ijb.faces):,} pictures"
-            print(f"{ijb.name}: {pairs} of {len(templates):,} templates, {pictures}, {arguments.folder}")
+            images = f"{len(ijb.faces):,} images"
+            print(f"{ijb.name}: {pairs} of {len(templates):,} templates, {images}, {arguments.folder}")
             print("\n".join(f"{name.upper()}: {'–' if v is None else f'{v:.4f}'}" for name, v in figures.items()))
             if options.json:
                 write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())

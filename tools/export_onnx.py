@@ -114,10 +114,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     add("snap", type=Path, metavar="SNAP", help="snapshot (.pt)")
     add("out", type=Path, metavar="OUT.onnx", help="file to write")
     add("--with_preprocessing", action="store_true", help="normalise inside: RGB pixels 0-255 in (default: outside)")
-    add("--l2_norm", action="store_true", help="embeddings of length 1 (default: as the backbone gives them)")
-    add("--averaged", action="store_true", help="the moving average of the weights (default: the weights)")
-    add("--program", type=Path, metavar="OUT.pt2", help="write torch.export's program, too (default: none)")
-    help_int8 = "write OUT.int8.onnx, too, calibrated with N faces [photographs]; 0 = don't (default: 0)"
+    add("--l2_norm", action="store_true", help="embeddings of norm 1 (default: not normalised)")
+    add("--averaged", action="store_true", help="export the averaged weights (default: the weights)")
+    add("--program", type=Path, metavar="OUT.pt2", help="also write torch.export's program (default: none)")
+    help_int8 = "also write OUT.int8.onnx, calibrated with N faces [images]; 0 = don't (default: 0)"
     add("--int8", type=int, metavar="N", default=0, help=help_int8)
     for name, what in zip(SET_OPTIONS, ("folder of the faces", "pairs.txt", "landmark file [pixels]"), strict=True):
         add(f"--{name}", default="", help=f"{what}, to check and score with (default: the snapshot's)")
@@ -128,7 +128,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         if path and path.suffix != ending
     ]
     if arguments.int8 < 0:
-        problems.append(f"--int8 {arguments.int8}: expected a number of photographs, or 0")
+        problems.append(f"--int8 {arguments.int8}: expected a number of images, or 0")
     if problems:
         raise InputError(*problems)
     return arguments
@@ -154,7 +154,7 @@ def _verification_faces(arguments: argparse.Namespace, config: dict[str, Any]) -
     except InputError as error:
         if any(values[name] for name in SET_OPTIONS) or arguments.int8:
             raise
-        print(f"no faces to check with ({error}): pseudo-random pictures it is", flush=True)
+        print(f"no faces to check with ({error}): using pseudo-random images", flush=True)
         return None
 
 
@@ -169,7 +169,7 @@ def _reference(
     """PyTorch's embeddings of the images to check with, normalised outside the network."""
     pixels = _pixels(faces, CHECKED, contract, dali) if faces else random_pixels(CHECKED, contract.input_size)
     embeddings = embeddings_of(Deployed(backbone, None, l2_norm), normalised(pixels, contract))
-    return Reference(embeddings, normalised(pixels, preprocessing), "faces" if faces else "pseudo-random pictures")
+    return Reference(embeddings, normalised(pixels, preprocessing), "faces" if faces else "pseudo-random images")
 
 
 def _calibration_faces(config: dict[str, Any], otherwise: Faces) -> Faces:

@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
         todo = [part for part, is_done in zip(parts, done, strict=True) if not is_done]
         if ranks.is_main:
             before = len(job.rows) - sum(len(part.rows) for part in todo)
-            resumed = [f"{before:,} of {len(job.rows):,} photographs were done before"] if before else []
+            resumed = [f"{before:,} of {len(job.rows):,} images were done before"] if before else []
             for line in (*model.overrides, *faces.notes, *resumed):
                 print(line, flush=True)
         bad = BadImages(options.max_bad_images)
@@ -186,14 +186,14 @@ def _finish(out: Path, job: _Job, parts: list[Part], todo: list[Part], bad: BadI
         write_result(out / UNREADABLE, "".join(f"{problem}\n" for problem in problems).encode())
     job.sink.finish(parts)
     unusable = f"{len(problems):,} unusable ({UNREADABLE})" if todo else "nothing was left to do"
-    print(f"{out}: {len(job.rows):,} photographs, {unusable}")
+    print(f"{out}: {len(job.rows):,} images, {unusable}")
 
 
 def _own(group: Group) -> None:
     add = group.add_argument
     add("--out", type=TEXT, help="folder for the features, new or from a previous run")
     one = "npz, parquet, trillion: one file with all"
-    add("--format", default="npy", choices=FORMATS, help=f"npy, bin: a file for each photograph; {one}")
+    add("--format", default="npy", choices=FORMATS, help=f"npy, bin: one file per image; {one}")
     pooled = "pooled = input of the last linear layer"
     add("--layer", default="embedding", choices=LAYERS, help=f"the embedding, or {pooled}, if that is pooled")
     add("--normalize", **FLAG, help="features of norm 1; false = not normalised; default: true for bin and trillion")

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     source = open_source(arguments.input, options.allow_outside) if arguments.input else None
     with open_ranks(options.device) as ranks:
         if ranks.world_size > 1:
-            raise InputError("this is the work of one process: start it without torchrun")
+            raise InputError("runs in one process only: start it without torchrun")
         model = open_model(options, ranks.device)
         print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
         threshold = model.threshold if arguments.threshold is None else arguments.threshold
@@ -159,15 +159,15 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--gallery", required=True, metavar="FOLDER", help="pictures of the people who are to be recognised")
+    add("--gallery", required=True, metavar="FOLDER", help="images of the people to recognise")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--input", default="", metavar="WHAT", help="photograph, folder of them, video or camera number")
-    what.add_argument("--evaluate", default="", metavar="PROBES", help="folder laid out as the gallery: 1:N figures")
-    add("--out", type=Path, metavar="OUT", help="folder for what is seen, or for the CMC curve (default: none)")
-    add("--show", action="store_true", help="show it in a window; q ends (needs an OpenCV that has windows)")
-    nearer = "who is nearer is named [1 - cosine] (default: the one estimated in the model's validation)"
+    what.add_argument("--input", default="", metavar="WHAT", help="image, folder of images, video or camera number")
+    what.add_argument("--evaluate", default="", metavar="PROBES", help="folder with the gallery's layout: 1:N metrics")
+    add("--out", type=Path, metavar="OUT", help="folder for the results, or for the CMC curve (default: none)")
+    add("--show", action="store_true", help="show the result in a window; q ends (needs an OpenCV with window support)")
+    nearer = "faces below this distance are named [1 - cosine] (default: estimated in the model's validation)"
     add("--threshold", type=_DISTANCE, metavar="D", help=nearer)
-    add("--aligned", action="store_true", help="gallery and PROBES are aligned crops (default: photographs)")
+    add("--aligned", action="store_true", help="gallery and PROBES are aligned crops (default: whole images)")
     detector_options(parser)
     return parser.parse_known_args(argv)
 

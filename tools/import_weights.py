@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="import_weights.py", description=about)
     parser.add_argument("file", type=Path, help="the weights; docs/weights.md lists the kinds")
     parser.add_argument("out", type=Path, help="the snapshot to write (.pt)")
-    parser.add_argument("--identities", type=Path, help="names of the head's classes, one per line, to keep the head by")
+    parser.add_argument("--identities", type=Path, help="names of the head's classes, one per line, to keep the head")
     parser.add_argument("--template", choices=sorted(TEMPLATES), help="alignment template (default: its authors')")
     arguments = parser.parse_args(argv)
     if arguments.out.suffix != ".pt" or snapshot.state_path(arguments.out).exists():

@@ -43,14 +43,14 @@ def main(argv: list[str]) -> int:
             parts[part] += chosen if arguments.format == "vgg" else [f"{name} {len(identities)}" for name in chosen]
         identities.append(identity)
     if not identities:
-        raise InputError(f"{arguments.root}: no folder holds {arguments.min_images} photographs (--min_images)")
+        raise InputError(f"{arguments.root}: no folder holds {arguments.min_images} images (--min_images)")
     for note in faces.notes:
         print(note)
     parts["identities"] = [f"{number} {name}" for number, name in enumerate(identities)]
     _write(arguments.out, parts)
     left_out = len(faces.identities) - len(identities)
     counts = ", ".join(f"{part} {len(parts[part]):,}" for part in PARTS)
-    print(f"{arguments.out}: {len(identities):,} identities; {counts}; {left_out:,} with too few photographs left out")
+    print(f"{arguments.out}: {len(identities):,} identities; {counts}; {left_out:,} with too few images left out")
     return 0
 
 
@@ -114,7 +114,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     share = "images held out of each identity [fraction]; 0 = none (default: 0.1)"
     parser.add_argument("--val", type=BELOW_1, default=0.1, metavar="F", help=share)
     parser.add_argument("--test", type=BELOW_1, default=0.1, metavar="F", help="the same for test.txt (default: 0.1)")
-    fewest = "leave identities with fewer out [photographs] (default: 1)"
+    fewest = "leave out identities with fewer images [images] (default: 1)"
     parser.add_argument("--min_images", type=COUNT, default=1, metavar="N", help=fewest)
     forms = "of the lines: list = `path id`, vgg = VGGFace2's `identity/file` (default: list)"
     parser.add_argument("--format", default="list", choices=("list", "vgg"), help=forms)

@@ -93,7 +93,7 @@ def _own(group: Group) -> None:
     add = group.add_argument
     add("--out", type=TEXT, help="folder for the shards")
     add("--shard_size", type=POSITIVE, default=256.0, help="approximate size of a shard [MB]")
-    add("--align", type=_CROP, default=0, help="side of crops around aligned faces [pixels]; 0 = pictures as they are")
+    add("--align", type=_CROP, default=0, help="side of crops around aligned faces [pixels]; 0 = pack images unchanged")
     add("--margin", type=NOT_NEGATIVE, default=0.25, help="around an aligned face [fraction of its side]; 0 = none")
     add("--quality", type=JPEG_QUALITY, default=95, help="of the crops' JPEG, without subsampling of colour [1 … 100]")
     add("--shuffle", **FLAG, help="in a random order, always the same, for programs that read in order; false = off")
@@ -137,7 +137,7 @@ def _images_a_shard(faces: LabelledFaces, crop: Crop | None, shard_size: float, 
     measured = list(samples(some, crop))
     sizes = [_size_in_shard(some, sample) for sample in measured if isinstance(sample, Sample)]
     if not sizes:
-        raise InputError(f"none of {len(measured)} pictures looked at can be packed: {measured[0]}")
+        raise InputError(f"none of {len(measured)} images examined can be packed: {measured[0]}")
     count = max(1, int(shard_size * 2**20 / np.mean(sizes)))
     replace_file(plan, json.dumps(settings | {"images": count}).encode())
     return count
@@ -241,7 +241,7 @@ def _summary(out: Path, images: int) -> str:
     problems = [line for path in sorted(out.glob(f"*{LEFT_OUT}")) for line in path.read_text().splitlines()]
     shards = list(out.glob("shard-*.tar"))
     size = sum(path.stat().st_size for path in shards) / 2**20
-    packed = f"{images - len(problems):,} of {images:,} pictures in {len(shards):,} shards, {size:,.0f} MB"
+    packed = f"{images - len(problems):,} of {images:,} images in {len(shards):,} shards, {size:,.0f} MB"
     return "\n".join([*shown(problems), f"{out}: {packed}; {len(problems):,} left out (*{LEFT_OUT})"])
 
 

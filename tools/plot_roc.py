@@ -61,7 +61,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("curves", type=Path, nargs="+", metavar="FILE", help="of --roc_fname")
-    add("--out", type=Path, required=True, metavar="PNG", help="picture to write (required)")
+    add("--out", type=Path, required=True, metavar="PNG", help="plot to write (required)")
     add("--names", nargs="+", metavar="NAME", help="of the curves (default: those of the files)")
     return parser.parse_args(argv)
 

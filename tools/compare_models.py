@@ -120,7 +120,7 @@ def _metric(scored: Scored, name: str) -> float:
 
 def _verdicts(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> str:
     only_a, only_b, p = mcnemar(right_a, right_b)
-    counts = f"judged rightly by A alone: {only_a:,}, by B alone: {only_b:,} of {right_a.size:,} pairs"
+    counts = f"correct only by A: {only_a:,}, only by B: {only_b:,} of {right_a.size:,} pairs"
     return f"{counts}; McNemar's p {p:.3g}"
 
 

@@ -18,17 +18,17 @@ from tools.dataset.picture_facts import PictureFacts
 
 # In the order of the checks; an image dropped by an earlier one isn't the original of a later duplicate.
 KINDS = {
-    "unusable": "Training would put another photograph in their place: they can't be read, decoded or placed.",
+    "unusable": "Images that can't be read, decoded or aligned; training would replace them.",
     "landmarks": "The landmarks can't be those of this face.",
-    "small_face": "The aligned face is made of few pixels.",
+    "small_face": "The aligned face covers few pixels of the image.",
     "greyscale": "The face has no colour.",
-    "turned": "EXIF says to show the picture turned or mirrored; training doesn't, and landmarks mustn't either.",
+    "turned": "EXIF's orientation turns or mirrors the image; training ignores it, and so must the landmarks.",
     "duplicate_across": "The same file under two identities: one of the labels is wrong.",
-    "duplicate": "The same file for a second time, under the same identity.",
-    "near_duplicate_across": "The same picture, in another file, under two identities.",
-    "near_duplicate": "The same picture in another file, under the same identity.",
-    "few_images": "Identities of which too few photographs stay.",
-    "in_verification": "Identities called like somebody in the verification set.",
+    "duplicate": "The same file repeated under the same identity.",
+    "near_duplicate_across": "The same image in different files under two identities.",
+    "near_duplicate": "The same image in different files under the same identity.",
+    "few_images": "Identities with too few remaining images.",
+    "in_verification": "Identities with the name of a person in the verification set.",
 }
 DROPPED = tuple(kind for kind in KINDS if kind not in ("small_face", "greyscale", "turned"))
 _EYES_APART = float(np.ptp(np.array(alignment.TEMPLATES["arcface"])[:2, 0]))  # fraction of the aligned face's width

@@ -84,8 +84,8 @@ def _dump_embeddings(folder: Path, scored_sets: list[Scored]) -> None:
     with open_projector(folder) as writer:
         for scored in scored_sets:
             faces, rows = scored.faces, np.arange(len(scored.faces))
-            pictures = aligned(faces, rows, scored.model.preprocessing, scored.dali)
-            add_set(writer, scored.pair_set.name, scored.embeddings, faces.names.to_pylist(), pictures)
+            images = aligned(faces, rows, scored.model.preprocessing, scored.dali)
+            add_set(writer, scored.pair_set.name, scored.embeddings, faces.names.to_pylist(), images)
     print(f"embeddings: tensorboard --logdir {folder}")
 
 

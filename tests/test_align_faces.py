@@ -262,7 +262,7 @@ def test_unusable_photographs_are_named_and_tried_again(
     assert [line.split(": ")[0] for line in said] == [str(root / name) for name in names]
     assert ["decoded" in line for line in said] == [True, True, False] and "No such file" in said[2]
     printed, beside = capfd.readouterr()
-    assert f"{len(faces) - 3} crops; 3 unusable photographs" in printed and said[0] in printed
+    assert f"{len(faces) - 3} crops; 3 unusable images" in printed and said[0] in printed
     assert "WARN" not in beside
     assert len(list(out.rglob("*.png"))) == len(faces) - 3
     shutil.copyfile(faces.path(3), root / names[0])

@@ -79,7 +79,7 @@ def test_both_are_scored_alike_and_subtracted(
         assert low <= difference <= high
     itself = compare(models[0], models[0])
     assert itself[1][3:] == itself[2][3:] == ["+0.0000", "[+0.0000,", "+0.0000]"]
-    assert itself[3][5:9] == ["0,", "by", "B", "alone:"] and itself[3][-2:] == ["p", "1"]
+    assert itself[3][4:8] == ["0,", "only", "by", "B:"] and itself[3][-2:] == ["p", "1"]
 
 
 def test_what_can_not_be_compared_is_refused(models: list[str], tmp_path: Path) -> None:

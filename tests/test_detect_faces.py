@@ -123,7 +123,7 @@ def test_running_again_tries_what_is_missing(
     again = shutil.copytree(out, tmp_path / "again")
     assert main([str(photographs), str(again), "--workers", "1"]) == 0
     said = capsys.readouterr().out
-    assert f"{PEOPLE + 3} of {PEOPLE + 5} photographs were done before" in said
+    assert f"{PEOPLE + 3} of {PEOPLE + 5} images were done before" in said
     assert f"{PEOPLE + 2} photographs with a face, 2 of them with several; 1 without" in said  # one has a bystander
     assert "2 unreadable (unreadable.txt)" in said and "odd/empty.jpg: can't be decoded" in said
     assert tables(again) == tables(out)

@@ -390,7 +390,7 @@ def test_parts_of_a_run_that_ended_are_not_made_again(
     taken = mock.patch("tools.features.sinks.OneFile.take", side_effect=InputError("one is taken"))
     with taken as take, pytest.raises(InputError, match="one is taken"):
         main(options)
-    assert take.call_count == 1 and "86 of 96 photographs were done before" in capsys.readouterr().out
+    assert take.call_count == 1 and "86 of 96 images were done before" in capsys.readouterr().out
     part.write_bytes(b"PK")
     with pytest.raises(InputError, match=r"000003\.npz: damaged: delete it, and run again"):
         main(options)
@@ -427,7 +427,7 @@ def test_unusable_photographs_are_named_and_tried_again(
     left = [row for row in bad if row != 3]
     assert [line.split(": ")[0] for line in said] == [str(root / faces.names[row].as_py()) for row in left]
     assert "No such file" in said[1] and "can't be decoded" in said[0]
-    assert "96 photographs, 12 unusable" in capsys.readouterr().out
+    assert "96 images, 12 unusable" in capsys.readouterr().out
     good = np.delete(np.arange(len(faces)), left)
     if form == "npy":
         names = {str(path.relative_to(out)) for path in out.rglob("*.npy")}

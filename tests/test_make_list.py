@@ -122,7 +122,7 @@ def test_identities_of_few_photographs_are_left_out(tmp_path: Path, capsys: pyte
     parts = made(root, tmp_path / "out", "--min_images", "2", "--val", "0", "--test", "0")
     assert parts["identities"] == ["0 a", "1 b"]
     assert [line[0] for line in parts["train"]] == list("aabbbbb")
-    assert "2 identities; train 7, val 0, test 0; 1 with too few photographs left out" in capsys.readouterr().out
+    assert "2 identities; train 7, val 0, test 0; 1 with too few images left out" in capsys.readouterr().out
 
 
 def test_vgg_lists_have_a_path_a_line(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_any_name_reads_back_as_it_is_or_is_refused(
     ("options", "message"),
     [
         (["--val", "0.6", "--test", "0.4"], "--val 0.6 and --test 0.4 together leave nothing to train on"),
-        (["--min_images", "31"], "no folder holds 31 photographs (--min_images)"),
+        (["--min_images", "31"], "no folder holds 31 images (--min_images)"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, options: list[str], message: str) -> None:

@@ -224,7 +224,7 @@ def test_without_faces_within_reach_pseudo_random_pictures_are_checked(
     contents = torch.load(snap, weights_only=True)
     torch.save(contents | {"config": {}}, tmp_path / "alone.pt")
     export_onnx.main([str(tmp_path / "alone.pt"), str(tmp_path / "t.onnx")])
-    assert "64 pseudo-random pictures, against PyTorch" in capsys.readouterr().out
+    assert "64 pseudo-random images, against PyTorch" in capsys.readouterr().out
     with pytest.raises(InputError, match="names no verification set"):  # 8 bits can't be judged without faces
         export_onnx.main([str(tmp_path / "alone.pt"), str(tmp_path / "u.onnx"), "--int8", "4"])
     assert not (tmp_path / "u.onnx").exists()
@@ -236,7 +236,7 @@ def test_the_command_refuses_in_one_line_each(snap: Path, tmp_path: Path) -> Non
     assert [line.split(": ", 1)[1] for line in done.stderr.splitlines()] == [
         f"OUT {tmp_path}/t.bin: must end in .onnx",
         "--program p.pt: must end in .pt2",
-        "--int8 -1: expected a number of photographs, or 0",
+        "--int8 -1: expected a number of images, or 0",
     ]
 
 
@@ -294,7 +294,7 @@ def test_a_file_without_contract_needs_all_of_it_said(tmp_path: Path, sample_dat
     fixed = str(foreign(tmp_path / "fixed.onnx"))
     free = str(foreign(tmp_path / "free.onnx", shape=["n", 3, "h", "w"]))
     for path, missing in ((fixed, "--template, --mean, --std"), (free, "--input_size, --template, --mean, --std")):
-        with pytest.raises(InputError, match=f"{path} doesn't say .* give {missing}$"):
+        with pytest.raises(InputError, match=f"{path} doesn't store its preprocessing: give {missing}$"):
             evaluate_lfw.main(["--snap", path, *folder])
     said = ["--template", "arcface", "--mean", "0", "0", "0", "--std", "1", "1", "1"]
     assert figures(tmp_path, "--snap", fixed, *folder, *said) == figures(

@@ -143,7 +143,7 @@ def test_another_set_is_judged_by_its_different_pairs_alone(
     assert evaluate("--snap", str(model), "--val_sets", str(tmp_path / "right")) == ""
     warning = evaluate("--snap", str(model), "--val_sets", str(tmp_path / "crops"))  # photographs taken for crops
     assert warning.startswith("warning: pairs: the scores aren't those of the training: ")
-    assert ", of lfw. Look at " in warning
+    assert ", of lfw. Check " in warning
 
 
 # --- what a training notes --------------------------------------------------------------------------------------------

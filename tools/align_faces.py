@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Cut the faces out of photographs once, into the same tree, as aligned or as loose crops.
+"""Crop the faces of all images into a copy of the folder tree, as aligned or loose crops.
 
     python tools/align_faces.py --train_data_root train --train_list list.txt --train_landmarks bb_landmark --out crops
     python tools/align_faces.py --train_data_root train --train_list tables/train_list.txt --train_landmarks tables \\
         --out loose --crop loose --boxes tables/loose_bb_train.csv --square
     python train.py --train_dataset folder --train_data_root crops --aligned
 
-aligned: the similarity and the one resampling of training, of --size, around --template; at the network's input size,
-and as png, training sees the pixels that it would have made itself. loose: VGGFace2's way, the part of the photograph
-in the box times --enlarge, not resampled. OUT gets the crops under the photographs' names, crops.json with the
-settings, and unreadable.txt. Interrupted or killed, run it again: crops that are there are whole, and stay.
+aligned: warped to --template at --size with the training's alignment and single resampling; png crops at the network's
+input size give the same pixels as training from the images. loose: as VGGFace2, the face box enlarged by --enlarge, not
+resampled. OUT gets the crops under the images' names, crops.json with the settings, and unreadable.txt. After an
+interruption, run it again: existing crops are complete and are kept.
 """
 
 import os
@@ -40,18 +40,18 @@ from tools.dataset.parallel import map_in_processes
 
 UNREADABLE = "unreadable.txt"
 BATCH = 64
-_NOT_KEPT = ("out", "workers", "data_cache", "allow_outside")  # options that change no crop
+_WITHOUT_EFFECT = ("out", "workers", "data_cache", "allow_outside")  # options that don't change crops
 
 
 def main(argv: list[str]) -> int:
-    resolved = tool_options("tools/align_faces.py", "Cut the faces out of photographs.", _own, _problems, argv)
+    resolved = tool_options("tools/align_faces.py", "Crop the faces of all images.", _own, _problems, argv)
     options = resolved.values
     faces = read_training_faces(resolved.as_dict())
     if not faces.landmarks.shape[1]:
         raise InputError(f"{faces.root}: no landmarks to cut by; tools/detect_faces.py finds them")
     boxes = boxes_of(faces.names, Path(options.boxes), lambda i: faces.path(i)) if options.boxes else None
     targets = Targets(Path(options.out), target_names(faces, options.format), options.quality)
-    settings = {name: value for name, value in resolved.as_dict().items() if name not in _NOT_KEPT}
+    settings = {name: value for name, value in resolved.as_dict().items() if name not in _WITHOUT_EFFECT}
     open_folder(targets.out, MARK, settings, "crops")
     todo = targets.missing()
     if len(todo) < len(faces):
@@ -63,13 +63,13 @@ def main(argv: list[str]) -> int:
         problems = map_in_processes(write, todo.tolist(), options.workers, "cutting")
     bad = [problem for problem in problems if problem]
     targets.write(UNREADABLE, "".join(f"{problem}\n" for problem in bad).encode())
-    summary = f"{targets.out}: {len(faces) - len(bad):,} crops; {len(bad):,} unusable photographs ({UNREADABLE})"
+    summary = f"{targets.out}: {len(faces) - len(bad):,} crops; {len(bad):,} unusable images ({UNREADABLE})"
     print("\n".join([*faces.notes, *shown(bad), summary]))
     return 0
 
 
 def write_aligned(faces: Faces, todo: NDArray[np.int64], targets: Targets, options: Any) -> Iterator[str]:
-    """Cuts and writes; yields for each photograph what is wrong with it, "" if nothing is."""
+    """Crop and write; yield the problem of each image, "" = none."""
     size = (options.size[0], options.size[-1])
     preprocessing = Preprocessing(size, options.template, options.alignment, color_order="bgr")
     settings = DaliSettings("cpu", None, options.workers or len(os.sched_getaffinity(0)))
@@ -85,10 +85,10 @@ def write_aligned(faces: Faces, todo: NDArray[np.int64], targets: Targets, optio
 def aligned_crops(
     faces: Faces, indices: NDArray[np.int64], preprocessing: Preprocessing, margin: float, settings: DaliSettings
 ) -> Iterator[tuple[int, Pixels | str]]:
-    """Each index [N] with its crop [H, W, 3] in the colour order of `preprocessing`, or with what is wrong.
+    """Yield each index [N] with its crop [H, W, 3] in the colour order of `preprocessing`, or with its problem.
 
-    preprocessing: of mean 0 and std 1. margin: what the crop shows beyond the template's frame on each side, at the
-    same size [fraction of the frame].
+    preprocessing: of mean 0 and std 1. margin: area shown beyond the template's frame on each side, at the same output
+    size [fraction of the frame].
     """
     batches = _batches(indices, preprocessing, margin)
     for images, rows, problems in usable_batches(faces, batches, BATCH, preprocessing, settings):
@@ -105,7 +105,7 @@ def _batches(indices: NDArray[np.int64], preprocessing: Preprocessing, margin: f
 
 
 def widened(input_size: tuple[int, int], margin: float) -> NDArray[np.float64]:
-    """From an input of (height, width) to one that shows `margin` of its sides more on each of them: [2, 3]."""
+    """Affine matrix [2, 3] from an input of (height, width) to one that shows `margin` more on each side."""
     height, width = input_size
     shrink = 1 / (1 + 2 * margin)
     middle = np.array([[(width - 1) / 2], [(height - 1) / 2]])
@@ -114,25 +114,25 @@ def widened(input_size: tuple[int, int], margin: float) -> NDArray[np.float64]:
 
 def _own(group: Group) -> None:
     add = group.add_argument
-    add("--out", type=TEXT, help="folder for the crops, new or of a run before")
-    add("--crop", default="aligned", choices=("aligned", "loose"), help="turned onto the template, or a box as it is")
-    add("--size", type=SIDE, nargs="*", default=[112], help="of aligned crops: height width, or side [pixels]")
+    add("--out", type=TEXT, help="folder for the crops, new or from a previous run")
+    add("--crop", default="aligned", choices=("aligned", "loose"), help="warped to the template, or the box unchanged")
+    add("--size", type=SIDE, nargs="*", default=[112], help="size of aligned crops: height width, or side [pixels]")
     add("--template", default="arcface", choices=TEMPLATES, help="where landmarks go in aligned crops")
-    add("--alignment", default="procrustes", choices=ALIGNMENTS, help="fit of the similarity of aligned crops")
+    add("--alignment", default="procrustes", choices=ALIGNMENTS, help="fit of the similarity transform")
     beyond = "shown beyond the template's frame on each side, at the same --size [fraction of it]; 0 = none"
     add("--margin", type=NOT_NEGATIVE, default=0.0, help=beyond)
     by_landmarks = "a square around the landmarks, 4.2 times their root mean square distance from their middle"
     add("--boxes", default="", help=f"loose_bb CSV for loose crops [pixels]; empty = {by_landmarks}")
-    add("--enlarge", type=AT_LEAST_1, default=1.3, help="box of a loose crop, about its middle [factor]; 1 = as it is")
-    add("--square", **FLAG, help="loose crops as wide and high as the longer side, but for the picture's edges")
+    add("--enlarge", type=AT_LEAST_1, default=1.3, help="scale of a loose crop's box [factor]; 1 = unchanged")
+    add("--square", **FLAG, help="loose crops with both sides as long as the longer one, clipped to the image")
     add("--format", default="jpg", choices=("jpg", "png"), help="of the crops; png keeps every pixel")
     add("--quality", type=JPEG_QUALITY, default=95, help="of jpg [1 to 100]")
-    add("--workers", type=COUNT_OR_0, default=0, help="[threads, of loose crops processes]; 0 = one a core")
+    add("--workers", type=COUNT_OR_0, default=0, help="[threads, of loose crops processes]; 0 = one per core")
 
 
 def _problems(values: dict[str, Any], origins: dict[str, str], _defaults: dict[str, Any]) -> list[str]:
-    given = len(values.get("size", [0]))
-    return [] if given in (1, 2) else [f"{origins['size']}: --size: takes 1 or 2 values, got {given}"]
+    count = len(values.get("size", [0]))
+    return [] if count in (1, 2) else [f"{origins['size']}: --size: takes 1 or 2 values, got {count}"]
 
 
 if __name__ == "__main__":

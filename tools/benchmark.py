@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Measure what the trainer's parts cost on this machine.
+"""Benchmarks of the trainer's parts on this machine.
 
     python tools/benchmark.py head                          # the softmax head, up to a million classes
     python tools/benchmark.py head --classes 8631 --ranks 1 # a quick look
     python tools/benchmark.py step --model iresnet50        # a whole training step of a backbone
-    python tools/benchmark.py snapshot                      # what the training waits for, at a million classes
+    python tools/benchmark.py snapshot                      # snapshot writing, at a million classes
     python tools/benchmark.py startup                       # reading lists as long as VGGFace2's
-    python tools/benchmark.py loader --train @configs/faces_mini.yml  # photographs into aligned faces
+    python tools/benchmark.py loader --train @configs/faces_mini.yml  # images into aligned faces
     python tools/benchmark.py evaluate --eval --snap m.onnx --val_data_root lfw --flipped_emb  # a verification set
     python tools/benchmark.py endurance                     # memory, files and threads of a long run
 
-Each prints a table, and one line of JSON at the end. Timings are medians with their spread; run nothing beside it.
+Each prints a table, and one line of JSON at the end. Timings are medians with their spread; run nothing else meanwhile.
 """
 
 

@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Look for what is wrong with a data set: photographs, landmarks, duplicates, people who are in the verification set.
+"""Check a data set: unreadable images, bad landmarks, duplicates, identities that are in the verification set.
 
     python tools/check_dataset.py runs/check @configs/mobilenet_arcface.yml --train_meta identity_meta.csv
     python tools/check_dataset.py runs/check --train_dataset folder --train_data_root photographs --aligned
 
-What follows OUT goes to train.py; its options say what the data are, and with --val_data_root, --val_list and
---val_landmarks what people are in the verification set. OUT gets
+Arguments after OUT are train.py's data options; --val_data_root, --val_list and --val_landmarks define the verification
+set. OUT gets
 
     findings.csv         path, identity, kind, detail, other path
-    index.html           the same with pictures, in one file
-    cleaned_<list>.txt   the list without what has findings of the kinds of --drop, for --train_list
-    facts/               what is known of each photograph: a second run, or one after an interruption, looks at new ones
+    index.html           the same with images, in one file
+    cleaned_<list>.txt   the list without images that have findings of the kinds of --drop, for --train_list
+    facts/               cached measurements of each image: a later run measures only new images
 
-Of duplicates under one identity the first stays; of those under several none does, as some of the labels are wrong. An
-identity goes with all its photographs. Identities are compared with people by name: their own, or that in --train_meta.
-The list is of the format that was read, but for folders, whose is `list`; shards have none. The exit status is 0 if
-the cleaned list is the whole one, 1 if not, 2 if something can't be used.
+Of duplicates within one identity the first is kept; of duplicates across identities none, as some labels are wrong. An
+identity is dropped with all its images. Identities are compared with the verification set by name: their own, or that
+in --train_meta. The list has the format that was read, `list` for folders; there is none for shards. Exit status: 0 if
+nothing is dropped, 1 if something is, 2 for invalid input.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] | None:
-    """The line of each photograph [N] in a list for train.py; None where a list can't leave one out."""
+    """Line of each image [N] in a list for train.py; None where the format has no list."""
     if faces.storage is not None:
         return None
     if options.train_dataset == "folder":
@@ -85,14 +85,14 @@ def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] |
         refuse_unlistable(names, "list")
         return [f"{name} {label}" for name, label in zip(names, faces.labels.tolist(), strict=True)]
     texts = read_lines(Path(options.train_list)).texts
-    if options.train_dataset in ("ms1m", "imdbface"):  # whose other lines are photographs without a face
+    if options.train_dataset in ("ms1m", "imdbface"):  # their other lines are images without a face
         texts = texts.filter(has_face(texts))
-    found: list[str] = texts.to_pylist()
-    return found
+    lines: list[str] = texts.to_pylist()
+    return lines
 
 
 def _people(options: argparse.Namespace, faces: LabelledFaces) -> dict[int, str]:
-    """Label → who of the verification set is called like that identity."""
+    """Label → person of the verification set with the identity's name."""
     if not options.val_list:
         return {}
     names = person_names(Path(options.train_meta)) if options.train_meta else {}
@@ -106,9 +106,9 @@ def _table(faces: LabelledFaces, findings: Findings) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["path", "identity", "kind", "detail", "other"])
-    for of in findings.found:
-        path, other = ("" if row is None else faces.names[row].as_py() for row in (of.row, of.other))
-        rows.writerow([path, faces.identities[of.label], of.kind, of.detail, other])
+    for finding in findings.found:
+        path, other = ("" if row is None else faces.names[row].as_py() for row in (finding.row, finding.other))
+        rows.writerow([path, faces.identities[finding.label], finding.kind, finding.detail, other])
     return text.getvalue()
 
 
@@ -125,20 +125,20 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("out", type=Path, metavar="OUT", help="folder for what is found")
+    add("out", type=Path, metavar="OUT", help="folder for the findings")
     dropped = f"kinds that are left out of the cleaned list (default: {' '.join(DROPPED)})"
     add("--drop", nargs="*", choices=KINDS, default=list(DROPPED), metavar="KIND", help=dropped)
-    fewest = "that an identity must keep [photographs] (default: %(default)s)"
+    fewest = "images that an identity must keep [images] (default: %(default)s)"
     add("--min_images", type=COUNT, default=Limits.min_images, metavar="N", help=fewest)
-    side = "smallest side of an aligned face [pixels of the photograph] (default: %(default)g)"
+    side = "smallest side of an aligned face [pixels of the image] (default: %(default)g)"
     add("--min_face", type=NOT_NEGATIVE, default=Limits.min_face, metavar="N", help=side)
     misfit = "most that landmarks differ from a face's [robust deviations above the median] (default: %(default)g)"
     add("--landmark_misfit", type=POSITIVE, default=Limits.misfit, metavar="X", help=misfit)
     near = "most that near-duplicates differ [bits of 256]; above 20 it takes long (default: %(default)s)"
     add("--near", type=_NEAR, default=Limits.near, metavar="N", help=near)
-    shown = "findings of a kind that the page shows [pictures] (default: %(default)s)"
+    shown = "findings of each kind that the page shows [images] (default: %(default)s)"
     add("--thumbnails", type=COUNT_OR_0, default=24, metavar="N", help=shown)
-    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="processes; 0 = one a core (default: 0)")
+    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="processes; 0 = one per core (default: 0)")
     return parser.parse_known_args(argv)
 
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Put the head of a snapshot to the test: held-out photographs of the people that it was trained on.
+"""Classify held-out images of the training identities with a snapshot's head: top-1 and top-5 accuracy.
 
     python tools/make_list.py photographs lists
     python train.py --train_dataset list --train_list lists/train.txt …
     python tools/classify.py --snap t.pt --train_dataset list --train_data_root photographs \\
         --train_list lists/test.txt --aligned --json figures.json --per_identity table.csv
 
-Of VGGFace2 that is a list of pictures of its 8,631 training people; those of its 500 test people have no class. The
-classes are those of the training state beside the snapshot, or of tools/import_weights.py --identities, and go by name:
-the folder's, or the last part of it. Logits are cosines without a margin, as heads here have them; an imported head
-with a bias gives what it gave before. Works under torchrun, too.
+For VGGFace2, use images of its 8,631 training identities; its 500 test identities have no class. Class names come from
+the training state next to the snapshot, or from tools/import_weights.py --identities, and match the identity's name or
+the last part of its path. Logits are cosines without a margin; an imported head with a bias is applied unchanged. Works
+under torchrun.
 """
 
 import csv
@@ -42,7 +42,7 @@ from tools.features.parts import Extractor, Features, Part, embedding_options, e
 
 def main(argv: list[str]) -> int:
     resolved = model_tool_options(
-        "tools/classify.py", "Classify held-out photographs.", _own, argv, labelled=True
+        "tools/classify.py", "Classify held-out images.", _own, argv, labelled=True
     )
     options = resolved.values
     with open_ranks(options.device) as ranks:
@@ -97,15 +97,17 @@ def main(argv: list[str]) -> int:
 
 
 def class_of_each(faces: LabelledFaces, names: list[str]) -> Indices:
-    """The class of each photograph [N] in a head of `names`, by the identity's name or the last part of it (`n000002`
-    of `train/n000002`); -1 = it has none."""
-    known = {name: row for row, name in enumerate(names)}
-    classes = [known.get(name, known.get(name.rpartition("/")[2], -1)) for name in faces.identities]
+    """Class of each image [N] in a head of `names`; -1 = none.
+
+    By the identity's name or the last part of it (`n000002` of `train/n000002`).
+    """
+    rows = {name: row for row, name in enumerate(names)}
+    classes = [rows.get(name, rows.get(name.rpartition("/")[2], -1)) for name in faces.identities]
     return np.array(classes, dtype=np.int64)[faces.labels]
 
 
 def _head(weights: Weights) -> torch.Tensor:
-    """[C, E]; InputError for a snapshot without one."""
+    """Head [C, E]; InputError for a snapshot without one."""
     if weights.head is None:
         raise InputError(
             f"{weights.path}: no head to test: a training keeps it in the folder {weights.path.stem}.state beside the "
@@ -115,7 +117,7 @@ def _head(weights: Weights) -> torch.Tensor:
 
 
 def _class_names(weights: Weights, classes: int, identities: str) -> list[str]:
-    """Of the head's rows; InputError without them, and when it has more or fewer."""
+    """Names of the head's rows; InputError if they are unknown or their number differs."""
     names = read_identities(Path(identities)) if identities else weights.identities
     if names is None:
         raise InputError(f"{weights.path}: who the {classes:,} classes are isn't in it: give --identities")
@@ -144,7 +146,7 @@ def _lines(record: dict[str, Any]) -> list[str]:
     return [
         "; ".join([f"{count}, {record['classes']:,} classes", *aside]),
         "top-1 {top1:.4f}, top-5 {top5:.4f}; mean of the identities' top-1 {mean_top1:.4f}".format(**record),
-        *(f"{of['identity']} taken for {of['taken_for']}: {of['times']} of {of['of']}" for of in record["confused"]),
+        *("{identity} taken for {taken_for}: {times} of {of}".format(**pair) for pair in record["confused"]),
     ]
 
 
@@ -153,11 +155,11 @@ _ASIDE = {"left_out": "of people without a class left out", "unusable": "unusabl
 
 def _own(group: Group) -> None:
     add = group.add_argument
-    add("--identities", default="", help="names of the head's classes, one a line; empty = as --snap says")
+    add("--identities", default="", help="names of the head's classes, one per line; empty = from --snap")
     embedding_options(group)
-    add("--pairs", type=COUNT_OR_0, default=10, help="most often confused identities that are said [pairs]; 0 = none")
-    add("--json", default="", help="file to write the figures to; empty = none")
-    add("--per_identity", default="", help="file.csv to write a line an identity to; empty = none")
+    add("--pairs", type=COUNT_OR_0, default=10, help="most often confused identities to print [pairs]; 0 = none")
+    add("--json", default="", help="file to write the metrics to; empty = none")
+    add("--per_identity", default="", help="file.csv with one line per identity; empty = none")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Train the same network with every loss, on the same data for the same time, and compare what comes out.
+"""Compare losses: train the same network with each, on the same data with the same schedule.
 
     python tools/compare_losses.py runs/losses @configs/faces_mini.yml
     python tools/compare_losses.py runs/losses @configs/faces_mini.yml --only softmax arc --seeds 0
 
-What follows OUT goes to train.py, before the options of the loss. One process a run, as many at a time as there are
-cores. A run that is complete in OUT isn't done again, so an interrupted comparison goes on where it was.
+Arguments after OUT go to train.py, before the options of the loss. One process per run, as many at a time as cores.
+Complete runs in OUT aren't repeated, so an interrupted comparison continues.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def run(out: Path, loss: str, seed: int, options: list[str], cores: "queue.Queue[int]") -> None:
-    """Train and validate once on a core of its own, unless that is done."""
+    """Train and validate once on one core, unless already done."""
     folder = run_folder(out, loss, seed)
     if (folder / "done").exists():
         return
@@ -96,7 +96,7 @@ def run_folder(out: Path, loss: str, seed: int) -> Path:
 
 
 def print_table(out: Path, losses: list[str], seeds: list[int]) -> None:
-    """Mean and spread (standard deviation) of AUC and accuracy over the seeds, best AUC first."""
+    """Print mean and standard deviation of AUC and accuracy over the seeds, best AUC first."""
     rows = []
     for loss in losses:
         last = [(run_folder(out, loss, seed) / "validation.jsonl").read_text().splitlines()[-1] for seed in seeds]

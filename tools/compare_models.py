@@ -4,10 +4,10 @@
     python tools/compare_models.py a.pt b.onnx --val_data_root /data/lfw
     python tools/compare_models.py a.pt b.pt --val_data_root /data/lfw --flipped_emb --roc both.png
 
-Both are scored as evaluate_lfw.py scores them; what follows the two names and --roc are its options, for both.
-Printed: figures of each, B − A with a 95 % interval from redrawing the same people for both, and McNemar's exact test
-(1947, https://doi.org/10.1007/BF02295996) on the pairs that only one of them judges rightly, each at the thresholds of
-its own folds. An interval without 0 in it, or a small p, says that the difference isn't chance.
+Both are scored as by evaluate_lfw.py, whose options may follow and apply to both. Output: metrics of each, B − A with a
+95 % interval from bootstrap draws of identities shared by both, and McNemar's exact test (1947,
+https://doi.org/10.1007/BF02295996) on the pairs that only one classifies correctly, each at the thresholds of its own
+folds. An interval that excludes 0, or a small p, means a significant difference.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from fr.options.parsing import tool_parser
 from fr.report.plots import png, roc_overlay
 
 COMPARED = ("accuracy", "auc")
-# Of evaluate_lfw.py; they are about one model.
+# Options of evaluate_lfw.py for one model only.
 _NOT_HERE = ("json", "report", "roc_fname", "show_failed", "dump_embeddings")
 
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         raise InputError(*refused)
     options = both[0].values
     with open_ranks(options.device) as ranks:
-        sets_of_a, sets_of_b = (score(of, ranks) for of in both)
+        sets_of_a, sets_of_b = (score(resolved, ranks) for resolved in both)
         if len(sets_of_a) != len(sets_of_b):
             raise InputError(f"A was scored on {len(sets_of_a)} sets, B on {len(sets_of_b)}: name them with --val_sets")
         curves = {}
@@ -51,12 +51,12 @@ def main(argv: list[str]) -> int:
                 continue
             if len(sets_of_a) > 1:
                 print(a.pair_set.describe())
-            drawn = [_replicates(of, options.bootstrap) for of in (a, b)] if options.bootstrap else []
+            drawn = [_replicates(scored, options.bootstrap) for scored in (a, b)] if options.bootstrap else []
             print("\n".join(_table(a, b, drawn)))
             print(_verdicts(a.verification.right, b.verification.right))
             where = f", {a.pair_set.name}" if len(sets_of_a) > 1 else ""
-            for letter, name, of in (("A", arguments.a, a), ("B", arguments.b, b)):
-                curves[f"{letter}: {Path(name).name}{where}"] = roc_curve(of.scores, of.faces.same)
+            for letter, name, scored in (("A", arguments.a, a), ("B", arguments.b, b)):
+                curves[f"{letter}: {Path(name).name}{where}"] = roc_curve(scored.scores, scored.faces.same)
         if arguments.roc and ranks.is_main:
             write_result(arguments.roc, png(roc_overlay(curves)))
             print(f"wrote {arguments.roc}")
@@ -64,9 +64,9 @@ def main(argv: list[str]) -> int:
 
 
 def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> tuple[int, int, float]:
-    """Pairs that only A, and that only B judges rightly, and the exact two-sided p of McNemar's test. [P] each.
+    """Pairs that only A, and that only B classifies correctly, and McNemar's exact two-sided p. right_a, right_b: [P].
 
-    p is the chance of a split at least as uneven if neither is better: a fair coin for each of these pairs.
+    p: probability of a split at least as uneven if each of these pairs is a fair coin toss.
     """
     only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
     return only_a, only_b, min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
@@ -76,7 +76,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = tool_parser("tools/compare_models.py", __doc__, allow_abbrev=False)
     parser.add_argument("a", metavar="A", help="snapshot (.pt) or ONNX model")
     parser.add_argument("b", metavar="B", help="another one")
-    parser.add_argument("--roc", type=Path, metavar="PNG", help="picture of both ROC curves to write (default: none)")
+    parser.add_argument("--roc", type=Path, metavar="PNG", help="plot of both ROC curves to write (default: none)")
     return parser.parse_known_args(argv)
 
 
@@ -96,15 +96,15 @@ def _replicates(scored: Scored, count: int) -> Replicates:
 def _table(a: Scored, b: Scored, drawn: list[Replicates]) -> list[str]:
     rows = [f"{'':10}{'A':>8}{'B':>8}{'B - A':>9}" + ("   95 % interval" if drawn else "")]
     for name in COMPARED:
-        first, second = (_figure(of, name) for of in (a, b))
+        first, second = (_metric(scored, name) for scored in (a, b))
         between = interval(drawn[1][name] - drawn[0][name]) if drawn else None
         ends = f"   [{between[0]:+.4f}, {between[1]:+.4f}]" if between else ""
         rows.append(f"{name:10}{first:8.4f}{second:8.4f}{second - first:+9.4f}{ends}")
     return rows
 
 
-def _figure(scored: Scored, name: str) -> float:
-    """The accuracy of the protocol, the AUC of the exact curve, which is what replicates are of."""
+def _metric(scored: Scored, name: str) -> float:
+    """Accuracy of the protocol, or AUC of the exact curve, as in the bootstrap replicates."""
     if name == "accuracy":
         return scored.verification.accuracy
     roc = roc_curve(scored.scores, scored.faces.same)
@@ -113,7 +113,7 @@ def _figure(scored: Scored, name: str) -> float:
 
 def _verdicts(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> str:
     only_a, only_b, p = mcnemar(right_a, right_b)
-    counts = f"judged rightly by A alone: {only_a:,}, by B alone: {only_b:,} of {right_a.size:,} pairs"
+    counts = f"correct only by A: {only_a:,}, only by B: {only_b:,} of {right_a.size:,} pairs"
     return f"{counts}; McNemar's p {p:.3g}"
 
 

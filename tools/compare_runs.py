@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Say whether the logs of two runs agree, and where they first part.
+"""Compare the logs of two runs and report the first difference.
 
     python tools/compare_runs.py logs/before logs/after              # to the last bit
     python tools/compare_runs.py a/log.jsonl b/log.jsonl --rtol 1e-5 # to rounding, as between numbers of ranks
 
-A and B are folders of logs or JSONL files. What measures time is left out (--timings takes it in). Iterations that only
-one of them has, twice, or out of order, are differences, too; --common looks only at those that both have.
-Exit status: 0 = they agree, 1 = they differ, 2 = one can't be read.
+A and B are log folders or JSONL files. Timings are ignored unless --timings. Iterations that are missing in one,
+repeated or out of order are differences too; --common compares only iterations in both. Exit status: 0 = equal, 1 =
+different, 2 = unreadable.
 """
 
 import argparse
@@ -26,7 +26,7 @@ Record = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Run:
-    """The records of a log by iteration, and lines on what is wrong with their order."""
+    """Records of a log by iteration, and messages about wrong order."""
 
     name: str
     records: dict[int, Record]
@@ -34,10 +34,10 @@ class Run:
 
 
 def main(argv: list[str]) -> int:
-    given = _arguments(argv)
-    a, b = (read_run(path) for path in (given.a, given.b))
-    ignored = set() if given.timings else TIMINGS
-    differences = compare(a, b, given.rtol, ignored, given.common)
+    arguments = _arguments(argv)
+    a, b = (read_run(path) for path in (arguments.a, arguments.b))
+    ignored = set() if arguments.timings else TIMINGS
+    differences = compare(a, b, arguments.rtol, ignored, arguments.common)
     if not differences:
         shared = a.records.keys() & b.records.keys()
         print(f"the same in {len(shared):,} records, iterations {min(shared):,} to {max(shared):,}")
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 
 def read_run(path: Path) -> Run:
-    """InputError names the line that is no record."""
+    """Read a log; InputError names an invalid line."""
     path = path / LOG if path.is_dir() else path
     records: dict[int, Record] = {}
     disorder: list[str] = []
@@ -82,8 +82,10 @@ def _is_number(value: object) -> bool:
 
 
 def compare(a: Run, b: Run, rtol: float, ignored: set[str], common: bool) -> list[str]:
-    """Lines on what differs; none = nothing. rtol: how far two values may be apart, as a share of the larger one.
-    ignored: keys. common: iterations that only one has don't matter."""
+    """Messages about differences; empty = none.
+
+    rtol: relative tolerance, of the larger value. ignored: keys. common: ignore iterations that only one has.
+    """
     differences = a.disorder + b.disorder
     for one, other in ((a, b), (b, a)):
         alone = sorted(one.records.keys() - other.records.keys())
@@ -92,20 +94,20 @@ def compare(a: Run, b: Run, rtol: float, ignored: set[str], common: bool) -> lis
     shared = sorted(a.records.keys() & b.records.keys())
     if not shared:
         return [*differences, "no iteration is in both"]
-    parted = [(iteration, key) for iteration in shared for key in _unlike(a, b, iteration, rtol, ignored)]
-    if parted:
-        iteration, _ = parted[0]
+    different = [(iteration, key) for iteration in shared for key in _unlike(a, b, iteration, rtol, ignored)]
+    if different:
+        iteration, _ = different[0]
         differences.append(f"they part at iteration {iteration:,}:")
-        for key in (key for place, key in parted if place == iteration):
+        for key in (key for place, key in different if place == iteration):
             first, second = (run.records[iteration].get(key, "absent") for run in (a, b))
             differences.append(f"  {key}: {first} and {second}")
-        count = len({place for place, _ in parted})
+        count = len({place for place, _ in different})
         differences.append(f"of {len(shared):,} iterations that both have {count:,} differ")
     return differences
 
 
 def _unlike(a: Run, b: Run, iteration: int, rtol: float, ignored: set[str]) -> list[str]:
-    """The keys whose values differ at an iteration, as A has them, then those of B alone."""
+    """Keys whose values differ at an iteration: in A's order, then those only in B."""
     first, second = a.records[iteration], b.records[iteration]
     return [key for key in {**first, **second} if key not in ignored and not _alike(first, second, key, rtol)]
 
@@ -114,7 +116,7 @@ def _alike(first: Record, second: Record, key: str, rtol: float) -> bool:
     if key not in first or key not in second:
         return False
     x, y = first[key], second[key]
-    if x is None or y is None:  # what wasn't finite
+    if x is None or y is None:  # null: the value wasn't finite
         return x is y
     return x == y or math.isclose(x, y, rel_tol=rtol)
 
@@ -127,10 +129,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     add("--rtol", type=float, default=0.0, help="difference that counts as none [share of the value] (default: 0)")
     add("--timings", action="store_true", help=f"compare {', '.join(sorted(TIMINGS))}, too")
     add("--common", action="store_true", help="only iterations that both have")
-    given = parser.parse_args(argv)
-    if not 0 <= given.rtol < 1:
-        parser.error(f"--rtol: expected a share in [0, 1), got {given.rtol}")
-    return given
+    arguments = parser.parse_args(argv)
+    if not 0 <= arguments.rtol < 1:
+        parser.error(f"--rtol: expected a share in [0, 1), got {arguments.rtol}")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What a backbone costs: parameters, multiply-adds, activations, and images a second on this machine.
+"""Cost of a backbone: parameters, multiply-adds, activations, and images per second on this machine.
 
     python tools/count_flops.py --model iresnet50
     python tools/count_flops.py --all --no_speed        # the table of the README
 
-Multiply-adds are those of convolutions and matrix products of one picture, from torch's own counter; activations the
-numbers that its convolutions and linear layers put out, which is what training keeps. Speed: medians in the form that
---precision auto and --channels_last choose, forward alone and a whole training step (forward, backward, SGD).
+Multiply-adds: convolutions and matrix products for one image, by torch's counter. Activations: output elements of its
+convolutions and linear layers, which training keeps. Speed: medians with --precision auto and --channels_last, of the
+forward pass and of a training step (forward, backward, SGD).
 """
 
 import statistics
@@ -32,7 +32,7 @@ _HEAD = f"| {'model':15} | {'input':9} | {'parameters':>11} | {'M MACs':>8} | {'
 
 @dataclass(frozen=True)
 class Count:
-    """Of one picture; activations are numbers, not bytes."""
+    """Cost of one image; activations in elements, not bytes."""
 
     parameters: int
     macs: int
@@ -40,7 +40,7 @@ class Count:
 
 
 def count(model: nn.Module, size: tuple[int, int]) -> Count:
-    """Count what a forward pass of one picture of (height, width) does; the model may be on the meta device."""
+    """Count a forward pass of one image of (height, width); the model may be on the meta device."""
     activations = 0
 
     def note(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
@@ -54,11 +54,11 @@ def count(model: nn.Module, size: tuple[int, int]) -> Count:
     for hook in hooks:
         hook.remove()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Count(parameters, counter.get_total_flops() // 2, activations)  # two operations a multiply-add
+    return Count(parameters, counter.get_total_flops() // 2, activations)  # two operations per multiply-add
 
 
 def speeds(model: nn.Module, size: tuple[int, int], batch: int) -> tuple[float, float]:
-    """Images a second on this machine's CPU: forward without gradients, and a training step."""
+    """Images per second on this machine's CPU: forward without gradients, and a training step."""
     use_bf16 = resolved_precision("auto", torch.device("cpu")) == "bf16"
     model.to(memory_format=torch.channels_last)
     images = torch.rand(batch, 3, *size).to(memory_format=torch.channels_last)
@@ -109,9 +109,9 @@ def main(argv: list[str]) -> int:
         size = tuple(arguments.input_size or family(name).input_size)
         with torch.device("meta" if arguments.no_speed and not name.startswith("timm/") else "cpu"):
             model = build_model(name, arguments.embed_size, size)
-        found = count(model, size)
-        row = f"| {name:15} | {f'{size[0]}×{size[1]}':9} | {found.parameters:11,} | {found.macs / 1e6:8.1f} | "
-        row += f"{found.activations / 1e6:13.2f} |"
+        cost = count(model, size)
+        row = f"| {name:15} | {f'{size[0]}×{size[1]}':9} | {cost.parameters:11,} | {cost.macs / 1e6:8.1f} | "
+        row += f"{cost.activations / 1e6:13.2f} |"
         if not arguments.no_speed:
             inference, training = speeds(model, size, arguments.batch)
             row += f" {inference:9.1f} | {training:10.1f} |"

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""Find the face in each photograph of a tree: boxes and five landmarks, as CSVs in VGGFace2's bb_landmark format.
+"""Detect the face in each image of a folder tree: boxes and five landmarks as CSVs in VGGFace2's bb_landmark format.
 
     python tools/detect_faces.py photographs tables
     python tools/detect_faces.py photographs tables --list train.txt --face largest --min_face 40
     python train.py --train_data_root photographs --train_list tables/train_list.txt --train_landmarks tables
 
-OUT gets train_list.txt (the photographs with a face), loose_landmark_train.csv, loose_bb_train.csv, no_face.txt (those
-without) and unreadable.txt (with what is wrong). Places are in pixels of the file as it is stored: EXIF's orientation
-is heeded in looking for faces, which must be upright, and taken back in what is written. Left is left as seen in the
-stored picture.
+OUT gets train_list.txt (images with a face), loose_landmark_train.csv, loose_bb_train.csv, no_face.txt (images without)
+and unreadable.txt (with the reasons). Coordinates are in pixels of the image as stored: EXIF's orientation is applied
+for detection, which needs upright faces, and undone in the output. Left is left as seen in the stored image.
 
-faces.jsonl keeps what is done: interrupted, killed, or with photographs added since, run it again and it does the rest,
-and tries again what was unreadable. The detector comes with: bash init_venv.sh --with detect
+faces.jsonl records progress: after an interruption, or with new images, run it again for the rest; unreadable images
+are tried again. To install the detector: bash init_venv.sh --with detect
 """
 
 import argparse
@@ -44,7 +43,7 @@ from tools.dataset.face_names import key_of, refuse_ambiguous
 from tools.dataset.parallel import map_in_processes
 
 JOURNAL, NO_FACE, UNREADABLE = "faces.jsonl", "no_face.txt", "unreadable.txt"
-_SMALLEST = checked(int, "a whole number >= 12", lambda x: x >= 12)  # less than the first network's view is enlarged
+_SMALLEST = checked(int, "a whole number >= 12", lambda x: x >= 12)  # the first network's input size
 
 
 def main(argv: list[str]) -> int:
@@ -52,13 +51,13 @@ def main(argv: list[str]) -> int:
     root = DataRoot(options.photographs, options.allow_outside)
     settings = settings_of(options)
     device = str(choose_device(options.device, 0))
-    Mtcnn(settings, torch.device("cpu"))  # if the package isn't there, say so before anything is written
+    Mtcnn(settings, torch.device("cpu"))  # a missing package is reported before anything is written
     names = _names(root, options.list)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         bad = _detect(root, names, options, settings, device)
         print(_write_results(options.out, options.split, bad))
-    except OSError as error:  # of photographs they don't come here
+    except OSError as error:  # errors of reading images are handled in `face_of`
         raise InputError(f"{error.filename or options.out}: can't be written: {error.strerror}") from error
     return 0
 
@@ -80,31 +79,31 @@ def _names(root: DataRoot, list_file: str) -> list[str]:
 def _detect(
     root: DataRoot, names: list[str], options: argparse.Namespace, settings: DetectorSettings, device: str
 ) -> list[str]:
-    """Brings the journal up to date; what is wrong with the photographs that couldn't be read."""
+    """Update the journal; return the problems of unreadable images."""
     kept = {"photographs": str(root.path.resolve()), "face": options.face, **asdict(settings)}
     journal, done = open_journal(options.out / JOURNAL, kept)
     with journal:
         todo = [name for name in names if name not in done]
         if len(todo) < len(names):
-            print(f"{len(names) - len(todo):,} of {len(names):,} photographs were done before", flush=True)
+            print(f"{len(names) - len(todo):,} of {len(names):,} images were done before", flush=True)
         bad = []
         look = partial(find_face, root, settings, device, options.face)
-        for found in map_in_processes(look, todo, options.workers, "detecting"):
-            if isinstance(found, Found):
-                append(journal, found)
+        for result in map_in_processes(look, todo, options.workers, "detecting"):
+            if isinstance(result, Found):
+                append(journal, result)
             else:
-                bad.append(found)
+                bad.append(result)
         os.fsync(journal.fileno())
     return bad
 
 
 def find_face(root: DataRoot, settings: DetectorSettings, device: str, choice: str, name: str) -> Found | str:
-    """As `face_of`, in a process that has no detector yet."""
+    """Call `face_of` with this process's own detector."""
     return face_of(_detector(settings, device), root, choice, name)
 
 
 def face_of(detector: Detector, root: DataRoot, choice: str, name: str) -> Found | str:
-    """The face of a photograph, or what is wrong with the file."""
+    """Detect the face of an image; returns a message if the file is unreadable."""
     path = root.path / name
     try:
         encoded = root.read_whole(path, MOST_BYTES)
@@ -119,7 +118,7 @@ def face_of(detector: Detector, root: DataRoot, choice: str, name: str) -> Found
     if not len(faces):
         return Found(name, 0, [], [])
     chosen = choose(faces, photograph.stored, choice)
-    box, points = (np.round(of[chosen].ravel(), 3).tolist() for of in (faces.boxes, faces.points))
+    box, points = (np.round(values[chosen].ravel(), 3).tolist() for values in (faces.boxes, faces.points))
     return Found(name, len(faces), box, points)
 
 
@@ -130,7 +129,7 @@ def _detector(settings: DetectorSettings, device: str) -> Detector:
 
 
 def _write_results(out: Path, split: str, bad: list[str]) -> str:
-    """The journal as tables and lists; a summary for people."""
+    """Write the journal as tables and lists; return a summary."""
     photographs = several = none = 0
     with (
         _replaced(out / f"{split}_list.txt") as listed,
@@ -141,17 +140,17 @@ def _write_results(out: Path, split: str, bad: list[str]) -> str:
     ):
         boxes.write("NAME_ID,X,Y,W,H\n")
         landmarks.write(",".join(["NAME_ID", *LANDMARK_COLUMNS]) + "\n")
-        for found in read_journal(out / JOURNAL):
+        for result in read_journal(out / JOURNAL):
             photographs += 1
-            several += found.faces > 1
-            none += found.faces == 0
-            if found.faces:
-                listed.write(f"{found.name}\n")
-                key = '"{}"'.format(key_of(found.name).replace('"', '""'))
-                boxes.write(",".join([key, *(f"{value:.0f}" for value in found.box)]) + "\n")
-                landmarks.write(",".join([key, *(f"{value:.3f}" for value in found.points)]) + "\n")
+            several += result.faces > 1
+            none += result.faces == 0
+            if result.faces:
+                listed.write(f"{result.name}\n")
+                key = '"{}"'.format(key_of(result.name).replace('"', '""'))
+                boxes.write(",".join([key, *(f"{value:.0f}" for value in result.box)]) + "\n")
+                landmarks.write(",".join([key, *(f"{value:.3f}" for value in result.points)]) + "\n")
             else:
-                faceless.write(f"{found.name}\n")
+                faceless.write(f"{result.name}\n")
         unreadable.writelines(f"{problem}\n" for problem in bad)
     summary = f"{photographs - none:,} photographs with a face, {several:,} of them with several; {none:,} without"
     return "\n".join([*shown(bad), f"{out}: {summary} ({NO_FACE}); {len(bad):,} unreadable ({UNREADABLE})"])
@@ -159,7 +158,7 @@ def _write_results(out: Path, split: str, bad: list[str]) -> str:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[TextIO]:
-    """A file to write to that takes its place when it is whole."""
+    """Open a temporary file that replaces `path` once complete."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         yield file
@@ -169,33 +168,33 @@ def _replaced(path: Path) -> Iterator[TextIO]:
 def _options(argv: list[str]) -> argparse.Namespace:
     parser = tool_parser("tools/detect_faces.py", __doc__)
     add = parser.add_argument
-    add("photographs", type=Path, metavar="PHOTOS", help="folder; all pictures in its tree, unless --list says which")
+    add("photographs", type=Path, metavar="PHOTOS", help="folder; all images in its tree unless --list is given")
     add("out", type=Path, metavar="OUT", help="folder for the tables")
     add("--list", default="", metavar="FILE", help="`path id` a line, as of --train_dataset list (default: no list)")
     add("--split", choices=("train", "test", "all"), default="train", help="in the tables' names (default: train)")
     detector_options(parser)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto = cuda where there is one (default)")
-    add("--allow_outside", action="store_true", help="photographs may lie outside of PHOTOS, by paths and links")
-    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="[processes]; 0 = one a core (default: 0)")
+    add("--allow_outside", action="store_true", help="images may lie outside of PHOTOS, by paths and links")
+    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="[processes]; 0 = one per core (default: 0)")
     return parser.parse_args(argv)
 
 
 def detector_options(parser: argparse.ArgumentParser) -> None:
-    """What decides which faces are found, and which one is meant."""
+    """Add the options of the detector and of the choice between several faces."""
     add = parser.add_argument
     default = DetectorSettings()
-    of_several = "of several faces: center = large and near the middle, or the largest, or the most certain"
-    add("--face", choices=CHOICES, default="center", help=f"{of_several} (default: center)")
+    choice = "face to choose: center = large and near the image centre, the largest, or the most certain"
+    add("--face", choices=CHOICES, default="center", help=f"{choice} (default: center)")
     at_most = f"side of the smallest face looked for [pixels] (default: {default.min_face})"
     add("--min_face", type=_SMALLEST, default=default.min_face, metavar="N", help=at_most)
     stages = f"scores that a face needs at the three stages (default: {' '.join(map(str, default.thresholds))})"
     add("--thresholds", type=PROBABILITY, nargs=3, default=default.thresholds, metavar="P", help=stages)
-    longest = f"longer ones are scaled down for looking, and so are their faces [pixels] (default: {default.max_side})"
+    longest = f"longer images are scaled down for detection, with their faces [pixels] (default: {default.max_side})"
     add("--max_side", type=COUNT, default=default.max_side, metavar="N", help=longest)
 
 
 def settings_of(options: argparse.Namespace) -> DetectorSettings:
-    """What `detector_options` said."""
+    """Detector settings from the options of `detector_options`."""
     return DetectorSettings(options.min_face, tuple(options.thresholds), options.max_side)
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Score a snapshot or an ONNX model on IJB-B or IJB-C, 1:1: TAR at fixed FARs over all listed pairs of templates.
+"""Score a snapshot or an ONNX model on IJB-B or IJB-C, 1:1 verification: TAR at fixed FARs over all template pairs.
 
     python tools/evaluate_ijb.py /data/IJBC --snap t.pt --flipped_emb
     torchrun --nproc_per_node 4 tools/evaluate_ijb.py /data/IJBB --snap t.onnx --json ijbb.json
 
-The folder is laid out as insightface's (`loose_crop/`, `meta/`; see fr/data/pairs/ijb.py). A template is the sum of its
-media, a media the mean of its pictures, each weighed by its detector's score. TAR is the highest whose FAR isn't above
-the one named. What else follows are options of evaluate_lfw.py on model, preprocessing and machine.
+The folder has insightface's layout (`loose_crop/`, `meta/`; see fr/data/pairs/ijb.py). A template is the sum of its
+media, a medium the mean of its images, each weighted by its detection score. TAR is the highest whose FAR doesn't
+exceed the given one. Further options: those of evaluate_lfw.py for model, preprocessing and device.
 """
 
 import argparse
@@ -45,8 +45,8 @@ def main(argv: list[str]) -> int:
             templates = pool(rows, ijb.template, ijb.media, weight)
             figures = template_figures(template_scores(templates, ijb.pairs), ijb.same)
             pairs = f"{len(ijb.same):,} pairs ({ijb.same.sum():,} same)"
-            pictures = f"{len(ijb.faces):,} pictures"
-            print(f"{ijb.name}: {pairs} of {len(templates):,} templates, {pictures}, {arguments.folder}")
+            images = f"{len(ijb.faces):,} images"
+            print(f"{ijb.name}: {pairs} of {len(templates):,} templates, {images}, {arguments.folder}")
             print("\n".join(f"{name.upper()}: {'–' if v is None else f'{v:.4f}'}" for name, v in figures.items()))
             if options.json:
                 write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = tool_parser("tools/evaluate_ijb.py", __doc__, allow_abbrev=False)
     parser.add_argument("folder", metavar="FOLDER", help="folder with loose_crop/ and meta/")
-    parser.add_argument("--no_detector_score", action="store_true", help="every picture weighs the same")
+    parser.add_argument("--no_detector_score", action="store_true", help="weight all images equally")
     return parser.parse_known_args(argv)
 
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Turn a snapshot into one ONNX file that says by itself how its pictures are to be prepared.
+"""Export a snapshot to one ONNX file that includes its preprocessing as metadata.
 
     python tools/export_onnx.py snapshots/t_1000.pt t.onnx
-    python tools/export_onnx.py snapshots/t_1000.pt t.onnx --with_preprocessing --l2_norm   # RGB 0-255 → length 1
+    python tools/export_onnx.py snapshots/t_1000.pt t.onnx --with_preprocessing --l2_norm   # RGB 0-255 → norm 1
     python tools/export_onnx.py snapshots/t_1000.pt t.onnx --int8 256 --program t.pt2
     python evaluate_lfw.py --snap t.onnx --val_data_root /data/lfw
 
-Input `images` [batch, 3, height, width] float32, output `embeddings` [batch, E] float32, any batch. The metadata key
-face_recognition.preprocessing holds, as JSON, what the outside has to do; face_recognition.model what the network is.
+Input `images` [batch, 3, height, width] float32, output `embeddings` [batch, E] float32, any batch. Metadata keys, both
+JSON: face_recognition.preprocessing, which the caller must apply, and face_recognition.model, facts about the network.
 
-Every file is compared with PyTorch before it gets its name: the largest change of a cosine between two pictures when
-one of them is embedded by the file, and of an embedding's length, must be at most 1e-4. The 8-bit file, which can't be
+Each file is compared with PyTorch before it gets its final name: the largest change of a cosine between two images when
+one of them is embedded by the file, and of an embedding's norm, must be at most 1e-4. The 8-bit file, which can't be
 that close, is scored on the verification set instead.
 """
 
@@ -51,24 +51,24 @@ from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.options.parsing import tool_parser
 from fr.preprocessing import Preprocessing
 
-LIMIT = 1e-4  # a tenth of the last digit that people read of a cosine; float32 networks differ by some 1e-6
-CHECKED = 64  # pictures: 4,096 cosines, a few seconds
+LIMIT = 1e-4  # float32 networks differ by about 1e-6
+CHECKED = 64  # images: 4,096 cosines, a few seconds
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """PyTorch's embeddings [N, E], and what a file must be fed [N, 3, H, W] to give the same."""
+    """PyTorch's embeddings [N, E], and the inputs [N, 3, H, W] of an exported file for the same images."""
 
     embeddings: torch.Tensor
     inputs: torch.Tensor
     what: str
 
     def check(self, network: Network, path: Path) -> None:
-        """Print how close it comes; InputError beyond LIMIT."""
-        found = difference(self.embeddings, embeddings_of(network, self.inputs))
-        print(f"{path}: {found}; {len(self.inputs)} {self.what}, against PyTorch", flush=True)
-        if not found.within(LIMIT):
+        """Print the difference from PyTorch; InputError beyond LIMIT."""
+        result = difference(self.embeddings, embeddings_of(network, self.inputs))
+        print(f"{path}: {result}; {len(self.inputs)} {self.what}, against PyTorch", flush=True)
+        if not result.within(LIMIT):
             raise InputError(f"{path}: differs from PyTorch by more than {LIMIT:g}; nothing was written")
 
 
@@ -79,12 +79,12 @@ def main(argv: list[str]) -> int:
         backbone = load_backbone(arguments.snap, contents, contract.input_size, arguments.averaged)
         faces = _verification_faces(arguments, contents["config"])
         dali = dali_settings("cpu", 0, ranks)
-        given = raw_pixels(contract) if arguments.with_preprocessing else contract
-        reference = _reference(backbone, arguments.l2_norm, contract, given, faces, dali)
+        preprocessing = raw_pixels(contract) if arguments.with_preprocessing else contract
+        reference = _reference(backbone, arguments.l2_norm, contract, preprocessing, faces, dali)
 
         inside = contract if arguments.with_preprocessing else None
         program = export_program(Deployed(backbone, inside, arguments.l2_norm), contract.input_size)
-        metadata = _metadata(contents, given, arguments)
+        metadata = _metadata(contents, preprocessing, arguments)
         exported = files.enter_context(_replacing(arguments.out))
         exported.write_bytes(to_onnx(program, metadata))
         reference.check(OnnxModel(exported, _CPU), arguments.out)
@@ -95,12 +95,12 @@ def main(argv: list[str]) -> int:
         if faces and arguments.int8:
             small = files.enter_context(_replacing(arguments.out.with_suffix(".int8.onnx")))
             chosen = _calibration_faces(contents["config"], faces)
-            inputs = normalised(_pixels(chosen, arguments.int8, contract, dali), given)
+            inputs = normalised(_pixels(chosen, arguments.int8, contract, dali), preprocessing)
             print(f"8 bits: scaled to {len(inputs)} faces of {chosen.root}", flush=True)
-            # Where its scores lay was noted of the weights before they were rounded.
-            quantise(exported, small, inputs, _metadata(contents | {"scores": []}, given, arguments))
+            # The stored score distributions belong to the weights before quantisation.
+            quantise(exported, small, inputs, _metadata(contents | {"scores": []}, preprocessing, arguments))
             flipped = bool(contents["config"].get("flipped_emb"))
-            _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, given, dali, ranks, flipped)
+            _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, preprocessing, dali, ranks, flipped)
     return 0
 
 
@@ -110,10 +110,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     add("snap", type=Path, metavar="SNAP", help="snapshot (.pt)")
     add("out", type=Path, metavar="OUT.onnx", help="file to write")
     add("--with_preprocessing", action="store_true", help="normalise inside: RGB pixels 0-255 in (default: outside)")
-    add("--l2_norm", action="store_true", help="embeddings of length 1 (default: as the backbone gives them)")
-    add("--averaged", action="store_true", help="the moving average of the weights (default: the weights)")
-    add("--program", type=Path, metavar="OUT.pt2", help="write torch.export's program, too (default: none)")
-    help_int8 = "write OUT.int8.onnx, too, calibrated with N faces [photographs]; 0 = don't (default: 0)"
+    add("--l2_norm", action="store_true", help="embeddings of norm 1 (default: not normalised)")
+    add("--averaged", action="store_true", help="export the averaged weights (default: the weights)")
+    add("--program", type=Path, metavar="OUT.pt2", help="also write torch.export's program (default: none)")
+    help_int8 = "also write OUT.int8.onnx, calibrated with N faces [images]; 0 = don't (default: 0)"
     add("--int8", type=int, metavar="N", default=0, help=help_int8)
     for name, what in zip(SET_OPTIONS, ("folder of the faces", "pairs.txt", "landmark file [pixels]"), strict=True):
         add(f"--{name}", default="", help=f"{what}, to check and score with (default: the snapshot's)")
@@ -124,14 +124,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         if path and path.suffix != ending
     ]
     if arguments.int8 < 0:
-        problems.append(f"--int8 {arguments.int8}: expected a number of photographs, or 0")
+        problems.append(f"--int8 {arguments.int8}: expected a number of images, or 0")
     if problems:
         raise InputError(*problems)
     return arguments
 
 
-def _metadata(contents: dict[str, Any], given: Preprocessing, arguments: argparse.Namespace) -> dict[str, str]:
-    """What the files say of themselves. Not the training's options, which hold paths of this machine."""
+def _metadata(contents: dict[str, Any], preprocessing: Preprocessing, arguments: argparse.Namespace) -> dict[str, str]:
+    """Metadata of the files, without the training's options, which contain paths of this machine."""
     facts = {name: contents[name] for name in ("model", "embed_size", "iteration")}
     facts["flipped_emb"] = bool(contents["config"].get("flipped_emb"))
     facts |= {name: getattr(arguments, name) for name in ("with_preprocessing", "l2_norm")}
@@ -139,18 +139,18 @@ def _metadata(contents: dict[str, Any], given: Preprocessing, arguments: argpars
     facts["scores"] = [one.as_dict() for one in spreads if one.averaged == arguments.averaged]
     if (threshold := threshold_of(contents["metrics"], arguments.averaged)) is not None:
         facts["threshold"] = threshold
-    return {CONTRACT_KEY: json.dumps(given.as_dict()), FACTS_KEY: json.dumps(facts)}
+    return {CONTRACT_KEY: json.dumps(preprocessing.as_dict()), FACTS_KEY: json.dumps(facts)}
 
 
 def _verification_faces(arguments: argparse.Namespace, config: dict[str, Any]) -> VerificationFaces | None:
-    """The set to check with; without one within reach None, unless it was asked for or is needed."""
-    said = vars(arguments)
+    """Verification set to check with; None if there is none, InputError if it was requested or is needed."""
+    values = vars(arguments)
     try:
-        return sets_to_score(said, config, str(arguments.snap))[0].faces
+        return sets_to_score(values, config, str(arguments.snap))[0].faces
     except InputError as error:
-        if any(said[name] for name in SET_OPTIONS) or arguments.int8:
+        if any(values[name] for name in SET_OPTIONS) or arguments.int8:
             raise
-        print(f"no faces to check with ({error}): pseudo-random pictures it is", flush=True)
+        print(f"no faces to check with ({error}): using pseudo-random images", flush=True)
         return None
 
 
@@ -158,18 +158,18 @@ def _reference(
     backbone: torch.nn.Module,
     l2_norm: bool,
     contract: Preprocessing,
-    given: Preprocessing,
+    preprocessing: Preprocessing,
     faces: Faces | None,
     dali: DaliSettings,
 ) -> Reference:
-    """What PyTorch makes of the pictures to check with, all normalising done outside."""
+    """PyTorch's embeddings of the images to check with, normalised outside the network."""
     pixels = _pixels(faces, CHECKED, contract, dali) if faces else random_pixels(CHECKED, contract.input_size)
     embeddings = embeddings_of(Deployed(backbone, None, l2_norm), normalised(pixels, contract))
-    return Reference(embeddings, normalised(pixels, given), "faces" if faces else "pseudo-random pictures")
+    return Reference(embeddings, normalised(pixels, preprocessing), "faces" if faces else "pseudo-random images")
 
 
 def _calibration_faces(config: dict[str, Any], otherwise: Faces) -> Faces:
-    """What the network was trained on where that is within reach, so that no scored face has set a scale."""
+    """Training images if available, so that no scored face takes part in calibration; else `otherwise`."""
     try:
         return read_training_faces(config)
     except InputError as error:
@@ -178,14 +178,14 @@ def _calibration_faces(config: dict[str, Any], otherwise: Faces) -> Faces:
 
 
 def _pixels(faces: Faces, count: int, contract: Preprocessing, dali: DaliSettings) -> torch.Tensor:
-    """Aligned faces spread over the whole set: [N, 3, H, W] RGB from 0 to 255."""
+    """Aligned faces, evenly spaced over the whole set: [N, 3, H, W] RGB from 0 to 255."""
     indices = np.unique(np.linspace(0, len(faces) - 1, count).astype(np.int64))
     return torch.cat([batch.clone() for batch in plain_stream(faces, indices, 16, raw_pixels(contract), dali)])
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; what was written there takes its place if nothing goes wrong."""
+    """Temporary file that replaces `path` on success."""
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,14 +202,14 @@ def _print_loss(
     full: OnnxModel,
     small: OnnxModel,
     faces: VerificationFaces,
-    given: Preprocessing,
+    preprocessing: Preprocessing,
     dali: DaliSettings,
     ranks: Ranks,
     flipped: bool,
 ) -> None:
-    """What 8 bits cost on the verification set."""
-    figures = [evaluate(network, faces, given, dali, ranks, 16, flipped)[0] for network in (full, small)]
-    rows = [(name, found.accuracy, found.auc) for name, found in zip(("float32", "int8"), figures, strict=True)]
+    """Print accuracy and AUC of the float32 and the 8-bit file on the verification set."""
+    results = [evaluate(network, faces, preprocessing, dali, ranks, 16, flipped)[0] for network in (full, small)]
+    rows = [(name, result.accuracy, result.auc) for name, result in zip(("float32", "int8"), results, strict=True)]
     rows.append(("loss", rows[0][1] - rows[1][1], rows[0][2] - rows[1][2]))
     print(f"{len(faces.pairs):,} pairs of {faces.root}\n{'':8}{'accuracy':>10}{'AUC':>10}")
     print("\n".join(f"{name:8}{accuracy:10.4f}{auc:10.4f}" for name, accuracy, auc in rows), flush=True)

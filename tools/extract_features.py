@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Write the features that a snapshot or an ONNX model makes of photographs.
+"""Extract features of images with a snapshot or an ONNX model.
 
     python tools/extract_features.py --snap t.pt --out features @my_data.yml --train_dataset vgg
     python tools/extract_features.py --snap t.pt --out features --train_data_root crops --aligned --format parquet
     torchrun --nproc_per_node 4 tools/extract_features.py --snap t.onnx --out mega --format bin \\
         --file_ending _mbf.bin --train_dataset ms1m --train_data_root megaface --train_list megaface/list.txt
 
-Of photographs of anybody, faces found first:
+For images without landmarks, detect the faces first:
 
     python tools/detect_faces.py photographs tables
     python tools/extract_features.py --snap t.pt --out features --train_data_root photographs \\
         --train_list tables/train_list.txt --train_landmarks tables
 
-OUT gets the features in one of the forms of tools/features/sinks.py, features.json with the settings, and
-unreadable.txt. Preprocessing and mirror images are the model's own unless options say otherwise. Interrupted or
-killed, run it again, on any number of ranks: what is there stays, the rest comes to the same numbers.
+OUT gets the features in a format of tools/features/sinks.py, features.json with the settings, and unreadable.txt.
+Preprocessing and use of mirror images are the model's own unless overridden. After an interruption, run it again, on
+any number of ranks: existing features are kept, and the rest has the same values.
 """
 
 import argparse
@@ -61,20 +61,20 @@ from tools.features.sinks import (
 
 MARK, UNREADABLE = "features.json", "unreadable.txt"
 FORMATS = ("npy", "npz", "parquet", "bin", "trillion")
-_NORMALIZED = ("bin", "trillion")  # unless said otherwise, as face_recognition.pytorch has them
+_NORMALIZED = ("bin", "trillion")  # by default, as in face_recognition.pytorch
 T = TypeVar("T")
 
 
 def main(argv: list[str]) -> int:
     resolved = model_tool_options(
-        "tools/extract_features.py", "Write the features of photographs.", _own, argv, labelled=False
+        "tools/extract_features.py", "Extract features of images.", _own, argv, labelled=False
     )
     options = resolved.values
     with open_ranks(options.device) as ranks:
         model = open_model(options, ranks.device)
         flip_mode = options.flip_mode if wants_flip(resolved, model) else ""
-        said = resolved.origins["normalize"] != "default"
-        normalize = options.normalize if said else options.format in _NORMALIZED
+        explicit = resolved.origins["normalize"] != "default"
+        normalize = options.normalize if explicit else options.format in _NORMALIZED
         network = feature_network(model, options.snap, options.layer, flip_mode, normalize)
         faces = read_on_all_ranks(vars(options), ranks)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
         todo = [part for part, is_done in zip(parts, done, strict=True) if not is_done]
         if ranks.is_main:
             before = len(job.rows) - sum(len(part.rows) for part in todo)
-            resumed = [f"{before:,} of {len(job.rows):,} photographs were done before"] if before else []
+            resumed = [f"{before:,} of {len(job.rows):,} images were done before"] if before else []
             for line in (*model.overrides, *faces.notes, *resumed):
                 print(line, flush=True)
         bad = BadImages(options.max_bad_images)
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> int:
 
 @dataclass(frozen=True)
 class _Job:
-    """rows: the pictures to embed. centroids: what stands for others of them."""
+    """Images to embed (rows), their sink, and centroids that replace the features of noisy images."""
 
     rows: NDArray[np.int64]
     sink: Sink
@@ -110,7 +110,7 @@ class _Job:
 
 
 def _job(options: argparse.Namespace, faces: LabelledFaces, dimensions: int) -> _Job:
-    """What is to be written where; InputError for photographs that would be one file, or lie outside of OUT."""
+    """Plan the output files; InputError for images that share a file name or would be written outside of OUT."""
     out, every = Path(options.out), np.arange(len(faces))
     columns: Columns = {"name": faces.names}
     if options.train_dataset not in UNLABELLED:
@@ -123,7 +123,7 @@ def _job(options: argparse.Namespace, faces: LabelledFaces, dimensions: int) -> 
         case "trillion":
             return _Job(every, OneFile(out / "features.bin", partial(write_trillion, dimensions)))
     names = names_below(faces)
-    once = np.sort(np.unique(names, return_index=True)[1])  # a list may name a photograph twice
+    once = np.sort(np.unique(names, return_index=True)[1])  # a list may contain an image twice
     if options.format == "npy":
         refuse_ambiguous(names[row] for row in once.tolist())
         return _Job(once, FileEach(out, [f"{key_of(name)}.npy" for name in names], lambda _, values: npy(values)))
@@ -141,7 +141,7 @@ def _job(options: argparse.Namespace, faces: LabelledFaces, dimensions: int) -> 
 def _settings(
     options: argparse.Namespace, model: ScoredModel, faces: LabelledFaces, flip_mode: str, normalize: bool
 ) -> dict[str, Any]:
-    """All that decides a number or a file."""
+    """Settings that determine the features or the files."""
     return {
         "format": options.format,
         "layer": options.layer,
@@ -163,42 +163,42 @@ def _sha256(path: str) -> str:
 
 
 def _by_first(ranks: Ranks, do: Callable[[], T]) -> T:
-    """What the first rank's call returns, on all; InputError on all if it fails."""
-    found, failure = None, None
+    """Call on the first rank and return its result on all ranks; InputError on all if it fails."""
+    value, failure = None, None
     if ranks.is_main:
         try:
-            found = do()
+            value = do()
         except InputError as error:
             failure = error
-    with patient_group() as group:  # millions of files may have to be looked at
+    with patient_group() as group:  # checking millions of files may take long
         raise_together(failure, "rank 0 can't go on, and says why", group)
-        result: list[Any] = gather_objects(found, group)
+        result: list[Any] = gather_objects(value, group)
     return cast(T, result[0])
 
 
 def _finish(out: Path, job: _Job, parts: list[Part], todo: list[Part], bad: BadImages) -> None:
-    """The list of bad pictures comes before the one file, which says that a run is over."""
+    """Write the list of bad images, then the single file, whose presence marks a complete run."""
     problems = bad.listed + (job.centroids.write() if job.centroids else [])
     if todo or job.centroids or not (out / UNREADABLE).exists():
         write_result(out / UNREADABLE, "".join(f"{problem}\n" for problem in problems).encode())
     job.sink.finish(parts)
     unusable = f"{len(problems):,} unusable ({UNREADABLE})" if todo else "nothing was left to do"
-    print(f"{out}: {len(job.rows):,} photographs, {unusable}")
+    print(f"{out}: {len(job.rows):,} images, {unusable}")
 
 
 def _own(group: Group) -> None:
     add = group.add_argument
-    add("--out", type=TEXT, help="folder for the features, new or of a run before")
+    add("--out", type=TEXT, help="folder for the features, new or from a previous run")
     one = "npz, parquet, trillion: one file with all"
-    add("--format", default="npy", choices=FORMATS, help=f"npy, bin: a file for each photograph; {one}")
-    before = "pooled = what the last linear layer makes it of"
-    add("--layer", default="embedding", choices=LAYERS, help=f"the embedding, or {before}, where that is pooled")
-    add("--normalize", **FLAG, help="features of length 1; false = as they are; unsaid: of bin and trillion alone")
-    add("--flip_mode", default="sum", choices=("sum", "concat"), help="of --flipped_emb: mean, or one behind the other")
+    add("--format", default="npy", choices=FORMATS, help=f"npy, bin: one file per image; {one}")
+    pooled = "pooled = input of the last linear layer"
+    add("--layer", default="embedding", choices=LAYERS, help=f"the embedding, or {pooled}, if that is pooled")
+    add("--normalize", **FLAG, help="features of norm 1; false = not normalised; default: true for bin and trillion")
+    add("--flip_mode", default="sum", choices=("sum", "concat"), help="for --flipped_emb: mean or concatenation")
     embedding_options(group)
-    add("--file_ending", type=TEXT, default=".bin", help="of bin: what is put behind a photograph's name")
-    lists = "megaface_noises.txt or facescrub_noises.txt, to clean features by"
-    add("--noises_list", default="", help=f"of bin: {lists}; empty = none")
+    add("--file_ending", type=TEXT, default=".bin", help="for bin: suffix of the image's name")
+    lists = "megaface_noises.txt or facescrub_noises.txt, to clean the features"
+    add("--noises_list", default="", help=f"for bin: {lists}; empty = none")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Say who is in photographs, a video or in front of a camera, by a gallery of people's pictures.
+"""Identify people in images, videos or a camera stream with a gallery of known people.
 
     python tools/identify.py --snap t.pt --gallery people --input party.jpg --out seen
     python tools/identify.py --snap t.onnx --gallery people --input holiday/ --out seen
@@ -7,19 +7,18 @@
     python tools/identify.py --snap t.onnx --gallery people --input 0 --show
     python tools/identify.py --snap t.onnx --gallery people --evaluate probes --json figures.json --out seen
 
-In the gallery `Name.jpg` is a picture of Name, and so is each in the folder `Name/`; a person is as like a face as the
-most like of the pictures. A face is named when its distance (1 - cosine) to the nearest is below the threshold, which
-is the one that was estimated when the model was validated, unless --threshold says another; otherwise it is unknown.
-That one is the best for pairs of faces: a stranger meets everybody in the gallery, and of hundreds of people somebody
-is near enough. --evaluate says what threshold lets how many strangers pass for one of them.
+In the gallery `Name.jpg` is an image of Name, and so is each file in the folder `Name/`; a person's score is that of
+the most similar image. A face is named if its distance (1 - cosine) to the nearest person is below the threshold, else
+unknown. The default threshold, from the model's validation, is the best for pairs of faces: a stranger is compared with
+everybody in the gallery, and among hundreds of people one may be near enough. --evaluate prints the thresholds for
+fixed shares of strangers identified wrongly.
 
-OUT gets faces.jsonl (boxes, names and distances; a line a photograph or frame) and the annotated photographs under
-their names, or an annotated video. Boxes are in pixels of the picture as a viewer shows it. Ctrl-C ends it, and what
-was done is kept. --evaluate searches the pictures of a folder laid out as the gallery, one face of each: rank-1 and
-rank-5, TPIR at FPIRs of 1e-1 to 1e-3 (fr/recognition/identification.py), and OUT/cmc.png; people who aren't in the
-gallery are its strangers.
+OUT gets faces.jsonl (boxes, names and distances; one line per image or frame) and the annotated images under their
+names, or an annotated video. Boxes are in pixels of the image as a viewer shows it. Ctrl-C stops; results so far are
+kept. --evaluate searches the images of a folder with the gallery's layout, one face each: rank-1 and rank-5, TPIR at
+FPIRs of 1e-1 to 1e-3 (fr/recognition/identification.py), and OUT/cmc.png; people not in the gallery are strangers.
 
-What else follows are options of evaluate_lfw.py on model, preprocessing and machine. The detector comes with:
+Further options: those of evaluate_lfw.py for model, preprocessing and device. To install the detector:
 bash init_venv.sh --with detect
 """
 
@@ -61,7 +60,7 @@ def main(argv: list[str]) -> int:
     source = open_source(arguments.input, options.allow_outside) if arguments.input else None
     with open_ranks(options.device) as ranks:
         if ranks.world_size > 1:
-            raise InputError("this is the work of one process: start it without torchrun")
+            raise InputError("runs in one process only: start it without torchrun")
         model = open_model(options, ranks.device)
         print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
         threshold = model.threshold if arguments.threshold is None else arguments.threshold
@@ -88,7 +87,7 @@ def main(argv: list[str]) -> int:
 def _embedded(
     option: str, root: str, looking: Looking | None, model: ScoredModel, resolved: Resolved, ranks: Ranks
 ) -> tuple[Portraits, Rows]:
-    """A folder of people's pictures, and the embeddings [N, E] of those with a face; says which have none."""
+    """Read a folder of people's images and embed those with a face, [N, E]; prints which have none."""
     options = resolved.values
     portraits = read_portraits(option, DataRoot(Path(root), options.allow_outside), looking)
     print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
@@ -98,7 +97,7 @@ def _embedded(
 
 
 def _gallery(portraits: Portraits, embeddings: Rows) -> Gallery:
-    """Of all people there, those without a picture of use included."""
+    """Build the gallery of all people, including those without a usable image."""
     names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
     gallery = new_gallery(sorted(set(portraits.people)), names, embeddings)
     missing = sorted(set(portraits.people) - set(names))
@@ -115,12 +114,12 @@ def _identify(
     with caught_signals() as received, progress(source.total, "img", "identifying") as bar:
         try:
             for shot in source.shots:
-                found = detector(shot.pixels)
-                (rows,) = recognizer([shot.pixels], [found])
+                detected = detector(shot.pixels)
+                (rows,) = recognizer([shot.pixels], [detected])
                 person, cosines = gallery.best(rows)
                 distances = 1 - cosines.astype(float)
-                nearest = [gallery.people[of] for of in person]
-                seen = Seen(shot, found.boxes, nearest, distances, distances < threshold)
+                nearest = [gallery.people[row] for row in person]
+                seen = Seen(shot, detected.boxes, nearest, distances, distances < threshold)
                 shots += 1
                 wanted = [sink.take(seen) for sink in sinks]
                 bar.update()
@@ -153,21 +152,21 @@ def _evaluate(searches: Searches, gallery: Gallery, threshold: float | None, out
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = tool_parser("tools/identify.py", __doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--gallery", required=True, metavar="FOLDER", help="pictures of the people who are to be recognised")
+    add("--gallery", required=True, metavar="FOLDER", help="images of the people to recognise")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--input", default="", metavar="WHAT", help="photograph, folder of them, video or camera number")
-    what.add_argument("--evaluate", default="", metavar="PROBES", help="folder laid out as the gallery: 1:N figures")
-    add("--out", type=Path, metavar="OUT", help="folder for what is seen, or for the CMC curve (default: none)")
-    add("--show", action="store_true", help="show it in a window; q ends (needs an OpenCV that has windows)")
-    nearer = "who is nearer is named [1 - cosine] (default: the one estimated in the model's validation)"
+    what.add_argument("--input", default="", metavar="WHAT", help="image, folder of images, video or camera number")
+    what.add_argument("--evaluate", default="", metavar="PROBES", help="folder with the gallery's layout: 1:N metrics")
+    add("--out", type=Path, metavar="OUT", help="folder for the results, or for the CMC curve (default: none)")
+    add("--show", action="store_true", help="show the result in a window; q ends (needs an OpenCV with window support)")
+    nearer = "faces below this distance are named [1 - cosine] (default: estimated in the model's validation)"
     add("--threshold", type=_DISTANCE, metavar="D", help=nearer)
-    add("--aligned", action="store_true", help="gallery and PROBES are aligned crops (default: photographs)")
+    add("--aligned", action="store_true", help="gallery and PROBES are aligned crops (default: whole images)")
     detector_options(parser)
     return parser.parse_known_args(argv)
 
 
 def _check(arguments: argparse.Namespace, resolved: Resolved) -> None:
-    """InputError for options without effect, and for an --out that would be read, or written over, as an input."""
+    """Raise InputError for options without effect, and for an --out inside an input or overwriting one."""
     problems = resolved.said([*OF_SETS, "cache"], "not for identification")
     if arguments.evaluate and arguments.show:
         problems.append("--show: not with --evaluate, which shows nothing")
@@ -181,12 +180,12 @@ def _check(arguments: argparse.Namespace, resolved: Resolved) -> None:
 def _out_problems(arguments: argparse.Namespace) -> list[str]:
     if not (arguments.out and arguments.input):
         return []
-    out, gallery, given = (Path(of).resolve() for of in (arguments.out, arguments.gallery, arguments.input))
+    out, gallery, source = (Path(path).resolve() for path in (arguments.out, arguments.gallery, arguments.input))
     if out.is_relative_to(gallery):
         return [f"--out {arguments.out}: lies in the gallery, whose people it would join"]
-    if given.is_dir() and out.is_relative_to(given):
+    if source.is_dir() and out.is_relative_to(source):
         return [f"--out {arguments.out}: lies in --input, whose photographs it would join"]
-    if out == given.parent:
+    if out == source.parent:
         return [f"--out {arguments.out}: the annotated one would take the place of --input"]
     return []
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Make a snapshot of weights that another system has trained, for evaluate_lfw.py, export and --init_from.
+"""Convert another system's weights to a snapshot, for evaluate_lfw.py, export and --init_from.
 
     python tools/import_weights.py backbone.pth snapshots/iresnet50_insightface.pt
     python tools/import_weights.py resnet50_scratch_weight.pkl out.pt --identities names.txt    # with its head
 
-Known files: docs/weights.md. The snapshot is fed as its model is by default, faces aligned as its authors do; what they
-do otherwise (crops, say) it can't know. It has no training state to resume.
+Supported files: docs/weights.md. The snapshot has its model's default preprocessing with its authors' alignment; other
+preprocessing of theirs (crops, for example) isn't known here. It has no training state to resume.
 """
 
 import argparse
@@ -22,29 +22,30 @@ from fr.weights.loading import OWN, Weights, fit, read_weights
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="import_weights.py", description="Make a snapshot of others' weights.")
+    about = "Convert another system's weights to a snapshot."
+    parser = argparse.ArgumentParser(prog="import_weights.py", description=about)
     parser.add_argument("file", type=Path, help="the weights; docs/weights.md lists the kinds")
     parser.add_argument("out", type=Path, help="the snapshot to write (.pt)")
-    parser.add_argument("--identities", type=Path, help="names of the head's classes, one a line, to keep the head by")
-    parser.add_argument("--template", choices=sorted(TEMPLATES), help="where landmarks go; unsaid = as its authors do")
-    given = parser.parse_args(argv)
-    if given.out.suffix != ".pt" or snapshot.state_path(given.out).exists():
-        raise InputError(f"{given.out}: must end in .pt, and not belong to a training state beside it")
-    weights = read_weights(given.file)
+    parser.add_argument("--identities", type=Path, help="names of the head's classes, one per line, to keep the head")
+    parser.add_argument("--template", choices=sorted(TEMPLATES), help="alignment template (default: its authors')")
+    arguments = parser.parse_args(argv)
+    if arguments.out.suffix != ".pt" or snapshot.state_path(arguments.out).exists():
+        raise InputError(f"{arguments.out}: must end in .pt, and not belong to a training state beside it")
+    weights = read_weights(arguments.file)
     if weights.source == OWN:
-        raise InputError(f"{given.file}: is a snapshot of this trainer already")
-    contents = _snapshot_of(weights, given.template or weights.template) | _head_of(weights, given.identities)
+        raise InputError(f"{arguments.file}: is a snapshot of this trainer already")
+    contents = _snapshot_of(weights, arguments.template or weights.template) | _head_of(weights, arguments.identities)
     try:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        snapshot.write_weights(given.out, contents)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        snapshot.write_weights(arguments.out, contents)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{given.out}: can't be written: {error}") from error
-    print(f"wrote {given.out}: {Preprocessing.from_dict(contents['preprocessing']).describe()}")
+        raise InputError(f"{arguments.out}: can't be written: {error}") from error
+    print(f"wrote {arguments.out}: {Preprocessing.from_dict(contents['preprocessing']).describe()}")
     return 0
 
 
 def _snapshot_of(weights: Weights, template: str) -> dict[str, Any]:
-    """The contents of the `.pt`; prints what was found, and refuses what doesn't fit the model whole."""
+    """Contents of the `.pt`; prints a summary; InputError for weights that don't fit the model completely."""
     if not weights.embed_size:
         raise InputError(f"{weights.describe()}: there is nothing to score; train on with --init_from")
     own = family(weights.model)
@@ -66,7 +67,7 @@ def _snapshot_of(weights: Weights, template: str) -> dict[str, Any]:
 
 
 def _head_of(weights: Weights, identities: Path | None) -> dict[str, Any]:
-    """The head with the names of its rows, so that --init_from finds both; nothing without names."""
+    """Head with the names of its rows, for --init_from; empty without names."""
     if identities is None:
         return {}
     if weights.head is None:

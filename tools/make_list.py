@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""One folder an identity → lists of photographs to train on and to hold out.
+"""Split a tree with one folder per identity into lists of training, validation and test images.
 
     python tools/make_list.py photographs lists
     python tools/make_list.py photographs lists --val 0.05 --test 0 --min_images 3
     python train.py --train_dataset list --train_data_root photographs --train_list lists/train.txt --aligned
 
-OUT gets train.txt, val.txt and test.txt, and identities.txt with an `<id> <folder>` a line; ids count the folders by
-name from 0. Each identity is split by itself and has at least one photograph in train.txt. Which of its photographs are
-held out depends on the seed and on their names alone: other identities may come and go.
+OUT gets train.txt, val.txt and test.txt, and identities.txt with `<id> <folder>` per line; ids number the folders by
+name from 0. Each identity is split separately, with at least one image in train.txt. The split of an identity depends
+only on the seed and its own file names, not on other identities.
 """
 
 import argparse
@@ -43,22 +43,22 @@ def main(argv: list[str]) -> int:
             parts[part] += chosen if arguments.format == "vgg" else [f"{name} {len(identities)}" for name in chosen]
         identities.append(identity)
     if not identities:
-        raise InputError(f"{arguments.root}: no folder holds {arguments.min_images} photographs (--min_images)")
+        raise InputError(f"{arguments.root}: no folder holds {arguments.min_images} images (--min_images)")
     for note in faces.notes:
         print(note)
     parts["identities"] = [f"{number} {name}" for number, name in enumerate(identities)]
     _write(arguments.out, parts)
     left_out = len(faces.identities) - len(identities)
     counts = ", ".join(f"{part} {len(parts[part]):,}" for part in PARTS)
-    print(f"{arguments.out}: {len(identities):,} identities; {counts}; {left_out:,} with too few photographs left out")
+    print(f"{arguments.out}: {len(identities):,} identities; {counts}; {left_out:,} with too few images left out")
     return 0
 
 
 def split(names: Sequence[str], val: float, test: float, seed: int) -> tuple[list[str], list[str], list[str]]:
-    """The photographs of one identity → train (never empty), val and test, each in the order given.
+    """Split the images of one identity into train (never empty), val and test, each in the given order.
 
-    val, test: fractions. What they leave over at one identity is rounded up or down by chance, so that they hold over
-    many identities of few photographs.
+    val, test: fractions. Counts are rounded up or down at random, so that the fractions hold on average over many small
+    identities.
     """
     drawn = sorted(names, key=lambda name: _uniform(seed, name))
     chance = _uniform(seed, f"/{min(names)}")
@@ -73,7 +73,7 @@ def split(names: Sequence[str], val: float, test: float, seed: int) -> tuple[lis
 
 
 def refuse_unlistable(names: Iterable[str], form: str) -> None:
-    """InputError names the paths that wouldn't come back from a list of this form, list or vgg, as they are."""
+    """Raise InputError for paths that a list of this format, list or vgg, can't represent."""
     problems = []
     for name in names:
         if re.match(r"[\s\ufeff]", name) or len(name.splitlines()) > 1:
@@ -85,14 +85,14 @@ def refuse_unlistable(names: Iterable[str], form: str) -> None:
 
 def _by_identity(faces: LabelledFaces) -> list[tuple[str, list[str]]]:
     names: list[str] = faces.names.to_pylist()
-    found: list[list[str]] = [[] for _ in faces.identities]
+    names_by_label: list[list[str]] = [[] for _ in faces.identities]
     for name, label in zip(names, faces.labels.tolist(), strict=True):
-        found[label].append(name)
-    return list(zip(faces.identities, found, strict=True))
+        names_by_label[label].append(name)
+    return list(zip(faces.identities, names_by_label, strict=True))
 
 
 def _uniform(seed: int, text: str) -> float:
-    """A number in [0, 1) that depends on nothing else."""
+    """Hash a seed and a text to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(f"{seed} {text}".encode()).digest()[:6]) / 2**48
 
 
@@ -109,10 +109,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = tool_parser("tools/make_list.py", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder with one folder an identity")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the lists")
-    of = "photographs held out of each identity [fraction]; 0 = none (default: 0.1)"
-    parser.add_argument("--val", type=BELOW_1, default=0.1, metavar="F", help=of)
+    share = "images held out of each identity [fraction]; 0 = none (default: 0.1)"
+    parser.add_argument("--val", type=BELOW_1, default=0.1, metavar="F", help=share)
     parser.add_argument("--test", type=BELOW_1, default=0.1, metavar="F", help="the same for test.txt (default: 0.1)")
-    fewest = "leave identities with fewer out [photographs] (default: 1)"
+    fewest = "leave out identities with fewer images [images] (default: 1)"
     parser.add_argument("--min_images", type=COUNT, default=1, metavar="N", help=fewest)
     forms = "of the lines: list = `path id`, vgg = VGGFace2's `identity/file` (default: list)"
     parser.add_argument("--format", default="list", choices=("list", "vgg"), help=forms)

@@ -1,4 +1,4 @@
-"""Sample data that ships as code: draws faces, in VGGFace2's layout for training and in LFW's for verification.
+"""Generate sample data: drawn faces, in VGGFace2's layout for training and in LFW's for verification.
 
     python tools/make_sample_data.py data/sample
     python tools/make_sample_data.py data/sample --identities 200 --images_per_identity 10 --seed 1 --force
@@ -39,7 +39,7 @@ MARK = "sample_data.json"  # holds the arguments; a folder with it is complete
 
 @dataclass(frozen=True)
 class Options:
-    """What decides the bytes of the sample data; counts, and the edge of a picture in pixels."""
+    """Settings that determine the bytes of the sample data: counts, and the image side in pixels."""
 
     identities: int = 120
     images_per_identity: int = 16
@@ -49,7 +49,7 @@ class Options:
     seed: int = 0
 
     def lfw_images(self) -> int:
-        """Images of an LFW person: the fewest that give a fold its pairs."""
+        """Images per LFW person: the smallest number that gives a fold enough pairs."""
         people, count = self.lfw_identities // FOLDS, 2
         while people * count * (count - 1) // 2 < self.pairs_per_fold or (
             people * (people - 1) // 2 * count * count < self.pairs_per_fold
@@ -58,7 +58,7 @@ class Options:
         return count
 
     def check(self) -> None:
-        """Raises InputError naming all options out of range."""
+        """Raise InputError naming all options out of range."""
         limits = {"identities": (1, 99_999), "images_per_identity": (1, 9_999), "lfw_identities": (2 * FOLDS, 9_999),
                   "pairs_per_fold": (1, 9_999), "size": (64, 1024), "seed": (0, 2**32 - 1)}
         wrong = [f"--{name} {getattr(self, name)} is not in {low}..{high}" for name, (low, high) in limits.items()
@@ -69,7 +69,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image to make: where it goes, and the stream it is drawn from."""
+    """Image to draw: its file and its random stream."""
 
     file: str  # path inside OUT
     split: int
@@ -82,14 +82,14 @@ def _stream(options: Options, split: int, identity: int, image: int) -> np.rando
     return np.random.Generator(np.random.Philox(words))
 
 
-@lru_cache(maxsize=4)  # pictures of a person follow each other
+@lru_cache(maxsize=4)  # images of a person are consecutive
 def person_of(options: Options, split: int, identity: int) -> Person:
-    """The look of an identity: depends on the seed, not on any count."""
+    """Appearance of an identity; depends on the seed, not on any count."""
     return draw_person(_stream(options, split, identity, 0))
 
 
 def make_picture(options: Options, picture: Picture) -> tuple[bytes, Floats, list[int]]:
-    """The JPEG file, the landmarks (5, 2) in pixels and the face's box [x, y, w, h] cut to the picture."""
+    """Draw an image: JPEG bytes, landmarks (5, 2) in pixels, and face box [x, y, w, h] clipped to the image."""
     rng = _stream(options, picture.split, picture.identity, picture.image)
     backdrop = draw_backdrop(rng, options.size * SUPERSAMPLING)
     person = person_of(options, picture.split, picture.identity)
@@ -100,7 +100,7 @@ def make_picture(options: Options, picture: Picture) -> tuple[bytes, Floats, lis
 
 
 def _name(index: int) -> str:
-    """A first and a last name, another one for each index."""
+    """First and last name, unique for each index."""
     starts = ["Ba", "Do", "Fi", "Gu", "Ka", "Le", "Mo", "Na", "Pe", "Ri", "Sa", "To", "Va", "Zi"]
     ends = ["ba", "dan", "lo", "mir", "nel", "ra", "sen", "ti", "vo", "zak"]
     index, a = divmod(index, len(starts))
@@ -130,7 +130,7 @@ def plan_pictures(options: Options) -> list[Picture]:
 
 
 def plan_pairs(options: Options) -> str:
-    """The text of pairs.txt: ten folds of as many same as different pairs, each fold with its own people."""
+    """Text of pairs.txt: ten folds of as many same as different pairs, each fold with its own people."""
     n, images = options.pairs_per_fold, options.lfw_images()
     lines = [f"{FOLDS}\t{n}"]
     for fold in range(FOLDS):
@@ -205,7 +205,7 @@ def _write_lists(root: Path, options: Options, pictures: list[Picture], drawn: l
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside out that takes its place at the end, or goes away if the block does not end well."""
+    """Temporary folder that replaces `out` at the end, or is removed on an exception."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -220,9 +220,9 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 
 def make_sample_data(out: Path, options: Options | None = None, workers: int = 0, force: bool = False) -> bool:
-    """Writes the sample data; False if it is there already.
+    """Write the sample data; returns False if it exists already.
 
-    Raises InputError if options are out of range, or out has something else and force is False. force replaces only
+    Raises InputError for options out of range, or if `out` has other contents and force is False. force replaces only
     sample data. workers: processes, 0 for one per core.
     """
     options = options or Options()
@@ -249,7 +249,7 @@ def make_sample_data(out: Path, options: Options | None = None, workers: int = 0
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     default = Options()
-    about = "Draws faces as sample data: VGGFace2's layout to train on, LFW's to verify."
+    about = "Generate sample data: drawn faces in VGGFace2's layout for training, in LFW's for verification."
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; gets vggface2/ and lfw/")
     for name, text in {
@@ -258,7 +258,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "lfw_identities": "other people, in the verification part; at least 20, spread over ten folds",
         "pairs_per_fold": "pairs of the same person, and as many of different people, in each fold",
         "size": "width and height of an image, in pixels",
-        "seed": "number all randomness comes from",
+        "seed": "random seed",
     }.items():
         value = getattr(default, name)
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default %(default)s)")
@@ -268,7 +268,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the tool: 0 done, or nothing to do; 2 refused."""
+    """Run the tool; exit status 0 = done or nothing to do, 2 = refused."""
     args = _parse(argv)
     options = Options(**{name: getattr(args, name) for name in asdict(Options())})
     try:
@@ -281,5 +281,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the unfinished folder is cleared away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the unfinished folder is removed
     sys.exit(main())

@@ -5,10 +5,10 @@
     python tools/pack_dataset.py --out crops --align 160 --margin 0.25 @my_data.yml
     python train.py --train_dataset tar --train_data_root shards
 
-Pictures are packed as they are, to the byte, with class and landmarks beside them; or with --align as crops around the
-face, with the landmarks moved along. Pictures that can't be used are left out and named in OUT/*.left_out.txt; those
-that are packed as they are have only their headers looked at. The same data and options give the same shards.
-Interrupted or killed, run it again: whole shards stay, the others are made.
+Images are packed byte for byte with class and landmarks, or with --align as crops around the face, with transformed
+landmarks. Unusable images are left out and listed in OUT/*.left_out.txt; images packed unchanged are only checked by
+their headers. The same data and options give the same shards. After an interruption, run it again: complete shards are
+kept.
 """
 
 import io
@@ -43,13 +43,13 @@ from tools.align_faces import aligned_crops, widened
 from tools.dataset.parallel import map_in_processes
 
 PLAN, LEFT_OUT = "pack.json", ".left_out.txt"
-_LOOKED_AT = 200  # pictures whose sizes say how many fill a shard
+_SAMPLES = 200  # images measured to estimate the number of images per shard
 _CROP = checked(int, "0, or a whole number >= 32", lambda x: x == 0 or x >= 32)
 
 
 @dataclass(frozen=True)
 class Crop:
-    """side [pixels] of a square crop that shows the aligned face and `margin` of its side on each side of it."""
+    """Square crop of `side` pixels: the aligned face plus `margin` of its side on each side."""
 
     side: int
     margin: float
@@ -58,7 +58,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture to pack. ending: of its file. points: [5, 2] pixels, [0, 2] of aligned crops."""
+    """Image to pack. ending: of its file name. points: [5, 2] pixels, [0, 2] for aligned crops."""
 
     row: int
     ending: str
@@ -89,12 +89,12 @@ def main(argv: list[str]) -> int:
 def _own(group: Group) -> None:
     add = group.add_argument
     add("--out", type=TEXT, help="folder for the shards")
-    add("--shard_size", type=POSITIVE, default=256.0, help="of a shard, about [MB]")
-    add("--align", type=_CROP, default=0, help="side of crops around aligned faces [pixels]; 0 = pictures as they are")
+    add("--shard_size", type=POSITIVE, default=256.0, help="approximate size of a shard [MB]")
+    add("--align", type=_CROP, default=0, help="side of crops around aligned faces [pixels]; 0 = pack images unchanged")
     add("--margin", type=NOT_NEGATIVE, default=0.25, help="around an aligned face [fraction of its side]; 0 = none")
     add("--quality", type=JPEG_QUALITY, default=95, help="of the crops' JPEG, without subsampling of colour [1 … 100]")
     add("--shuffle", **FLAG, help="in a random order, always the same, for programs that read in order; false = off")
-    add("--workers", type=COUNT_OR_0, default=0, help="[processes]; 0 = one a core")
+    add("--workers", type=COUNT_OR_0, default=0, help="[processes]; 0 = one per core")
 
 
 def _problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
@@ -103,7 +103,7 @@ def _problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[st
 
 
 def _class(name: str) -> str:
-    """What the reader makes of it."""
+    """Class name as the reader of shards normalises it."""
     return name.strip() if name.isprintable() else ""
 
 
@@ -120,7 +120,7 @@ def _pack(faces: LabelledFaces, crop: Crop | None, shard_size: float, out: Path,
 
 
 def _images_a_shard(faces: LabelledFaces, crop: Crop | None, shard_size: float, out: Path) -> int:
-    """How many pictures come into a shard, by the mean of some of them; OUT keeps it for the next time."""
+    """Number of images per shard, from the mean size of some; stored in OUT for later runs."""
     plan = out / PLAN
     settings = {"data": faces.fingerprint(), "shard_size": shard_size, "crop": asdict(crop) if crop else None}
     if plan.exists():
@@ -130,18 +130,18 @@ def _images_a_shard(faces: LabelledFaces, crop: Crop | None, shard_size: float, 
         return count
     if any(out.glob("*.tar")):
         raise InputError(f"--out {out}: holds shards of another origin; give another folder")
-    some = faces.take(np.unique(np.linspace(0, len(faces) - 1, _LOOKED_AT).astype(np.int64)))
-    found = list(samples(some, crop))
-    sizes = [_size_in_shard(some, sample) for sample in found if isinstance(sample, Sample)]
+    some = faces.take(np.unique(np.linspace(0, len(faces) - 1, _SAMPLES).astype(np.int64)))
+    measured = list(samples(some, crop))
+    sizes = [_size_in_shard(some, sample) for sample in measured if isinstance(sample, Sample)]
     if not sizes:
-        raise InputError(f"none of {len(found)} pictures looked at can be packed: {found[0]}")
+        raise InputError(f"none of {len(measured)} images examined can be packed: {measured[0]}")
     count = max(1, int(shard_size * 2**20 / np.mean(sizes)))
     replace_file(plan, json.dumps(settings | {"images": count}).encode())
     return count
 
 
 def _kept_count(plan: Path, settings: dict[str, Any]) -> int:
-    """What an earlier run with these settings has counted; 0 if the file is of another one."""
+    """Number of images per shard from an earlier run with equal settings; 0 for other settings."""
     try:
         kept = json.loads(read_text(plan))
     except (InputError, ValueError, RecursionError):
@@ -156,7 +156,7 @@ def _size_in_shard(faces: LabelledFaces, sample: Sample) -> int:
 
 
 def write_shard(crop: Crop | None, item: tuple[Path, LabelledFaces]) -> None:
-    """One shard, whole or not at all, and beside it the names of the pictures left out."""
+    """Write one shard atomically, and the list of images left out."""
     path, faces = item
     temporary = path.with_name(f".{path.name}.tmp")
     keys: set[str] = set()
@@ -180,7 +180,7 @@ def write_shard(crop: Crop | None, item: tuple[Path, LabelledFaces]) -> None:
 
 
 def _files(faces: LabelledFaces, sample: Sample) -> dict[str, bytes]:
-    """Ending → content. The picture comes last: where a shard is cut, class and landmarks of it are known."""
+    """Ending → content. The image comes last, so that a truncated shard still has its class and landmarks."""
     points = " ".join(map(repr, sample.points.ravel().tolist()))
     return {
         "cls": faces.identities[faces.labels[sample.row]].encode(),
@@ -190,7 +190,7 @@ def _files(faces: LabelledFaces, sample: Sample) -> dict[str, bytes]:
 
 
 def samples(faces: LabelledFaces, crop: Crop | None) -> Iterator[Sample | str]:
-    """What to pack of each face, or what is wrong with its picture."""
+    """Yield the sample of each face, or the problem of its image."""
     return _crops(faces, crop) if crop else _as_they_are(faces)
 
 
@@ -238,7 +238,7 @@ def _summary(out: Path, images: int) -> str:
     problems = [line for path in sorted(out.glob(f"*{LEFT_OUT}")) for line in path.read_text().splitlines()]
     shards = list(out.glob("shard-*.tar"))
     size = sum(path.stat().st_size for path in shards) / 2**20
-    packed = f"{images - len(problems):,} of {images:,} pictures in {len(shards):,} shards, {size:,.0f} MB"
+    packed = f"{images - len(problems):,} of {images:,} images in {len(shards):,} shards, {size:,.0f} MB"
     return "\n".join([*shown(problems), f"{out}: {packed}; {len(problems):,} left out (*{LEFT_OUT})"])
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""ROC curves of several models in one picture, from the files that evaluate_lfw.py --roc_fname writes.
+"""Plot ROC curves of several models, from the files that evaluate_lfw.py --roc_fname writes.
 
     python tools/plot_roc.py mobilenet.txt iresnet50.txt --out roc.png
     python tools/plot_roc.py a.txt b.txt --names "before" "after" --out roc.png
 
-A file has a line a point, `TPR FPR`, as face_recognition.pytorch's have it. The area under each curve (by trapezia) is
-printed and stands in the legend.
+A file has one line `TPR FPR` per point, as face_recognition.pytorch's. The area under each curve (trapezoids) is
+printed and shown in the legend.
 """
 
 import argparse
@@ -22,20 +22,20 @@ from fr.report.plots import png, roc_overlay
 
 
 def main(argv: list[str]) -> int:
-    given = _arguments(argv)
-    names = given.names or [path.stem for path in given.curves]
-    if len(names) != len(given.curves) or len({*names}) < len(names):
-        raise InputError(f"--names: each curve another; {len(given.curves)} curves here, called {', '.join(names)}")
-    curves = {name: read_curve(path) for name, path in zip(names, given.curves, strict=True)}
+    arguments = _arguments(argv)
+    names = arguments.names or [path.stem for path in arguments.curves]
+    if len(names) != len(arguments.curves) or len({*names}) < len(names):
+        raise InputError(f"--names: each curve another; {len(arguments.curves)} curves here, called {', '.join(names)}")
+    curves = {name: read_curve(path) for name, path in zip(names, arguments.curves, strict=True)}
     for name, roc in curves.items():
         print(f"{name}: AUC {float(area(roc.far, roc.tar)):.4f}")
-    write_result(given.out, png(roc_overlay(curves)))
-    print(f"wrote {given.out}")
+    write_result(arguments.out, png(roc_overlay(curves)))
+    print(f"wrote {arguments.out}")
     return 0
 
 
 def read_curve(path: Path) -> Roc:
-    """The points of a file between (0, 0) and (1, 1); thresholds aren't in it. InputError names a line that is none."""
+    """Read a curve and add (0, 0) and (1, 1); thresholds are NaN. InputError names an invalid line."""
     points = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
@@ -57,7 +57,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = tool_parser("tools/plot_roc.py", __doc__)
     add = parser.add_argument
     add("curves", type=Path, nargs="+", metavar="FILE", help="of --roc_fname")
-    add("--out", type=Path, required=True, metavar="PNG", help="picture to write (required)")
+    add("--out", type=Path, required=True, metavar="PNG", help="plot to write (required)")
     add("--names", nargs="+", metavar="NAME", help="of the curves (default: those of the files)")
     return parser.parse_args(argv)
 

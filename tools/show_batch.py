@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Draw what the network sees: a batch of a training before and after its augmentation, as one PNG.
+"""Draw a training batch before and after augmentation as one PNG.
 
     python tools/show_batch.py @configs/quickstart.yml --iteration 1 --out batch.png
     python tools/show_batch.py @configs/quickstart.yml --out batch.png --jpeg_prob 0.5 --jpeg_quality 10
     python tools/show_batch.py @configs/quickstart.yml --out choices.png --each
 
-The pictures come from the training's own stream: those of iteration K are the ones that train.py shows in it with the
-same options. Each pair is the aligned face and what the augmentation made of it; below stand the identity and what was
-drawn. With --each every augmentation that is on gets a row of its own, alone and on every face: for choosing strengths.
-Everything else on the command line goes to train.py's options.
+The images come from the training stream: those of iteration K are the ones that train.py uses with the same options.
+Each pair is the aligned face and its augmented version, captioned with the identity and the drawn parameters. With
+--each every enabled augmentation gets its own row, alone and applied to every face, for choosing strengths. All other
+arguments are train.py's options.
 """
 
 import io
@@ -51,7 +51,7 @@ _NO_BREAK = "\N{NO-BREAK SPACE}"  # keeps a caption's numbers with their words; 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture [h, w, 3] uint8 and the words below it."""
+    """Image [h, w, 3] uint8 with a caption."""
 
     pixels: NDArray[np.uint8]
     caption: str
@@ -59,7 +59,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one iteration of a training shows."""
+    """Batch of one training iteration."""
 
     faces: LabelledFaces
     order: Order
@@ -70,7 +70,7 @@ class Batch:
     max_bad_images: int
 
     def seen(self, augmentation: Augmentation, count: int) -> tuple[NDArray[np.uint8], list[str]]:
-        """The first faces as the network gets them, [count, H, W, 3] RGB, and their identities."""
+        """First faces as the network gets them, [count, H, W, 3] RGB, and their identities."""
         iterations, bad = range(self.iteration - 1, self.iteration), BadImages(self.max_bad_images)
         stream = TrainingStream(
             self.faces, self.order, iterations, self.ranks, 1, self.preprocessing, augmentation, self.dali, bad
@@ -80,14 +80,14 @@ class Batch:
         return levels.permute(0, 2, 3, 1).numpy(), [self.faces.identities[label] for label in labels[:count].tolist()]
 
     def drawn(self, augmentation: Augmentation, count: int) -> list[str]:
-        """What befalls the first faces, for people."""
+        """Drawn augmentation parameters of the first faces, as text."""
         share = self.order.share(self.iteration - 1, 0, 1)
         draws = draw(augmentation, self.order.seed, share.epoch, share.first, count)
         return [", ".join(describe(draws, row)) or "as it is" for row in range(count)]
 
 
 def describe(draws: Draws, row: int) -> list[str]:
-    """What was drawn for one face, in the order in which it is done."""
+    """Drawn parameters of one face, in the order of application."""
     right, down = 100 * draws.shift[row]
     brightness, contrast, saturation = draws.color_factors[row]
     every = {
@@ -110,7 +110,7 @@ def describe(draws: Draws, row: int) -> list[str]:
 
 
 def pairs(batch: Batch, augmentation: Augmentation, count: int) -> dict[str, list[Cell]]:
-    """One section: each face before and after."""
+    """Section with each face before and after augmentation."""
     before, _ = batch.seen(replace(augmentation, **_OFF), count)
     after, identities = batch.seen(augmentation, count)
     drawn = batch.drawn(augmentation, count)
@@ -123,7 +123,7 @@ def pairs(batch: Batch, augmentation: Augmentation, count: int) -> dict[str, lis
 
 
 def each(batch: Batch, augmentation: Augmentation, count: int) -> dict[str, list[Cell]]:
-    """A section for the aligned faces, and one for each augmentation that is on: alone, and on every face."""
+    """Section of the aligned faces, and one for each enabled augmentation, alone and applied to every face."""
     count = min(count, _columns(batch.preprocessing.input_size))
     sections = {}
     for name in tqdm(["", *_PROBABILITIES], desc="drawing", unit="row", file=sys.stderr):
@@ -139,14 +139,14 @@ def each(batch: Batch, augmentation: Augmentation, count: int) -> dict[str, list
 
 
 def strengths(augmentation: Augmentation, probability: str) -> list[str]:
-    """The options that say how strong an augmentation is, which begin with its name."""
+    """Strength options of an augmentation: those that begin with its name."""
     first = probability.removesuffix("prob")
     names = [field.name for field in fields(Augmentation) if field.name.startswith(first) and field.name != probability]
     return [f"--{name} {getattr(augmentation, name):g}" for name in names]
 
 
 def sheet(sections: dict[str, list[Cell]]) -> Image.Image:
-    """Sections below each other, as many cells side by side as the width allows."""
+    """Stack sections vertically, with as many cells per row as fit the width."""
     strips = []
     for title, cells in sections.items():
         columns = _columns(cells[0].pixels.shape)
@@ -162,7 +162,7 @@ def sheet(sections: dict[str, list[Cell]]) -> Image.Image:
 
 
 def strip(title: str, cells: list[Cell]) -> Image.Image:
-    """Cells side by side, captions below them, the title above."""
+    """Row of cells with captions below and a title above."""
     font = ImageFont.load_default(_FONT)
     height, width = _shown(cells[0].pixels.shape)
     captions = [wrap(cell.caption, width // _LETTER, break_on_hyphens=False) for cell in cells]
@@ -180,7 +180,7 @@ def strip(title: str, cells: list[Cell]) -> Image.Image:
 
 
 def _shown(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width on the sheet of a picture of (height, width, …) pixels."""
+    """Height and width on the sheet of an image of (height, width, …) pixels."""
     scale = max(1, -(-_SIDE // shape[0]))
     return scale * shape[0], scale * shape[1]
 
@@ -192,9 +192,9 @@ def _columns(shape: tuple[int, ...]) -> int:
 def main(argv: list[str]) -> int:
     parser = tool_parser("tools/show_batch.py", __doc__, allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
-    parser.add_argument("--iteration", type=COUNT, default=1, help="whose batch, from 1 on (default: 1)")
-    parser.add_argument("--faces", type=COUNT, default=24, help="most shown, with --each in one row (default: 24)")
-    parser.add_argument("--each", action="store_true", help="a row for each augmentation that is on, by itself")
+    parser.add_argument("--iteration", type=COUNT, default=1, help="iteration to show, from 1 (default: 1)")
+    parser.add_argument("--faces", type=COUNT, default=24, help="most faces shown; with --each one row (default: 24)")
+    parser.add_argument("--each", action="store_true", help="one row for each enabled augmentation, alone")
     arguments, rest = parser.parse_known_args(argv)
     if arguments.out.suffix.lower() != ".png":
         raise InputError(f"--out {arguments.out}: expected a name that ends in .png")

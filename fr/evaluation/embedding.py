@@ -51,7 +51,7 @@ def embed(
                 bar.update(len(images))
         except InputError as error:
             failure = error
-    raise_together(failure, "another rank can't read its photographs")
+    raise_together(failure, "another rank can't read its images")
     rows = gather_rows(torch.cat(parts) if parts else _no_rows(network, preprocessing, ranks), counts).numpy()
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
     if bad:

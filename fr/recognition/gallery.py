@@ -51,7 +51,7 @@ def normalised_rows(embeddings: Rows) -> Rows:
     return unit_rows(embeddings.astype(np.float64)).astype(np.float32)
 
 
-def blocks(probes: int, pictures: int) -> list[slice]:
+def blocks(probes: int, images: int) -> list[slice]:
     """Blocks of probes whose scores with all gallery images fit into memory."""
-    rows = max(1, _SCORES // max(1, pictures))
+    rows = max(1, _SCORES // max(1, images))
     return [slice(first, first + rows) for first in range(0, probes, rows)]

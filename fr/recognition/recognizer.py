@@ -37,33 +37,33 @@ class Recognizer:
     ) -> None:
         self._network, self._device, self._most = network, device, most
         # Updated by each call; the graph reads them when it runs, with no prefetching.
-        self._pictures: list[bytes] = []
+        self._encoded: list[bytes] = []
         self._points = np.zeros((most, 5, 2))
         names = pa.array([f"face {number}" for number in range(most)])
-        faces = Faces(DataRoot(Path()), names, self._points, storage=Pack("", self._pictures))
+        faces = Faces(DataRoot(Path()), names, self._points, storage=Pack("", self._encoded))
         self._stream = FaceStream(faces, self._batches(), most, preprocessing, dali, effects=(), ahead=1)
 
-    def __call__(self, pictures: Sequence[Pixels], detected: Sequence[DetectedFaces]) -> list[Rows]:
+    def __call__(self, images: Sequence[Pixels], detected: Sequence[DetectedFaces]) -> list[Rows]:
         """Embeddings [F, E] of norm 1 for each image [H, W, 3] RGB and its detected faces.
 
         InputError when one isn't finite.
         """
         counts = [len(faces) for faces in detected]
-        encoded = [_lossless(picture) if count else b"" for picture, count in zip(pictures, counts, strict=True)]
-        face_images = [image for image, count in zip(encoded, counts, strict=True) for _ in range(count)]
-        if not face_images:
+        encoded = [_lossless(image) if count else b"" for image, count in zip(images, counts, strict=True)]
+        per_face = [data for data, count in zip(encoded, counts, strict=True) for _ in range(count)]
+        if not per_face:
             return [np.zeros((0, 0), dtype=np.float32)] * len(counts)
         points = np.concatenate([faces.points for faces in detected])
         most = self._most
-        starts = range(0, len(face_images), most)
-        rows = np.concatenate([self._embed(face_images[at : at + most], points[at : at + most]) for at in starts])
+        starts = range(0, len(per_face), most)
+        rows = np.concatenate([self._embed(per_face[at : at + most], points[at : at + most]) for at in starts])
         if not np.isfinite(rows).all():
             raise InputError("the network gives embeddings that aren't finite")
         return np.split(normalised_rows(rows), np.cumsum(counts)[:-1])
 
     @torch.inference_mode()
     def _embed(self, encoded: list[bytes], points: Array) -> Rows:
-        self._pictures[:] = encoded
+        self._encoded[:] = encoded
         self._points[: len(points)] = points
         images, _ = next(self._stream)
         rows: Rows = self._network(images.to(self._device)).float().cpu().numpy()
@@ -71,10 +71,10 @@ class Recognizer:
 
     def _batches(self) -> Iterator[SampleBatch]:
         while True:
-            yield plain_batch(np.arange(len(self._pictures)))
+            yield plain_batch(np.arange(len(self._encoded)))
 
 
-def _lossless(picture: Pixels) -> bytes:
+def _lossless(image: Pixels) -> bytes:
     """Encode as PPM, a header and the pixels: ten times as fast as OpenCV's BMP, forty times as fast as PNG."""
-    height, width, _ = picture.shape
-    return b"P6 %d %d 255\n" % (width, height) + picture.tobytes()
+    height, width, _ = image.shape
+    return b"P6 %d %d 255\n" % (width, height) + image.tobytes()

@@ -43,7 +43,7 @@ def inline_image(data: bytes, alt: str, kind: str = "png") -> str:
 def png_file(image: NDArray[np.uint8]) -> bytes:
     """Encode uint8 RGB [H, W, 3] as PNG; ValueError for anything else."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"a picture must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+        raise ValueError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()

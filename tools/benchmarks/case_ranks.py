@@ -1,4 +1,4 @@
-"""What the benchmarks share: ranks of a measurement in processes of their own, and the loss of train.py's defaults."""
+"""Helpers of the benchmarks: measurements in separate processes, and train.py's default loss settings."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from fr.options.definitions import train_options
 
 
 def measure_in_own_processes(module: str, case: Any, ranks: int) -> list[Any]:
-    """What `python -m MODULE CASE FOLDER RANK` leaves as FOLDER/RANK.json, for each rank; case: a dataclass."""
+    """Run `python -m MODULE CASE FOLDER RANK` for each rank; return the FOLDER/RANK.json it writes. case: dataclass."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", module, json.dumps(dataclasses.asdict(case)), folder]
         root = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def measure_in_own_processes(module: str, case: Any, ranks: int) -> list[Any]:
 
 
 def loss_settings(**changes: Any) -> LossSettings:
-    """The loss of train.py's defaults, with some options changed."""
+    """Default loss settings of train.py, with some options changed."""
     return dataclasses.replace(_default_loss_settings(), **changes)
 
 

@@ -1,8 +1,8 @@
-"""`benchmark.py endurance`: whether a long training keeps what it takes of the machine.
+"""`benchmark.py endurance`: resource leaks of a long training.
 
-A real training on drawn faces, with validations and snapshots, which is stopped by SIGTERM and resumed on the way. Of
-each process: private memory, files, threads, and what lies in /dev/shm; medians of the first and the last quarter of
-the samples, after a tenth of them to warm up, and the slope by least squares. Each iteration must be logged once.
+A real training on drawn faces, with validations and snapshots, stopped by SIGTERM and resumed. For each process:
+private memory, open files, threads, and the size of /dev/shm; medians of the first and the last quarter of the samples,
+after a tenth of them as warm-up, and the slope by least squares. Each iteration must be logged once.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _OFTEN = "--log_step 1 --epoch_total_num 1000000 --keep_snapshots 2 --snap_to_re
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process takes after so many iterations. memory, shared: MB; shared: of all in /dev/shm."""
+    """Resources of a process after some iterations. memory, shared: MB; shared: all of /dev/shm."""
 
     iteration: int
     memory: float
@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Trend:
-    """Medians of the first and the last quarter, and the slope a thousand iterations."""
+    """Medians of the first and the last quarter, and the slope per thousand iterations."""
 
     first: float
     last: float
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train in as many processes as there are stops and one more, then print a table a process."""
+    """Train in one process more than there are stops, then print a table for each."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         small = Options(identities=12, images_per_identity=8, lfw_identities=40, pairs_per_fold=2)
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _train(folder: Path, arguments: argparse.Namespace, until: int, last: bool, bar: "tqdm[Any]") -> Iterator[Sample]:
-    """Samples of a process that trains until it is stopped after so many iterations, or has done all of them."""
+    """Train in a process until it is stopped at an iteration or has finished; yield its samples."""
     command = [sys.executable, "train.py", *_SMALL.split(), *_OFTEN.split(), *_places(folder)]
     command += ["--max_iterations", str(arguments.iterations), "--val_step", str(arguments.val_step)]
     with (folder / "output").open("a") as output:
@@ -129,7 +129,7 @@ def _last_iteration(folder: Path) -> int:
 
 
 def take_sample(pid: int, iteration: int) -> Sample | None:
-    """Of a process that is there, from /proc; None when it has gone."""
+    """Sample a process from /proc; None if it has ended."""
     process = Path(f"/proc/{pid}")
     try:
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
@@ -140,26 +140,26 @@ def take_sample(pid: int, iteration: int) -> Sample | None:
 
 
 def _shared() -> float:
-    found = os.statvfs("/dev/shm")
-    return (found.f_blocks - found.f_bfree) * found.f_frsize / 2**20
+    shm = os.statvfs("/dev/shm")
+    return (shm.f_blocks - shm.f_bfree) * shm.f_frsize / 2**20
 
 
 def trends(samples: list[Sample]) -> dict[str, Trend]:
-    """By figure, of at least 8 samples."""
+    """Trends by metric, from at least 8 samples."""
     if len(samples) < 8:
         raise InputError(f"{len(samples)} samples are too few to judge by: more --iterations, or fewer --stops")
     warm = samples[len(samples) // 10 :]
     quarter = max(1, len(warm) // 4)
-    found = {}
+    by_name = {}
     for name in ("memory", "files", "threads", "shared"):
         values = [float(getattr(sample, name)) for sample in warm]
         slope = np.polyfit([sample.iteration / 1000 for sample in warm], values, 1)[0]
-        found[name] = Trend(statistics.median(values[:quarter]), statistics.median(values[-quarter:]), float(slope))
-    return found
+        by_name[name] = Trend(statistics.median(values[:quarter]), statistics.median(values[-quarter:]), float(slope))
+    return by_name
 
 
-def _print(number: int, samples: list[Sample], found: dict[str, Any]) -> None:
+def _print(number: int, samples: list[Sample], by_name: dict[str, Any]) -> None:
     print(f"process {number + 1}, iterations {samples[0].iteration:,} to {samples[-1].iteration:,}")
     print(f"{'':>10} {'first':>9} {'last':>9} {'slope/1000':>11}")
-    for name, trend in found.items():
+    for name, trend in by_name.items():
         print(f"{name:>10} {trend['first']:9.1f} {trend['last']:9.1f} {trend['slope']:11.2f}")

@@ -1,8 +1,8 @@
-"""`benchmark.py evaluate`: what evaluation costs beside the network.
+"""`benchmark.py evaluate`: overhead of evaluation over the network alone.
 
-`whole` is all of embedding a set as evaluate_lfw.py does it: reading, decoding, aligning, both passes where the mirror
-image counts, gathering. `bare` is the network alone: as many passes over a batch that is already there, in batches of
-the same sizes. They take turns; a ratio is that of one turn. Processor time holds on a busy machine, too.
+`whole`: embedding a set as evaluate_lfw.py does: reading, decoding, aligning, both passes with mirror images,
+gathering. `bare`: only the network's passes, on a prepared batch, with the same batch sizes. The forms alternate; a
+ratio compares one turn. CPU time is reliable on a busy machine, too.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure both forms in turns, then print the table and the ratios."""
+    """Measure both forms alternately, then print the table and the ratios."""
     resolved = evaluation_options(arguments.eval)
     options = resolved.values
     with open_ranks(options.device) as ranks:
@@ -58,16 +58,16 @@ def run(arguments: argparse.Namespace) -> None:
                 costs[name] += [cost] if turn else []
     print(f"{len(faces):,} photographs, {passes} passes each, {batch} a batch, {dali.threads} DALI threads")
     print(f"{'form':6} {'images/s':>9} {'spread':>17} {'CPU ms an image':>16}")
-    for name, found in costs.items():
-        rates = [len(faces) / cost.seconds for cost in found]
-        cpu = statistics.median(cost.cpu_seconds for cost in found) / len(faces) * 1e3
+    for name, turns in costs.items():
+        rates = [len(faces) / cost.seconds for cost in turns]
+        cpu = statistics.median(cost.cpu_seconds for cost in turns) / len(faces) * 1e3
         spread = f"{min(rates):.1f} … {max(rates):.1f}"
         print(f"{name:6} {statistics.median(rates):9.1f} {spread:>17} {cpu:16.2f}")
     print(json.dumps(ratios(costs["whole"], costs["bare"])))
 
 
 def ratios(whole: list[Cost], bare: list[Cost]) -> dict[str, float]:
-    """The median over the turns, and the least and the largest."""
+    """Median, minimum and maximum ratio over the turns."""
     times = [one.seconds / other.seconds for one, other in zip(whole, bare, strict=True)]
     cpu = [one.cpu_seconds / other.cpu_seconds for one, other in zip(whole, bare, strict=True)]
     return {

@@ -1,4 +1,4 @@
-"""`benchmark.py head`: time and memory of a step of the softmax head, next to the plain form and to the formulas.
+"""`benchmark.py head`: time and memory of a step of the softmax head, compared with the plain form and the formulas.
 
 C classes, W ranks, E embedding size, N samples of the global batch. A step is forward, backward and SGD with momentum
 and weight decay, float32, on CPU ranks. Every measurement runs in processes of its own.
@@ -34,7 +34,7 @@ Step = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement; `form` is a word of FORMS, `plain` being F.linear and F.cross_entropy on a one-hot margin."""
+    """Measurement case. form: of FORMS; `plain` = F.linear and F.cross_entropy on a one-hot margin."""
 
     form: str
     classes: int
@@ -47,8 +47,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of a rank. kept: centres and momentum; drawn: room for those of a sample; step: what comes and goes; sent:
-    over the network in a step."""
+    """Bytes of a rank. kept: centres and momentum; drawn: copies of the drawn ones; step: temporary; sent: per step."""
 
     kept: int
     drawn: int
@@ -61,14 +60,14 @@ class Cost:
 
 
 def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0) -> Cost:
-    """What the sharded head needs on the rank with most classes, by formula; float32, no companions."""
+    """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses, N <= E."""
     rows = shard_rows(classes, ranks, 0)[1]
     active = rows if sample_rate == 1 else drawn_count(rows, batch, sample_rate)
     drawn = 0 if sample_rate == 1 else 2 * active * embed_size
-    # The summit is in backward: the gradient of the centres beside three [N, C_r]: cosines, their gradient, and the
-    # scaled copy that both matrix products read.
+    # The peak is in backward: the gradient of the centres and three [N, C_r]: cosines, their gradient, and the scaled
+    # copy that both matrix products read. (Four [N, C_r] before the centres' gradient exists: more only for N > E.)
     step = active * embed_size + 3 * batch * active
-    # Ring collectives: embeddings there, gradients and labels (two words) back; phi, maximum and two sums all around.
+    # Ring collectives: embeddings and labels (two words) gathered, gradients scattered; phi, maximum, two sums reduced.
     sent = (ranks - 1) / ranks * batch * (2 * embed_size + 2 + 2 * 4)
     return Cost(2 * rows * embed_size * _FLOAT, drawn * _FLOAT, step * _FLOAT, round(sent * _FLOAT))
 
@@ -85,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure every case, then print the tables and the ratios."""
+    """Measure all cases, then print the tables and the ratios."""
     options = vars(arguments)
     shared = {name: options[name] for name in ("embed_size", "batch", "sample_rate", "steps")}
     cases = [
@@ -111,7 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _added(case: Case) -> int:
-    """Bytes above centres and momentum, by formula."""
+    """Bytes in addition to centres and momentum, by formula."""
     rate = case.sample_rate if case.form == "sampled" else 1.0
     cost = head_cost(case.classes, case.embed_size, case.batch, case.ranks, rate)
     return cost.memory - cost.kept
@@ -131,7 +130,7 @@ def _print_outlook(embed_size: int, sample_rate: float) -> None:
 
 
 def _ratios(results: list[dict[str, Any]]) -> dict[str, float]:
-    """At the largest class count that has both, on one rank."""
+    """Ratios at the largest class count measured in both forms, on one rank."""
 
     def ratio(first: str, second: str, figure: str) -> float | None:
         by_case = {(r["classes"], r["form"]): r[figure] for r in results if r["ranks"] == 1}
@@ -147,7 +146,7 @@ def _ratios(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _in_own_processes(case: Case) -> dict[str, float]:
-    """Seconds a step (slowest rank: median, least, most) and the bytes that the hungriest rank's steps added."""
+    """Seconds per step (slowest rank: median, min, max) and the most bytes that a rank's steps added."""
     measured = measure_in_own_processes("tools.benchmarks.head", case, case.ranks)
     slowest = [max(seconds) for seconds in zip(*(one["seconds"] for one in measured), strict=True)]
     return {
@@ -159,7 +158,7 @@ def _in_own_processes(case: Case) -> dict[str, float]:
 
 
 def _measure_rank(case: Case, folder: str, rank: int) -> None:
-    """Run the steps as one of the case's ranks and leave the figures in a file."""
+    """Run the steps as one of the case's ranks and write the results to a file."""
     torch.set_num_threads(max(1, torch.get_num_threads() // case.ranks))
     if case.form != "plain":
         use_huge_pages()  # as open_ranks does
@@ -179,7 +178,7 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
 
 
 def _resident(name: str) -> int:
-    """Bytes of this process in memory now (VmRSS) or at its summit (VmHWM)."""
+    """Resident bytes of this process now (VmRSS) or at its peak (VmHWM)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
@@ -193,7 +192,7 @@ def _our_step(case: Case) -> Step:
     rate = case.sample_rate if case.form == "sampled" else 1.0
     head = MarginSoftmax(case.classes, case.embed_size, loss_settings(sample_rate=rate), seed=0)
     optimizer = build_sgd(head.parameters(), _LR, _MOMENTUM, _DECAY)
-    optimizer.state[head.weight]["momentum_buffer"].fill_(0)  # so that its pages are there
+    optimizer.state[head.weight]["momentum_buffer"].fill_(0)  # allocates its pages
 
     def step(number: int) -> None:
         embeddings, labels = _batch(case)

@@ -1,13 +1,13 @@
-"""`benchmark.py loader`: photographs a second of the training's loader, of decoding alone, and of a plain loader.
+"""`benchmark.py loader`: images per second of the training's loader, of decoding alone, and of a plain loader.
 
-All forms read the same files in the same order with the same number of threads, and take turns:
+All forms read the same files in the same order with the same number of threads, and alternate:
 
 - ours: the loader of train.py with the recipe's augmentation (an epoch of it: order, draws, reading, DALI);
-- decode: reading, and DALI decoding whole photographs, nothing more;
-- yardstick: a PyTorch DataLoader of as many worker processes, each of which does the steps of face_recognition.pytorch
-  one after the other in OpenCV: align to 200×200, mirror, black boxes, rotate with Lanczos, resize, blur, to float.
+- decode: only reading, and DALI decoding whole images;
+- yardstick: a PyTorch DataLoader with as many worker processes, each doing the steps of face_recognition.pytorch in
+  OpenCV: align to 200×200, mirror, black boxes, rotate with Lanczos, resize, blur, to float.
 
-Processor time counts all processes and threads, system calls too, so that it holds on a busy machine as well.
+CPU time includes all processes and threads and system calls, so it is reliable on a busy machine, too.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from fr.models import training_preprocessing
 from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
 
-_SIDE = 200  # of face_recognition.pytorch's aligned picture
+_SIDE = 200  # pixels of face_recognition.pytorch's aligned image
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,16 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure every form in turns, then print the table and the ratios."""
+    """Measure the forms alternately, then print the table and the ratios."""
     setting = _Setting.of(arguments.train)
     lines, results = [], {}
     for threads in arguments.threads:
-        found: dict[str, list[_Cost]] = {name: [] for name in FORMS}
+        measured: dict[str, list[_Cost]] = {name: [] for name in FORMS}
         for name in tqdm([*FORMS] * arguments.turns, desc=f"{threads} threads", unit="turn", file=sys.stderr):
-            # Opened anew: one that stays open would go on filling its queue in the others' time.
-            found[name].append(_measure(FORMS[name](setting, threads), arguments.batches, setting.order.batch_size))
-        results[threads] = {name: _median(costs) for name, costs in found.items()}
-        for name, costs in found.items():
+            # Reopened for each turn: an open one would fill its queue while the others are measured.
+            measured[name].append(_measure(FORMS[name](setting, threads), arguments.batches, setting.order.batch_size))
+        results[threads] = {name: _median(costs) for name, costs in measured.items()}
+        for name, costs in measured.items():
             rates = [cost.images_per_s for cost in costs]
             lines.append(
                 f"{threads:7} {name:10} {statistics.median(rates):9.0f} {min(rates):7.0f} … {max(rates):5.0f} "
@@ -89,7 +89,7 @@ class _Cost:
 
 @dataclass(frozen=True)
 class _Setting:
-    """What all forms read, and how."""
+    """Data and settings shared by all forms."""
 
     faces: LabelledFaces
     order: Order
@@ -105,7 +105,7 @@ class _Setting:
 
 
 def _ours(setting: _Setting, threads: int) -> Iterator[Any]:
-    """The training's loader; DALI runs on the CPU."""
+    """Training loader with DALI on the CPU."""
     ranks = Ranks(0, 1, 0, 1, torch.device("cpu"))
     endless, dali = range(sys.maxsize), DaliSettings("cpu", None, threads)
     stream = TrainingStream(
@@ -115,7 +115,7 @@ def _ours(setting: _Setting, threads: int) -> Iterator[Any]:
 
 
 def _decode(setting: _Setting, threads: int) -> Iterator[Any]:
-    """Reading, and DALI's decoder."""
+    """Reading and DALI's decoder only."""
 
     @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
     def graph() -> Any:
@@ -134,7 +134,7 @@ def _encoded(setting: _Setting) -> Iterator[list[NDArray[np.uint8]]]:
 
 
 def _yardstick(setting: _Setting, threads: int) -> Iterator[Any]:
-    """A loader as they are commonly written."""
+    """Typical PyTorch DataLoader."""
     epoch = setting.order.iterations_per_epoch
     batches = (setting.order.share(number, 0, 1).indices.tolist() for number in range(10_000 * epoch))
     loader = DataLoader(_StepByStep(setting), batch_sampler=batches, num_workers=threads)
@@ -145,7 +145,7 @@ FORMS = {"ours": _ours, "decode": _decode, "yardstick": _yardstick}
 
 
 class _StepByStep(Dataset[tuple[torch.Tensor, int]]):
-    """The steps of face_recognition.pytorch, with the probabilities and strengths that it has."""
+    """Preprocessing steps of face_recognition.pytorch, with its probabilities and strengths."""
 
     def __init__(self, setting: _Setting) -> None:
         self._setting = setting
@@ -174,7 +174,7 @@ class _StepByStep(Dataset[tuple[torch.Tensor, int]]):
 
 
 def _measure(loader: Iterator[Any], batches: int, batch_size: int) -> _Cost:
-    for _ in islice(loader, 3):  # what it had ready, and what it was at
+    for _ in islice(loader, 3):  # finished batches in the queue, and those in progress
         pass
     start, began = time.perf_counter(), _processor_seconds()
     for _ in islice(loader, batches):
@@ -185,7 +185,7 @@ def _measure(loader: Iterator[Any], batches: int, batch_size: int) -> _Cost:
 
 
 def _processor_seconds() -> float:
-    """Of this process with all its threads, and of the workers of a DataLoader."""
+    """CPU seconds of this process with all threads, and of a DataLoader's workers."""
     workers = multiprocessing.active_children()
     ticks = sum(
         int(ticks)
@@ -200,7 +200,7 @@ def _median(costs: list[_Cost]) -> _Cost:
 
 
 def _python_cost(setting: _Setting) -> float:
-    """Processor time of an image in what Python prepares for DALI: order, draws, reading, matrices; microseconds."""
+    """CPU microseconds per image that Python takes to prepare DALI's input: order, draws, reading, matrices."""
     batches = (
         augmented_batch(share.indices, setting.preprocessing, setting.augment, 0, share.epoch, share.first)
         for share in (setting.order.share(iteration, 0, 1) for iteration in count())

@@ -1,7 +1,7 @@
-"""`benchmark.py snapshot`: how long the training stands still for a snapshot, written at once or in the background.
+"""`benchmark.py snapshot`: pause of the training for a snapshot, written synchronously or asynchronously.
 
-The head decides: its weights and their momentum are nearly all of a training state. The two forms take turns. A pause
-is what a call of the writer takes.
+The head's weights and momentum are nearly all of a training state. The two forms alternate. A pause is the duration of
+a call of the writer.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure both forms in turns, then print the table and the share."""
+    """Measure both forms alternately, then print the table and the share."""
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         cases = [
             Case(background, arguments.classes, arguments.embed_size, arguments.ranks, arguments.snapshots, folder)
@@ -70,12 +70,12 @@ def run(arguments: argparse.Namespace) -> None:
         spread = f"{min(pauses[case]):.2f} … {max(pauses[case]):.2f}"
         form, pause = "background" if case.background else "waited", statistics.median(pauses[case])
         print(f"{form:>12} {pause:10.2f} {spread:>15}")
-    results = [{**asdict(case), "pause_s": statistics.median(found)} for case, found in pauses.items()]
+    results = [{**asdict(case), "pause_s": statistics.median(seconds)} for case, seconds in pauses.items()]
     print(json.dumps({"background_vs_waited": background / waited, "results": results}))
 
 
 def _measure_rank(case: Case, folder: str, rank: int) -> None:
-    """Write the snapshots as one of the case's ranks, and leave the seconds that it stood still for in a file."""
+    """Write the snapshots as one of the case's ranks, and the seconds of each pause to a file."""
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // case.ranks))
     use_huge_pages()  # as open_ranks does
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)

@@ -1,10 +1,10 @@
-"""`benchmark.py startup`: how long train.py's data take until the first batch is known, and the memory of a rank.
+"""`benchmark.py startup`: time from reading train.py's data to the first batch, and the memory of a rank.
 
-Makes files like VGGFace2's: a list, a table of landmarks, and one (empty) photograph. Every measurement runs in fresh
-processes and begins when they have imported everything, which takes PyTorch seconds, and have met. The files were just
-written, so their pages are in memory. `cold` finds an empty cache, `warm` what `cold` left there. Memory is what the
-kernel counts as private to a process once every row was used; a single rank's has the cache's pages in it, too, which
-other ranks would share.
+Creates files like VGGFace2's: a list, a table of landmarks, and one (empty) image. Each measurement runs in new
+processes and starts after their imports, which take seconds for PyTorch, and a barrier. The files were just written, so
+they are in the page cache. `cold` starts with an empty data cache, `warm` with the one `cold` wrote. Memory is what the
+kernel counts as private to a process after every row was used; a single rank's includes the cache's pages, which other
+ranks would share.
 """
 
 import argparse
@@ -57,16 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Make the files, measure every case in turns, then print the table and the figures that matter."""
+    """Create the files, measure the cases alternately, then print the table and the main metrics."""
     with tempfile.TemporaryDirectory() as folder:
         make_files(Path(folder), arguments.rows)
         cases = [Case(folder, start, ranks) for ranks in arguments.ranks for start in _START]
-        found: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
+        measured: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
         for case in tqdm(cases * arguments.turns, desc="measuring", unit="start", file=sys.stderr):
-            found[case].append(_in_own_processes(case))
+            measured[case].append(_in_own_processes(case))
     print(_COLUMNS)
     results = []
-    for case, turns in found.items():
+    for case, turns in measured.items():
         middle = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
         results.append({"ranks": case.ranks, "start": case.start, **middle})
         spread = f"{min(turn['read_s'] for turn in turns):.2f} … {max(turn['read_s'] for turn in turns):.2f}"
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _figures(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds of the slowest number of ranks; private_mb where most ranks share, of either start the worse."""
+    """Seconds with the slowest number of ranks; private_mb with most ranks, the worse of cold and warm."""
     most = max(result["ranks"] for result in results)
     return {
         **{f"{start}_s": max(r["read_s"] for r in results if r["start"] == start) for start in _START},
@@ -88,7 +88,7 @@ def _figures(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def make_files(folder: Path, rows: int) -> None:
-    """list.txt, points.csv and images/ in `folder`, as VGGFace2's in names, counts and sizes; an hour old."""
+    """Create list.txt, points.csv and images/ like VGGFace2's in names, counts and sizes; modified an hour ago."""
     random = np.random.default_rng(0)
     identities = max(1, round(rows * _IDENTITIES / _ROWS))
     weights = random.uniform(_FEWEST, _MOST, identities)
@@ -108,7 +108,7 @@ def make_files(folder: Path, rows: int) -> None:
     photograph = folder / "images" / listed[0].as_py()
     photograph.parent.mkdir(parents=True)
     photograph.touch()
-    for name in ("list.txt", "points.csv"):  # what has just changed isn't kept
+    for name in ("list.txt", "points.csv"):  # just modified files aren't cached
         os.utime(folder / name, (time.time() - 3600,) * 2)
 
 
@@ -117,7 +117,7 @@ def _digits(numbers: NDArray[np.int64], width: int) -> pa.StringArray:
 
 
 def _in_own_processes(case: Case) -> dict[str, float]:
-    """Of each figure the highest of the ranks."""
+    """Maximum of each metric over the ranks."""
     if case.start == "cold":
         shutil.rmtree(Path(case.data, "cache"), ignore_errors=True)
     measured = measure_in_own_processes("tools.benchmarks.startup", case, case.ranks)
@@ -125,7 +125,7 @@ def _in_own_processes(case: Case) -> dict[str, float]:
 
 
 def _measure_rank(case: Case, folder: str, rank: int) -> None:
-    """Start as one of the case's ranks and leave the figures in a file."""
+    """Start as one of the case's ranks and write the metrics to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)
     data = Path(case.data)
@@ -158,10 +158,10 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
 
 
 def _memory() -> dict[str, float]:
-    """MB of this process by the kernel's kinds, and what it has alone (`private`)."""
+    """Memory of this process in MB by the kernel's categories, and their private sum (`private`)."""
     rows = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]
-    found = {name.rstrip(":"): int(kilobytes) * 1024 / 1e6 for name, kilobytes, _ in rows}
-    return found | {"private": found["Private_Clean"] + found["Private_Dirty"]}
+    sizes = {name.rstrip(":"): int(kilobytes) * 1024 / 1e6 for name, kilobytes, _ in rows}
+    return sizes | {"private": sizes["Private_Clean"] + sizes["Private_Dirty"]}
 
 
 if __name__ == "__main__":

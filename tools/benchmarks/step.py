@@ -1,8 +1,8 @@
-"""`benchmark.py step`: images a second of a whole training step, in each precision and memory order.
+"""`benchmark.py step`: images per second of a whole training step, in each precision and memory format.
 
-A step is forward, backward, clipping and SGD of backbone and head, as train.py does it, on pictures that are already
-there. The forms take turns, so that what else the machine does meets them alike; a ratio is the median of the turns'.
-`plain` is fp32 with torch's own PReLU and pages of 4 KB: what a trainer of torch's layers does without any of ours.
+A step is forward, backward, clipping and SGD of backbone and head, as in train.py, on prepared images. The forms
+alternate, so that other load on the machine affects them equally; a ratio is the median over the turns. `plain` is fp32
+with torch's own PReLU and 4 KB pages: torch's layers without this project's optimisations.
 `deterministic` is fp32 with --deterministic.
 """
 
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure every case in turns, then print the table and the ratios."""
+    """Measure the cases alternately, then print the table and the ratios."""
     cases = [
         Case(model, form, ranks, arguments.batch, arguments.steps)
         for model in arguments.model
@@ -85,16 +85,18 @@ def run(arguments: argparse.Namespace) -> None:
     for case in tqdm(cases * arguments.turns, desc="measuring", unit="turn", file=sys.stderr):
         speeds[case].append(statistics.median(_in_own_processes(case)))
     print(f"{'model':>16} {'ranks':>5} {'form':14} {'images/s':>9} {'spread':>15}")
-    for case, found in speeds.items():
-        spread = f"{min(found):.1f} … {max(found):.1f}"
-        print(f"{case.model:>16} {case.ranks:5} {case.form:14} {statistics.median(found):9.1f} {spread:>15}")
-    results = [{**asdict(case), "images_per_s": statistics.median(found)} for case, found in speeds.items()]
+    for case, rates in speeds.items():
+        spread = f"{min(rates):.1f} … {max(rates):.1f}"
+        print(f"{case.model:>16} {case.ranks:5} {case.form:14} {statistics.median(rates):9.1f} {spread:>15}")
+    results = [{**asdict(case), "images_per_s": statistics.median(rates)} for case, rates in speeds.items()]
     print(json.dumps({**ratios(speeds), "results": results}))
 
 
 def ratios(speeds: dict[Case, list[float]]) -> dict[str, float]:
-    """Of each model the recipes' form (`both`) against fp32 and the plain one, on the fewest ranks, and deterministic
-    against fp32: the median over the turns, in each of which the forms have met the same machine."""
+    """Speed ratios of each model on the fewest ranks, medians over the turns.
+
+    The recipes' form (`both`) to fp32 and to the plain one, and deterministic to fp32.
+    """
     least = min(case.ranks for case in speeds)
     by_form = {(case.model, case.form): turns for case, turns in speeds.items() if case.ranks == least}
     pairs = {"vs_fp32": ("both", "fp32"), "vs_plain": ("both", "plain"), "deterministic": ("deterministic", "fp32")}
@@ -109,13 +111,13 @@ def ratios(speeds: dict[Case, list[float]]) -> dict[str, float]:
 
 
 def _in_own_processes(case: Case) -> list[float]:
-    """Images a second of all ranks, one figure a step."""
+    """Images per second of all ranks, one value per step."""
     measured = measure_in_own_processes("tools.benchmarks.step", case, case.ranks)
     return [case.batch / max(seconds) for seconds in zip(*measured, strict=True)]
 
 
 def _measure_rank(case: Case, folder: str, rank: int) -> None:
-    """Run the steps as one of the case's ranks and leave their seconds in a file."""
+    """Run the steps as one of the case's ranks and write their seconds to a file."""
     form = FORMS[case.form]
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // case.ranks))
     if not form.plain:

@@ -1,6 +1,6 @@
-"""What is wrong with a data set, from what is known of its photographs.
+"""Checks of a data set from its images' facts.
 
-N photographs. Each finding has a kind, one of KINDS.
+N images. Each finding has a kind, one of KINDS.
 """
 
 import unicodedata
@@ -16,41 +16,41 @@ from fr.data.faces import LabelledFaces
 from tools.dataset.near_duplicates import conflicts, near_pairs, repeats
 from tools.dataset.picture_facts import PictureFacts
 
-# In the order in which they are looked for; what is dropped for one reason isn't what a later duplicate repeats.
+# In the order of the checks; an image dropped by an earlier one isn't the original of a later duplicate.
 KINDS = {
-    "unusable": "Training would put another photograph in their place: they can't be read, decoded or placed.",
+    "unusable": "Images that can't be read, decoded or aligned; training would replace them.",
     "landmarks": "The landmarks can't be those of this face.",
-    "small_face": "The aligned face is made of few pixels.",
+    "small_face": "The aligned face covers few pixels of the image.",
     "greyscale": "The face has no colour.",
-    "turned": "EXIF says to show the picture turned or mirrored; training doesn't, and landmarks mustn't either.",
+    "turned": "EXIF's orientation turns or mirrors the image; training ignores it, and so must the landmarks.",
     "duplicate_across": "The same file under two identities: one of the labels is wrong.",
-    "duplicate": "The same file for a second time, under the same identity.",
-    "near_duplicate_across": "The same picture, in another file, under two identities.",
-    "near_duplicate": "The same picture in another file, under the same identity.",
-    "few_images": "Identities of which too few photographs stay.",
-    "in_verification": "Identities called like somebody in the verification set.",
+    "duplicate": "The same file repeated under the same identity.",
+    "near_duplicate_across": "The same image in different files under two identities.",
+    "near_duplicate": "The same image in different files under the same identity.",
+    "few_images": "Identities with too few remaining images.",
+    "in_verification": "Identities with the name of a person in the verification set.",
 }
 DROPPED = tuple(kind for kind in KINDS if kind not in ("small_face", "greyscale", "turned"))
-_EYES_APART = float(np.ptp(np.array(alignment.TEMPLATES["arcface"])[:2, 0]))  # of the width of the aligned face
-_SIDE = 112  # pixels of the aligned face that others publish
+_EYES_APART = float(np.ptp(np.array(alignment.TEMPLATES["arcface"])[:2, 0]))  # fraction of the aligned face's width
+_SIDE = 112  # pixels, the usual side of published aligned faces
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
-_LEAST_DEVIATION = 0.01  # distances of the eyes; landmarks that were all computed have none
+_LEAST_DEVIATION = 0.01  # fraction of the eye distance; landmarks that were all computed have no deviation
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Where findings begin."""
+    """Thresholds of the checks."""
 
-    drop: Collection[str] = DROPPED  # kinds that leave the list
-    min_images: int = 2  # photographs that an identity must keep
-    min_face: float = 32.0  # side of the aligned face [pixels of the photograph]
+    drop: Collection[str] = DROPPED  # kinds whose images are dropped from the list
+    min_images: int = 2  # images that an identity must keep
+    min_face: float = 32.0  # side of the aligned face [pixels of the image]
     misfit: float = 6.0  # of the landmarks from the template [robust standard deviations above the median]
     near: int = 16  # bits of 256
 
 
 @dataclass(frozen=True)
 class Finding:
-    """row: the photograph, None = the identity as a whole; other: the one that it repeats."""
+    """Finding of a check. row: the image, None = the whole identity; other: the image that it duplicates."""
 
     kind: str
     label: int
@@ -60,7 +60,7 @@ class Finding:
 
 
 class Findings:
-    """All findings, and what stays without those of the kinds that are dropped."""
+    """All findings, and the images that stay after dropping kinds."""
 
     def __init__(self, labels: NDArray[np.int64], drop: Collection[str]) -> None:
         self.found: list[Finding] = []
@@ -69,19 +69,19 @@ class Findings:
         self._drop = drop
 
     def add(self, kind: str, row: int, detail: str = "", other: int | None = None) -> None:
-        """A photograph."""
+        """Add a finding of an image."""
         self.found.append(Finding(kind, int(self._labels[row]), row, detail, other))
         self.stays[row] &= kind not in self._drop
 
     def add_identity(self, kind: str, label: int, detail: str) -> None:
-        """An identity with all its photographs."""
+        """Add a finding of an identity with all its images."""
         self.found.append(Finding(kind, label, None, detail))
         if kind in self._drop:
             self.stays[self._labels == label] = False
 
 
 def check(faces: LabelledFaces, facts: PictureFacts, limits: Limits, people: dict[int, str]) -> Findings:
-    """people: label → who of the verification set has the same name."""
+    """Run all checks. people: label → person of the verification set with the same name."""
     findings = Findings(faces.labels, limits.drop)
     for row, problem in facts.problems.items():
         findings.add("unusable", row, problem)
@@ -125,7 +125,7 @@ def _check_faces(
 def _suspicious(
     points: alignment.Array, sizes: NDArray[np.int64], misfits: alignment.Array, limit: float
 ) -> dict[int, str]:
-    """Which landmarks [n, 5, 2] can't be right, and why. misfits: [n] from the template, in distances of its eyes."""
+    """Reasons why landmarks [n, 5, 2] can't be right. misfits: [n] from the template, in its eye distances."""
     left_eye, right_eye, _, left_mouth, right_mouth = np.moveaxis(points, 1, 0)
     across, along = right_eye - left_eye, right_mouth - left_mouth
     down = (left_mouth + right_mouth - left_eye - right_eye) / 2
@@ -133,7 +133,7 @@ def _suspicious(
     outside = ((points < -0.5) | (points > sizes[:, None] - 0.5)).any(axis=2).sum(axis=1)
     middle = np.median(misfits)
     deviation = max(_MAD_TO_SIGMA * float(np.median(np.abs(misfits - middle))), _LEAST_DEVIATION)
-    found: dict[int, list[str]] = {}
+    reasons: dict[int, list[str]] = {}
     for flags, text in (
         (exchanged, "left and right are exchanged"),
         (down[:, 1] <= 0, "the eyes are below the mouth"),
@@ -141,15 +141,14 @@ def _suspicious(
         (misfits > middle + limit * deviation, "unlike a face: off by {misfit:.2f} distances of the eyes"),
     ):
         for place in np.flatnonzero(flags).tolist():
-            said = text.format(outside=outside[place], misfit=misfits[place])
-            found.setdefault(place, []).append(said)
-    return {place: "; ".join(texts) for place, texts in sorted(found.items())}
+            reasons.setdefault(place, []).append(text.format(outside=outside[place], misfit=misfits[place]))
+    return {place: "; ".join(texts) for place, texts in sorted(reasons.items())}
 
 
 def _check_duplicates(
     faces: LabelledFaces, facts: PictureFacts, rows: NDArray[np.int64], limits: Limits, findings: Findings
 ) -> None:
-    """Files first, then pictures, so that no photograph is reported for both."""
+    """Check equal files first, then near-duplicates, so that no image is reported for both."""
     contents = np.unique(facts.content, return_inverse=True)[1]
     shown, signature_of = np.unique(facts.signatures[rows], axis=0, return_inverse=True)
     pictures = np.full(len(faces), -1)
@@ -166,7 +165,7 @@ def _check_duplicates(
             if row not in reported:
                 findings.add(f"{kind}_across", row, f"also under {faces.identities[faces.labels[other]]}", other)
                 reported.add(row)
-        # What is repeated stays in the list if any of its copies does.
+        # One copy stays in the list if any of the copies does.
         ordered = candidates[np.argsort(~findings.stays[candidates], kind="stable")]
         within = repeats(nodes, near, faces.labels, ordered.tolist())
         for row, other in sorted(within.items()):
@@ -177,24 +176,24 @@ def _check_duplicates(
 def _not_alone(
     nodes: NDArray[np.int64], near: Mapping[int, Sequence[int]], rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Those of the rows of which another one may show the same."""
+    """Rows that may have a duplicate among the others."""
     own = nodes[rows]
     return rows[(np.bincount(own)[own] > 1) | np.isin(own, np.fromiter(near, dtype=np.int64))]
 
 
 def same_names(identities: Sequence[str], people: Iterable[str]) -> dict[int, str]:
-    """Label → who of `people` is called like that identity, but for case, accents, quotes and punctuation."""
+    """Label → person with the identity's name, ignoring case, accents, quotes and punctuation."""
     called = {plain_name(person): person for person in people}
     return {
         label: called[plain] for label, name in enumerate(identities) if (plain := plain_name(name)) in called
     }
 
 
-# Letters that Unicode doesn't take apart into a plain one and an accent.
+# Letters that Unicode doesn't decompose into a base letter and an accent.
 _PLAIN = str.maketrans({"ı": "i", "ł": "l", "ø": "o", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe"})
 
 
 def plain_name(name: str) -> str:
-    """`Recep_Tayyip_Erdoğan` → `receptayyiperdogan`; a name without letters or digits stays what it is."""
+    """Normalise `Recep_Tayyip_Erdoğan` to `receptayyiperdogan`; names without letters or digits are unchanged."""
     apart = unicodedata.normalize("NFKD", name.casefold().translate(_PLAIN))
     return "".join(letter for letter in apart if letter.isalnum()) or name

@@ -1,4 +1,4 @@
-"""The files of crops: what they are called, and which of them are there."""
+"""Crop files: names, existing ones, writing."""
 
 import os
 from dataclasses import dataclass
@@ -19,34 +19,34 @@ MARK = "crops.json"
 
 @dataclass(frozen=True)
 class Targets:
-    """Where crops go: names [N] below out. quality: of JPEG."""
+    """Target files of crops: names [N] below out. quality: of JPEG."""
 
     out: Path
     names: list[str]
     quality: int
 
     def missing(self) -> NDArray[np.int64]:
-        """Which of them aren't there."""
+        """Indices of the missing files."""
         names = tqdm(self.names, desc="looking", unit="img", mininterval=1)
         return np.flatnonzero([not os.path.exists(self.out / name) for name in names])
 
     def write_crop(self, index: int, pixels: Pixels) -> None:
-        """pixels: [H, W, 3] in blue, green, red. InputError when it can't be written."""
+        """Write a crop of BGR pixels [H, W, 3]; InputError when it can't be written."""
         name = self.names[index]
         kind = Path(name).suffix
-        settings = [cv2.IMWRITE_JPEG_QUALITY, self.quality] if kind == ".jpg" else []  # else it warns, of each file
+        settings = [cv2.IMWRITE_JPEG_QUALITY, self.quality] if kind == ".jpg" else []  # OpenCV warns of it for PNG
         _, encoded = cv2.imencode(kind, pixels, settings)
         self.write(name, encoded.tobytes())
 
     def write(self, name: str, content: bytes) -> None:
-        """Whole or not at all."""
+        """Write a file atomically."""
         write_result(self.out / name, content)
 
 
 def target_names(faces: LabelledFaces, kind: str) -> list[str]:
-    """The names of the crops: those of `names_below` with another ending.
+    """Crop names: those of `names_below` with another ending.
 
-    InputError for those that would be one file, or not below the folder.
+    InputError for names that collide or lie outside of the folder.
     """
     names = names_below(faces)
     refuse_ambiguous(names)
@@ -54,7 +54,7 @@ def target_names(faces: LabelledFaces, kind: str) -> list[str]:
 
 
 def names_below(faces: LabelledFaces) -> list[str]:
-    """What files about the photographs may be called: as they are; in a storage, below their identity.
+    """Names for files about the images: the images' names; in a storage, below their identity.
 
     InputError for names that lead out of the folder.
     """

@@ -1,4 +1,4 @@
-"""What tools/detect_faces.py has found so far: JSON lines, the first with the settings, then one a photograph."""
+"""Journal of tools/detect_faces.py: JSON lines, the first with the settings, then one per image."""
 
 import json
 import math
@@ -12,14 +12,14 @@ from fr.errors import InputError
 from fr.files.untrusted import open_file
 from tools.dataset.marked_folder import differences
 
-Settings = Mapping[str, Any]  # that JSON can hold
+Settings = Mapping[str, Any]  # JSON values
 
 
 @dataclass(frozen=True)
 class Found:
-    """The face chosen in a photograph. faces: how many there were; box and points are empty if none.
+    """Chosen face of an image. faces: number detected; box and points are empty if 0.
 
-    box: x, y, width, height. points: x1, y1 … x5, y5. Both in pixels of the file as stored.
+    box: x, y, width, height. points: x1, y1 … x5, y5. Both in pixels of the image as stored.
     """
 
     name: str
@@ -29,60 +29,59 @@ class Found:
 
 
 def open_journal(path: Path, settings: Settings) -> tuple[BinaryIO, set[str]]:
-    """The journal to append to, and the names that are in it.
+    """Open a journal for appending; returns it and the names in it.
 
-    A line that a killed run left without its end is cut off. InputError when the settings in it are others, or a line
-    isn't one.
+    An incomplete last line of a killed run is cut off. InputError for other settings or an invalid line.
     """
     if path.exists():
         _cut_to_whole_lines(path)
     if path.exists() and path.stat().st_size:
         _check_settings(path, settings)
-        done = {found.name for found in read_journal(path)}
+        done = {entry.name for entry in read_journal(path)}
         return path.open("ab"), done
     file = path.open("ab")
     file.write(json.dumps(settings).encode() + b"\n")
     return file, set()
 
 
-def append(journal: BinaryIO, found: Found) -> None:
-    """Flushed: what is written stays when this process is killed."""
-    journal.write(json.dumps(asdict(found)).encode() + b"\n")
+def append(journal: BinaryIO, entry: Found) -> None:
+    """Append and flush, so that a kill of this process loses nothing."""
+    journal.write(json.dumps(asdict(entry)).encode() + b"\n")
     journal.flush()
 
 
 def read_journal(path: Path) -> Iterator[Found]:
-    """What stands in a journal, in order; InputError names the line that isn't one, or names a photograph again."""
+    """Entries of a journal, in order; InputError for an invalid line or a repeated image."""
     names = set()
     with open_file(path) as file:
         next(file)
         for number, line in enumerate(file, start=2):
-            found = _parsed(line)
-            if found is None:
+            entry = _parsed(line)
+            if entry is None:
                 raise InputError(f"{path}:{number}: not a line of this tool; delete it and what follows, and run again")
-            if found.name in names:
-                raise InputError(f"{path}:{number}: {found.name} for the second time; delete the line")
-            names.add(found.name)
-            yield found
+            if entry.name in names:
+                raise InputError(f"{path}:{number}: {entry.name} for the second time; delete the line")
+            names.add(entry.name)
+            yield entry
 
 
 def _parsed(line: bytes) -> Found | None:
     try:
         fields = json.loads(line.decode())
-        found = Found(**fields)
-        numbers = [*map(float, found.box), *map(float, found.points)]
+        entry = Found(**fields)
+        numbers = [*map(float, entry.box), *map(float, entry.points)]
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    lengths = (4, 10) if found.faces else (0, 0)
+    lengths = (4, 10) if entry.faces else (0, 0)
     fits = (
-        type(found.name) is str
-        and type(found.faces) is int
-        and found.faces >= 0
-        and (len(found.box), len(found.points)) == lengths
+        type(entry.name) is str
+        and type(entry.faces) is int
+        and entry.faces >= 0
+        and (len(entry.box), len(entry.points)) == lengths
         and all(map(math.isfinite, numbers))
-        and all(type(number) in (int, float) for number in (*found.box, *found.points))
+        and all(type(number) in (int, float) for number in (*entry.box, *entry.points))
     )
-    return found if fits else None
+    return entry if fits else None
 
 
 def _check_settings(path: Path, settings: Settings) -> None:
@@ -99,7 +98,7 @@ def _check_settings(path: Path, settings: Settings) -> None:
 
 
 def _cut_to_whole_lines(path: Path) -> None:
-    """Looks for the last end of a line from the back: journals are long."""
+    """Position after the last line end, searched backwards: journals are long."""
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
         while size:

@@ -1,4 +1,4 @@
-"""Names of photographs as the keys of bb_landmark's tables: paths below a root without their ending."""
+"""Keys of bb_landmark's tables: image paths below the root without their ending."""
 
 import re
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from fr.data.faces import refuse
 
 
 def key_of(name: str) -> str:
-    """`n000002/0001_01.jpg` → `n000002/0001_01`, as `fr/data/landmark_csv.py` joins them."""
+    """Key of an image: `n000002/0001_01.jpg` → `n000002/0001_01`, as in `fr/data/landmark_csv.py`."""
     return re.sub(r"\.[^./]*\Z", "", name)
 
 
 def refuse_ambiguous(names: Iterable[str]) -> None:
-    """InputError for names that can't stand in a line, and for those whose keys are the same."""
+    """Raise InputError for names with line breaks and for names with equal keys."""
     problems = []
     first: dict[str, str] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""What a check of a data set found, as one self-contained HTML page."""
+"""Findings of a data set check as one self-contained HTML page."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _DOT = 2.5  # radius of a landmark in it
 def findings_page(
     faces: LabelledFaces, facts: PictureFacts, findings: Findings, drop: list[str], about: Mapping[str, str], shown: int
 ) -> bytes:
-    """shown: findings of a kind that are pictured; about: what a reader must know of the run, in the order shown."""
+    """HTML page. shown: findings of each kind with images; about: facts about the run, in the order shown."""
     by_kind: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings.found:
         by_kind[finding.kind].append(finding)
@@ -44,9 +44,9 @@ def findings_page(
 
 
 def _counts(findings: Findings, drop: list[str]) -> str:
-    found = Counter(finding.kind for finding in findings.found)
+    counts = Counter(finding.kind for finding in findings.found)
     return "".join(
-        f"<tr><th>{kind}</th><td>{found[kind]:,}</td><td>{'left out' if kind in drop else 'kept'}</td></tr>\n"
+        f"<tr><th>{kind}</th><td>{counts[kind]:,}</td><td>{'left out' if kind in drop else 'kept'}</td></tr>\n"
         for kind in KINDS
     )
 
@@ -65,7 +65,7 @@ def _card(faces: LabelledFaces, facts: PictureFacts, finding: Finding) -> str:
 
 
 def _thumbnail(faces: LabelledFaces, row: int, size: NDArray[np.int64], marked: bool) -> str:
-    """An image; nothing for what Pillow can't read."""
+    """Thumbnail as HTML; empty for an image that Pillow can't read."""
     try:
         small = Image.fromarray(decode(faces.read(row), faces.path(row)).stored)
     except (OSError, InputError):

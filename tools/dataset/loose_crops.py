@@ -1,4 +1,4 @@
-"""Loose crops: the part of a photograph in and around the box of its face, as it is."""
+"""Loose crops: the enlarged face box of an image, not resampled."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,15 @@ from fr.files.images import Photograph, Pixels, decode
 from fr.files.untrusted import OutsideRoot
 from tools.dataset.crop_files import Targets
 
-# Side of a box by the landmarks alone over their spread, the root mean square distance from their middle. MTCNN's boxes
-# are 3.4 wide and 4.6 high (medians of faces-mini); a square around the middle serves turned pictures alike.
+# Side of a box from landmarks alone, in units of their spread (root mean square distance from their mean). MTCNN's
+# boxes are 3.4 wide and 4.6 high (medians of faces-mini); a square suits rotated images too.
 _SIDE = 4.2
 
 
 def write_loose(
     faces: Faces, boxes: Array | None, targets: Targets, enlarge: float, square: bool, index: int
 ) -> str:
-    """Cuts and writes one; what is wrong with the photograph if it can't be. OutsideRoot as of `Faces.read`."""
+    """Crop and write one image; returns its problem, "" = none. OutsideRoot as `Faces.read`."""
     try:
         pixels = loose_crop(faces, boxes, enlarge, square, index)
     except OutsideRoot:
@@ -31,10 +31,10 @@ def write_loose(
 
 
 def loose_crop(faces: Faces, boxes: Array | None, enlarge: float, square: bool, index: int) -> Pixels:
-    """The part of a photograph [H, W, 3] RGB in and around the box of its face, turned upright as EXIF says.
+    """Loose crop [H, W, 3] RGB of an image, turned upright by EXIF.
 
-    boxes: [N, 4] x, y, width, height, or None for boxes by the landmarks. enlarge, square: as of `cut`. InputError
-    names a photograph that can't be used.
+    boxes: [N, 4] x, y, width, height, or None for boxes from the landmarks. enlarge, square: as in `cut`. InputError
+    for an unusable image.
     """
     path = faces.path(index)
     try:
@@ -51,8 +51,10 @@ def loose_crop(faces: Faces, boxes: Array | None, enlarge: float, square: bool, 
 
 
 def cut(box: Array, enlarge: float, square: bool, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First pixel (x, y) and the one after the last, of a box [4] enlarged about its middle and cut at the edges of a
-    picture of `size` (width, height). square: as wide and as high as the longer side, before the cut."""
+    """First pixel (x, y) and the one after the last of a box [4] enlarged about its centre and clipped to the image.
+
+    size: (width, height) of the image. square: both sides as long as the longer one, before clipping.
+    """
     extent = box[2:].max() if square else box[2:]
     middle = box[:2] + box[2:] / 2
     corners = np.round([middle - extent * enlarge / 2, middle + extent * enlarge / 2]).astype(np.int64)
@@ -61,9 +63,9 @@ def cut(box: Array, enlarge: float, square: bool, size: tuple[int, int]) -> tupl
 
 
 def box_of(points: Array) -> Array:
-    """The box [4] x, y, width, height of a face by its five landmarks [5, 2]: a square of 4.2 times their spread.
+    """Face box [4] x, y, width, height from five landmarks [5, 2]: a square of 4.2 times their spread.
 
-    A box counts from the corner of the first pixel, landmarks from its centre.
+    The origin is the corner of the first pixel for boxes, its centre for landmarks.
     """
     middle = points.mean(axis=0)
     side = _SIDE * np.sqrt(((points - middle) ** 2).sum(axis=1).mean())

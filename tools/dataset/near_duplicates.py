@@ -1,6 +1,6 @@
-"""Pictures that look alike: a signature of 256 bits each, and all pairs of signatures that differ in few of them.
+"""Near-duplicate images: perceptual hashes ("signatures") of 256 bits, and all pairs that differ in few bits.
 
-N pictures. A signature is [4] uint64.
+N images. A signature is [4] uint64.
 """
 
 from collections import defaultdict
@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-SIDE = 32  # pixels of the square picture that a signature is of
+SIDE = 32  # pixels of the square image that is hashed
 BITS = 256
-_ROUNDING = 1e-6  # grey levels; what computing makes of an even picture is below
+_ROUNDING = 1e-6  # grey levels; rounding errors of a uniform image are below
 
 Signatures = NDArray[np.uint64]
-Rows = NDArray[np.int64]  # a number a picture
+Rows = NDArray[np.int64]  # one index per image
 
 
 def signature(grey: NDArray[np.float64]) -> Signatures:
-    """Signs of the lowest frequencies of the cosine transform, the mean left out, of a picture [32, 32] in grey.
+    """Perceptual hash: signs of the lowest frequencies, without the mean, of the DCT of a grey image [32, 32].
 
-    The perceptual hash of Zauner ("Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), but
-    of 256 frequencies: faces that are aligned are alike in the lowest 64.
+    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, but with 256 frequencies:
+    aligned faces are alike in the lowest 64.
     """
     coefficients = _basis() @ (grey - grey.mean()).ravel()
     packed: Signatures = np.packbits(coefficients > _ROUNDING).view(np.uint64)
@@ -33,7 +33,7 @@ def signature(grey: NDArray[np.float64]) -> Signatures:
 
 @lru_cache(maxsize=1)
 def _basis() -> NDArray[np.float64]:
-    """[256, 32 · 32]: the products of cosines of the lowest frequencies, by their distance from 0."""
+    """DCT basis [256, 32 · 32] of the lowest frequencies, by their distance from 0."""
     steps = np.arange(SIDE)
     cosines = np.cos(np.pi * steps[:, None] * (steps + 0.5) / SIDE)
     order = sorted((u * u + v * v, u, v) for u in range(SIDE) for v in range(SIDE))[1 : BITS + 1]
@@ -43,14 +43,13 @@ def _basis() -> NDArray[np.float64]:
 def near_pairs(signatures: Signatures, radius: int) -> NDArray[np.int64]:
     """All pairs of signatures [N, 4] that differ in at most `radius` bits: [P, 2], the lower row first.
 
-    Cut into radius + 2 blocks, two such signatures are equal in two blocks at least (Manku, Jain and Sarma,
-    "Detecting Near-Duplicates for Web Crawling", 2007): sorted by each two blocks, they stand together.
+    Cut into radius + 2 blocks, two such signatures are equal in at least two blocks (Manku, Jain and Sarma, "Detecting
+    Near-Duplicates for Web Crawling", 2007): sorted by each pair of blocks, they are adjacent.
     """
     count = len(signatures)
-    found = np.empty(0, dtype=np.int64)
+    pair_codes = np.empty(0, dtype=np.int64)
     for mask in tqdm(_masks(radius + 2), desc="near-duplicates", unit="sort", mininterval=1):
-        # Multiplied and added up, the masked words are one number that sorts fast. Others may share it: all are
-        # compared below.
+        # The masked words are hashed to one number, which sorts fast; collisions are resolved by the comparison below.
         keys = ((signatures & mask) * _ODD).sum(axis=1, dtype=np.uint64)
         order = np.argsort(keys)
         keys = keys[order]
@@ -60,50 +59,49 @@ def near_pairs(signatures: Signatures, radius: int) -> NDArray[np.int64]:
             pairs = np.sort(np.stack([order[first], order[first + gap]], axis=1), axis=1)
             differing = np.bitwise_count(signatures[pairs[:, 0]] ^ signatures[pairs[:, 1]]).sum(axis=1)
             codes = pairs[differing <= radius] @ [count, 1]
-            found = np.union1d(found, codes)
+            pair_codes = np.union1d(pair_codes, codes)
             gap += 1
             first = first[first < count - gap]
-    return np.stack(np.divmod(found, max(count, 1)), axis=1)
+    return np.stack(np.divmod(pair_codes, max(count, 1)), axis=1)
 
 
 _ODD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], dtype=np.uint64)
 
 
 def _masks(blocks: int) -> list[Signatures]:
-    """The bits of each two of the blocks. Neighbouring frequencies, which say much of each other, go apart."""
+    """Bit masks of each pair of blocks. Neighbouring frequencies, which are correlated, go to different blocks."""
     block = np.arange(BITS) % blocks
     return [np.packbits(np.isin(block, chosen)).view(np.uint64) for chosen in combinations(range(blocks), 2)]
 
 
 def repeats(nodes: Rows, alike: Mapping[int, Sequence[int]], labels: Rows, rows: list[int]) -> dict[int, int]:
-    """The pictures that can go since one of the same label shows the same: row → that one, which stays.
+    """Duplicates of an image with the same label: row → the image that stays, the earlier one.
 
-    nodes: what each picture [N] shows. alike: what else looks the same as that. rows: the pictures in question; the
-    earlier one stays.
+    nodes: content of each image [N]. alike: near-duplicates of each content. rows: the images to check.
     """
     stays: dict[int, dict[int, int]] = defaultdict(dict)  # node → label → row
-    found: dict[int, int] = {}
+    duplicates: dict[int, int] = {}
     for row in rows:
         node, label = int(nodes[row]), int(labels[row])
         other = next((stays[same][label] for same in (node, *alike.get(node, ())) if label in stays[same]), None)
         if other is None:
             stays[node][label] = row
         else:
-            found[row] = other
-    return found
+            duplicates[row] = other
+    return duplicates
 
 
 def conflicts(nodes: Rows, alike: Mapping[int, Sequence[int]], labels: Rows, rows: list[int]) -> dict[int, int]:
-    """As `repeats`, but all pictures that one of another label shows, too: row → such a one."""
+    """Images that have a duplicate with another label: row → one of them. Arguments as `repeats`."""
     first: dict[int, dict[int, int]] = defaultdict(dict)  # node → label → row
     for row in rows:
         first[int(nodes[row])].setdefault(int(labels[row]), row)
-    found: dict[int, int] = {}
+    duplicates: dict[int, int] = {}
     for row in rows:
         node = int(nodes[row])
         for same in (node, *alike.get(node, ())):
             other = next((other for label, other in first[same].items() if label != labels[row]), None)
             if other is not None:
-                found[row] = other
+                duplicates[row] = other
                 break
-    return found
+    return duplicates

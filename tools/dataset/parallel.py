@@ -1,4 +1,4 @@
-"""Work for several processes: one function over many items, results in order, a progress bar."""
+"""Parallel map over processes, with ordered results and a progress bar."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -19,25 +19,25 @@ from fr.errors import InputError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AHEAD = 4  # items a worker that are handed out and not yet taken: memory stays bounded when the caller is slow
-_function: Callable[[Any], Any]  # of a worker: sent once, with all that it holds
+_AHEAD = 4  # items per worker submitted and not yet returned: bounds the memory when the caller is slow
+_function: Callable[[Any], Any]  # in a worker: sent once, with all that it refers to
 
 
 def map_in_processes(
     function: Callable[[Item], Result], items: Collection[Item], workers: int, title: str, unit: str = "img"
 ) -> Iterator[Result]:
-    """`function(item)` of every item, in the order of the items. workers: processes, 0 = one a core this one may use.
+    """Yield `function(item)` of every item, in order. workers: processes, 0 = one per core available to this process.
 
-    function: one that another process can import, or a functools.partial of such. What it raises is raised here;
-    InputError when a worker is killed. However the iteration ends, Ctrl-C included, the workers end first; when this
-    process is killed, they end as well.
+    function: importable by another process, or a functools.partial of such. Its exceptions are raised here; InputError
+    when a worker is killed. However the iteration ends, Ctrl-C included, the workers end first; they also end when this
+    process is killed.
     """
     if not items:
         return
     count = min(workers or len(os.sched_getaffinity(0)), len(items))
-    # spawn: a fork would copy the locks of threads (OpenCV's, torch's) without the threads that hold them.
+    # spawn: a fork would copy locks held by threads (OpenCV's, torch's) without the threads.
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker, (function,))
-    interval = 0.1 if sys.stderr.isatty() else 5.0  # seconds; a log gets a line now and then
+    interval = 0.1 if sys.stderr.isatty() else 5.0  # seconds; fewer lines in a log file
     ahead: deque[Future[Result]] = deque()
     with tqdm(total=len(items), desc=title, unit=unit, mininterval=interval) as bar:
         try:
@@ -56,9 +56,9 @@ def map_in_processes(
 
 
 def _submitted(pool: ProcessPoolExecutor, item: Any) -> "Future[Any]":
-    """Hands an item out, which may start a worker; that one inherits a mask under which Ctrl-C doesn't reach it.
+    """Submit an item. This may start a worker, which inherits a signal mask that blocks Ctrl-C.
 
-    A terminal sends Ctrl-C to all processes; this one takes it and ends the others.
+    A terminal sends Ctrl-C to all processes; this one handles it and ends the others.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -74,7 +74,7 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A pool's workers wait for work for ever when their parent is killed."""
+    """End this worker when its parent is killed: a pool's workers would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])

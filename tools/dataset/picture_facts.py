@@ -1,9 +1,7 @@
-"""What a check of a data set must know of each photograph: found by several processes, and kept, so that it is found
-once.
+"""Image facts for the data set check, measured by several processes and cached.
 
-N photographs. Facts lie in a folder of Parquet files, one for every CHUNK photographs that were looked at together. A
-photograph is known by its path, its landmarks, and the size and time of its file; one that can't be used isn't kept,
-but tried again by the next run.
+N images. The cache is a folder of Parquet files with CHUNK images each. The key of an image is its path, its landmarks,
+and the size and time of its file. Unusable images aren't cached but tried again by the next run.
 """
 
 import hashlib
@@ -37,27 +35,27 @@ from fr.preprocessing import Preprocessing
 from tools.dataset.near_duplicates import SIDE, Signatures, signature
 from tools.dataset.parallel import map_in_processes
 
-CHUNK = 256  # photographs that a worker looks at before they are kept
-FACE = Preprocessing((4 * SIDE, 4 * SIDE), template="arcface", alignment="umeyama")  # what is looked at
-_GREY_LEVELS = 2  # of 255; what a JPEG of a grey picture in colours may be off by
+CHUNK = 256  # images per work item and cache file
+FACE = Preprocessing((4 * SIDE, 4 * SIDE), template="arcface", alignment="umeyama")  # the measured face
+_GREY_LEVELS = 2  # of 255; rounding of a grey image stored as colour JPEG
 _EXIF_ORIENTATION = 0x0112
 _AS_STORED = 1
 
 
 class Fact(NamedTuple):
-    """What is known of one photograph."""
+    """Facts of one image."""
 
     content: bytes  # SHA-256 of its encoded bytes
     signature: bytes  # of its aligned face
     width: int  # pixels, as stored
     height: int
     grey: bool  # whether its face has no colour
-    turned: bool  # whether EXIF says that it is to be shown turned or mirrored
+    turned: bool  # whether EXIF's orientation turns or mirrors it
 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What is known of N photographs; of those with a problem, nothing but that."""
+    """Facts of N images; those with a problem have only that."""
 
     problems: dict[int, str]  # row → why training can't use it
     content: NDArray[np.bytes_]  # [N] SHA-256, 32 bytes each
@@ -79,9 +77,9 @@ _SCHEMA = pa.schema([
 
 
 def gather(faces: Faces, folder: Path, workers: int) -> PictureFacts:
-    """The facts of all photographs, those that `folder` doesn't have found and added to it as they come.
+    """Facts of all images, from the cache in `folder` or measured and added to it.
 
-    workers: processes, 0 = one a core. InputError when the folder can't be used.
+    workers: processes, 0 = one per core. InputError when the folder can't be used.
     """
     keys = _keys(faces)
     known = _kept(folder)
@@ -102,19 +100,19 @@ def gather(faces: Faces, folder: Path, workers: int) -> PictureFacts:
 
 
 def look_at(faces: Faces) -> list[Fact | str]:
-    """A fact for each photograph, or what is wrong with it."""
+    """Facts of each image, or its problem."""
     cv2.setNumThreads(1)  # each worker has one core
-    found: list[Fact | str] = []
+    results: list[Fact | str] = []
     for index in range(len(faces)):
         try:
-            found.append(_fact(faces, index))
+            results.append(_fact(faces, index))
         except _Unusable as problem:
-            found.append(str(problem))
-    return found
+            results.append(str(problem))
+    return results
 
 
 class _Unusable(Exception):
-    """Training would replace this photograph, at some places at least."""
+    """Raised for an image that training would replace."""
 
 
 def _fact(faces: Faces, index: int) -> Fact:
@@ -139,17 +137,17 @@ def _fact(faces: Faces, index: int) -> Fact:
 
 
 def _orientation(encoded: NDArray[np.uint8]) -> int:
-    """EXIF's orientation; 1 where there is none."""
+    """EXIF orientation; 1 if there is none."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(encoded.data)) as image:
             return int(image.getexif().get(_EXIF_ORIENTATION, _AS_STORED))
-    except Exception:  # any: foreign bytes trip parsers in many ways, and DALI is asked next
+    except Exception:  # parsers of untrusted bytes raise many types, and DALI decodes the image next
         return _AS_STORED
 
 
 @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
 def _decoding() -> Any:
-    """bytes → the whole picture, by the decoder of `fr/data/graph.py`."""
+    """Decode bytes to the whole image with the decoder of `fr/data/graph.py`."""
     return fn.decoders.image(
         fn.external_source(name="encoded"),
         adjust_orientation=False,
@@ -160,25 +158,25 @@ def _decoding() -> Any:
 
 @lru_cache(maxsize=1)
 def _decoder() -> Any:
-    # One picture at a time: a failure then has one cause, and memory holds one large picture.
+    # One image at a time: a failure then has one cause, and memory holds one large image.
     return _decoding(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
 
 
 def _decoded(encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGB [H, W, 3]."""
+    """Decode to RGB [H, W, 3]."""
     if not len(encoded):
         raise _Unusable("can't be decoded: it is empty")
     try:
         _decoder().feed_input("encoded", [encoded])
         (output,) = _decoder().run()
     except RuntimeError as error:
-        _decoder.cache_clear()  # DALI doesn't promise that a failed graph goes on
+        _decoder.cache_clear()  # DALI doesn't guarantee that a failed graph can be run again
         raise _Unusable("can't be decoded whole: cut off, damaged, or of an unknown format") from error
     return np.array(output.at(0))
 
 
 def _face(pixels: NDArray[np.uint8], matrix: alignment.Array) -> NDArray[np.uint8]:
-    """The aligned face as FACE puts it: RGB; black outside the picture. matrix: [2, 3] picture → face."""
+    """Warp the face to FACE: RGB, black outside the image. matrix: [2, 3] image → face."""
     height, width = FACE.input_size
     frame = np.array([[[-1, -1], [width, -1], [-1, height], [width, height]]])
     corners = alignment.transform(alignment.invert(matrix[None]), frame)[0]
@@ -189,7 +187,7 @@ def _face(pixels: NDArray[np.uint8], matrix: alignment.Array) -> NDArray[np.uint
         return np.zeros((height, width, 3), dtype=np.uint8)
     moved = alignment.compose(matrix[None], np.array([[[1.0, 0, low[0]], [0, 1, low[1]]]]))
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    if scale < 1:  # bilinear interpolation alone would see one pixel of many
+    if scale < 1:  # bilinear interpolation alone would alias
         size = np.maximum(np.round(np.array(region.shape[1::-1]) * scale), 1).astype(int)
         shrunk = placement.scaling(np.array([region.shape[1::-1]]), (int(size[1]), int(size[0])))
         region = np.asarray(cv2.resize(region, size.tolist(), interpolation=cv2.INTER_AREA), dtype=np.uint8)
@@ -198,8 +196,8 @@ def _face(pixels: NDArray[np.uint8], matrix: alignment.Array) -> NDArray[np.uint
 
 
 def _keys(faces: Faces) -> pa.FixedSizeBinaryArray:
-    """What a photograph's facts are kept under: [N]."""
-    found = []
+    """Cache keys of the images: [N]."""
+    digests = []
     for index in tqdm(range(len(faces)), desc="looking at files", unit="img", mininterval=1):
         try:
             stat = os.stat(_file(faces, index))
@@ -210,8 +208,8 @@ def _keys(faces: Faces) -> pa.FixedSizeBinaryArray:
         digest.update(faces.landmarks[index].tobytes())
         if faces.boxes is not None:
             digest.update(faces.boxes[index].tobytes())
-        found.append(digest.digest())
-    return pa.array(found, type=pa.binary(16))
+        digests.append(digest.digest())
+    return pa.array(digests, type=pa.binary(16))
 
 
 def _file(faces: Faces, index: int) -> str:
@@ -225,7 +223,7 @@ def _file(faces: Faces, index: int) -> str:
 
 
 def _part(faces: Faces, rows: NDArray[np.int64]) -> Faces:
-    """Some of the photographs, small enough to be sent to a worker."""
+    """Subset of the images, small enough to be sent to a worker."""
     storage = faces.storage
     match storage:
         case TarShards():
@@ -268,8 +266,8 @@ def _by_row(keys: pa.FixedSizeBinaryArray, table: pa.Table, problems: dict[bytes
     rows = pc.index_in(keys, value_set=table["key"])
     unusable = np.flatnonzero(rows.is_null().to_numpy(zero_copy_only=False)).tolist()
     blank = pa.table([[b"\0" * 16], [b"\0" * 32], [b"\0" * 32], [0], [0], [False], [False]], schema=_SCHEMA)
-    found = pa.concat_tables([table, blank]).take(pc.fill_null(rows, len(table))).combine_chunks()
-    column = {name: found[name].to_numpy() for name in found.column_names}
+    ordered = pa.concat_tables([table, blank]).take(pc.fill_null(rows, len(table))).combine_chunks()
+    column = {name: ordered[name].to_numpy() for name in ordered.column_names}
     return PictureFacts(
         {row: problems[keys[row].as_py()] for row in unusable},
         column["content"].astype("S32"),

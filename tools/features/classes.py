@@ -1,6 +1,6 @@
-"""A head put to the test: which class it gives to pictures that it wasn't trained on, and which it mixes up.
+"""Classification of images with a head: predicted classes, accuracy and confused pairs.
 
-n pictures, C classes of the head, E embedding size.
+n images, C classes of the head, E embedding size.
 """
 
 from collections import Counter
@@ -16,13 +16,13 @@ from torch.nn import functional
 from fr.losses.sharded import SHORTEST
 from tools.features.parts import Features
 
-_MOST = 1 << 26  # logits at once
+_MOST = 1 << 26  # logits per block
 
 Indices = NDArray[np.int64]
 
 
 class Classifier:
-    """A head as it is without margins: cosines, or what a plain softmax with a bias has. weight [C, E], bias [C]."""
+    """Head without margins: cosines, or a linear layer if it has a bias. weight [C, E], bias [C]."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, device: torch.device) -> None:
         weight = weight.to(device, torch.float32)
@@ -30,7 +30,7 @@ class Classifier:
         self._weight = functional.normalize(weight, eps=SHORTEST) if bias is None else weight
 
     def judge(self, embeddings: NDArray[np.float32], targets: Indices) -> tuple[Indices, Indices]:
-        """Of n pictures the class with the highest logit, and how many classes come before the right one: [n] each.
+        """Predicted class, and number of classes ranked before the target, [n] each.
 
         Of equal logits the lower class comes first. embeddings [n, E], targets [n].
         """
@@ -39,8 +39,8 @@ class Classifier:
             self._judge(torch.from_numpy(embeddings[first : first + step]), torch.from_numpy(targets[first:][:step]))
             for first in range(0, len(targets), step)
         ]
-        taken_for, place = (torch.cat(of).numpy() for of in zip(*some, strict=True))
-        return taken_for, place
+        predicted, place = (torch.cat(parts).numpy() for parts in zip(*some, strict=True))
+        return predicted, place
 
     def _judge(self, embeddings: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows, own = embeddings.to(self._weight.device), targets.to(self._weight.device)[:, None]
@@ -56,46 +56,45 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Of n pictures, in the order of the list: their class, the one they were taken for, and how many came before
-    theirs."""
+    """Target, prediction and rank (classes before the target) of n images, in the order of the list."""
 
     target: Indices
-    taken_for: Indices
+    predicted: Indices
     place: Indices
 
     @classmethod
     def of(cls, rows: Sequence[Indices]) -> "Verdicts":
-        """rows: [k, 4] of some pictures each: row of the list, and what is above."""
+        """Verdicts from parts [k, 4] of some images each: row of the list, target, prediction, rank."""
         every = np.concatenate(rows)
         return cls(*every[np.argsort(every[:, 0]), 1:].T)
 
     def figures(self) -> dict[str, float]:
-        """Shares of the pictures; mean_top1: the mean over the identities of each one's."""
+        """Accuracies over images; mean_top1: mean over the identities' top-1."""
         within = {f"top{k}": float((self.place < k).mean()) for k in (1, 5)}
         shares = [right / count for count, right, _ in self.by_class().values()]
         return {**within, "mean_top1": float(np.mean(shares))}
 
     def by_class(self) -> dict[int, tuple[int, int, int]]:
-        """Class → pictures of it, and of these the ones within the first and within the first five."""
+        """Class → number of its images, of these correct within the first, and within the first five."""
         classes, place = np.unique(self.target, return_inverse=True)
         counts = [np.bincount(place, weights=self.place < k).astype(int) for k in (np.inf, 1, 5)]
-        return dict(zip(classes.tolist(), zip(*(of.tolist() for of in counts), strict=True), strict=True))
+        return dict(zip(classes.tolist(), zip(*(column.tolist() for column in counts), strict=True), strict=True))
 
     def confused(self, most: int) -> list[tuple[int, int, int]]:
-        """The pairs that are mixed up most often: class, the one taken for it, and how many pictures."""
+        """Most frequent confusions: class, predicted class, number of images."""
         wrong = self.place > 0
-        pairs = Counter(zip(self.target[wrong].tolist(), self.taken_for[wrong].tolist(), strict=True))
-        return [(*pair, count) for pair, count in sorted(pairs.items(), key=lambda of: (-of[1], of[0]))[:most]]
+        pairs = Counter(zip(self.target[wrong].tolist(), self.predicted[wrong].tolist(), strict=True))
+        return [(*pair, count) for pair, count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:most]]
 
 
 def judged(classifier: Classifier, features: Features, targets: Indices) -> Indices:
-    """[n, 4] for `Verdicts.of`; targets: the class of each picture of the list."""
+    """Rows [n, 4] for `Verdicts.of`; targets: class of each image of the list."""
     own = targets[features.rows]
     return np.stack([features.rows, own, *classifier.judge(features.values, own)], axis=1)
 
 
 def table(verdicts: Verdicts, names: Sequence[str]) -> list[list[Any]]:
-    """A line an identity, with its most frequent mistake; the first line says what is in the columns."""
+    """Table with a header and one line per identity, including its most frequent confusion."""
     worst = {target: (other, count) for target, other, count in reversed(verdicts.confused(len(verdicts.place)))}
     lines: list[list[Any]] = [["identity", "pictures", "top1", "top5", "top1_share", "taken_for", "times"]]
     for target, (count, first, five) in verdicts.by_class().items():

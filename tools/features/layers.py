@@ -1,4 +1,4 @@
-"""Which numbers of a network are the features: the embedding, or what its last linear layer makes it of."""
+"""Feature layers of a network: the embedding, or the input of its last linear layer."""
 
 import torch
 from torch import nn
@@ -13,9 +13,9 @@ LAYERS = ("embedding", "pooled")
 
 
 def feature_network(model: ScoredModel, snap: str, layer: str, flip_mode: str, normalize: bool) -> Network:
-    """[B, 3, H, W] → [B, D] of a layer of LAYERS; InputError where it has none.
+    """Network [B, 3, H, W] → [B, D] up to a layer of LAYERS; InputError if it has no such layer.
 
-    flip_mode: as of `with_mirror_image`, "" = without mirror images. normalize: to length 1, a zero row stays zero.
+    flip_mode: as in `with_mirror_image`, "" = without mirror images. normalize: to norm 1; a zero row stays zero.
     """
     network = model.network if layer == "embedding" else _pooled(model, snap)
     if flip_mode:
@@ -33,7 +33,7 @@ def _pooled(model: ScoredModel, snap: str) -> Network:
 
 
 class _InputOf:
-    """What a layer of a network gets, as [B, D]."""
+    """Input of a layer of a network, as [B, D]."""
 
     def __init__(self, network: nn.Module, name: str) -> None:
         self._network = network

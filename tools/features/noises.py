@@ -1,12 +1,12 @@
-"""MegaFace's and FaceScrub's wrong pictures, as insightface listed them and cleans features of them.
+"""Cleaning of MegaFace and FaceScrub features by insightface's lists of noisy images.
 
 https://github.com/deepinsight/insightface, recognition/_evaluation_/megaface/remove_noises.py, and after it
-face_recognition.pytorch's dump_features.py. Every feature gets one number more, 0. In a distractor of MegaFace that
-shows someone of FaceScrub it is 100, so that it is near to no probe. A wrong picture of FaceScrub gets the sum of the
-identity's right ones, a little noise added, at length 1.
+face_recognition.pytorch's dump_features.py. Every feature gets one additional dimension, 0. For a MegaFace distractor
+that shows someone of FaceScrub it is 100, so that it is far from every probe. A noisy image of FaceScrub gets the sum
+of the identity's clean features with a little noise, normalised.
 
-Unlike there: a picture is noise if its whole name is in the list, where any part of one did in dump_features.py, which
-also counted the wrong pictures into the sum.
+Unlike there, an image is noisy only if its whole name is in the list (any part of it in dump_features.py, which also
+included noisy images in the sum).
 """
 
 import struct
@@ -23,16 +23,16 @@ from fr.files.untrusted import read_text, read_whole
 from fr.randomness import Purpose, uniforms
 from tools.features.sinks import Vector, column_matrix
 
-LISTS = ("megaface_noises.txt", "facescrub_noises.txt")  # a --noises_list must be called so, whatever stands before
+LISTS = ("megaface_noises.txt", "facescrub_noises.txt")  # file names of --noises_list must end so
 _FAR = 100.0
 _JITTER = 0.001
 _HEADER = 16  # bytes
 
 
 def read_noises(path: Path, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Which pictures [N], named by their paths, a list has; InputError for a name that is none of LISTS.
+    """Mask [N] of the images in a list, by their paths; InputError for a list that isn't one of LISTS.
 
-    Lines that are blank or begin with # don't count; of a line with tabs the second field does.
+    Blank lines and lines that begin with # are ignored; of a line with tabs the second field is the name.
     """
     if not path.name.endswith(LISTS):
         raise InputError(f"--noises_list {path}: must be called {' or '.join(LISTS)}, which are cleaned in two ways")
@@ -47,12 +47,12 @@ def read_noises(path: Path, names: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def of_facescrub(path: Path) -> bool:
-    """Whether a list of noises is FaceScrub's."""
+    """Test for FaceScrub's list by its name."""
     return path.name.endswith(LISTS[1])
 
 
 def identity_of(name: str) -> str:
-    """`Aaron Eckhart/Aaron Eckhart_1.jpg` or `Aaron_Eckhart/Aaron_Eckhart_1.png` → `Aaron_Eckhart`."""
+    """Identity of `Aaron Eckhart/Aaron Eckhart_1.jpg` or `Aaron_Eckhart/Aaron_Eckhart_1.png`: `Aaron_Eckhart`."""
     return _stem(name).rpartition("_")[0]
 
 
@@ -61,20 +61,20 @@ def _stem(name: str) -> str:
 
 
 def marked(noise: NDArray[np.bool_], row: int, values: Vector) -> bytes:
-    """The matrix of a picture with its additional number. noise [N]; values [D]."""
+    """Matrix of an image's feature with the additional dimension. noise [N]; values [D]."""
     return column_matrix(np.append(values, np.float32(_FAR if noise[row] else 0)))
 
 
 @dataclass(frozen=True)
 class Centroids:
-    """Gives FaceScrub's wrong pictures the features of their identity. noise [N]; paths: files of features [N]."""
+    """Features of FaceScrub's noisy images from their identity. noise [N]; paths: feature files [N]."""
 
     names: Sequence[str]
     noise: NDArray[np.bool_]
     paths: Sequence[Path]
 
     def write(self) -> list[str]:
-        """Writes those that aren't there; says of which identities there is no right picture to make one of."""
+        """Write missing files; returns messages about identities without a clean image."""
         right: dict[str, list[int]] = {}
         for row in np.flatnonzero(~self.noise).tolist():
             right.setdefault(identity_of(self.names[row]), []).append(row)
@@ -91,7 +91,7 @@ class Centroids:
 
 
 def _centroid(right: NDArray[np.float32], row: int) -> Vector:
-    """right [n, D + 1] → [D + 1]; the noise is that of the list's row, whoever draws it."""
+    """Centroid [D + 1] of clean features [n, D + 1]; its noise depends only on the row of the list."""
     total = right.sum(axis=0, dtype=np.float64)
     total[:-1] += _JITTER * (2 * uniforms(0, Purpose.FEATURES, row, 1, len(total) - 1)[0] - 1)
     centroid: Vector = (total / np.linalg.norm(total)).astype(np.float32)

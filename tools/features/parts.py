@@ -1,7 +1,7 @@
-"""Features of a long list: pictures in batches, batches in parts, and the parts shared out to the ranks.
+"""Feature extraction for a long list in batches and parts, the parts distributed over the ranks.
 
-A batch is embedded at once, a part is written at once. Both depend on the list and --batch_size alone, so the ranks
-and interruptions change no number. N pictures, D numbers of each.
+A batch is embedded at once, a part is written at once. Both depend only on the list and --batch_size, so ranks and
+interruptions don't change the features. N images, D feature size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,20 +25,20 @@ from fr.options.types import COUNT, COUNT_OR_0, FLAG
 from fr.preprocessing import Preprocessing
 from fr.progress import progress
 
-_MOST = 1000  # parts; a kill loses at most that share of the work of each rank
+_MOST = 1000  # parts; a kill loses at most one part of each rank
 
 
 def embedding_options(group: Group) -> None:
-    """Options of tools that make features."""
+    """Add the options of tools that extract features."""
     add = group.add_argument
-    add("--flipped_emb", **FLAG, help="mean with the mirror image's features; false = off; unsaid = as --snap says")
+    add("--flipped_emb", **FLAG, help="mean with the mirror image's features; false = off; default: as in --snap")
     add("--batch_size", type=COUNT, default=64, help="per rank and forward pass [images]")
     add("--max_bad_images", type=COUNT_OR_0, default=1000, help="one more unusable ends the run [files]; 0 = the first")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Pictures that are written at once. number: from 0. rows [n]: of the list. batch: so many are embedded at once."""
+    """Images written at once. number: from 0. rows [n]: of the list. batch: images embedded at once."""
 
     number: int
     rows: NDArray[np.int64]
@@ -50,7 +50,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Features:
-    """Of some pictures of the list. rows: [n]. values: [n, D]."""
+    """Features of some images of the list. rows: [n]. values: [n, D]."""
 
     rows: NDArray[np.int64]
     values: NDArray[np.float32]
@@ -58,7 +58,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Extractor:
-    """What it takes to make features of pictures. network: [B, 3, H, W] → [B, D]."""
+    """Network, images and settings for feature extraction. network: [B, 3, H, W] → [B, D]."""
 
     network: Network
     faces: Faces
@@ -68,17 +68,17 @@ class Extractor:
 
     @torch.inference_mode()
     def dimensions(self, device: torch.device) -> int:
-        """D."""
+        """Feature size D."""
         return self.network(torch.zeros(1, 3, *self.preprocessing.input_size, device=device)).shape[1]
 
     def parts(self, rows: NDArray[np.int64]) -> list[Part]:
-        """The parts that some pictures of the list [N] come in."""
+        """Parts of some rows of the list [N]."""
         size = self.batch * max(1, -(-len(rows) // (self.batch * _MOST)))
         starts = range(0, len(rows), size)
         return [Part(number, rows[first : first + size], self.batch) for number, first in enumerate(starts)]
 
     def of(self, parts: Sequence[Part], device: torch.device) -> Iterator[tuple[Features, dict[int, str]]]:
-        """Batch by batch: features, and what is wrong with the pictures that have none."""
+        """Yield for each batch the features, and the problems of images without."""
         batches = (plain_batch(rows) for part in parts for rows in part.batches())
         for images, rows, problems in usable_batches(
             self.faces, batches, self.batch, self.preprocessing, self.dali
@@ -101,15 +101,15 @@ def extract(
     bad: BadImages,
     take: Callable[[Part, Features], None],
 ) -> None:
-    """Features of all parts, all ranks together; `take` gets each part on one rank, as soon as it is there.
+    """Extract all parts, all ranks together; `take` gets each part on one rank once it is complete.
 
-    What has none is noted in `bad`, on all ranks, and said. InputError on every rank as soon as one has it (C11), or
-    there are too many bad pictures.
+    Bad images are recorded in `bad`, on all ranks, and printed. InputError on all ranks as soon as one raises it (C11),
+    or for too many bad images.
     """
     mine = parts[ranks.rank :: ranks.world_size]
     stream = extractor.of(mine, ranks.device)
     count = sum(len(part.rows) for part in mine)
-    # A part may take a rank longer than the half hour that ranks wait elsewhere.
+    # A part may take longer than the usual half-hour timeout.
     with patient_group() as group, progress(count, "img", "embedding", shown=ranks.is_main) as bar:
         for turn in range(-(-len(parts) // ranks.world_size)):
             failure = None
@@ -127,7 +127,7 @@ def extract(
 
 
 def _gathered(batches: Iterator[tuple[Features, dict[int, str]]], bad: BadImages, bar: "tqdm[None]") -> Features:
-    """Of a part. InputError if this rank alone has too many bad pictures."""
+    """Features of a part. InputError if this rank alone has too many bad images."""
     some = []
     for features, problems in batches:
         for row, problem in problems.items():
@@ -137,4 +137,4 @@ def _gathered(batches: Iterator[tuple[Features, dict[int, str]]], bad: BadImages
             some.append(features)
     if not some:
         return Features(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
-    return Features(np.concatenate([of.rows for of in some]), np.concatenate([of.values for of in some]))
+    return Features(np.concatenate([one.rows for one in some]), np.concatenate([one.values for one in some]))

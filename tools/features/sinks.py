@@ -1,15 +1,15 @@
-"""Where features go: a file for each picture, or one with all of them. N pictures, D numbers of each.
+"""Feature files: one for each image, or one with all. N images, D feature size.
 
 | format | file | content |
 |---|---|---|
-| npy | one a picture, its name with another ending | float32 [D] (VGGFace2-pytorch) |
-| bin | one a picture, its name and --file_ending | matrix of D rows and a column (MegaFace) |
-| npz | features.npz | `features` float32 [N, D], `names` [N], and `identities` [N] where they are known |
-| parquet | features.parquet | columns `name`, `identity` where it is known, `feature`: D float32 |
-| trillion | features.bin | matrix of a row a line of the list; zeros where there are none (Trillion Pairs) |
+| npy | one per image, its name with another ending | float32 [D] (VGGFace2-pytorch) |
+| bin | one per image, its name and --file_ending | matrix of D rows and one column (MegaFace) |
+| npz | features.npz | `features` float32 [N, D], `names` [N], and `identities` [N] if known |
+| parquet | features.parquet | columns `name`, `identity` if known, `feature`: D float32 |
+| trillion | features.bin | matrix with one row per line of the list; zeros for bad images (Trillion Pairs) |
 
-A matrix is as MegaFace's devkit reads it, OpenCV's: int32 rows, columns, bytes a row, type (5 = float32), then the
-numbers; all little-endian.
+A matrix has OpenCV's format as MegaFace's devkit reads it: int32 rows, columns, bytes per row, type (5 = float32), then
+the values; all little-endian.
 """
 
 import re
@@ -35,43 +35,43 @@ _FLOAT32 = 5  # OpenCV's CV_32F
 _PARTS = ".parts"
 
 Vector = NDArray[np.float32]
-Blocks = Callable[[], Iterator[tuple[Part, Features]]]  # each call begins with the first part again
-Columns = dict[str, pa.StringArray]  # by name, [N] each: what is known of the pictures
+Blocks = Callable[[], Iterator[tuple[Part, Features]]]  # each call starts with the first part
+Columns = dict[str, pa.StringArray]  # image columns by name, [N] each
 
 
 class Sink(Protocol):
-    """Where features go."""
+    """Destination of features."""
 
     def is_done(self, part: Part) -> bool:
-        """Whether all pictures of a part have theirs from a run before."""
+        """Test whether a previous run wrote a part completely."""
 
     def take(self, part: Part, features: Features) -> None:
-        """Write what a part gave; whole when it returns. InputError when it can't be written."""
+        """Write a part's features, completely when it returns. InputError when they can't be written."""
 
     def finish(self, parts: Sequence[Part]) -> None:
-        """What is to do when all parts are there, by one rank."""
+        """Finish the output after all parts, on one rank."""
 
 
 def npy(values: Vector) -> bytes:
-    """As numpy.save writes it."""
+    """Content of a file as numpy.save writes it."""
     content = BytesIO()
     np.lib.format.write_array(content, values, allow_pickle=False)
     return content.getvalue()
 
 
 def matrix_header(rows: int, columns: int) -> bytes:
-    """Of a matrix of float32."""
+    """Header of a float32 matrix."""
     return struct.pack("<4i", rows, columns, 4 * columns, _FLOAT32)
 
 
 def column_matrix(values: Vector) -> bytes:
-    """[D] as a matrix of D rows and a column."""
+    """Matrix file with the feature [D] as one column."""
     return matrix_header(len(values), 1) + values.astype("<f4").tobytes()
 
 
 @dataclass(frozen=True)
 class FileEach:
-    """A file for each picture. names [N]: below out. encode: row of the list, features [D] → content."""
+    """One file per image. names [N]: below out. encode: row of the list, features [D] → content."""
 
     out: Path
     names: Sequence[str]
@@ -85,7 +85,7 @@ class FileEach:
             write_result(self.out / self.names[row], self.encode(row, values))
 
     def finish(self, parts: Sequence[Part]) -> None:
-        """Remove what a killed run left half written (`replace_file`), where the file is whole by now."""
+        """Remove temporary files that a killed run left (`replace_file`), where the file is complete now."""
         for folder in {(self.out / name).parent for name in self.names}:
             for left in folder.glob(".*.tmp"):
                 if (ours := re.fullmatch(r"\.(.+)\.\d+\.tmp", left.name)) and (folder / ours[1]).exists():
@@ -94,13 +94,13 @@ class FileEach:
 
 @dataclass(frozen=True)
 class OneFile:
-    """One file, put together from parts that lie in a folder beside it until then."""
+    """One file, assembled from parts in a folder next to it."""
 
     path: Path
     write: Callable[[BinaryIO, Blocks], None]
 
     def is_done(self, part: Part) -> bool:
-        """One with bad pictures isn't: they are tried again."""
+        """Test whether a part is complete; not with bad images, which are tried again."""
         if self.path.exists():
             return True
         return self._file(part).exists() and len(self._read(part).rows) == len(part.rows)
@@ -141,7 +141,7 @@ class OneFile:
 
 
 def write_npz(columns: Columns, dimensions: int, file: BinaryIO, blocks: Blocks) -> None:
-    """numpy.load reads it; the matrix is never in memory as a whole."""
+    """Write a file for numpy.load without the whole matrix in memory."""
     rows = np.concatenate([features.rows for _, features in blocks()])
     with zipfile.ZipFile(file, "w") as archive:
         with archive.open(zipfile.ZipInfo("features.npy"), "w", force_zip64=True) as member:
@@ -159,7 +159,7 @@ _PLURALS = {"name": "names", "identity": "identities"}
 
 
 def write_parquet(columns: Columns, dimensions: int, file: BinaryIO, blocks: Blocks) -> None:
-    """A row group a part."""
+    """Write a Parquet file with one row group per part."""
     vectors = pa.list_(pa.float32(), dimensions)
     schema = pa.schema([*((name, pa.string()) for name in columns), ("feature", vectors)])
     with pq.ParquetWriter(file, schema) as writer:
@@ -170,7 +170,7 @@ def write_parquet(columns: Columns, dimensions: int, file: BinaryIO, blocks: Blo
 
 
 def write_trillion(dimensions: int, file: BinaryIO, blocks: Blocks) -> None:
-    """A row a picture of the list, zeros for one without features."""
+    """Write a matrix with one row per line of the list, zeros for an image without features."""
     file.write(matrix_header(sum(len(part.rows) for part, _ in blocks()), dimensions))
     for part, features in blocks():
         whole = np.zeros((len(part.rows), dimensions), dtype="<f4")

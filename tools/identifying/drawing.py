@@ -1,4 +1,4 @@
-"""Boxes and names drawn into a picture."""
+"""Drawing of boxes and names into an image."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from fr.files.images import Pixels
 from fr.report.font import font
 
 _KNOWN, _UNKNOWN, _WHITE = "#1f6f9f", "#c4572c", "#ffffff"
-_LINES = 32  # of text a picture's shorter side has room for
-_SMALLEST = 11  # pixels of text that can be read
+_LINES = 32  # lines of text per shorter side of the image
+_SMALLEST = 11  # smallest readable text [pixels]
 
 
 def annotated(pixels: Pixels, boxes: NDArray[np.float64], labels: Sequence[str], known: Sequence[bool]) -> Pixels:
-    """A copy of the picture [H, W, 3] with a box [F, 4] (x, y, width, height) and a label around each of F faces."""
+    """Copy of the image [H, W, 3] with a box [F, 4] (x, y, width, height) and a label for each of F faces."""
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
     size = max(_SMALLEST, min(picture.size) // _LINES)
@@ -30,7 +30,7 @@ def annotated(pixels: Pixels, boxes: NDArray[np.float64], labels: Sequence[str],
 def _write(
     draw: ImageDraw.ImageDraw, picture: tuple[int, int], corner: tuple[float, float], label: str, size: int, color: str
 ) -> None:
-    """A label on its own ground above a box, or inside it where there is no room above; never out of the picture."""
+    """Draw a label on a background above a box, or inside it if there is no room; always within the image."""
     left, _, right, _ = draw.textbbox((0, 0), label, font=font(size))
     width, height = right - left + size // 2, size + size // 2
     x = max(0, min(corner[0], picture[0] - width))

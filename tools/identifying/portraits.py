@@ -1,6 +1,6 @@
-"""Folders of people's pictures: a gallery, or probes to search in one.
+"""Folders of people's images: a gallery, or probes.
 
-`Name.jpg` is a picture of Name, and so is every picture in and below the folder `Name/`.
+`Name.jpg` is an image of Name, and so is every image in and below the folder `Name/`.
 """
 
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ from tools.dataset.face_journal import Found
 from tools.dataset.parallel import map_in_processes
 from tools.detect_faces import face_of, find_face
 
-FEW = 64  # pictures that are looked at in this process: starting others takes as long
+FEW = 64  # up to so many images are processed in this process: starting others takes as long
 
 
 @dataclass(frozen=True)
 class Portraits:
-    """N pictures. people: whose each is. usable: [N], whether it has a face. faces: of those that have, in order.
+    """N images. people: [N] names. usable: [N], whether it has a face. faces: those of usable images, in order.
 
-    notes: a line for people about each picture with no face, with several, or that can't be read.
+    notes: a message about each image with no face, with several, or that can't be read.
     """
 
     people: list[str]
@@ -41,7 +41,7 @@ class Portraits:
 
 @dataclass(frozen=True)
 class Looking:
-    """How the face is found in each: the detector's settings and device, and which of several faces is meant."""
+    """Face detection in portraits: the detector's settings and device, and the choice between several faces."""
 
     settings: DetectorSettings
     device: str
@@ -49,9 +49,9 @@ class Looking:
 
 
 def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Portraits:
-    """The pictures of a folder's tree, names sorted. looking: None for aligned crops, which are used whole.
+    """Read the images of a folder tree, sorted by name. looking: None for aligned crops, which are used whole.
 
-    InputError when there is no such folder, no picture in it, or none with a face.
+    InputError when there is no such folder, no image in it, or none with a face.
     """
     root.check_exists(option)
     names = images_below(root)
@@ -61,19 +61,20 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     if looking is None:
         faces = Faces(root, pa.array(names), np.zeros((len(names), 0, 2)))
         return Portraits(people, np.ones(len(names), dtype=bool), faces, [])
-    found = list(_look(root, names, looking))
-    usable = [isinstance(of, Found) and of.faces > 0 for of in found]
+    results = list(_look(root, names, looking))
+    usable = [isinstance(result, Found) and result.faces > 0 for result in results]
     if not any(usable):
         raise InputError(f"{option} {root}: no face found in any of its {len(names):,} pictures")
-    points = [of.points for of in found if isinstance(of, Found) and of.faces]
+    points = [result.points for result in results if isinstance(result, Found) and result.faces]
     taken = pa.array([name for name, there in zip(names, usable, strict=True) if there])
     faces = Faces(root, taken, np.array(points).reshape(-1, 5, 2))
-    notes = [_note(root.path, of, looking.choice) for of in found if not (isinstance(of, Found) and of.faces == 1)]
+    unclear = [result for result in results if not (isinstance(result, Found) and result.faces == 1)]
+    notes = [_note(root.path, result, looking.choice) for result in unclear]
     return Portraits(people, np.array(usable), faces, notes)
 
 
 def person_of(name: str) -> str:
-    """Whose picture one is, by its path below the folder."""
+    """Person of an image, by its path below the folder."""
     path = PurePosixPath(name)
     return path.parts[0] if len(path.parts) > 1 else path.stem
 
@@ -90,8 +91,8 @@ def _look(root: DataRoot, names: list[str], looking: Looking) -> Iterator[Found 
             bar.update()
 
 
-def _note(folder: Path, found: Found | str, choice: str) -> str:
-    if isinstance(found, str):
-        return found
-    what = f"{found.faces} faces; the one meant: {choice}" if found.faces else "no face found"
-    return f"{folder / found.name}: {what}"
+def _note(folder: Path, result: Found | str, choice: str) -> str:
+    if isinstance(result, str):
+        return result
+    what = f"{result.faces} faces; the one meant: {choice}" if result.faces else "no face found"
+    return f"{folder / result.name}: {what}"

@@ -1,4 +1,4 @@
-"""Where it goes who was seen: console, faces.jsonl, annotated pictures or a video, a window."""
+"""Outputs of identification: console, faces.jsonl, annotated images or a video, a window."""
 
 import io
 import json
@@ -27,8 +27,11 @@ _ESCAPE = 27
 
 @dataclass(frozen=True)
 class Seen:
-    """The F faces of a shot. boxes: [F, 4] x, y, width, height, in pixels of what a viewer shows. nearest: who in the
-    gallery is most like each. distances: [F] 1 - cosine to that one. named: [F], whether that is near enough."""
+    """F faces of a shot.
+
+    boxes: [F, 4] x, y, width, height, in pixels as a viewer shows the image. nearest: most similar person of the
+    gallery for each. distances: [F] 1 - cosine to that one. named: [F], whether below the threshold.
+    """
 
     shot: Shot
     boxes: NDArray[np.float64]
@@ -42,13 +45,13 @@ class Seen:
 
     @cached_property
     def picture(self) -> Pixels:
-        """With boxes and names."""
+        """Image with boxes and names."""
         labels = [f"{name} {distance:.2f}" for name, distance in zip(self.names, self.distances, strict=True)]
         return annotated(self.shot.pixels, self.boxes, labels, self.named.tolist())
 
 
 class Sink(Protocol):
-    """Takes what was seen, shot by shot; false: that is enough. close: complete is false when it ends in an error."""
+    """Output that takes shot by shot; returns False to stop. close: complete is False after an error."""
 
     def take(self, seen: Seen) -> bool: ...
 
@@ -56,7 +59,7 @@ class Sink(Protocol):
 
 
 class Console:
-    """A line a photograph, and of frames a line whenever others are seen than before; a summary."""
+    """Console lines: one per image, or whenever the people in the frames change; then a summary."""
 
     def __init__(self, frames: bool) -> None:
         self._frames, self._last = frames, ""
@@ -74,7 +77,7 @@ class Console:
             self._last = line
         else:
             faces = zip(seen.names, seen.distances, strict=True)
-            tqdm.write(f"{seen.shot.name}: " + (", ".join(f"{name} ({of:.2f})" for name, of in faces) or "no face"))
+            tqdm.write(f"{seen.shot.name}: " + (", ".join(f"{name} ({d:.2f})" for name, d in faces) or "no face"))
         return True
 
     def close(self, complete: bool) -> None:
@@ -84,7 +87,7 @@ class Console:
 
 
 class Journal:
-    """faces.jsonl: a line a shot, there as soon as it was seen."""
+    """faces.jsonl with one line per shot, flushed at once."""
 
     def __init__(self, folder: Path, frames: bool) -> None:
         self._path, self._frames = folder / JOURNAL, frames
@@ -124,7 +127,7 @@ class Journal:
 
 
 class PictureFiles:
-    """Annotated photographs under their names."""
+    """Annotated images under their names."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -140,7 +143,7 @@ class PictureFiles:
 
 
 class VideoFile:
-    """Annotated frames as MPEG-4. What was written when it ends, however it ends but by an error, is a whole file."""
+    """Annotated frames as MPEG-4; a complete file however it ends, except by an error."""
 
     def __init__(self, path: Path, rate: float) -> None:
         self._path, self._rate = path, rate
@@ -156,7 +159,7 @@ class VideoFile:
             self._writer = cv2.VideoWriter(str(self._temporary), cv2.CAP_FFMPEG, code, self._rate, size)
             if not self._writer.isOpened():
                 raise InputError(f"{self._path}: can't be written")
-        # A camera's frame stands until the next one was looked at, so that a minute stays a minute.
+        # A camera's frame is repeated until the next one was processed, so that the video keeps real time.
         due = round(seen.shot.seconds * self._rate) + 1
         for _ in range(due - self._written):
             self._writer.write(picture[:, :, ::-1])
@@ -174,7 +177,7 @@ class VideoFile:
 
 
 class Window:
-    """Shows what was seen, a photograph until a key is pressed; q or Escape ends. InputError where it can't."""
+    """Window with annotated shots, an image until a key is pressed; q or Escape ends. InputError without windows."""
 
     def __init__(self, frames: bool) -> None:
         self._wait = 1 if frames else 0  # milliseconds; 0 = for a key
@@ -198,7 +201,7 @@ _TITLE = "identify"
 
 
 def open_sinks(source: Source, out: Path | None, show: bool) -> list[Sink]:
-    """out: folder to write to, None = none."""
+    """Open the outputs. out: folder to write to, None = none."""
     frames = source.rate > 0
     sinks: list[Sink] = [Window(frames)] if show else []
     if out:

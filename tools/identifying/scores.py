@@ -1,4 +1,4 @@
-"""The 1:N figures of probes searched in a gallery, for people and as JSON, and the CMC curve as a picture."""
+"""1:N metrics of probes searched in a gallery, as text and JSON, and the CMC curve as an image."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ Figures = dict[str, float | None]
 
 
 def search_probes(gallery: Gallery, probes: Portraits, embeddings: Rows) -> Searches:
-    """embeddings: [number of usable probes, E] as the network gives them."""
+    """Search probes in the gallery. embeddings: [number of usable probes, E] of any norm."""
     rows = {name: row for row, name in enumerate(gallery.people)}
     person = np.array([rows.get(name, -1) for name in probes.people], dtype=np.int64)
     return search(gallery, normalised_rows(embeddings), person, probes.usable)
 
 
 def figures_of(searches: Searches, threshold: float | None) -> Figures:
-    """Counts, the figures of fr/recognition/identification.py and, if there is a threshold, the rates at it."""
+    """Counts, the metrics of fr/recognition/identification.py and, with a threshold, the rates at it."""
     mated = int(searches.mated.sum())
     figures: Figures = {"mated_probes": mated, "strangers": len(searches.mated) - mated}
     figures |= identification_metrics(searches)
@@ -34,21 +34,21 @@ def figures_of(searches: Searches, threshold: float | None) -> Figures:
 
 
 def lines(figures: Figures) -> list[str]:
-    """For people."""
-    said = [f"{figures['mated_probes']:,} mated probes, {figures['strangers']:,} strangers"]
-    said += [f"rank-{rank}: {_digits(figures[f'rank{rank}'])}" for rank in RANKS]
+    """Output lines of the metrics."""
+    output = [f"{figures['mated_probes']:,} mated probes, {figures['strangers']:,} strangers"]
+    output += [f"rank-{rank}: {_digits(figures[f'rank{rank}'])}" for rank in RANKS]
     for rate in FPIRS:
         at = figures[f"threshold@fpir={rate:.0e}"]
         where = "" if at is None else f" (threshold {at:.4f})"
-        said.append(f"TPIR@FPIR={rate:.0e}: {_digits(figures[f'tpir@fpir={rate:.0e}'])}{where}")
+        output.append(f"TPIR@FPIR={rate:.0e}: {_digits(figures[f'tpir@fpir={rate:.0e}'])}{where}")
     if "threshold" in figures:
         rates = f"TPIR {_digits(figures['tpir'])}, FPIR {_digits(figures['fpir'])}"
-        said.append(f"at the threshold {_digits(figures['threshold'])}: {rates}")
-    return said
+        output.append(f"at the threshold {_digits(figures['threshold'])}: {rates}")
+    return output
 
 
 def cmc_of(searches: Searches, gallery: Gallery) -> list[float]:
-    """The curve at the first ranks; empty without mated probes."""
+    """CMC curve at the first ranks; empty without mated probes."""
     return cmc(searches, len(gallery.people))[:SHOWN_RANKS].tolist() if searches.mated.any() else []
 
 

@@ -1,4 +1,4 @@
-"""What is looked at: photographs, and the frames of videos and cameras."""
+"""Inputs of identification: images, and the frames of videos and cameras."""
 
 import time
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ from fr.files.data_root import DataRoot
 from fr.files.images import MOST_PIXELS, Pixels, decode
 from fr.files.untrusted import OutsideRoot, open_file
 
-_USUAL_RATE = 25.0  # frames a second, of a camera that doesn't say
+_USUAL_RATE = 25.0  # frames per second of a camera that doesn't report its rate
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A photograph or a frame, as a viewer shows it.
+    """Image or frame, as a viewer shows it.
 
-    name: path below the photographs' folder, or number of the frame from 0. pixels: [H, W, 3] RGB. seconds: since the
-    first frame; 0 of a photograph.
+    name: path below the images' folder, or number of the frame from 0. pixels: [H, W, 3] RGB. seconds: since the first
+    frame; 0 for an image.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Shot:
 
 @dataclass(frozen=True)
 class Source:
-    """shots: in order. total: how many, 0 = nobody knows. name: of what they are written as, if they are frames.
+    """Shots of an input, in order. total: their number, 0 = unknown. name: of the output video, for frames.
 
-    root: the folder of photographs, or the video's file. rate: frames a second, 0 of photographs. bad: gets a line
-    about each photograph that can't be read, when its turn comes.
+    root: the folder of images, or the video's file. rate: frames per second, 0 for images. bad: filled with a message
+    about each unreadable image during iteration.
     """
 
     shots: Iterator[Shot]
@@ -49,7 +49,7 @@ class Source:
 
 
 def open_source(text: str, allow_outside: bool) -> Source:
-    """A photograph, a folder of them, a video file, or the number of a camera; InputError when it can't be opened.
+    """Open an image, a folder of images, a video file or a camera by number; InputError when it can't be opened.
 
     allow_outside: links in a folder may lead out of it.
     """
@@ -91,12 +91,12 @@ def _readable(root: DataRoot, names: list[str], bad: list[str]) -> Iterator[Shot
 
 
 def _frames(capture: Any, name: str, path: Path, live: bool) -> Source:
-    """The frames of what OpenCV has opened, held upright by it. live: what comes while a frame is looked at is lost."""
+    """Frames of an OpenCV capture, turned upright by it. live: frames during processing are dropped."""
     height, width = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
     if not capture.isOpened() or not 0 < height * width <= MOST_PIXELS:
         what = "no such camera, or it is in use" if live else "neither a picture by its name nor a video to be decoded"
         raise InputError(f"--input {path}: {what}")
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # of a camera: the frame that is looked at is a new one
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # for a camera: process the newest frame
     rate = capture.get(cv2.CAP_PROP_FPS)
     rate = rate if 0 < rate < 1000 else _USUAL_RATE
     total = 0 if live else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
@@ -104,7 +104,7 @@ def _frames(capture: Any, name: str, path: Path, live: bool) -> Source:
 
 
 def _shots(capture: Any, rate: float) -> Iterator[Shot]:
-    """rate: frames a second, 0 = by the clock."""
+    """Yield frames. rate: frames per second, 0 = by the clock."""
     number, start = 0, time.monotonic()
     try:
         while True:

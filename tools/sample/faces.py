@@ -1,7 +1,7 @@
-"""Draws a procedural face: filled curves of a head in space, seen by a camera.
+"""Procedural face drawing: filled curves of a 3D head, projected by a camera.
 
-Lengths are in head units: half the height of a head is about 1, x to the right, y downwards, z towards the camera,
-the origin in the middle of the head. Colours are BGR in 0..255.
+Lengths are in head units: half the height of a head is about 1, x to the right, y downwards, z towards the camera, the
+origin at the centre of the head. Colours are BGR in 0..255.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from tools.sample.people import Floats, Person, Pixels, Shot
 
 SUPERSAMPLING = 2  # faces are drawn at twice the size, then averaged down
-HEAD_SCALE = 0.30  # head units to picture sizes, at zoom 1
+HEAD_SCALE = 0.30  # head units to image sizes, at zoom 1
 HEAD_CURVE = np.array([0.95, 1.25]) ** -2.0  # the face is an ellipsoid of these half axes
 
 
@@ -51,7 +51,7 @@ def ellipse(x: float, y: float, rx: float, ry: float, count: int = 20) -> Floats
 
 
 class Canvas:
-    """A picture with a camera: fills and strokes are given in head units and land where the pose puts them."""
+    """Image with a camera: fills and strokes in head units, projected by the pose."""
 
     def __init__(self, shot: Shot, background: Pixels) -> None:
         self.image = background
@@ -65,7 +65,7 @@ class Canvas:
         self.middle = (np.array(shot.shift) + np.array([0.5, 0.47])) * size
 
     def project(self, points: ArrayLike, depth: float | None = None, above: float = 0.0) -> Floats:
-        """Pixels (n, 2) of the picture for points (n, 2); depth None: on the face's surface, `above` over it."""
+        """Project points (n, 2) to pixels (n, 2); depth None: on the face's surface, `above` over it."""
         p = np.asarray(points, float).reshape(-1, 2)
         flat = p @ self.camera[:, :2].T + self.middle
         if depth is not None:
@@ -80,7 +80,7 @@ class Canvas:
 
     def fill(self, points: ArrayLike, colour: Floats, depth: float | None = None, opacity: float = 1.0,
              soft: float = 0.0, above: float = 0.0) -> None:
-        """Fills a polygon (n, 2); soft: the blur of its edge in head units."""
+        """Fill a polygon (n, 2); soft: the blur of its edge in head units."""
         fixed = self._fixed(self.project(points, depth, above))
         if opacity == 1 and not soft:
             cv2.fillPoly(self.image, [fixed], colour.tolist(), cv2.LINE_AA, 4)
@@ -99,7 +99,7 @@ class Canvas:
         part[:] = part + (colour.astype(np.float32) - part) * cv2.merge([weight] * 3) + 0.5
 
     def stroke(self, points: ArrayLike, colour: Floats, width: float, above: float = 0.0) -> None:
-        """Draws an open line of a width in head units."""
+        """Draw an open line of a width in head units."""
         fixed = self._fixed(self.project(points, above=above))
         thick = max(1, round(width * self.unit))
         cv2.polylines(self.image, [fixed], False, colour.tolist(), thick, cv2.LINE_AA, 4)
@@ -271,9 +271,9 @@ def _draw_cover(canvas: Canvas, person: Person, shot: Shot, colour: Floats) -> N
 
 
 def draw_face(person: Person, shot: Shot, background: Pixels, clothes: Floats) -> tuple[Pixels, Floats, Floats]:
-    """Draws a person, evenly lit.
+    """Draw a person, evenly lit.
 
-    background: (s * SUPERSAMPLING, s * SUPERSAMPLING, 3), drawn over. Returns the picture (s, s, 3), the landmarks
+    background: (s * SUPERSAMPLING, s * SUPERSAMPLING, 3), drawn over. Returns the image (s, s, 3), the landmarks
     (5, 2) as (x, y) in pixels (eyes, tip of the nose, corners of the mouth, left before right as seen) and the
     outline (n, 2).
     """

@@ -1,5 +1,4 @@
-"""Procedural people and photographs of them: a person is a set of proportions, colours and marks; a shot is what a
-photograph adds: pose, expression, light, camera.
+"""Procedural people and shots: a person has proportions, colours and marks; a shot adds pose, expression and camera.
 
 Lengths are in head units (half the height of a head is about 1), angles in radians, colours BGR in 0..255.
 """
@@ -61,7 +60,7 @@ TRAITS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Person:
-    """One identity. Equal persons are drawn alike up to the conditions of the shot."""
+    """Appearance of one identity. Equal persons are drawn alike up to the conditions of the shot."""
 
     traits: dict[str, float]
     skin: Floats  # (3,), as all colours
@@ -76,7 +75,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Shot:
-    """Where the head is and what it does: everything of a photograph that moves the drawn points."""
+    """Pose and expression: everything in an image that moves the drawn points."""
 
     yaw: float = 0.0
     pitch: float = 0.0
@@ -92,7 +91,7 @@ class Shot:
 
 
 def draw_person(rng: np.random.Generator) -> Person:
-    """Draws an identity."""
+    """Draw the random parameters of an identity."""
     traits = {name: float(rng.uniform(low, high)) for name, (low, high) in TRAITS.items()}
     female = bool(rng.random() < 0.5)
     tone = rng.beta(1.2, 1.6)
@@ -116,7 +115,7 @@ def draw_person(rng: np.random.Generator) -> Person:
 
 
 def draw_shot(rng: np.random.Generator) -> Shot:
-    """Draws pose, place and expression; landmarks of any person stay inside the picture."""
+    """Draw pose, position and expression at random; landmarks of any person stay inside the image."""
     zoom = float(np.exp(rng.uniform(np.log(0.7), np.log(1.3))))
     room = 0.11 if zoom < 1 else 0.06
     return Shot(
@@ -135,7 +134,7 @@ def draw_shot(rng: np.random.Generator) -> Shot:
 
 
 def draw_backdrop(rng: np.random.Generator, side: int) -> Pixels:
-    """Draws a blurred background (side, side, 3)."""
+    """Draw a blurred random background (side, side, 3)."""
     cells = int(rng.integers(2, 7))
     colours = rng.uniform(20, 235, 3) + rng.normal(0, rng.uniform(5, 60), (cells, cells, 3))
     coarse = np.clip(colours, 0, 255).astype(np.uint8)
@@ -158,20 +157,20 @@ def _light(rng: np.random.Generator, middle: Floats, radius: float, size: int) -
 
 
 def photograph(rng: np.random.Generator, image: Pixels, outline: Floats) -> bytes:
-    """Lights and shoots a drawn picture (s, s, 3) of a face with an outline (n, 2): the bytes of a JPEG file."""
+    """Apply light and camera effects to a drawn face (s, s, 3) with an outline (n, 2); returns JPEG bytes."""
     size = len(image)
     middle, radius = outline.mean(0), float(np.ptp(outline[:, 1])) / 2
     scene = image.astype(np.float32) / 255
     cast = np.exp(rng.normal(0, 0.09, 3)) * np.exp(rng.uniform(-0.4, 0.2))
     light = _light(rng, middle, radius, size)
-    scene *= cv2.merge([light * np.float32(c) for c in cast])  # NumPy is slow where it would repeat three colours
+    scene *= cv2.merge([light * np.float32(c) for c in cast])  # faster than NumPy's broadcasting over three channels
     scene = np.clip(scene, 0, 1) ** np.float32(np.exp(rng.uniform(-0.3, 0.3)))
     contrast, haze = rng.uniform(0.75, 1.1), rng.uniform(0.0, 0.15)
     scene = scene * np.float32(contrast) + np.float32(haze)
     sigma = rng.uniform(0.0, 1.2) * size / 160
     if sigma > 0.3:
         scene = np.asarray(cv2.GaussianBlur(scene, (0, 0), sigma), np.float32)
-    # the difference of two random bytes: twenty times quicker than normal numbers
+    # The difference of two random bytes is twenty times faster than normal numbers.
     noise = np.frombuffer(rng.bytes(2 * scene.size), np.uint8).reshape(2, *scene.shape).astype(np.float32)
     scene += np.float32(rng.uniform(0.0, 0.07) / 256) * (noise[0] - noise[1])
     shot = np.clip(scene * 255 + 0.5, 0, 255).astype(np.uint8)

@@ -24,6 +24,7 @@ import train
 from fr.checkpoint import snapshot
 from fr.data.faces import LabelledFaces
 from fr.data.readers.vgg import read_vgg
+from fr.files.data_root import DataRoot
 from tools.make_sample_data import Options, make_sample_data
 
 ROOT = Path(__file__).parent.parent
@@ -133,7 +134,7 @@ def data_options(data: Path) -> list[str]:
 def vgg_faces(data: Path) -> LabelledFaces:
     """The training faces of a folder in the layout of the sample data."""
     base = data / "vggface2"
-    return read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    return read_vgg(DataRoot(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
 
 
 # What train.py can't do without; the words that follow in a test change nothing about it.

@@ -23,6 +23,7 @@ from fr.data.readers.folders import read_folders
 from fr.data.readers.vgg import read_vgg
 from fr.data.storage import TarShards
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.images import Pixels
 from fr.preprocessing import Preprocessing
 from tests.conftest import ROOT, Losses, data_options, kill_when, vgg_faces
@@ -67,7 +68,7 @@ def pixels(path: Path) -> Pixels:
 
 
 def test_training_sees_in_the_crops_what_it_sees_in_the_photographs(crops: Path, faces: LabelledFaces) -> None:
-    aligned = read_folders(str(crops), "")
+    aligned = read_folders(DataRoot(crops), "")
     assert aligned.identities == faces.identities
     assert [name.as_py() for name in aligned.names] == [f"{name.as_py()[:-4]}.png" for name in faces.names]
     np.testing.assert_allclose(seen(aligned), seen(faces), atol=1e-3)  # whole levels, in float32 divided by 255
@@ -170,7 +171,7 @@ def test_loose_crops_are_the_part_of_the_photograph_that_numpy_cuts(
             half_x, half_y = 1.3 * wide / 2, 1.3 * high / 2
         rows = [round(top + high / 2 - half_y), round(top + high / 2 + half_y)]
         columns = [round(left + wide / 2 - half_x), round(left + wide / 2 + half_x)]
-        photograph = pixels(faces.root / f"{name}.jpg")
+        photograph = pixels(faces.root.path / f"{name}.jpg")
         expected = photograph[max(rows[0], 0) : rows[1], max(columns[0], 0) : columns[1]]
         assert np.array_equal(pixels(out / f"{name}.png"), expected)
         at_edges += min(rows[0], columns[0], 160 - rows[1], 160 - columns[1]) < 0
@@ -194,7 +195,7 @@ def test_without_boxes_a_face_is_where_its_landmarks_are() -> None:
 
 def test_boxes_by_landmarks_are_near_those_of_a_table(shared_data: Path) -> None:
     base = shared_data / "faces-mini/vggface2"
-    real = read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    real = read_vgg(DataRoot(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
     table = boxes_of(real.names, base / "bb_landmark/loose_bb_train.csv", str)
     own = np.array([box_of(points) for points in real.landmarks])
     low = np.maximum(own[:, :2], table[:, :2])
@@ -249,7 +250,7 @@ def test_unusable_photographs_are_named_and_tried_again(
     crop: str, sample_data: Path, faces: LabelledFaces, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root, out = tmp_path / "train", tmp_path / "out"
-    shutil.copytree(faces.root, root)
+    shutil.copytree(faces.root.path, root)
     names = [faces.names[row].as_py() for row in (3, 4, 70)]
     for name, content in zip(names, (b"", Path(faces.path(4)).read_bytes()[:700], None), strict=True):
         (root / name).unlink()

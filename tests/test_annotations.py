@@ -18,6 +18,7 @@ from fr.data.lines import STAYS
 from fr.data.pairs.lfw import read_lfw
 from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from tests.bounds import bounded
 from tests.conftest import vgg_faces
 
@@ -53,7 +54,7 @@ class Vgg:
         (self.root / name).touch()
 
     def read(self, landmarks: Path | None = None, list_file: Path | None = None) -> LabelledFaces:
-        return read_vgg(str(self.root), str(list_file or self.list_file), str(landmarks or self.landmarks))
+        return read_vgg(DataRoot(self.root), str(list_file or self.list_file), str(landmarks or self.landmarks))
 
     def problems(self, landmarks: Path | None = None, list_file: Path | None = None) -> tuple[str, ...]:
         with pytest.raises(InputError) as caught:
@@ -341,7 +342,7 @@ class Lfw:
         return "\t".join([name, *(f"{value + shift:g}" for value in POINTS)]) + "\n"
 
     def read(self) -> VerificationFaces:
-        return read_lfw(str(self.root), str(self.pairs), str(self.landmarks))
+        return read_lfw(DataRoot(self.root), str(self.pairs), str(self.landmarks))
 
     def problems(self) -> tuple[str, ...]:
         with pytest.raises(InputError) as caught:
@@ -374,7 +375,7 @@ def test_the_official_view_2_has_6000_pairs_of_7701_images_in_10_folds(shared_da
         photograph.parent.mkdir(exist_ok=True)
         photograph.touch()
     for landmark_file in ("lfw_landmark.txt", "lfw_deepfunneled_landmark.txt"):  # whole and decimal pixels
-        faces = read_lfw(str(tmp_path), str(source / "pairs.txt"), str(source / landmark_file))
+        faces = read_lfw(DataRoot(tmp_path), str(source / "pairs.txt"), str(source / landmark_file))
         names = faces.names.to_pylist()
         assert len(faces) == len(set(names)) == 7_701
         assert np.unique(faces.pairs).tolist() == list(range(7_701))
@@ -545,8 +546,8 @@ def test_landmark_columns_are_found_by_their_header(tmp_path: Path) -> None:
     table = tmp_path / "landmarks.csv"
     columns = [*reversed(LANDMARK_COLUMNS), "SCORE", "NAME_ID"]
     table.write_text(",".join(columns) + "\n" + ",".join(map(str, range(10))) + ',0.5,"a/1"\n')
-    faces = read_vgg(str(tmp_path), str(tmp_path / "list.txt"), str(table))
+    faces = read_vgg(DataRoot(tmp_path), str(tmp_path / "list.txt"), str(table))
     assert faces.landmarks.tolist() == [[[9, 8], [7, 6], [5, 4], [3, 2], [1, 0]]]
     table.write_text('"a/1",' + ",".join(map(str, range(10))) + "\n")
     with pytest.raises(InputError, match=r"landmarks.csv:1: expected the header NAME_ID,P1X,P1Y"):
-        read_vgg(str(tmp_path), str(tmp_path / "list.txt"), str(table))
+        read_vgg(DataRoot(tmp_path), str(tmp_path / "list.txt"), str(table))

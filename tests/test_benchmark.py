@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fr.checkpoint.snapshot import write_weights
 from fr.data.readers.vgg import read_vgg
+from fr.files.data_root import DataRoot
 from fr.models import build_model
 from fr.preprocessing import Preprocessing
 from tests.conftest import ROOT, data_options
@@ -93,7 +94,7 @@ def test_the_startup_command_measures_both_starts_and_ends_with_json() -> None:
 
 def test_its_files_are_like_vggface2s(tmp_path: Path) -> None:
     make_files(tmp_path, 7_000)
-    faces = read_vgg(str(tmp_path / "images"), str(tmp_path / "list.txt"), str(tmp_path / "points.csv"))
+    faces = read_vgg(DataRoot(tmp_path / "images"), str(tmp_path / "list.txt"), str(tmp_path / "points.csv"))
     names = faces.names.to_pylist()
     assert len(set(names)) == len(names) == 7_000
     assert all(re.fullmatch(r"n\d{6}/\d{4}_01\.jpg", name) for name in names)

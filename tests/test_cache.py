@@ -31,6 +31,7 @@ from fr.data.formats import read_training_faces
 from fr.data.storage import RecordFile, TarShards
 from fr.distributed import Ranks
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from tests.bounds import bounded
 from tests.conftest import Losses, same_weights, weights
 
@@ -132,7 +133,7 @@ def labelled_faces(draw: st.DrawFn) -> LabelledFaces:
     shard = array(count, dtype=np.int32, numbers=st.integers(0, len(shards) - 1))
     storages = [None, RecordFile("r", offsets, sizes), TarShards(shards, shard, offsets, sizes)]
     return LabelledFaces(
-        Path(draw(TEXTS.map(lambda text: text.replace("\0", "")))),
+        DataRoot(Path(draw(TEXTS.map(lambda text: text.replace("\0", "")))), draw(st.booleans())),
         pa.array(["left out", *draw(st.lists(TEXTS, min_size=count, max_size=count))])[1:],
         array(count, draw(st.sampled_from([0, 5])), 2),
         array(count, dtype=np.int64, numbers=st.integers(0, 9)),

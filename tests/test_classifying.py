@@ -128,7 +128,7 @@ def test_classes_go_by_name(base: list[str], snap: Path, faces: LabelledFaces, t
     expected = figures(base, tmp_path)
     root = tmp_path / "data"
     (root / "deep").mkdir(parents=True)
-    (root / "deep/train").symlink_to(faces.root)
+    (root / "deep/train").symlink_to(faces.root.path)
     names = [name.as_py() for name in faces.names]
     own = ["--train_data_root", str(root), "--train_landmarks", "", "--train_dataset", "trp", "--allow_outside"]
     lines = []
@@ -142,7 +142,7 @@ def test_classes_go_by_name(base: list[str], snap: Path, faces: LabelledFaces, t
         {name: expected[name] for name in ("top1", "top5", "mean_top1")}
     )
     table_of = tmp_path / "loose_landmark_train.csv"
-    text = (faces.root.parent / "bb_landmark/loose_landmark_train.csv").read_text()
+    text = (faces.root.path.parent / "bb_landmark/loose_landmark_train.csv").read_text()
     table_of.write_text(text.replace('"n0', '"deep/train/n0'))
     listed = written(tmp_path / "train_list.txt", "".join(f"deep/train/{name}\n" for name in names))
     split = ["--train_data_root", str(root), "--train_list", str(listed), "--train_landmarks", str(table_of)]
@@ -157,11 +157,11 @@ def test_classes_go_by_name(base: list[str], snap: Path, faces: LabelledFaces, t
 
 def test_unusable_photographs_do_not_count(base: list[str], faces: LabelledFaces, tmp_path: Path) -> None:
     root = tmp_path / "train"
-    shutil.copytree(faces.root, root)
+    shutil.copytree(faces.root.path, root)
     (root / faces.names[5].as_py()).write_bytes(b"")
     got = figures([*base, "--train_data_root", str(root)], tmp_path)
     assert (got["photographs"], got["unusable"]) == (95, 1)
-    with pytest.raises(InputError, match="bad photographs: 1, and --max_bad_images is 0"):
+    with pytest.raises(InputError, match="bad images: 1, and --max_bad_images is 0"):
         main([*base, "--train_data_root", str(root), "--max_bad_images", "0"])
     for name in faces.names.to_pylist():
         (root / name).write_bytes(b"")

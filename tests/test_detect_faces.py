@@ -14,6 +14,7 @@ from PIL import Image
 from fr.data.faces import LabelledFaces
 from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.recognition.detection import DetectorSettings
 from tests.conftest import ROOT, kill_when, vgg_faces
 from tools.dataset.face_journal import Found
@@ -64,7 +65,7 @@ def out(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def found_in(out: Path, photographs: Path) -> LabelledFaces:
-    return read_vgg(str(photographs), str(out / "train_list.txt"), str(out))
+    return read_vgg(DataRoot(photographs), str(out / "train_list.txt"), str(out))
 
 
 def tables(out: Path) -> dict[str, bytes]:
@@ -111,7 +112,7 @@ def test_photographs_without_a_face_and_unreadable_ones_are_listed(out: Path, ph
 def test_of_several_faces_the_one_asked_for(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", int)  # what a worker does for itself
     for choice, place in {"center": 200, "largest": 0}.items():
-        found = find_face(photographs, DetectorSettings(), "cpu", choice, False, "odd/both.png")
+        found = find_face(DataRoot(photographs), DetectorSettings(), "cpu", choice, "odd/both.png")
         assert isinstance(found, Found) and found.faces == 2
         assert place < min(found.points) < max(found.points) < place + 200
 
@@ -172,7 +173,7 @@ def test_a_list_says_which_photographs_and_a_split_what_the_tables_are_called(
     listed = tmp_path / "list.txt"
     listed.write_text("odd/side.jpg 7\nodd/both.png 7\nodd/side.jpg 7\n")
     assert main([str(photographs), str(tmp_path), "--list", str(listed), "--split", "test", "--workers", "1"]) == 0
-    faces = read_vgg(str(photographs), str(tmp_path / "test_list.txt"), str(tmp_path))
+    faces = read_vgg(DataRoot(photographs), str(tmp_path / "test_list.txt"), str(tmp_path))
     assert faces.names.to_pylist() == ["odd/side.jpg", "odd/both.png"]
 
 

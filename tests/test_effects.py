@@ -22,6 +22,7 @@ from fr.data.faces import Faces
 from fr.data.graph import face_graph
 from fr.data.pipeline import DaliSettings, FaceStream
 from fr.data.samples import SampleBatch
+from fr.files.data_root import DataRoot
 from fr.preprocessing import Preprocessing
 
 COUNT, HEIGHT, WIDTH = 24, 112, 96
@@ -48,7 +49,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
         soft = (cv2.GaussianBlur(noise, (0, 0), 3) - 127) * 8 + 127
         assert cv2.imwrite(f"{root}/{index}.png", np.clip(soft, 0, 255).astype(np.uint8))
     landmarks = np.repeat(template_points(RGB.template, RGB.input_size)[None], COUNT, axis=0)
-    return Faces(root, pa.array([f"{index}.png" for index in range(COUNT)], type=pa.string()), landmarks)
+    return Faces(DataRoot(root), pa.array([f"{index}.png" for index in range(COUNT)], type=pa.string()), landmarks)
 
 
 def shown(faces: Faces, effects: dict[str, Effect], preprocessing: Preprocessing = RGB) -> Pixels:
@@ -139,7 +140,7 @@ def test_an_effect_befalls_those_alone_that_drew_it(faces: Faces, plain: Pixels,
 
 def test_effects_are_applied_one_after_the_other_as_given(faces: Faces, tmp_path: Path) -> None:
     chain = {name: always(name, PARAMETERS[name])[name] for name in ("color", "lowres", "jpeg", "erase")}
-    step = replace(faces, root=tmp_path)
+    step = replace(faces, root=DataRoot(tmp_path))
     images = shown(faces, {})
     for name, effect in chain.items():
         for index, image in enumerate(images):

@@ -28,6 +28,7 @@ from fr.evaluation.embedding import embed, people_of_pairs
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.scored_model import load_backbone
 from fr.evaluation.verification import Verification, cosine_scores, verify
+from fr.files.data_root import DataRoot
 from fr.preprocessing import Preprocessing
 from fr.report import projector
 from tests.conftest import data_options, validation_options
@@ -37,7 +38,7 @@ SMALL = Preprocessing((32, 32))
 
 
 def faces_of(data: Path) -> VerificationFaces:
-    return read_lfw(f"{data}/lfw/lfw", f"{data}/lfw/pairs.txt", f"{data}/lfw/lfw_landmark.txt")
+    return read_lfw(DataRoot(Path(f"{data}/lfw/lfw")), f"{data}/lfw/pairs.txt", f"{data}/lfw/lfw_landmark.txt")
 
 
 def ranks_here(rank: int = 0, world: int = 1) -> Ranks:

@@ -183,7 +183,7 @@ def test_matrices_are_as_megaface_and_trillion_pairs_have_them(
         found = matrix((tmp_path / f"bin/{name}_net.bin").read_bytes())
         np.testing.assert_allclose(found, row[:, None], rtol=1e-6, atol=1e-7)
     root = tmp_path / "test"
-    shutil.copytree(faces.root, root)
+    shutil.copytree(faces.root.path, root)
     (root / names[17]).write_bytes(b"")
     points = (" ".join(map(repr, of.ravel().tolist())) for of in faces.landmarks)
     lines = [f"{name} {numbers}" for name, numbers in zip(names, points, strict=True)]
@@ -409,13 +409,13 @@ def test_unusable_photographs_are_named_and_tried_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root, out = tmp_path / "train", tmp_path / "out"
-    shutil.copytree(faces.root, root)
+    shutil.copytree(faces.root.path, root)
     bad = [3, 4, 70, *range(80, 90)]  # the last fill a batch
     for row in bad:
         (root / faces.names[row].as_py()).write_bytes(Path(faces.path(row)).read_bytes()[:700])
     (root / faces.names[70].as_py()).unlink()
     options = [*base, "--train_data_root", str(root), "--format", form, "--out", str(out)]
-    with pytest.raises(InputError, match=r"bad photographs: 13, and --max_bad_images is 12"):
+    with pytest.raises(InputError, match=r"bad images: 13, and --max_bad_images is 12"):
         main([*options, "--max_bad_images", "12"])
     stopped = "tools.features.sinks.OneFile.finish" if form == "parquet" else "tools.extract_features.write_result"
     with mock.patch(stopped, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):

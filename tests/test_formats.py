@@ -25,6 +25,7 @@ from fr.data.placement import matrices, scaling
 from fr.data.readers.folders import read_folders
 from fr.data.readers.vgg import label_order, read_vgg
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.options.definitions import train_options
 from fr.options.names import DATASETS, UNLABELLED
 from fr.preprocessing import Preprocessing
@@ -137,13 +138,13 @@ def test_lists_of_detections_by_hand(data: Data, dataset: str) -> None:
     expected = [[7, 9, 100, 80], [0, 9, 100, 100], [0, 0, 50, 60]] if dataset == "ms1m" else [whole] * 3
     assert faces.boxes is not None
     assert faces.boxes.tolist() == expected
-    assert faces.notes == (f"2 photographs of {data.list_file} without a face left out",)
+    assert faces.notes == (f"2 images of {data.list_file} without a face left out",)
 
 
 def test_folders_are_imagefolders(data: Data, tmp_path: Path) -> None:
     names = ["b/2.JPG", "b/10.jpeg", "B/1.Png", "a/1.jpg", "a/deep/er/2.bmp", "é/1.webp", "a.b/0.jpg"]
     data.photographs(*names, "b/notes.txt", "README.jpg")
-    faces = read_folders(str(data.root), "")
+    faces = read_folders(DataRoot(data.root), "")
     reference = ImageFolder(str(data.root))
     assert [faces.path(i) for i in range(len(faces))] == [path for path, _ in reference.samples]
     assert faces.labels.tolist() == reference.targets
@@ -155,7 +156,7 @@ def test_folders_are_imagefolders(data: Data, tmp_path: Path) -> None:
 def test_hidden_and_empty_folders_are_no_classes(data: Data) -> None:
     data.photographs("a/.1.jpg", ".git/1.jpg", "c/notes.txt", "d/1.jpg", "d/.thumbs/1.jpg")
     (data.root / "e").mkdir()
-    faces = read_folders(str(data.root), "")
+    faces = read_folders(DataRoot(data.root), "")
     assert faces.names.to_pylist() == ["a/1.jpg", "d/1.jpg"]
     assert faces.identities == ["a", "d"]
     assert faces.notes == (f"2 folders of {data.root} without pictures left out: c, e",)
@@ -166,19 +167,19 @@ def test_links_are_followed_unless_they_lead_back(data: Data, tmp_path: Path) ->
     (tmp_path / "elsewhere" / "9.jpg").touch()
     for link, target in {"b": tmp_path / "elsewhere", "a/up": data.root, "a/self": data.root / "a"}.items():
         (data.root / link).symlink_to(target)
-    assert read_folders(str(data.root), "", outside=True).names.to_pylist() == ["a/1.jpg", "b/9.jpg"]
+    assert read_folders(DataRoot(data.root, outside_allowed=True), "").names.to_pylist() == ["a/1.jpg", "b/9.jpg"]
     (data.root / "b").unlink()
     (data.root / "b").symlink_to("a")
-    assert read_folders(str(data.root), "").names.to_pylist() == ["a/1.jpg", "b/1.jpg"]
+    assert read_folders(DataRoot(data.root), "").names.to_pylist() == ["a/1.jpg", "b/1.jpg"]
 
 
 def test_folders_with_a_landmark_csv_are_joined_by_name(data: Data) -> None:
     data.photographs("b/1.PNG")
     write_table(data.table, {"b/1": 2, "a/1": 1})
-    assert read_folders(str(data.root), str(data.table)).landmarks.tolist() == [points(1), points(2)]
+    assert read_folders(DataRoot(data.root), str(data.table)).landmarks.tolist() == [points(1), points(2)]
     write_table(data.table, {"a/1": 1})
     with pytest.raises(InputError, match=r"b/1\.PNG has no row in .*points\.csv"):
-        read_folders(str(data.root), str(data.table))
+        read_folders(DataRoot(data.root), str(data.table))
 
 
 # --- identity_meta.csv ------------------------------------------------------------------------------------------------
@@ -316,7 +317,7 @@ def test_a_list_of_another_format_is_not_taken_for_failed_detections(data: Data)
 def test_a_root_without_pictures_or_absent_is_refused(data: Data) -> None:
     (data.root / "a/1.jpg").unlink()
     with pytest.raises(InputError, match=r"images: no folder in it holds a picture \(\.jpg, "):
-        read_folders(str(data.root), "")
+        read_folders(DataRoot(data.root), "")
     for dataset in READERS:
         with pytest.raises(InputError, match=r"--train_data_root nowhere: no such folder"):
             data.list_file.write_text(LINES.get(dataset, lambda name, _: name)("a/1.jpg", "1"))
@@ -327,7 +328,7 @@ def test_file_names_that_are_not_utf8_are_refused(data: Data) -> None:
     with open(os.path.join(os.fsencode(data.root), b"a", b"\xff.jpg"), "w"):
         pass
     with pytest.raises(InputError, match=r"a/\\udcff\.jpg': the name isn't UTF-8"):
-        read_folders(str(data.root), "")
+        read_folders(DataRoot(data.root), "")
 
 
 # --- anything at all --------------------------------------------------------------------------------------------------
@@ -464,7 +465,7 @@ def test_an_aligned_crop_is_resized_to_the_input(tmp_path: Path, size: tuple[int
     (tmp_path / "a").mkdir()
     image = picture(*size)
     Image.fromarray(image).save(tmp_path / "a" / "1.png")
-    (found,) = aligned_levels(read_folders(str(tmp_path), ""))
+    (found,) = aligned_levels(read_folders(DataRoot(tmp_path), ""))
     shrinks = size[0] / 112 > 1.2
     expected = cv2.resize(image, (96, 112), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     difference = np.abs(found - expected)
@@ -513,7 +514,7 @@ def test_a_box_outside_the_picture_is_named_when_its_turn_comes(data: Data) -> N
 def converted(dataset: str, sample: Path, out: Path) -> list[str]:
     """The sample data in another format, and the options that say so."""
     base = sample / "vggface2"
-    faces = read_vgg(str(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
+    faces = read_vgg(DataRoot(base / "train"), str(base / "meta/train_list.txt"), str(base / "bb_landmark"))
     names, list_file = faces.names.to_pylist(), out / f"{dataset}.txt"
     rows = []
     for name, label, pixels in zip(names, faces.labels.tolist(), faces.landmarks, strict=True):
@@ -593,4 +594,4 @@ def test_the_summary_counts_what_was_left_out(
     with (tmp_path / "imdbface.txt").open("a") as file:
         file.write("\nn000001/none.jpg |\nn000001/none.jpg\n")
     run_small(*words, out=tmp_path)
-    assert f"2 photographs of {tmp_path}/imdbface.txt without a face left out" in "".join(capsys.readouterr())
+    assert f"2 images of {tmp_path}/imdbface.txt without a face left out" in "".join(capsys.readouterr())

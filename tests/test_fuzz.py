@@ -37,6 +37,7 @@ from fr.data.placement import sizes_of
 from fr.data.readers.vgg import label_order, person_names
 from fr.errors import InputError
 from fr.files import foreign_pickle
+from fr.files.data_root import DataRoot
 from fr.files.images import MOST_PIXELS, decode
 from fr.onnx.model import CONTRACT_KEY, OnnxModel
 from fr.options.definitions import train_options
@@ -194,7 +195,7 @@ def image(folder: Path, content: bytes) -> None:
     with suppress(InputError):
         decode(bytes_of, path.name)
     points = np.array(POINTS).reshape(1, 5, 2) / 5
-    list(plain_stream(Faces(folder, pa.array([path.name]), points), np.arange(1), 1, SMALL, CPU))
+    list(plain_stream(Faces(DataRoot(folder), pa.array([path.name]), points), np.arange(1), 1, SMALL, CPU))
 
 
 def weights(folder: Path) -> list[bytes]:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.images import decode
 from fr.onnx.model import CONTRACT_KEY, FACTS_KEY
 from fr.preprocessing import Preprocessing
@@ -485,8 +486,8 @@ def test_many_pictures_are_looked_at_by_several_processes_with_the_same_result(
     for name, pictures in lfw[:2]:
         shutil.copyfile(pictures[0], tmp_path / f"{name}.jpg")
     looking = Looking(DetectorSettings(), "cpu", "center")
-    here = read_portraits("--gallery", str(tmp_path), looking, outside=False)
+    here = read_portraits("--gallery", DataRoot(tmp_path), looking)
     monkeypatch.setattr(portraits, "FEW", 1)
-    there = read_portraits("--gallery", str(tmp_path), looking, outside=False)
+    there = read_portraits("--gallery", DataRoot(tmp_path), looking)
     assert there.people == here.people
     np.testing.assert_allclose(there.faces.landmarks, here.faces.landmarks, atol=0.01)

@@ -14,6 +14,7 @@ from fr.data.pairs.ijb import Ijb, read_ijb
 from fr.data.pairs.lfw import read_lfw
 from fr.errors import InputError
 from fr.evaluation.template_verification import pool, template_figures, template_scores
+from fr.files.data_root import DataRoot
 from tests.conftest import data_options, trained_briefly, validation_options
 from tests.sets import written
 from tools import evaluate_ijb
@@ -46,7 +47,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_columns_by_hand(small: Path) -> None:
-    ijb = read_ijb(str(small))
+    ijb = read_ijb(DataRoot(small))
     assert ijb.name == "ijbc"
     assert ijb.faces.names.to_pylist() == [name for name, _, _ in MEMBERS]
     assert ijb.faces.landmarks[4].ravel().tolist() == [float(of) for of in POINTS.split()]
@@ -105,7 +106,7 @@ def snap(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lfw_as_ijb(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each photograph of LFW's pairs is a template, and has a score of its own."""
     data, out = sample_data / "lfw", tmp_path_factory.mktemp("ijb")
-    faces = read_lfw(f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
+    faces = read_lfw(DataRoot(Path(f"{data}/lfw")), f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
     (out / "loose_crop").symlink_to(data / "lfw")
     members = [(name, 100 + 2 * i, i % 3) for i, name in enumerate(faces.names.to_pylist())]
     points = [f"{' '.join(map(str, of.ravel()))} {1 / (2 + i % 7)}" for i, of in enumerate(faces.landmarks)]
@@ -179,7 +180,7 @@ def test_what_does_not_fit_is_named_by_file_and_line(
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(InputError) as refusal:
-        read_ijb(str(small))
+        read_ijb(DataRoot(small))
     assert expected in refusal.value.problems[0] and str(small) in refusal.value.problems[0]
 
 
@@ -187,11 +188,11 @@ def test_missing_pictures_and_folders_are_named(small: Path) -> None:
     for name in ("2.jpg", "4.jpg"):
         (small / "loose_crop" / name).unlink()
     with pytest.raises(InputError) as refusal:
-        read_ijb(str(small))
+        read_ijb(DataRoot(small))
     meta, crops = small / "meta/ijbc_face_tid_mid.txt", small / "loose_crop"
     assert refusal.value.problems == tuple(f"{meta}:{i}: {crops}/{i}.jpg: no such file" for i in (2, 4))
     with pytest.raises(InputError, match=r"meta: 0 files \*_template_pair_label\.txt; a folder holds one set"):
-        read_ijb(str(crops))
+        read_ijb(DataRoot(crops))
 
 
 PIECES = st.sampled_from([b" ", b"\n", b"\t", b"\r", b"\0", b"-1", b"nan", b"1e9", b"9" * 25, b'"', b"\xff", b"../x"])
@@ -211,7 +212,7 @@ def test_any_content_is_read_or_refused(small: Path, edits: list[tuple[float, in
         content = content[:place] + new + content[place + gone :]
     path.write_bytes(content)
     try:
-        ijb: Ijb = read_ijb(str(small))
+        ijb: Ijb = read_ijb(DataRoot(small))
     except InputError as error:
         assert 1 <= len(error.problems) <= 11 and str(small) in error.problems[0]
         return

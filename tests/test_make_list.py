@@ -14,6 +14,7 @@ from fr.data.faces import LabelledFaces
 from fr.data.readers.folders import read_folders
 from fr.data.readers.lists import read_labelled_list
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from tests.conftest import Losses, launch, losses
 from tools.make_list import main, split
 
@@ -49,8 +50,8 @@ def test_lists_read_back_with_the_labels_of_the_folders(tmp_path: Path) -> None:
     root, out = people(tmp_path / "root", COUNTS), tmp_path / "out"
     photographs(root, "b c/deep er/two  words.PNG", "a/1 2")
     made(root, out)
-    reference = labels(read_folders(str(root), ""))
-    trained = read_labelled_list(str(root), str(out / "train.txt"), "")
+    reference = labels(read_folders(DataRoot(root), ""))
+    trained = read_labelled_list(DataRoot(root), str(out / "train.txt"), "")
     assert trained.identities == ["0", "1", "2", "3"]  # each has a photograph to train on
     assert labels(trained).items() <= reference.items()
     ids: dict[str, int] = {}
@@ -159,8 +160,8 @@ def test_any_name_reads_back_as_it_is_or_is_refused(
         except InputError:
             continue
         if form == "list":
-            read = labels(read_labelled_list(str(base / "root"), str(base / form / "train.txt"), ""))
-            assert read == labels(read_folders(str(base / "root"), ""))
+            read = labels(read_labelled_list(DataRoot(base / "root"), str(base / form / "train.txt"), ""))
+            assert read == labels(read_folders(DataRoot(base / "root"), ""))
         else:
             assert (base / form / "train.txt").read_text().count("\n") == 2
 

@@ -13,6 +13,7 @@ from fr.data.pipeline import DaliSettings
 from fr.data.readers.vgg import read_vgg
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
+from fr.files.data_root import DataRoot
 from fr.preprocessing import Preprocessing
 
 BATCH = 16
@@ -26,7 +27,7 @@ def private_bytes() -> int:
 
 def test_a_stream_takes_no_more_memory_the_longer_it_runs(sample_data: Path) -> None:
     root = sample_data / "vggface2"
-    faces = read_vgg(str(root / "train"), str(root / "meta/train_list.txt"), str(root / "bb_landmark"))
+    faces = read_vgg(DataRoot(root / "train"), str(root / "meta/train_list.txt"), str(root / "bb_landmark"))
     order = Order(len(faces), BATCH, seed=0)
     every = Augmentation(color_prob=0.5, lowres_prob=0.5, jpeg_prob=0.5, erase_prob=0.5)
     dali, ranks = DaliSettings("cpu", None, 2), Ranks(0, 1, 0, 1, torch.device("cpu"))

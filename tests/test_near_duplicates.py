@@ -12,6 +12,7 @@ from scipy.fft import dctn
 
 from fr.data.faces import LabelledFaces
 from fr.data.readers import vgg
+from fr.files.data_root import DataRoot
 from tools.dataset.checks import Limits
 from tools.dataset.near_duplicates import BITS, Signatures, conflicts, near_pairs, repeats, signature
 from tools.dataset.picture_facts import Fact, look_at
@@ -107,7 +108,7 @@ def test_repeats_and_conflicts_are_those_of_their_definition(pictures, edges, ra
 @pytest.fixture(scope="module")
 def people(shared_data: Path) -> LabelledFaces:
     data = shared_data / "faces-mini/vggface2"
-    return vgg.read_vgg(str(data / "train"), str(data / "meta/train_list.txt"), str(data / "bb_landmark"))
+    return vgg.read_vgg(DataRoot(data / "train"), str(data / "meta/train_list.txt"), str(data / "bb_landmark"))
 
 
 def signatures_of(faces: LabelledFaces) -> Signatures:
@@ -160,5 +161,5 @@ def test_copies_are_found(kind: str, people: LabelledFaces, photographed: Signat
         path.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(path), changed, [cv2.IMWRITE_JPEG_QUALITY, 60])
     names = people.names.take(rows)
-    copies = signatures_of(LabelledFaces(tmp_path, names, landmarks, people.labels[rows], people.identities))
+    copies = signatures_of(LabelledFaces(DataRoot(tmp_path), names, landmarks, people.labels[rows], people.identities))
     assert (bits(copies) != bits(photographed[rows])).sum(axis=1).max() <= Limits.near

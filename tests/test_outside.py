@@ -19,11 +19,12 @@ from fr.data.lines import STAYS
 from fr.data.order import Order
 from fr.data.pairs.lfw import read_lfw
 from fr.data.pipeline import plain_stream
-from fr.data.readers.folders import pictures_below
+from fr.data.readers.folders import images_below
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation import scoring
 from fr.evaluation.scored_model import ScoredModel
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import OutsideRoot
 from fr.options.definitions import evaluation_options
 from tests.conftest import Losses, data_options, validation_options
@@ -59,7 +60,7 @@ def read(dataset: str, root: Path, text: str, outside: bool) -> LabelledFaces:
     listed, table = root.parent / "list.txt", root.parent / "points.csv"
     listed.write_text(text)
     landmarks = str(table) if dataset in ("vgg", "list", "folder") else ""
-    return READERS[dataset](Source(str(root), str(listed), landmarks, "", aligned=False, outside=outside))
+    return READERS[dataset](Source(str(root), str(listed), landmarks, "", aligned=False, allow_outside=outside))
 
 
 def linked(link: Path, target: Path, root: Path | None = None) -> str:
@@ -106,10 +107,10 @@ def test_links_in_a_tree_are_refused_unless_allowed(folder: bool, root: Path) ->
     assert caught.value.problems == (said,)
     if folder:
         with pytest.raises(OutsideRoot):
-            pictures_below(root, outside=False)
+            images_below(DataRoot(root))
     name = "a/0/1.jpg" if folder else "a/0.jpg"
-    assert pictures_below(root, outside=True) == [name, "a/1.jpg"]
-    allowed = READERS["folder"](Source(str(root), "", "", "", aligned=True, outside=True))
+    assert images_below(DataRoot(root, outside_allowed=True)) == [name, "a/1.jpg"]
+    allowed = READERS["folder"](Source(str(root), "", "", "", aligned=True, allow_outside=True))
     assert allowed.names.to_pylist() == [name, "a/1.jpg"]
     assert allowed.read(0).tobytes() == encoded(picture(1))
 
@@ -131,12 +132,12 @@ def test_a_shard_that_is_a_link_is_refused_unless_allowed(listed: bool, root: Pa
     with pytest.raises(OutsideRoot) as caught:
         READERS["tar"](source)
     assert caught.value.problems == (said,)
-    assert READERS["tar"](replace(source, outside=True)).read(0).tobytes() == b"picture"
+    assert READERS["tar"](replace(source, allow_outside=True)).read(0).tobytes() == b"picture"
     if listed:
         (root.parent / "shards.txt").write_text("../elsewhere/1.tar")
         with pytest.raises(InputError, match=r"shards\.txt:1: '\.\./elsewhere/1\.tar': a path must start from"):
             READERS["tar"](source)
-        assert READERS["tar"](replace(source, outside=True)).read(0).tobytes() == b"picture"
+        assert READERS["tar"](replace(source, allow_outside=True)).read(0).tobytes() == b"picture"
 
 
 @pytest.mark.parametrize("key", ["../1", "/1", "a/../../1"])
@@ -146,7 +147,7 @@ def test_members_that_would_lead_out_are_refused_unless_allowed(key: str, root: 
     with pytest.raises(InputError) as caught:
         READERS["tar"](source)
     assert caught.value.problems == (f"{root}/1.tar: {key}.jpg: {STAYS}",)
-    assert READERS["tar"](replace(source, outside=True)).read(0).tobytes() == b"picture"
+    assert READERS["tar"](replace(source, allow_outside=True)).read(0).tobytes() == b"picture"
 
 
 @pytest.mark.parametrize("name", ["train.rec", "train.idx", "property"])
@@ -157,7 +158,7 @@ def test_records_that_are_links_are_refused_unless_allowed(name: str, root: Path
     with pytest.raises(OutsideRoot) as caught:
         READERS["rec"](Source(str(root), "", "", ""))
     assert caught.value.problems == (said,)
-    found = READERS["rec"](Source(str(root), "", "", "", outside=True))
+    found = READERS["rec"](Source(str(root), "", "", "", allow_outside=True))
     assert found.read(0).tobytes() == b"picture"
 
 
@@ -190,14 +191,14 @@ def test_a_folder_whose_name_begins_like_the_roots_is_outside(root: Path) -> Non
 def test_a_verification_refuses_links_unless_they_are_allowed(sample_data: Path, tmp_path: Path) -> None:
     _, root, _, pairs, _, points = validation_options(sample_data)
     shutil.copytree(root, tmp_path / "root", symlinks=True)
-    name = read_lfw(root, pairs, points).names[1].as_py()
+    name = read_lfw(DataRoot(Path(root)), pairs, points).names[1].as_py()
     (tmp_path / "root" / name).unlink()
     said = linked(tmp_path / "root" / name, Path(root) / name)
-    found = read_lfw(str(tmp_path / "root"), pairs, points)
+    found = read_lfw(DataRoot(tmp_path / "root"), pairs, points)
     with pytest.raises(OutsideRoot) as caught:
         list(plain_stream(found, np.arange(4), 4, SMALL, CPU))
     assert caught.value.problems == (said,)
-    allowed = read_lfw(str(tmp_path / "root"), pairs, points, outside=True)
+    allowed = read_lfw(DataRoot(tmp_path / "root", outside_allowed=True), pairs, points)
     assert len(list(plain_stream(allowed, np.arange(4), 4, SMALL, CPU))) == 1
 
 
@@ -316,7 +317,7 @@ def test_a_check_of_people_refuses_links_unless_they_are_allowed(sample_data: Pa
 def test_a_detector_refuses_links_and_a_list_may_name_them(root: Path, tmp_path: Path) -> None:
     said = linked(root / "a/0.jpg", tmp_path / "elsewhere/1.jpg")
     with pytest.raises(OutsideRoot) as caught:
-        find_face(root, None, "cpu", "center", False, "a/0.jpg")  # type: ignore[arg-type]  # not reached
+        find_face(DataRoot(root), None, "cpu", "center", "a/0.jpg")  # type: ignore[arg-type]  # not reached
     assert caught.value.problems == (said,)
     assert make_list([str(root), str(tmp_path / "lists"), "--val", "0", "--test", "0"]) == 0
     assert (tmp_path / "lists/train.txt").read_text() == "a/0.jpg 0\na/1.jpg 0\n"

@@ -20,6 +20,7 @@ from fr.data.readers.folders import read_folders
 from fr.data.readers.lists import read_ms1m
 from fr.data.readers.tar_shards import read_tar
 from fr.errors import InputError, run_plainly
+from fr.files.data_root import DataRoot
 from tests.conftest import Losses, data_options, vgg_faces
 from tests.test_formats import converted
 from tests.test_rec import PEOPLE, with_identities, write
@@ -50,7 +51,7 @@ def photographs(sample_data: Path) -> LabelledFaces:
 
 
 def read(folder: Path, aligned: bool = False) -> LabelledFaces:
-    return read_tar(str(folder), "", aligned)
+    return read_tar(DataRoot(folder), "", aligned)
 
 
 def contents(faces: LabelledFaces) -> list[bytes]:
@@ -84,7 +85,7 @@ def test_what_is_packed_is_read_back_to_the_byte(
 
 def test_folders_of_crops_need_no_landmarks(sample_data: Path, pack: Callable[..., None], tmp_path: Path) -> None:
     root = sample_data / "vggface2/train"
-    crops = read_folders(str(root), "")
+    crops = read_folders(DataRoot(root), "")
     pack(tmp_path, *words("folder", root, "--aligned"))
     packed = read(tmp_path, aligned=True)
     assert packed.fingerprint() == crops.fingerprint()
@@ -101,7 +102,7 @@ def test_fractions_of_boxes_become_pixels(
     packed = read(tmp_path / "out")
     # Through fractions and back, some roundings of 1e-16 of 200 pixels.
     np.testing.assert_allclose(packed.landmarks, photographs.landmarks, atol=1e-11)
-    listed = read_ms1m(str(photographs.root), str(tmp_path / "ms1m.txt"))
+    listed = read_ms1m(photographs.root, str(tmp_path / "ms1m.txt"))
     assert packed.names == listed.names
 
 
@@ -126,7 +127,7 @@ def test_names_that_would_share_a_key_are_told_apart(pack: Callable[..., None], 
     pack(tmp_path / "out", *words("folder", tmp_path / "in", "--aligned"))
     packed = read(tmp_path / "out", aligned=True)
     assert packed.names.to_pylist() == ["p/1.jpg", "p/1_1.png", "p/1_x.jpg", "p/1_x_3.jpg"]
-    assert contents(packed) == contents(read_folders(str(tmp_path / "in"), ""))
+    assert contents(packed) == contents(read_folders(DataRoot(tmp_path / "in"), ""))
 
 
 def test_a_random_order_is_a_permutation_and_always_the_same(

@@ -22,6 +22,7 @@ from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.placement import matrices
 from fr.data.readers.tar_shards import read_tar
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from tests.conftest import ROOT
 from tests.test_damage import UNUSABLE, USABLE, cut_after_row_56, encoded, picture
 from tests.test_tar import sample, write_shard
@@ -37,7 +38,7 @@ def faces_of(folder: Path, *files: bytes, points: np.ndarray = POINTS) -> Faces:
     for number, content in enumerate(files):
         (folder / f"{number}.jpg").write_bytes(content)
     names = pa.array([f"{number}.jpg" for number in range(len(files))])
-    return Faces(folder, names, np.tile(points, (len(files), 1, 1)))
+    return Faces(DataRoot(folder), names, np.tile(points, (len(files), 1, 1)))
 
 
 def fact_of(folder: Path, content: bytes) -> Fact | str:
@@ -98,7 +99,7 @@ def test_the_same_face_has_the_same_signature_wherever_it_is(tmp_path: Path) -> 
 def test_a_box_outside_is_unusable(tmp_path: Path) -> None:
     faces = faces_of(tmp_path, encoded(picture(0)))
     boxed = replace(faces, landmarks=faces.landmarks / 64, boxes=np.array([[70.0, 0, 9, 9]]))
-    assert look_at(boxed) == ["the box of its face lies outside the picture"]
+    assert look_at(boxed) == ["the box of its face lies outside the image"]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -227,7 +228,7 @@ def test_photographs_in_shards_give_the_facts_of_files(five: Faces, looked: list
             words = " ".join(map(str, five.landmarks[row].ravel())).encode()
             files |= sample(str(row), "0", five.read(row).tobytes(), words)
         write_shard(tmp_path / f"shards/{shard}.tar", files)
-    packed = read_tar(str(tmp_path / "shards"), "", aligned=False)
+    packed = read_tar(DataRoot(tmp_path / "shards"), "", aligned=False)
     found = gather(packed, tmp_path / "facts", 1)
     assert_equal(found, gather(five, tmp_path / "others", 1))
     looked.clear()
@@ -240,10 +241,11 @@ import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
 from fr.data.readers.folders import read_folders
 from fr.errors import run_plainly
+from fr.files.data_root import DataRoot
 from tools.dataset import picture_facts
 picture_facts.CHUNK = 8
 if __name__ == "__main__":
-    faces = read_folders({data!r}, "")
+    faces = read_folders(DataRoot(Path({data!r})), "")
     run_plainly("test", lambda _: bool(picture_facts.gather(faces, Path({out!r}), 2).problems))
 """
 

@@ -27,6 +27,7 @@ from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.preprocessing import Preprocessing
 from tests.conftest import vgg_faces
 
@@ -54,7 +55,7 @@ def faces_of(folder: Path, images: dict[str, Pixels], landmarks: Array) -> Label
     people = [name.split("/")[0] for name in images]
     known = list(dict.fromkeys(people))
     labels = np.array([known.index(person) for person in people], dtype=np.int64)
-    return LabelledFaces(folder, pa.array(list(images), type=pa.string()), landmarks, labels, known)
+    return LabelledFaces(DataRoot(folder), pa.array(list(images), type=pa.string()), landmarks, labels, known)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_sample_faces_are_opencvs_warp(sample_data: Path) -> None:
 
 def test_real_faces_are_opencvs_warp(shared_data: Path) -> None:
     base = shared_data / "faces-mini/lfw"
-    faces = read_lfw(str(base / "lfw"), str(base / "pairs.txt"), str(base / "lfw_landmark.txt"))
+    faces = read_lfw(DataRoot(base / "lfw"), str(base / "pairs.txt"), str(base / "lfw_landmark.txt"))
     some = Faces(faces.root, faces.names[:32], faces.landmarks[:32])
     arcface = Preprocessing((112, 112), template="arcface", alignment="umeyama")
     for preprocessing in (PLAIN, arcface):

@@ -17,6 +17,7 @@ from fr.data.readers.vgg import label_order
 from fr.errors import InputError
 from fr.evaluation.scored_model import open_model
 from fr.files import foreign_pickle
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import open_file, open_regular, read_text, read_whole
 from fr.options.config_files import read_config_file
 from fr.options.definitions import evaluation_options
@@ -109,13 +110,13 @@ def with_table(data: Data, table: Path) -> None:
 
 
 def pairs(data: Data, path: Path) -> None:
-    read_lfw(str(data.root), str(path), "")
+    read_lfw(DataRoot(data.root), str(path), "")
 
 
 def landmarks(data: Data, path: Path) -> None:
     listed = path.with_name("pairs.txt")
     listed.write_text("1\t1\na\t1\t2\na\t1\tb\t1\n")
-    read_lfw(str(data.root), str(listed), str(path))
+    read_lfw(DataRoot(data.root), str(listed), str(path))
 
 
 def shards(data: Data, path: Path) -> None:
@@ -130,7 +131,7 @@ def records(name: str) -> Callable[[Data, Path], None]:
             (data.root / other).write_text(content)
         (data.root / name).unlink()
         path.rename(data.root / name)
-        READERS["rec"](Source(str(data.root), "", "", "", outside=True))
+        READERS["rec"](Source(str(data.root), "", "", "", allow_outside=True))
 
     return read
 

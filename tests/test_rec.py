@@ -17,6 +17,7 @@ from fr.data.readers import insightface
 from fr.data.readers.insightface import read_records
 from fr.data.storage import RecordFile
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from tests.bounds import bounded
 from tests.conftest import Losses, same_weights, weights
 from tests.test_damage import as_if_listed, assert_equal, batches, encoded, picture, reported
@@ -80,7 +81,7 @@ PEOPLE = [[b"one", b"two" + MAGIC], [b"3 + " + MAGIC + MAGIC + b"three"], [b"fou
 
 def problems(folder: Path) -> tuple[str, ...]:
     with pytest.raises(InputError) as caught:
-        read_records(str(folder))
+        read_records(DataRoot(folder))
     return caught.value.problems
 
 
@@ -89,7 +90,7 @@ def problems(folder: Path) -> tuple[str, ...]:
 
 def test_pictures_and_classes_by_hand(tmp_path: Path) -> None:
     write(tmp_path, with_identities(PEOPLE, labels=[4, 0, 7]), 8)
-    faces = read_records(str(tmp_path))
+    faces = read_records(DataRoot(tmp_path))
     assert faces.names.to_pylist() == ["1", "2", "3", "4", "5", "6"]
     assert faces.identities == ["0", "4", "7"]
     assert faces.labels.tolist() == [1, 1, 0, 2, 2, 2]
@@ -101,7 +102,7 @@ def test_pictures_and_classes_by_hand(tmp_path: Path) -> None:
 
 def test_without_a_header_record_every_record_is_a_picture(tmp_path: Path) -> None:
     write(tmp_path, alone(PEOPLE), 3)
-    faces = read_records(str(tmp_path))
+    faces = read_records(DataRoot(tmp_path))
     assert faces.names.to_pylist() == ["0", "1", "2", "3", "4", "5"]
     assert faces.labels.tolist() == [0, 0, 1, 2, 2, 2]
     assert not faces.notes
@@ -109,7 +110,7 @@ def test_without_a_header_record_every_record_is_a_picture(tmp_path: Path) -> No
 
 def test_records_are_those_that_dali_reads(tmp_path: Path) -> None:
     write(tmp_path, alone(PEOPLE), 3)
-    faces = read_records(str(tmp_path))
+    faces = read_records(DataRoot(tmp_path))
 
     @pipeline_def(batch_size=6, num_threads=1, device_id=None)
     def reader() -> Any:
@@ -129,7 +130,7 @@ def test_the_classes_are_known_from_two_records_an_identity(tmp_path: Path, monk
         return pread(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", counted)
-    faces = read_records(str(tmp_path))
+    faces = read_records(DataRoot(tmp_path))
     assert faces.labels.tolist() == [0] * 50 + [1] * 50
     assert len(calls) == 1 + 2 + 2  # the header, the identities, a picture of each
 
@@ -143,7 +144,7 @@ def test_identity_records_that_do_not_tell_it_exactly_are_not_trusted(kind: str,
     if kind in ("one less", "nobody"):
         records[0] = record([7.0, 9.0 if kind == "one less" else 7.0], b"")
     write(tmp_path, records, 3)
-    faces = read_records(str(tmp_path))
+    faces = read_records(DataRoot(tmp_path))
     assert faces.names.to_pylist() == ["1", "2", "3", "4", "5", "6"]
     assert faces.labels.tolist() == [0, 0, 1, 2, 2, 2]
     lost = (f"1 records of {tmp_path}/train.rec whose class can't be read left out: 7",)
@@ -153,11 +154,11 @@ def test_identity_records_that_do_not_tell_it_exactly_are_not_trusted(kind: str,
 def test_an_index_of_the_first_few_records_is_enough(tmp_path: Path) -> None:
     """The last of them goes on to the end of the file, as far as it knows."""
     write(tmp_path, alone(PEOPLE), 3)
-    whole = read_records(str(tmp_path))
+    whole = read_records(DataRoot(tmp_path))
     lines = (tmp_path / "train.idx").read_text().splitlines()
     (tmp_path / "train.idx").write_text("\n".join(lines[:2]))
     os.truncate(tmp_path / "train.rec", 1 << 40)
-    found = read_records(str(tmp_path))
+    found = read_records(DataRoot(tmp_path))
     assert found.names.to_pylist() == ["0", "1"]
     with bounded(megabytes=600):  # what a record may have at most, and its copy
         assert [found.read(row).tobytes() for row in (0, 1)] == [whole.read(row).tobytes() for row in (0, 1)]
@@ -169,15 +170,15 @@ def test_a_record_of_labels_alone_takes_no_more_than_its_bytes(tmp_path: Path) -
     (tmp_path / "train.rec").write_bytes(struct.pack("<4sIIfQQ", MAGIC, 24 + (64 << 20), 16 << 20, 0, 0, 0))
     os.truncate(tmp_path / "train.rec", 32 + (64 << 20))
     with bounded(), pytest.raises(InputError, match="no picture can be read"):
-        read_records(str(tmp_path))
+        read_records(DataRoot(tmp_path))
 
 
 def test_moving_the_folder_leaves_the_fingerprint(tmp_path: Path) -> None:
     write(tmp_path / "a", with_identities(PEOPLE), 3)
     write(tmp_path / "b/c", with_identities(PEOPLE), 3)
-    one, two = (read_records(str(tmp_path / name)).fingerprint() for name in ("a", "b/c"))
+    one, two = (read_records(DataRoot(tmp_path / name)).fingerprint() for name in ("a", "b/c"))
     write(tmp_path / "a", with_identities(PEOPLE, labels=[0, 2, 1]), 3)
-    assert one == two != read_records(str(tmp_path / "a")).fingerprint()
+    assert one == two != read_records(DataRoot(tmp_path / "a")).fingerprint()
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def test_a_corrupt_record_is_replaced_exactly(kind: str, when: str, sixteen: lis
     records = with_identities(sixteen)
     records = {key: records[key] for key in [*range(17, 21), *range(17)]}  # an index may have any order
     write(tmp_path, records, 4)
-    faces = read_records(str(tmp_path))
+    faces = read_records(DataRoot(tmp_path))
     expected = batches(as_if_listed(faces, {row: 12 if row == 15 else 5}))
     stored = faces.storage
     assert isinstance(stored, RecordFile)
@@ -217,7 +218,7 @@ def test_a_corrupt_record_is_replaced_exactly(kind: str, when: str, sixteen: lis
     else:
         damaged = DAMAGE[kind](data[first : first + size])
         (tmp_path / "train.rec").write_bytes(data[:first] + damaged + data[first + size :])
-    faces = read_records(str(tmp_path)) if when == "before" else faces
+    faces = read_records(DataRoot(tmp_path)) if when == "before" else faces
     assert len(faces) == 16
     assert not faces.notes
     bad = BadImages(1)
@@ -233,7 +234,7 @@ def test_a_corrupt_record_whose_class_nothing_tells_is_left_out_and_said(tmp_pat
         records[key] = DAMAGE[kind](records[key])
     records[5] = record([float("nan")], b"?")
     write(tmp_path, records, 3)
-    faces = read_records(str(tmp_path))
+    faces = read_records(DataRoot(tmp_path))
     assert faces.names.to_pylist() == ["0"]
     assert faces.notes == (
         f"5 records of {tmp_path}/train.rec whose class can't be read left out: 1, 2, 3, …",
@@ -367,7 +368,7 @@ def test_any_files_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
     for name, content in zip(insightface.FILES, files, strict=True):
         (folder / name).write_bytes(content)
     try:
-        faces = read_records(str(folder))
+        faces = read_records(DataRoot(folder))
     except InputError as error:
         assert 1 <= len(error.problems) <= 11
         assert str(folder) in error.problems[0]

@@ -12,6 +12,7 @@ from fr.data.pipeline import DaliSettings
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import embed
+from fr.files.data_root import DataRoot
 from fr.files.images import Pixels, decode
 from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
@@ -28,7 +29,7 @@ COUNT = 7
 @pytest.fixture(scope="module")
 def faces(shared_data: Path) -> Faces:
     base = shared_data / "faces-mini/lfw"
-    every = read_lfw(str(base / "lfw"), str(base / "pairs.txt"), str(base / "lfw_landmark.txt"))
+    every = read_lfw(DataRoot(base / "lfw"), str(base / "pairs.txt"), str(base / "lfw_landmark.txt"))
     return Faces(every.root, every.names[:COUNT], every.landmarks[:COUNT])
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fr.data import storage
 from fr.data.faces import Faces
 from fr.data.storage import RecordFile, TarShards, read_slice
+from fr.files.data_root import DataRoot
 from fr.files.record_io import Damaged, unpack
 
 BYTES = np.random.default_rng(0).integers(0, 256, 1_000, dtype=np.uint8).tobytes()
@@ -27,7 +28,7 @@ def test_slices_of_shards_are_the_bytes_at_their_places(tmp_path: Path) -> None:
     for name in ("a.tar", "deep/b.tar"):
         (tmp_path / name).write_bytes(name.encode() + BYTES)
     stored = slices(["a.tar", "deep/b.tar"], [(1, 110, 100), (0, 5, 1_000), (1, 10, 0)])
-    faces = Faces(tmp_path, pa.array(["p/1.jpg", "p/2.jpg", "é 3.jpg"]), np.zeros((3, 0, 2)), storage=stored)
+    faces = Faces(DataRoot(tmp_path), pa.array(["p/1.jpg", "p/2.jpg", "é 3.jpg"]), np.zeros((3, 0, 2)), storage=stored)
     assert [faces.read(index).tobytes() for index in range(3)] == [BYTES[100:200], BYTES, b""]
     assert faces.path(0) == f"{tmp_path}/deep/b.tar: p/1.jpg"
     assert faces.path(1) == f"{tmp_path}/a.tar: p/2.jpg"
@@ -35,7 +36,7 @@ def test_slices_of_shards_are_the_bytes_at_their_places(tmp_path: Path) -> None:
 
 def test_faces_without_a_storage_are_a_file_each(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(BYTES)
-    faces = Faces(tmp_path, pa.array(["a.jpg"]), np.zeros((1, 0, 2)))
+    faces = Faces(DataRoot(tmp_path), pa.array(["a.jpg"]), np.zeros((1, 0, 2)))
     assert faces.read(0).tobytes() == BYTES
     assert faces.path(0) == f"{tmp_path}/a.jpg"
 
@@ -43,13 +44,13 @@ def test_faces_without_a_storage_are_a_file_each(tmp_path: Path) -> None:
 def test_a_shard_that_shrinks_or_goes_away_is_an_error_with_words(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(BYTES)
     stored = slices(["a.tar", "none.tar"], [(0, 900, 100), (1, 0, 1)])
-    assert stored.read(tmp_path, 0, False).tobytes() == BYTES[900:]
+    assert stored.read(DataRoot(tmp_path), 0).tobytes() == BYTES[900:]
     os.truncate(tmp_path / "a.tar", 930)
     with pytest.raises(OSError, match="cut short, 70 bytes are missing") as caught:
-        stored.read(tmp_path, 0, False)
+        stored.read(DataRoot(tmp_path), 0)
     assert caught.value.strerror == "cut short, 70 bytes are missing"
     with pytest.raises(FileNotFoundError):
-        stored.read(tmp_path, 1, False)
+        stored.read(DataRoot(tmp_path), 1)
 
 
 def test_a_share_that_comes_back_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +139,7 @@ def test_a_damaged_record_is_told_from_a_whole_one(data: bytes, problem: str, tm
     (tmp_path / "train.rec").write_bytes(BYTES + data)
     stored = RecordFile("train.rec", np.array([1_000]), np.array([len(data)]))
     with pytest.raises(OSError, match=f"the record is damaged: {problem}") as caught:
-        stored.read(tmp_path, 0, False)
+        stored.read(DataRoot(tmp_path), 0)
     assert caught.value.strerror
 
 
@@ -147,6 +148,6 @@ def test_a_record_is_read_without_its_header_and_named_by_its_key(tmp_path: Path
     (tmp_path / "train.rec").write_bytes(b"".join(records))
     sizes: NDArray[np.int64] = np.array([len(record) for record in records])
     stored = RecordFile("train.rec", np.cumsum(sizes) - sizes, sizes)
-    faces = Faces(tmp_path, pa.array([str(key) for key in range(5)]), np.zeros((5, 0, 2)), storage=stored)
+    faces = Faces(DataRoot(tmp_path), pa.array([str(key) for key in range(5)]), np.zeros((5, 0, 2)), storage=stored)
     assert [faces.read(index).tobytes() for index in range(5)] == [bytes([key]) * key for key in range(5)]
     assert faces.path(3) == f"{tmp_path}/train.rec: record 3"

@@ -19,6 +19,7 @@ from fr.data.faces import LabelledFaces
 from fr.data.readers.tar_shards import read_tar
 from fr.data.storage import TarShards
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.tar_members import CutShort, tar_members
 from tests.bounds import bounded
 from tests.conftest import Losses, same_weights, vgg_faces, weights
@@ -43,7 +44,7 @@ def write_shard(path: Path, files: Files, form: int = tarfile.PAX_FORMAT) -> Non
 
 
 def read(root: Path, aligned: bool = False, list_file: Path | None = None) -> LabelledFaces:
-    return read_tar(str(root), str(list_file or ""), aligned)
+    return read_tar(DataRoot(root), str(list_file or ""), aligned)
 
 
 def problems(root: Path, aligned: bool = False, list_file: Path | None = None) -> tuple[str, ...]:
@@ -381,9 +382,9 @@ def sixteen(tmp_path_factory: pytest.TempPathFactory) -> LabelledFaces:
 
 
 def copied(faces: LabelledFaces, folder: Path) -> LabelledFaces:
-    for path in faces.root.iterdir():
+    for path in faces.root.path.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    return replace(faces, root=folder)
+    return replace(faces, root=DataRoot(folder))
 
 
 def test_a_shard_that_is_cut_is_replaced_from_exactly(sixteen: LabelledFaces, tmp_path: Path) -> None:
@@ -435,10 +436,10 @@ def test_ten_iterations_lose_what_files_lose_and_resume_from_other_shards_to_the
 ) -> None:
     expected = run_small("--max_iterations", "10", out=tmp_path / "files")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run_small(*words(sample_shards.root), "--max_iterations", "10", out=whole) == expected
-    run_small(*words(sample_shards.root), "--max_iterations", "4", out=parts)
+    assert run_small(*words(sample_shards.root.path), "--max_iterations", "10", out=whole) == expected
+    run_small(*words(sample_shards.root.path), "--max_iterations", "4", out=parts)
     repacked = packed(sample_shards, tmp_path / "elsewhere", 5)
-    resumed = [*words(repacked.root), "--max_iterations", "10", "--snap_to_resume", "auto"]
+    resumed = [*words(repacked.root.path), "--max_iterations", "10", "--snap_to_resume", "auto"]
     assert run_small(*resumed, out=parts) == expected
     assert same_weights(weights(parts, 10), weights(whole, 10))
 

@@ -18,6 +18,7 @@ from fr.data.pairs.lfw import read_lfw
 from fr.data.verification_set import read_set, read_sets, sets_to_score
 from fr.errors import InputError
 from fr.evaluation.embedding import people_of_pairs
+from fr.files.data_root import DataRoot
 from tests.conftest import data_options, trained_briefly, validation_options
 from tests.hostile_pickles import gadgets, pushed
 from tests.sets import Drawn, folds_of, python2_pack, written
@@ -37,7 +38,8 @@ FORMS: dict[str, tuple[str, Callable[[Drawn, Path], Path]]] = {
 @pytest.fixture(scope="session")
 def drawn(sample_data: Path) -> Drawn:
     data = sample_data / "lfw"
-    return Drawn.of(read_lfw(f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt"), "sphereface", 32)
+    faces = read_lfw(DataRoot(data / "lfw"), f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
+    return Drawn.of(faces, "sphereface", 32)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +84,7 @@ def test_people_are_as_many_in_every_form_whether_or_not_folders_are_theirs(
 ) -> None:
     """A person may be several where no pair connects the photographs, never fewer."""
     data = sample_data / "lfw"
-    lfw = people_of_pairs(read_lfw(f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt"))
+    lfw = people_of_pairs(read_lfw(DataRoot(Path(f"{data}/lfw")), f"{data}/pairs.txt", f"{data}/lfw_landmark.txt"))
     for word in published:
         faces = read_set(word).faces
         people = people_of_pairs(faces)
@@ -126,7 +128,7 @@ def test_crops_score_as_the_photographs_they_were_cut_from(
 def test_a_published_network_reaches_its_figures_on_a_pack_of_real_faces(shared_data: Path, tmp_path: Path) -> None:
     """As test_onnx.py has it with photographs; figures and their tolerance: ../shared/data/README.md."""
     data = shared_data / "faces-mini/lfw"
-    faces = read_lfw(f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
+    faces = read_lfw(DataRoot(Path(f"{data}/lfw")), f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
     pack = Drawn.of(faces, "arcface", 112).pack(tmp_path)
     options = ["--snap", str(shared_data / "models/mobilefacenet.onnx"), "--flipped_emb", "--template", "arcface"]
     options += ["--mean", ".485", ".456", ".406", "--std", ".229", ".224", ".225", "--val_batch_size", "32"]
@@ -189,7 +191,7 @@ def test_names_that_would_hide_figures_get_a_number(drawn: Drawn, tmp_path: Path
 def test_pictures_with_landmarks_are_aligned_in_any_form(sample_data: Path, drawn: Drawn, tmp_path: Path) -> None:
     """A pair list beside LFW's photographs and landmarks gives LFW's faces, by its text file and by a CSV."""
     data = f"{sample_data}/lfw"
-    lfw = read_lfw(f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
+    lfw = read_lfw(DataRoot(Path(f"{data}/lfw")), f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
     rows = "\n".join(f"{first}.jpg\t{second}.jpg\t{int(same)}" for first, second, same in drawn.pairs)
     path = written(tmp_path / "list.txt", rows)
     (tmp_path / "photographs").symlink_to(sample_data / "lfw/lfw")

@@ -36,6 +36,7 @@ from fr.data.pairs.lfw import read_lfw
 from fr.data.readers.lists import has_face
 from fr.data.readers.vgg import person_names
 from fr.errors import run_plainly
+from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
 from fr.options.definitions import train_options
 from fr.options.types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
@@ -97,7 +98,8 @@ def _people(options: argparse.Namespace, faces: LabelledFaces) -> dict[int, str]
     if not options.val_list:
         return {}
     names = person_names(Path(options.train_meta)) if options.train_meta else {}
-    lfw = read_lfw(options.val_data_root, options.val_list, options.val_landmarks, options.allow_outside)
+    root = DataRoot(Path(options.val_data_root), options.allow_outside)
+    lfw = read_lfw(root, options.val_list, options.val_landmarks)
     _, people = folder_classes(lfw.names)
     return same_names([names.get(identity, identity) for identity in faces.identities], people)
 

@@ -29,15 +29,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
-from fr.data.faces import existing_folder, shown
+from fr.data.faces import shown
 from fr.data.landmark_csv import LANDMARK_COLUMNS
-from fr.data.readers.folders import pictures_below
+from fr.data.readers.folders import images_below
 from fr.data.readers.lists import read_labelled_list
 from fr.data.storage import MOST_BYTES
 from fr.distributed import choose_device
 from fr.errors import InputError, run_plainly
+from fr.files.data_root import DataRoot
 from fr.files.images import decode
-from fr.files.untrusted import OutsideRoot, read_whole
+from fr.files.untrusted import OutsideRoot
 from fr.options.types import COUNT, COUNT_OR_0, PROBABILITY, checked
 from fr.recognition.detection import CHOICES, Detector, DetectorSettings, Mtcnn, choose, detect_stored
 from tools.dataset.face_journal import Found, append, open_journal, read_journal
@@ -50,11 +51,11 @@ _SMALLEST = checked(int, "a whole number >= 12", lambda x: x >= 12)  # less than
 
 def main(argv: list[str]) -> int:
     options = _options(argv)
-    root: Path = options.photographs
+    root = DataRoot(options.photographs, options.allow_outside)
     settings = settings_of(options)
     device = str(choose_device(options.device, 0))
     Mtcnn(settings, torch.device("cpu"))  # if the package isn't there, say so before anything is written
-    names = _names(root, options.list, options.allow_outside)
+    names = _names(root, options.list)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         bad = _detect(root, names, options, settings, device)
@@ -64,14 +65,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _names(root: Path, list_file: str, outside: bool) -> list[str]:
-    """The photographs to look at, paths below root; outside: of `read_vgg`, here and below."""
-    existing_folder("PHOTOS", str(root))
+def _names(root: DataRoot, list_file: str) -> list[str]:
+    """Paths below the root of the images to search for faces."""
+    root.check_exists("PHOTOS")
     if list_file:
-        names: list[str] = read_labelled_list(str(root), list_file, "", outside).names.to_pylist()
+        names: list[str] = read_labelled_list(root, list_file, "").names.to_pylist()
         names = list(dict.fromkeys(names))
     else:
-        names = pictures_below(root, outside)
+        names = images_below(root)
     if not names:
         raise InputError(f"PHOTOS {root}: no picture in it")
     refuse_ambiguous(names)
@@ -79,17 +80,17 @@ def _names(root: Path, list_file: str, outside: bool) -> list[str]:
 
 
 def _detect(
-    root: Path, names: list[str], options: argparse.Namespace, settings: DetectorSettings, device: str
+    root: DataRoot, names: list[str], options: argparse.Namespace, settings: DetectorSettings, device: str
 ) -> list[str]:
     """Brings the journal up to date; what is wrong with the photographs that couldn't be read."""
-    kept = {"photographs": str(root.resolve()), "face": options.face, **asdict(settings)}
+    kept = {"photographs": str(root.path.resolve()), "face": options.face, **asdict(settings)}
     journal, done = open_journal(options.out / JOURNAL, kept)
     with journal:
         todo = [name for name in names if name not in done]
         if len(todo) < len(names):
             print(f"{len(names) - len(todo):,} of {len(names):,} photographs were done before", flush=True)
         bad = []
-        look = partial(find_face, root, settings, device, options.face, options.allow_outside)
+        look = partial(find_face, root, settings, device, options.face)
         for found in map_in_processes(look, todo, options.workers, "detecting"):
             if isinstance(found, Found):
                 append(journal, found)
@@ -99,18 +100,16 @@ def _detect(
     return bad
 
 
-def find_face(
-    root: Path, settings: DetectorSettings, device: str, choice: str, outside: bool, name: str
-) -> Found | str:
+def find_face(root: DataRoot, settings: DetectorSettings, device: str, choice: str, name: str) -> Found | str:
     """As `face_of`, in a process that has no detector yet."""
-    return face_of(_detector(settings, device), root, choice, outside, name)
+    return face_of(_detector(settings, device), root, choice, name)
 
 
-def face_of(detector: Detector, root: Path, choice: str, outside: bool, name: str) -> Found | str:
+def face_of(detector: Detector, root: DataRoot, choice: str, name: str) -> Found | str:
     """The face of a photograph, or what is wrong with the file."""
-    path = root / name
+    path = root.path / name
     try:
-        encoded = read_whole(path, MOST_BYTES, None if outside else root)
+        encoded = root.read_whole(path, MOST_BYTES)
         photograph = decode(np.frombuffer(encoded, dtype=np.uint8), str(path))
     except OSError as error:
         return f"{path}: can't be read: {error.strerror}"

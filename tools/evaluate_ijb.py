@@ -23,6 +23,7 @@ from fr.errors import InputError, run_plainly
 from fr.evaluation.scored_model import open_model
 from fr.evaluation.scoring import embeddings, wants_flip
 from fr.evaluation.template_verification import pool, template_figures, template_scores
+from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
 from fr.options.definitions import OF_SETS, evaluation_options
 
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
         flipped = wants_flip(resolved, model)
         if ranks.is_main and model.overrides:
             print("\n".join(model.overrides), flush=True)
-        ijb = read_ijb(arguments.folder, options.allow_outside)
+        ijb = read_ijb(DataRoot(Path(arguments.folder), options.allow_outside))
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
         rows = embeddings(options, model, ijb.faces, dali, ranks, flipped)
         if ranks.is_main:

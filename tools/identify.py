@@ -37,6 +37,7 @@ from fr.errors import InputError, run_plainly
 from fr.evaluation.embedding import embed, with_mirror_image
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import wants_flip
+from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
 from fr.options.definitions import OF_SETS, evaluation_options
 from fr.options.parsing import Resolved
@@ -92,7 +93,7 @@ def _embedded(
 ) -> tuple[Portraits, Rows]:
     """A folder of people's pictures, and the embeddings [N, E] of those with a face; says which have none."""
     options = resolved.values
-    portraits = read_portraits(option, root, looking, options.allow_outside)
+    portraits = read_portraits(option, DataRoot(Path(root), options.allow_outside), looking)
     print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
     dali, batch = dali_settings(options.dali_device, options.dali_threads, ranks), options.val_batch_size
     flipped, mode = wants_flip(resolved, model), options.flip_mode

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.readers.folders import read_folders
 from fr.errors import InputError, run_plainly
+from fr.files.data_root import DataRoot
 from fr.files.durable import replace_file
 from fr.options.types import BELOW_1, COUNT, SEED
 
@@ -32,7 +33,8 @@ PARTS = ("train", "val", "test")
 
 def main(argv: list[str]) -> int:
     arguments = _arguments(argv)
-    faces = read_folders(str(arguments.root), "", outside=True)  # names alone; who reads the pictures is asked
+    # Only names are listed: the permission to leave the root is needed for reading the images.
+    faces = read_folders(DataRoot(arguments.root, outside_allowed=True), "")
     refuse_unlistable(faces.names.to_pylist(), arguments.format)
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     identities: list[str] = []

@@ -1,4 +1,4 @@
-"""Columns kept for the next start: one file that all ranks of a host map into memory, and so share.
+"""Cache of the columns of training data: one file that all ranks of a host map into memory, and so share.
 
 A file is an Arrow IPC stream (one row; of each column a list), a magic word and the CRC-32 of the stream. The schema's
 metadata hold the key and, as JSON, how the columns make up the value: dataclasses of `_CLASSES`, tuples, lists of
@@ -25,9 +25,10 @@ import pyarrow as pa
 
 from fr.data.faces import LabelledFaces
 from fr.data.storage import RecordFile, TarShards
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import open_file
 
-_CLASSES = {kind.__name__: kind for kind in (LabelledFaces, RecordFile, TarShards)}
+_CLASSES = {kind.__name__: kind for kind in (LabelledFaces, RecordFile, TarShards, DataRoot)}
 _KEPT = 8  # entries of a folder
 _UNSETTLED = 2.0  # seconds; a file may change twice within one tick of its file system's clock
 _ABANDONED = 86_400.0  # seconds after which a temporary file has no writer any more
@@ -37,12 +38,12 @@ _CHUNK = 1 << 20
 
 
 class Damaged(Exception):
-    """A file of the cache isn't what was written."""
+    """A file of the cache differs from what was written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A place in the cache. question: what the value answers; state: of what it was read. JSON both."""
+    """An entry of the cache. question: what the value is; state: of the files it was read from. Both are JSON."""
 
     folder: Path
     question: str
@@ -53,16 +54,16 @@ class Entry:
         return self.folder / f"faces-{_digest(self.question)}-{_digest(_code() + self.state)}.arrow"
 
     def load(self) -> Any:
-        """What was stored, its columns read-only and mapped; None if that isn't there. Raises Damaged."""
+        """The stored value, its columns read-only and mapped; None if there is none. Raises Damaged."""
         try:
             with open_file(self.path) as file:
                 _check_sum(file)
-                found = self._mapped(file)
+                value = self._mapped(file)
         except OSError:
             return None
         with contextlib.suppress(OSError):
             os.utime(self.path)  # the entries used last are kept
-        return found
+        return value
 
     def store(self, value: object) -> Any:
         """Write whole or not at all, and remove what nobody needs any more; returns what `load` will.
@@ -149,10 +150,10 @@ def _digest(text: str) -> str:
 def _sum(file: BinaryIO, size: int) -> int:
     """CRC-32 of the first `size` bytes, which are read and not mapped: a page that is touched counts as the rank's."""
     file.seek(0)
-    found = 0
+    checksum = 0
     for first in range(0, size, _CHUNK):
-        found = zlib.crc32(file.read(min(_CHUNK, size - first)), found)
-    return found
+        checksum = zlib.crc32(file.read(min(_CHUNK, size - first)), checksum)
+    return checksum
 
 
 def _check_sum(file: BinaryIO) -> None:
@@ -203,9 +204,9 @@ def _unpacked(packed: Any, columns: list[pa.Array]) -> Any:
     return packed
 
 
-def cache_folder(wish: str) -> Path | None:
+def cache_folder(option: str) -> Path | None:
     """--data_cache: a folder, `auto` (the user's, as the XDG Base Directory Specification has it), or `none`."""
-    if wish != "auto":
-        return None if wish == "none" else Path(wish)
+    if option != "auto":
+        return None if option == "none" else Path(option)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "face-recognition-trainer"

@@ -1,4 +1,4 @@
-"""--train_dataset → the reader of that format. What each needs is in `fr/options/names.py`."""
+"""Training formats: --train_dataset → reader, through the cache. Their options are in `fr/options/names.py`."""
 
 import json
 import sys
@@ -10,41 +10,46 @@ from typing import Any
 import pyarrow as pa
 
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
-from fr.data.faces import LabelledFaces, check_first_photograph, existing_folder
+from fr.data.faces import LabelledFaces, check_first_image
 from fr.data.landmark_csv import landmark_table
 from fr.data.readers.folders import read_folders
 from fr.data.readers.insightface import FILES, read_records
 from fr.data.readers.lists import read_imdb_face, read_labelled_list, read_ms1m, read_trillion_pairs
 from fr.data.readers.tar_shards import read_tar, shard_names
-from fr.data.readers.unlabelled import read_photographs, read_trillion_pairs_test
+from fr.data.readers.unlabelled import read_images, read_trillion_pairs_test
 from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the training data are; "" = not given. aligned: the pictures are aligned crops. outside: of `read_vgg`."""
+    """Location of the training data as options give it; "" = not given. aligned: the images are aligned crops."""
 
     root: str
     list_file: str
     landmarks: str
     meta: str
     aligned: bool = False
-    outside: bool = False
+    allow_outside: bool = False
+
+    @property
+    def data_root(self) -> DataRoot:
+        return DataRoot(Path(self.root), self.allow_outside)
 
 
 Reader = Callable[[Source], LabelledFaces]
 READERS: dict[str, Reader] = {
-    "vgg": lambda source: read_vgg(source.root, source.list_file, source.landmarks, source.meta, source.outside),
-    "folder": lambda source: read_folders(source.root, source.landmarks, source.outside),
-    "list": lambda source: read_labelled_list(source.root, source.list_file, source.landmarks, source.outside),
-    "ms1m": lambda source: read_ms1m(source.root, source.list_file, source.outside),
-    "imdbface": lambda source: read_imdb_face(source.root, source.list_file, source.outside),
-    "trp": lambda source: read_trillion_pairs(source.root, source.list_file, source.outside),
-    "tar": lambda source: read_tar(source.root, source.list_file, source.aligned, source.outside),
-    "rec": lambda source: read_records(source.root, source.outside),
-    "photos": lambda source: read_photographs(source.root, source.list_file, source.landmarks, source.outside),
-    "trp_test": lambda source: read_trillion_pairs_test(source.root, source.list_file, source.outside),
+    "vgg": lambda source: read_vgg(source.data_root, source.list_file, source.landmarks, source.meta),
+    "folder": lambda source: read_folders(source.data_root, source.landmarks),
+    "list": lambda source: read_labelled_list(source.data_root, source.list_file, source.landmarks),
+    "ms1m": lambda source: read_ms1m(source.data_root, source.list_file),
+    "imdbface": lambda source: read_imdb_face(source.data_root, source.list_file),
+    "trp": lambda source: read_trillion_pairs(source.data_root, source.list_file),
+    "tar": lambda source: read_tar(source.data_root, source.list_file, source.aligned),
+    "rec": lambda source: read_records(source.data_root),
+    "photos": lambda source: read_images(source.data_root, source.list_file, source.landmarks),
+    "trp_test": lambda source: read_trillion_pairs_test(source.data_root, source.list_file),
 }
 
 
@@ -56,12 +61,12 @@ def _texts(source: Source) -> list[Path]:
 
 def _shards(source: Source) -> list[Path]:
     listed = [Path(source.list_file)] if source.list_file else []
-    return [*listed, *(Path(source.root, name) for name in shard_names(source.root, source.list_file, source.outside))]
+    return [*listed, *(Path(source.root, name) for name in shard_names(source.data_root, source.list_file))]
 
 
 # The files whose sizes and times tell whether a format's data changed; InputError when they can't be found. A tree of
-# pictures has none, since one may come or go anywhere in it: it is walked at every start, and only the ranks of one
-# run share what was found.
+# images has none, since a file may come or go anywhere in it: it is walked at every start, and only the ranks of one
+# run share the result.
 INPUTS: dict[str, Callable[[Source], list[Path]]] = {
     **dict.fromkeys(("vgg", "list", "ms1m", "imdbface", "trp", "trp_test"), _texts),
     "tar": _shards,
@@ -70,31 +75,30 @@ INPUTS: dict[str, Callable[[Source], list[Path]]] = {
 
 
 def read_training_faces(options: Mapping[str, Any]) -> LabelledFaces:
-    """The faces that train.py's options name, from the cache if they are there; options: as a snapshot keeps them,
-    older ones too.
+    """Faces by train.py's options, from the cache if they are there. options: as stored in a snapshot, older ones too.
 
-    InputError says all that is wrong with the files.
+    InputError lists all problems of the files.
     """
     return read_cached(options, run="", keeps=True)
 
 
 def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFaces:
-    """The faces that options name, from the cache or into it.
+    """Faces by options, from the cache or written to it.
 
-    run: what its ranks call it; "" = a run of one. keeps: whether this rank writes into the cache.
+    run: id shared by the ranks of a run; "" = one rank. keeps: whether this rank writes to the cache.
     """
     dataset = options.get("train_dataset", "vgg")
     if dataset not in READERS:
         raise InputError(f"--train_dataset {dataset}: unknown; one of {', '.join(READERS)}")
     names = ("train_data_root", "train_list", "train_landmarks", "train_meta")
     root, list_file, landmarks, meta = (options.get(name, "") for name in names)
-    aligned, outside = (options.get(name, False) for name in ("aligned", "allow_outside"))
-    source = Source(root, list_file, landmarks, meta, aligned, outside)
+    aligned, allow_outside = (options.get(name, False) for name in ("aligned", "allow_outside"))
+    source = Source(root, list_file, landmarks, meta, aligned, allow_outside)
     folder = cache_folder(options.get("data_cache", "auto"))
     try:
         state = state_of(INPUTS[dataset](source)) if dataset in INPUTS else run
     except InputError:
-        state = None  # which the reader says again, with all else that is wrong
+        state = None  # the reader reports it, together with all other problems
     if not folder or not state:
         return READERS[dataset](source)
     entry = Entry(folder, json.dumps([dataset, *astuple(source)]), state)
@@ -102,7 +106,7 @@ def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFa
 
 
 def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
-    """What the cache has, if the photographs are still there."""
+    """Faces from the cache, if their images are still there."""
     try:
         kept = entry.load()
     except Damaged as error:
@@ -111,14 +115,14 @@ def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
     if not kept:
         return None
     faces = _known(*kept)
-    existing_folder("--train_data_root", source.root)
+    source.data_root.check_exists("--train_data_root")
     if not faces.storage:
-        check_first_photograph(faces, "--train_data_root")
+        check_first_image(faces, "--train_data_root")
     return faces
 
 
 def _built(entry: Entry, reader: Reader, source: Source, keeps: bool) -> LabelledFaces:
-    """What the reader reads; as the cache keeps it where it can, so that the memory it took is free again."""
+    """Faces from the reader, mapped from their new cache entry where possible, which frees the reader's memory."""
     faces = reader(source)
     if not keeps:
         return faces

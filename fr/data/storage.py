@@ -1,8 +1,8 @@
-"""Where the encoded pictures are when they aren't a file each: slices of tar shards, or of one RecordIO file.
+"""Encoded images that aren't a file each: slices of tar shards or of one RecordIO file, or bytes in memory.
 
-A storage is plain columns, so that it can be written down and mapped into memory. What is open belongs to the process:
-reading goes through a few descriptors, by `pread`, so that a file that shrinks under a run is an error and no signal.
-No more is asked for than a picture may have, whatever a file says of itself.
+A storage is plain columns, so that it can be cached and mapped into memory. Open files belong to the process: reading
+goes through a few descriptors, by `pread`, so that a file that shrinks during a run is an error and no signal. No read
+is longer than MOST_BYTES, whatever size a file claims.
 """
 
 import errno
@@ -15,88 +15,89 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.files import record_io
+from fr.files.data_root import DataRoot
 from fr.files.images import MOST_PIXELS
 from fr.files.untrusted import open_regular
 
-MOST_BYTES = 3 * MOST_PIXELS  # of an encoded picture: no file needs more than its pixels in RGB
+MOST_BYTES = 3 * MOST_PIXELS  # of an encoded image: no file needs more than its pixels in RGB
 _KEPT_OPEN = 256  # files; a process may have 1,024 by default, and PyTorch and DALI need some
 
 
 @dataclass(frozen=True)
 class TarShards:
-    """Pictures inside uncompressed tar files. N pictures, S shards."""
+    """Images inside uncompressed tar files. N images, S shards."""
 
     shards: list[str]  # [S] paths below the root
     shard: NDArray[np.int32]  # [N] rows of shards
     offsets: NDArray[np.int64]  # [N] bytes from the start of the shard
     sizes: NDArray[np.int64]  # [N] bytes
 
-    def path(self, root: Path, index: int, name: str) -> str:
-        """How people are told of a picture."""
+    def path(self, root: DataRoot, index: int, name: str) -> str:
+        """Name of an image in messages."""
         return f"{self._file(root, index)}: {name}"
 
-    def read(self, root: Path, index: int, outside: bool) -> NDArray[np.uint8]:
-        """The encoded picture; OSError when it can't be read, whole. outside: as of `Faces`, for OutsideRoot."""
+    def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
+        """The encoded image; OSError when it can't be read completely, OutsideRoot."""
         place = int(self.offsets[index]), int(self.sizes[index])
-        data = read_slice(self._file(root, index), *place, None if outside else root)
+        data = read_slice(self._file(root, index), *place, root.boundary)
         return np.frombuffer(data, dtype=np.uint8)
 
     def take(self, rows: NDArray[np.int64]) -> "TarShards":
-        """The chosen pictures alone."""
+        """The chosen images."""
         return TarShards(self.shards, self.shard[rows], self.offsets[rows], self.sizes[rows])
 
-    def _file(self, root: Path, index: int) -> str:
-        return os.path.join(root, self.shards[self.shard[index]])
+    def _file(self, root: DataRoot, index: int) -> str:
+        return os.path.join(root.path, self.shards[self.shard[index]])
 
 
 @dataclass(frozen=True)
 class RecordFile:
-    """Pictures in records of one RecordIO file. N pictures."""
+    """Images in records of one RecordIO file. N images."""
 
     file: str  # path below the root
     offsets: NDArray[np.int64]  # [N] bytes from the start of the file
     sizes: NDArray[np.int64]  # [N] bytes up to the next record
 
-    def path(self, root: Path, index: int, name: str) -> str:
-        """How people are told of a picture."""
+    def path(self, root: DataRoot, index: int, name: str) -> str:
+        """Name of an image in messages."""
         return f"{root}/{self.file}: record {name}"
 
-    def read(self, root: Path, index: int, outside: bool) -> NDArray[np.uint8]:
-        """The encoded picture; OSError when it can't be read, or its record isn't whole. outside: as of `Faces`."""
+    def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
+        """The encoded image; OSError when it can't be read, or its record isn't complete, OutsideRoot."""
         path, place = f"{root}/{self.file}", (int(self.offsets[index]), int(self.sizes[index]))
-        data = read_slice(path, *place, None if outside else root)
+        data = read_slice(path, *place, root.boundary)
         try:
             return np.frombuffer(record_io.unpack(data)[1], dtype=np.uint8)
         except record_io.Damaged as damage:
             raise OSError(errno.EIO, str(damage), path) from damage
 
     def take(self, rows: NDArray[np.int64]) -> "RecordFile":
-        """The chosen pictures alone."""
+        """The chosen images."""
         return RecordFile(self.file, self.offsets[rows], self.sizes[rows])
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Pictures in memory, out of one file that can't be read in parts. N pictures."""
+    """Images in memory, from one file that can't be read in parts. N images."""
 
     file: str  # path below the root
     pictures: list[bytes]  # [N]
 
-    def path(self, root: Path, index: int, name: str) -> str:
-        """How people are told of a picture."""
+    def path(self, root: DataRoot, index: int, name: str) -> str:
+        """Name of an image in messages."""
         return f"{root}/{self.file}: picture {name}"
 
-    def read(self, root: Path, index: int, outside: bool) -> NDArray[np.uint8]:
-        """The encoded picture; outside: as of `Faces`, no matter here."""
+    def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
+        """The encoded image."""
         return np.frombuffer(self.pictures[index], dtype=np.uint8)
 
     def take(self, rows: NDArray[np.int64]) -> "Pack":
-        """The chosen pictures alone."""
+        """The chosen images."""
         return Pack(self.file, [self.pictures[row] for row in rows.tolist()])
 
 
 class _Opened:
-    """Closed when nobody uses it any more, which may be after it left the cache."""
+    """An open file; closed with its last reference, which may be after it left the cache."""
 
     def __init__(self, path: str, root: Path | None) -> None:
         self.descriptor = -1
@@ -113,7 +114,7 @@ _opened = lru_cache(maxsize=_KEPT_OPEN)(_Opened)
 def read_slice(path: str, offset: int, size: int, root: Path | None) -> bytes:
     """`size` bytes of a file, which stays open for the next call; root: as of `open_regular`.
 
-    OSError when it can't be read, ends before, or if that is more than a picture may have; OutsideRoot.
+    OSError when it can't be read, ends before, or if `size` is more than MOST_BYTES; OutsideRoot.
     """
     if size > MOST_BYTES:
         raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MOST_BYTES:,}", path)

@@ -19,6 +19,7 @@ from fr.data.samples import SampleBatch, plain_batch
 from fr.data.storage import Pack
 from fr.errors import InputError
 from fr.evaluation.embedding import Network
+from fr.files.data_root import DataRoot
 from fr.files.images import Pixels
 from fr.preprocessing import Preprocessing
 from fr.recognition.detection import DetectedFaces
@@ -39,7 +40,7 @@ class Recognizer:
         self._pictures: list[bytes] = []
         self._points = np.zeros((most, 5, 2))
         names = pa.array([f"face {number}" for number in range(most)])
-        faces = Faces(Path(), names, self._points, storage=Pack("", self._pictures))
+        faces = Faces(DataRoot(Path()), names, self._points, storage=Pack("", self._pictures))
         self._stream = FaceStream(faces, self._batches(), most, preprocessing, dali, effects=(), ahead=1)
 
     def __call__(self, pictures: Sequence[Pixels], found: Sequence[DetectedFaces]) -> list[Rows]:

@@ -12,6 +12,7 @@ from fr.data.faces import Faces, LabelledFaces
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings, FaceStream
 from fr.data.samples import augmented_batch
+from fr.files.data_root import DataRoot
 from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
 from tests.gpu.commands import data_options
@@ -64,4 +65,5 @@ def image_folder(folder: Path, encoded: list[bytes]) -> Faces:
     folder.mkdir(parents=True)
     for number, content in enumerate(encoded):
         (folder / f"{number}.jpg").write_bytes(content)
-    return Faces(folder, pa.array([f"{number}.jpg" for number in range(len(encoded))]), np.empty((len(encoded), 0, 2)))
+    names = pa.array([f"{number}.jpg" for number in range(len(encoded))])
+    return Faces(DataRoot(folder), names, np.empty((len(encoded), 0, 2)))

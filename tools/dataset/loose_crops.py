@@ -34,7 +34,7 @@ def loose_crop(faces: Faces, boxes: Array | None, enlarge: float, square: bool, 
     """The part of a photograph [H, W, 3] RGB in and around the box of its face, turned upright as EXIF says.
 
     boxes: [N, 4] x, y, width, height, or None for boxes by the landmarks. enlarge, square: as of `cut`. InputError
-    names a photograph that can't be used.
+    names an image that can't be used.
     """
     path = faces.path(index)
     try:
@@ -45,7 +45,7 @@ def loose_crop(faces: Faces, boxes: Array | None, enlarge: float, square: bool, 
     box = _box_by_landmarks(faces, index, (width, height)) if boxes is None else boxes[index]
     low, high = cut(box, enlarge, square, (width, height))
     if (high <= low).any():
-        raise InputError(f"{path}: the box of its face lies outside the picture")
+        raise InputError(f"{path}: the box of its face lies outside the image")
     part = photograph.stored[low[1] : high[1], low[0] : high[0]]
     return Photograph(part, photograph.orientation).upright()
 

@@ -128,7 +128,7 @@ def _fact(faces: Faces, index: int) -> Fact:
     pixels = _decoded(encoded)
     matrices, placed = placement.matrices(faces, np.array([index]), [encoded], FACE)
     if not placed[0]:
-        raise _Unusable("the box of its face lies outside the picture")
+        raise _Unusable("the box of its face lies outside the image")
     face = _face(pixels, matrices[0])
     height, width = pixels.shape[:2]
     red, green, blue = np.moveaxis(face, 2, 0)
@@ -236,7 +236,7 @@ def _part(faces: Faces, rows: NDArray[np.int64]) -> Faces:
             storage = replace(storage, offsets=storage.offsets[rows], sizes=storage.sizes[rows])
     boxes = None if faces.boxes is None else faces.boxes[rows]
     names = faces.names.take(pa.array(rows))
-    return Faces(faces.root, names, faces.landmarks[rows], boxes=boxes, storage=storage, outside=faces.outside)
+    return Faces(faces.root, names, faces.landmarks[rows], boxes=boxes, storage=storage)
 
 
 def _kept(folder: Path) -> pa.Table:

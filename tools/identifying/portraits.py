@@ -13,9 +13,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from fr.data.faces import Faces, existing_folder
-from fr.data.readers.folders import pictures_below
+from fr.data.faces import Faces
+from fr.data.readers.folders import images_below
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.progress import progress
 from fr.recognition.detection import DetectorSettings, Mtcnn
 from tools.dataset.face_journal import Found
@@ -47,27 +48,27 @@ class Looking:
     choice: str
 
 
-def read_portraits(option: str, root: str, looking: Looking | None, outside: bool) -> Portraits:
+def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Portraits:
     """The pictures of a folder's tree, names sorted. looking: None for aligned crops, which are used whole.
 
-    outside: as of `read_vgg`. InputError when there is no such folder, no picture in it, or none with a face.
+    InputError when there is no such folder, no picture in it, or none with a face.
     """
-    folder = existing_folder(option, root)
-    names = pictures_below(folder, outside)
+    root.check_exists(option)
+    names = images_below(root)
     if not names:
         raise InputError(f"{option} {root}: no picture in it")
     people = [person_of(name) for name in names]
     if looking is None:
-        faces = Faces(folder, pa.array(names), np.zeros((len(names), 0, 2)), outside=outside)
+        faces = Faces(root, pa.array(names), np.zeros((len(names), 0, 2)))
         return Portraits(people, np.ones(len(names), dtype=bool), faces, [])
-    found = list(_look(folder, names, looking, outside))
+    found = list(_look(root, names, looking))
     usable = [isinstance(of, Found) and of.faces > 0 for of in found]
     if not any(usable):
         raise InputError(f"{option} {root}: no face found in any of its {len(names):,} pictures")
     points = [of.points for of in found if isinstance(of, Found) and of.faces]
     taken = pa.array([name for name, there in zip(names, usable, strict=True) if there])
-    faces = Faces(folder, taken, np.array(points).reshape(-1, 5, 2), outside=outside)
-    notes = [_note(folder, of, looking.choice) for of in found if not (isinstance(of, Found) and of.faces == 1)]
+    faces = Faces(root, taken, np.array(points).reshape(-1, 5, 2))
+    notes = [_note(root.path, of, looking.choice) for of in found if not (isinstance(of, Found) and of.faces == 1)]
     return Portraits(people, np.array(usable), faces, notes)
 
 
@@ -77,15 +78,15 @@ def person_of(name: str) -> str:
     return path.parts[0] if len(path.parts) > 1 else path.stem
 
 
-def _look(folder: Path, names: list[str], looking: Looking, outside: bool) -> Iterator[Found | str]:
+def _look(root: DataRoot, names: list[str], looking: Looking) -> Iterator[Found | str]:
     if len(names) > FEW:
-        look = partial(find_face, folder, looking.settings, looking.device, looking.choice, outside)
+        look = partial(find_face, root, looking.settings, looking.device, looking.choice)
         yield from map_in_processes(look, names, 0, "detecting")
         return
     detector = Mtcnn(looking.settings, torch.device(looking.device))
     with progress(len(names), "img", "detecting") as bar:
         for name in names:
-            yield face_of(detector, folder, looking.choice, outside, name)
+            yield face_of(detector, root, looking.choice, name)
             bar.update()
 
 

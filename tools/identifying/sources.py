@@ -9,11 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fr.data.readers.folders import PICTURE_ENDINGS, pictures_below
+from fr.data.readers.folders import PICTURE_ENDINGS, images_below
 from fr.data.storage import MOST_BYTES
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.images import MOST_PIXELS, Pixels, decode
-from fr.files.untrusted import OutsideRoot, open_file, read_whole
+from fr.files.untrusted import OutsideRoot, open_file
 
 _USUAL_RATE = 25.0  # frames a second, of a camera that doesn't say
 
@@ -47,38 +48,39 @@ class Source:
     bad: list[str] = field(default_factory=list)
 
 
-def open_source(text: str, outside: bool) -> Source:
+def open_source(text: str, allow_outside: bool) -> Source:
     """A photograph, a folder of them, a video file, or the number of a camera; InputError when it can't be opened.
 
-    outside: as of `read_vgg`, for a folder's photographs.
+    allow_outside: links in a folder may lead out of it.
     """
     path = Path(text)
     if text.isdecimal() and not path.exists():
         return _frames(cv2.VideoCapture(int(text)), f"camera_{text}", path, live=True)
     if path.is_dir():
-        names = pictures_below(path, outside)
+        root = DataRoot(path, allow_outside)
+        names = images_below(root)
         if not names:
             raise InputError(f"--input {text}: no picture in it")
-        return _photographs(path, names, outside)
+        return _photographs(root, names)
     try:
         open_file(path).close()
     except OSError as error:
         raise InputError(f"--input {text}: can't be read: {error.strerror}") from error
     if path.name.lower().endswith(PICTURE_ENDINGS):
-        return _photographs(path.parent, [path.name], outside=True)
+        return _photographs(DataRoot(path.parent, outside_allowed=True), [path.name])
     return _frames(cv2.VideoCapture(text, cv2.CAP_FFMPEG), path.stem, path, live=False)
 
 
-def _photographs(root: Path, names: list[str], outside: bool) -> Source:
+def _photographs(root: DataRoot, names: list[str]) -> Source:
     bad: list[str] = []
-    return Source(_readable(root, names, outside, bad), len(names), "", root, 0.0, bad)
+    return Source(_readable(root, names, bad), len(names), "", root.path, 0.0, bad)
 
 
-def _readable(root: Path, names: list[str], outside: bool, bad: list[str]) -> Iterator[Shot]:
+def _readable(root: DataRoot, names: list[str], bad: list[str]) -> Iterator[Shot]:
     for name in names:
-        path = root / name
+        path = root.path / name
         try:
-            encoded = read_whole(path, MOST_BYTES, None if outside else root)
+            encoded = root.read_whole(path, MOST_BYTES)
             yield Shot(name, decode(np.frombuffer(encoded, dtype=np.uint8), str(path)).upright())
         except OutsideRoot:
             raise

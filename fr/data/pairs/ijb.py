@@ -1,9 +1,9 @@
 """IJB-B and IJB-C, 1:1, as insightface lays them out (`recognition/arcface_torch/eval_ijbc.py`).
 
-`loose_crop/` holds the pictures. In `meta/` are, with `ijbb` or `ijbc` for x:
-- `x_face_tid_mid.txt`, lines `name template media`: what a template is made of; the frames of a video are one media;
-- `x_name_5pts_score.txt`, lines `name x1 y1 … x5 y5 score` for the same pictures in the same order: landmarks in pixels
-  of the picture, and how sure the detector was that this is a face;
+`loose_crop/` holds the images. In `meta/` are, with `ijbb` or `ijbc` for x:
+- `x_face_tid_mid.txt`, lines `name template media`: the members of a template; the frames of a video are one media;
+- `x_name_5pts_score.txt`, lines `name x1 y1 … x5 y5 score` for the same images in the same order: landmarks in pixels
+  of the image, and the detector's score;
 - `x_template_pair_label.txt`, lines `template template 0|1`: the pairs that are scored, millions of them.
 """
 
@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from fr.data.faces import Faces, check_landmarks, existing_folder, refuse
+from fr.data.faces import Faces, check_landmarks, refuse
 from fr.data.lines import strays, true_rows
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
 
 _MEMBERS, _POINTS, _PAIRS = "_face_tid_mid.txt", "_name_5pts_score.txt", "_template_pair_label.txt"
@@ -30,7 +31,7 @@ _NAMED, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
 
 @dataclass(frozen=True)
 class Ijb:
-    """N pictures, T templates, P pairs."""
+    """N images, T templates, P pairs."""
 
     name: str  # ijbb or ijbc
     faces: Faces
@@ -41,10 +42,13 @@ class Ijb:
     same: NDArray[np.bool_]  # [P]
 
 
-def read_ijb(root: str, outside: bool = False) -> Ijb:
-    """outside: of `Faces`. InputError names lines that don't fit, pairs of unknown templates, and pictures that aren't
-    there."""
-    folder = existing_folder("the set", root)
+def read_ijb(root: DataRoot) -> Ijb:
+    """IJB-B or IJB-C from its folder.
+
+    InputError names lines that don't fit, pairs of unknown templates, and images that are missing.
+    """
+    root.check_exists("the set")
+    folder, crops = root.path, root.below("loose_crop")
     found = sorted((folder / "meta").glob(f"*{_PAIRS}"))
     if len(found) != 1:
         raise InputError(f"{folder}/meta: {len(found)} files *{_PAIRS}; a folder holds one set, IJB-B or IJB-C")
@@ -55,9 +59,9 @@ def read_ijb(root: str, outside: bool = False) -> Ijb:
     if len(again) != len(pictures):
         raise InputError(f"{points}: {len(again):,} pictures, where {members} has {len(pictures):,}")
     differ = true_rows(pc.not_equal(again, pictures))
-    strayed = true_rows(pc.or_(strays(pictures, outside), pc.equal(pictures, "")))
+    strayed = true_rows(pc.or_(strays(pictures, crops), pc.equal(pictures, "")))
     refuse([f"{points}:{i + 1}: {again[i]}, where {members} has {pictures[i]}" for i in differ.tolist()])
-    inside = f"a path must start from {folder}/loose_crop and stay there"
+    inside = f"a path must start from {crops} and stay there"
     refuse([f"{members}:{i + 1}: {pictures[i].as_py()[:80]!r}: {inside}" for i in strayed.tolist()])
     landmarks = np.stack([column.to_numpy() for column in numbers[:10]], axis=1).reshape(-1, 5, 2)
     check_landmarks(landmarks, lambda i: f"{points}:{i + 1}")
@@ -66,8 +70,8 @@ def read_ijb(root: str, outside: bool = False) -> Ijb:
     refuse([f"{points}:{i + 1}: a score of {detector[i]:g}; it must be above 0 and at most 1" for i in unsure])
     known, template = np.unique(templates.to_numpy(), return_inverse=True)
     pairs, same = _pairs(found[0], known, members)
-    faces = Faces(folder / "loose_crop", pictures, landmarks, outside=outside)
-    _check_pictures(faces, members)
+    faces = Faces(crops, pictures, landmarks)
+    _check_images(faces, members)
     return Ijb(name, faces, template.astype(np.int64), media.to_numpy(), detector, pairs, same)
 
 
@@ -75,8 +79,8 @@ def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray
     first, second, label = (column.to_numpy() for column in _columns(path, [_WHOLE, _WHOLE, _WHOLE]))
     _refuse_rows(np.flatnonzero(label & ~1), lambda i: f"{path}:{i + 1}: {label[i]} where 0 or 1 is due")
     pairs = np.empty((len(first), 2), dtype=np.int32)
-    for side, of in enumerate((first, second)):
-        pairs[:, side] = np.minimum(np.searchsorted(known, of), len(known) - 1)
+    for side, ids in enumerate((first, second)):
+        pairs[:, side] = np.minimum(np.searchsorted(known, ids), len(known) - 1)
     strange = (known[pairs[:, 0]] != first) | (known[pairs[:, 1]] != second)
     _refuse_rows(
         np.flatnonzero(strange), lambda i: f"{path}:{i + 1}: {first[i]} or {second[i]} is no template of {members}"
@@ -88,7 +92,7 @@ def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray
 
 
 def _refuse_rows(rows: NDArray[np.int64], problem: Callable[[int], str]) -> None:
-    """As `refuse`, where there may be millions."""
+    """InputError for rows of a list, the first few listed; there may be millions."""
     if len(rows):
         more = len(rows) - SHOWN
         hidden = [f"… and {more:,} more like these"] if more > 0 else []
@@ -122,16 +126,19 @@ def _problems(path: Path, types: list[pa.DataType]) -> Iterator[str]:
     for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), start=1):
         words = line.split(" ")
         try:
-            for read, word in zip((readers[of] for of in types), words, strict=True):
+            for read, word in zip((readers[kind] for kind in types), words, strict=True):
                 read(word)
         except ValueError:
             yield f"{path}:{number}: {line[:80]!r} isn't {len(types)} words with a space between, numbers after a name"
 
 
-def _check_pictures(faces: Faces, members: Path) -> None:
-    """One listing of the folder: asking a file server for each of half a million pictures would take minutes."""
+def _check_images(faces: Faces, members: Path) -> None:
+    """InputError for missing images.
+
+    By one listing of the folder: asking a file server for each of half a million images would take minutes.
+    """
     try:
-        there = pa.array([entry.name for entry in os.scandir(faces.root)], type=pa.string())
+        there = pa.array([entry.name for entry in os.scandir(faces.root.path)], type=pa.string())
     except OSError as error:
         raise InputError(f"{faces.root}: can't be read: {error.strerror}") from error
     unlisted = true_rows(pc.invert(pc.is_in(faces.names, value_set=there))).tolist()

@@ -1,26 +1,24 @@
-"""LFW's `pairs.txt`: the form of its lines, and the whole set from its three places."""
+"""LFW: the lines of its `pairs.txt`, and the whole set from images, pairs and landmarks."""
 
 import re
 from pathlib import Path
 
 import numpy as np
 
-from fr.data.faces import VerificationFaces, existing_folder, refuse
+from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.pair_faces import Pairs, faces_of_pairs
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
 
 _NUMBER = re.compile("[0-9]{1,9}")  # str.isdigit also takes what int() doesn't
 _PERSON = re.compile(r"(?!\.\.?$)[^/]+")  # a folder of the root, neither itself nor the one above
 
 
-def read_lfw(root: str, pairs_file: str, landmark_file: str, outside: bool = False) -> VerificationFaces:
-    """LFW's view 2: pairs in folds, landmarks by relative path (whole or decimal pixels).
-
-    outside: links may lead out of the root.
-    """
-    folder = existing_folder("--val_data_root", root)
-    return faces_of_pairs(folder, read_lfw_pairs(Path(pairs_file)), landmark_file, "--val_data_root", outside)
+def read_lfw(root: DataRoot, pairs_file: str, landmark_file: str) -> VerificationFaces:
+    """LFW's view 2: pairs in folds, landmarks by relative path (whole or decimal pixels)."""
+    root.check_exists("--val_data_root")
+    return faces_of_pairs(root, read_lfw_pairs(Path(pairs_file)), landmark_file, "--val_data_root")
 
 
 def read_lfw_pairs(path: Path) -> Pairs:
@@ -52,8 +50,8 @@ def read_lfw_pairs(path: Path) -> Pairs:
             continue
         names.append(pair)
         same.append(line.count("\t") == 2)
-        for photograph in pair:
-            where.setdefault(photograph, f"{path}:{number}")
+        for image in pair:
+            where.setdefault(image, f"{path}:{number}")
     refuse(problems)
     if len(names) != int(header[0]) * per_fold:
         raise InputError(f"{path}: {len(names)} pairs where the header says {header[0]} × 2 × {header[1]}")
@@ -61,7 +59,7 @@ def read_lfw_pairs(path: Path) -> Pairs:
 
 
 def _lfw_name(person: str, number: str) -> str:
-    """The photograph's path below the root; empty when these are no name and number."""
+    """Path of an image below the root; empty when these are no name and number."""
     if not _PERSON.fullmatch(person) or not _NUMBER.fullmatch(number):
         return ""
     return f"{person}/{person}_{int(number):04d}.jpg"

@@ -1,4 +1,4 @@
-"""Pairs of named photographs → VerificationFaces: what the readers of all lists of pairs end with."""
+"""Pairs of named images → VerificationFaces: the last step of the readers of all lists of pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fr.data.faces import VerificationFaces, check_first_photograph, check_landmarks, existing_folder, refuse
+from fr.data.faces import VerificationFaces, check_first_image, check_landmarks, refuse
 from fr.data.landmark_csv import landmarks_of
 from fr.data.lines import strays, true_rows
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
 
 FOLDS = 10  # of a list that doesn't say its own
@@ -20,7 +21,7 @@ ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # of cropped copies, which
 
 @dataclass(frozen=True)
 class Pairs:
-    """What a list says. P pairs. where: file and line that first name each photograph."""
+    """Content of a list of pairs. P pairs. where: file and line that first name each image."""
 
     names: list[tuple[str, str]]  # [P] paths below the root
     same: list[bool]  # [P]
@@ -28,50 +29,49 @@ class Pairs:
     where: dict[str, str]
 
 
-def tenths(same: Sequence[bool], of: str) -> NDArray[np.int64]:
-    """Folds [P] of pairs [P] that come without: the n-th tenth of the same and of the different ones is fold n.
+def tenths(same: Sequence[bool], source: str) -> NDArray[np.int64]:
+    """Folds [P] for pairs [P] whose list has none: the n-th tenth of the same and of the different ones is fold n.
 
-    Of a list in LFW's order these are LFW's folds; and a list with all the same pairs in front, as CALFW's, has both
-    kinds in each. InputError, about `of`, for fewer than two pairs of a kind.
+    For a list in LFW's order these are LFW's folds; and of a list with all the same pairs in front, such as CALFW's,
+    each fold has both kinds. InputError, about `source`, for fewer than two pairs of a kind.
     """
     kinds = np.asarray(same, dtype=bool)
     fold = np.zeros(len(kinds), dtype=np.int64)
     for kind, called in ((True, "same"), (False, "different")):
         rows = np.flatnonzero(kinds == kind)
         if len(rows) < 2:
-            raise InputError(f"{of}: {len(rows)} {called} pairs; a verification needs two of each kind at least")
+            raise InputError(f"{source}: {len(rows)} {called} pairs; a verification needs two of each kind at least")
         fold[rows] = np.arange(len(rows)) * FOLDS // len(rows)
     return fold
 
 
-def faces_of_pairs(folder: Path, pairs: Pairs, landmarks: str, option: str, outside: bool) -> VerificationFaces:
-    """The photographs of a list below `folder`, each once, in order of first appearance.
+def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: str, option: str) -> VerificationFaces:
+    """The images of a list of pairs, each once, in order of first appearance.
 
-    landmarks: LFW's landmark file or a CSV as bb_landmark's, both in pixels; empty = aligned crops. A photograph that
-    isn't there may have another of ENDINGS. option: what said the folder, for messages. outside: paths and links may
-    lead out of it. InputError names paths that do else, photographs without landmarks, and those that aren't there, all
-    together.
+    landmarks: LFW's landmark file or a CSV as bb_landmark's, both in pixels; empty = aligned crops. An image that is
+    missing may be there with another of ENDINGS. option: where the user gave the root, for messages. InputError names
+    paths that lead out of the root, images without landmarks, and missing ones, all together.
     """
-    existing_folder(option, str(folder))
+    root.check_exists(option)
     names = list(pairs.where)
-    strayed = true_rows(strays(pa.array(names, type=pa.string()), outside))
+    strayed = true_rows(strays(pa.array(names, type=pa.string()), root))
     refuse([
-        f"{pairs.where[names[i]]}: {names[i][:80]!r}: a path must start from {folder} and stay there" for i in strayed
+        f"{pairs.where[names[i]]}: {names[i][:80]!r}: a path must start from {root} and stay there" for i in strayed
     ])
     points = _landmarks(names, Path(landmarks), pairs.where) if landmarks else np.zeros((len(names), 0, 2))
     row = {name: index for index, name in enumerate(names)}
     indices = np.array([(row[first], row[second]) for first, second in pairs.names], dtype=np.int64)
-    found = pa.array([_as_found(folder, name) for name in names], type=pa.string())
-    faces = VerificationFaces(folder, found, points, indices, np.array(pairs.same), pairs.fold, outside=outside)
+    listed = pa.array([_with_ending(root.path, name) for name in names], type=pa.string())
+    faces = VerificationFaces(root, listed, points, indices, np.array(pairs.same), pairs.fold)
     missing = [index for index in range(len(faces)) if not _exists(Path(faces.path(index)))]
     if len(missing) < len(faces):
         refuse([f"{pairs.where[names[i]]}: {faces.path(i)}: no such file" for i in missing])
-    check_first_photograph(faces, option)
+    check_first_image(faces, option)
     return faces
 
 
-def _as_found(folder: Path, name: str) -> str:
-    """The name, or the first with another ending that is there."""
+def _with_ending(folder: Path, name: str) -> str:
+    """The name, or the first with another of ENDINGS whose file exists."""
     if _exists(folder / name):
         return name
     stem = name.removesuffix(Path(name).suffix)
@@ -86,7 +86,7 @@ def _exists(path: Path) -> bool:
 
 
 def _landmarks(names: list[str], path: Path, where: dict[str, str]) -> NDArray[np.float64]:
-    """Of named photographs [N], in pixels: [N, 5, 2]."""
+    """Landmarks of named images [N], in pixels: [N, 5, 2]."""
     if path.suffix == ".csv":
         return landmarks_of(pa.array(names, type=pa.string()), path, lambda i: where[names[i]])
     known = _read_lfw_landmarks(path)

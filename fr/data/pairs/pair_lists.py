@@ -6,7 +6,7 @@
 | pairs | `path path 0\\|1` (FaceTechnologyTool; `agedb_30_pair.txt`), or `0\\|1 path path` (`agedb_30_ann.txt`) |
 | two_lines | `path n` and `path n`, the two of a pair; n is 0 for two people (CALFW, CPLFW) |
 
-Where a line has tabs, they alone part it, so that paths may hold spaces.
+A line with tabs is split at tabs alone, so that paths may hold spaces.
 """
 
 import re
@@ -65,8 +65,8 @@ def _read_pairs(path: Path) -> Pairs:
             continue
         names.append((pair[0], pair[1]))
         same.append(_KINDS[kind])
-        for photograph in pair:
-            where.setdefault(photograph, f"{path}:{number}")
+        for image in pair:
+            where.setdefault(image, f"{path}:{number}")
     refuse(problems)
     return Pairs(names, same, tenths(same, str(path)), where)
 
@@ -86,9 +86,9 @@ def _read_two_lines(path: Path) -> Pairs:
         raise InputError(f"{path}:{lines[-1][0]}: the last pair has one line; {len(lines)} lines are no pairs")
     pairs = list(zip(lines[::2], lines[1::2], strict=True))
     refuse([
-        f"{path}:{number}: the two lines of a pair end with {of[1]} and {other[1]}"
-        for (number, of), (_, other) in pairs
-        if (int(of[1]) == 0) != (int(other[1]) == 0)
+        f"{path}:{number}: the two lines of a pair end with {first[1]} and {second[1]}"
+        for (number, first), (_, second) in pairs
+        if (int(first[1]) == 0) != (int(second[1]) == 0)
     ])
-    same = [int(of[1]) != 0 for (_, of), _ in pairs]
-    return Pairs([(of[0], other[0]) for (_, of), (_, other) in pairs], same, tenths(same, str(path)), where)
+    same = [int(first[1]) != 0 for (_, first), _ in pairs]
+    return Pairs([(first[0], second[0]) for (_, first), (_, second) in pairs], same, tenths(same, str(path)), where)

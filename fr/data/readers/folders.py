@@ -1,4 +1,4 @@
-"""One folder an identity, as torchvision's ImageFolder has it."""
+"""One folder per identity, as torchvision's ImageFolder."""
 
 import os
 from collections.abc import Iterator
@@ -7,45 +7,45 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from fr.data.faces import LabelledFaces, check_first_photograph, existing_folder, refuse
+from fr.data.faces import LabelledFaces, check_first_image, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
-from fr.files.untrusted import check_inside
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_NAMED = 3  # empty folders that are said by name
+_NAMED = 3  # empty folders that are listed by name
 
 
-def read_folders(root: str, landmarks: str, outside: bool = False) -> LabelledFaces:
-    """The pictures in and below each folder of `root`: classes in the order of the folders' names.
+def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
+    """The images in and below each folder of `root`: classes in the order of the folders' names.
 
-    A picture ends in .jpg, .jpeg, .png, .bmp or .webp, in capitals or not; what begins with a dot is passed over, and
-    so are links back to a folder they lie in. landmarks, outside: as of `read_vgg`, the table chosen by the root's
-    name; no landmarks for aligned crops. InputError names what can't be read, has no landmarks, or leads out.
+    An image ends in .jpg, .jpeg, .png, .bmp or .webp, in capitals or not; names that begin with a dot are skipped, and
+    so are links back to a folder they lie in. landmarks: as of `read_vgg`, the table chosen by the root's name; ""
+    for aligned crops. InputError names what can't be read, has no landmarks, or leads out of the root.
     """
-    folder = existing_folder("--train_data_root", root)
-    classes = {identity: sorted(pictures) for identity, pictures in _scan(folder, outside)}
+    root.check_exists("--train_data_root")
+    classes = {identity: sorted(pictures) for identity, pictures in _scan(root)}
     empty = sorted(identity for identity, pictures in classes.items() if not pictures)
     identities = sorted(classes.keys() - set(empty))
     if not identities:
         raise InputError(f"--train_data_root {root}: no folder in it holds a picture ({', '.join(PICTURE_ENDINGS)})")
-    listed = _checked(folder, [name for identity in identities for name in classes[identity]])
+    listed = _checked(root.path, [name for identity in identities for name in classes[identity]])
     names = pa.array(listed, type=pa.string())
     labels = np.repeat(np.arange(len(identities)), [len(classes[identity]) for identity in identities])
     if landmarks:
-        points = landmarks_of(names, landmark_table(Path(landmarks), folder), lambda _: f"--train_data_root {root}")
+        points = landmarks_of(names, landmark_table(Path(landmarks), root.path), lambda _: f"--train_data_root {root}")
     else:
         points = np.zeros((len(names), 0, 2))
-    notes = _note(folder, empty)
-    faces = LabelledFaces(folder, names, points, labels.astype(np.int64), identities, notes=notes, outside=outside)
-    check_first_photograph(faces, "--train_data_root")
+    notes = _note(root.path, empty)
+    faces = LabelledFaces(root, names, points, labels.astype(np.int64), identities, notes=notes)
+    check_first_image(faces, "--train_data_root")
     return faces
 
 
-def pictures_below(root: Path, outside: bool) -> list[str]:
-    """Paths below the root of all pictures in its tree, sorted; what is one, and InputError: as of `read_folders`."""
-    return _checked(root, sorted(name.removeprefix("./") for name in _pictures(root, ".", set(), outside)))
+def images_below(root: DataRoot) -> list[str]:
+    """Paths below the root of all images in its tree, sorted; endings and InputError as of `read_folders`."""
+    return _checked(root.path, sorted(name.removeprefix("./") for name in _images(root, ".", set())))
 
 
 def _checked(root: Path, names: list[str]) -> list[str]:
@@ -53,32 +53,32 @@ def _checked(root: Path, names: list[str]) -> list[str]:
     return names
 
 
-def _scan(root: Path, outside: bool) -> Iterator[tuple[str, list[str]]]:
-    """Each folder of the root with the paths below the root of its pictures."""
-    with os.scandir(root) as entries:
+def _scan(root: DataRoot) -> Iterator[tuple[str, list[str]]]:
+    """Folders of the root, each with the paths below the root of its images."""
+    with os.scandir(root.path) as entries:
         folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     for identity in folders:
-        yield identity, list(_pictures(root, identity, {_node(root)}, outside))
+        yield identity, list(_images(root, identity, {_node(root.path)}))
 
 
-def _pictures(root: Path, folder: str, above: set[tuple[int, int]], outside: bool) -> Iterator[str]:
-    """Paths below the root. above: the folders that this one lies in, by device and inode.
+def _images(root: DataRoot, folder: str, above: set[tuple[int, int]]) -> Iterator[str]:
+    """Paths below the root of the images in a tree. above: the folders that it lies in, by device and inode.
 
-    Of links those to folders are checked here, those to files when they are read: there may be millions.
+    Links to folders are checked here, those to files when they are read: there may be millions.
     """
-    path = root / folder
+    path = root.path / folder
     try:
         here = _node(path)
         if here in above:
             return
-        if not outside and path.is_symlink():
-            check_inside(path, root)
+        if path.is_symlink():
+            root.check_inside(path)
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
-                    yield from _pictures(root, f"{folder}/{entry.name}", above | {here}, outside)
+                    yield from _images(root, f"{folder}/{entry.name}", above | {here})
                 elif entry.name.lower().endswith(PICTURE_ENDINGS):
                     yield f"{folder}/{entry.name}"
     except OSError as error:
@@ -86,8 +86,8 @@ def _pictures(root: Path, folder: str, above: set[tuple[int, int]], outside: boo
 
 
 def _node(path: Path) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _note(root: Path, empty: list[str]) -> tuple[str, ...]:

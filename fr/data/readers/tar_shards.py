@@ -4,11 +4,11 @@ The key is the path up to the first dot of its last part; what follows that dot 
 
 | file | content |
 |---|---|
-| `key.jpg` (`.jpeg`, `.png`, `.webp`, `.bmp`) | the encoded picture |
+| `key.jpg` (`.jpeg`, `.png`, `.webp`, `.bmp`) | the encoded image |
 | `key.cls` | its class: a whole number or a name, as text |
 | `key.landmarks` | ten numbers, `x1 y1 … x5 y5` [pixels], as text: eyes, nose, corners of the mouth, left ones first |
 
-Other files are passed over. Landmarks are in all samples or in none, whose pictures must be aligned crops then.
+Other files are skipped. Landmarks are in all samples or in none, whose images must be aligned crops then.
 A shard is read where it lies: nothing is unpacked, and no name in it reaches the disk. Names that would lead out of a
 folder are refused all the same, since tools make files of what they read here.
 """
@@ -25,13 +25,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fr.data.faces import LabelledFaces, check_landmarks, existing_folder, refuse
+from fr.data.faces import LabelledFaces, check_landmarks, refuse
 from fr.data.lines import STAYS, read_lines, strays, true_rows
 from fr.data.storage import TarShards
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 from fr.files.tar_members import CutShort, tar_members
-from fr.files.untrusted import open_file
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
 _ROLES = dict.fromkeys(PICTURES, "picture") | {"cls": "class", "landmarks": "landmarks"}
@@ -52,31 +52,31 @@ class _Member(NamedTuple):
 
 @dataclass(frozen=True)
 class _Shard:
-    """What one shard holds. n samples."""
+    """Content of one shard. n samples."""
 
-    names: pa.StringArray  # [n] of the pictures
+    names: pa.StringArray  # [n] of the images
     classes: pa.StringArray  # [n]
     points: NDArray[np.float64]  # [n, 5, 2]; without landmarks of no meaning
     landmarked: NDArray[np.bool_]  # [n]
-    offsets: NDArray[np.int64]  # [n] of the pictures
+    offsets: NDArray[np.int64]  # [n] of the images
     sizes: NDArray[np.int64]  # [n]
     pictureless: int  # samples left out
     note: str
     problems: list[str]
 
 
-def read_tar(root: str, list_file: str, aligned: bool, outside: bool = False) -> LabelledFaces:
+def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
     """All samples of the shards that list_file names, one a line, or of all *.tar below `root` in order of their names.
 
-    Labels ascend by the classes' numbers if all are whole numbers, else as text; gaps are closed. aligned: the pictures
-    are aligned crops. outside: as of `read_vgg`, of shards and members. A shard that is cut short gives its samples up
+    Labels ascend by the classes' numbers if all are whole numbers, else as text; gaps are closed. aligned: the images
+    are aligned crops. A shard that is cut short gives its samples up
     to there, and a note. InputError names shard and member of what doesn't fit.
     """
-    folder, shards = Path(root), shard_names(root, list_file, outside)
+    shards = shard_names(root, list_file)
     # A minute a million samples: the first rank of a host shows how far it is.
     hidden = os.environ.get("LOCAL_RANK", "0") != "0"
     bar = tqdm(shards, "reading shards", unit="shard", delay=2, mininterval=1, disable=hidden)
-    parts = [_index(folder / name, None if outside else folder) for name in bar]
+    parts = [_index(root.path / name, root) for name in bar]
     refuse([problem for part in parts for problem in part.problems])
     names = pa.concat_arrays([part.names for part in parts])
     if not len(names):
@@ -89,24 +89,24 @@ def read_tar(root: str, list_file: str, aligned: bool, outside: bool = False) ->
     )
 
     def where(row: int) -> str:
-        return storage.path(folder, row, names[row].as_py()[:_QUOTED])
+        return storage.path(root, row, names[row].as_py()[:_QUOTED])
 
-    refuse([f"{where(row)}: {STAYS}" for row in true_rows(strays(names, outside)).tolist()])
+    refuse([f"{where(row)}: {STAYS}" for row in true_rows(strays(names, root)).tolist()])
     points = _landmarks(parts, aligned, root, where)
     labels, identities = _labels(pa.concat_arrays([part.classes for part in parts]))
     notes = _notes(parts)
-    return LabelledFaces(folder, names, points, labels, identities, storage=storage, notes=notes, outside=outside)
+    return LabelledFaces(root, names, points, labels, identities, storage=storage, notes=notes)
 
 
-def shard_names(root: str, list_file: str, outside: bool) -> list[str]:
-    """The shards of a data set, as paths below its root, in order; outside, InputError: as of `read_tar`."""
-    folder = existing_folder("--train_data_root", root)
-    return _listed(Path(list_file), outside) if list_file else _found(folder)
+def shard_names(root: DataRoot, list_file: str) -> list[str]:
+    """The shards of a data set, as paths below its root, in order; InputError as of `read_tar`."""
+    root.check_exists("--train_data_root")
+    return _listed(Path(list_file), root) if list_file else _found(root.path)
 
 
-def _listed(path: Path, outside: bool) -> list[str]:
+def _listed(path: Path, root: DataRoot) -> list[str]:
     lines = read_lines(path)
-    shards: list[str] = lines.paths(lines.texts, outside).to_pylist()
+    shards: list[str] = lines.paths(lines.texts, root).to_pylist()
     first = {name: row for row, name in reversed(list(enumerate(shards)))}
     refuse([f"{lines.where(i)}: {name} for the second time" for i, name in enumerate(shards) if first[name] != i])
     return shards
@@ -131,7 +131,7 @@ def _labels(classes: pa.StringArray) -> tuple[NDArray[np.int64], list[str]]:
     return labels[coded.indices.to_numpy(zero_copy_only=False)], identities
 
 
-def _landmarks(parts: list[_Shard], aligned: bool, root: str, where: Callable[[int], str]) -> NDArray[np.float64]:
+def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callable[[int], str]) -> NDArray[np.float64]:
     """[N, 5, 2] pixels, or [N, 0, 2] of aligned crops."""
     landmarked = np.concatenate([part.landmarked for part in parts])
     if landmarked.any() and aligned:
@@ -139,7 +139,7 @@ def _landmarks(parts: list[_Shard], aligned: bool, root: str, where: Callable[[i
     if not landmarked.any() and not aligned:
         raise InputError(
             f"--train_data_root {root}: no landmarks in the shards; give --aligned if the pictures are aligned crops, "
-            "else find the faces with tools/detect_faces.py and pack the photographs anew with tools/pack_dataset.py"
+            "else find the faces with tools/detect_faces.py and pack the images anew with tools/pack_dataset.py"
         )
     if not landmarked.any():
         return np.zeros((len(landmarked), 0, 2))
@@ -155,10 +155,10 @@ def _notes(parts: list[_Shard]) -> tuple[str, ...]:
     return (*(part.note for part in parts if part.note), *said)
 
 
-def _index(path: Path, root: Path | None) -> _Shard:
-    """What a shard holds; root: as of `open_regular`. OSError's reason is told as InputError."""
+def _index(path: Path, root: DataRoot) -> _Shard:
+    """Content of a shard; InputError when it can't be read."""
     try:
-        with open_file(path, root) as file:
+        with root.open_file(path) as file:
             samples, problems, cut = _samples(file, path)
             return _contents(file, path, samples, problems, cut)
     except OSError as error:
@@ -166,7 +166,7 @@ def _index(path: Path, root: Path | None) -> _Shard:
 
 
 def _samples(file: BinaryIO, path: Path) -> tuple[_Samples, list[str], bool]:
-    """Where the files of the samples are, what is wrong with them, and whether the shard is cut short."""
+    """Files of the samples, their problems, and whether the shard is cut short."""
     samples: _Samples = {}
     problems: list[str] = []
     try:
@@ -193,7 +193,7 @@ def _samples(file: BinaryIO, path: Path) -> tuple[_Samples, list[str], bool]:
 
 
 def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
-    """The last sample of a cut shard stays if its picture alone is cut: a bad photograph like any other (C9)."""
+    """Drop the last sample of a cut shard, unless only its image is cut: a bad image like any other (C9)."""
     if not samples:
         return
     whole = next(iter(samples.values()))
@@ -204,7 +204,7 @@ def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
 
 
 def _key_and_role(name: str) -> tuple[str, str]:
-    """What sample a member belongs to, and as what; an empty role = to none."""
+    """Key of the sample that a member belongs to, and its role; role "" = not of a sample."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, ending = base.partition(".")
     return folder + slash + stem, _ROLES.get(ending.lower(), "") if stem else ""

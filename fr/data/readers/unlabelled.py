@@ -1,8 +1,8 @@
-"""Photographs of nobody in particular: for features, not for a training.
+"""Images without identities: for features, not for training.
 
-| format | what |
+| format | content |
 |---|---|
-| photos | all pictures in the tree of a folder, or those of a list with a path a line |
+| photos | all images in the tree of a folder, or those of a list with a path a line |
 | trp_test | `path x1 y1 … x5 y5` a line, in pixels: the test list of Trillion Pairs |
 """
 
@@ -14,47 +14,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.faces import LabelledFaces, check_first_photograph, check_landmarks, existing_folder
+from fr.data.faces import LabelledFaces, check_first_image, check_landmarks
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.data.lines import read_lines
-from fr.data.readers.folders import pictures_below
+from fr.data.readers.folders import images_below
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 
 
-def read_photographs(root: str, list_file: str, landmarks: str, outside: bool = False) -> LabelledFaces:
-    """All pictures in the tree of `root`, in the order of their names; or those of a list, a path a line, in its order.
+def read_images(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces:
+    """All images in the tree of `root`, in the order of their names; or those of a list, a path a line, in its order.
 
-    landmarks, outside: as of `read_vgg`, the table chosen by the list's or else the root's name; no landmarks for
-    aligned crops. InputError names what can't be read, has no landmarks, or leads out.
+    landmarks: as of `read_vgg`, the table chosen by the list's or else the root's name; "" for aligned crops.
+    InputError names what can't be read, has no landmarks, or leads out of the root.
     """
-    folder = existing_folder("--train_data_root", root)
+    root.check_exists("--train_data_root")
     where: Callable[[int], str]
     if list_file:
         lines = read_lines(Path(list_file))
-        names, source, where = lines.paths(lines.texts, outside), lines.path, lines.where
+        names, source, where = lines.paths(lines.texts, root), lines.path, lines.where
     else:
-        names = pa.array(pictures_below(folder, outside), type=pa.string())
-        source, where = folder, lambda _: f"--train_data_root {root}"
+        names = pa.array(images_below(root), type=pa.string())
+        source, where = root.path, lambda _: f"--train_data_root {root}"
     if not len(names):
         raise InputError(f"--train_data_root {root}: no picture in it")
     if landmarks:
-        return _nobodys(folder, names, landmarks_of(names, landmark_table(Path(landmarks), source), where), outside)
-    return _nobodys(folder, names, np.zeros((len(names), 0, 2)), outside)
+        return _unlabelled(root, names, landmarks_of(names, landmark_table(Path(landmarks), source), where))
+    return _unlabelled(root, names, np.zeros((len(names), 0, 2)))
 
 
-def read_trillion_pairs_test(root: str, list_file: str, outside: bool = False) -> LabelledFaces:
-    """`path x1 y1 … x5 y5` a line, in pixels. outside: as of `read_vgg`. InputError names file and line of what doesn't
-    fit."""
-    folder = existing_folder("--train_data_root", root)
+def read_trillion_pairs_test(root: DataRoot, list_file: str) -> LabelledFaces:
+    """`path x1 y1 … x5 y5` a line, in pixels. InputError names file and line of what doesn't fit."""
+    root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
     parts = pc.ascii_split_whitespace(lines.texts, max_splits=10, reverse=True)
     path = lines.columns(parts, 11, "`path x1 y1 … x5 y5`")[0]
     points = lines.points(pc.list_flatten(pc.list_slice(parts, 1, 11)))
     check_landmarks(points, lines.where)
-    return _nobodys(folder, lines.paths(path, outside), points, outside)
+    return _unlabelled(root, lines.paths(path, root), points)
 
 
-def _nobodys(folder: Path, names: pa.StringArray, points: NDArray[np.float64], outside: bool) -> LabelledFaces:
-    faces = LabelledFaces(folder, names, points, np.zeros(len(names), dtype=np.int64), [""], outside=outside)
-    check_first_photograph(faces, "--train_data_root")
+def _unlabelled(root: DataRoot, names: pa.StringArray, points: NDArray[np.float64]) -> LabelledFaces:
+    faces = LabelledFaces(root, names, points, np.zeros(len(names), dtype=np.int64), [""])
+    check_first_image(faces, "--train_data_root")
     return faces

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.faces import LabelledFaces, check_first_photograph, existing_folder, refuse
+from fr.data.faces import LabelledFaces, check_first_image, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.data.lines import Lines, folder_classes, read_lines
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
 
 _META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
@@ -20,29 +21,28 @@ _META_ROW = re.compile(
 )
 
 
-def read_vgg(root: str, list_file: str, landmarks: str, meta_file: str = "", outside: bool = False) -> LabelledFaces:
+def read_vgg(root: DataRoot, list_file: str, landmarks: str, meta_file: str = "") -> LabelledFaces:
     """VGGFace2: `n000002/0001_01.jpg` a line, joined with bb_landmark's table by name.
 
     landmarks: the bb_landmark folder (the table is chosen by the list's file name, as in
     face_recognition.pytorch), or one CSV. Labels count the identities of the list in order of first appearance, or
-    with a meta_file in its order (`label_order`). outside: paths and links may lead out of the root. InputError names
-    file and line of what doesn't fit.
+    with a meta_file in its order (`label_order`). InputError names file and line of what doesn't fit.
     """
-    folder = existing_folder("--train_data_root", root)
+    root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
-    names = _names(lines, outside)
+    names = _names(lines, root)
     points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
     labels, identities = folder_classes(names)
     if meta_file:
         labels, identities = _by_meta(lines, labels, identities, Path(meta_file))
-    faces = LabelledFaces(folder, names, points, labels, identities, outside=outside)
-    check_first_photograph(faces, "--train_data_root")
+    faces = LabelledFaces(root, names, points, labels, identities)
+    check_first_image(faces, "--train_data_root")
     return faces
 
 
-def _names(lines: Lines, outside: bool) -> pa.StringArray:
+def _names(lines: Lines, root: DataRoot) -> pa.StringArray:
     lines.refuse_unlike("<identity>/<file>", pc.invert(pc.match_substring(lines.texts, "/")))
-    return lines.paths(lines.texts, outside)
+    return lines.paths(lines.texts, root)
 
 
 def _by_meta(
@@ -71,7 +71,7 @@ def label_order(path: Path) -> list[str]:
 
 
 def person_names(path: Path) -> dict[str, str]:
-    """identity_meta.csv → what each Class_ID is called, such as `14th_Dalai_Lama`. InputError names file and line."""
+    """identity_meta.csv → name of each Class_ID, such as `14th_Dalai_Lama`. InputError names file and line."""
     return {identity: row["name"].replace('"', "").strip() for identity, row in _meta_rows(path).items()}
 
 
@@ -81,7 +81,7 @@ def _meta_rows(path: Path) -> dict[str, re.Match[str]]:
     Rows are `n000001, "14th_Dalai_Lama", 424, 0, m`. A name may hold commas, and copies that went through a spreadsheet
     have doubled quotes or have lost Sample_Num, so a row is read from both ends.
     """
-    found: dict[str, re.Match[str]] = {}
+    by_id: dict[str, re.Match[str]] = {}
     problems = []
     rows = read_text(path).splitlines()
     if not rows or [field.strip() for field in rows[0].split(",")] != _META_HEADER.split(", "):
@@ -92,9 +92,9 @@ def _meta_rows(path: Path) -> dict[str, re.Match[str]]:
             continue
         if not match:
             problems.append(f"{path}:{number}: isn't {_META_HEADER} with a Flag of 0 or 1")
-        elif match["id"] in found:
+        elif match["id"] in by_id:
             problems.append(f"{path}:{number}: {match['id']} for the second time")
         else:
-            found[match["id"]] = match
+            by_id[match["id"]] = match
     refuse(problems)
-    return found
+    return by_id

@@ -26,7 +26,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     interpolation: str = "linear"
 
-    def wished(
+    def with_overrides(
         self, input_size: Sequence[int], mean: Sequence[float], std: Sequence[float], color_order: str
     ) -> "Preprocessing":
         """The contract with overrides by options: side or (height, width), mean and std of R, G, B, rgb or bgr.

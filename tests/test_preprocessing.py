@@ -15,19 +15,19 @@ OWN = Preprocessing((64, 48), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
 
 
 def test_nothing_wished_changes_nothing() -> None:
-    assert OWN.wished([], [], [], "auto") == OWN
+    assert OWN.with_overrides([], [], [], "auto") == OWN
 
 
 @pytest.mark.parametrize(("wish", "size"), [([112], (112, 112)), ([112, 96], (112, 96))])
 def test_an_input_size_is_a_side_or_height_and_width(wish: list[int], size: tuple[int, int]) -> None:
-    assert OWN.wished(wish, [], [], "auto").input_size == size
+    assert OWN.with_overrides(wish, [], [], "auto").input_size == size
 
 
 def test_mean_and_std_are_said_of_red_green_blue_and_kept_in_the_networks_order() -> None:
-    said = OWN.wished([], [0.7, 0.8, 0.9], [1, 2, 3], "bgr")
+    said = OWN.with_overrides([], [0.7, 0.8, 0.9], [1, 2, 3], "bgr")
     assert (said.color_order, said.mean, said.std) == ("bgr", (0.9, 0.8, 0.7), (3, 2, 1))
-    assert said.wished([], [], [], "rgb") == OWN.wished([], [0.7, 0.8, 0.9], [1, 2, 3], "rgb")
-    assert OWN.wished([], [], [], "bgr").mean == (0.3, 0.2, 0.1)
+    assert said.with_overrides([], [], [], "rgb") == OWN.with_overrides([], [0.7, 0.8, 0.9], [1, 2, 3], "rgb")
+    assert OWN.with_overrides([], [], [], "bgr").mean == (0.3, 0.2, 0.1)
 
 
 def run_options(*words: str) -> argparse.Namespace:

@@ -100,12 +100,12 @@ class Entry:
             batch = pa.ipc.open_stream(whole).read_next_batch()
             batch.validate(full=True)
             key, value = (json.loads(batch.schema.metadata[name]) for name in (b"key", b"value"))
-            found = _unpacked(value, [column.flatten() for column in batch.columns])
+            unpacked = _unpacked(value, [column.flatten() for column in batch.columns])
         except (pa.ArrowException, OSError, StopIteration, LookupError, TypeError, ValueError, RecursionError) as error:
             raise Damaged(f"{self.path}: {error}") from error
         if key != self._key:
             raise Damaged(f"{self.path}: it was written under another name")
-        return found
+        return unpacked
 
     @property
     def _key(self) -> list[Any]:
@@ -114,9 +114,9 @@ class Entry:
     def _clean(self) -> None:
         """Remove this question's other states, the entries longest unused, and what killed writers left."""
         own = f"faces-{_digest(self.question)}-"
-        found = {path: path.stat().st_mtime for path in self.folder.glob("faces-*-*.arrow*")}
-        entries = sorted((path for path in found if path.suffix == ".arrow"), key=found.__getitem__, reverse=True)
-        old = [path for path in found if path.suffix == ".tmp" and found[path] < time.time() - _ABANDONED]
+        times = {path: path.stat().st_mtime for path in self.folder.glob("faces-*-*.arrow*")}
+        entries = sorted((path for path in times if path.suffix == ".arrow"), key=times.__getitem__, reverse=True)
+        old = [path for path in times if path.suffix == ".tmp" and times[path] < time.time() - _ABANDONED]
         stale = [path for path in entries if path.name.startswith(own) and path != self.path]
         for path in {*old, *stale, *entries[_KEPT:]}:
             path.unlink(missing_ok=True)
@@ -125,12 +125,12 @@ class Entry:
 def state_of(files: list[Path]) -> str | None:
     """Path, size and times of files as JSON; None while one isn't there or may still be changing."""
     try:
-        found = [(os.path.abspath(path), os.stat(path)) for path in files]
+        statuses = [(os.path.abspath(path), os.stat(path)) for path in files]
     except OSError:
         return None
-    if any(abs(time.time() - status.st_mtime) < _UNSETTLED for _, status in found):
+    if any(abs(time.time() - status.st_mtime) < _UNSETTLED for _, status in statuses):
         return None
-    return json.dumps([[path, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for path, status in found])
+    return json.dumps([[path, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for path, status in statuses])
 
 
 @functools.cache

@@ -80,9 +80,9 @@ def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str)
 
     InputError when there is none, or one can't be read.
     """
-    places = [[of.get(name, "") for name in OPTIONS] for of in (said, stored)]
+    places = [[options.get(name, "") for name in OPTIONS] for options in (said, stored)]
     allow_outside = bool(said.get("allow_outside"))  # a snapshot can't give this permission
-    kinds = [of.get("val_set", "auto") for of in (said, stored)]
+    kinds = [options.get("val_set", "auto") for options in (said, stored)]
     kind = kinds[0] if kinds[0] != "auto" or any(places[0]) else kinds[1]
     sets = said.get("val_sets") or ([] if any(places[0]) else stored.get("val_sets", []))
     if sets and not any(places[0]) and (said.get("val_sets") or not any(places[1])):

@@ -150,7 +150,7 @@ def _facts(of: dict[str, Any]) -> dict[str, str]:
 
 def _wished(stored: Preprocessing, options: argparse.Namespace) -> Preprocessing:
     """The contract with what the options ask for; those that nobody set leave it as it is."""
-    wished = stored.wished(options.input_size, options.mean, options.std, options.color_order)
+    wished = stored.with_overrides(options.input_size, options.mean, options.std, options.color_order)
     words = {name: getattr(options, name) for name in ("template", "alignment")}
     return replace(wished, **{name: word for name, word in words.items() if word != "auto"})
 

@@ -104,7 +104,7 @@ def training_preprocessing(options: argparse.Namespace) -> Preprocessing:
     own = Preprocessing(
         model.input_size, options.template, options.alignment, model.color_order, model.mean, model.std
     )
-    return own.wished(options.input_size, options.mean, options.std, options.color_order)
+    return own.with_overrides(options.input_size, options.mean, options.std, options.color_order)
 
 
 def build_model(name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:

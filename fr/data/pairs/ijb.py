@@ -49,10 +49,10 @@ def read_ijb(root: DataRoot) -> Ijb:
     """
     root.check_exists("the set")
     folder, crops = root.path, root.below("loose_crop")
-    found = sorted((folder / "meta").glob(f"*{_PAIRS}"))
-    if len(found) != 1:
-        raise InputError(f"{folder}/meta: {len(found)} files *{_PAIRS}; a folder holds one set, IJB-B or IJB-C")
-    name = found[0].name.removesuffix(_PAIRS)
+    pair_lists = sorted((folder / "meta").glob(f"*{_PAIRS}"))
+    if len(pair_lists) != 1:
+        raise InputError(f"{folder}/meta: {len(pair_lists)} files *{_PAIRS}; a folder holds one set, IJB-B or IJB-C")
+    name = pair_lists[0].name.removesuffix(_PAIRS)
     members, points = (folder / "meta" / f"{name}{ending}" for ending in (_MEMBERS, _POINTS))
     pictures, templates, media = _columns(members, [_NAMED, _WHOLE, _WHOLE])
     again, *numbers = _columns(points, [_NAMED, *[_NUMBER] * 11])
@@ -69,7 +69,7 @@ def read_ijb(root: DataRoot) -> Ijb:
     unsure = np.flatnonzero(~((detector > 0) & (detector <= 1))).tolist()  # true for NaN, too
     refuse([f"{points}:{i + 1}: a score of {detector[i]:g}; it must be above 0 and at most 1" for i in unsure])
     known, template = np.unique(templates.to_numpy(), return_inverse=True)
-    pairs, same = _pairs(found[0], known, members)
+    pairs, same = _pairs(pair_lists[0], known, members)
     faces = Faces(crops, pictures, landmarks)
     _check_images(faces, members)
     return Ijb(name, faces, template.astype(np.int64), media.to_numpy(), detector, pairs, same)

@@ -48,12 +48,12 @@ def read_pack(path: Path) -> VerificationFaces:
 def _contents(path: Path) -> tuple[list[Any], list[Any]]:
     try:
         content = read_whole(path, sys.maxsize)
-        found = InertUnpickler(io.BytesIO(content), len(content), {}).load()
+        unpickled = InertUnpickler(io.BytesIO(content), len(content), {}).load()
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
         raise InputError(f"{path}: damaged, or no pack of pairs ({type(error).__name__}: {str(error)[:80]})") from error
-    match found:
+    match unpickled:
         case [list() | tuple() as pictures, list() | tuple() as same]:
             return list(pictures), list(same)
     raise InputError(f"{path}: no pack of pairs: expected a list of pictures and one of True and False")

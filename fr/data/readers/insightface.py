@@ -26,7 +26,7 @@ from fr.files.untrusted import open_file, read_text
 
 FILES = ("train.rec", "train.idx", "property")
 _EXACT = 1 << 24  # the whole numbers up to here are all float32, as which records hold them; of later ones every other
-_NAMED = 3  # records left out that are said by number
+_NAMED = 3  # records left out that are listed by number
 _UNKNOWN, _NO_PICTURE = -1, -2  # in place of a class
 
 Keys = NDArray[np.int64]
@@ -50,10 +50,10 @@ class _Records:
 
     def rows(self, keys: Keys) -> NDArray[np.int64]:
         """Rows of the records with these keys; InputError names those that the index lacks."""
-        found = np.searchsorted(self.keys, keys)
-        missing = self.keys[np.minimum(found, len(self.keys) - 1)] != keys
+        rows = np.searchsorted(self.keys, keys)
+        missing = self.keys[np.minimum(rows, len(self.keys) - 1)] != keys
         refuse([f"{self.path.with_suffix('.idx')}: no record {key}" for key in keys[missing].tolist()])
-        return found
+        return rows
 
     def labels(self, row: int) -> tuple[list[float], bool]:
         """The first two labels of a record, and whether it has an image; Damaged when it can't be read."""
@@ -88,16 +88,16 @@ def read_records(root: DataRoot) -> LabelledFaces:
         f"{path}: record {records.keys[rows[i]]}: its class {classes[i]:,} isn't one of the {count:,} of {facts}"
         for i in np.flatnonzero(classes >= count).tolist()
     ])
-    found, labels = np.unique(classes, return_inverse=True)
+    distinct, labels = np.unique(classes, return_inverse=True)
     notes = _notes(path, records.keys[lost].tolist())
-    if len(found) < count:
-        notes.append(f"{facts} says {count:,} classes, and the pictures are of {len(found):,}")
+    if len(distinct) < count:
+        notes.append(f"{facts} says {count:,} classes, and the pictures are of {len(distinct):,}")
     return LabelledFaces(
         root,
         pa.array(records.keys[rows]).cast(pa.string()),
         np.zeros((len(rows), 0, 2)),
         labels.astype(np.int64),
-        [str(label) for label in found.tolist()],
+        [str(label) for label in distinct.tolist()],
         storage=RecordFile(path.name, records.offsets[rows], records.sizes[rows]),
         notes=tuple(notes),
     )
@@ -128,10 +128,10 @@ def _identity_ranges(records: _Records) -> NDArray[np.int64] | None:
                 f"{records.path}: its header counts {last:,} records, and its index {len(records.keys):,}; do they "
                 "belong together?"
             )
-        found = [_whole(records.labels(row)[0]) for row in records.rows(np.arange(first, last)).tolist()]
+        pairs = [_whole(records.labels(row)[0]) for row in records.rows(np.arange(first, last)).tolist()]
     except Damaged:
         return None
-    ranges = np.array(sorted(pair for pair in found if pair), dtype=np.int64).reshape(-1, 2)
+    ranges = np.array(sorted(pair for pair in pairs if pair), dtype=np.int64).reshape(-1, 2)
     edges = [1, *ranges[:, 1].tolist()]
     gapless = len(ranges) == last - first > 0 and ranges[:, 0].tolist() == edges[:-1] and edges[-1] == first
     return ranges if gapless else None
@@ -166,10 +166,10 @@ def _notes(path: Path, lost: list[int]) -> list[str]:
 
 
 def _class_count(path: Path) -> int:
-    found = re.fullmatch(r"\s*([0-9]{1,9})\s*,\s*[0-9]+\s*,\s*[0-9]+\s*", read_text(path))
-    if not found:
+    match = re.fullmatch(r"\s*([0-9]{1,9})\s*,\s*[0-9]+\s*,\s*[0-9]+\s*", read_text(path))
+    if not match:
         raise InputError(f"{path}: isn't `classes,height,width`")
-    return int(found[1])
+    return int(match[1])
 
 
 def _read_index(path: Path, of: Path, size: int) -> tuple[Keys, NDArray[np.int64]]:

@@ -43,8 +43,8 @@ def read_labelled_list(root: DataRoot, list_file: str, landmarks: str) -> Labell
         points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
     else:
         points = np.zeros((len(names), 0, 2))
-    found = identity.unique().to_pylist()
-    numbered = all(re.fullmatch(_WHOLE, name) for name in found)
+    ids = identity.unique().to_pylist()
+    numbered = all(re.fullmatch(_WHOLE, name) for name in ids)
     labels, identities = sorted_classes(identity, int if numbered else None)
     return _checked(LabelledFaces(root, names, points, labels, identities))
 
@@ -73,21 +73,21 @@ def read_ms1m(root: DataRoot, list_file: str) -> LabelledFaces:
     A box beyond the image is cut at its edges, a negative number is 0 (as in face_recognition.pytorch). Classes in
     order of first appearance. InputError names file and line of what doesn't fit.
     """
-    found = _detected(Path(list_file))
-    lines = found.lines
-    words = lines.words(found.boxes, 4, _FORM)
+    detected = _detected(Path(list_file))
+    lines = detected.lines
+    words = lines.words(detected.boxes, 4, _FORM)
     whole = pc.match_substring_regex(words, r"^-?[0-9]{1,9}$").to_numpy(zero_copy_only=False).reshape(-1, 4)
     lines.refuse_unlike(_FORM, pa.array(~whole.all(axis=1)))
     boxes = np.maximum(words.cast(pa.float64()).to_numpy().reshape(-1, 4), 0)
     refuse([f"{lines.where(i)}: the box is empty" for i in true_rows(pa.array((boxes[:, 2:] == 0).any(axis=1)))])
-    return _detected_faces(root, found, boxes)
+    return _detected_faces(root, detected, boxes)
 
 
 def read_imdb_face(root: DataRoot, list_file: str) -> LabelledFaces:
     """As `read_ms1m`, but the landmarks are fractions of the whole image, and the box isn't read."""
-    found = _detected(Path(list_file))
-    whole = np.tile([0.0, 0.0, np.inf, np.inf], (len(found.lines.numbers), 1))
-    return _detected_faces(root, found, whole)
+    detected = _detected(Path(list_file))
+    whole = np.tile([0.0, 0.0, np.inf, np.inf], (len(detected.lines.numbers), 1))
+    return _detected_faces(root, detected, whole)
 
 
 def has_face(texts: pa.Array) -> pa.BooleanArray:
@@ -118,14 +118,14 @@ def _detected(path: Path) -> _Detected:
     return _Detected(lines, pc.utf8_rtrim_whitespace(names), points, boxes, notes)
 
 
-def _detected_faces(root: DataRoot, found: _Detected, boxes: NDArray[np.float64]) -> LabelledFaces:
+def _detected_faces(root: DataRoot, detected: _Detected, boxes: NDArray[np.float64]) -> LabelledFaces:
     root.check_exists("--train_data_root")
-    lines = found.lines
-    names, points = lines.paths(found.names, root), lines.points(lines.words(found.points, 10, _FORM))
+    lines = detected.lines
+    names, points = lines.paths(detected.names, root), lines.points(lines.words(detected.points, 10, _FORM))
     refuse([f"{lines.where(i)}: not <identity>/<file>" for i in true_rows(pc.invert(pc.match_substring(names, "/")))])
     check_landmarks(points, lines.where, FRACTIONS)
     labels, identities = folder_classes(names)
-    faces = LabelledFaces(root, names, points, labels, identities, boxes=boxes, notes=found.notes)
+    faces = LabelledFaces(root, names, points, labels, identities, boxes=boxes, notes=detected.notes)
     return _checked(faces)
 
 

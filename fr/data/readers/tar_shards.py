@@ -123,11 +123,11 @@ def _found(folder: Path) -> list[str]:
 def _labels(classes: pa.StringArray) -> tuple[NDArray[np.int64], list[str]]:
     """Labels [N] and identities of classes [N]."""
     coded = classes.dictionary_encode()
-    found = coded.dictionary.to_pylist()
-    numbered = all(re.fullmatch(_WHOLE, name) for name in found)
-    identities = sorted(found, key=lambda name: (int(name) if numbered else 0, name))
+    distinct = coded.dictionary.to_pylist()
+    numbered = all(re.fullmatch(_WHOLE, name) for name in distinct)
+    identities = sorted(distinct, key=lambda name: (int(name) if numbered else 0, name))
     rank = {name: label for label, name in enumerate(identities)}
-    labels = np.array([rank[name] for name in found], dtype=np.int64)
+    labels = np.array([rank[name] for name in distinct], dtype=np.int64)
     return labels[coded.indices.to_numpy(zero_copy_only=False)], identities
 
 
@@ -151,8 +151,8 @@ def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callab
 
 def _notes(parts: list[_Shard]) -> tuple[str, ...]:
     pictureless = sum(part.pictureless for part in parts)
-    said = [f"{pictureless:,} samples without a picture (.{', .'.join(PICTURES)}) left out"] if pictureless else []
-    return (*(part.note for part in parts if part.note), *said)
+    left_out = [f"{pictureless:,} samples without a picture (.{', .'.join(PICTURES)}) left out"] if pictureless else []
+    return (*(part.note for part in parts if part.note), *left_out)
 
 
 def _index(path: Path, root: DataRoot) -> _Shard:
@@ -233,7 +233,7 @@ def _contents(file: BinaryIO, path: Path, samples: _Samples, problems: list[str]
         pa.array([picture.name for picture in pictures], type=pa.string()),
         pa.array(classes, type=pa.string()),
         np.array(points, dtype=np.float64).reshape(-1, 5, 2),
-        np.array([found is not _NOWHERE for found in points], dtype=np.bool_),
+        np.array([numbers is not _NOWHERE for numbers in points], dtype=np.bool_),
         np.array([picture.offset for picture in pictures], dtype=np.int64),
         np.array([picture.size for picture in pictures], dtype=np.int64),
         sum("picture" not in parts for parts in samples.values()),

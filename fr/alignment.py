@@ -1,9 +1,9 @@
-"""Five landmarks → the similarity that puts a face where the network expects it.
+"""Similarity transforms that align a face, from its five landmarks, to the input of the network.
 
 Points are (x, y) in pixels with (0, 0) at the centre of the first pixel, as OpenCV counts and as the published
-landmark files do. Matrices are [2, 3] and map photograph → network input.
+landmark files do. Matrices are [2, 3] and map image → network input.
 
-Shapes: N faces, 5 landmarks (left eye, right eye, nose, left and right mouth corner, as seen in the picture).
+Shapes: N faces, 5 landmarks (left eye, right eye, nose, left and right mouth corner, as seen in the image).
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
 
 
 def template_points(name: str, input_size: tuple[int, int]) -> Array:
-    """Where the landmarks go in an input of (height, width): [5, 2] pixels."""
+    """Landmark positions of a template in an input of (height, width): [5, 2] pixels."""
     height, width = input_size
     return np.array(TEMPLATES[name]) * (width, height)
 
@@ -84,12 +84,12 @@ def compose(after: Array, before: Array) -> Array:
 
 
 def invert(matrices: Array) -> Array:
-    """The inverse maps, network input → photograph: [N, 2, 3] → [N, 2, 3]."""
+    """The inverse maps, network input → image: [N, 2, 3] → [N, 2, 3]."""
     linear = np.linalg.inv(matrices[:, :, :2])
     return np.concatenate([linear, -linear @ matrices[:, :, 2:]], axis=2)
 
 
 def transform(matrices: Array, points: Array) -> Array:
-    """Points [N, K, 2] through matrices [N, 2, 3] → [N, K, 2]."""
+    """Transform points [N, K, 2] by matrices [N, 2, 3] → [N, K, 2]."""
     moved: Array = points @ np.swapaxes(matrices[:, :, :2], 1, 2) + matrices[:, None, :, 2]
     return moved

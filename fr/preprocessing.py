@@ -1,4 +1,4 @@
-"""How a photograph becomes the input of a network: one value that training, evaluation and export share (C1)."""
+"""Preprocessing of an image to the input of a network: one value that training, evaluation and export share (C1)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from fr.errors import InputError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The whole contract between pixels and network; stored in every snapshot.
+    """The contract between pixels and network; stored in every snapshot.
 
     input_size: (height, width) in pixels. template: key of `fr.alignment.TEMPLATES`, where the five landmarks
-    go. alignment: `procrustes` or `umeyama`, how the similarity is fitted. mean and std: per channel, in
-    `color_order`, on the 0–1 scale; the network sees (pixel / 255 - mean) / std. Outside the photograph is black.
+    go. alignment: `procrustes` or `umeyama`, the fit of the similarity. mean and std: per channel, in
+    `color_order`, on the 0–1 scale; the network sees (pixel / 255 - mean) / std. Pixels outside the image are black.
     """
 
     input_size: tuple[int, int]
@@ -60,7 +60,7 @@ class Preprocessing:
         return cls(**fields)
 
     def describe(self) -> str:
-        """One line for people."""
+        """One line for the log."""
         height, width = self.input_size
         return (
             f"{width}×{height} {self.color_order.upper()}, {self.alignment} to the {self.template} template, "

@@ -1,7 +1,7 @@
-"""Random numbers by address instead of by history.
+"""Counter-based random numbers: a function of seed and position, independent of earlier draws.
 
 A counter-based generator (Philox 4x64, Salmon et al., SC 2011) gives the numbers of any row without drawing those
-before it, so that what is drawn for a sample or a class depends on the seed and on its place alone: never on the
+before it, so that what is drawn for a sample or a class depends on the seed and on its position alone: never on the
 rank, the world size, a thread's timing, or where a run was resumed.
 """
 
@@ -14,7 +14,7 @@ _WORDS_PER_COUNT = 4  # Philox 4x64 gives four 64-bit words for each value of it
 
 
 class Purpose(IntEnum):
-    """What the numbers are for; each purpose has a sequence of its own under the same seed."""
+    """Purpose of random numbers; each has a sequence of its own under the same seed."""
 
     ORDER = 1
     AUGMENTATION = 2

@@ -87,7 +87,7 @@ def test_a_picture_of_just_the_limit_is_decoded(faces: LabelledFaces, monkeypatc
     monkeypatch.setattr(graph, "MOST_PIXELS", 64 * 64)
     assert len(batches(faces)) == 4
     monkeypatch.setattr(graph, "MOST_PIXELS", 64 * 64 - 1)
-    with pytest.raises(InputError, match="no photograph of the list can be decoded"):
+    with pytest.raises(InputError, match="no image of the list can be decoded"):
         batches(faces, BadImages(1_000))
 
 

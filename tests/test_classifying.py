@@ -161,7 +161,7 @@ def test_unusable_photographs_do_not_count(base: list[str], faces: LabelledFaces
     (root / faces.names[5].as_py()).write_bytes(b"")
     got = figures([*base, "--train_data_root", str(root)], tmp_path)
     assert (got["photographs"], got["unusable"]) == (95, 1)
-    with pytest.raises(InputError, match="bad photographs: 1, and --max_bad_images is 0"):
+    with pytest.raises(InputError, match="bad images: 1, and --max_bad_images is 0"):
         main([*base, "--train_data_root", str(root), "--max_bad_images", "0"])
     for name in faces.names.to_pylist():
         (root / name).write_bytes(b"")

@@ -342,7 +342,12 @@ def test_what_was_read_ahead_of_an_unreadable_file_is_not_read_again(
     Path(faces.path(index)).unlink()
     reads: list[int] = []
     read = Faces.read
-    monkeypatch.setattr(Faces, "read", lambda faces, index: (reads.append(index), read(faces, index))[1])
+
+    def counted(faces: Faces, index: int) -> Pixels:
+        reads.append(index)
+        return read(faces, index)
+
+    monkeypatch.setattr(Faces, "read", counted)
     list(stream(faces, BadImages(1), range(2)))
     later = set(range(len(faces))) - {index, *others}
     assert all(reads.count(row) == 1 for row in later - {index - index % EACH + (index + 1) % EACH})
@@ -396,12 +401,12 @@ def test_stand_ins_are_the_rest_of_the_identity_and_then_the_next_ones() -> None
 @pytest.mark.parametrize("limit", [0, 3, 6])
 def test_one_more_than_max_bad_images_ends_the_stream(limit: int, faces: LabelledFaces) -> None:
     lose(faces)
-    with pytest.raises(InputError, match=f"bad photographs: {limit + 1}, and --max_bad_images is {limit}; the last: /"):
+    with pytest.raises(InputError, match=f"bad images: {limit + 1}, and --max_bad_images is {limit}; the last: /"):
         batches(faces, BadImages(limit))
 
 
 @pytest.mark.parametrize(
-    ("limit", "message"), [(1000, "no photograph of the list can be decoded"), (10, "bad photographs: 11, ")]
+    ("limit", "message"), [(1000, "no image of the list can be decoded"), (10, "bad images: 11, ")]
 )
 def test_a_list_of_bad_photographs_alone_ends_the_run_soon(limit: int, message: str, faces: LabelledFaces) -> None:
     for index in range(len(faces)):
@@ -477,7 +482,7 @@ def test_too_many_end_the_run_with_status_2_and_a_snapshot_to_go_on_from(
     assert 1 <= done < 6
     assert snapshot.newest(parts / "snapshots", "tiny") == parts / "snapshots" / f"tiny_{done}.pt"
     printed = capsys.readouterr().err
-    assert re.search(r"^train\.py: bad photographs: 3, and --max_bad_images is 2; the last: /", printed, re.MULTILINE)
+    assert re.search(r"^train\.py: bad images: 3, and --max_bad_images is 2; the last: /", printed, re.MULTILINE)
     assert "Traceback" not in printed
     assert run_small(*options, "--snap_to_resume", "auto", out=parts) == expected
 
@@ -497,7 +502,7 @@ def test_ranks_tell_each_other_what_they_found_and_count_it_once(run_distributed
     for told in run_distributed(2, found_by_ranks, 4):
         assert told == [
             (["0 is bad", "1 is bad", "5 is bad"], 3, ""),
-            (["10 is bad", "11 is bad"], 5, "bad photographs: 5, and --max_bad_images is 4; the last: 11 is bad"),
+            (["10 is bad", "11 is bad"], 5, "bad images: 5, and --max_bad_images is 4; the last: 11 is bad"),
         ]
 
 

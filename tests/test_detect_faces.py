@@ -112,7 +112,7 @@ def test_photographs_without_a_face_and_unreadable_ones_are_listed(out: Path, ph
 def test_of_several_faces_the_one_asked_for(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", int)  # what a worker does for itself
     for choice, place in {"center": 200, "largest": 0}.items():
-        found = find_face(photographs, DetectorSettings(), "cpu", choice, False, "odd/both.png")
+        found = find_face(DataRoot(photographs), DetectorSettings(), "cpu", choice, "odd/both.png")
         assert isinstance(found, Found) and found.faces == 2
         assert place < min(found.points) < max(found.points) < place + 200
 

@@ -49,7 +49,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
         soft = (cv2.GaussianBlur(noise, (0, 0), 3) - 127) * 8 + 127
         assert cv2.imwrite(f"{root}/{index}.png", np.clip(soft, 0, 255).astype(np.uint8))
     landmarks = np.repeat(template_points(RGB.template, RGB.input_size)[None], COUNT, axis=0)
-    return Faces(root, pa.array([f"{index}.png" for index in range(COUNT)], type=pa.string()), landmarks)
+    return Faces(DataRoot(root), pa.array([f"{index}.png" for index in range(COUNT)], type=pa.string()), landmarks)
 
 
 def shown(faces: Faces, effects: dict[str, Effect], preprocessing: Preprocessing = RGB) -> Pixels:

@@ -415,7 +415,7 @@ def test_unusable_photographs_are_named_and_tried_again(
         (root / faces.names[row].as_py()).write_bytes(Path(faces.path(row)).read_bytes()[:700])
     (root / faces.names[70].as_py()).unlink()
     options = [*base, "--train_data_root", str(root), "--format", form, "--out", str(out)]
-    with pytest.raises(InputError, match=r"bad photographs: 13, and --max_bad_images is 12"):
+    with pytest.raises(InputError, match=r"bad images: 13, and --max_bad_images is 12"):
         main([*options, "--max_bad_images", "12"])
     stopped = "tools.features.sinks.OneFile.finish" if form == "parquet" else "tools.extract_features.write_result"
     with mock.patch(stopped, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):

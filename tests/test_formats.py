@@ -138,7 +138,7 @@ def test_lists_of_detections_by_hand(data: Data, dataset: str) -> None:
     expected = [[7, 9, 100, 80], [0, 9, 100, 100], [0, 0, 50, 60]] if dataset == "ms1m" else [whole] * 3
     assert faces.boxes is not None
     assert faces.boxes.tolist() == expected
-    assert faces.notes == (f"2 photographs of {data.list_file} without a face left out",)
+    assert faces.notes == (f"2 images of {data.list_file} without a face left out",)
 
 
 def test_folders_are_imagefolders(data: Data, tmp_path: Path) -> None:
@@ -594,4 +594,4 @@ def test_the_summary_counts_what_was_left_out(
     with (tmp_path / "imdbface.txt").open("a") as file:
         file.write("\nn000001/none.jpg |\nn000001/none.jpg\n")
     run_small(*words, out=tmp_path)
-    assert f"2 photographs of {tmp_path}/imdbface.txt without a face left out" in "".join(capsys.readouterr())
+    assert f"2 images of {tmp_path}/imdbface.txt without a face left out" in "".join(capsys.readouterr())

@@ -99,7 +99,7 @@ def test_the_same_face_has_the_same_signature_wherever_it_is(tmp_path: Path) -> 
 def test_a_box_outside_is_unusable(tmp_path: Path) -> None:
     faces = faces_of(tmp_path, encoded(picture(0)))
     boxed = replace(faces, landmarks=faces.landmarks / 64, boxes=np.array([[70.0, 0, 9, 9]]))
-    assert look_at(boxed) == ["the box of its face lies outside the picture"]
+    assert look_at(boxed) == ["the box of its face lies outside the image"]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

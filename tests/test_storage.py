@@ -44,13 +44,13 @@ def test_faces_without_a_storage_are_a_file_each(tmp_path: Path) -> None:
 def test_a_shard_that_shrinks_or_goes_away_is_an_error_with_words(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(BYTES)
     stored = slices(["a.tar", "none.tar"], [(0, 900, 100), (1, 0, 1)])
-    assert stored.read(tmp_path, 0, False).tobytes() == BYTES[900:]
+    assert stored.read(DataRoot(tmp_path), 0).tobytes() == BYTES[900:]
     os.truncate(tmp_path / "a.tar", 930)
     with pytest.raises(OSError, match="cut short, 70 bytes are missing") as caught:
-        stored.read(tmp_path, 0, False)
+        stored.read(DataRoot(tmp_path), 0)
     assert caught.value.strerror == "cut short, 70 bytes are missing"
     with pytest.raises(FileNotFoundError):
-        stored.read(tmp_path, 1, False)
+        stored.read(DataRoot(tmp_path), 1)
 
 
 def test_a_share_that_comes_back_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_damaged_record_is_told_from_a_whole_one(data: bytes, problem: str, tm
     (tmp_path / "train.rec").write_bytes(BYTES + data)
     stored = RecordFile("train.rec", np.array([1_000]), np.array([len(data)]))
     with pytest.raises(OSError, match=f"the record is damaged: {problem}") as caught:
-        stored.read(tmp_path, 0, False)
+        stored.read(DataRoot(tmp_path), 0)
     assert caught.value.strerror
 
 

@@ -212,7 +212,7 @@ def test_one_bad_photograph_too_many_ends_both_ranks_with_a_snapshot(quickstart_
     result = launch("train.py", *options, *TINY, *folders(tmp_path), ranks=2)
     assert result.returncode != 0
     problem = f"{data}/vggface2/train/n000001/0099_99.jpg: can't be read: No such file or directory"
-    assert f"train.py: bad photographs: 1, and --max_bad_images is 0; the last: {problem}" in result.stderr
+    assert f"train.py: bad images: 1, and --max_bad_images is 0; the last: {problem}" in result.stderr
     done = len(losses(tmp_path))
     assert done >= 1
     assert snapshot.newest(tmp_path / "snapshots", "tiny") == tmp_path / "snapshots" / f"tiny_{done}.pt"

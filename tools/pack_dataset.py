@@ -207,7 +207,7 @@ def _as_they_are(faces: LabelledFaces) -> Iterator[Sample | str]:
         elif not placement.sizes_of([encoded]).all():
             yield f"{faces.path(row)}: can't be decoded: {'no picture' if len(encoded) else 'it is empty'}"
         elif not placed.all():
-            yield f"{faces.path(row)}: the box of its face lies outside the picture"
+            yield f"{faces.path(row)}: the box of its face lies outside the image"
         else:
             ending = PurePosixPath(faces.names[row].as_py()).suffix[1:].lower()
             yield Sample(row, ending if ending in PICTURES else "jpg", encoded.tobytes(), points[0])

@@ -1,1 +1,1 @@
-"""From lists and photographs to batches of aligned faces."""
+"""Lists and images → batches of aligned faces."""

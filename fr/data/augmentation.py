@@ -1,10 +1,10 @@
-"""The random draws of a batch, as arrays; geometry goes into the alignment matrix (C3).
+"""Random augmentation of a batch, as arrays; geometry is folded into the alignment matrix (C3).
 
-What each does, in this order:
+Transforms, in this order:
 - mirror, rotation, zoom about the centre, shift, and a crop that is brought back to the full size: one matrix;
 - colour: brightness, contrast, saturation, or grey (ITU-R BT.601); torchvision's ColorJitter and RandomGrayscale;
 - cut-out: black boxes over landmarks, then the 5×5 box blur, both of face_recognition.pytorch;
-- low resolution (AdaFace, arXiv:2204.00964): smaller, then back to size;
+- low resolution (AdaFace, arXiv:2204.00964): resized down, then back;
 - JPEG: compressed, then decoded;
 - random erasing (Zhong et al., arXiv:1708.04896): one black rectangle.
 
@@ -65,7 +65,7 @@ class Augmentation:
 
     @property
     def effects(self) -> tuple[str, ...]:
-        """Names of what may befall the pixels, in the order in which it does."""
+        """Enabled pixel transforms, in order."""
         probabilities = {
             "color": max(self.color_prob, self.gray_prob),
             "cutout": self.cutout_prob,
@@ -78,7 +78,7 @@ class Augmentation:
 
 
 class Effect(NamedTuple):
-    """One thing that may befall the pixels of each sample."""
+    """A pixel transform of a batch: the samples that it applies to, and its parameters."""
 
     drawn: Bools  # [N]
     parameters: NDArray[Any]  # [N, …]
@@ -86,7 +86,7 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True)
 class Draws:
-    """What befalls each sample of a batch."""
+    """Random transforms of a batch of N samples."""
 
     flip: Bools  # [N]
     angle: Array  # [N] radians, counter-clockwise as seen
@@ -102,7 +102,7 @@ class Draws:
     box_side: Array  # [N] fraction of the input's side
     blur: Bools  # [N]
     lowres: Bools  # [N]
-    lowres_ratio: Array  # [N] of the smaller picture's sides
+    lowres_ratio: Array  # [N] of the smaller image's sides
     jpeg: Bools  # [N]
     jpeg_quality: NDArray[np.int64]  # [N] 1 … 100
     erase: Bools  # [N]
@@ -111,7 +111,7 @@ class Draws:
 
 
 def draw(augmentation: Augmentation, seed: int, epoch: int, first: int, count: int) -> Draws:
-    """The draws of places `first` … `first + count - 1` of an epoch: a function of (seed, epoch, place) alone."""
+    """Draws of positions `first` … `first + count - 1` of an epoch: a function of (seed, epoch, position) alone."""
     a = augmentation
     u = uniforms(seed, Purpose.AUGMENTATION, first, count, _COLUMNS, epoch)
     v = uniforms(seed, Purpose.PIXELS, first, count, _COLUMNS, epoch)
@@ -122,9 +122,9 @@ def draw(augmentation: Augmentation, seed: int, epoch: int, first: int, count: i
     extent = _rectangles(a, v[:, 10], v[:, 11])
     return Draws(
         flip=u[:, 0] < a.flip_prob,
-        angle=np.where(u[:, 1] < a.rotate_prob, np.deg2rad(a.rotate_degrees) * _either_way(u[:, 2]), 0.0),
-        zoom=1 + np.where(u[:, 15] < a.zoom_prob, a.zoom_range * _either_way(u[:, 16]), 0.0),
-        shift=np.where(u[:, 17:18] < a.shift_prob, a.shift_range * _either_way(u[:, 18:20]), 0.0),
+        angle=np.where(u[:, 1] < a.rotate_prob, np.deg2rad(a.rotate_degrees) * _symmetric(u[:, 2]), 0.0),
+        zoom=1 + np.where(u[:, 15] < a.zoom_prob, a.zoom_range * _symmetric(u[:, 16]), 0.0),
+        shift=np.where(u[:, 17:18] < a.shift_prob, a.shift_range * _symmetric(u[:, 18:20]), 0.0),
         crop_side=crop_side,
         crop_corner=(1 - crop_side)[:, None] * u[:, 13:15],
         color=v[:, 0] < a.color_prob,
@@ -145,7 +145,8 @@ def draw(augmentation: Augmentation, seed: int, epoch: int, first: int, count: i
     )
 
 
-def _either_way(u: Array) -> Array:
+def _symmetric(u: Array) -> Array:
+    """Uniform numbers in [0, 1) → [-1, 1)."""
     return 2 * u - 1
 
 
@@ -157,14 +158,16 @@ def _rectangles(augmentation: Augmentation, u: Array, v: Array) -> Array:
     """
     area = ERASED_AT_LEAST + (augmentation.erase_area - ERASED_AT_LEAST) * u
     farthest = -np.log(np.maximum(augmentation.erase_aspect, area))
-    root = np.exp(farthest * _either_way(v) / 2)
+    root = np.exp(farthest * _symmetric(v) / 2)
     extent: Array = np.sqrt(area)[:, None] * np.stack([root, 1 / root], axis=1)
     return extent
 
 
 def geometry(draws: Draws, input_size: tuple[int, int]) -> Array:
-    """Mirror, rotation and zoom about the centre of the input, shift, and the cropped window brought to full size, in
-    this order, as matrices input → input: [N, 2, 3]."""
+    """Geometric augmentation as matrices input → input: [N, 2, 3].
+
+    Mirror, rotation and zoom about the centre of the input, shift, and the cropped window resized to full size.
+    """
     height, width = input_size
     center_x, center_y = (width - 1) / 2, (height - 1) / 2
     cos, sin = np.cos(draws.angle), np.sin(draws.angle)
@@ -219,10 +222,10 @@ def boxes(
 def effects(
     settings: Augmentation, draws: Draws, moves: Array, preprocessing: Preprocessing
 ) -> dict[str, Effect]:
-    """What befalls the pixels, by the names of `settings.effects`. Parameters of a sample:
+    """Pixel transforms of a batch, by the names of `settings.effects`. Parameters of a sample:
 
     color: factors of brightness, contrast and saturation, [3]. cutout: corners and sides of the boxes, [2, 2·K].
-    blur: the kernel, [5, 5]. lowres: height and width of the smaller picture, [2]. jpeg: quality 1 … 100.
+    blur: the kernel, [5, 5]. lowres: height and width of the smaller image, [2]. jpeg: quality 1 … 100.
     erase: corner and sides of the rectangle, [2, 2] as (y, x).
     """
     size = np.array(preprocessing.input_size)
@@ -243,7 +246,7 @@ def effects(
     def blur() -> Effect:
         return Effect(draws.blur, np.full((len(moves), _BLUR_SIDE, _BLUR_SIDE), 1 / _BLUR_SIDE**2, dtype=np.float32))
 
-    every = {
+    effect_of = {
         "color": color,
         "cutout": lambda: Effect(draws.box_count > 0, np.stack(boxes(draws, moves, preprocessing), axis=1)),
         "blur": blur,
@@ -251,7 +254,7 @@ def effects(
         "jpeg": lambda: Effect(draws.jpeg, draws.jpeg_quality.astype(np.int32)),
         "erase": erase,
     }
-    return {name: every[name]() for name in settings.effects}
+    return {name: effect_of[name]() for name in settings.effects}
 
 
 def _rows(corners: Array) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Columns kept for the next start: one file that all ranks of a host map into memory, and so share.
+"""Cache of the columns of training data: one file that all ranks of a host map into memory, and so share.
 
 A file is an Arrow IPC stream (one row; of each column a list), a magic word and the CRC-32 of the stream. The schema's
 metadata hold the key and, as JSON, how the columns make up the value: dataclasses of `_CLASSES`, tuples, lists of
@@ -38,12 +38,12 @@ _CHUNK = 1 << 20
 
 
 class Damaged(Exception):
-    """A file of the cache isn't what was written."""
+    """A file of the cache differs from what was written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A place in the cache. question: what the value answers; state: of what it was read. JSON both."""
+    """An entry of the cache. question: what the value is; state: of the files it was read from. Both are JSON."""
 
     folder: Path
     question: str
@@ -54,16 +54,16 @@ class Entry:
         return self.folder / f"faces-{_digest(self.question)}-{_digest(_code() + self.state)}.arrow"
 
     def load(self) -> Any:
-        """What was stored, its columns read-only and mapped; None if that isn't there. Raises Damaged."""
+        """The stored value, its columns read-only and mapped; None if there is none. Raises Damaged."""
         try:
             with open_file(self.path) as file:
                 _check_sum(file)
-                found = self._mapped(file)
+                value = self._mapped(file)
         except OSError:
             return None
         with contextlib.suppress(OSError):
             os.utime(self.path)  # the entries used last are kept
-        return found
+        return value
 
     def store(self, value: object) -> Any:
         """Write whole or not at all, and remove what nobody needs any more; returns what `load` will.
@@ -100,12 +100,12 @@ class Entry:
             batch = pa.ipc.open_stream(whole).read_next_batch()
             batch.validate(full=True)
             key, value = (json.loads(batch.schema.metadata[name]) for name in (b"key", b"value"))
-            found = _unpacked(value, [column.flatten() for column in batch.columns])
+            unpacked = _unpacked(value, [column.flatten() for column in batch.columns])
         except (pa.ArrowException, OSError, StopIteration, LookupError, TypeError, ValueError, RecursionError) as error:
             raise Damaged(f"{self.path}: {error}") from error
         if key != self._key:
             raise Damaged(f"{self.path}: it was written under another name")
-        return found
+        return unpacked
 
     @property
     def _key(self) -> list[Any]:
@@ -114,9 +114,9 @@ class Entry:
     def _clean(self) -> None:
         """Remove this question's other states, the entries longest unused, and what killed writers left."""
         own = f"faces-{_digest(self.question)}-"
-        found = {path: path.stat().st_mtime for path in self.folder.glob("faces-*-*.arrow*")}
-        entries = sorted((path for path in found if path.suffix == ".arrow"), key=found.__getitem__, reverse=True)
-        old = [path for path in found if path.suffix == ".tmp" and found[path] < time.time() - _ABANDONED]
+        times = {path: path.stat().st_mtime for path in self.folder.glob("faces-*-*.arrow*")}
+        entries = sorted((path for path in times if path.suffix == ".arrow"), key=times.__getitem__, reverse=True)
+        old = [path for path in times if path.suffix == ".tmp" and times[path] < time.time() - _ABANDONED]
         stale = [path for path in entries if path.name.startswith(own) and path != self.path]
         for path in {*old, *stale, *entries[_KEPT:]}:
             path.unlink(missing_ok=True)
@@ -125,12 +125,12 @@ class Entry:
 def state_of(files: list[Path]) -> str | None:
     """Path, size and times of files as JSON; None while one isn't there or may still be changing."""
     try:
-        found = [(os.path.abspath(path), os.stat(path)) for path in files]
+        statuses = [(os.path.abspath(path), os.stat(path)) for path in files]
     except OSError:
         return None
-    if any(abs(time.time() - status.st_mtime) < _UNSETTLED for _, status in found):
+    if any(abs(time.time() - status.st_mtime) < _UNSETTLED for _, status in statuses):
         return None
-    return json.dumps([[path, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for path, status in found])
+    return json.dumps([[path, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for path, status in statuses])
 
 
 @functools.cache
@@ -150,10 +150,10 @@ def _digest(text: str) -> str:
 def _sum(file: BinaryIO, size: int) -> int:
     """CRC-32 of the first `size` bytes, which are read and not mapped: a page that is touched counts as the rank's."""
     file.seek(0)
-    found = 0
+    checksum = 0
     for first in range(0, size, _CHUNK):
-        found = zlib.crc32(file.read(min(_CHUNK, size - first)), found)
-    return found
+        checksum = zlib.crc32(file.read(min(_CHUNK, size - first)), checksum)
+    return checksum
 
 
 def _check_sum(file: BinaryIO) -> None:
@@ -204,9 +204,9 @@ def _unpacked(packed: Any, columns: list[pa.Array]) -> Any:
     return packed
 
 
-def cache_folder(wish: str) -> Path | None:
+def cache_folder(option: str) -> Path | None:
     """--data_cache: a folder, `auto` (the user's, as the XDG Base Directory Specification has it), or `none`."""
-    if wish != "auto":
-        return None if wish == "none" else Path(wish)
+    if option != "auto":
+        return None if option == "none" else Path(option)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "face-recognition-trainer"

@@ -1,4 +1,4 @@
-"""Training data read by all ranks together: once a host, and checked to be the same."""
+"""Training data on all ranks: read once per host, and checked to be the same everywhere."""
 
 import uuid
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from fr.errors import InputError
 
 
 def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces:
-    """As `read_training_faces`, by all ranks together: the first of a host reads, the others map what it kept.
+    """As `read_training_faces`, on all ranks: the first of a host reads, the others map its cache entry.
 
-    All of them raise InputError if one can't read the data, or if they aren't the same everywhere.
+    All ranks raise InputError if one can't read the data, or if the data differ between ranks.
     """
     run = gather_objects(uuid.uuid4().hex)[0] if ranks.world_size > 1 else ""
     faces, failure = None, None
-    with patient_group() as group:  # tens of millions of pictures may take an hour
+    with patient_group() as group:  # tens of millions of images may take an hour
         for keeps in (True, False):
             if (ranks.local_rank == 0) == keeps:
                 try:
@@ -26,8 +26,8 @@ def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces
                     failure = error
             raise_together(failure, "another rank can't read the training data, and says why", group)
     assert faces is not None
-    found = gather_objects(faces.fingerprint())
-    unlike = [rank for rank, fingerprint in enumerate(found) if fingerprint != found[0]]
+    fingerprints = gather_objects(faces.fingerprint())
+    unlike = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]
     if unlike:
         raise InputError(
             f"--train_data_root {faces.root}: ranks {', '.join(map(str, unlike))} read other data than rank 0; "

@@ -1,6 +1,6 @@
-"""What the DALI graph does to the pixels of an aligned face, one function an effect.
+"""Pixel transforms of an aligned face inside the DALI graph, one function an effect.
 
-Images are [H, W, 3] uint8, RGB; `augmentation.effects` says what the parameters are. The operators are those that DALI
+Images are [H, W, 3] uint8, RGB; `augmentation.effects` documents the parameters. The operators are those that DALI
 has for CPU and GPU alike (C12), and none draws anything by itself (C2).
 """
 
@@ -11,7 +11,7 @@ from nvidia.dali import fn, types
 
 
 def _color(images: Any, factors: Any) -> Any:
-    """Each step is clipped to 0–255, as torchvision's are. The contrast is that to the mean grey."""
+    """Brightness, contrast and saturation, each clipped to 0–255, as in torchvision; contrast about the mean grey."""
     images = fn.brightness(images, brightness=factors[0])
     mean = fn.reductions.mean(_luma(images)).cpu()  # an argument is read on the CPU
     images = fn.contrast(images, contrast=factors[1], contrast_center=mean)
@@ -32,7 +32,7 @@ def _erase(images: Any, boxes: Any) -> Any:
 
 
 def _lowres(images: Any, size: Any) -> Any:
-    """Linear both ways; on the way down with a filter as wide as a pixel of the smaller picture."""
+    """Resize down and back, linear both ways; down with a filter as wide as a pixel of the smaller image."""
     full = fn.cast(images.shape()[:2], dtype=types.FLOAT)
     return fn.resize(fn.resize(images, size=size), size=full)
 

@@ -1,4 +1,4 @@
-"""--train_dataset → the reader of that format. What each needs is in `fr/options/names.py`."""
+"""Training formats: --train_dataset → reader, through the cache. Their options are in `fr/options/names.py`."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from fr.data.readers.folders import read_folders
 from fr.data.readers.insightface import FILES, read_records
 from fr.data.readers.lists import read_imdb_face, read_labelled_list, read_ms1m, read_trillion_pairs
 from fr.data.readers.tar_shards import read_tar, shard_names
-from fr.data.readers.unlabelled import read_photographs, read_trillion_pairs_test
+from fr.data.readers.unlabelled import read_images, read_trillion_pairs_test
 from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -48,7 +48,7 @@ READERS: dict[str, Reader] = {
     "trp": lambda source: read_trillion_pairs(source.data_root, source.list_file),
     "tar": lambda source: read_tar(source.data_root, source.list_file, source.aligned),
     "rec": lambda source: read_records(source.data_root),
-    "photos": lambda source: read_photographs(source.data_root, source.list_file, source.landmarks),
+    "photos": lambda source: read_images(source.data_root, source.list_file, source.landmarks),
     "trp_test": lambda source: read_trillion_pairs_test(source.data_root, source.list_file),
 }
 
@@ -65,8 +65,8 @@ def _shards(source: Source) -> list[Path]:
 
 
 # The files whose sizes and times tell whether a format's data changed; InputError when they can't be found. A tree of
-# pictures has none, since one may come or go anywhere in it: it is walked at every start, and only the ranks of one
-# run share what was found.
+# images has none, since a file may come or go anywhere in it: it is walked at every start, and only the ranks of one
+# run share the result.
 INPUTS: dict[str, Callable[[Source], list[Path]]] = {
     **dict.fromkeys(("vgg", "list", "ms1m", "imdbface", "trp", "trp_test"), _texts),
     "tar": _shards,
@@ -75,18 +75,17 @@ INPUTS: dict[str, Callable[[Source], list[Path]]] = {
 
 
 def read_training_faces(options: Mapping[str, Any]) -> LabelledFaces:
-    """The faces that train.py's options name, from the cache if they are there; options: as a snapshot keeps them,
-    older ones too.
+    """Faces by train.py's options, from the cache if they are there. options: as stored in a snapshot, older ones too.
 
-    InputError says all that is wrong with the files.
+    InputError lists all problems of the files.
     """
     return read_cached(options, run="", keeps=True)
 
 
 def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFaces:
-    """The faces that options name, from the cache or into it.
+    """Faces by options, from the cache or written to it.
 
-    run: what its ranks call it; "" = a run of one. keeps: whether this rank writes into the cache.
+    run: id shared by the ranks of a run; "" = one rank. keeps: whether this rank writes to the cache.
     """
     dataset = options.get("train_dataset", "vgg")
     if dataset not in READERS:
@@ -99,7 +98,7 @@ def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFa
     try:
         state = state_of(INPUTS[dataset](source)) if dataset in INPUTS else run
     except InputError:
-        state = None  # which the reader says again, with all else that is wrong
+        state = None  # the reader reports it, together with all other problems
     if not folder or not state:
         return READERS[dataset](source)
     entry = Entry(folder, json.dumps([dataset, *astuple(source)]), state)
@@ -107,7 +106,7 @@ def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFa
 
 
 def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
-    """What the cache has, if the photographs are still there."""
+    """Faces from the cache, if their images are still there."""
     try:
         kept = entry.load()
     except Damaged as error:
@@ -123,7 +122,7 @@ def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
 
 
 def _built(entry: Entry, reader: Reader, source: Source, keeps: bool) -> LabelledFaces:
-    """What the reader reads; as the cache keeps it where it can, so that the memory it took is free again."""
+    """Faces from the reader, mapped from their new cache entry where possible, which frees the reader's memory."""
     faces = reader(source)
     if not keeps:
         return faces

@@ -1,4 +1,4 @@
-"""VGGFace2's `bb_landmark/loose_landmark_*.csv` and `loose_bb_*.csv`: points and box of each photograph, by name."""
+"""VGGFace2's `bb_landmark/loose_landmark_*.csv` and `loose_bb_*.csv`: points and box of each image, by name."""
 
 import csv
 import re
@@ -22,7 +22,7 @@ BOX_COLUMNS = ["X", "Y", "W", "H"]
 
 
 def landmark_table(given: Path, source: Path) -> Path:
-    """The CSV `given`, or of the folder `given` the one for a list or folder called like `source`."""
+    """The CSV `given`, or the one in the folder `given` for a list or folder named like `source`."""
     if given.is_file():
         return given
     if not given.is_dir():
@@ -37,7 +37,7 @@ def landmark_table(given: Path, source: Path) -> Path:
 
 
 def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:
-    """The rows of photographs [N], found by name without ending: [N, 5, 2] pixels.
+    """Landmarks of images [N], looked up by name without ending: [N, 5, 2] pixels.
 
     InputError names those without a row by `where`, and rows that give no similarity.
     """
@@ -47,7 +47,7 @@ def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]
 
 
 def boxes_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:
-    """As `landmarks_of`, of a table of boxes: [N, 4] x, y, width, height in pixels."""
+    """Boxes of images [N], as `landmarks_of`: [N, 4] x, y, width, height in pixels."""
     boxes = _rows_of(names, table, BOX_COLUMNS, where)
     good = (np.abs(boxes) < PIXELS.farthest).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)  # false for NaN, too
     refuse([f"{table}: the row of {names[i]}: no box, or {PIXELS.far}" for i in np.flatnonzero(~good).tolist()])
@@ -57,7 +57,7 @@ def boxes_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) ->
 def _rows_of(
     names: pa.StringArray, table: Path, wanted: list[str], where: Callable[[int], str]
 ) -> NDArray[np.float64]:
-    """Columns of a table [N, K], by name without ending; InputError names photographs without a row by `where`."""
+    """Columns of a table [N, K], by name without ending; InputError names images without a row by `where`."""
     columns = _read_csv(table, wanted)
     values = np.empty((len(names), len(wanted)))
     rows = _places(names, columns["NAME_ID"].combine_chunks(), table, where)
@@ -69,16 +69,16 @@ def _rows_of(
 def _places(
     names: pa.StringArray, known: pa.StringArray, table: Path, where: Callable[[int], str]
 ) -> NDArray[np.int32] | slice:
-    """Which row of the table is each photograph's."""
+    """Rows of the table by image."""
     wanted = _without_ending(names)
     if wanted.equals(known):  # as VGGFace2's own files are: a second less than looking each of 3 million names up
         return slice(None)
-    found = pc.index_in(wanted, value_set=known)
-    missing = np.flatnonzero(found.is_null().to_numpy(zero_copy_only=False)).tolist()
+    indices = pc.index_in(wanted, value_set=known)
+    missing = np.flatnonzero(indices.is_null().to_numpy(zero_copy_only=False)).tolist()
     if missing:
         read_bytes(table)  # which says if it has NULs, that Arrow takes for parts of names
     refuse([f"{where(i)}: {names[i]} has no row in {table}" for i in missing])
-    rows: NDArray[np.int32] = found.to_numpy()
+    rows: NDArray[np.int32] = indices.to_numpy()
     _refuse_shared(names, rows, table, where)
     return rows
 
@@ -86,9 +86,9 @@ def _places(
 def _refuse_shared(
     names: pa.StringArray, rows: NDArray[np.int32], table: Path, where: Callable[[int], str]
 ) -> None:
-    """InputError for photographs [N] that differ by their ending alone, and so have one row; rows: [N].
+    """InputError for images [N] that differ only by their ending, and so share a row; rows: [N].
 
-    One that is listed twice is no such two.
+    An image that is listed twice isn't refused.
     """
     shared = np.flatnonzero(np.bincount(rows)[rows] > 1)
     if not len(shared):  # as most lists are; the rest would take longer than that
@@ -120,7 +120,7 @@ def _read_csv(path: Path, wanted: list[str]) -> pa.Table:
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types=types,
                     include_columns=list(types),
-                    # `cat train.csv test.csv` leaves a second header inside; as nulls it matches no photograph.
+                    # `cat train.csv test.csv` leaves a second header inside; as nulls it matches no image.
                     null_values=wanted,
                 ),
             )

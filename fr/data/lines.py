@@ -1,4 +1,4 @@
-"""Text files of one photograph a line → columns, by what Arrow does with all lines at once.
+"""Text files with one image a line → columns, by Arrow's operations on all lines at once.
 
 Lists of faces have millions of lines: a Python object for each would take gigabytes, and groups of a regular
 expression take 0.8 µs a line and more, six times as long as splitting.
@@ -20,26 +20,26 @@ from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_bytes, read_text
 
 STAYS = "a path must start from --train_data_root and stay there, unless --allow_outside is given"
-_STRAYS = r"^/|(?:^|/)\.\.(?:/|$)|\x00"  # leads out of the root, or nowhere
-_LONGEST = 4095  # bytes of a path, by Linux; a message shall not hold a line without end
+_STRAYS = r"^/|(?:^|/)\.\.(?:/|$)|\x00"  # leads out of the root, or is no path
+_LONGEST = 4095  # bytes of a path, by Linux; limits the lines in messages, too
 _BLOCK = 4096
 _QUOTED = 80  # characters of a line that a message shows
 
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of a file that aren't blank, without the space around them. N lines."""
+    """Non-blank lines of a file, stripped. N lines."""
 
     path: Path
     numbers: NDArray[np.int64]  # [N] from 1
     texts: pa.LargeStringArray  # [N]
 
     def where(self, index: int) -> str:
-        """Line `index` as messages name it."""
+        """File and number of line `index`, for messages."""
         return f"{self.path}:{self.numbers[index]}"
 
     def chosen(self, rows: NDArray[np.bool_]) -> "Lines":
-        """The marked ones alone; rows: [N]."""
+        """Lines selected by a mask [N]."""
         return Lines(self.path, self.numbers[rows], self.texts.filter(pa.array(rows)))
 
     def columns(self, parts: pa.ListArray, count: int, form: str) -> list[pa.Array]:
@@ -48,11 +48,11 @@ class Lines:
         return [pc.list_element(parts, place) for place in range(count)]
 
     def refuse_unlike(self, form: str, rows: pa.BooleanArray) -> None:
-        """InputError for the marked lines [N], which aren't like `form`."""
+        """InputError for the lines of a mask [N], which don't have the form `form`."""
         refuse([f"{self.where(i)}: {self.texts[i].as_py()[:_QUOTED]!r} isn't {form}" for i in true_rows(rows)])
 
     def words(self, column: pa.Array, count: int, form: str) -> pa.Array:
-        """`count` words a row, one after the other [N · count]; InputError names the lines with more or fewer."""
+        """`count` words a row, concatenated [N · count]; InputError names the lines with more or fewer."""
         words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(column))
         self.refuse_unlike(form, pc.not_equal(pc.list_value_length(words), count))
         return words.flatten()
@@ -102,12 +102,12 @@ def strays(paths: pa.Array, root: DataRoot) -> pa.BooleanArray:
 
 
 def true_rows(column: pa.BooleanArray) -> NDArray[np.int64]:
-    """Where a column is true."""
+    """Rows where a column is true."""
     return np.flatnonzero(column.to_numpy(zero_copy_only=False))
 
 
 def _no_numbers(words: pa.Array) -> list[int]:
-    """Which words Arrow can't cast; its message names the first at best."""
+    """Rows of words that Arrow can't cast; its message names the first at best."""
 
     def fails(part: pa.Array) -> bool:
         try:
@@ -122,7 +122,7 @@ def _no_numbers(words: pa.Array) -> list[int]:
 
 
 def folder_classes(names: pa.StringArray) -> tuple[NDArray[np.int64], list[str]]:
-    """The folder of each photograph as its identity, in order of first appearance: labels [N], identities.
+    """The folder of each image as its identity, in order of first appearance: labels [N], identities.
 
     names: paths with a folder each.
     """
@@ -134,12 +134,12 @@ def folder_classes(names: pa.StringArray) -> tuple[NDArray[np.int64], list[str]]
 def sorted_classes(ids: pa.Array, key: Callable[[str], int] | None) -> tuple[NDArray[np.int64], list[str]]:
     """Labels [N] and identities of ids [N], ascending by `key`, or as text without one.
 
-    Ids of the same key are one identity, called by the key.
+    Ids with the same key are one identity, named by the key.
     """
     coded = ids.dictionary_encode()
-    found = coded.dictionary.to_pylist()
-    called = [str(key(name)) for name in found] if key else found
-    identities = sorted(set(called), key=key)
+    distinct = coded.dictionary.to_pylist()
+    ids_by_key = [str(key(name)) for name in distinct] if key else distinct
+    identities = sorted(set(ids_by_key), key=key)
     rank = {name: label for label, name in enumerate(identities)}
-    labels = np.array([rank[name] for name in called], dtype=np.int64)
+    labels = np.array([rank[name] for name in ids_by_key], dtype=np.int64)
     return labels[coded.indices.to_numpy(zero_copy_only=False)], identities

@@ -1,6 +1,6 @@
-"""Which sample stands at which place: a pure function of the seed and the iteration (C2).
+"""Order of the training samples: a pure function of the seed and the iteration (C2).
 
-A plain epoch is one random permutation of the list, cut into batches of the global size; what is left over at its end
+A plain epoch is one random permutation of the list, cut into batches of the global size; the rest at its end
 (fewer samples than a batch) is not shown in that epoch. The permutation differs by epoch, so over epochs every
 sample is left out equally rarely. A balanced epoch has as many batches, and shows each identity as often as any other.
 """
@@ -20,11 +20,11 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Balance:
-    """Identities by turns: `images` of one, then as many of another.
+    """Identity-balanced (PK) sampling: `images` of each identity in a batch.
 
-    All identities come once, in random order, before any comes again. With 2 images or more no batch holds an identity
-    twice: those left over by whole batches (other ones each time) miss that round. The images of an identity are gone
-    through in an order that differs by epoch, and again from its first when it has no more.
+    Each round shows every identity once, in random order. With 2 images or more no batch holds an identity twice: those
+    that don't fill a whole batch (other ones each round) are left out of the round. The images of an identity are shown
+    in an order that differs by epoch, cyclically.
     """
 
     labels: Indices  # [count] 0 … identities - 1, none unused
@@ -33,7 +33,7 @@ class Balance:
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's part of a batch: places `first` … `first + count - 1` of an epoch, and the samples there."""
+    """One rank's part of a batch: positions `first` … `first + count - 1` of an epoch, and the samples there."""
 
     epoch: int
     first: int
@@ -59,11 +59,11 @@ class Order:
                 f"choose {self.count} or less"
             )
         if self.balance and self.balance.images > 1:
-            wanted, there = self.batch_size // self.balance.images, int(self.balance.labels.max()) + 1
-            if wanted > there:
+            needed, available = self.batch_size // self.balance.images, int(self.balance.labels.max()) + 1
+            if needed > available:
                 raise InputError(
                     f"--train_batch_size {self.batch_size} with --images_per_identity {self.balance.images} takes "
-                    f"{wanted} identities, and there are {there}"
+                    f"{needed} identities, and there are {available}"
                 )
 
     @property
@@ -73,7 +73,7 @@ class Order:
     def share(self, iteration: int, part: int, parts: int) -> Share:
         """Part `part` of `parts` equal, contiguous ones of the batch of `iteration` (from 0).
 
-        Parts in order make up the batch, so it holds the same samples at the same places for any number of ranks
+        Parts in order make up the batch, so it holds the same samples at the same positions for any number of ranks
         and of micro-batches.
         """
         epoch, batch = divmod(iteration, self.iterations_per_epoch)
@@ -83,7 +83,7 @@ class Order:
 
 
 def training_order(options: argparse.Namespace, labels: Indices) -> Order:
-    """The order that train.py's options ask for; labels: of all samples, [count]. InputError as `Order`."""
+    """Order by train.py's options; labels: of all samples, [count]. InputError as `Order`."""
     images = options.images_per_identity or int(options.weighted)
     balance = Balance(labels, images) if images else None
     return Order(len(labels), options.train_batch_size, options.seed, balance)

@@ -28,7 +28,7 @@ _PLACEHOLDER = np.frombuffer(b"P6 1 1 255\n" + bytes(3), dtype=np.uint8)
 
 @dataclass(frozen=True)
 class DaliSettings:
-    """Where and how wide DALI runs. device: `cpu` or `gpu`; gpu: index of the GPU, None without one."""
+    """Device and threads of DALI. device: `cpu` or `gpu`; gpu: index of the GPU, None without one."""
 
     device: str
     gpu: int | None
@@ -245,7 +245,7 @@ def _unusable(faces: Faces, index: int, encoded: NDArray[np.uint8], placed: bool
     if is_too_large(encoded):
         return f"{path}: {TOO_LARGE}"
     if not placed and placement.sizes_of([encoded]).all():
-        return f"{path}: the box of its face lies outside the picture"
+        return f"{path}: the box of its face lies outside the image"
     return f"{path}: can't be decoded: {'cut off, damaged, or of an unknown format' if len(encoded) else 'it is empty'}"
 
 

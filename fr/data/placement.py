@@ -1,8 +1,7 @@
-"""Which matrix brings each photograph to the input of the network, once its size is known where that counts.
+"""Alignment matrices of images, which depend on image sizes where landmarks are fractions or images are aligned crops.
 
-Landmarks in pixels need the landmarks alone. Landmarks that are fractions of a box, and aligned crops, need the size
-of the picture too, which is read from its header when its bytes are in memory: opening millions of files for it at
-the start would take hours.
+The size is read from the header when the bytes are in memory: opening millions of files for it at the start would take
+hours.
 """
 
 from collections.abc import Sequence
@@ -20,24 +19,24 @@ _UNKNOWN = (0, 0)
 
 
 def sizes_of(encoded: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
-    """(width, height) of encoded pictures as they are stored, whatever EXIF says: [N, 2], zeros if unreadable."""
-    return np.array([_size(picture) for picture in encoded], dtype=np.int64).reshape(-1, 2)
+    """(width, height) of encoded images as stored, EXIF's orientation ignored: [N, 2], zeros if unreadable."""
+    return np.array([_size(image) for image in encoded], dtype=np.int64).reshape(-1, 2)
 
 
 def _size(encoded: NDArray[np.uint8]) -> tuple[int, int]:
     try:
         with Image.open(BytesIO(encoded.tobytes())) as image:
             return image.size
-    except Exception:  # any: foreign bytes trip parsers in many ways, and the decoder will complain of this picture
+    except Exception:  # any: foreign bytes trip parsers in many ways, and the decoder will refuse this image
         return _UNKNOWN
 
 
 def matrices(
     faces: Faces, indices: NDArray[np.int64], encoded: Sequence[NDArray[np.uint8]], preprocessing: Preprocessing
 ) -> tuple[alignment.Array, NDArray[np.bool_]]:
-    """Photograph → input [N, 2, 3] for the named faces, and which of them can be placed [N].
+    """Matrices image → input [N, 2, 3], and a mask of the images that can be placed [N].
 
-    One that can't (no picture, or its box lies outside it) gets a matrix all the same, of no meaning.
+    One that can't (unreadable size, or a box outside the image) gets a matrix without meaning.
     """
     if faces.landmarks.shape[1] == 0:
         sizes = sizes_of(encoded)
@@ -50,14 +49,14 @@ def matrices(
 def landmarks(
     faces: Faces, indices: NDArray[np.int64], encoded: Sequence[NDArray[np.uint8]]
 ) -> tuple[alignment.Array, NDArray[np.bool_]]:
-    """Landmarks of the named faces in pixels [N, 5, 2], and of which they can be told [N]; the others' mean nothing."""
+    """Landmarks in pixels [N, 5, 2], and a mask of the images that can be placed [N]; the others' have no meaning."""
     return landmarks_in(faces, indices, sizes_of(encoded if faces.boxes is not None else []))
 
 
 def landmarks_in(
     faces: Faces, indices: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> tuple[alignment.Array, NDArray[np.bool_]]:
-    """As `landmarks`, of pictures of `sizes` [N, 2] (width, height); of faces without boxes these don't count."""
+    """As `landmarks`, for images of `sizes` [N, 2] (width, height), which are ignored for faces without boxes."""
     if faces.boxes is None:
         return faces.landmarks[indices], np.ones(len(indices), dtype=bool)
     low, extent = cut_boxes(faces.boxes[indices], sizes)
@@ -65,18 +64,18 @@ def landmarks_in(
 
 
 def cut_boxes(boxes: alignment.Array, sizes: NDArray[np.int64]) -> tuple[alignment.Array, alignment.Array]:
-    """Boxes [N, 4] (x, y, w, h) cut at the edges of pictures of `sizes` [N, 2]: low corners and extents, [N, 2] each.
+    """Boxes [N, 4] (x, y, w, h) cut at the edges of images of `sizes` [N, 2]: low corners and extents, [N, 2] each.
 
-    As an array's slice is cut, by which face_recognition.pytorch takes the box out of the picture.
+    As an array's slice is cut, which is how face_recognition.pytorch crops the box.
     """
     low = np.minimum(boxes[:, :2], sizes)
     return low, np.minimum(boxes[:, :2] + boxes[:, 2:], sizes) - low
 
 
 def scaling(sizes: NDArray[np.int64], input_size: tuple[int, int]) -> alignment.Array:
-    """The whole of pictures of `sizes` [N, 2] (width, height) onto the whole input, as cv2.resize: [N, 2, 3]."""
+    """Matrices of whole images of `sizes` [N, 2] (width, height) to the whole input, as cv2.resize: [N, 2, 3]."""
     factors = np.array(input_size[::-1]) / sizes
-    found = np.zeros((len(sizes), 2, 3))
-    found[:, [0, 1], [0, 1]] = factors
-    found[:, :, 2] = factors / 2 - 0.5  # points count from the centre of the first pixel
-    return found
+    scaled = np.zeros((len(sizes), 2, 3))
+    scaled[:, [0, 1], [0, 1]] = factors
+    scaled[:, :, 2] = factors / 2 - 0.5  # points count from the centre of the first pixel
+    return scaled

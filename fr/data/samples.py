@@ -1,4 +1,4 @@
-"""A batch as the order and the draws describe it, before any file is read."""
+"""Batches as the order and the random draws determine them, before any file is read."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ from fr.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """What the graph needs of a batch of N samples, by index of the photograph."""
+    """Indices and random transforms of a batch of N samples."""
 
     indices: NDArray[np.int64]  # [N]
-    moves: alignment.Array | None  # [N, 2, 3] of the aligned face, input → input; None = none
-    effects: dict[str, Effect]  # what befalls the pixels, by a name of `fr/data/effects.py`
+    moves: alignment.Array | None  # [N, 2, 3] geometric augmentation, input → input; None = none
+    effects: dict[str, Effect]  # enabled pixel transforms, in order, by a name of `fr/data/effects.py`
 
     def row(self, number: int) -> "SampleBatch":
         """One of the samples, as a batch of its own."""
@@ -33,7 +33,7 @@ class SampleBatch:
 
 
 def plain_batch(indices: NDArray[np.int64]) -> SampleBatch:
-    """The faces as the contract puts them, nothing random."""
+    """A batch without augmentation."""
     return SampleBatch(indices, None, {})
 
 
@@ -45,7 +45,7 @@ def augmented_batch(
     epoch: int,
     first: int,
 ) -> SampleBatch:
-    """The faces at places `first` … of an epoch, with the draws of those places."""
+    """A batch at positions `first` … of an epoch, with the draws of those positions."""
     draws = augmentation.draw(settings, seed, epoch, first, len(indices))
     moves = augmentation.geometry(draws, preprocessing.input_size)
     return SampleBatch(indices, moves, augmentation.effects(settings, draws, moves, preprocessing))

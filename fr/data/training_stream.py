@@ -115,4 +115,4 @@ class TrainingStream:
                     self._hopeless.add(index)
             else:
                 return index
-        raise InputError(f"{self.faces.root}: no photograph of the list can be decoded")
+        raise InputError(f"{self.faces.root}: no image of the list can be decoded")

@@ -1,7 +1,7 @@
-"""Where a verification set is and what it is: as options say, or recognised from what is at a path.
+"""Verification sets by options: recognised by the files at a path, or given as root, list and landmarks.
 
 A set of --val_sets is `path` or `kind=path`; the path is a list of pairs, a .bin pack, or the folder of a whole set:
-a list (one of `_LISTS`) or CFP's `Protocol/`, the photographs in it or in a folder of it, and their landmarks (one of
+a list (one of `_LISTS`) or CFP's `Protocol/`, the images in it or in a folder of it, and their landmarks (one of
 `_LANDMARKS`); without landmarks they are aligned crops.
 """
 
@@ -23,7 +23,7 @@ from fr.files.data_root import DataRoot
 from fr.options.names import SET_KINDS
 
 OPTIONS = ("val_data_root", "val_list", "val_landmarks")
-_PAIRS, _PICTURES = "pairs.txt", "lfw"
+_PAIRS, _IMAGES = "pairs.txt", "lfw"
 _LFW_LANDMARKS = "lfw_landmark.txt"
 _LANDMARKS = (_LFW_LANDMARKS, "landmarks.txt", "landmarks.csv")
 _LISTS = (
@@ -37,16 +37,16 @@ _NAMES = {"cfp_fp": "cfp_fp", "cfp_ff": "cfp_ff", "agedb": "agedb_30", "calfw": 
 
 @dataclass(frozen=True)
 class VerificationSet:
-    """A set under the name that its figures have. source: what was read, for people."""
+    """A set and the name of its metrics. source: the path it was read from, for messages."""
 
     name: str
     source: str
     faces: VerificationFaces
 
     def describe(self) -> str:
-        """`calfw: 6,000 pairs of 7,156 photographs, aligned crops, /data/calfw`"""
+        """`calfw: 6,000 pairs of 7,156 images, aligned crops, /data/calfw`"""
         crops = "" if self.faces.landmarks.shape[1] else ", aligned crops"
-        return f"{self.name}: {len(self.faces.pairs):,} pairs of {len(self.faces):,} photographs{crops}, {self.source}"
+        return f"{self.name}: {len(self.faces.pairs):,} pairs of {len(self.faces):,} images{crops}, {self.source}"
 
 
 def read_sets(
@@ -54,17 +54,17 @@ def read_sets(
 ) -> list[VerificationSet]:
     """The sets of a run. place: root, list and landmarks of the first one, all empty for none. sets: of --val_sets.
 
-    A name that was there before, or that would make a set's figures those of the first, gets a number. outside: paths
+    A name that is taken, or that would give a set the metrics' names of the first, gets a number. allow_outside: paths
     and links may lead out of a set's folder. InputError when one can't be read.
     """
-    found = [_read_place(place, kind, allow_outside)] if place[0] else []
-    found += [read_set(word, allow_outside) for word in sets]
+    read = [_read_place(place, kind, allow_outside)] if place[0] else []
+    read += [read_set(word, allow_outside) for word in sets]
     taken = list(_TAKEN)
-    for index, of in enumerate(found):
-        if of.name in taken:
-            found[index] = replace(of, name=f"{of.name}_{taken.count(of.name) + 1}")
-        taken.append(of.name)
-    return found
+    for index, one in enumerate(read):
+        if one.name in taken:
+            read[index] = replace(one, name=f"{one.name}_{taken.count(one.name) + 1}")
+        taken.append(one.name)
+    return read
 
 
 def read_set(word: str, allow_outside: bool = False) -> VerificationSet:
@@ -76,13 +76,13 @@ def read_set(word: str, allow_outside: bool = False) -> VerificationSet:
 
 
 def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str) -> list[VerificationSet]:
-    """The sets that options name, or without any those of the training, by its options `stored`.
+    """The sets given by options, or else those of the training, by its options `stored`.
 
     InputError when there is none, or one can't be read.
     """
-    places = [[of.get(name, "") for name in OPTIONS] for of in (said, stored)]
+    places = [[options.get(name, "") for name in OPTIONS] for options in (said, stored)]
     allow_outside = bool(said.get("allow_outside"))  # a snapshot can't give this permission
-    kinds = [of.get("val_set", "auto") for of in (said, stored)]
+    kinds = [options.get("val_set", "auto") for options in (said, stored)]
     kind = kinds[0] if kinds[0] != "auto" or any(places[0]) else kinds[1]
     sets = said.get("val_sets") or ([] if any(places[0]) else stored.get("val_sets", []))
     if sets and not any(places[0]) and (said.get("val_sets") or not any(places[1])):
@@ -91,17 +91,17 @@ def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str)
 
 
 def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = "auto") -> tuple[str, str, str]:
-    """Root, list and landmarks, from those said on the command line and those in the snapshot; "" = unknown.
+    """Root, list and landmarks, from those on the command line (`said`) and those in the snapshot; "" = unknown.
 
-    A root said alone may be a whole set. LFW's folder, with pairs.txt, lfw_landmark.txt, and the people's folders there
-    or in lfw/, gives all three; another the root alone. InputError when something is missing.
+    A root given alone may be a whole set. LFW's folder, with pairs.txt, lfw_landmark.txt, and the people's folders in
+    it or in lfw/, gives all three; another the root alone. InputError when something is missing.
     """
     root, pairs, landmarks = said
     folder = Path(root)
     if root and not (pairs or landmarks):
         if (folder / _PAIRS).is_file() and (folder / _LFW_LANDMARKS).is_file():
-            pictures = folder / _PICTURES
-            return str(pictures if pictures.is_dir() else folder), str(folder / _PAIRS), str(folder / _LFW_LANDMARKS)
+            images = folder / _IMAGES
+            return str(images if images.is_dir() else folder), str(folder / _PAIRS), str(folder / _LFW_LANDMARKS)
         if kind != "auto" or _is_whole(folder, list_stored=bool(stored[1])):
             return root, "", ""
     root, pairs, landmarks = (here or there for here, there in zip(said, stored, strict=True))
@@ -116,9 +116,9 @@ def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = 
 
 
 def _is_whole(path: Path, list_stored: bool) -> bool:
-    """Whether a set can be read from there; the folder of pictures that moved may hold a copy of LFW's list."""
-    found = _list_in(path)
-    return path.is_file() or _is_cfp(path) or (found is not None and not (list_stored and found.name == _PAIRS))
+    """Whether a whole set can be read from a path; a moved folder of images may hold a copy of LFW's list."""
+    listed = _list_in(path)
+    return path.is_file() or _is_cfp(path) or (listed is not None and not (list_stored and listed.name == _PAIRS))
 
 
 def _is_cfp(path: Path) -> bool:
@@ -168,7 +168,7 @@ def _read_whole(root: DataRoot, kind: str, option: str) -> VerificationSet:
 
 
 def _check_kind(kind: str, form: str, path: Path) -> None:
-    """InputError for a kind that what was found can't be; the others are names, and published in several forms."""
+    """InputError for a kind that differs from the form; kinds without a form of their own are names."""
     if kind in ("pairs", "bin") and kind != form:
         raise InputError(f"{path}: not {kind}, but of the form {form}")
     if form == "cfp" and kind not in cfp.SPLITS:
@@ -176,7 +176,7 @@ def _check_kind(kind: str, form: str, path: Path) -> None:
 
 
 def _is_pack(path: Path) -> bool:
-    """Text has neither the first byte of a pickle nor the ending."""
+    """Whether a file is a .bin pack: by its ending, or the first byte of a pickle, which no text has."""
     if path.suffix == ".bin":
         return True
     try:
@@ -187,7 +187,7 @@ def _is_pack(path: Path) -> bool:
 
 
 def _name(path: Path, form: str, kind: str) -> str:
-    """What the figures of a set are called: a known set's name, or the file's."""
+    """Name of a set in metrics: a known set's name, or the file's."""
     if kind not in ("auto", "pairs", "bin"):
         return kind
     stem = path.stem.lower()
@@ -204,18 +204,20 @@ def _landmarks_in(folder: Path) -> str:
 
 
 def _images_in(folder: Path, pairs: Pairs) -> Path:
-    """The folder that the paths start from: that of the list, or one in it, `lfw` before others; known by the first
-    photograph that is there with any ending."""
+    """The folder that the paths start from: that of the list, or one in it, `lfw` before others.
+
+    It is the one where the first image exists, with any of ENDINGS.
+    """
     try:
         inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     except OSError as error:
         raise InputError(f"{folder}: can't be read: {error.strerror}") from error
-    inside.sort(key=lambda name: name != _PICTURES)
+    inside.sort(key=lambda name: name != _IMAGES)
     first = next(iter(pairs.where))
     stem = first.removesuffix(Path(first).suffix)
     names = (first, *(stem + ending for ending in ENDINGS))
-    candidates = (folder / _PICTURES, folder, *(folder / name for name in inside))
-    return next((of for of in candidates if any(_is_file(of / name) for name in names)), folder)
+    candidates = (folder / _IMAGES, folder, *(folder / name for name in inside))
+    return next((place for place in candidates if any(_is_file(place / name) for name in names)), folder)
 
 
 def _is_file(path: Path) -> bool:

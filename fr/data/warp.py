@@ -17,8 +17,11 @@ Array = NDArray[Any]
 
 
 def warp(images: Any, start: Any, matrix: Any, sigma: Any, size: tuple[int, int], dali_device: str) -> Any:
-    """Regions of pictures, from `start` (x, y) on, through matrices input → picture [2, 3]: [*size, 3], bilinear, black
-    outside. sigma [pixels]: of the Gaussian that goes before it; 0 = none. All in DALI's coordinates (`regions`)."""
+    """Warp regions of images that begin at `start` (x, y) by matrices input → image [2, 3]: [*size, 3].
+
+    Bilinear, black outside. sigma [pixels]: of the Gaussian filter before it; 0 = none. All in DALI's coordinates
+    (`regions`).
+    """
     if dali_device == "gpu":
         if sigma > 0:
             images = fn.gaussian_blur(images, sigma=sigma)
@@ -37,12 +40,12 @@ class _Warp:
         self._warped: list[Array] = []  # DALI copies them before it calls again; new ones cost page faults
         self._pool = ThreadPoolExecutor(threads)
         self._threads = threads
-        cv2.setNumThreads(1)  # it would start a thread a core for each picture
+        cv2.setNumThreads(1)  # it would start a thread per core for each image
 
     def __call__(
         self, images: list[Array], starts: list[Array], matrices: list[Array], sigmas: list[Array]
     ) -> list[Array]:
-        """Of each sample: [h, w, 3] uint8, [2], [2, 3] and [] float32."""
+        """Warp a batch. Shapes of a sample: [h, w, 3] uint8, [2], [2, 3] and [] float32."""
         count = len(images)
         while len(self._warped) < count:
             self._warped.append(np.empty((*self._size, 3), dtype=np.uint8))
@@ -58,6 +61,6 @@ class _Warp:
         return self._warped[:count]
 
     def _warp(self, samples: Sequence[tuple[Array, ...]]) -> None:
-        for picture, matrix, sigma, out in samples:
-            blurred = cv2.GaussianBlur(picture, (0, 0), float(sigma)) if sigma > 0 else picture
+        for image, matrix, sigma, out in samples:
+            blurred = cv2.GaussianBlur(image, (0, 0), float(sigma)) if sigma > 0 else image
             cv2.warpAffine(blurred, matrix, self._size[::-1], dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)

@@ -15,7 +15,7 @@ _GOOD = 15  # images beside a damaged one, so that the batch is large enough for
 class _Refusing(FaceStream):
     """A stream that doesn't search for the image at fault, which would take a graph or two for each."""
 
-    def _at_fault(self, batch: SampleBatch) -> dict[int, str]:
+    def _search(self, batch: SampleBatch) -> dict[int, str]:
         return {}
 
 

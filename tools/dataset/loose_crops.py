@@ -45,7 +45,7 @@ def loose_crop(faces: Faces, boxes: Array | None, enlarge: float, square: bool, 
     box = _box_by_landmarks(faces, index, (width, height)) if boxes is None else boxes[index]
     low, high = cut(box, enlarge, square, (width, height))
     if (high <= low).any():
-        raise InputError(f"{path}: the box of its face lies outside the picture")
+        raise InputError(f"{path}: the box of its face lies outside the image")
     part = photograph.stored[low[1] : high[1], low[0] : high[0]]
     return Photograph(part, photograph.orientation).upright()
 

@@ -126,7 +126,7 @@ def _fact(faces: Faces, index: int) -> Fact:
     pixels = _decoded(encoded)
     matrices, placed = placement.matrices(faces, np.array([index]), [encoded], FACE)
     if not placed[0]:
-        raise _Unusable("the box of its face lies outside the picture")
+        raise _Unusable("the box of its face lies outside the image")
     face = _face(pixels, matrices[0])
     height, width = pixels.shape[:2]
     red, green, blue = np.moveaxis(face, 2, 0)

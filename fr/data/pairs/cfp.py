@@ -1,8 +1,8 @@
 """CFP (Celebrities in Frontal-Profile, http://www.cfpw.io): frontal–profile and frontal–frontal pairs.
 
-`Protocol/Pair_list_F.txt` and `Pair_list_P.txt` number the frontal and the profile photographs from 1, by lines
+`Protocol/Pair_list_F.txt` and `Pair_list_P.txt` number the frontal and the profile images from 1, by lines
 `number path`, the path as seen from `Protocol`. `Protocol/Split/FP/01/same.txt`, `diff.txt` … `10` hold pairs
-`number,number`: of FP a frontal and a profile photograph, of FF two frontal ones.
+`number,number`: of FP a frontal and a profile image, of FF two frontal ones.
 """
 
 import posixpath
@@ -20,18 +20,18 @@ PROTOCOL = Path("Protocol")
 LISTS = {"F": "Pair_list_F.txt", "P": "Pair_list_P.txt"}
 SPLITS = {"cfp_fp": "FP", "cfp_ff": "FF"}
 _PAIR = re.compile("([0-9]{1,9}) *, *([0-9]{1,9})")
-_PHOTOGRAPH = re.compile("([0-9]{1,9})[ \t]+(.+)")
+_IMAGE = re.compile("([0-9]{1,9})[ \t]+(.+)")
 _SHOWN = 80  # characters of a line in a message
 
 
 def read_cfp_pairs(root: Path, kind: str) -> Pairs:
     """The pairs of `cfp_fp` or `cfp_ff`, in the folds of its splits; paths start from `root`.
 
-    InputError names the lines that are unlike their form, and those that name a photograph which no list has.
+    InputError names the lines that are unlike their form, and those that name an image which no list has.
     """
     protocol, split = root / PROTOCOL, SPLITS[kind]
     lists = [LISTS[letter] for letter in LISTS if letter in split]
-    known = {letter: _photographs(protocol / LISTS[letter]) for letter in split}
+    known = {letter: _images(protocol / LISTS[letter]) for letter in split}
     folder = protocol / "Split" / split
     parts = sorted(part for part in folder.glob("*") if part.is_dir())
     if len(parts) < 2:
@@ -51,9 +51,10 @@ def read_cfp_pairs(root: Path, kind: str) -> Pairs:
                 if not match:
                     problems.append(f"{place}: {line[:_SHOWN]!r} isn't `number,number`")
                     continue
-                first, second = (known[letter].get(int(of)) for letter, of in zip(split, match.groups(), strict=True))
+                numbers = zip(split, map(int, match.groups()), strict=True)
+                first, second = (known[letter].get(image_number) for letter, image_number in numbers)
                 if first is None or second is None:
-                    problems.append(f"{place}: {line} names a photograph that {' or '.join(lists)} doesn't")
+                    problems.append(f"{place}: {line} names an image that {' or '.join(lists)} doesn't")
                     continue
                 names.append((first, second))
                 same.append(kind_of_pair == "same")
@@ -66,12 +67,12 @@ def read_cfp_pairs(root: Path, kind: str) -> Pairs:
     return Pairs(names, same, np.array(fold, dtype=np.int64), where)
 
 
-def _photographs(path: Path) -> dict[int, str]:
+def _images(path: Path) -> dict[int, str]:
     """Number → path from the root."""
     known: dict[int, str] = {}
     problems = []
     for line_number, line in _lines(path):
-        match = _PHOTOGRAPH.fullmatch(line)
+        match = _IMAGE.fullmatch(line)
         if not match or int(match[1]) in known:
             why = "isn't `number path`" if not match else "has a number that was there before"
             problems.append(f"{path}:{line_number}: {line[:_SHOWN]!r} {why}")
@@ -82,6 +83,6 @@ def _photographs(path: Path) -> dict[int, str]:
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """Those that aren't blank, by number."""
+    """Numbers and text of the lines that aren't blank."""
     lines = enumerate(read_text(path).split("\n"), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]

@@ -1,9 +1,9 @@
 """IJB-B and IJB-C, 1:1, as insightface lays them out (`recognition/arcface_torch/eval_ijbc.py`).
 
-`loose_crop/` holds the pictures. In `meta/` are, with `ijbb` or `ijbc` for x:
-- `x_face_tid_mid.txt`, lines `name template media`: what a template is made of; the frames of a video are one media;
-- `x_name_5pts_score.txt`, lines `name x1 y1 … x5 y5 score` for the same pictures in the same order: landmarks in pixels
-  of the picture, and how sure the detector was that this is a face;
+`loose_crop/` holds the images. In `meta/` are, with `ijbb` or `ijbc` for x:
+- `x_face_tid_mid.txt`, lines `name template media`: the members of a template; the frames of a video are one media;
+- `x_name_5pts_score.txt`, lines `name x1 y1 … x5 y5 score` for the same images in the same order: landmarks in pixels
+  of the image, and the detector's score;
 - `x_template_pair_label.txt`, lines `template template 0|1`: the pairs that are scored, millions of them.
 """
 
@@ -31,7 +31,7 @@ _NAMED, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
 
 @dataclass(frozen=True)
 class Ijb:
-    """N pictures, T templates, P pairs."""
+    """N images, T templates, P pairs."""
 
     name: str  # ijbb or ijbc
     faces: Faces
@@ -49,10 +49,10 @@ def read_ijb(root: DataRoot) -> Ijb:
     """
     root.check_exists("the set")
     folder, crops = root.path, root.below("loose_crop")
-    found = sorted((folder / "meta").glob(f"*{_PAIRS}"))
-    if len(found) != 1:
-        raise InputError(f"{folder}/meta: {len(found)} files *{_PAIRS}; a folder holds one set, IJB-B or IJB-C")
-    name = found[0].name.removesuffix(_PAIRS)
+    pair_lists = sorted((folder / "meta").glob(f"*{_PAIRS}"))
+    if len(pair_lists) != 1:
+        raise InputError(f"{folder}/meta: {len(pair_lists)} files *{_PAIRS}; a folder holds one set, IJB-B or IJB-C")
+    name = pair_lists[0].name.removesuffix(_PAIRS)
     members, points = (folder / "meta" / f"{name}{ending}" for ending in (_MEMBERS, _POINTS))
     pictures, templates, media = _columns(members, [_NAMED, _WHOLE, _WHOLE])
     again, *numbers = _columns(points, [_NAMED, *[_NUMBER] * 11])
@@ -69,9 +69,9 @@ def read_ijb(root: DataRoot) -> Ijb:
     unsure = np.flatnonzero(~((detector > 0) & (detector <= 1))).tolist()  # true for NaN, too
     refuse([f"{points}:{i + 1}: a score of {detector[i]:g}; it must be above 0 and at most 1" for i in unsure])
     known, template = np.unique(templates.to_numpy(), return_inverse=True)
-    pairs, same = _pairs(found[0], known, members)
+    pairs, same = _pairs(pair_lists[0], known, members)
     faces = Faces(crops, pictures, landmarks)
-    _check_pictures(faces, members)
+    _check_images(faces, members)
     return Ijb(name, faces, template.astype(np.int64), media.to_numpy(), detector, pairs, same)
 
 
@@ -79,8 +79,8 @@ def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray
     first, second, label = (column.to_numpy() for column in _columns(path, [_WHOLE, _WHOLE, _WHOLE]))
     _refuse_rows(np.flatnonzero(label & ~1), lambda i: f"{path}:{i + 1}: {label[i]} where 0 or 1 is due")
     pairs = np.empty((len(first), 2), dtype=np.int32)
-    for side, of in enumerate((first, second)):
-        pairs[:, side] = np.minimum(np.searchsorted(known, of), len(known) - 1)
+    for side, ids in enumerate((first, second)):
+        pairs[:, side] = np.minimum(np.searchsorted(known, ids), len(known) - 1)
     strange = (known[pairs[:, 0]] != first) | (known[pairs[:, 1]] != second)
     _refuse_rows(
         np.flatnonzero(strange), lambda i: f"{path}:{i + 1}: {first[i]} or {second[i]} is no template of {members}"
@@ -92,7 +92,7 @@ def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray
 
 
 def _refuse_rows(rows: NDArray[np.int64], problem: Callable[[int], str]) -> None:
-    """As `refuse`, where there may be millions."""
+    """InputError for rows of a list, the first few listed; there may be millions."""
     if len(rows):
         more = len(rows) - SHOWN
         hidden = [f"… and {more:,} more like these"] if more > 0 else []
@@ -126,14 +126,17 @@ def _problems(path: Path, types: list[pa.DataType]) -> Iterator[str]:
     for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), start=1):
         words = line.split(" ")
         try:
-            for read, word in zip((readers[of] for of in types), words, strict=True):
+            for read, word in zip((readers[kind] for kind in types), words, strict=True):
                 read(word)
         except ValueError:
             yield f"{path}:{number}: {line[:80]!r} isn't {len(types)} words with a space between, numbers after a name"
 
 
-def _check_pictures(faces: Faces, members: Path) -> None:
-    """One listing of the folder: asking a file server for each of half a million pictures would take minutes."""
+def _check_images(faces: Faces, members: Path) -> None:
+    """InputError for missing images.
+
+    By one listing of the folder: asking a file server for each of half a million images would take minutes.
+    """
     try:
         there = pa.array([entry.name for entry in os.scandir(faces.root.path)], type=pa.string())
     except OSError as error:

@@ -1,7 +1,7 @@
 """insightface's verification packs, such as `agedb_30.bin`, `cfp_fp.bin` and `lfw.bin`.
 
-A pack is a pickle of two lists, by Python 2 or 3: the encoded pictures, two a pair, and whether each pair is one person
-(insightface, `recognition/arcface_torch/eval/verification.py`, `load_bin`). The pictures are aligned crops. It is read
+A pack is a pickle of two lists, by Python 2 or 3: the encoded images, two a pair, and whether each pair is one person
+(insightface, `recognition/arcface_torch/eval/verification.py`, `load_bin`). The images are aligned crops. It is read
 by the unpickler that builds containers, numbers and text alone (C10).
 """
 
@@ -23,20 +23,20 @@ from fr.files.untrusted import read_whole
 
 
 def read_pack(path: Path) -> VerificationFaces:
-    """The pairs of a pack, in tenths (`fr/data/pairs/pair_faces.py`); a picture of several pairs is there once.
+    """The pairs of a pack, in tenths (`fr/data/pairs/pair_faces.py`); an image of several pairs is there once.
 
     Names are places in the pack, from 0. InputError for what is no pack, and for numbers that don't fit.
     """
     pictures, same = _contents(path)
     encoded = [_encoded(picture) for picture in pictures]
-    refuse([f"{path}: picture {i} isn't the bytes of one" for i, of in enumerate(encoded) if not of])
-    refuse([f"{path}: pair {i} is neither True nor False" for i, of in enumerate(same) if of not in (0, 1)])
+    refuse([f"{path}: picture {i} isn't the bytes of one" for i, content in enumerate(encoded) if not content])
+    refuse([f"{path}: pair {i} is neither True nor False" for i, label in enumerate(same) if label not in (0, 1)])
     if len(pictures) != 2 * len(same):
         raise InputError(f"{path}: {len(pictures)} pictures for {len(same)} pairs, where each has two")
     kinds = np.array(same, dtype=bool)
     fold = tenths(kinds.tolist(), str(path))
     first: dict[bytes, int] = {}
-    places = np.array([first.setdefault(of, place) for place, of in enumerate(encoded)])
+    places = np.array([first.setdefault(content, place) for place, content in enumerate(encoded)])
     kept, rows = np.unique(places, return_inverse=True)
     names = pa.array([str(place) for place in kept.tolist()], type=pa.string())
     storage = Pack(path.name, [encoded[place] for place in kept.tolist()])
@@ -48,19 +48,19 @@ def read_pack(path: Path) -> VerificationFaces:
 def _contents(path: Path) -> tuple[list[Any], list[Any]]:
     try:
         content = read_whole(path, sys.maxsize)
-        found = InertUnpickler(io.BytesIO(content), len(content), {}).load()
+        unpickled = InertUnpickler(io.BytesIO(content), len(content), {}).load()
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
         raise InputError(f"{path}: damaged, or no pack of pairs ({type(error).__name__}: {str(error)[:80]})") from error
-    match found:
+    match unpickled:
         case [list() | tuple() as pictures, list() | tuple() as same]:
             return list(pictures), list(same)
     raise InputError(f"{path}: no pack of pairs: expected a list of pictures and one of True and False")
 
 
 def _encoded(picture: Any) -> bytes:
-    """The bytes of a picture; none of what isn't. Python 2 wrote them as text."""
+    """The bytes of an image; none of what isn't. Python 2 wrote them as text."""
     try:
         return picture.encode("latin-1") if isinstance(picture, str) else bytes(memoryview(picture))
     except (TypeError, UnicodeEncodeError):

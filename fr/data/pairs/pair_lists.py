@@ -1,4 +1,4 @@
-"""Lists of pairs by path, in the forms that verification sets are published in; told apart by their first line.
+"""Lists of pairs by path, in the forms that verification sets are published in, recognised by their first line.
 
 | form | lines |
 |---|---|

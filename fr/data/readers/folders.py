@@ -1,4 +1,4 @@
-"""One folder an identity, as torchvision's ImageFolder has it."""
+"""One folder per identity, as torchvision's ImageFolder."""
 
 import os
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_NAMED = 3  # empty folders that are said by name
+_NAMED = 3  # empty folders that are listed by name
 
 
 def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
-    """The pictures in and below each folder of `root`: classes in the order of the folders' names.
+    """The images in and below each folder of `root`: classes in the order of the folders' names.
 
-    A picture ends in .jpg, .jpeg, .png, .bmp or .webp, in capitals or not; what begins with a dot is passed over, and
-    so are links back to a folder they lie in. landmarks, outside: as of `read_vgg`, the table chosen by the root's
-    name; no landmarks for aligned crops. InputError names what can't be read, has no landmarks, or leads out.
+    An image ends in .jpg, .jpeg, .png, .bmp or .webp, in capitals or not; names that begin with a dot are skipped, and
+    so are links back to a folder they lie in. landmarks: as of `read_vgg`, the table chosen by the root's name; ""
+    for aligned crops. InputError names what can't be read, has no landmarks, or leads out of the root.
     """
     root.check_exists("--train_data_root")
     classes = {identity: sorted(pictures) for identity, pictures in _scan(root)}
@@ -44,7 +44,7 @@ def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
 
 
 def images_below(root: DataRoot) -> list[str]:
-    """Paths below the root of all pictures in its tree, sorted; what is one, and InputError: as of `read_folders`."""
+    """Paths below the root of all images in its tree, sorted; endings and InputError as of `read_folders`."""
     return _checked(root.path, sorted(name.removeprefix("./") for name in _images(root, ".", set())))
 
 
@@ -54,7 +54,7 @@ def _checked(root: Path, names: list[str]) -> list[str]:
 
 
 def _scan(root: DataRoot) -> Iterator[tuple[str, list[str]]]:
-    """Each folder of the root with the paths below the root of its pictures."""
+    """Folders of the root, each with the paths below the root of its images."""
     with os.scandir(root.path) as entries:
         folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     for identity in folders:
@@ -62,9 +62,9 @@ def _scan(root: DataRoot) -> Iterator[tuple[str, list[str]]]:
 
 
 def _images(root: DataRoot, folder: str, above: set[tuple[int, int]]) -> Iterator[str]:
-    """Paths below the root. above: the folders that this one lies in, by device and inode.
+    """Paths below the root of the images in a tree. above: the folders that it lies in, by device and inode.
 
-    Of links those to folders are checked here, those to files when they are read: there may be millions.
+    Links to folders are checked here, those to files when they are read: there may be millions.
     """
     path = root.path / folder
     try:
@@ -86,8 +86,8 @@ def _images(root: DataRoot, folder: str, above: set[tuple[int, int]]) -> Iterato
 
 
 def _node(path: Path) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _note(root: Path, empty: list[str]) -> tuple[str, ...]:

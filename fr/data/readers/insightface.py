@@ -1,10 +1,10 @@
 """Training data as insightface ships them: `train.rec`, `train.idx` and `property` in one folder, read without MXNet.
 
 `train.idx` has a line `key<tab>offset` for each record of the RecordIO file `train.rec` (`fr/files/record_io.py`), and
-`property` is `classes,height,width`. The first label of a picture's record is its class; pictures are aligned crops.
-Record 0 may be a header, one with labels a, b and no picture: records 1 … a - 1 are the pictures, ordered by class, and
-each of a … b - 1 stands for an identity, with the first of its pictures and the one after its last as labels
-(insightface's `face2rec2.py`). So the classes of millions of pictures are known from two records an identity.
+`property` is `classes,height,width`. The first label of an image's record is its class; images are aligned crops.
+Record 0 may be a header, one with labels a, b and no image: records 1 … a - 1 are the images, ordered by class, and
+each of a … b - 1 stands for an identity, with the first of its images and the one after its last as labels
+(insightface's `face2rec2.py`). So the classes of millions of images are known from two records an identity.
 """
 
 import os
@@ -26,7 +26,7 @@ from fr.files.untrusted import open_file, read_text
 
 FILES = ("train.rec", "train.idx", "property")
 _EXACT = 1 << 24  # the whole numbers up to here are all float32, as which records hold them; of later ones every other
-_NAMED = 3  # records left out that are said by number
+_NAMED = 3  # records left out that are listed by number
 _UNKNOWN, _NO_PICTURE = -1, -2  # in place of a class
 
 Keys = NDArray[np.int64]
@@ -49,14 +49,14 @@ class _Records:
         self.keys, self.offsets, self.sizes = keys[by_key], offsets[by_key], sizes[by_key]
 
     def rows(self, keys: Keys) -> NDArray[np.int64]:
-        """Where the records of these keys are in the columns; InputError names those that the index lacks."""
-        found = np.searchsorted(self.keys, keys)
-        missing = self.keys[np.minimum(found, len(self.keys) - 1)] != keys
+        """Rows of the records with these keys; InputError names those that the index lacks."""
+        rows = np.searchsorted(self.keys, keys)
+        missing = self.keys[np.minimum(rows, len(self.keys) - 1)] != keys
         refuse([f"{self.path.with_suffix('.idx')}: no record {key}" for key in keys[missing].tolist()])
-        return found
+        return rows
 
     def labels(self, row: int) -> tuple[list[float], bool]:
-        """The first two labels of a record, and whether it has a picture; Damaged when it can't be read."""
+        """The first two labels of a record, and whether it has an image; Damaged when it can't be read."""
         try:
             data = read_slice(str(self.path), int(self.offsets[row]), int(self.sizes[row]), None)
         except OSError as error:
@@ -66,10 +66,10 @@ class _Records:
 
 
 def read_records(root: DataRoot) -> LabelledFaces:
-    """The pictures of `root`/train.rec in order of their keys. Classes ascend by label; gaps are closed.
+    """The images of `root`/train.rec in order of their keys. Classes ascend by label; gaps are closed.
 
-    A record that can't be read is left out where nothing else tells its class. outside: the three files may be links
-    that lead out of the root. InputError when they don't fit each other.
+    A record that can't be read is left out where nothing else gives its class. InputError when the files contradict
+    each other.
     """
     root.check_exists("--train_data_root")
     path, index, facts = (root.path / name for name in FILES)
@@ -88,23 +88,23 @@ def read_records(root: DataRoot) -> LabelledFaces:
         f"{path}: record {records.keys[rows[i]]}: its class {classes[i]:,} isn't one of the {count:,} of {facts}"
         for i in np.flatnonzero(classes >= count).tolist()
     ])
-    found, labels = np.unique(classes, return_inverse=True)
+    distinct, labels = np.unique(classes, return_inverse=True)
     notes = _notes(path, records.keys[lost].tolist())
-    if len(found) < count:
-        notes.append(f"{facts} says {count:,} classes, and the pictures are of {len(found):,}")
+    if len(distinct) < count:
+        notes.append(f"{facts} says {count:,} classes, and the pictures are of {len(distinct):,}")
     return LabelledFaces(
         root,
         pa.array(records.keys[rows]).cast(pa.string()),
         np.zeros((len(rows), 0, 2)),
         labels.astype(np.int64),
-        [str(label) for label in found.tolist()],
+        [str(label) for label in distinct.tolist()],
         storage=RecordFile(path.name, records.offsets[rows], records.sizes[rows]),
         notes=tuple(notes),
     )
 
 
 def _groups(records: _Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the records that may be pictures [N]; where in these each group of one class begins and ends [G, 2]."""
+    """Rows of the records that may be images [N]; where in these each group of one class begins and ends [G, 2]."""
     ranges = _identity_ranges(records)
     if ranges is not None:
         return records.rows(np.arange(1, ranges[-1, 1])), ranges - 1
@@ -113,7 +113,7 @@ def _groups(records: _Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _identity_ranges(records: _Records) -> NDArray[np.int64] | None:
-    """First key and the one after the last of each identity's pictures [R, 2], ascending.
+    """First key and the one after the last of each identity's images [R, 2], ascending.
 
     None unless the header and the records of identities tell it exactly for all of 1 … a - 1.
     """
@@ -128,10 +128,10 @@ def _identity_ranges(records: _Records) -> NDArray[np.int64] | None:
                 f"{records.path}: its header counts {last:,} records, and its index {len(records.keys):,}; do they "
                 "belong together?"
             )
-        found = [_whole(records.labels(row)[0]) for row in records.rows(np.arange(first, last)).tolist()]
+        pairs = [_whole(records.labels(row)[0]) for row in records.rows(np.arange(first, last)).tolist()]
     except Damaged:
         return None
-    ranges = np.array(sorted(pair for pair in found if pair), dtype=np.int64).reshape(-1, 2)
+    ranges = np.array(sorted(pair for pair in pairs if pair), dtype=np.int64).reshape(-1, 2)
     edges = [1, *ranges[:, 1].tolist()]
     gapless = len(ranges) == last - first > 0 and ranges[:, 0].tolist() == edges[:-1] and edges[-1] == first
     return ranges if gapless else None
@@ -166,10 +166,10 @@ def _notes(path: Path, lost: list[int]) -> list[str]:
 
 
 def _class_count(path: Path) -> int:
-    found = re.fullmatch(r"\s*([0-9]{1,9})\s*,\s*[0-9]+\s*,\s*[0-9]+\s*", read_text(path))
-    if not found:
+    match = re.fullmatch(r"\s*([0-9]{1,9})\s*,\s*[0-9]+\s*,\s*[0-9]+\s*", read_text(path))
+    if not match:
         raise InputError(f"{path}: isn't `classes,height,width`")
-    return int(found[1])
+    return int(match[1])
 
 
 def _read_index(path: Path, of: Path, size: int) -> tuple[Keys, NDArray[np.int64]]:

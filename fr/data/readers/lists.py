@@ -1,13 +1,13 @@
-"""Lists that name the identity of each photograph, and those that hold its landmarks and box as well.
+"""Lists with the identity of each image, some with landmarks and box as well.
 
 | format | line | landmarks |
 |---|---|---|
 | list | `path id` (FaceTechnologyTool) | none: a CSV beside it, or aligned crops |
 | trp | `path label x1 y1 … x5 y5` (Trillion Pairs, as face_recognition.pytorch reads it) | pixels |
 | ms1m | `id/img | x1 y1 … x5 y5 | x y w h` (MS-Celeb-1M, from its align_images.py) | fractions of the box |
-| imdbface | the same (IMDB-Face) | fractions of the whole picture; the box isn't used |
+| imdbface | the same (IMDB-Face) | fractions of the whole image; the box isn't used |
 
-Spaces in a path are fine. Lines of ms1m and imdbface without three fields are photographs in which no face was found.
+Paths may hold spaces. Lines of ms1m and imdbface without three fields are images in which no face was found.
 """
 
 import re
@@ -32,8 +32,7 @@ _FORM = "`id/img | x1 y1 … x5 y5 | x y w h`"
 def read_labelled_list(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces:
     """`path id` a line. Classes ascend by id if all ids are whole numbers, else as text; gaps are closed.
 
-    landmarks, outside: as of `read_vgg`; no landmarks for aligned crops. InputError names file and line of what doesn't
-    fit.
+    landmarks: as of `read_vgg`; "" for aligned crops. InputError names file and line of what doesn't fit.
     """
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
@@ -44,16 +43,16 @@ def read_labelled_list(root: DataRoot, list_file: str, landmarks: str) -> Labell
         points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
     else:
         points = np.zeros((len(names), 0, 2))
-    found = identity.unique().to_pylist()
-    numbered = all(re.fullmatch(_WHOLE, name) for name in found)
+    ids = identity.unique().to_pylist()
+    numbered = all(re.fullmatch(_WHOLE, name) for name in ids)
     labels, identities = sorted_classes(identity, int if numbered else None)
-    return _looked_at(LabelledFaces(root, names, points, labels, identities))
+    return _checked(LabelledFaces(root, names, points, labels, identities))
 
 
 def read_trillion_pairs(root: DataRoot, list_file: str) -> LabelledFaces:
     """`path label x1 y1 … x5 y5` a line, in pixels. Classes ascend by label; gaps are closed.
 
-    outside: as of `read_vgg`. InputError names file and line of what doesn't fit.
+    InputError names file and line of what doesn't fit.
     """
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
@@ -65,40 +64,40 @@ def read_trillion_pairs(root: DataRoot, list_file: str) -> LabelledFaces:
     names, points = lines.paths(path, root), lines.points(words)
     check_landmarks(points, lines.where)
     labels, identities = sorted_classes(label, int)
-    return _looked_at(LabelledFaces(root, names, points, labels, identities))
+    return _checked(LabelledFaces(root, names, points, labels, identities))
 
 
 def read_ms1m(root: DataRoot, list_file: str) -> LabelledFaces:
     """`id/img | landmarks | x y w h` a line, the landmarks as fractions of the box, the box in whole pixels.
 
-    A box beyond the picture is cut at its edges, a negative number is 0 (as in face_recognition.pytorch). Classes in
-    order of first appearance. outside: as of `read_vgg`. InputError names file and line of what doesn't fit.
+    A box beyond the image is cut at its edges, a negative number is 0 (as in face_recognition.pytorch). Classes in
+    order of first appearance. InputError names file and line of what doesn't fit.
     """
-    found = _detected(Path(list_file))
-    lines = found.lines
-    words = lines.words(found.boxes, 4, _FORM)
+    detected = _detected(Path(list_file))
+    lines = detected.lines
+    words = lines.words(detected.boxes, 4, _FORM)
     whole = pc.match_substring_regex(words, r"^-?[0-9]{1,9}$").to_numpy(zero_copy_only=False).reshape(-1, 4)
     lines.refuse_unlike(_FORM, pa.array(~whole.all(axis=1)))
     boxes = np.maximum(words.cast(pa.float64()).to_numpy().reshape(-1, 4), 0)
     refuse([f"{lines.where(i)}: the box is empty" for i in true_rows(pa.array((boxes[:, 2:] == 0).any(axis=1)))])
-    return _detected_faces(root, found, boxes, root)
+    return _detected_faces(root, detected, boxes)
 
 
 def read_imdb_face(root: DataRoot, list_file: str) -> LabelledFaces:
-    """As `read_ms1m`, but the landmarks are fractions of the whole picture, and the box isn't looked at."""
-    found = _detected(Path(list_file))
-    whole = np.tile([0.0, 0.0, np.inf, np.inf], (len(found.lines.numbers), 1))
-    return _detected_faces(root, found, whole, root)
+    """As `read_ms1m`, but the landmarks are fractions of the whole image, and the box isn't read."""
+    detected = _detected(Path(list_file))
+    whole = np.tile([0.0, 0.0, np.inf, np.inf], (len(detected.lines.numbers), 1))
+    return _detected_faces(root, detected, whole)
 
 
 def has_face(texts: pa.Array) -> pa.BooleanArray:
-    """Which lines of ms1m or imdbface [N] have landmarks and box."""
+    """Mask [N] of the lines of ms1m or imdbface with landmarks and box."""
     return pc.greater_equal(pc.count_substring(texts, "|"), 2)
 
 
 @dataclass(frozen=True)
 class _Detected:
-    """The three fields of the lines with a face, and what to say of the others."""
+    """The three fields of the lines with a face, and notes about the others."""
 
     lines: Lines
     names: pa.Array
@@ -109,27 +108,27 @@ class _Detected:
 
 def _detected(path: Path) -> _Detected:
     lines = read_lines(path)
-    found = has_face(lines.texts).to_numpy(zero_copy_only=False)
-    if not found.any():
+    with_face = has_face(lines.texts).to_numpy(zero_copy_only=False)
+    if not with_face.any():
         raise InputError(f"{path}: no face in any line; a line with one is {_FORM}")
-    failed = int(len(found) - found.sum())
-    notes = (f"{failed:,} photographs of {path} without a face left out",) if failed else ()
-    lines = lines.chosen(found)
+    failed = int(len(with_face) - with_face.sum())
+    notes = (f"{failed:,} images of {path} without a face left out",) if failed else ()
+    lines = lines.chosen(with_face)
     names, points, boxes = lines.columns(pc.split_pattern(lines.texts, "|"), 3, _FORM)
     return _Detected(lines, pc.utf8_rtrim_whitespace(names), points, boxes, notes)
 
 
-def _detected_faces(root: DataRoot, found: _Detected, boxes: NDArray[np.float64]) -> LabelledFaces:
+def _detected_faces(root: DataRoot, detected: _Detected, boxes: NDArray[np.float64]) -> LabelledFaces:
     root.check_exists("--train_data_root")
-    lines = found.lines
-    names, points = lines.paths(found.names, root), lines.points(lines.words(found.points, 10, _FORM))
+    lines = detected.lines
+    names, points = lines.paths(detected.names, root), lines.points(lines.words(detected.points, 10, _FORM))
     refuse([f"{lines.where(i)}: not <identity>/<file>" for i in true_rows(pc.invert(pc.match_substring(names, "/")))])
     check_landmarks(points, lines.where, FRACTIONS)
     labels, identities = folder_classes(names)
-    faces = LabelledFaces(root, names, points, labels, identities, boxes=boxes, notes=found.notes)
-    return _looked_at(faces)
+    faces = LabelledFaces(root, names, points, labels, identities, boxes=boxes, notes=detected.notes)
+    return _checked(faces)
 
 
-def _looked_at(faces: LabelledFaces) -> LabelledFaces:
+def _checked(faces: LabelledFaces) -> LabelledFaces:
     check_first_image(faces, "--train_data_root")
     return faces

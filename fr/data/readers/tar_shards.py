@@ -4,11 +4,11 @@ The key is the path up to the first dot of its last part; what follows that dot 
 
 | file | content |
 |---|---|
-| `key.jpg` (`.jpeg`, `.png`, `.webp`, `.bmp`) | the encoded picture |
+| `key.jpg` (`.jpeg`, `.png`, `.webp`, `.bmp`) | the encoded image |
 | `key.cls` | its class: a whole number or a name, as text |
 | `key.landmarks` | ten numbers, `x1 y1 … x5 y5` [pixels], as text: eyes, nose, corners of the mouth, left ones first |
 
-Other files are passed over. Landmarks are in all samples or in none, whose pictures must be aligned crops then.
+Other files are skipped. Landmarks are in all samples or in none, whose images must be aligned crops then.
 A shard is read where it lies: nothing is unpacked, and no name in it reaches the disk. Names that would lead out of a
 folder are refused all the same, since tools make files of what they read here.
 """
@@ -52,13 +52,13 @@ class _Member(NamedTuple):
 
 @dataclass(frozen=True)
 class _Shard:
-    """What one shard holds. n samples."""
+    """Content of one shard. n samples."""
 
-    names: pa.StringArray  # [n] of the pictures
+    names: pa.StringArray  # [n] of the images
     classes: pa.StringArray  # [n]
     points: NDArray[np.float64]  # [n, 5, 2]; without landmarks of no meaning
     landmarked: NDArray[np.bool_]  # [n]
-    offsets: NDArray[np.int64]  # [n] of the pictures
+    offsets: NDArray[np.int64]  # [n] of the images
     sizes: NDArray[np.int64]  # [n]
     pictureless: int  # samples left out
     note: str
@@ -68,8 +68,8 @@ class _Shard:
 def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
     """All samples of the shards that list_file names, one a line, or of all *.tar below `root` in order of their names.
 
-    Labels ascend by the classes' numbers if all are whole numbers, else as text; gaps are closed. aligned: the pictures
-    are aligned crops. outside: as of `read_vgg`, of shards and members. A shard that is cut short gives its samples up
+    Labels ascend by the classes' numbers if all are whole numbers, else as text; gaps are closed. aligned: the images
+    are aligned crops. A shard that is cut short gives its samples up
     to there, and a note. InputError names shard and member of what doesn't fit.
     """
     shards = shard_names(root, list_file)
@@ -99,7 +99,7 @@ def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
 
 
 def shard_names(root: DataRoot, list_file: str) -> list[str]:
-    """The shards of a data set, as paths below its root, in order; outside, InputError: as of `read_tar`."""
+    """The shards of a data set, as paths below its root, in order; InputError as of `read_tar`."""
     root.check_exists("--train_data_root")
     return _listed(Path(list_file), root) if list_file else _found(root.path)
 
@@ -123,11 +123,11 @@ def _found(folder: Path) -> list[str]:
 def _labels(classes: pa.StringArray) -> tuple[NDArray[np.int64], list[str]]:
     """Labels [N] and identities of classes [N]."""
     coded = classes.dictionary_encode()
-    found = coded.dictionary.to_pylist()
-    numbered = all(re.fullmatch(_WHOLE, name) for name in found)
-    identities = sorted(found, key=lambda name: (int(name) if numbered else 0, name))
+    distinct = coded.dictionary.to_pylist()
+    numbered = all(re.fullmatch(_WHOLE, name) for name in distinct)
+    identities = sorted(distinct, key=lambda name: (int(name) if numbered else 0, name))
     rank = {name: label for label, name in enumerate(identities)}
-    labels = np.array([rank[name] for name in found], dtype=np.int64)
+    labels = np.array([rank[name] for name in distinct], dtype=np.int64)
     return labels[coded.indices.to_numpy(zero_copy_only=False)], identities
 
 
@@ -139,7 +139,7 @@ def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callab
     if not landmarked.any() and not aligned:
         raise InputError(
             f"--train_data_root {root}: no landmarks in the shards; give --aligned if the pictures are aligned crops, "
-            "else find the faces with tools/detect_faces.py and pack the photographs anew with tools/pack_dataset.py"
+            "else find the faces with tools/detect_faces.py and pack the images anew with tools/pack_dataset.py"
         )
     if not landmarked.any():
         return np.zeros((len(landmarked), 0, 2))
@@ -151,12 +151,12 @@ def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callab
 
 def _notes(parts: list[_Shard]) -> tuple[str, ...]:
     pictureless = sum(part.pictureless for part in parts)
-    said = [f"{pictureless:,} samples without a picture (.{', .'.join(PICTURES)}) left out"] if pictureless else []
-    return (*(part.note for part in parts if part.note), *said)
+    left_out = [f"{pictureless:,} samples without a picture (.{', .'.join(PICTURES)}) left out"] if pictureless else []
+    return (*(part.note for part in parts if part.note), *left_out)
 
 
 def _index(path: Path, root: DataRoot) -> _Shard:
-    """What a shard holds; root: as of `open_regular`. OSError's reason is told as InputError."""
+    """Content of a shard; InputError when it can't be read."""
     try:
         with root.open_file(path) as file:
             samples, problems, cut = _samples(file, path)
@@ -166,7 +166,7 @@ def _index(path: Path, root: DataRoot) -> _Shard:
 
 
 def _samples(file: BinaryIO, path: Path) -> tuple[_Samples, list[str], bool]:
-    """Where the files of the samples are, what is wrong with them, and whether the shard is cut short."""
+    """Files of the samples, their problems, and whether the shard is cut short."""
     samples: _Samples = {}
     problems: list[str] = []
     try:
@@ -193,7 +193,7 @@ def _samples(file: BinaryIO, path: Path) -> tuple[_Samples, list[str], bool]:
 
 
 def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
-    """The last sample of a cut shard stays if its picture alone is cut: a bad photograph like any other (C9)."""
+    """Drop the last sample of a cut shard, unless only its image is cut: a bad image like any other (C9)."""
     if not samples:
         return
     whole = next(iter(samples.values()))
@@ -204,7 +204,7 @@ def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
 
 
 def _key_and_role(name: str) -> tuple[str, str]:
-    """What sample a member belongs to, and as what; an empty role = to none."""
+    """Key of the sample that a member belongs to, and its role; role "" = not of a sample."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, ending = base.partition(".")
     return folder + slash + stem, _ROLES.get(ending.lower(), "") if stem else ""
@@ -233,7 +233,7 @@ def _contents(file: BinaryIO, path: Path, samples: _Samples, problems: list[str]
         pa.array([picture.name for picture in pictures], type=pa.string()),
         pa.array(classes, type=pa.string()),
         np.array(points, dtype=np.float64).reshape(-1, 5, 2),
-        np.array([found is not _NOWHERE for found in points], dtype=np.bool_),
+        np.array([numbers is not _NOWHERE for numbers in points], dtype=np.bool_),
         np.array([picture.offset for picture in pictures], dtype=np.int64),
         np.array([picture.size for picture in pictures], dtype=np.int64),
         sum("picture" not in parts for parts in samples.values()),

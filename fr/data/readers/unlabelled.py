@@ -1,8 +1,8 @@
-"""Photographs of nobody in particular: for features, not for a training.
+"""Images without identities: for features, not for training.
 
-| format | what |
+| format | content |
 |---|---|
-| photos | all pictures in the tree of a folder, or those of a list with a path a line |
+| photos | all images in the tree of a folder, or those of a list with a path a line |
 | trp_test | `path x1 y1 … x5 y5` a line, in pixels: the test list of Trillion Pairs |
 """
 
@@ -22,11 +22,11 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 
 
-def read_photographs(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces:
-    """All pictures in the tree of `root`, in the order of their names; or those of a list, a path a line, in its order.
+def read_images(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces:
+    """All images in the tree of `root`, in the order of their names; or those of a list, a path a line, in its order.
 
-    landmarks, outside: as of `read_vgg`, the table chosen by the list's or else the root's name; no landmarks for
-    aligned crops. InputError names what can't be read, has no landmarks, or leads out.
+    landmarks: as of `read_vgg`, the table chosen by the list's or else the root's name; "" for aligned crops.
+    InputError names what can't be read, has no landmarks, or leads out of the root.
     """
     root.check_exists("--train_data_root")
     where: Callable[[int], str]
@@ -44,8 +44,7 @@ def read_photographs(root: DataRoot, list_file: str, landmarks: str) -> Labelled
 
 
 def read_trillion_pairs_test(root: DataRoot, list_file: str) -> LabelledFaces:
-    """`path x1 y1 … x5 y5` a line, in pixels. outside: as of `read_vgg`. InputError names file and line of what doesn't
-    fit."""
+    """`path x1 y1 … x5 y5` a line, in pixels. InputError names file and line of what doesn't fit."""
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
     parts = pc.ascii_split_whitespace(lines.texts, max_splits=10, reverse=True)

@@ -26,8 +26,7 @@ def read_vgg(root: DataRoot, list_file: str, landmarks: str, meta_file: str = ""
 
     landmarks: the bb_landmark folder (the table is chosen by the list's file name, as in
     face_recognition.pytorch), or one CSV. Labels count the identities of the list in order of first appearance, or
-    with a meta_file in its order (`label_order`). outside: paths and links may lead out of the root. InputError names
-    file and line of what doesn't fit.
+    with a meta_file in its order (`label_order`). InputError names file and line of what doesn't fit.
     """
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
@@ -72,7 +71,7 @@ def label_order(path: Path) -> list[str]:
 
 
 def person_names(path: Path) -> dict[str, str]:
-    """identity_meta.csv → what each Class_ID is called, such as `14th_Dalai_Lama`. InputError names file and line."""
+    """identity_meta.csv → name of each Class_ID, such as `14th_Dalai_Lama`. InputError names file and line."""
     return {identity: row["name"].replace('"', "").strip() for identity, row in _meta_rows(path).items()}
 
 
@@ -82,7 +81,7 @@ def _meta_rows(path: Path) -> dict[str, re.Match[str]]:
     Rows are `n000001, "14th_Dalai_Lama", 424, 0, m`. A name may hold commas, and copies that went through a spreadsheet
     have doubled quotes or have lost Sample_Num, so a row is read from both ends.
     """
-    found: dict[str, re.Match[str]] = {}
+    by_id: dict[str, re.Match[str]] = {}
     problems = []
     rows = read_text(path).splitlines()
     if not rows or [field.strip() for field in rows[0].split(",")] != _META_HEADER.split(", "):
@@ -93,9 +92,9 @@ def _meta_rows(path: Path) -> dict[str, re.Match[str]]:
             continue
         if not match:
             problems.append(f"{path}:{number}: isn't {_META_HEADER} with a Flag of 0 or 1")
-        elif match["id"] in found:
+        elif match["id"] in by_id:
             problems.append(f"{path}:{number}: {match['id']} for the second time")
         else:
-            found[match["id"]] = match
+            by_id[match["id"]] = match
     refuse(problems)
-    return found
+    return by_id

@@ -26,7 +26,7 @@ from fr.data.order import Order, training_order
 from fr.data.pipeline import dali_settings
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import read_sets
-from fr.distributed import Ranks, open_ranks, raise_together
+from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together
 from fr.errors import InputError, run_plainly
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.settings import LossSettings
@@ -90,8 +90,9 @@ def main(argv: list[str]) -> int:
         )
         meters = Meters(ranks.device, resumed.contents.get("meters"))
         models = {"": backbone} | ({"ema_": average.model} if average else {})
+        heartbeat = Heartbeat()
         validation = Validation(
-            sets, models, preprocessing, dali, ranks, options.val_batch_size, options.flipped_emb
+            sets, models, preprocessing, dali, ranks, options.val_batch_size, options.flipped_emb, heartbeat
         )
         milestones = Milestones(
             folder, prefix, facts, resolved.as_dict(), state, writer, meters, validation, monitor
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> int:
         stream = TrainingStream(
             faces, order, iterations, ranks, options.accumulate, preprocessing, Augmentation.of(options), dali, bad
         )
-        with closing(monitor), closing(writer), watched(ranks, options.hang_timeout):
+        with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat):
             return train(
                 replicate(backbone, options.compile),
                 head,
@@ -131,6 +132,7 @@ def main(argv: list[str]) -> int:
                 ),
                 ranks,
                 milestones,
+                heartbeat,
             )
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
@@ -25,8 +25,8 @@ reduce_scatter_single: Callable[..., Any] = dist.reduce_scatter_single if _SINGL
 
 
 @dataclass
-class SignsOfLife:
-    """What a rank has done so far: what repeats counts here, for `fr/train/watchdog.py` to see that it still does."""
+class Heartbeat:
+    """Progress of this rank, for `fr/train/watchdog.py`: steps and evaluation batches done, and the iteration."""
 
     count: int = 0
     iteration: int = 0
@@ -34,14 +34,13 @@ class SignsOfLife:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who this process is. local_*: among the processes of this host."""
+    """Rank and device of this process. local_*: among the processes of this host."""
 
     rank: int
     world_size: int
     local_rank: int
     local_world_size: int
     device: torch.device
-    life: SignsOfLife = field(default_factory=SignsOfLife, compare=False)
 
     @property
     def is_main(self) -> bool:

@@ -65,8 +65,8 @@ class MarginSoftmax(nn.Module):
     def step(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Around the forwards, backwards and optimiser step of an iteration, all ranks together.
 
-        labels [b]: of all micro-batches of this rank. With sampling, `weight` and its momentum are those of the drawn
-        classes in here; nothing can change the others. A graph from before must be gone by then.
+        labels [b]: of all micro-batches of this rank. With sampling, `weight` and its optimiser state are those of the
+        drawn classes in here; nothing can change the others. A graph from before must be gone by then.
         """
         self._iteration = iteration
         rate = self.settings.sample_rate
@@ -162,17 +162,15 @@ class MarginSoftmax(nn.Module):
     def _quality(self, norms: torch.Tensor) -> torch.Tensor:
         unknown = 0 * norms.sum()  # NaN if a length isn't finite
         norms = norms.clamp(1e-3, 100)  # as the authors' code
-        self.norm_mean = _followed(self.norm_mean, norms.mean() + unknown)
-        if len(norms) > 1:
-            self.norm_std = _followed(self.norm_std, norms.std() + unknown)
-        return margins.adaface_quality(norms, self.norm_mean, self.norm_std, self.settings.h)
+        mean = _follow(self.norm_mean, norms.mean() + unknown)
+        std = _follow(self.norm_std, norms.std() + unknown) if len(norms) > 1 else self.norm_std
+        return margins.adaface_quality(norms, mean, std, self.settings.h)
 
     def _negatives(self, batch: Gathered) -> Negatives:
         if self.settings.mining_type == "sv":
             return SupportVectors(self.settings.t)
         if self.settings.margin_type == "curricular":
-            self.t = _followed(self.t, sum_over_ranks(batch.target_cosines.detach()).mean())
-            return Curriculum(self.t)
+            return Curriculum(_follow(self.t, sum_over_ranks(batch.target_cosines.detach()).mean()))
         return Negatives()
 
 
@@ -186,7 +184,13 @@ def _initial_centres(seed: int, first: int, rows: int, embed_size: int) -> torch
     return centres
 
 
-def _followed(running: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """The running mean after one more batch; one that isn't finite leaves no trace."""
+@torch.no_grad()
+def _follow(running: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Update a running mean in place by one batch, unless the result isn't finite; return a copy of the new value.
+
+    In place, so that a skipped step can be undone; a copy, so that the next batch doesn't change what a graph holds.
+    """
     moved = running + _RATE * (seen - running)
-    return torch.where(moved.isfinite(), moved, running)
+    moved = torch.where(moved.isfinite(), moved, running)
+    running.copy_(moved)
+    return moved

@@ -1,7 +1,7 @@
 """PartialFC (arXiv:2203.15565): a step sees the batch's own classes and a random share of the others.
 
-Truly sparse: the drawn centres and their momentum are swapped in for the whole, the optimiser steps on those alone,
-and they are put back. No gradient, decay or momentum reaches a class that wasn't drawn.
+Truly sparse: the drawn centres and their optimiser state are swapped in for the whole, the optimiser steps on those
+alone, and they are put back. No gradient, decay or momentum reaches a class that wasn't drawn.
 """
 
 import math
@@ -41,28 +41,37 @@ def _seed(seed: int, iteration: int) -> int:
 
 
 class Exchange:
-    """Puts rows of a parameter and of its momentum in the place of the whole, and back.
+    """Swap rows of a parameter and of its optimiser state in for the whole, and back.
 
     The memory for them is kept from step to step: on a CPU, taking it anew costs more than filling it.
     """
 
     def __init__(self) -> None:
-        self._spare = torch.empty(2, 0, 0)
+        self._spare: dict[str, torch.Tensor] = {}
 
     @contextmanager
     def swapped_in(self, parameter: nn.Parameter, state: dict[str, Any], rows: torch.Tensor) -> Iterator[None]:
-        """In here `parameter` and its momentum are `rows` of themselves; at the end these go back to their places."""
-        whole, whole_momentum = parameter.data, state["momentum_buffer"]
-        shape = (2, len(rows), whole.shape[1])
-        if self._spare.shape != shape:
-            self._spare = whole.new_empty(shape)
-        for source, target in zip((whole, whole_momentum), self._spare, strict=True):
-            torch.index_select(source, 0, rows, out=target)
-        parameter.data, state["momentum_buffer"] = self._spare
+        """In here `parameter` and its state are `rows` of themselves; at the end these go back to their places.
+
+        state: of torch.optim; tensors of the parameter's shape have a row a class, all else belongs to the whole.
+        """
+        weight = parameter.data
+        whole = {name: value for name, value in state.items() if getattr(value, "shape", None) == weight.shape}
+        drawn = {name: self._rows_of(name, tensor, rows) for name, tensor in whole.items()}
+        parameter.data = self._rows_of("", weight, rows)
+        state.update(drawn)
         try:
             yield
-            whole.index_copy_(0, rows, parameter.data)
-            whole_momentum.index_copy_(0, rows, state["momentum_buffer"])
+            weight.index_copy_(0, rows, parameter.data)
+            for name, tensor in whole.items():
+                tensor.index_copy_(0, rows, state[name])
         finally:
-            parameter.data, state["momentum_buffer"] = whole, whole_momentum
+            parameter.data = weight
+            state.update(whole)
             parameter.grad = None
+
+    def _rows_of(self, name: str, whole: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        shape = (len(rows), *whole.shape[1:])
+        if name not in self._spare or self._spare[name].shape != shape:
+            self._spare[name] = whole.new_empty(shape)
+        return torch.index_select(whole, 0, rows, out=self._spare[name])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fr.data.bad_images import BadImages
-from fr.distributed import Ranks, Received, caught_signals, gather_objects, highest
+from fr.distributed import Heartbeat, Ranks, Received, caught_signals, gather_objects, highest
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 from fr.train.ema import WeightAverage
@@ -48,6 +48,7 @@ def train(
     every: Every,
     ranks: Ranks,
     milestones: Milestones,
+    heartbeat: Heartbeat,
 ) -> int:
     """Run the iterations and return the exit status: 0, or 128 + the signal that ended the run.
 
@@ -61,8 +62,8 @@ def train(
     training_mode(replicas, settings.freeze_bn)
     with caught_signals() as received:
         for iteration in iterations:
-            ranks.life.count += 1
-            ranks.life.iteration = iteration
+            heartbeat.count += 1
+            heartbeat.iteration = iteration
             batches, failure = _fetch(stream, settings, ranks, watch)
             failure = failure or milestones.write_failure()
             reason, failure = _reason_to_end(failure, received, bad, monitor)
@@ -78,7 +79,7 @@ def train(
             set_lr(optimizer, lr)
             figures = training_step(replicas, head, optimizer, batches, iteration, settings)
             if average:
-                average.update(iteration)
+                average.update(iteration, figures["skipped_steps"])
             meters.count(figures["skipped_steps"])
             done = iteration + 1
             if done % every.log_step == 0:

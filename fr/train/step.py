@@ -61,8 +61,9 @@ def training_step(
         norm = gradient_norm(replicas.parameters(), head.parameters())
         skipped = apply_step(optimizer, norm, means["loss"], settings.clip_norm)
         optimizer.zero_grad()
-    for buffer, before in statistics:  # one picture that isn't a number would stay in them for ever
-        torch.where(skipped.bool(), before, buffer, out=buffer)
+    undo = skipped.bool()
+    for buffer, before in statistics:  # one image that isn't finite would stay in them for ever
+        torch.where(undo, before, buffer, out=buffer)
     head.companions.move_centers(skipped)
     return {**means, "gradient_norm": norm, "skipped_steps": skipped}
 

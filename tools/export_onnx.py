@@ -20,7 +20,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, tools/ alone is on the path
 
+from fr.checkpoint.snapshot import SnapshotContents
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> int:
     contents, contract = read_backbone(arguments.snap)
     with open_ranks("cpu") as ranks, ExitStack() as files:
         backbone = load_backbone(arguments.snap, contents, contract.input_size, arguments.averaged)
-        faces = _verification_faces(arguments, contents["config"])
+        faces = _verification_faces(arguments, contents.config)
         dali = dali_settings("cpu", 0, ranks)
         given = raw_pixels(contract) if arguments.with_preprocessing else contract
         reference = _reference(backbone, arguments.l2_norm, contract, given, faces, dali)
@@ -96,12 +97,12 @@ def main(argv: list[str]) -> int:
             reference.check(torch.export.load(saved).module(), arguments.program)
         if faces and arguments.int8:
             small = files.enter_context(_replacing(arguments.out.with_suffix(".int8.onnx")))
-            chosen = _calibration_faces(contents["config"], faces)
+            chosen = _calibration_faces(contents.config, faces)
             inputs = normalised(_pixels(chosen, arguments.int8, contract, dali), given)
             print(f"8 bits: scaled to {len(inputs)} faces of {chosen.root}", flush=True)
             # Where its scores lay was noted of the weights before they were rounded.
-            quantised(exported, small, inputs, _metadata(contents | {"scores": []}, given, arguments))
-            flipped = bool(contents["config"].get("flipped_emb"))
+            quantised(exported, small, inputs, _metadata(replace(contents, scores=[]), given, arguments))
+            flipped = bool(contents.config.get("flipped_emb"))
             _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, given, dali, ranks, flipped)
     return 0
 
@@ -134,14 +135,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _metadata(contents: dict[str, Any], given: Preprocessing, arguments: argparse.Namespace) -> dict[str, str]:
+def _metadata(contents: SnapshotContents, given: Preprocessing, arguments: argparse.Namespace) -> dict[str, str]:
     """What the files say of themselves. Not the training's options, which hold paths of this machine."""
-    facts = {name: contents[name] for name in ("model", "embed_size", "iteration")}
-    facts["flipped_emb"] = bool(contents["config"].get("flipped_emb"))
+    facts = {name: getattr(contents, name) for name in ("model", "embed_size", "iteration")}
+    facts["flipped_emb"] = bool(contents.config.get("flipped_emb"))
     facts |= {name: getattr(arguments, name) for name in ("with_preprocessing", "l2_norm")}
-    spreads = read_spreads(arguments.snap, contents.get("scores", []))
+    spreads = read_spreads(arguments.snap, contents.scores or [])
     facts["scores"] = [one.as_dict() for one in spreads if one.averaged == arguments.averaged]
-    if (threshold := threshold_of(contents["metrics"], arguments.averaged)) is not None:
+    if (threshold := threshold_of(contents.metrics, arguments.averaged)) is not None:
         facts["threshold"] = threshold
     return {CONTRACT_KEY: json.dumps(given.as_dict()), FACTS_KEY: json.dumps(facts)}
 

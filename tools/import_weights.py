@@ -10,6 +10,7 @@ do otherwise (crops, say) it can't know. It has no training state to resume.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,17 @@ def main(argv: list[str]) -> int:
     weights = read_weights(given.file)
     if weights.source == OWN:
         raise InputError(f"{given.file}: is a snapshot of this trainer already")
-    contents = _snapshot_of(weights, given.template or weights.template) | _head_of(weights, given.identities)
+    contents = replace(_snapshot_of(weights, given.template or weights.template), **_head_of(weights, given.identities))
     try:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         snapshot.write_weights(given.out, contents)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{given.out}: can't be written: {error}") from error
-    print(f"wrote {given.out}: {Preprocessing.from_dict(contents['preprocessing']).describe()}")
+    print(f"wrote {given.out}: {Preprocessing.from_dict(contents.preprocessing).describe()}")
     return 0
 
 
-def _snapshot_of(weights: Weights, template: str) -> dict[str, Any]:
+def _snapshot_of(weights: Weights, template: str) -> snapshot.SnapshotContents:
     """The contents of the `.pt`; prints what was found, and refuses what doesn't fit the model whole."""
     if not weights.embed_size:
         raise InputError(f"{weights.describe()}: there is nothing to score; train on with --init_from")
@@ -56,16 +57,9 @@ def _snapshot_of(weights: Weights, template: str) -> dict[str, Any]:
     )
     model = build_model(weights.model, weights.embed_size, preprocessing.input_size)
     print("\n".join(fit(model, weights, partial=False)))
-    return {
-        "model": weights.model,
-        "embed_size": weights.embed_size,
-        "preprocessing": preprocessing.as_dict(),
-        "iteration": 0,
-        "state_dict": model.state_dict(),
-        "config": {},
-        "metrics": {},
-        "run": {},
-    }
+    return snapshot.SnapshotContents(
+        weights.model, weights.embed_size, preprocessing.as_dict(), state_dict=model.state_dict()
+    )
 
 
 def _head_of(weights: Weights, identities: Path | None) -> dict[str, Any]:

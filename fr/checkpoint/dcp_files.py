@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint's files: written the same everywhere, read without running what stands in them (C10)."""
+"""Files of torch.distributed.checkpoint: reproducible writing, and reading that executes nothing in them (C10)."""
 
 import io
 import pickle
@@ -26,7 +26,7 @@ _PART = re.compile(r"__\d+_\d+\.distcp")  # what PyTorch calls a file of tensors
 
 
 def causes(error: CheckpointException) -> str:
-    """What failed, on whichever rank; all ranks get the same."""
+    """Causes of a failure on any rank, as one line; the same on all ranks."""
     return "; ".join(sorted({f"{type(cause[0]).__name__}: {cause[0]}" for cause in error.failures.values()}))
 
 
@@ -52,7 +52,7 @@ _METADATA_CLASSES = {
 
 
 class PathlessWriter(dcp.FileSystemWriter):
-    """Leaves the temporary folder's path out of the index: a `Path` pickles differently between Pythons."""
+    """Writer that leaves the temporary folder's path out of the index: a `Path` pickles differently between Pythons."""
 
     def write_data(self, *arguments: Any) -> Any:
         with told_by_cause():
@@ -80,7 +80,7 @@ class _MetadataUnpickler(BoundedUnpickler):
 
 
 def shapes_in(metadata: Metadata, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Of the tensors that an index names."""
+    """Shapes of the tensors that an index names; InputError if it is damaged."""
     entries: dict[str, Any] = getattr(metadata, "state_dict_metadata", {})
     try:
         return {name: tuple(entry.size) for name, entry in entries.items()}
@@ -89,7 +89,7 @@ def shapes_in(metadata: Metadata, folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 class SafeReader(dcp.FileSystemReader):
-    """Reads a checkpoint whose index may name only the classes that an index is made of: the stock reader runs any.
+    """Reader of a checkpoint whose index may name only the classes of an index: the stock reader runs any.
 
     The tensors are read by `fr/files/foreign_pickle.py`: torch.load unpacks what is compressed, to any size, and fails
     the whole process on some files.
@@ -129,7 +129,7 @@ class SafeReader(dcp.FileSystemReader):
 
 
 class _Stretch(io.RawIOBase):
-    """Part of a file as a file."""
+    """Part of a file, as a file."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self._file, self._start, self._size, self._at = file, start, size, 0
@@ -159,7 +159,7 @@ class _Stretch(io.RawIOBase):
 
 
 def _check_places(index: Path, metadata: Metadata) -> None:
-    """InputError unless all tensors are in files of the folder, as PyTorch calls them, and as they are."""
+    """Check that all tensors are in files of the folder, named as PyTorch does, untransformed; InputError if not."""
     places = getattr(metadata, "storage_data", None)
     for place in places.values() if isinstance(places, dict) else [None]:
         path, start, size, way = (

@@ -2,20 +2,23 @@
 """Train a face-recognition embedding.
 
     torchrun --nproc_per_node 4 train.py @configs/mobilenet_arcface.yml    # a process a GPU (or a few on CPUs)
-    python train.py @configs/mobilenet_arcface.yml --max_iterations 100    # one process of the same thing
-    python train.py @configs/mobilenet_arcface.yml --snap_to_resume auto   # go on from the newest snapshot
+    python train.py @configs/mobilenet_arcface.yml --max_iterations 100    # the same in one process
+    python train.py @configs/mobilenet_arcface.yml --snap_to_resume auto   # resume from the newest snapshot
 
 `python train.py --help` lists the options; see README.md for data, logs and results.
 """
 
 import argparse
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fr.checkpoint.resuming import candidates, resume
+from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
 from fr.data.augmentation import Augmentation
@@ -26,7 +29,7 @@ from fr.data.order import Order, training_order
 from fr.data.pipeline import dali_settings
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import read_sets
-from fr.distributed import Ranks, open_ranks, raise_together
+from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together
 from fr.errors import InputError, run_plainly
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.settings import LossSettings
@@ -36,14 +39,13 @@ from fr.options.parsing import Resolved
 from fr.options.validation import check_batch_size
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
+from fr.train.learner import Learner, StepSettings
 from fr.train.learning_rate import lr_at
-from fr.train.loop import Every, train
-from fr.train.meters import Meters
+from fr.train.loop import LoopSettings, train
 from fr.train.milestones import Milestones
 from fr.train.monitor import Monitor, Silent
 from fr.train.optimizer import build_sgd, parameter_groups
-from fr.train.replicas import checkpoint_blocks, deterministic, replicate, resolved_precision, synchronise_batch_norms
-from fr.train.step import StepSettings
+from fr.train.replicas import checkpoint_blocks, deterministic, resolved_precision, synchronise_batch_norms
 from fr.train.validation import Validation
 from fr.train.watchdog import watched
 from fr.weights.initial_weights import InitialWeights, initialise
@@ -61,77 +63,60 @@ def main(argv: list[str]) -> int:
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
 
         torch.manual_seed(options.seed)
-        memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
-        backbone = build_model(options.model, options.embed_size, preprocessing.input_size)
-        backbone.to(ranks.device).to(memory_format=memory_format)
-        if options.sync_bn:
-            backbone = synchronise_batch_norms(backbone, ranks.device)
-        head = MarginSoftmax(len(faces.identities), options.embed_size, LossSettings.of(options), options.seed)
-        head.to(ranks.device)
+        contents = _snapshot_contents(resolved, preprocessing, faces, order)
         folder, prefix = Path(options.snap_folder), options.snap_prefix
         snapshots = candidates(options.snap_to_resume, folder, prefix)
-        began = initialise(backbone, head, faces.identities, _initial_weights(options), resumed=bool(snapshots))
-        average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
-        learning = parameter_groups(_named_parameters(backbone, head), options.freeze, options.lr_scale)
-        optimizer = build_sgd(learning, options.lr, options.momentum, options.weight_decay)
-        if options.activation_checkpointing:
-            checkpoint_blocks(backbone)
-
-        state = TrainingState(backbone, head, optimizer, average.model if average else None)
-        facts = _resumable_facts(options, preprocessing, faces, order)
-        resumed = resume(snapshots, state, facts, faces.identities)
+        learner, sources = _build_learner(options, ranks, preprocessing, faces.identities, resumed=bool(snapshots))
+        state = TrainingState(learner)
+        resumed = resume(snapshots, state, contents, faces.identities)
+        if resumed.contents:
+            learner.meters.load(resumed.contents.meters or {})
         iterations = range(resumed.iteration, _last_iteration(options, order))
+
+        heartbeat = Heartbeat()
         monitor = _open_monitor(resolved, ranks, iterations)
-        summary = _summary(ranks, faces, order, preprocessing, backbone, iterations)
-        monitor.say("\n".join([summary, *resumed.notes, *began]))
+        summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations)
+        monitor.say("\n".join([summary, *resumed.notes, *sources]))
         kept = Kept(options.keep_snapshots, options.keep_every)
         writer = SnapshotWriter(
             folder, prefix, state, faces.identities, monitor.say, kept, options.async_snapshots, resumed
         )
-        meters = Meters(ranks.device, resumed.contents.get("meters"))
-        models = {"": backbone} | ({"ema_": average.model} if average else {})
+        models = {"": learner.backbone} | ({"ema_": learner.average.model} if learner.average else {})
         validation = Validation(
-            sets, models, preprocessing, dali, ranks, options.val_batch_size, options.flipped_emb
+            sets, models, preprocessing, dali, ranks, options.val_batch_size, options.flipped_emb, heartbeat
         )
-        milestones = Milestones(
-            folder, prefix, facts, resolved.as_dict(), state, writer, meters, validation, monitor
-        )
+        milestones = Milestones(contents, state, writer, learner.meters, validation, monitor)
         bad = BadImages(options.max_bad_images)
         stream = TrainingStream(
             faces, order, iterations, ranks, options.accumulate, preprocessing, Augmentation.of(options), dali, bad
         )
-        with closing(monitor), closing(writer), watched(ranks, options.hang_timeout):
-            return train(
-                replicate(backbone, options.compile),
-                head,
-                optimizer,
-                average,
-                iter(stream),
-                bad,
-                iterations,
-                lambda iteration: lr_at(
-                    iteration,
-                    options.lr,
-                    options.warmup_iterations,
-                    [epoch * order.iterations_per_epoch for epoch in options.lr_drops],
-                ),
-                StepSettings(
-                    options.accumulate,
-                    options.clip_norm,
-                    resolved_precision(options.precision, ranks.device),
-                    options.freeze_bn,
-                    memory_format,
-                ),
-                Every(
-                    options.log_step,
-                    options.val_step,
-                    options.max_bad_steps,
-                    options.spike_factor,
-                    options.spike_return,
-                ),
-                ranks,
-                milestones,
-            )
+        drops = [epoch * order.iterations_per_epoch for epoch in options.lr_drops]
+        schedule = partial(lr_at, lr=options.lr, warmup=options.warmup_iterations, drops=drops)
+        settings = LoopSettings(**{field.name: getattr(options, field.name) for field in fields(LoopSettings)})
+        with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat):
+            return train(learner, stream, schedule, settings, milestones, heartbeat)
+
+
+def _build_learner(
+    options: argparse.Namespace, ranks: Ranks, preprocessing: Preprocessing, identities: Sequence[str], resumed: bool
+) -> tuple[Learner, list[str]]:
+    """The learner of the options, and lines on the sources of its initial weights. resumed: a snapshot follows."""
+    memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
+    backbone = build_model(options.model, options.embed_size, preprocessing.input_size)
+    backbone.to(ranks.device).to(memory_format=memory_format)
+    if options.sync_bn:
+        backbone = synchronise_batch_norms(backbone, ranks.device)
+    head = MarginSoftmax(len(identities), options.embed_size, LossSettings.of(options), options.seed)
+    head.to(ranks.device)
+    sources = initialise(backbone, head, identities, _initial_weights(options), resumed)
+    average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
+    groups = parameter_groups(_named_parameters(backbone, head), options.freeze, options.lr_scale)
+    optimizer = build_sgd(groups, options.lr, options.momentum, options.weight_decay)
+    if options.activation_checkpointing:
+        checkpoint_blocks(backbone)
+    precision = resolved_precision(options.precision, ranks.device)
+    settings = StepSettings(options.clip_norm, precision, options.freeze_bn, memory_format)
+    return Learner(backbone, head, optimizer, settings, average, options.compile), sources
 
 
 def _first_set(options: argparse.Namespace) -> tuple[str, str, str]:
@@ -139,7 +124,7 @@ def _first_set(options: argparse.Namespace) -> tuple[str, str, str]:
 
 
 def _named_parameters(backbone: torch.nn.Module, head: MarginSoftmax) -> dict[str, torch.nn.Parameter]:
-    """As --freeze and --lr_scale call them."""
+    """Parameters by the names of --freeze and --lr_scale."""
     return {
         f"{part}.{name}": parameter
         for part, module in (("backbone", backbone), ("head", head))
@@ -152,23 +137,20 @@ def _last_iteration(options: argparse.Namespace, order: Order) -> int:
     return min(last, options.max_iterations or last)
 
 
-def _resumable_facts(
-    options: argparse.Namespace, preprocessing: Preprocessing, faces: LabelledFaces, order: Order
-) -> dict[str, Any]:
-    """What a snapshot says of its run, and what must be the same for another run to go on from it."""
-    return {
-        "model": options.model,
-        "embed_size": options.embed_size,
-        "preprocessing": preprocessing.as_dict(),
-        "run": {
-            "train_batch_size": options.train_batch_size,
-            "seed": options.seed,
-            "images": len(faces),
-            "identities": len(faces.identities),
-            "data": faces.fingerprint(),
-            **({"images_per_identity": order.balance.images} if order.balance else {}),
-        },
+def _snapshot_contents(
+    resolved: Resolved, preprocessing: Preprocessing, faces: LabelledFaces, order: Order
+) -> SnapshotContents:
+    """Contents of the run's snapshots, as far as no iteration changes them."""
+    options = resolved.values
+    run = {
+        "train_batch_size": options.train_batch_size,
+        "seed": options.seed,
+        "images": len(faces),
+        "identities": len(faces.identities),
+        "data": faces.fingerprint(),
+        **({"images_per_identity": order.balance.images} if order.balance else {}),
     }
+    return SnapshotContents(options.model, options.embed_size, preprocessing.as_dict(), run, resolved.as_dict())
 
 
 def _initial_weights(options: argparse.Namespace) -> InitialWeights:
@@ -177,9 +159,9 @@ def _initial_weights(options: argparse.Namespace) -> InitialWeights:
 
 
 def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent:
-    """Print the options and keep them beside the snapshots, and open the logs; the other ranks stay silent.
+    """Print the options, store them beside the snapshots, and open the logs, on rank 0; the others are silent.
 
-    InputError on every rank when the first can't write there.
+    InputError on every rank when rank 0 can't write there.
     """
     options, monitor, failure = resolved.values, Silent(), None
     if ranks.is_main:
@@ -204,7 +186,7 @@ def _summary(
     backbone: torch.nn.Module,
     iterations: range,
 ) -> str:
-    """The global quantities of the run, for people."""
+    """Global quantities of the run, as lines to print."""
     _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
     weights = sum(parameter.numel() for parameter in backbone.parameters())
     return "\n".join([

@@ -1,10 +1,10 @@
-"""The process group: opened and closed in one place, rank facts that also hold without one, agreements."""
+"""Process group: opening and closing, ranks that also hold without one, agreements, signals."""
 
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
@@ -25,8 +25,8 @@ reduce_scatter_single: Callable[..., Any] = dist.reduce_scatter_single if _SINGL
 
 
 @dataclass
-class SignsOfLife:
-    """What a rank has done so far: what repeats counts here, for `fr/train/watchdog.py` to see that it still does."""
+class Heartbeat:
+    """Progress of this rank, for `fr/train/watchdog.py`: steps and evaluation batches done, and the iteration."""
 
     count: int = 0
     iteration: int = 0
@@ -34,14 +34,13 @@ class SignsOfLife:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who this process is. local_*: among the processes of this host."""
+    """Rank and device of this process. local_*: among the processes of this host."""
 
     rank: int
     world_size: int
     local_rank: int
     local_world_size: int
     device: torch.device
-    life: SignsOfLife = field(default_factory=SignsOfLife, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -131,7 +130,7 @@ def raise_together(failure: InputError | None, elsewhere: str, group: dist.Proce
 
 
 def new_patient_group() -> dist.ProcessGroup:
-    """All ranks again, waiting for each other for days: elsewhere half an hour without an answer ends the run."""
+    """Create a gloo group of all ranks with a 7-day timeout; the default group's is half an hour."""
     group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
     assert isinstance(group, dist.ProcessGroup)  # no rank is left out
     return group
@@ -139,7 +138,7 @@ def new_patient_group() -> dist.ProcessGroup:
 
 @contextmanager
 def patient_group() -> Iterator[dist.ProcessGroup]:
-    """A group as `new_patient_group` makes it, for a while."""
+    """Open a group of `new_patient_group`, and destroy it at the end."""
     group = new_patient_group()
     try:
         yield group
@@ -148,14 +147,14 @@ def patient_group() -> Iterator[dist.ProcessGroup]:
 
 
 def broadcast_buffers(module: nn.Module) -> None:
-    """Give every rank the first one's batch statistics, which are those that DDP and the snapshots keep."""
+    """Broadcast rank 0's batch statistics, which are those that DDP and the snapshots keep."""
     for buffer in module.buffers():
         dist.broadcast(buffer, 0)
 
 
 @dataclass
 class Received:
-    """The last signal that asked this process to end; 0 = none."""
+    """Last signal that asked this process to end; 0 = none."""
 
     number: int = 0
 
@@ -165,7 +164,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is what Sl
 
 @contextmanager
 def caught_signals() -> Iterator[Received]:
-    """Signals only leave a note in here, for the loop to act on; a second one ends the process as ever."""
+    """In here, note signals for the loop to act on; a second one ends the process as usual."""
     received = Received()
     before = {number: signal.getsignal(number) for number in _ENDING}
 
@@ -183,14 +182,14 @@ def caught_signals() -> Iterator[Received]:
 
 
 def gather_objects(own: T, group: dist.ProcessGroup | None = None) -> list[T]:
-    """What each rank gives, in rank order, on every rank. Pickled and gathered in two steps: for what is rare."""
+    """Gather an object of each rank, in rank order, on every rank. Pickled, in two collectives: for rare events."""
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, own, group)
     return gathered
 
 
 def gather_rows(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """CPU rows of all ranks in rank order: [counts[rank], …] each → [sum(counts), …].
+    """Gather the CPU rows of all ranks in rank order: [counts[rank], …] each → [sum(counts), …].
 
     Padded to equal sizes for the collective, since gloo and NCCL only share that form.
     """

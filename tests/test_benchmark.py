@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-from fr.checkpoint.snapshot import write_weights
+from fr.checkpoint.snapshot import SnapshotContents, write_weights
 from fr.data.readers.vgg import read_vgg
 from fr.files.data_root import DataRoot
 from fr.models import build_model
@@ -120,8 +120,7 @@ def test_the_loader_command_measures_each_form_and_ends_with_json(sample_data: P
 
 def test_the_evaluate_command_measures_both_forms_and_ends_with_json(sample_data: Path, tmp_path: Path) -> None:
     weights = build_model("mobilefacenet", 16, (32, 32)).state_dict()
-    contents = {"model": "mobilefacenet", "embed_size": 16, "preprocessing": Preprocessing((32, 32)).as_dict()}
-    contents |= {"iteration": 0, "state_dict": weights, "config": {}, "metrics": {}, "run": {}}
+    contents = SnapshotContents("mobilefacenet", 16, Preprocessing((32, 32)).as_dict(), state_dict=weights)
     write_weights(tmp_path / "m.pt", contents)
     options = ["--snap", str(tmp_path / "m.pt"), "--val_data_root", str(sample_data / "lfw"), "--flipped_emb"]
     command = [sys.executable, "tools/benchmark.py", "evaluate", "--turns", "2", "--eval", *options]

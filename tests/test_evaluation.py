@@ -110,7 +110,7 @@ def test_the_snapshot_alone_gives_the_figures_of_the_training(
     assert evaluate_lfw.main(["--snap", str(trained), "--json", str(figures), "--device", "cpu"]) == 0
     measured = json.loads(figures.read_text())
     assert {"accuracy", "accuracy_std", "same_accuracy", "diff_accuracy", "auc", "threshold"} <= measured.keys()
-    stored = snapshot.read(trained)["metrics"]
+    stored = snapshot.read(trained).metrics
     assert {name: measured[name] for name in stored} == pytest.approx(stored)
     printed = capsys.readouterr().out.splitlines()
     assert printed[:6] == [
@@ -157,7 +157,7 @@ def test_protocols_and_scores_are_those_asked_for(
         return capsys.readouterr().out.splitlines()[:6]
 
     faces = faces_of(sample_data)
-    contract = Preprocessing.from_dict(snapshot.read(trained)["preprocessing"])
+    contract = Preprocessing.from_dict(snapshot.read(trained).preprocessing)
     network = load_backbone(trained, snapshot.read(trained), contract.input_size)
     with open_ranks("cpu") as ranks:
         networks = network, lambda images: network(images.flip(3))
@@ -209,7 +209,7 @@ def test_each_wrongly_judged_pair_is_a_picture_the_worst_first(
     evaluate_lfw.main(["--snap", str(trained), "--bootstrap", "0", "--show_failed", str(folder)])
     printed = capsys.readouterr().out.splitlines()
     faces = faces_of(sample_data)
-    contract = Preprocessing.from_dict(snapshot.read(trained)["preprocessing"])
+    contract = Preprocessing.from_dict(snapshot.read(trained).preprocessing)
     network = load_backbone(trained, snapshot.read(trained), contract.input_size)
     with open_ranks("cpu") as ranks:
         rows = embed(network, faces, contract, DALI, ranks, 20, False)
@@ -241,7 +241,7 @@ def test_the_projector_gets_embeddings_names_and_pictures_in_one_order(
     columns = int(np.ceil(np.sqrt(len(faces))))
     monkeypatch.setattr(projector, "_SHEET", side * columns + columns - 1)  # what is no whole side more
     evaluate_lfw.main(["--snap", str(trained), "--bootstrap", "0", "--dump_embeddings", str(tmp_path / "logs")])
-    contract = Preprocessing.from_dict(snapshot.read(trained)["preprocessing"])
+    contract = Preprocessing.from_dict(snapshot.read(trained).preprocessing)
     with open_ranks("cpu") as ranks:
         network = load_backbone(trained, snapshot.read(trained), contract.input_size)
         rows = embed(network, faces, contract, DALI, ranks, 20, False)

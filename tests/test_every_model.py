@@ -1,7 +1,6 @@
 """Every backbone's way: it trains, is saved, comes back bit-equal, and leaves as ONNX with the same numbers."""
 
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -16,9 +15,8 @@ from fr.models import MODELS, build_model, family
 from fr.onnx.export import Deployed, difference, embeddings_of, export_program, random_pixels, to_onnx
 from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
+from fr.train.learner import Learner, StepSettings
 from fr.train.optimizer import build_sgd
-from fr.train.replicas import replicate
-from fr.train.step import StepSettings, training_mode, training_step
 from tests.conftest import ROOT
 from tools.benchmarks.case_ranks import loss_settings
 from tools.export_onnx import LIMIT
@@ -61,20 +59,19 @@ def test_a_model_trains_is_saved_reloads_bit_equal_and_exports(name: str, one_ra
     model = build_model(name, EMBED_SIZE, size)
     head = MarginSoftmax(CLASSES, EMBED_SIZE, loss_settings(s=8.0), seed=0)
     optimizer = build_sgd([*model.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
-    replicas, settings = replicate(model, compiled=False), StepSettings(1, 5.0, "fp32", False, torch.contiguous_format)
-    training_mode(replicas, freeze_bn=False)
+    learner = Learner(model, head, optimizer, StepSettings(clip_norm=5.0))
+    learner.training_mode()
     first = {key: value.clone() for key, value in model.state_dict().items()}
     # Whether the loss falls within a few steps of this size is up to rounding.
     for iteration in range(ITERATIONS):
-        figures = training_step(replicas, head, optimizer, [(pictures, labels)], iteration, settings)
-        assert figures["loss"].isfinite() and not figures["skipped_steps"]
+        metrics = learner.step([(pictures, labels)], iteration, 0.01)
+        assert metrics["loss"].isfinite() and not metrics["skipped_steps"]
     assert all(value.isfinite().all() for value in model.state_dict().values())
     assert all(not torch.equal(value, first[key]) for key, value in model.state_dict().items() if value.ndim > 1)
 
     path = tmp_path / f"m_{ITERATIONS}.pt"
-    facts = {"model": name, "embed_size": EMBED_SIZE, "preprocessing": Preprocessing(size).as_dict()}
-    contents: dict[str, Any] = facts | {"config": {}, "metrics": {}, "run": {}}
-    SnapshotWriter(tmp_path, "m", TrainingState(model, head, optimizer), (), print).write(ITERATIONS, contents)
+    contents = snapshot.SnapshotContents(name, EMBED_SIZE, Preprocessing(size).as_dict())
+    SnapshotWriter(tmp_path, "m", TrainingState(learner), (), print).write(ITERATIONS, contents)
     loaded = load_backbone(path, snapshot.read(path), size)
     expected = embeddings_of(model.eval(), pictures)
     assert torch.equal(embeddings_of(loaded, pictures), expected)

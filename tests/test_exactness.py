@@ -8,7 +8,7 @@ remember nothing that it could disturb, and what it remembers is written alike h
 import itertools
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import fr.train.loop
-import fr.train.step
 import train
 from fr.checkpoint import snapshot
 from fr.distributed import Ranks
 from fr.losses.classifier import MarginSoftmax
+from fr.train.learner import Batch, Learner
 from tests.conftest import (
     TINY,
     data_options,
@@ -107,7 +106,7 @@ def contents(out: Path, iteration: int) -> tuple[Any, ...]:
     state = {file.name: file.read_bytes() for file in snapshot.state_path(path).glob("*.distcp")}
     pt = snapshot.read(path)
     figures = validations.read_text() if validations.exists() else ""
-    return log, figures, pt["metrics"], pt["best"], pt["state_dict"], pt.get("average", {}), state
+    return log, figures, pt.metrics, pt.best, pt.state_dict, pt.average or {}, state
 
 
 def assert_same_bits(out: Path, reference: Path, iteration: int) -> None:
@@ -184,21 +183,20 @@ def rows_of(head: MarginSoftmax, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 def watched_run(argv: list[str]) -> dict[str, Any]:
     """Train on this rank of the open group: rows before the first step and after the last, and all that was shown."""
-    step, seen = fr.train.step.training_step, dict[str, Any](labels=[], images=[])
+    step, seen = Learner.step, dict[str, Any](labels=[], images=[])
 
-    def watched(*arguments: Any) -> dict[str, torch.Tensor]:
-        _, head, optimizer, batches, *_ = arguments
-        seen.setdefault("before", rows_of(head, optimizer))
+    def watched(learner: Learner, batches: Sequence[Batch], iteration: int, lr: float) -> dict[str, torch.Tensor]:
+        seen.setdefault("before", rows_of(learner.head, learner.optimizer))
         for name, parts in zip(("images", "labels"), zip(*batches, strict=True), strict=True):
             seen[name].append(torch.stack(parts))
-        figures = step(*arguments)
-        seen["after"] = rows_of(head, optimizer)
+        figures = step(learner, batches, iteration, lr)
+        seen["after"] = rows_of(learner.head, learner.optimizer)
         return figures
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "open_ranks", ranks_there_are)
         patch.setattr(train, "build_model", small_network(dropout=0))  # each rank would draw its own
-        patch.setattr(fr.train.loop, "training_step", watched)
+        patch.setattr(Learner, "step", watched)
         assert train.main(argv) == 0
     return seen
 

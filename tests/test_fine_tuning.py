@@ -67,11 +67,12 @@ def test_averaged_weights_are_validated_kept_and_resumed_to_the_last_bit(
     run_small(*options, "--max_iterations", "2", out=parts)
     run_small(*options, "--max_iterations", "4", "--snap_to_resume", "auto", out=parts)
     stored = [snapshot.read(out / "snapshots" / "tiny_4.pt") for out in (whole, parts)]
-    assert same_weights(stored[0]["average"], stored[1]["average"])
-    assert not same_weights(stored[0]["average"], stored[0]["state_dict"])
+    averages = [one.average or {} for one in stored]
+    assert same_weights(*averages)
+    assert not same_weights(averages[0], stored[0].state_dict)
     first, last = [json.loads(line) for line in (whole / "logs" / "validation.jsonl").read_text().splitlines()]
     assert {"auc", "ema_auc", "accuracy", "ema_accuracy"} <= first.keys()
-    assert last["ema_auc"] == stored[0]["metrics"]["ema_auc"]
+    assert last["ema_auc"] == stored[0].metrics["ema_auc"]
     # From the formula: after one iteration 0.1 of the first weights are left, after k more d = (1 + k) / (10 + k).
     states = [weights(tmp_path / "steps", k) for k in steps(run_small, options, tmp_path / "steps")]
     wanted = None
@@ -80,7 +81,7 @@ def test_averaged_weights_are_validated_kept_and_resumed_to_the_last_bit(
         weight = state["2.weight"]
         wanted = (states[0]["2.weight"] if wanted is None else wanted) * d + weight * (1 - d)
     assert wanted is not None
-    torch.testing.assert_close(stored[0]["average"]["2.weight"], wanted, rtol=1e-5, atol=1e-7)  # float32, four times
+    torch.testing.assert_close(averages[0]["2.weight"], wanted, rtol=1e-5, atol=1e-7)  # float32, four times
 
 
 def steps(run_small: Callable[..., Losses], options: list[str], out: Path) -> range:
@@ -141,7 +142,7 @@ def test_the_averaged_weights_of_a_snapshot_are_scored_on_demand(
 ) -> None:
     run("--ema_decay", "0.5", *validation_options(sample_data), "--max_iterations", "2")
     path = tmp_path / "snapshots" / "tiny_2.pt"
-    metrics = snapshot.read(path)["metrics"]
+    metrics = snapshot.read(path).metrics
     for option, prefix in (([], ""), (["--averaged"], "ema_")):
         assert evaluate_lfw.main(["--snap", str(path), "--json", str(tmp_path / "f.json"), *option]) == 0
         figures = json.loads((tmp_path / "f.json").read_text())

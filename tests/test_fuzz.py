@@ -225,15 +225,17 @@ def read_inner_pickle(folder: Path, content: bytes) -> None:
 
 
 def snapshots(folder: Path) -> list[bytes]:
-    contents = {"model": "mobilenet", "embed_size": 3, "preprocessing": SMALL.as_dict(), "iteration": 5, "run": {}}
     state = {"features.weight": torch.ones(3, 2), "features.bias": torch.ones(3)}
-    snapshot.write_weights(folder / "s.pt", contents | {"state_dict": state, "config": {"lr": 0.1}, "metrics": {}})
+    contents = snapshot.SnapshotContents(
+        "mobilenet", 3, SMALL.as_dict(), config={"lr": 0.1}, iteration=5, state_dict=state
+    )
+    snapshot.write_weights(folder / "s.pt", contents)
     return [(folder / "s.pt").read_bytes()]
 
 
 def read_snapshot(folder: Path, content: bytes) -> None:
     contents = snapshot.read(path := put(folder, "changed.pt", content))
-    Preprocessing.from_dict(contents["preprocessing"])
+    Preprocessing.from_dict(contents.preprocessing)
     read_weights(path)
 
 

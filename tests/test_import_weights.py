@@ -35,9 +35,9 @@ def test_an_imported_file_is_a_snapshot_with_the_familys_preprocessing(
     out = tmp_path / "snapshots" / "net_0.pt"
     assert import_weights.main([str(tmp_path / "068.ckpt"), str(out)]) == 0
     contents = snapshot.read(out)
-    assert same_weights(contents["state_dict"], tensors)
-    assert (contents["model"], contents["embed_size"], contents["iteration"]) == ("mobilefacenet", 128, 0)
-    preprocessing = contents["preprocessing"]
+    assert same_weights(contents.state_dict, tensors)
+    assert (contents.model, contents.embed_size, contents.iteration) == ("mobilefacenet", 128, 0)
+    preprocessing = contents.preprocessing
     assert (preprocessing["template"], preprocessing["alignment"]) == ("sphereface", "umeyama")
     assert (preprocessing["input_size"], preprocessing["std"]) == ([112, 96], [128 / 255] * 3)
     printed = capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_an_imported_head_keeps_its_names(ancestor_file: tuple[Path, Tensors], t
     assert again.head is not None
     assert torch.equal(again.head, tensors["fc_angular.weight"].T)
     assert again.identities == NAMES
-    assert snapshot.read(tmp_path / "out.pt")["preprocessing"]["template"] == "arcface"
+    assert snapshot.read(tmp_path / "out.pt").preprocessing["template"] == "arcface"
     (tmp_path / "names.txt").write_text("one\n")
     with pytest.raises(InputError, match="1 identities for a head of 3 classes"):
         import_weights.main(command)

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import train
 from fr.checkpoint import snapshot
 from fr.checkpoint.snapshot_writer import SnapshotWriter
 from fr.checkpoint.training_state import TrainingState, read_head
@@ -20,6 +19,7 @@ from fr.distributed import rank
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model
+from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
 from fr.weights.initial_weights import InitialWeights, head_rows, initialise, read_identities
 from fr.weights.loading import read_weights
@@ -28,14 +28,7 @@ from tests.layouts_001 import layout_001
 from tests.weight_files import filled
 from tools.benchmarks.case_ranks import loss_settings
 
-FACTS: dict[str, Any] = {
-    "model": "small",
-    "embed_size": 3,
-    "preprocessing": {"input_size": [8, 8]},
-    "config": {},
-    "metrics": {},
-    "run": {},
-}
+CONTENTS = snapshot.SnapshotContents("small", 3, {"input_size": [8, 8]})
 THEIRS = ["ann", "bob", "eve", "dan", "kim"]
 OURS = ["kim", "zoe", "bob", "ida", "ann", "max", "eve"]
 
@@ -70,7 +63,8 @@ def test_names_or_rows_of_another_number_are_refused_with_both() -> None:
 def write_snapshot(folder: str) -> torch.Tensor:
     """On all ranks; returns this rank's centres."""
     backbone, head, optimizer = make_run(len(THEIRS), 1)
-    SnapshotWriter(Path(folder), "net", TrainingState(backbone, head, optimizer), THEIRS, print).write(5, FACTS)
+    state = TrainingState(Learner(backbone, head, optimizer))
+    SnapshotWriter(Path(folder), "net", state, THEIRS, print).write(5, CONTENTS)
     return head.weight.detach()
 
 
@@ -157,13 +151,15 @@ def first_batch(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Images and labels of the first iteration of each run, as they come."""
     seen: list[Any] = []
 
-    def noted(*args: Any) -> Iterator[Any]:
-        for number, batch in enumerate(TrainingStream(*args)):
+    batches = TrainingStream.__iter__
+
+    def noted(stream: TrainingStream) -> Iterator[Any]:
+        for number, batch in enumerate(batches(stream)):
             if number == 0:
                 seen.append(batch)
             yield batch
 
-    monkeypatch.setattr(train, "TrainingStream", noted)
+    monkeypatch.setattr(TrainingStream, "__iter__", noted)
     return seen
 
 

@@ -10,18 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-import fr.train.loop
-import fr.train.step
 import train
 from fr.checkpoint.snapshot import by_iteration
 from fr.distributed import rank
 from fr.errors import InputError
+from fr.train.ema import WeightAverage
+from fr.train.learner import Batch, Learner, Metrics, StepSettings
 from fr.train.meters import Meters
-from fr.train.optimizer import build_sgd
-from fr.train.replicas import replicate
-from fr.train.step import StepSettings, training_mode, training_step
-from tests.conftest import Losses, records, same_weights, weights
-from tests.test_snapshot import CLASSES, content, make_run
+from fr.train.optimizer import build_sgd, create_state
+from tests.conftest import Losses, records, same_weights, skip_two_of_three, weights
+from tests.test_snapshot import CLASSES, make_run
 
 CPU = torch.device("cpu")
 
@@ -34,7 +32,8 @@ def test_meters_go_on_where_they_were_stored() -> None:
             meters.count(torch.tensor(float(skipped)))
             if step % 3 == 2:
                 meters.logged(float(step))
-        parts = Meters(CPU, parts.as_dict())
+        stored, parts = parts.as_dict(), Meters(CPU)
+        parts.load(stored)
     assert parts.as_dict() == whole.as_dict() == {"skipped": 1, "in_a_row": 3, "losses": [2.0, 5.0], "returns": 0}
 
 
@@ -53,14 +52,10 @@ def test_the_median_is_of_the_last_twenty_finite_losses_and_of_five_at_least() -
 def test_skipped_steps_are_counted_across_a_resume(
     run_small: Callable[..., Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = fr.train.step.training_step
-
-    def two_of_three_skipped(*arguments: Any) -> dict[str, torch.Tensor]:
-        return step(*arguments) | {"skipped_steps": torch.tensor(float(arguments[4] % 3 != 2))}
-
-    monkeypatch.setattr(fr.train.loop, "training_step", two_of_three_skipped)
+    skip_two_of_three(monkeypatch)
     options = ("--log_step", "5", "--max_bad_steps", "0")
     run_small(*options, "--max_iterations", "15", out=tmp_path / "whole")
+    skip_two_of_three(monkeypatch)
     for last in (6, 9, 15):
         run_small(*options, "--max_iterations", str(last), "--snap_to_resume", "auto", out=tmp_path / "parts")
     counts = [[record["skipped_steps"] for record in records(tmp_path / part / "logs")] for part in ("whole", "parts")]
@@ -71,19 +66,19 @@ class Spiking:
     """Training steps of which some spoil the weights, and tell a loss that shows it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, spiking: set[int]) -> None:
-        self._spiking, self._step = spiking, fr.train.step.training_step
+        self._spiking, step = spiking, Learner.step
         self.centres: dict[int, torch.Tensor] = {}  # as each step found them
-        monkeypatch.setattr(fr.train.loop, "training_step", self)
 
-    def __call__(self, replicas: nn.Module, head: Any, *rest: Any) -> dict[str, torch.Tensor]:
-        iteration = rest[2]
-        self.centres[iteration] = head.weight.detach().clone()
-        figures = self._step(replicas, head, *rest)
-        if iteration in self._spiking:
-            with torch.no_grad():
-                head.weight.add_(100)
-            return figures | {"loss": 10 * figures["loss"]}
-        return figures
+        def spiking_step(learner: Learner, batches: list[Batch], iteration: int, lr: float) -> Metrics:
+            self.centres[iteration] = learner.head.weight.detach().clone()
+            metrics = step(learner, batches, iteration, lr)
+            if iteration in self._spiking:
+                with torch.no_grad():
+                    learner.head.weight.add_(100)
+                return metrics | {"loss": 10 * metrics["loss"]}
+            return metrics
+
+        monkeypatch.setattr(Learner, "step", spiking_step)
 
 
 def test_a_spike_is_told_and_the_run_goes_on(
@@ -125,30 +120,53 @@ def test_a_run_that_only_spikes_ends_with_advice(
         run_small(*options, out=tmp_path)
 
 
-def steps_with_and_without_a_bad_one(margin_type: str) -> list[dict[str, torch.Tensor]]:
-    """A step, and the same with one after it whose picture isn't a number, on the last rank alone."""
-    found = []
-    for images_after in ([], [torch.full((4, 5), math.nan if rank() else 0.5)]):
-        backbone, head, _ = make_run(1, margin_type=margin_type)
-        optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
-        replicas = replicate(backbone, compiled=False)
-        training_mode(replicas, freeze_bn=False)
-        settings = StepSettings(1, 5.0, "fp32", False, torch.contiguous_format)
-        torch.manual_seed(rank())
-        for iteration, images in enumerate([torch.randn(4, 5), *images_after]):
-            batch = [(images, torch.arange(4) % CLASSES)]
-            skipped = training_step(replicas, head, optimizer, batch, iteration, settings)["skipped_steps"]
-        found.append(content(backbone, head, optimizer) | {"skipped": skipped})
-    return found
+def learner_of(optimizer: str, **loss: Any) -> Learner:
+    backbone, head, _ = make_run(1, **loss)
+    parameters = [*backbone.parameters(), *head.parameters()]
+    built: torch.optim.Optimizer = build_sgd(parameters, 0.1, 0.9, 0.0)
+    if optimizer == "adam":
+        built = torch.optim.AdamW(parameters, 0.1, fused=True)
+        create_state(built)
+    return Learner(backbone, head, built, StepSettings(5.0), WeightAverage(backbone, 0.9))
 
 
-@pytest.mark.parametrize("margin_type", ["arc", "curricular", "ada"])
-def test_a_picture_that_is_no_number_leaves_nothing_behind_on_any_rank(
-    margin_type: str, run_distributed: Callable[..., list[Any]]
+def everything(learner: Learner) -> dict[str, torch.Tensor]:
+    """Copies of all tensors that a step may change."""
+    state = learner.state()
+    return {name: tensor.clone() for name, tensor in (state.whole | state.rows).items()}
+
+
+def before_and_after_a_bad_step(optimizer: str, loss: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
+    """All tensors after two good steps, and after one more whose image isn't a number, on the last rank alone."""
+    learner, moments = learner_of(optimizer, **loss), []
+    learner.training_mode()
+    torch.manual_seed(rank())
+    bad = torch.full((4, 5), math.nan if rank() else 0.5)
+    for iteration, images in enumerate([torch.randn(4, 5), torch.randn(4, 5), bad]):
+        skipped = learner.step([(images, torch.arange(4) % CLASSES)], iteration, 0.1)["skipped_steps"]
+        moments.append(everything(learner) | {"skipped": skipped})
+    return moments
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "loss"),
+    [
+        ("sgd", {"margin_type": "arc"}),
+        ("sgd", {"margin_type": "curricular"}),
+        ("sgd", {"margin_type": "ada"}),
+        ("sgd", {"margin_type": "mag", "center_loss_weight": 0.1, "sample_rate": 0.9}),
+        ("adam", {"margin_type": "ada", "center_loss_weight": 0.1}),
+    ],
+)
+def test_an_image_that_is_no_number_leaves_nothing_behind_on_any_rank(
+    optimizer: str, loss: dict[str, Any], run_distributed: Callable[..., list[Any]]
 ) -> None:
-    for good, bad in run_distributed(2, steps_with_and_without_a_bad_one, margin_type):
+    for first, good, bad in run_distributed(2, before_and_after_a_bad_step, optimizer, loss):
         assert (good.pop("skipped"), bad.pop("skipped")) == (0, 1)
         assert same_weights(good, bad)
+        moved = {name for name, tensor in good.items() if not torch.equal(tensor, first[name])}
+        watched = ("average.1.", "backbone.1.", "head.t", "head.norm_")
+        assert moved >= {"head", *(name for name in good if name.startswith(watched))}
 
 
 class Scattering(nn.Module):

@@ -254,7 +254,7 @@ def test_the_average_follows_weights_and_statistics_by_the_formula() -> None:
         with torch.no_grad():
             for tensor in model.state_dict().values():
                 tensor += 1 + k
-        average.update(k)
+        average.update(k, torch.zeros(()))
         d = min(0.5, (1 + k) / (10 + k))
         for name, tensor in model.state_dict().items():
             wanted[name] = wanted[name] * d + tensor * (1 - d) if tensor.is_floating_point() else tensor.clone()

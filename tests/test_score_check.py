@@ -160,12 +160,12 @@ def trained(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_a_snapshot_notes_where_the_scores_of_its_validation_lay(trained: Path, sample_data: Path) -> None:
     contents = snapshot.read(trained)
-    contract = Preprocessing.from_dict(contents["preprocessing"])
+    contract = Preprocessing.from_dict(contents.preprocessing)
     places = validation_options(sample_data)[1::2]
     (of,) = read_sets(places, "auto", [])
-    assert len(contents["scores"]) == 2
-    assert abs(np.diff([note["sample"] for note in contents["scores"]], axis=0)).max() > 1e-5  # of different weights
-    for averaged, note in enumerate(contents["scores"]):
+    assert contents.scores and len(contents.scores) == 2
+    assert abs(np.diff([note["sample"] for note in contents.scores], axis=0)).max() > 1e-5  # of different weights
+    for averaged, note in enumerate(contents.scores):
         network = load_backbone(trained, contents, contract.input_size, averaged=bool(averaged))
         with open_ranks("cpu") as ranks:
             expected = cosines(embed(network, of.faces, contract, DALI, ranks, 20, True), of)
@@ -188,12 +188,12 @@ def test_the_same_weights_on_the_same_set_raise_no_alarm(trained: Path, evaluate
 
 def told_on_a_rank(path: str) -> str:
     contents = snapshot.read(Path(path))
-    contract = Preprocessing.from_dict(contents["preprocessing"])
+    contract = Preprocessing.from_dict(contents.preprocessing)
     ranks = Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), 0, 1, torch.device("cpu"))
-    (of,) = sets_to_score({}, contents["config"], path)
+    (of,) = sets_to_score({}, contents.config, path)
     rows = embed(load_backbone(Path(path), contents, contract.input_size), of.faces, contract, DALI, ranks, 9, True)
     now = Spread.of(of, cosines(rows, of), False, "sum")
-    return strange(now, read_spreads(Path(path), contents["scores"])[:1])
+    return strange(now, read_spreads(Path(path), contents.scores)[:1])
 
 
 def test_more_ranks_raise_no_alarm(run_distributed: Callable[..., list[str]], trained: Path) -> None:

@@ -14,24 +14,26 @@ import torch
 from torch import nn
 
 from fr.checkpoint import resuming, snapshot, snapshot_writer
+from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import SnapshotWriter
 from fr.checkpoint.training_state import Tensors, TrainingState
 from fr.distributed import rank, world_size
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.preprocessing import Preprocessing
+from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
 from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES = 7  # over 2 ranks 4 + 3, over 3 ranks 3 + 3 + 1
-FACTS = {
+FACTS: dict[str, Any] = {
     "model": "mobilenet",
     "embed_size": 3,
     "preprocessing": Preprocessing((64, 64)).as_dict(),
     "run": {"train_batch_size": 12, "seed": 1, "images": 100, "identities": CLASSES, "data": "abc"},
 }
 CONFIG = {"lr": 0.4, "model": "mobilenet", "lr_drops": [1, 2], "freeze_bn": False, "snap_prefix": "net"}
-CONTENTS = FACTS | {"metrics": {"accuracy": 0.5}, "config": CONFIG}
+CONTENTS = SnapshotContents(**FACTS, metrics={"accuracy": 0.5}, config=CONFIG)
 
 
 def make_run(seed: int, **loss: Any) -> tuple[nn.Module, MarginSoftmax, torch.optim.SGD]:
@@ -63,13 +65,13 @@ def content(backbone: nn.Module, head: MarginSoftmax, optimizer: torch.optim.SGD
 
 def write(folder: Path, iteration: int = 5, seed: int = 1, prefix: str = "net", **loss: Any) -> dict[str, torch.Tensor]:
     run = make_run(seed, **loss)
-    SnapshotWriter(folder, prefix, TrainingState(*run), (), print).write(iteration, CONTENTS)
+    SnapshotWriter(folder, prefix, TrainingState(Learner(*run)), (), print).write(iteration, CONTENTS)
     return content(*run)
 
 
 def resume(path: Path, facts: dict[str, Any] | None = None, seed: int = 2, **loss: Any) -> dict[str, torch.Tensor]:
     run = make_run(seed, **loss)
-    resumed = resuming.resume([path], TrainingState(*run), facts or FACTS)
+    resumed = resuming.resume([path], TrainingState(Learner(*run)), SnapshotContents(**(facts or FACTS)))
     return content(*run) | {"iteration": torch.tensor(resumed.iteration)}
 
 
@@ -213,8 +215,8 @@ def damages(folder: Path) -> dict[str, bytes]:
         "weights": {"features.0.weight": torch.ones(3)},
         "payload in a zip": {"model": Payload(folder / "mark")},
         "module": nn.Linear(2, 2),
-        "other format": snapshot.read(folder / "net_5.pt") | {"format": 2},
-        "iteration is text": snapshot.read(folder / "net_5.pt") | {"iteration": "5"},
+        "other format": snapshot.read(folder / "net_5.pt").as_dict() | {"format": 2},
+        "iteration is text": snapshot.read(folder / "net_5.pt").as_dict() | {"iteration": "5"},
     }.items():
         torch.save(what, folder / "other.tmp")
         damaged[name] = (folder / "other.tmp").read_bytes()
@@ -327,7 +329,7 @@ def test_a_damaged_state_is_refused_by_name(one_rank: None, tmp_path: Path) -> N
 )
 def test_resume_spells_out_what_differs(one_rank: None, tmp_path: Path, difference: dict[str, Any], said: str) -> None:
     write(tmp_path)
-    facts: dict[str, Any] = dict(FACTS)
+    facts = dict(FACTS)
     for name, value in difference.items():
         facts[name] = facts[name] | value if isinstance(value, dict) else value
     with pytest.raises(InputError, match=said) as caught:
@@ -348,12 +350,12 @@ def test_resume_spells_out_what_differs(one_rank: None, tmp_path: Path, differen
     ],
 )
 def test_other_classes_are_refused_by_name(one_rank: None, tmp_path: Path, ours: list[str], said: str) -> None:
-    run = TrainingState(*make_run(1))
+    run = TrainingState(Learner(*make_run(1)))
     SnapshotWriter(tmp_path, "net", run, ["a", "b", "c", "d"], print).write(5, CONTENTS)
     with pytest.raises(InputError) as refusal:
-        resuming.resume([tmp_path / "net_5.pt"], run, FACTS, ours)
+        resuming.resume([tmp_path / "net_5.pt"], run, CONTENTS, ours)
     assert said in str(refusal.value)
-    resuming.resume([tmp_path / "net_5.pt"], run, FACTS, ["a", "b", "c", "d"])
+    resuming.resume([tmp_path / "net_5.pt"], run, CONTENTS, ["a", "b", "c", "d"])
 
 
 def test_a_state_of_another_shape_is_refused_with_both_shapes(one_rank: None, tmp_path: Path) -> None:
@@ -362,7 +364,7 @@ def test_a_state_of_another_shape_is_refused_with_both_shapes(one_rank: None, tm
     head = MarginSoftmax(CLASSES + 1, 3, loss_settings(), 1)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
     with pytest.raises(InputError) as caught:
-        resuming.resume([tmp_path / "net_5.pt"], TrainingState(backbone, head, optimizer), FACTS)
+        resuming.resume([tmp_path / "net_5.pt"], TrainingState(Learner(backbone, head, optimizer)), CONTENTS)
     text = str(caught.value)
     assert "head is (7, 3), this run needs (8, 3)" in text
     assert "backbone.3.weight is missing" in text and "momentum.3.bias is missing" in text
@@ -374,7 +376,7 @@ def write_on_two_ranks(folder: str) -> dict[str, torch.Tensor]:
     for buffer in backbone.buffers():
         buffer.add_(rank())
     before = content(backbone, head, optimizer)
-    SnapshotWriter(Path(folder), "net", TrainingState(backbone, head, optimizer), (), print).write(5, CONTENTS)
+    SnapshotWriter(Path(folder), "net", TrainingState(Learner(backbone, head, optimizer)), (), print).write(5, CONTENTS)
     return before
 
 
@@ -433,8 +435,8 @@ def pass_on_memory(source: str, target: str, margin_type: str) -> dict[str, torc
     """What a snapshot gives a run, which writes it again."""
     loss = {"margin_type": margin_type, "center_loss_weight": 1.0}
     run = make_run(2, **loss)
-    state = TrainingState(*run)
-    resuming.resume([Path(source) / "net_5.pt"], state, FACTS)
+    state = TrainingState(Learner(*run))
+    resuming.resume([Path(source) / "net_5.pt"], state, CONTENTS)
     SnapshotWriter(Path(target), "net", state, (), print).write(5, CONTENTS)
     return content(*run)
 

@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,20 +16,22 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from fr.checkpoint import resuming, snapshot, snapshot_writer, training_state
+from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import Tensors, TrainingState
 from fr.distributed import rank
 from fr.errors import InputError
 from fr.files.durable import write_durably
-from tests.test_snapshot import CONTENTS, FACTS, assert_same, content, make_run, names, resume
+from fr.train.learner import Learner
+from tests.test_snapshot import CONTENTS, assert_same, content, make_run, names, resume
 
 
 def writer_of(folder: Path, run: Any, **settings: Any) -> SnapshotWriter:
-    return SnapshotWriter(folder, "net", TrainingState(*run), (), print, **settings)
+    return SnapshotWriter(folder, "net", TrainingState(Learner(*run)), (), print, **settings)
 
 
-def scored(accuracy: float) -> dict[str, Any]:
-    return CONTENTS | {"metrics": {"accuracy": accuracy}}
+def scored(accuracy: float) -> SnapshotContents:
+    return replace(CONTENTS, metrics={"accuracy": accuracy})
 
 
 def train_on(run: Any) -> None:
@@ -45,7 +48,7 @@ def content_of_live(run: Any) -> list[torch.Tensor]:
 
 
 def test_sha256sum_itself_finds_every_file_of_the_state_as_written(one_rank: None, tmp_path: Path) -> None:
-    SnapshotWriter(tmp_path, "net", TrainingState(*make_run(1)), ["Zoë", "Ada"], print).write(5, CONTENTS)
+    SnapshotWriter(tmp_path, "net", TrainingState(Learner(*make_run(1))), ["Zoë", "Ada"], print).write(5, CONTENTS)
     state = tmp_path / "net_5.state"
     assert (state / "identities.txt").read_text() == "Zoë\nAda\n"
     checked = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=state, capture_output=True)
@@ -71,8 +74,8 @@ def test_any_flipped_bit_of_a_pt_is_refused_or_changes_nothing(one_rank: None, t
         except InputError:
             refused += 1
             continue
-        assert_same(found.pop("state_dict"), contents["state_dict"])
-        assert found == {name: value for name, value in contents.items() if name != "state_dict"}
+        assert_same(found.state_dict, contents.state_dict)
+        assert replace(found, state_dict={}).as_dict() == replace(contents, state_dict={}).as_dict()
     assert refused > len(places) / 3  # the rest is padding, times and flags that nobody reads
 
 
@@ -99,7 +102,7 @@ def test_a_damaged_newest_snapshot_makes_way_for_the_one_before_and_that_is_said
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / part).write_bytes(damaged)
     run = make_run(1)
-    resumed = resuming.resume(resuming.candidates("auto", tmp_path, "net"), TrainingState(*run), FACTS)
+    resumed = resuming.resume(resuming.candidates("auto", tmp_path, "net"), TrainingState(Learner(*run)), CONTENTS)
     notes = resumed.notes
     assert resumed.iteration == 6
     assert_same(content(*run), before[6])
@@ -109,7 +112,7 @@ def test_a_damaged_newest_snapshot_makes_way_for_the_one_before_and_that_is_said
     for iteration in (3, 6):
         (tmp_path / f"net_{iteration}.state/SHA256SUMS").unlink()
     with pytest.raises(InputError) as refusal:  # and nothing whole is no reason to begin anew
-        resuming.resume(resuming.candidates("auto", tmp_path, "net"), TrainingState(*run), FACTS)
+        resuming.resume(resuming.candidates("auto", tmp_path, "net"), TrainingState(Learner(*run)), CONTENTS)
     assert len(refusal.value.problems) == 3
 
 
@@ -120,13 +123,13 @@ def test_the_newest_the_best_and_every_kth_stay(one_rank: None, tmp_path: Path) 
     accuracies = [0.5, 0.6, 0.9, 0.7, 0.9, 0.8, 0.1, 0.2, 0.3, 0.3]
     for iteration, accuracy in enumerate(accuracies, start=1):
         writer.write(iteration, scored(accuracy))
-    writer.write(11, CONTENTS | {"metrics": {}})  # not validated
+    writer.write(11, replace(CONTENTS, metrics={}))  # not validated
     left = [*snapshot.by_iteration(tmp_path, "net")]
     assert left == [4, 5, 8, 10, 11, 100]  # 5: as good as 3, and later
     assert names(tmp_path) == {f"net_{i}.{kind}" for i in left for kind in ("pt", "state")}
 
-    resumed = resuming.resume([tmp_path / "net_11.pt"], TrainingState(*run), FACTS)
-    assert resumed.contents["best"] == (5, 0.9)
+    resumed = resuming.resume([tmp_path / "net_11.pt"], TrainingState(Learner(*run)), CONTENTS)
+    assert resumed.contents and resumed.contents.best == (5, 0.9)
     writer = writer_of(tmp_path, run, kept=Kept(1), resumed=resumed)
     writer.write(12, scored(0.8))
     assert [*snapshot.by_iteration(tmp_path, "net")] == [5, 12, 100]  # the best of before the resume, too
@@ -244,7 +247,7 @@ def test_a_snapshot_in_the_background_is_of_the_moment_it_was_asked_for(
     writer.close()
     for iteration, moment in moments.items():
         assert_same(resume(tmp_path / f"net_{iteration}.pt"), moment)
-        stored = snapshot.read(tmp_path / f"net_{iteration}.pt")["state_dict"]
+        stored = snapshot.read(tmp_path / f"net_{iteration}.pt").state_dict
         assert_same(stored, {name: moment[name] for name in stored})
     assert torch.equal(torch.get_rng_state(), random_state)
 

@@ -17,12 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-import fr.train.loop
-import fr.train.step
 import train
 from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
-from fr.train.step import Batch
+from fr.train.learner import Batch, Learner
 from tests.conftest import (
     ROOT,
     TINY,
@@ -33,6 +31,7 @@ from tests.conftest import (
     losses,
     records,
     same_weights,
+    skip_two_of_three,
     validation_options,
     weights,
 )
@@ -83,7 +82,7 @@ def test_faces_mini_stopped_by_a_signal_and_resumed_is_bit_equal(real_or_sample:
         assert process.wait(timeout=120) != 0
     newest = snapshot.newest(parts / "snapshots", "tiny")
     assert newest is not None
-    assert stopped_after <= snapshot.read(newest)["iteration"] < iterations
+    assert stopped_after <= snapshot.read(newest).iteration < iterations
 
     resume = ["--snap_to_resume", "auto"]
     result = launch("train.py", *options, *folders(parts), *resume, ranks=2, cwd=ROOT, env=environment)
@@ -310,7 +309,7 @@ def test_a_validation_that_fails_is_told_and_the_training_goes_on(
     options = ["--val_data_root", f"{root}/lfw", "--val_list", f"{root}/pairs.txt"]
     assert len(run(*options, "--val_landmarks", f"{root}/lfw_landmark.txt", "--val_step", "2")) == 3
     assert f"iteration 2: no validation: {photograph}: can't be decoded" in capsys.readouterr().err
-    assert snapshot.read(tmp_path / "snapshots" / "tiny_3.pt")["metrics"] == {}
+    assert snapshot.read(tmp_path / "snapshots" / "tiny_3.pt").metrics == {}
 
 
 @pytest.mark.parametrize(
@@ -457,13 +456,13 @@ def test_too_many_skipped_steps_in_a_row_end_the_run_with_advice_and_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[Batch] = []
-    step = fr.train.step.training_step
+    step = Learner.step
 
-    def watched(*arguments: Any) -> dict[str, torch.Tensor]:
-        seen[:] = arguments[3]
-        return step(*arguments)
+    def watched(learner: Learner, batches: list[Batch], *rest: Any) -> dict[str, torch.Tensor]:
+        seen[:] = batches
+        return step(learner, batches, *rest)
 
-    monkeypatch.setattr(fr.train.loop, "training_step", watched)
+    monkeypatch.setattr(Learner, "step", watched)
     options = ["--max_bad_steps", str(max_bad_steps), "--log_step", str(log_step), "--accumulate", "2"]
     with pytest.raises(InputError) as end:
         run_small(*DIVERGES, *options, out=tmp_path)
@@ -490,14 +489,10 @@ def test_max_bad_steps_0_never_ends_a_run(run_small: Callable[..., Losses], tmp_
 def test_skipped_steps_that_are_not_in_a_row_do_not_end_a_run(
     run_small: Callable[..., Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = fr.train.step.training_step
-
-    def two_of_three_skipped(*arguments: Any) -> dict[str, torch.Tensor]:
-        return step(*arguments) | {"skipped_steps": torch.tensor(float(arguments[4] % 3 != 2))}
-
-    monkeypatch.setattr(fr.train.loop, "training_step", two_of_three_skipped)
+    skip_two_of_three(monkeypatch)
     run_small("--max_bad_steps", "3", "--max_iterations", "12", out=tmp_path)
     assert [record["skipped_steps"] for record in records(tmp_path / "logs")] == [1, 1, 0] * 4
+    skip_two_of_three(monkeypatch)
     with pytest.raises(InputError, match=r"iteration 2: the last 2 steps"):
         run_small("--max_bad_steps", "2", "--max_iterations", "12", out=tmp_path)
 

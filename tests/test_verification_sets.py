@@ -145,7 +145,7 @@ def test_a_training_validates_on_every_set_and_the_first_keeps_the_plain_names(t
     logged = json.loads((trained.parent / "logs/validation.jsonl").read_text())
     plain = [name for name in logged if name.startswith("accuracy")]
     assert plain == ["accuracy", "accuracy_std"]
-    stored = snapshot.read(trained)["metrics"]
+    stored = snapshot.read(trained).metrics
     for prefix in ("", "ema_"):
         # One set in two forms; LFW itself is its photographs.
         assert stored[f"{prefix}calfw_auc"] == stored[f"{prefix}lfw_2_auc"]
@@ -156,7 +156,7 @@ def test_a_training_validates_on_every_set_and_the_first_keeps_the_plain_names(t
 def test_tensorboard_has_the_figures_of_every_set(trained: Path) -> None:
     board = EventAccumulator(str(trained.parent / "logs"))
     board.Reload()
-    stored = snapshot.read(trained)["metrics"]
+    stored = snapshot.read(trained).metrics
     tags = {"AUC": "auc", "Sets/calfw_auc": "calfw_auc", "Sets/ema_lfw_2_accuracy": "ema_lfw_2_accuracy"}
     for tag, name in tags.items():
         assert board.Scalars(tag)[-1].value == pytest.approx(stored[name])
@@ -166,7 +166,7 @@ def test_tensorboard_has_the_figures_of_every_set(trained: Path) -> None:
 def test_a_snapshot_is_scored_on_the_sets_of_its_training_unless_others_are_said(
     trained: Path, sample_data: Path, published: list[str]
 ) -> None:
-    config = snapshot.read(trained)["config"]
+    config = snapshot.read(trained).config
 
     def names(**said: object) -> list[str]:
         return [of.name for of in sets_to_score(said, config, "t.pt")]

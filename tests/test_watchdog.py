@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fr.distributed import Ranks
+from fr.distributed import Heartbeat, Ranks
 from fr.train.watchdog import STATUS, Post, culprits, watched
 from tests.conftest import ROOT, TINY, data_options, folders
 
@@ -38,8 +38,8 @@ def test_the_culprits_are_the_suspended_or_those_that_are_behind(
 
 
 def run_alone(code: str) -> subprocess.CompletedProcess[str]:
-    setup = "import time, torch\nfrom fr.distributed import Ranks\nfrom fr.train.watchdog import watched\n"
-    setup += "ranks = Ranks(0, 1, 0, 1, torch.device('cpu'))\n"
+    setup = "import time, torch\nfrom fr.distributed import Heartbeat, Ranks\nfrom fr.train.watchdog import watched\n"
+    setup += "ranks = Ranks(0, 1, 0, 1, torch.device('cpu'))\nheart = Heartbeat()\n"
     environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
     return subprocess.run(
         [sys.executable, "-c", setup + code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
@@ -48,9 +48,9 @@ def run_alone(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_process_that_hangs_says_where_and_ends() -> None:
     began = time.monotonic()
-    hung = run_alone("def hangs():\n    time.sleep(600)\nwith watched(ranks, 1.0):\n    hangs()")
+    hung = run_alone("def hangs():\n    time.sleep(600)\nwith watched(ranks, 1.0, heart):\n    hangs()")
     assert hung.returncode == STATUS
-    assert hung.stderr == "rank 0 has hung: in <string>:6 (hangs) for 1 s at iteration 0\n"
+    assert hung.stderr == "rank 0 has hung: in <string>:7 (hangs) for 1 s at iteration 0\n"
     assert time.monotonic() - began > 1
 
 
@@ -59,23 +59,23 @@ def test_who_waits_for_a_snapshot_in_the_background_says_where_that_hangs() -> N
     pools += "from fr.checkpoint.snapshot_writer import WATCHED_THREAD\n"
     pools += "idle, busy = (ThreadPoolExecutor(1, WATCHED_THREAD + name) for name in ('_idle', '_busy'))\n"
     pools += "idle.submit(int).result()\n"
-    hangs = "def writes():\n    time.sleep(600)\nwith watched(ranks, 1.0):\n    busy.submit(writes).result()"
+    hangs = "def writes():\n    time.sleep(600)\nwith watched(ranks, 1.0, heart):\n    busy.submit(writes).result()"
     hung = run_alone(pools + hangs)
     assert re.fullmatch(
-        r"rank 0 has hung: in threading\.py:\d+ \(wait\), its thread snapshot_busy_0 in <string>:10 \(writes\) "
+        r"rank 0 has hung: in threading\.py:\d+ \(wait\), its thread snapshot_busy_0 in <string>:11 \(writes\) "
         r"for 1 s at iteration 0\n",
         hung.stderr,
     )
 
 
 def test_who_goes_on_lives_and_0_watches_nobody() -> None:
-    goes_on = "for _ in range(40):\n        time.sleep(0.1)\n        ranks.life.count += 1"
-    assert run_alone(f"with watched(ranks, 1.0):\n    {goes_on}\nprint('lived')").stdout == "lived\n"
-    assert run_alone("with watched(ranks, 0):\n    time.sleep(2)\nprint('lived')").stdout == "lived\n"
+    goes_on = "for _ in range(40):\n        time.sleep(0.1)\n        heart.count += 1"
+    assert run_alone(f"with watched(ranks, 1.0, heart):\n    {goes_on}\nprint('lived')").stdout == "lived\n"
+    assert run_alone("with watched(ranks, 0, heart):\n    time.sleep(2)\nprint('lived')").stdout == "lived\n"
 
 
 def test_after_the_training_nobody_watches() -> None:
-    with watched(Ranks(0, 1, 0, 1, torch.device("cpu")), 0.2):
+    with watched(Ranks(0, 1, 0, 1, torch.device("cpu")), 0.2, Heartbeat()):
         pass
     time.sleep(0.5)  # or this process would be gone
 

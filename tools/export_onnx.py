@@ -19,13 +19,14 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from fr.checkpoint.snapshot import SnapshotContents
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
     contents, contract = read_backbone(arguments.snap)
     with open_ranks("cpu") as ranks, ExitStack() as files:
         backbone = load_backbone(arguments.snap, contents, contract.input_size, arguments.averaged)
-        faces = _verification_faces(arguments, contents["config"])
+        faces = _verification_faces(arguments, contents.config)
         dali = dali_settings("cpu", 0, ranks)
         preprocessing = raw_pixels(contract) if arguments.with_preprocessing else contract
         reference = _reference(backbone, arguments.l2_norm, contract, preprocessing, faces, dali)
@@ -94,12 +95,12 @@ def main(argv: list[str]) -> int:
             reference.check(torch.export.load(saved).module(), arguments.program)
         if faces and arguments.int8:
             small = files.enter_context(_replacing(arguments.out.with_suffix(".int8.onnx")))
-            chosen = _calibration_faces(contents["config"], faces)
+            chosen = _calibration_faces(contents.config, faces)
             inputs = normalised(_pixels(chosen, arguments.int8, contract, dali), preprocessing)
             print(f"8 bits: scaled to {len(inputs)} faces of {chosen.root}", flush=True)
             # The stored score distributions belong to the weights before quantisation.
-            quantise(exported, small, inputs, _metadata(contents | {"scores": []}, preprocessing, arguments))
-            flipped = bool(contents["config"].get("flipped_emb"))
+            quantise(exported, small, inputs, _metadata(replace(contents, scores=[]), preprocessing, arguments))
+            flipped = bool(contents.config.get("flipped_emb"))
             _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, preprocessing, dali, ranks, flipped)
     return 0
 
@@ -130,14 +131,16 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _metadata(contents: dict[str, Any], preprocessing: Preprocessing, arguments: argparse.Namespace) -> dict[str, str]:
+def _metadata(
+    contents: SnapshotContents, preprocessing: Preprocessing, arguments: argparse.Namespace
+) -> dict[str, str]:
     """Metadata of the files, without the training's options, which contain paths of this machine."""
-    facts = {name: contents[name] for name in ("model", "embed_size", "iteration")}
-    facts["flipped_emb"] = bool(contents["config"].get("flipped_emb"))
+    facts = {name: getattr(contents, name) for name in ("model", "embed_size", "iteration")}
+    facts["flipped_emb"] = bool(contents.config.get("flipped_emb"))
     facts |= {name: getattr(arguments, name) for name in ("with_preprocessing", "l2_norm")}
-    spreads = read_spreads(arguments.snap, contents.get("scores", []))
+    spreads = read_spreads(arguments.snap, contents.scores or [])
     facts["scores"] = [one.as_dict() for one in spreads if one.averaged == arguments.averaged]
-    if (threshold := threshold_of(contents["metrics"], arguments.averaged)) is not None:
+    if (threshold := threshold_of(contents.metrics, arguments.averaged)) is not None:
         facts["threshold"] = threshold
     return {CONTRACT_KEY: json.dumps(preprocessing.as_dict()), FACTS_KEY: json.dumps(facts)}
 

@@ -9,6 +9,7 @@ preprocessing of theirs (crops, for example) isn't known here. It has no trainin
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,18 @@ def main(argv: list[str]) -> int:
     weights = read_weights(arguments.file)
     if weights.source == OWN:
         raise InputError(f"{arguments.file}: is a snapshot of this trainer already")
-    contents = _snapshot_of(weights, arguments.template or weights.template) | _head_of(weights, arguments.identities)
+    contents = _snapshot_of(weights, arguments.template or weights.template)
+    contents = replace(contents, **_head_of(weights, arguments.identities))
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         snapshot.write_weights(arguments.out, contents)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{arguments.out}: can't be written: {error}") from error
-    print(f"wrote {arguments.out}: {Preprocessing.from_dict(contents['preprocessing']).describe()}")
+    print(f"wrote {arguments.out}: {Preprocessing.from_dict(contents.preprocessing).describe()}")
     return 0
 
 
-def _snapshot_of(weights: Weights, template: str) -> dict[str, Any]:
+def _snapshot_of(weights: Weights, template: str) -> snapshot.SnapshotContents:
     """Contents of the `.pt`; prints a summary; InputError for weights that don't fit the model completely."""
     if not weights.embed_size:
         raise InputError(f"{weights.describe()}: there is nothing to score; train on with --init_from")
@@ -54,16 +56,9 @@ def _snapshot_of(weights: Weights, template: str) -> dict[str, Any]:
     )
     model = build_model(weights.model, weights.embed_size, preprocessing.input_size)
     print("\n".join(fit(model, weights, partial=False)))
-    return {
-        "model": weights.model,
-        "embed_size": weights.embed_size,
-        "preprocessing": preprocessing.as_dict(),
-        "iteration": 0,
-        "state_dict": model.state_dict(),
-        "config": {},
-        "metrics": {},
-        "run": {},
-    }
+    return snapshot.SnapshotContents(
+        weights.model, weights.embed_size, preprocessing.as_dict(), state_dict=model.state_dict()
+    )
 
 
 def _head_of(weights: Weights, identities: Path | None) -> dict[str, Any]:

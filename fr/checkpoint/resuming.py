@@ -1,4 +1,4 @@
-"""Going on from a snapshot: the newest that is whole, and what must be the same there (C7)."""
+"""Resuming from a snapshot: the newest that is whole, if it is of the same run (C7)."""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fr.checkpoint.snapshot import by_iteration, read, state_path
+from fr.checkpoint.snapshot import SnapshotContents, by_iteration, read, state_path
 from fr.checkpoint.training_state import TrainingState, read_names
 from fr.distributed import gather_objects, rank
 from fr.errors import InputError
@@ -15,52 +15,52 @@ from fr.files.checksums import damages
 
 @dataclass(frozen=True)
 class Resumed:
-    """The snapshot that a run goes on from, if any: what its `.pt` holds, and lines to say about it."""
+    """Snapshot that a run resumed from, if any, and lines to print about it."""
 
     path: Path | None = None
-    contents: dict[str, Any] = field(default_factory=dict)
+    contents: SnapshotContents | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
     def iteration(self) -> int:
-        return int(self.contents.get("iteration", 0))
+        return self.contents.iteration if self.contents else 0
 
 
 NOTHING = Resumed()
 _SHOWN = 5
 
 
-def candidates(wish: str, folder: Path, prefix: str) -> list[Path]:
-    """What to try to go on from, in this order. wish: a `.pt`, `auto` = those in the folder, or empty = nothing.
+def candidates(choice: str, folder: Path, prefix: str) -> list[Path]:
+    """Snapshots to try to resume from, in order. choice: a `.pt`, `auto` = those in the folder, or empty = none.
 
     torchrun starts all ranks again when one has died (--max-restarts): then those in the folder come first. InputError
-    where it may do so and those of an earlier run are in the way. The first rank looks for all of them.
+    where it may do so and an earlier run has left snapshots there. Rank 0 looks for all ranks.
     """
     newest_first = gather_objects([*reversed(by_iteration(folder, prefix).values())] if rank() == 0 else [])[0]
-    wished = newest_first if wish == "auto" else [Path(wish)] if wish else []
+    chosen = newest_first if choice == "auto" else [Path(choice)] if choice else []
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        return newest_first + [path for path in wished if path not in newest_first]
-    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and newest_first and wished != newest_first:
+        return newest_first + [path for path in chosen if path not in newest_first]
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and newest_first and chosen != newest_first:
         raise InputError(
             f"{newest_first[0]} is an earlier run's, and with --max-restarts this run would go on from it after a "
             "restart: say --snap_to_resume auto, or another --snap_prefix, or move it away"
         )
-    return wished
+    return chosen
 
 
 def resume(
-    paths: Sequence[Path], state: TrainingState, facts: dict[str, Any], identities: Sequence[str] = ()
+    paths: Sequence[Path], state: TrainingState, ours: SnapshotContents, identities: Sequence[str] = ()
 ) -> Resumed:
     """Load the first undamaged snapshot of several, all ranks together; of none, do nothing.
 
-    facts: entries of the `.pt` that must be the same there. identities: of this run's classes; none = unknown.
+    ours: of this run, to compare what `SnapshotContents.required`. identities: of its classes; none = unknown.
     InputError when all are damaged, and for each difference.
     """
     damaged: list[str] = []
     for path in paths:
         contents, problems = _whole(path)
-        if not problems:
-            problems = _differences(contents, facts, f"{path}: ") + _other_people(path, identities)
+        if contents and not problems:
+            problems = _differences(contents.required(), ours.required(), f"{path}: ") + _other_people(path, identities)
             if problems:
                 raise InputError(*problems)
             state.load(state_path(path))
@@ -71,9 +71,9 @@ def resume(
     return NOTHING
 
 
-def _whole(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The contents of a snapshot, and what is wrong with it or its training state: on every rank what is on any."""
-    contents: dict[str, Any] = {}
+def _whole(path: Path) -> tuple[SnapshotContents | None, list[str]]:
+    """Contents of a snapshot, and the problems of it and its training state: on every rank those of any."""
+    contents = None
     problems: tuple[str, ...] = ()
     try:
         contents = read(path)

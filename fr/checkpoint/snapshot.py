@@ -1,12 +1,14 @@
-"""Snapshots: `{prefix}_{iteration}.pt`, which people pass around, and `….state/` beside it (C6, C10).
+"""Contents and files of a snapshot: `{prefix}_{iteration}.pt`, and `….state/` beside it (C6, C10).
 
-A `.pt` holds tensors and builtins. The folder is the training state (`fr/checkpoint/training_state.py`), which only
-resuming needs. `fr/checkpoint/snapshot_writer.py` writes both; the `.pt` comes last and is the commit mark.
+A `.pt` holds `SnapshotContents`: tensors and builtins. The folder is the training state
+(`fr/checkpoint/training_state.py`), which only resuming needs. `fr/checkpoint/snapshot_writer.py` writes both;
+the `.pt` comes last and is the commit mark.
 """
 
 import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,54 +19,115 @@ from fr.errors import InputError
 from fr.files.durable import sync_folder, write_durably
 
 FORMAT = 1
-_NEEDED = {
-    "format": int,
-    "model": str,
-    "embed_size": int,
-    "preprocessing": dict,
-    "iteration": int,
-    "state_dict": dict,
-    "config": dict,
-    "metrics": dict,
-    "run": dict,
+
+
+@dataclass(frozen=True, eq=False)
+class SnapshotContents:
+    """Everything that a `.pt` holds, beside its `format`, an entry a field. None = no entry, but for `best`.
+
+    run: of the training: batch size, seed, counts and fingerprint of the data. config: the resolved options. metrics:
+    of the last validation. scores: `fr.evaluation.score_check.Spread.as_dict` of each set. meters: counts of the loop.
+    best: iteration and accuracy of the best snapshot of the run. average: the moving average of the weights
+    (--ema_decay). head [C, E], head_bias [C] and identities: of weights that were imported with their head.
+    """
+
+    model: str
+    embed_size: int
+    preprocessing: dict[str, Any]  # Preprocessing.as_dict
+    run: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    iteration: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)
+    state_dict: dict[str, torch.Tensor] = field(default_factory=dict)
+    meters: dict[str, Any] | None = None
+    scores: list[dict[str, Any]] | None = None
+    best: tuple[int, float] | None = None
+    average: dict[str, torch.Tensor] | None = None
+    head: torch.Tensor | None = None
+    head_bias: torch.Tensor | None = None
+    identities: list[str] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Entries of the `.pt`: tensors and builtins."""
+        entries = {one.name: getattr(self, one.name) for one in fields(self)}
+        given = {name: value for name, value in entries.items() if value is not None or name == "best"}
+        return {"format": FORMAT, **given}
+
+    @classmethod
+    def from_dict(cls, path: Path, stored: Any) -> "SnapshotContents":
+        """Contents from the entries of a `.pt`; InputError unless every part is there and of its type."""
+        if not isinstance(stored, dict):
+            raise InputError(f"{path}: not a snapshot of this trainer")
+        given = {name: stored[name] for name in _FITS if stored.get(name) is not None}
+        missing = [name for name in _NEEDED if name not in given]
+        wrong = missing + [name for name, value in given.items() if not _FITS[name](value)]
+        if wrong:
+            raise InputError(f"{path}: not a snapshot of this trainer: missing or wrong: {', '.join(wrong)}")
+        if given["format"] != FORMAT:
+            raise InputError(f"{path}: written in format {given['format']}, this version reads {FORMAT}")
+        del given["format"]
+        return cls(**given)
+
+    def required(self) -> dict[str, Any]:
+        """Entries that must be the same in a snapshot that a run resumes from."""
+        return {name: getattr(self, name) for name in ("model", "embed_size", "preprocessing", "run")}
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+def _is_best(value: Any) -> bool:
+    return isinstance(value, tuple) and [type(one) for one in value] in ([int, float], [int, int])
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("format", "embed_size", "iteration"), _is(int)),
+    **dict.fromkeys(("preprocessing", "state_dict", "config", "metrics", "run", "meters", "average"), _is(dict)),
+    **dict.fromkeys(("head", "head_bias"), _is(torch.Tensor)),
+    **dict.fromkeys(("scores", "identities"), _is(list)),
+    "model": _is(str),
+    "best": _is_best,
 }
+_NEEDED = ("format", "model", "embed_size", "preprocessing", "iteration", "state_dict", "config", "metrics", "run")
 
 
 def snapshot_path(folder: Path, prefix: str, iteration: int) -> Path:
+    """Path of the `.pt` of an iteration."""
     return folder / f"{prefix}_{iteration}.pt"
 
 
 def state_path(snapshot: Path) -> Path:
-    """The training state that belongs to a `.pt`."""
+    """Folder of the training state that belongs to a `.pt`."""
     return snapshot.with_suffix(".state")
 
 
 def by_iteration(folder: Path, prefix: str) -> dict[int, Path]:
-    """The snapshots that a run can go on from, oldest first; what an interrupted write left doesn't count."""
+    """Snapshots that can be resumed, oldest first, without the remains of an interrupted write."""
     pattern = re.compile(re.escape(prefix) + r"_(\d+)\.pt")
-    found = {int(m[1]): path for path in folder.glob("*.pt") if (m := pattern.fullmatch(path.name))}
-    return {iteration: found[iteration] for iteration in sorted(found) if state_path(found[iteration]).is_dir()}
+    paths = {int(m[1]): path for path in folder.glob("*.pt") if (m := pattern.fullmatch(path.name))}
+    return {iteration: paths[iteration] for iteration in sorted(paths) if state_path(paths[iteration]).is_dir()}
 
 
 def newest(folder: Path, prefix: str) -> Path | None:
-    """The one of the highest iteration, if there is any."""
+    """Snapshot of the highest iteration, None without any."""
     return next(reversed(by_iteration(folder, prefix).values()), None)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The contents of a `.pt`, every part there, whole and of its type; InputError otherwise. Executes nothing."""
+def read(path: Path) -> SnapshotContents:
+    """Read a `.pt` without executing anything in it; InputError unless it is whole."""
     try:
         _check_sums(path)
-        contents: Any = torch.load(path, map_location="cpu", weights_only=True)
+        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
         raise InputError(f"{path}: not a snapshot, or damaged") from error
-    return check(path, contents)
+    return SnapshotContents.from_dict(path, stored)
 
 
 def _check_sums(path: Path) -> None:
-    """torch.save puts a CRC-32 beside each part, as zip files have it, and torch.load doesn't look at it."""
+    """Check the CRC-32 that torch.save puts beside each part, as zip files have it: torch.load doesn't."""
     with zipfile.ZipFile(path) as parts:
         # torch.save compresses nothing, so that a small file can't become a huge one, and has no folders: of a part
         # that is marked as one torch.load takes whatever is in memory.
@@ -74,21 +137,10 @@ def _check_sums(path: Path) -> None:
             raise zipfile.BadZipFile("a checksum differs")
 
 
-def check(path: Path, contents: Any) -> dict[str, Any]:
-    """What `torch.load` made of a `.pt`, if every part is there and of its type; InputError otherwise."""
-    if not isinstance(contents, dict):
-        raise InputError(f"{path}: not a snapshot of this trainer")
-    if wrong := [name for name, kind in _NEEDED.items() if not isinstance(contents.get(name), kind)]:
-        raise InputError(f"{path}: not a snapshot of this trainer: missing or wrong: {', '.join(wrong)}")
-    if contents["format"] != FORMAT:
-        raise InputError(f"{path}: written in format {contents['format']}, this version reads {FORMAT}")
-    return contents
-
-
-def load_weights(model: nn.Module, contents: dict[str, Any], path: Path, averaged: bool = False) -> None:
-    """Put the backbone's weights of a snapshot, or their average, into a model; InputError lists what doesn't fit."""
-    weights = contents.get("average" if averaged else "state_dict")
-    if not isinstance(weights, dict):
+def load_weights(model: nn.Module, contents: SnapshotContents, path: Path, averaged: bool = False) -> None:
+    """Load the backbone's weights of a snapshot, or their average, into a model; InputError lists what doesn't fit."""
+    weights = contents.average if averaged else contents.state_dict
+    if weights is None:
         raise InputError(f"{path}: holds no averaged weights: it was trained without --ema_decay")
     try:
         model.load_state_dict(weights)
@@ -96,14 +148,14 @@ def load_weights(model: nn.Module, contents: dict[str, Any], path: Path, average
         raise InputError(f"{path}: {error}") from error
 
 
-def write_weights(path: Path, contents: dict[str, Any], before_naming: Callable[[], None] = lambda: None) -> None:
+def write_weights(path: Path, contents: SnapshotContents, before_naming: Callable[[], None] = lambda: None) -> None:
     """Write a `.pt`, whole or not at all; OSError when that fails.
 
-    before_naming: is called when all of it is on the disk, but under a temporary name.
+    before_naming: called when all of it is on the disk, under a temporary name.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        write_durably(temporary, lambda file: torch.save({"format": FORMAT, **contents}, file))
+        write_durably(temporary, lambda file: torch.save(contents.as_dict(), file))
         before_naming()
         sync_folder(path.parent)
         temporary.replace(path)

@@ -1,6 +1,6 @@
-"""The snapshots of a run: each written whole or not at all, if wished behind the training's back, and old ones removed.
+"""Snapshot writer: each whole or absent, on request asynchronously; and removal of old ones.
 
-Both parts come into being under a temporary name and are on the disk before they get their own; the `.pt` gets its
+Both parts are made under a temporary name and are on the disk before they get their own; the `.pt` gets its
 name last (C6).
 """
 
@@ -9,30 +9,29 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fr.checkpoint.resuming import NOTHING, Resumed
-from fr.checkpoint.snapshot import by_iteration, snapshot_path, state_path, write_weights
+from fr.checkpoint.snapshot import SnapshotContents, by_iteration, snapshot_path, state_path, write_weights
 from fr.checkpoint.training_state import IDENTITIES, Tensors, TrainingState, save, weights
 from fr.distributed import new_patient_group, raise_together, rank
 from fr.errors import InputError
 from fr.files.checksums import SUMS, sums_of
 from fr.files.durable import sync_folder, write_durably
 
-WATCHED_THREAD = "snapshot"  # begins the name of one that the main thread may wait for
+WATCHED_THREAD = "snapshot"  # prefix of the names of threads that the main thread may wait for
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Which snapshots stay: the `newest` (0 = all), the best, and each whose iteration `every` divides (0 = none)."""
+    """Snapshots to keep: the `newest` (0 = all), the best, and each whose iteration `every` divides (0 = none)."""
 
     newest: int = 0
     every: int = 0
 
     def superseded(self, iterations: Sequence[int], best: int | None) -> list[int]:
-        """Those, of some in ascending order, that need not stay."""
+        """Iterations, of some in ascending order, whose snapshots need not stay."""
         old = iterations[: -self.newest] if self.newest else []
         return [i for i in old if i != best and not (self.every and i % self.every == 0)]
 
@@ -41,7 +40,8 @@ class SnapshotWriter:
     """Writes one snapshot at a time, all ranks together; `close` waits for the last.
 
     identities: names of the head's rows, kept in the training state. background: a copy is made, and written while the
-    training goes on. resumed: what the run goes on from. say: gets a line a snapshot. written: oldest first.
+    training goes on. resumed: the snapshot that the run resumed from. say: called with a line a snapshot. written:
+    their paths, oldest first.
     """
 
     def __init__(
@@ -55,42 +55,49 @@ class SnapshotWriter:
         background: bool = False,
         resumed: Resumed = NOTHING,
     ) -> None:
-        self._folder, self._prefix, self._state = folder, prefix, state
+        self.folder, self.prefix, self._state = folder, prefix, state
         self._names = "".join(f"{name}\n" for name in identities).encode()
-        self._say, self._kept, self._best = say, kept, resumed.contents.get("best")
+        self._say, self._kept, self._best = say, kept, resumed.contents.best if resumed.contents else None
         self.written = [resumed.path] if resumed.path else []
         self._thread = ThreadPoolExecutor(1, WATCHED_THREAD) if background else None
         # Its collectives come between those of the training in any order, so they need a group of their own.
         self._group = new_patient_group() if background else None
         self._pending: Future[None] | None = None
         if background:
-            state.now(copied=True)  # to have the memory before the training begins: taking it costs more than a copy
+            state.now(copied=True)  # allocate the memory before the training begins: that costs more than a copy
 
-    def write(self, iteration: int, contents: dict[str, Any]) -> None:
-        """Write what stands in the `.pt` beside the weights, and the state as it is now.
+    def write(self, iteration: int, contents: SnapshotContents) -> None:
+        """Write a snapshot of the state as it is now; its weights, iteration and best replace those in `contents`.
 
         InputError on every rank when one of them can't write this snapshot, or couldn't the one before in the
         background; what was whole before stays so.
         """
         self.wait()
-        if "accuracy" in contents["metrics"] and (not self._best or contents["metrics"]["accuracy"] >= self._best[1]):
-            self._best = iteration, contents["metrics"]["accuracy"]
+        if "accuracy" in contents.metrics and (not self._best or contents.metrics["accuracy"] >= self._best[1]):
+            self._best = iteration, contents.metrics["accuracy"]
         tensors = self._state.now(copied=self._thread is not None)
-        contents = contents | weights(tensors) | {"iteration": iteration, "best": self._best}
-        path = snapshot_path(self._folder, self._prefix, iteration)
+        contents = replace(
+            contents,
+            iteration=iteration,
+            best=self._best,
+            state_dict=weights(tensors, "backbone"),
+            average=weights(tensors, "average") or None,
+        )
+        path = snapshot_path(self.folder, self.prefix, iteration)
         if self._thread:
             self._pending = self._thread.submit(self._write, path, contents, tensors)
         else:
             self._write(path, contents, tensors)
 
     def failure(self) -> InputError | None:
-        """Of the snapshot in the background, as soon as it is known on this rank; `wait` and `write` will raise it."""
+        """Failure of the snapshot in the background, once known on this rank; `wait` and `write` will raise it."""
         error = self._pending.exception() if self._pending and self._pending.done() else None
         if error is None or isinstance(error, InputError):
             return error
         raise error
 
     def close(self) -> None:
+        """Wait for the last snapshot, and end the thread."""
         try:
             self.wait()
         finally:
@@ -98,12 +105,12 @@ class SnapshotWriter:
                 self._thread.shutdown()
 
     def wait(self) -> None:
-        """Until the snapshot in the background is written; InputError on every rank when it can't be."""
+        """Wait until the snapshot in the background is written; InputError on every rank when it can't be."""
         pending, self._pending = self._pending, None
         if pending:
             pending.result()
 
-    def _write(self, path: Path, contents: dict[str, Any], tensors: Tensors) -> None:
+    def _write(self, path: Path, contents: SnapshotContents, tensors: Tensors) -> None:
         temporary = path.with_name(f".{path.stem}.state.tmp")
         try:
             self._by_first_rank(path, lambda: self._prepare(temporary, contents, tensors))
@@ -116,30 +123,30 @@ class SnapshotWriter:
         self.written.append(path)
         if rank() == 0:
             self._say(f"wrote {path}")
-            self._remove_old(contents["iteration"])
+            self._remove_old(contents.iteration)
 
-    def _prepare(self, temporary: Path, contents: dict[str, Any], tensors: Tensors) -> None:
+    def _prepare(self, temporary: Path, contents: SnapshotContents, tensors: Tensors) -> None:
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        ours = re.compile(rf"\.{re.escape(self._prefix)}_\d+\.(pt|state|older)\.tmp")
+        ours = re.compile(rf"\.{re.escape(self.prefix)}_\d+\.(pt|state|older)\.tmp")
         for left in [path for path in temporary.parent.iterdir() if ours.fullmatch(path.name)]:  # by a killed run
             _clear(left)
-        parts = [tensors, contents["state_dict"], contents.get("average", {})]
+        parts = [tensors, contents.state_dict, contents.average or {}]
         _need_space(temporary.parent, sum(tensor.nbytes for part in parts for tensor in part.values()))
         temporary.mkdir()
         if self._names:
             write_durably(temporary / IDENTITIES, lambda file: file.write(self._names))
 
     def _remove_old(self, newest: int) -> None:
-        """Snapshots ahead of this run's newest are another's, and are left alone."""
-        known = [i for i in by_iteration(self._folder, self._prefix) if i <= newest]
+        """Remove superseded snapshots; those ahead of this run's newest are another run's, and stay."""
+        known = [i for i in by_iteration(self.folder, self.prefix) if i <= newest]
         for iteration in self._kept.superseded(known, self._best[0] if self._best else None):
             try:
-                remove(snapshot_path(self._folder, self._prefix, iteration))
+                remove(snapshot_path(self.folder, self.prefix, iteration))
             except OSError as error:
                 self._say(f"an old snapshot stays: {error}")
 
     def _by_first_rank(self, path: Path, act: Callable[[], None]) -> None:
-        """Rank 0 acts, the others wait; if it fails, all of them raise InputError."""
+        """Call `act` on rank 0 while the others wait; if it fails, all of them raise InputError."""
         failure = None
         if rank() == 0:
             try:
@@ -155,11 +162,11 @@ def _need_space(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"needs {needed / 1e9:.3f} GB, and {folder} has {free / 1e9:.3f} GB left")
 
 
-def _commit(path: Path, contents: dict[str, Any], temporary: Path, sums: bytes) -> None:
-    """Give both parts their names. An older snapshot of this name is gone only for the moment that takes."""
+def _commit(path: Path, contents: SnapshotContents, temporary: Path, sums: bytes) -> None:
+    """Rename both parts to their names. An older snapshot of this name is absent only for that moment."""
     state, older = state_path(path), path.with_name(f".{path.stem}.older.tmp")
 
-    def give_name_to_state() -> None:
+    def rename_state() -> None:
         path.unlink(missing_ok=True)
         if state.exists():
             state.rename(older)
@@ -168,7 +175,7 @@ def _commit(path: Path, contents: dict[str, Any], temporary: Path, sums: bytes) 
     write_durably(temporary / SUMS, lambda file: file.write(sums))
     sync_folder(temporary)
     try:
-        write_weights(path, contents, give_name_to_state)
+        write_weights(path, contents, rename_state)
     finally:
         if not path.exists():
             shutil.rmtree(state, ignore_errors=True)  # it may have had its name already
@@ -177,14 +184,14 @@ def _commit(path: Path, contents: dict[str, Any], temporary: Path, sums: bytes) 
 
 
 def remove(path: Path) -> None:
-    """The `.pt` loses its name first: what is left is no snapshot, and `_prepare` knows it for what it is."""
+    """Remove a snapshot, its `.pt` first: what an interruption leaves is then no snapshot, and `_clear` takes it."""
     left = path.rename(path.with_name(f".{path.name}.tmp"))
     sync_folder(path.parent)
     _clear(left)
 
 
 def _clear(left: Path) -> None:
-    """Remove what bears a temporary name; before a `.pt` that has no other name its state, which may have its own."""
+    """Remove a file or folder with a temporary name; of a `.pt` without another name first its state."""
     path = left.with_name(left.name.removeprefix(".").removesuffix(".tmp"))
     if path.suffix == ".pt" and not path.exists() and state_path(path).exists():
         shutil.rmtree(state_path(path))

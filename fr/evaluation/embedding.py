@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.distributed import Ranks, gather_rows, raise_together
+from fr.distributed import Heartbeat, Ranks, gather_rows, raise_together
 from fr.errors import InputError
 from fr.evaluation.verification import Verification, cosine_scores, l2_scores, verify
 from fr.preprocessing import Preprocessing
@@ -30,6 +30,7 @@ def embed(
     batch_size: int,
     flipped: bool,
     flip_mode: str = "sum",
+    heartbeat: Heartbeat | None = None,
 ) -> NDArray[np.float32]:
     """Embed all images, split over the ranks: [N, E] on every rank.
 
@@ -47,7 +48,8 @@ def embed(
             for batch in plain_stream(faces, indices, batch_size, preprocessing, settings):
                 images = batch.to(ranks.device, non_blocking=True)
                 parts.append(network(images).float().cpu())
-                ranks.life.count += 1
+                if heartbeat:
+                    heartbeat.count += 1
                 bar.update(len(images))
         except InputError as error:
             failure = error
@@ -117,7 +119,9 @@ def evaluate(
     ranks: Ranks,
     batch_size: int,
     flipped: bool,
+    heartbeat: Heartbeat | None = None,
 ) -> tuple[Verification, NDArray[np.float64]]:
     """Verification result and pair scores [P], the same on every rank."""
-    scores = pair_scores(faces, embed(model, faces, preprocessing, settings, ranks, batch_size, flipped))
+    embeddings = embed(model, faces, preprocessing, settings, ranks, batch_size, flipped, heartbeat=heartbeat)
+    scores = pair_scores(faces, embeddings)
     return verify(scores, faces.same, faces.fold), scores

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fr.checkpoint import snapshot
+from fr.checkpoint.snapshot import SnapshotContents
 from fr.errors import InputError
 from fr.evaluation.embedding_cache import weights_digest
 from fr.evaluation.score_check import Spread, read_spreads
@@ -65,41 +66,41 @@ def _is_zip(path: Path) -> bool:
         return False
 
 
-def read_backbone(path: Path) -> tuple[dict[str, Any], Preprocessing]:
+def read_backbone(path: Path) -> tuple[SnapshotContents, Preprocessing]:
     """Read a snapshot's contents and preprocessing; InputError if its model is unknown to this version."""
     contents = snapshot.read(path)
     try:
-        family(contents["model"])
-        return contents, Preprocessing.from_dict(contents["preprocessing"])
+        family(contents.model)
+        return contents, Preprocessing.from_dict(contents.preprocessing)
     except InputError as error:
         raise InputError(*[f"{path}: {problem}" for problem in error.problems]) from error
 
 
 def load_backbone(
-    path: Path, contents: dict[str, Any], input_size: tuple[int, int], averaged: bool = False
+    path: Path, contents: SnapshotContents, input_size: tuple[int, int], averaged: bool = False
 ) -> nn.Module:
     """Build a snapshot's backbone for images of (H, W), in evaluation mode; InputError when its weights don't fit.
 
     averaged: with the averaged weights (`--ema_decay`).
     """
-    model = build_model(contents["model"], contents["embed_size"], input_size)
+    model = build_model(contents.model, contents.embed_size, input_size)
     snapshot.load_weights(model, contents, path, averaged)
     return model.eval()
 
 
 def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device) -> ScoredModel:
     contents, stored = read_backbone(path)
-    _check_claims(path, options, contents["model"], contents["embed_size"])
+    _check_claims(path, options, contents.model, contents.embed_size)
     preprocessing = _with_options(stored, options)
     return ScoredModel(
         load_backbone(path, contents, preprocessing.input_size, options.averaged).to(device),
         preprocessing,
-        _facts(contents),
-        contents["config"],
+        _facts(contents.model, contents.embed_size, contents.iteration),
+        contents.config,
         _overrides(path, stored, preprocessing),
-        contents["model"],
-        threshold_of(contents["metrics"], options.averaged),
-        [one for one in read_spreads(path, contents.get("scores", [])) if one.averaged == options.averaged],
+        contents.model,
+        threshold_of(contents.metrics, options.averaged),
+        [one for one in read_spreads(path, contents.scores or []) if one.averaged == options.averaged],
     )
 
 
@@ -116,7 +117,7 @@ def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) ->
     return ScoredModel(
         model,
         preprocessing,
-        _facts(facts),
+        _facts(facts["model"], facts["embed_size"], facts["iteration"]),
         {"flipped_emb": facts.get("flipped_emb")},
         _overrides(path, stored, preprocessing) if model.preprocessing else [],
         facts["model"],
@@ -142,9 +143,9 @@ def _check_claims(path: Path, options: argparse.Namespace, model: str, embed_siz
         raise InputError(*problems)
 
 
-def _facts(contents: dict[str, Any]) -> dict[str, str]:
-    facts = {"model": f"{contents['model']}, {contents['embed_size']} numbers an embedding"}
-    return facts if contents["iteration"] is None else facts | {"iteration": f"{contents['iteration']:,}"}
+def _facts(model: str, embed_size: int, iteration: int | None) -> dict[str, str]:
+    facts = {"model": f"{model}, {embed_size} numbers an embedding"}
+    return facts if iteration is None else facts | {"iteration": f"{iteration:,}"}
 
 
 def _with_options(stored: Preprocessing, options: argparse.Namespace) -> Preprocessing:

@@ -66,8 +66,9 @@ class MarginSoftmax(nn.Module):
     def step(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Context of an iteration's forward and backward passes and optimiser step; entered by all ranks together.
 
-        labels [b]: those of all micro-batches of this rank. With sampling, `weight` and its momentum hold only the
-        drawn classes inside the context; the others can't change. No autograd graph from before it may be used in it.
+        labels [b]: those of all micro-batches of this rank. With sampling, `weight` and its optimiser state hold only
+        the drawn classes inside the context; the others can't change. No autograd graph from before it may be used in
+        it.
         """
         self._iteration = iteration
         rate = self.settings.sample_rate
@@ -163,17 +164,15 @@ class MarginSoftmax(nn.Module):
     def _quality(self, norms: torch.Tensor) -> torch.Tensor:
         unknown = 0 * norms.sum()  # NaN if a norm isn't finite, which the clamp would hide
         norms = norms.clamp(1e-3, 100)  # as the authors' code
-        self.norm_mean = _running_mean(self.norm_mean, norms.mean() + unknown)
-        if len(norms) > 1:
-            self.norm_std = _running_mean(self.norm_std, norms.std() + unknown)
-        return margins.adaface_quality(norms, self.norm_mean, self.norm_std, self.settings.h)
+        mean = _running_mean(self.norm_mean, norms.mean() + unknown)
+        std = _running_mean(self.norm_std, norms.std() + unknown) if len(norms) > 1 else self.norm_std
+        return margins.adaface_quality(norms, mean, std, self.settings.h)
 
     def _negatives(self, batch: Gathered) -> Negatives:
         if self.settings.mining_type == "sv":
             return SupportVectors(self.settings.t)
         if self.settings.margin_type == "curricular":
-            self.t = _running_mean(self.t, sum_over_ranks(batch.target_cosines.detach()).mean())
-            return Curriculum(self.t)
+            return Curriculum(_running_mean(self.t, sum_over_ranks(batch.target_cosines.detach()).mean()))
         return Negatives()
 
 
@@ -187,7 +186,13 @@ def _initial_centres(seed: int, first: int, rows: int, embed_size: int) -> torch
     return centres
 
 
+@torch.no_grad()
 def _running_mean(running: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """Running mean after one more batch; a batch whose value isn't finite is ignored."""
+    """Update a running mean in place by one batch, unless the result isn't finite; return a copy of the new value.
+
+    In place, so that a skipped step can be undone; a copy, so that the next batch doesn't change what a graph holds.
+    """
     moved = running + _RATE * (seen - running)
-    return torch.where(moved.isfinite(), moved, running)
+    moved = torch.where(moved.isfinite(), moved, running)
+    running.copy_(moved)
+    return moved

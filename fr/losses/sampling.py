@@ -1,7 +1,7 @@
 """PartialFC class sampling (arXiv:2203.15565): a step uses the batch's classes and a random share of the others.
 
-Truly sparse: the drawn centres and their momentum replace the whole tensors, the optimiser updates only those, and
-they are copied back. No gradient, decay or momentum reaches a class that wasn't drawn.
+Truly sparse: the drawn centres and their optimiser state replace the whole tensors, the optimiser updates only those,
+and they are copied back. No gradient, decay or momentum reaches a class that wasn't drawn.
 """
 
 import math
@@ -41,28 +41,37 @@ def _seed(seed: int, iteration: int) -> int:
 
 
 class Exchange:
-    """Swap of a parameter and its momentum for some of their rows, and back.
+    """Swap of a parameter and its optimiser state for some of their rows, and back.
 
     Its memory is kept between steps: on a CPU, allocating it costs more than filling it.
     """
 
     def __init__(self) -> None:
-        self._spare = torch.empty(2, 0, 0)
+        self._spare: dict[str, torch.Tensor] = {}
 
     @contextmanager
     def swapped_in(self, parameter: nn.Parameter, state: dict[str, Any], rows: torch.Tensor) -> Iterator[None]:
-        """Context in which `parameter` and its momentum hold only `rows`, which are copied back at its end."""
-        whole, whole_momentum = parameter.data, state["momentum_buffer"]
-        shape = (2, len(rows), whole.shape[1])
-        if self._spare.shape != shape:
-            self._spare = whole.new_empty(shape)
-        for source, target in zip((whole, whole_momentum), self._spare, strict=True):
-            torch.index_select(source, 0, rows, out=target)
-        parameter.data, state["momentum_buffer"] = self._spare
+        """Context in which `parameter` and its state hold only `rows`, which are copied back at its end.
+
+        state: of torch.optim; tensors of the parameter's shape have a row per class, all others belong to the whole.
+        """
+        weight = parameter.data
+        whole = {name: value for name, value in state.items() if getattr(value, "shape", None) == weight.shape}
+        drawn = {name: self._rows_of(name, tensor, rows) for name, tensor in whole.items()}
+        parameter.data = self._rows_of("", weight, rows)
+        state.update(drawn)
         try:
             yield
-            whole.index_copy_(0, rows, parameter.data)
-            whole_momentum.index_copy_(0, rows, state["momentum_buffer"])
+            weight.index_copy_(0, rows, parameter.data)
+            for name, tensor in whole.items():
+                tensor.index_copy_(0, rows, state[name])
         finally:
-            parameter.data, state["momentum_buffer"] = whole, whole_momentum
+            parameter.data = weight
+            state.update(whole)
             parameter.grad = None
+
+    def _rows_of(self, name: str, whole: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        shape = (len(rows), *whole.shape[1:])
+        if name not in self._spare or self._spare[name].shape != shape:
+            self._spare[name] = whole.new_empty(shape)
+        return torch.index_select(whole, 0, rows, out=self._spare[name])

@@ -1,1 +1,1 @@
-"""Training: step, loop, validation, meters, monitor, optimizer, EMA, replicas, watchdog."""
+"""Training: learner (step and state), loop, validation, meters, monitor, optimizer, EMA, replicas, watchdog."""

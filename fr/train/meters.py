@@ -1,4 +1,4 @@
-"""What the training loop counts from step to step; kept in snapshots, so that a resumed run logs and decides alike."""
+"""Meters: counts of skipped steps, recent losses and returns; in snapshots, so that a resumed run decides alike."""
 
 import math
 import statistics
@@ -6,24 +6,31 @@ from typing import Any
 
 import torch
 
-_REMEMBERED = 20  # losses of log records that a spike is judged by
+_REMEMBERED = 20  # losses of log records whose median a spike is compared with
 _ENOUGH = 5
 MOST_RETURNS = 3  # in a row
 
 
 class Meters:
-    """skipped, in_a_row: steps without a finite gradient since the last log record, and up to now, on the device.
-    losses: of the last log records. returns: spikes in a row after which earlier weights were taken."""
+    """Counts from step to step.
 
-    def __init__(self, device: torch.device, stored: dict[str, Any] | None = None) -> None:
-        stored = stored or {}
-        self.skipped = torch.tensor(float(stored.get("skipped", 0)), device=device)
-        self.in_a_row = torch.tensor(float(stored.get("in_a_row", 0)), device=device)
+    skipped, in_a_row: steps without a finite gradient since the last log record, and up to now; scalars on the device.
+    losses: of the last log records. returns: spikes in a row after which earlier weights were restored.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.load({})
+
+    def load(self, stored: dict[str, Any]) -> None:
+        """Set the counts to those of `as_dict`; what is missing there is 0 or empty."""
+        self.skipped = torch.tensor(float(stored.get("skipped", 0)), device=self._device)
+        self.in_a_row = torch.tensor(float(stored.get("in_a_row", 0)), device=self._device)
         self.losses: list[float] = [*stored.get("losses", [])]
         self.returns = int(stored.get("returns", 0))
 
     def as_dict(self) -> dict[str, Any]:
-        """Builtins alone."""
+        """The counts as builtins."""
         return {
             "skipped": self.skipped.item(),
             "in_a_row": self.in_a_row.item(),
@@ -32,22 +39,22 @@ class Meters:
         }
 
     def count(self, skipped: torch.Tensor) -> None:
-        """A step: 1 if it was skipped, else 0."""
+        """Count a step: 1 if it was skipped, else 0."""
         self.in_a_row = (self.in_a_row + 1) * skipped
         self.skipped = self.skipped + skipped
 
     def logged(self, loss: float) -> None:
-        """A log record was written."""
+        """Start the counts of the next log record."""
         self.skipped = torch.zeros_like(self.skipped)
         self.returns = 0
         if math.isfinite(loss):
             self.losses = [*self.losses, loss][-_REMEMBERED:]
 
     def returned(self) -> None:
-        """A log record was written, and its loss was the reason to take back earlier weights."""
+        """Start the counts of the next log record, after a spike for which earlier weights were restored."""
         self.skipped = torch.zeros_like(self.skipped)
         self.returns += 1
 
     def median(self) -> float:
-        """Of the remembered losses; infinite while there are too few to judge by."""
+        """Median of the remembered losses; infinite while there are too few."""
         return statistics.median(self.losses) if len(self.losses) >= _ENOUGH else float("inf")

@@ -1,35 +1,31 @@
-"""What a training does outside its loop: shows its pictures, validates, saves, keeps a failed batch, goes back."""
+"""Events around the loop: show the first batch, validate, save, keep a failed batch, go back to a snapshot."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from fr.checkpoint.resuming import resume
+from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
+from fr.distributed import rank
 from fr.errors import InputError
 from fr.evaluation.score_check import Spread
+from fr.train.learner import Batch
 from fr.train.meters import Meters
 from fr.train.monitor import Silent
-from fr.train.step import Batch
 from fr.train.validation import Validation
 
 
 @dataclass(frozen=True)
 class Milestones:
-    """All but `show` and `dump` are called by all ranks together.
+    """Rare events of a run, called by `fr.train.loop.train`; all but `show` and `dump` by all ranks together.
 
-    folder, prefix: of the snapshots. facts: what stands in them and must be the same to go on from them. config: the
-    options. compare `fr.train.loop.train`, which calls them.
+    contents: of the run's snapshots, as far as no iteration changes them.
     """
 
-    folder: Path
-    prefix: str
-    facts: dict[str, Any]
-    config: dict[str, Any]
+    contents: SnapshotContents
     state: TrainingState
     writer: SnapshotWriter
     meters: Meters
@@ -37,44 +33,45 @@ class Milestones:
     monitor: Silent
 
     def show(self, images: torch.Tensor) -> None:
-        """The first batch, as it enters the network."""
+        """Log the first batch, as it enters the network."""
         self.monitor.shows(images, self.validation.preprocessing)
 
     def validate_and_save(self, iteration: int) -> None:
-        """iteration: how many are done, here and below."""
-        figures: dict[str, float] = {}
+        """Validate, and write a snapshot with the metrics. iteration: how many are done, here and below."""
+        metrics: dict[str, float] = {}
         spreads: list[Spread] = []
         try:
-            figures, lines, spreads = self.validation.measure()
-            if figures:
-                self.monitor.validated(iteration, figures, lines)
+            metrics, lines, spreads = self.validation.measure()
+            if metrics:
+                self.monitor.validated(iteration, metrics, lines)
         except InputError as error:  # a reason to look, not one to lose the training
             self.monitor.say(f"iteration {iteration}: no validation: {error}")
-        self.save(iteration, figures, spreads)
+        self.save(iteration, metrics, spreads)
 
     def save(
-        self, iteration: int, figures: dict[str, float] | None = None, spreads: Sequence[Spread] = ()
+        self, iteration: int, metrics: dict[str, float] | None = None, spreads: Sequence[Spread] = ()
     ) -> None:
-        contents = self.facts | {"config": self.config, "metrics": figures or {}, "meters": self.meters.as_dict()}
-        contents["scores"] = [spread.as_dict() for spread in spreads]
+        """Write a snapshot."""
+        scores = [spread.as_dict() for spread in spreads]
+        contents = replace(self.contents, metrics=metrics or {}, scores=scores, meters=self.meters.as_dict())
         self.writer.write(iteration, contents)
 
     def write_failure(self) -> InputError | None:
-        """Of a snapshot in the background, as soon as this rank knows of it."""
+        """Failure of a snapshot in the background, as soon as this rank knows of it."""
         return self.writer.failure()
 
     def go_back(self) -> str:
-        """Put the newest whole snapshot's state in the place of this one; says which, or that there is none."""
+        """Restore the state of the newest whole snapshot; return which, or that there is none."""
         self.writer.wait()
-        resumed = resume([path for path in reversed(self.writer.written) if path.exists()], self.state, self.facts)
-        return "; ".join(resumed.notes) or "there is no snapshot to go back to"
+        written = [path for path in reversed(self.writer.written) if path.exists()]
+        return "; ".join(resume(written, self.state, self.contents).notes) or "there is no snapshot to go back to"
 
     def dump(self, iteration: int, batches: list[Batch]) -> str:
-        """Write this rank's micro-batches of an iteration for study; says where they are, or why they aren't."""
-        path = self.folder / f"{self.prefix}_{iteration}.bad_batch_{self.validation.ranks.rank}.pt"
+        """Write this rank's micro-batches of an iteration, for study; return where they are, or why they aren't."""
+        path = self.writer.folder / f"{self.writer.prefix}_{iteration}.bad_batch_{rank()}.pt"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.save({"iteration": iteration, "batches": [(x.cpu(), y.cpu()) for x, y in batches]}, path)
-        except (OSError, RuntimeError) as error:  # torch.save tells of a full disk by either
+        except (OSError, RuntimeError) as error:  # torch.save raises either when the disk is full
             return f"this step's batch couldn't be kept in {path}: {error}"
         return f"this step's batch is in {path}"

@@ -1,4 +1,4 @@
-"""What a run says of itself: its bar, `log.jsonl`, TensorBoard. Other ranks than the first say nothing."""
+"""Progress bar, `log.jsonl`, `validation.jsonl` and TensorBoard of a run; rank 0 writes, the others are silent."""
 
 import json
 import math
@@ -46,13 +46,13 @@ _SHOWN_IMAGES = 32
 
 
 def _validation_tag(key: str) -> str:
-    """The TensorBoard name of a validation's figure, `Sets/cfp_fp_accuracy` of other sets than the first; "" = none."""
+    """TensorBoard name of a validation metric, `Sets/cfp_fp_accuracy` for sets after the first; "" = none."""
     other_set = key.removeprefix("ema_") not in _VALIDATION and key.endswith(("_accuracy", "_auc"))
     return _VALIDATION.get(key, f"Sets/{key}" if other_set else "")
 
 
 def pictures(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """What the network gets, for people: [B, 3, H, W] in its units → RGB from 0 to 1 on the CPU."""
+    """RGB images from 0 to 1, on the CPU, from the input of the network [B, 3, H, W]."""
     mean = torch.tensor(preprocessing.mean)[:, None, None]
     std = torch.tensor(preprocessing.std)[:, None, None]
     pixels = (images.cpu() * std + mean).clamp(0, 1)
@@ -60,7 +60,7 @@ def pictures(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor
 
 
 class Silent:
-    """The monitor of every rank but the first."""
+    """No-op monitor of every rank but rank 0."""
 
     def shows(self, images: torch.Tensor, preprocessing: Preprocessing) -> None: ...
     def advance(self) -> None: ...
@@ -71,7 +71,7 @@ class Silent:
 
 
 class Monitor(Silent):
-    """The first rank's. `folder` gets the TensorBoard files, `log.jsonl` (a record a log step) and
+    """Monitor of rank 0. `folder` gets the TensorBoard files, `log.jsonl` (a record a log step) and
     `validation.jsonl` (a record a validation); records past `first`, from before a resume, are dropped."""
 
     def __init__(self, folder: Path, first: int, total: int) -> None:
@@ -84,7 +84,7 @@ class Monitor(Silent):
         self._bar = progress(total, "it", "training", first)
 
     def shows(self, images: torch.Tensor, preprocessing: Preprocessing) -> None:
-        """One grid of what the network really sees at the first step: [B, 3, H, W] as it enters the network."""
+        """Log a grid of the first step's images [B, 3, H, W], as they enter the network."""
         self._board.add_image("Input", make_grid(pictures(images[:_SHOWN_IMAGES], preprocessing)), self._first)
 
     def advance(self) -> None:
@@ -115,7 +115,7 @@ class Monitor(Silent):
 
 
 class Stopwatch:
-    """Images a second and the share of time spent waiting for data, since the last reading."""
+    """Images per second and the share of time spent waiting for data, since the last reading."""
 
     def __init__(self) -> None:
         self.restart()
@@ -135,7 +135,7 @@ class Stopwatch:
 
 
 def _keep_records(path: Path, last: int) -> None:
-    """Drop the records after iteration `last`, which the resumed run will write again, and a torn last line.
+    """Drop records after iteration `last`, which the resumed run will write again, and an incomplete last line.
 
     A run from the start keeps the whole file of an earlier one, under the next free name.
     """
@@ -158,7 +158,7 @@ def _keep_records(path: Path, last: int) -> None:
 
 
 def _append(path: Path, record: dict[str, float]) -> None:
-    """One line of strict JSON; what isn't finite is null there."""
+    """Append a line of strict JSON; values that aren't finite are null."""
     plain = {key: value if math.isfinite(value) else None for key, value in record.items()}
     with path.open("a") as file:
         file.write(json.dumps(plain) + "\n")

@@ -1,4 +1,4 @@
-"""SGD over backbone and head: parameter groups, gradient norm over shards, the step."""
+"""Optimisers over backbone and head: parameter groups, SGD, gradient norm over shards, the step."""
 
 import difflib
 import fnmatch
@@ -15,14 +15,14 @@ from fr.errors import InputError
 def parameter_groups(
     named: dict[str, nn.Parameter], freeze: Sequence[str], lr_scale: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Groups of parameters that learn at one rate, for `build_sgd`; those that match `freeze` cease to learn at all.
+    """Parameter groups by learning rate, for `build_sgd`; parameters that match `freeze` stop learning.
 
     freeze: shell patterns of names. lr_scale: `pattern=factor` each, of the learning rate; the last that matches
     counts. InputError for a pattern that matches no name.
     """
     factors = dict.fromkeys(named, 1.0)
-    for wish in lr_scale:
-        pattern, _, factor = wish.rpartition("=")
+    for entry in lr_scale:
+        pattern, _, factor = entry.rpartition("=")
         factors |= dict.fromkeys(_matching(named, pattern, "--lr_scale"), float(factor))
     for pattern in freeze:
         for name in _matching(named, pattern, "--freeze"):
@@ -34,11 +34,11 @@ def parameter_groups(
 
 
 def _matching(names: Iterable[str], pattern: str, option: str) -> list[str]:
-    found = fnmatch.filter(names, pattern)
-    if not found:
+    matching = fnmatch.filter(names, pattern)
+    if not matching:
         close = difflib.get_close_matches(pattern, list(names), n=3, cutoff=0.3)
         raise InputError(f"{option} {pattern}: no parameter is called so; similar: {', '.join(close) or 'none'}")
-    return found
+    return matching
 
 
 def build_sgd(
@@ -57,7 +57,21 @@ def build_sgd(
     return optimizer
 
 
+def create_state(optimizer: torch.optim.Optimizer) -> None:
+    """Create the state that a fused optimiser of torch, such as AdamW, else makes in its first step.
+
+    It is made by a step that is skipped. Snapshots, and sampling, need the tensors before that.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    infinite = torch.full((), torch.inf, device=optimizer.param_groups[0]["params"][0].device)
+    apply_step(optimizer, infinite, infinite, 0.0)
+    optimizer.zero_grad()
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of each group, times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 

@@ -1,4 +1,4 @@
-"""What is done to a backbone so that it trains well on this machine: none of it changes a key of its state dict.
+"""DDP wrapping, precision, activation checkpointing, SyncBN, determinism; no key of the state dict changes.
 
 Letters: B samples of a rank, C channels.
 """
@@ -21,13 +21,13 @@ from fr.losses.sharded import sum_over_ranks
 
 
 @contextmanager
-def deterministic(wished: bool) -> Iterator[None]:
-    """In here torch takes only operations that give the same bits each time, and refuses those without such a form.
+def deterministic(enabled: bool) -> Iterator[None]:
+    """In here torch uses deterministic algorithms only, and refuses operations that have none.
 
-    On a CPU all that the networks here need are such anyway.
+    On a CPU all operations of the networks here are deterministic anyway.
     """
     before = torch.are_deterministic_algorithms_enabled()
-    if wished:
+    if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a search for faults, which costs time
@@ -37,10 +37,10 @@ def deterministic(wished: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def resolved_precision(wish: str, device: torch.device) -> str:
+def resolved_precision(precision: str, device: torch.device) -> str:
     """`fp32` or `bf16`; `auto` is bf16 where the processor multiplies matrices in it, else fp32."""
-    if wish != "auto":
-        return wish
+    if precision != "auto":
+        return precision
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -50,7 +50,7 @@ def resolved_precision(wish: str, device: torch.device) -> str:
 
 
 def replicate(backbone: nn.Module, compiled: bool) -> nn.Module:
-    """The backbone under DistributedDataParallel, to call in training; weights and buffers stay the backbone's.
+    """Wrap the backbone in DistributedDataParallel, to call in training; weights and buffers stay the backbone's.
 
     A backbone without a weight to train is called as it is: there is no gradient to share.
     compiled: through torch.compile, whose kernels round differently.
@@ -115,7 +115,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """The second forward pass over the same batch must not move the running statistics a second time."""
+    """Keep the running statistics as they are in the second forward pass over a batch."""
     norms = [norm for norm in block.modules() if isinstance(norm, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
@@ -132,7 +132,7 @@ def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
 
 
 def synchronise_batch_norms(backbone: nn.Module, device: torch.device) -> nn.Module:
-    """The backbone with batch norms over the samples of all ranks, whatever their number."""
+    """Replace the backbone's batch norms by ones over the samples of all ranks."""
     if device.type == "cuda":
         synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)  # type: ignore[no-untyped-call]
         return synchronised
@@ -145,7 +145,7 @@ def synchronise_batch_norms(backbone: nn.Module, device: torch.device) -> nn.Mod
 class GlobalBatchNorm(_BatchNorm):
     """Batch norm over the samples of all ranks, [B, C] or [B, C, …] → the same shape; B is equal on every rank.
 
-    What torch.nn.SyncBatchNorm does, which refuses CPU tensors.
+    As torch.nn.SyncBatchNorm, which refuses CPU tensors.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Ends a run in which a rank has hung, and says which one and where (C11).
+"""Watchdog: end a run in which a rank hangs, and name the rank and its place in the code (C11).
 
-A rank that hangs leaves the others waiting in a collective, which would tell at last that its time is over, and not
-whom it waited for.
+A rank that hangs leaves the others waiting in a collective. Its timeout would say that the collective failed, and not
+which rank it waited for.
 """
 
 import concurrent.futures.thread
@@ -20,7 +20,7 @@ from types import FrameType
 import torch.distributed as dist
 
 from fr.checkpoint.snapshot_writer import WATCHED_THREAD
-from fr.distributed import Ranks
+from fr.distributed import Heartbeat, Ranks
 
 STATUS = 124  # as timeout(1) has it
 _BEATS = 8  # in the time that a rank may be silent
@@ -28,7 +28,7 @@ _BEATS = 8  # in the time that a rank may be silent
 
 @dataclass(frozen=True)
 class Post:
-    """What a rank last told the others. beat: counts on in a thread, also while the rank itself waits."""
+    """Last report of a rank. beat: counted by the watchdog's thread, also while the rank itself waits."""
 
     beat: int
     count: int
@@ -37,16 +37,17 @@ class Post:
 
 
 @contextmanager
-def watched(ranks: Ranks, patience: float) -> Iterator[None]:
-    """In here the process ends, and one rank names the culprits, when none has moved for so many seconds; 0 = never.
+def watched(ranks: Ranks, patience: float, heartbeat: Heartbeat) -> Iterator[None]:
+    """In here, end the process when `heartbeat` has not counted for `patience` seconds; 0 = never.
 
-    Moving is what `ranks.life` counts.
+    One rank then names the culprits.
     """
     if not patience:
         yield
         return
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(ranks, patience, _open_store(ranks, patience), over), daemon=True)
+    arguments = (ranks, patience, heartbeat, _open_store(ranks, patience), over)
+    thread = threading.Thread(target=_watch, args=arguments, daemon=True)
     thread.start()
     try:
         yield
@@ -56,42 +57,44 @@ def watched(ranks: Ranks, patience: float) -> Iterator[None]:
 
 
 def culprits(earlier: dict[int, Post], now: dict[int, Post]) -> list[int]:
-    """The ranks that hold the others up, from what all told at two times some beats apart.
+    """Ranks that hold the others up, from two reports of all ranks some beats apart.
 
-    Those whose thread has stopped, too, as in a process that is suspended; else those that have done least. That is
-    all of them when one hangs between two collectives of a step: only their places can tell it then.
+    Those whose thread has stopped, too, as in a suspended process; else those that have done least. That is all of
+    them when one hangs between two collectives of a step: then only their places in the code tell which.
     """
     frozen = [rank for rank in now if now[rank].beat == earlier[rank].beat]
     least = min(post.count for post in now.values())
     return frozen or [rank for rank in now if now[rank].count == least]
 
 
-def _watch(ranks: Ranks, patience: float, store: dist.Store, over: threading.Event) -> None:
+def _watch(
+    ranks: Ranks, patience: float, heartbeat: Heartbeat, store: dist.Store, over: threading.Event
+) -> None:
     beat, seen, since = 0, -1, time.monotonic()
     earlier: dict[int, Post] = {}
     while not over.wait(patience / _BEATS):
         beat += 1
-        own = Post(beat, ranks.life.count, ranks.life.iteration, _places())
+        own = Post(beat, heartbeat.count, heartbeat.iteration, _places())
         if own.count != seen:
             seen, since, earlier = own.count, time.monotonic(), {}
         silent = time.monotonic() - since
         try:
             store.set(str(ranks.rank), json.dumps(asdict(own)))
             posts = _posts(store, ranks.world_size) if silent >= patience / 2 else {}
-        except dist.DistError as error:  # who kept the store has gone
+        except dist.DistError as error:  # the process that kept the store has ended
             _end([f"rank {ranks.rank}: the other ranks are out of reach: {error}"])
         if silent >= patience and earlier:
             named = culprits(earlier, posts)
             others = posts.keys() - named
             if ranks.rank != min(others or named):
-                time.sleep(3)  # torchrun ends the others when one has left: not before that one has spoken
-            _end([_told(rank, posts[rank], earlier[rank], patience) for rank in named])
+                time.sleep(3)  # torchrun ends the others when one has ended: give that one time to write
+            _end([_message(rank, posts[rank], earlier[rank], patience) for rank in named])
         earlier = earlier or posts
 
 
-def _told(rank: int, now: Post, earlier: Post, patience: float) -> str:
-    how = "no sign of life" if now.beat == earlier.beat else f"in {now.where}"
-    return f"rank {rank} has hung: {how} for {patience:g} s at iteration {now.iteration}"
+def _message(rank: int, now: Post, earlier: Post, patience: float) -> str:
+    symptom = "no sign of life" if now.beat == earlier.beat else f"in {now.where}"
+    return f"rank {rank} has hung: {symptom} for {patience:g} s at iteration {now.iteration}"
 
 
 def _end(lines: list[str]) -> None:
@@ -100,18 +103,18 @@ def _end(lines: list[str]) -> None:
 
 
 def _posts(store: dist.Store, world_size: int) -> dict[int, Post]:
-    told = {rank: store.get(str(rank)) for rank in range(world_size) if store.check([str(rank)])}
-    return {rank: Post(**json.loads(told[rank])) if rank in told else _ABSENT for rank in range(world_size)}
+    reports = {rank: store.get(str(rank)) for rank in range(world_size) if store.check([str(rank)])}
+    return {rank: Post(**json.loads(reports[rank])) if rank in reports else _ABSENT for rank in range(world_size)}
 
 
-_ABSENT = Post(0, -1, 0, "what comes before the first iteration")
+_ABSENT = Post(0, -1, 0, "the set-up before the first iteration")
 
 
 def _places() -> str:
-    """Where this rank is: its main thread, and what it does in the background."""
+    """Places in the code of this rank: its main thread, and its background threads unless idle."""
     frames, main = sys._current_frames(), threading.main_thread()
-    behind = [thread for thread in threading.enumerate() if thread.name.startswith(WATCHED_THREAD)]
-    places = {thread.name: _place(frames.get(thread.ident or 0)) for thread in [main, *behind]}
+    background = [thread for thread in threading.enumerate() if thread.name.startswith(WATCHED_THREAD)]
+    places = {thread.name: _place(frames.get(thread.ident or 0)) for thread in [main, *background]}
     named = [f"its thread {name} in {places[name]}" for name in places if name != main.name and places[name] != _IDLE]
     return ", ".join([places[main.name], *named])
 
@@ -129,7 +132,7 @@ _IDLE = "a pool without work"
 
 
 def _open_store(ranks: Ranks, patience: float) -> dist.Store:
-    """A connection of its own, since the process group's may be waiting."""
+    """Connect to the store anew, since the process group's connection may be waiting."""
     if "WORLD_SIZE" not in os.environ:
         return dist.HashStore()
     store = dist.TCPStore(

@@ -123,24 +123,25 @@ def _of_layout(path: Path, layout: Layout, tensors: dict[str, torch.Tensor]) -> 
     )
 
 
-def _of_snapshot(path: Path, contents: dict[str, Any]) -> Weights:
-    snapshot.check(path, contents)
-    sides, head, names = contents["preprocessing"].get("input_size"), contents.get("head"), contents.get("identities")
+def _of_snapshot(path: Path, stored: dict[str, Any]) -> Weights:
+    contents = snapshot.SnapshotContents.from_dict(path, stored)
+    sides: Any = contents.preprocessing.get("input_size")
+    head, names = contents.head, contents.identities
     if snapshot.state_path(path).is_dir():
         head, names = read_head(snapshot.state_path(path))
-    elif not (isinstance(head, torch.Tensor) and head.ndim == 2 and isinstance(names, list)):
+    elif head is None or head.ndim != 2 or names is None:
         head, names = None, None
     sized = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in sides)
     return Weights(
         path,
         OWN,
-        contents["model"],
-        contents["embed_size"],
+        contents.model,
+        contents.embed_size,
         (sides[0], sides[1]) if sized else None,
-        _tensors_of(contents["state_dict"]),
+        _tensors_of(contents.state_dict),
         head,
         names,
-        _bias(head, contents.get("head_bias")),
+        _bias(head, contents.head_bias),
     )
 
 

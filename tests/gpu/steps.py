@@ -12,9 +12,8 @@ from torch import nn
 from fr.losses.classifier import MarginSoftmax
 from fr.losses.settings import LossSettings
 from fr.models import build_model, family
+from fr.train.learner import Learner, StepSettings
 from fr.train.optimizer import build_sgd
-from fr.train.replicas import replicate
-from fr.train.step import StepSettings, training_mode, training_step
 from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES, EMBED_SIZE = 8_631, 512
@@ -56,14 +55,14 @@ def our_step(
     backbone = build_model(model, EMBED_SIZE, family(model).input_size).to(device).to(memory_format=order)
     head = MarginSoftmax(CLASSES, EMBED_SIZE, settings or loss_settings(), seed=0).to(device)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], LR, MOMENTUM, DECAY)
-    replicas = replicate(backbone, form.compiled)
-    training_mode(replicas, freeze_bn=False)
+    of_step = StepSettings(5.0, form.precision, False, order)
+    learner = Learner(backbone, head, optimizer, of_step, compiled=form.compiled)
+    learner.training_mode()
     images, labels = _batch(device, model, batch)
     images = images.to(memory_format=order)
-    of_step = StepSettings(1, 5.0, form.precision, False, order)
 
     def step(iteration: int) -> torch.Tensor:
-        return training_step(replicas, head, optimizer, [(images, labels)], iteration, of_step)["loss"]
+        return learner.step([(images, labels)], iteration, LR)["loss"]
 
     return step
 

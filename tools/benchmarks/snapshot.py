@@ -13,24 +13,22 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
+from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax
+from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
 from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
 
-_CONTENTS: dict[str, Any] = {
-    **{"model": "linear", "embed_size": 0, "preprocessing": {}, "run": {}},
-    **{"config": {}, "metrics": {}},
-}
+_CONTENTS = SnapshotContents("linear", 0, {})
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
     backbone = nn.Linear(512, case.embed_size)
     head = MarginSoftmax(case.classes, case.embed_size, loss_settings(), seed=0)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
-    state = TrainingState(backbone, head, optimizer)
+    state = TrainingState(Learner(backbone, head, optimizer))
     writer = SnapshotWriter(Path(case.folder), "s", state, (), lambda _: None, Kept(newest=1), case.background)
     seconds = []
     for iteration in range(case.snapshots):

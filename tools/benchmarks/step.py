@@ -25,9 +25,9 @@ from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model, family
 from fr.models.layers import PReLU
+from fr.train.learner import Learner, StepSettings
 from fr.train.optimizer import build_sgd
-from fr.train.replicas import deterministic, replicate
-from fr.train.step import StepSettings, training_mode, training_step
+from fr.train.replicas import deterministic
 from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
 
 _CLASSES, _EMBED_SIZE = 8_631, 512
@@ -133,17 +133,17 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
                 module.forward = partial(nn.PReLU.forward, module)  # type: ignore[method-assign]
     head = MarginSoftmax(_CLASSES, _EMBED_SIZE, loss_settings(), seed=0)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
-    replicas = replicate(backbone, form.compiled)
-    training_mode(replicas, freeze_bn=False)
+    settings = StepSettings(5.0, form.precision, False, order)
+    learner = Learner(backbone, head, optimizer, settings, compiled=form.compiled)
+    learner.training_mode()
     own = case.batch // case.ranks
     batch = (torch.rand(own, 3, *size).to(memory_format=order), torch.randint(_CLASSES, (own,)))
-    settings = StepSettings(1, 5.0, form.precision, False, order)
     seconds = []
     with deterministic(form.deterministic):
         for number in range(case.steps + 1):
             dist.barrier()
             start = time.perf_counter()
-            training_step(replicas, head, optimizer, [batch], number, settings)
+            learner.step([batch], number, 0.01)
             seconds.append(time.perf_counter() - start)
     Path(folder, f"{rank}.json").write_text(json.dumps(seconds[1:]))
     dist.barrier()

@@ -1,0 +1,134 @@
+"""The learner: everything that an optimiser step changes, the step itself, and its state for snapshots."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fr.checkpoint.training_state import StateTensors, Tensors
+from fr.losses.classifier import MarginSoftmax
+from fr.train.ema import WeightAverage
+from fr.train.meters import Meters
+from fr.train.optimizer import apply_step, gradient_norm, set_lr
+from fr.train.replicas import replicate, unshared
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # images [b, 3, H, W], labels [b]
+Metrics = dict[str, torch.Tensor]  # scalars on the device, equal on all ranks
+
+_STORED_NAMES = {"momentum_buffer": "momentum"}  # torch.optim's name of a state → its name in a training state
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """Constants of a step. clip_norm: 0 = off. precision: `fp32` or `bf16`.
+
+    freeze_bn: batch norms use their running statistics, and leave them as they are.
+    """
+
+    clip_norm: float = 0.0
+    precision: str = "fp32"
+    freeze_bn: bool = False
+    memory_format: torch.memory_format = torch.contiguous_format
+
+
+class Learner:
+    """Backbone, head, optimiser, weight average and meters of a run, as this rank has them.
+
+    compiled: through torch.compile. Needs a process group.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: MarginSoftmax,
+        optimizer: torch.optim.Optimizer,
+        settings: StepSettings = StepSettings(),
+        average: WeightAverage | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.backbone, self.head, self.optimizer, self.average = backbone, head, optimizer, average
+        self.device = head.weight.device
+        self.meters = Meters(self.device)
+        self._settings = settings
+        self._replicas = replicate(backbone, compiled)
+
+    def training_mode(self) -> None:
+        """Set the backbone to training mode: before the first step, and after each use for evaluation."""
+        self._replicas.train()
+        if self._settings.freeze_bn:
+            for module in self._replicas.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
+    def step(self, batches: Sequence[Batch], iteration: int, lr: float) -> Metrics:
+        """Forward and backward of the micro-batches, then one optimiser step, all ranks together.
+
+        A step whose gradient or loss isn't finite is skipped: it changes nothing but the meters. Nothing here waits
+        for the device.
+        """
+        set_lr(self.optimizer, lr)
+        batches = [self._on_device(images, labels) for images, labels in batches]
+        means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        statistics = [(buffer, buffer.clone()) for buffer in self._statistics()]
+        with self.head.step(iteration, torch.cat([labels for _, labels in batches]), self.optimizer):
+            for number, (images, labels) in enumerate(batches, start=1):
+                with unshared(self._replicas) if number < len(batches) else nullcontext():
+                    with torch.autocast(self.device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
+                        embeddings = self._replicas(images)
+                    loss, metrics = self.head(embeddings, labels)
+                    (loss / len(batches)).backward()
+                for name, value in {"loss": loss.detach(), **metrics}.items():
+                    means[name] = means[name] + value / len(batches)
+            norm = gradient_norm(self.backbone.parameters(), self.head.parameters())
+            skipped = apply_step(self.optimizer, norm, means["loss"], self._settings.clip_norm)
+            self.optimizer.zero_grad()
+        undo = skipped.bool()
+        for buffer, before in statistics:  # one image that isn't finite would stay in them for ever
+            torch.where(undo, before, buffer, out=buffer)
+        self.head.companions.move_centers(skipped)
+        if self.average:
+            self.average.update(iteration, skipped)
+        self.meters.count(skipped)
+        return {**means, "gradient_norm": norm, "skipped_steps": self.meters.skipped}
+
+    def state(self) -> StateTensors:
+        """The live tensors that the next step depends on, by their names in a training state.
+
+        State of the optimiser: `<name>.<parameter>` of the backbone's, `<name>_head` of the head's.
+        """
+        whole = _named("backbone", self.backbone.state_dict())
+        if self.average:
+            whole |= _named("average", self.average.model.state_dict())
+        for parameter_name, parameter in self.backbone.named_parameters():
+            whole |= {f"{name}.{parameter_name}": tensor for name, tensor in self._optimizer_state(parameter).items()}
+        of_head = {f"{name}_head": tensor for name, tensor in self._optimizer_state(self.head.weight).items()}
+        of_head |= _named("head", dict(self.head.named_buffers()))
+        rows = {name: tensor for name, tensor in of_head.items() if tensor.shape == self.head.weight.shape}
+        return StateTensors(
+            whole=whole | {name: tensor for name, tensor in of_head.items() if name not in rows},
+            rows={"head": self.head.weight.detach(), **rows},
+            classes=self.head.classes,
+            by_rank_0=[*self.backbone.buffers(), *(self.average.model.buffers() if self.average else ())],
+        )
+
+    def _on_device(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
+        images = images.to(self.device, non_blocking=True, memory_format=self._settings.memory_format)
+        return images, labels.to(self.device, non_blocking=True)
+
+    def _statistics(self) -> Iterator[torch.Tensor]:
+        """Buffers that a forward pass changes: batch statistics, and the head's scalars (its centres follow later)."""
+        yield from self.backbone.buffers()
+        yield from (buffer for buffer in self.head.buffers() if not buffer.ndim)
+
+    def _optimizer_state(self, parameter: nn.Parameter) -> Tensors:
+        """Tensors that torch.optim keeps of a parameter, by their stored names."""
+        state = self.optimizer.state.get(parameter, {})
+        return {_STORED_NAMES.get(name, name): value for name, value in state.items() if torch.is_tensor(value)}
+
+
+def _named(prefix: str, tensors: Tensors) -> Tensors:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,11 +221,14 @@ def records(folder: Path) -> list[dict[str, float]]:
 SPREAD = ["--model", "shufflenetv2", "--freeze_bn", "--lr", "1e-6", "--clip_norm", "1"]
 
 
-def trained_briefly(options: list[str], out: Path) -> Path:
-    """The snapshot of two iterations on tiny pictures. options: data, and what else there is to say."""
+def trained_briefly(options: list[str], out: Path, model: Sequence[str] = ("--lr", "0.01")) -> Path:
+    """The snapshot of two iterations on tiny pictures. options: data, and what else there is to say.
+
+    model: backbone and learning rate; `SPREAD` where scores count, though its embeddings are only some 1e-6 long.
+    """
     tiny = ["--max_iterations", "2", "--input_size", "32", "--embed_size", "16", "--train_batch_size", "16"]
     where = ["--snap_folder", str(out), "--log_folder", f"{out}/logs"]
-    train.main([*options, *tiny, *SPREAD, *where])
+    train.main([*options, *tiny, *model, *where])
     return out / "FaceReidNet_2.pt"
 
 

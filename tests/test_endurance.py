@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,11 @@ def own() -> Sample:
     return sample
 
 
-def test_a_sample_counts_memory_files_threads_and_shared_memory() -> None:
+def test_a_sample_counts_memory_files_threads_and_shared_memory(run_distributed: Callable[..., list[None]]) -> None:
+    run_distributed(1, sample_counts)  # in a fresh process: what earlier tests left in this one comes and goes
+
+
+def sample_counts() -> None:
     before = own()
     ballast = bytearray(os.urandom(64 << 20))
     files = [os.open(os.devnull, os.O_RDONLY) for _ in range(7)]

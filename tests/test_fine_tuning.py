@@ -114,20 +114,21 @@ def test_auto_precision_is_one_of_the_two(
 
 
 def test_losses_of_1_and_2_ranks_agree_with_batch_norms_over_all(
-    run: Callable[..., Losses], reference_losses: Losses, sample_data: Path, tmp_path: Path
+    run: Callable[..., Losses], sample_data: Path, tmp_path: Path
 ) -> None:
     """Unlike torch's own batch norms, which see a rank's half of the batch. Gradients: tests/test_replicas.py."""
-    base = [*data_options(sample_data), *TINY, "--max_iterations", "2"]
+    # The gradient of this network at 32 pixels and 16 samples is only known to some per cent in float32 (against
+    # float64, with torch's batch norms too): a small step keeps that out of the second loss.
+    few = ["--max_iterations", "2", "--lr", "1e-3"]
+    base = [*data_options(sample_data), *TINY, *few]
     for name, option in {"joined": ["--sync_bn"], "apart": []}.items():
         result = launch("train.py", *base, *folders(tmp_path / name), *option, ranks=2)
         assert result.returncode == 0, result.stderr
-    one = run("--sync_bn", out=tmp_path / "one")
-    # The first loss: sums in another order, float32. The gradient of this network at 32 pixels and 16 samples is only
-    # known to some per cent in float32 (against float64, with torch's batch norms too), which the second loss shows.
+    one, expected = run(*few, "--sync_bn", out=tmp_path / "one"), run(*few, out=tmp_path / "plain")
     for seen in (losses(tmp_path / "joined"), one):
-        assert seen[0] == pytest.approx(reference_losses[0], rel=1e-5)
-        assert seen[1] == pytest.approx(reference_losses[1], rel=0.02)
-    assert losses(tmp_path / "apart")[0] != pytest.approx(reference_losses[0], rel=1e-3)
+        assert seen[0] == pytest.approx(expected[0], rel=1e-5)  # sums in another order, float32
+        assert seen[1] == pytest.approx(expected[1], rel=1e-3)  # other kernels (SSE4.1) move it by 4e-5
+    assert losses(tmp_path / "apart")[0] != pytest.approx(expected[0], rel=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from fr.data.pairs.lfw import read_lfw
 from fr.errors import InputError
 from fr.evaluation.template_verification import pool, template_figures, template_scores
 from fr.files.data_root import DataRoot
-from tests.conftest import data_options, trained_briefly, validation_options
+from tests.conftest import SPREAD, data_options, trained_briefly, validation_options
 from tests.sets import written
 from tools import evaluate_ijb
 
@@ -99,7 +99,7 @@ def test_figures_by_hand() -> None:
 
 @pytest.fixture(scope="module")
 def snap(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_briefly(data_options(sample_data), tmp_path_factory.mktemp("trained"))
+    return trained_briefly(data_options(sample_data), tmp_path_factory.mktemp("trained"), SPREAD)
 
 
 @pytest.fixture(scope="module")

@@ -43,11 +43,12 @@ def test_quick_start_losses_are_the_golden_ones(quickstart_data: Path, tmp_path:
     """`python -m tests.test_training` writes the file anew, for a change that means to change them."""
     golden = json.loads((ROOT / "tests" / "golden" / "quickstart.json").read_text())
     seen = quickstart_losses(quickstart_data, tmp_path, len(golden["losses"]))
-    # Batch norms of few samples magnify the rounding of another processor's kernels with every step. With AVX2
-    # kernels instead of this file's AMX ones (ONEDNN_MAX_CPU_ISA, ATEN_CPU_CAPABILITY) the losses differed by
-    # 0, 7e-8, 2e-5, 1e-3, 2e-3, 2e-4 of their size; ten times that is allowed, and a bound that grows alike.
+    # Batch norms of few samples magnify the rounding of another processor's kernels with every step. With AVX-512,
+    # AVX2 and SSE4.1 kernels instead of this file's AMX ones (ONEDNN_MAX_CPU_ISA, ATEN_CPU_CAPABILITY), on Intel and
+    # AMD, the losses differed by at most 0, 1e-5, 9e-5, 1e-3, 2e-3, 9e-3 of their size; about ten times that is
+    # allowed, but for the last, where the difference grows no further.
     for step, (loss, expected) in enumerate(zip(seen, golden["losses"], strict=True)):
-        assert loss == pytest.approx(expected, rel=min(1e-6 * 10**step, 0.02)), f"step {step}"
+        assert loss == pytest.approx(expected, rel=min(1e-5 * 10**step, 0.05)), f"step {step}"
 
 
 def quickstart_losses(data: Path, out: Path, iterations: int) -> Losses:

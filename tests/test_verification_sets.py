@@ -19,7 +19,7 @@ from fr.data.verification_set import read_set, read_sets, sets_to_score
 from fr.errors import InputError
 from fr.evaluation.embedding import people_of_pairs
 from fr.files.data_root import DataRoot
-from tests.conftest import data_options, trained_briefly, validation_options
+from tests.conftest import SPREAD, data_options, trained_briefly, validation_options
 from tests.hostile_pickles import gadgets, pushed
 from tests.sets import Drawn, folds_of, python2_pack, written
 
@@ -53,7 +53,7 @@ def published(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> list[st
 def trained(sample_data: Path, published: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A snapshot of a short training that was validated on LFW and on two other sets."""
     options = [*data_options(sample_data), *validation_options(sample_data), "--val_sets", published[3], published[6]]
-    return trained_briefly([*options, "--ema_decay", "0.5"], tmp_path_factory.mktemp("trained"))
+    return trained_briefly([*options, "--ema_decay", "0.5"], tmp_path_factory.mktemp("trained"), SPREAD)
 
 
 # --- one set in all forms ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fr.alignment import template_points, umeyama
-from fr.data.faces import LabelledFaces, VerificationFaces
+from fr.data.faces import LabelledFaces
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.lines import STAYS
 from fr.data.pairs.lfw import read_lfw
@@ -20,10 +20,15 @@ from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from tests.bounds import bounded
+from tests.builders.vgg_and_lfw import (
+    LFW_PAIRS,
+    LFW_ROWS,
+    POINTS,
+    Lfw,
+)
 from tests.conftest import vgg_faces
 
 HEADER = "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y"
-POINTS = [30.5, 40.25, 70.0, 41.0, 50.0, 60.0, 35.0, 80.0, 65.0, 81.5]
 
 
 def csv_row(name: str, shift: float = 0.0) -> str:
@@ -319,36 +324,6 @@ def test_the_sample_data_reads_as_its_options_say(sample_data: Path) -> None:
 
 
 # --- LFW ------------------------------------------------------------------------------------------------------------
-
-LFW_PAIRS = "2\t1\nAnn\t1\t2\nAnn\t1\tBob\t1\nBob\t1\t2\nBob\t2\tAnn\t2\n"
-LFW_ROWS = [f"{name}/{name}_{number:04d}.jpg" for name in ("Bob", "Ann") for number in (2, 1)]
-
-
-@dataclass
-class Lfw:
-    """An LFW folder under construction."""
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.root, self.pairs, self.landmarks = (self.folder / name for name in ("lfw", "pairs.txt", "points.txt"))
-        for name in LFW_ROWS:
-            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / name).touch()
-        self.pairs.write_text(LFW_PAIRS)
-        self.landmarks.write_text("".join(self.row(name, shift) for shift, name in enumerate(LFW_ROWS)))
-
-    @staticmethod
-    def row(name: str, shift: int) -> str:
-        return "\t".join([name, *(f"{value + shift:g}" for value in POINTS)]) + "\n"
-
-    def read(self) -> VerificationFaces:
-        return read_lfw(DataRoot(self.root), str(self.pairs), str(self.landmarks))
-
-    def problems(self) -> tuple[str, ...]:
-        with pytest.raises(InputError) as caught:
-            self.read()
-        return caught.value.problems
 
 
 @pytest.fixture

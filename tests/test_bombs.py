@@ -15,7 +15,17 @@ from fr.data.pipeline import plain_stream
 from fr.errors import InputError
 from fr.files.images import MOST_PIXELS, TOO_LARGE, decode, is_too_large
 from tests.bounds import bounded
-from tests.test_damage import CPU, SMALL, UNUSABLE, as_if_listed, assert_equal, batches, encoded, faces, reported
+from tests.builders.damaged_images import (
+    CPU,
+    SMALL,
+    UNUSABLE,
+    as_if_listed,
+    assert_equal,
+    batches,
+    encoded,
+    faces,
+    reported,
+)
 from tools.dataset.picture_facts import look_at
 from tools.pack_dataset import LEFT_OUT
 from tools.pack_dataset import main as pack_dataset

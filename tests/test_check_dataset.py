@@ -13,12 +13,12 @@ import pytest
 
 from fr.data.readers.vgg import person_names
 from fr.errors import InputError
+from tests.builders.damaged_images import encoded, picture
+from tests.builders.pages import Page
+from tests.builders.tar_shards import sample, write_shard
+from tests.builders.training_formats import LINES, Data, write_table
 from tests.conftest import Losses, data_options, launch, losses, validation_options
 from tests.planted_faults import EXPECTED, Planted, spoil
-from tests.test_damage import encoded, picture
-from tests.test_formats import LINES, Data, write_table
-from tests.test_report import Page
-from tests.test_tar import sample, write_shard
 from tools.check_dataset import list_lines, main
 from tools.dataset import picture_facts
 from tools.dataset.checks import DROPPED, KINDS, Limits, check, plain_name, same_names

@@ -19,9 +19,9 @@ from fr.errors import InputError
 from fr.evaluation.scored_model import load_backbone, read_backbone
 from fr.weights.layouts import shapes_of
 from fr.weights.loading import read_weights
+from tests.builders.feature_runs import run_ranks
 from tests.conftest import SPREAD, data_options, launch, vgg_faces
 from tests.sets import written
-from tests.test_extract_features import run_ranks
 from tests.weight_files import filled
 from tools import export_onnx, import_weights
 from tools.classify import main

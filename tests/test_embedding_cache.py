@@ -16,8 +16,8 @@ from fr.evaluation import embedding, embedding_cache, scored_model, scoring
 from fr.evaluation.embedding_cache import kept_or_embedded, weights_digest
 from fr.options.definitions import evaluation_options
 from fr.preprocessing import Preprocessing
+from tests.builders.verification_faces import faces_of
 from tests.conftest import one_layer
-from tests.test_evaluation import faces_of
 
 SIZE = (32, 32)
 Evaluate = Callable[..., tuple[bool, np.ndarray]]

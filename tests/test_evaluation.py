@@ -18,8 +18,6 @@ import evaluate_lfw
 import train
 from fr.alignment import procrustes, template_points
 from fr.checkpoint import snapshot
-from fr.data.faces import VerificationFaces
-from fr.data.pairs.lfw import read_lfw
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.verification_set import find_set
 from fr.distributed import Ranks, open_ranks
@@ -28,17 +26,15 @@ from fr.evaluation.embedding import embed, people_of_pairs
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.scored_model import load_backbone
 from fr.evaluation.verification import Verification, cosine_scores, verify
-from fr.files.data_root import DataRoot
 from fr.preprocessing import Preprocessing
 from fr.report import projector
+from tests.builders.verification_faces import (
+    faces_of,
+)
 from tests.conftest import SPREAD, data_options, validation_options
 
 DALI = DaliSettings("cpu", None, 1)
 SMALL = Preprocessing((32, 32))
-
-
-def faces_of(data: Path) -> VerificationFaces:
-    return read_lfw(DataRoot(Path(f"{data}/lfw/lfw")), f"{data}/lfw/pairs.txt", f"{data}/lfw/lfw_landmark.txt")
 
 
 def ranks_here(rank: int = 0, world: int = 1) -> Ranks:

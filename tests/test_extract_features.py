@@ -1,9 +1,6 @@
 """tools/extract_features.py: numbers against a plain loop, files against their formats, ranks, kills, damage."""
 
-import importlib
 import json
-import multiprocessing
-import os
 import shutil
 import struct
 import sys
@@ -16,8 +13,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,13 +22,15 @@ from fr.errors import InputError
 from fr.evaluation.scored_model import ScoredModel, load_backbone, read_backbone
 from fr.models import MODELS, build_model
 from fr.preprocessing import Preprocessing
+from tests.builders.feature_runs import (
+    run_ranks,
+)
 from tests.conftest import ROOT, data_options, kill_when, trained_briefly, vgg_faces
 from tests.sets import written
 from tools import export_onnx
 from tools.extract_features import MARK, UNREADABLE, main
 from tools.features.layers import feature_network
 from tools.features.parts import Extractor
-from tools.features.sinks import FileEach
 
 BATCH = 10
 Matrix = NDArray[np.float32]
@@ -299,33 +296,6 @@ def test_parts_hold_every_picture_once_in_whole_batches_and_are_not_many(count: 
 
 
 # --- ranks, kills, damage, settings -----------------------------------------------------------------------------------
-
-
-def on_rank(rank: int, world: int, port: int, options: list[str], taken: str, tool: str) -> None:
-    torchrun: dict[str, object] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-    torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
-    os.environ.update({name: str(value) for name, value in torchrun.items()})
-    take = FileEach.take
-
-    def note(sink: FileEach, part: Any, features: Any) -> None:
-        with Path(f"{taken}.{rank}").open("a") as file:
-            file.writelines(f"{row}\n" for row in features.rows)
-        take(sink, part, features)
-
-    with mock.patch.object(FileEach, "take", note):
-        try:
-            importlib.import_module(tool).main(options)
-        except InputError as error:
-            Path(f"{taken}.{rank}").write_text(str(error))
-
-
-def run_ranks(world: int, options: list[str], taken: Path, tool: str = "tools.extract_features") -> list[str]:
-    """A tool on forked ranks: what each took, or its error."""
-    store = dist.TCPStore("127.0.0.1", 0, world, is_master=True, wait_for_workers=False)
-    multiprocessing.set_forkserver_preload(["tests.conftest", "tests.rank_server", "torch._dynamo"])
-    arguments = (world, store.port, options, str(taken), tool)
-    mp.start_processes(on_rank, arguments, nprocs=world, start_method="forkserver")
-    return [path.read_text() for path in sorted(taken.parent.glob(f"{taken.name}.*"))]
 
 
 def test_any_number_of_ranks_writes_the_same_bytes_and_embeds_each_photograph_once(

@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,13 @@ from hypothesis import strategies as st
 
 from fr.errors import InputError
 from tests.bounds import bounded
+from tests.builders.journals import (
+    GOOD,
+    JOURNAL,
+    SETTINGS,
+)
 from tools.dataset.face_journal import Found, append, open_journal, read_journal
 
-SETTINGS = {"photographs": "/data", "thresholds": (0.6, 0.7)}
 NUMBERS = st.floats(-1e6, 1e6)
 ONE = st.builds(
     Found,
@@ -78,7 +81,6 @@ def test_another_file_is_not_taken_for_a_journal(path: Path, first: bytes) -> No
     assert path.read_bytes() == first
 
 
-GOOD = asdict(Found("a.jpg", 1, [1.0, 2.0, 3.0, 4.0], [float(number) for number in range(10)]))
 BAD = {
     "not JSON": b"{\n",
     "a number": b"7\n",
@@ -126,12 +128,6 @@ def test_a_photograph_that_stands_twice_is_named(path: Path) -> None:
     path.write_bytes(json.dumps(SETTINGS).encode() + b"\n" + 2 * (json.dumps(GOOD).encode() + b"\n"))
     with pytest.raises(InputError, match=r"faces\.jsonl:3: a\.jpg for the second time"):
         open_journal(path, SETTINGS)
-
-
-JOURNAL = "".join(
-    json.dumps(line) + "\n"
-    for line in (SETTINGS, GOOD, asdict(Found("b/ç.jpg", 0, [], [])), GOOD | {"name": "c/d.png", "faces": 12})
-).encode()
 
 
 @settings(max_examples=1000, deadline=None)

@@ -21,6 +21,9 @@ from fr.files import foreign_pickle
 from fr.files.restricted_pickle import StandIn
 from fr.weights.loading import read_weights
 from tests.bounds import bounded
+from tests.builders.pickles import (
+    small_tensors,
+)
 from tests.hostile_pickles import calls, gadgets, in_legacy, in_plain_pickle, in_zip, pushed
 from tests.weight_files import (
     Part,
@@ -32,23 +35,7 @@ from tests.weight_files import (
     save_legacy,
 )
 
-DTYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool)
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # with which torch's files before 1.6 begin
-
-
-def small_tensors() -> Tensors:
-    """One of each kind: types, no elements, no sides, a view with strides, two over one storage."""
-    torch.manual_seed(0)
-    tensors = {f"of {dtype}": torch.randint(2, (2, 3)).to(dtype) for dtype in DTYPES}
-    whole = torch.randn(4, 5)
-    return tensors | {
-        "dw_pool.weight": torch.randn(2, 1, 8, 8),
-        "conv1_extra.weight": torch.randn(4, 2, 1, 1),
-        "whole": whole,
-        "view": whole.t()[1:3],
-        "scalar": torch.tensor(2.5),
-        "empty": torch.zeros(0, 3),
-    }
 
 
 def same(found: Any, wanted: Tensors) -> None:

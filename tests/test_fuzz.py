@@ -46,16 +46,16 @@ from fr.train.monitor import _keep_records
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import read_weights
 from tests.bounds import MEGABYTES, bounded
+from tests.builders.damaged_images import CPU, SMALL, encoded, picture
+from tests.builders.journals import JOURNAL, SETTINGS
+from tests.builders.onnx_files import foreign
+from tests.builders.pickles import small_tensors
+from tests.builders.recordio import with_identities
+from tests.builders.recordio import write as write_records
+from tests.builders.tar_shards import put_sum_right, sample, write_shard
+from tests.builders.training_formats import LINES, META, POINTS, TEN, write_table
+from tests.builders.vgg_and_lfw import LFW_PAIRS, LFW_ROWS, Lfw
 from tests.conftest import REQUIRED
-from tests.test_annotations import LFW_PAIRS, LFW_ROWS, Lfw
-from tests.test_damage import CPU, SMALL, encoded, picture
-from tests.test_face_journal import JOURNAL, SETTINGS
-from tests.test_foreign_pickle import small_tensors
-from tests.test_formats import LINES, META, POINTS, TEN, write_table
-from tests.test_onnx import foreign
-from tests.test_rec import with_identities
-from tests.test_rec import write as write_records
-from tests.test_tar import put_sum_right, sample, write_shard
 from tests.weight_files import python2_pickle, save_legacy
 from tools.dataset.face_journal import open_journal
 from tools.dataset.picture_facts import Fact, _keep, _kept

@@ -18,8 +18,8 @@ from fr.train.ema import WeightAverage
 from fr.train.learner import Batch, Learner, Metrics, StepSettings
 from fr.train.meters import Meters
 from fr.train.optimizer import build_sgd, create_state
+from tests.builders.snapshots import CLASSES, make_run
 from tests.conftest import Losses, records, same_weights, skip_two_of_three, weights
-from tests.test_snapshot import CLASSES, make_run
 
 CPU = torch.device("cpu")
 

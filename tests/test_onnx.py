@@ -24,6 +24,9 @@ from fr.onnx.export import difference, random_pixels
 from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
 from fr.options.definitions import evaluation_options
 from fr.preprocessing import Preprocessing
+from tests.builders.onnx_files import (
+    foreign,
+)
 from tests.conftest import launch, validation_options
 from tools import export_onnx
 
@@ -241,25 +244,6 @@ def test_the_command_refuses_in_one_line_each(snap: Path, tmp_path: Path) -> Non
 
 
 # --- scoring files of others -----------------------------------------------------------------------------------------
-
-
-def foreign(path: Path, batch: int | str = "n", names: tuple[str, str] = ("x", "y"), **parts: Any) -> Path:
-    """A network of others, no metadata: the coarse pixels of each colour, by one strided convolution."""
-    shape = parts.get("shape", [batch, 3, 32, 48])
-    node = helper.make_node("Conv", [names[0], "weight"], ["map"], strides=[8, 8])
-    flat = helper.make_node("Flatten", ["map"], [names[1]])
-    weight = np.zeros((3, 3, 1, 1), np.float32)
-    weight[range(3), range(3)] = 1
-    inputs = [helper.make_tensor_value_info(names[0], parts.get("kind", TensorProto.FLOAT), shape)]
-    outputs = [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, [batch, None])]
-    graph = helper.make_graph(
-        [node, flat], "g", inputs + parts.get("inputs", []), outputs + parts.get("outputs", []),
-        [onnx.numpy_helper.from_array(weight, "weight")],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    helper.set_model_props(model, parts.get("metadata", {}))
-    onnx.save(model, path)
-    return path
 
 
 @pytest.mark.parametrize("batch", [1, 4, "n"])

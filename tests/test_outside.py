@@ -27,11 +27,11 @@ from fr.evaluation.scored_model import ScoredModel
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import OutsideRoot
 from fr.options.definitions import evaluation_options
+from tests.builders.damaged_images import BATCH, CPU, SMALL, assert_equal, encoded, faces, picture, reported, stream
+from tests.builders.recordio import alone
+from tests.builders.recordio import write as write_records
+from tests.builders.training_formats import LINES, POINTS
 from tests.conftest import Losses, data_options, validation_options
-from tests.test_damage import BATCH, CPU, SMALL, assert_equal, encoded, faces, picture, reported, stream
-from tests.test_formats import LINES, POINTS
-from tests.test_rec import alone
-from tests.test_rec import write as write_records
 from tools.align_faces import main as align_faces
 from tools.check_dataset import main as check_dataset
 from tools.detect_faces import find_face

@@ -21,9 +21,9 @@ from fr.data.readers.lists import read_ms1m
 from fr.data.readers.tar_shards import read_tar
 from fr.errors import InputError, run_plainly
 from fr.files.data_root import DataRoot
+from tests.builders.recordio import PEOPLE, with_identities, write
+from tests.builders.training_formats import converted
 from tests.conftest import Losses, data_options, vgg_faces
-from tests.test_formats import converted
-from tests.test_rec import PEOPLE, with_identities, write
 from tools import pack_dataset
 
 

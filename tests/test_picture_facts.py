@@ -23,9 +23,9 @@ from fr.data.placement import matrices
 from fr.data.readers.tar_shards import read_tar
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
+from tests.builders.damaged_images import UNUSABLE, USABLE, cut_after_row_56, encoded, picture
+from tests.builders.tar_shards import sample, write_shard
 from tests.conftest import ROOT
-from tests.test_damage import UNUSABLE, USABLE, cut_after_row_56, encoded, picture
-from tests.test_tar import sample, write_shard
 from tools.dataset import picture_facts
 from tools.dataset.near_duplicates import signature
 from tools.dataset.picture_facts import FACE, Fact, PictureFacts, gather, look_at

@@ -10,8 +10,8 @@ from sklearn.metrics import auc
 import evaluate_lfw
 from fr.errors import InputError
 from fr.evaluation.roc import area
+from tests.builders.scored_models import models  # noqa: F401  # a fixture
 from tests.conftest import validation_options
-from tests.test_compare_models import models  # noqa: F401  # a fixture
 from tools import plot_roc
 
 

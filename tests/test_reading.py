@@ -23,7 +23,7 @@ from fr.options.config_files import read_config_file
 from fr.options.definitions import evaluation_options
 from fr.weights.initial_weights import read_identities
 from tests.bounds import bounded
-from tests.test_formats import META, POINTS, Data, data, write_table
+from tests.builders.training_formats import META, POINTS, Data, data, write_table
 
 __all__ = ["data"]  # a fixture
 

@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,9 @@ from fr.evaluation.pair_statistics import pair_statistics, record
 from fr.evaluation.verification import Verification, verify
 from fr.report.failed_pairs import WrongPair, wrong_pairs
 from fr.report.verification_report import write_report
+from tests.builders.pages import (
+    Page,
+)
 
 FACTS = {
     "Model": "mobilenet <256>",
@@ -41,24 +43,6 @@ def lfw_like(seed: int = 0, pairs: int = 1200) -> tuple[NDArray[np.float64], NDA
 def noise_pair(same: bool, name: str = "Ann <i>_0001.jpg") -> WrongPair:
     images = np.random.default_rng(3).integers(0, 256, (2, 12, 10, 3), dtype=np.uint8)
     return WrongPair((name, "Bob & Co_0002.jpg"), 0.61234, same, (images[0], images[1]))
-
-
-class Page(HTMLParser):
-    """Collects what a browser would fetch, show and run."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.tags: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data + "\n"
 
 
 def test_report_writes_four_files_and_nothing_else(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from fr.distributed import rank
 from fr.errors import InputError
 from fr.files.durable import write_durably
 from fr.train.learner import Learner
-from tests.test_snapshot import CONTENTS, assert_same, content, make_run, names, resume
+from tests.builders.snapshots import CONTENTS, assert_same, content, make_run, names, resume
 
 
 def writer_of(folder: Path, run: Any, **settings: Any) -> SnapshotWriter:

@@ -22,25 +22,16 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.tar_members import CutShort, tar_members
 from tests.bounds import bounded
+from tests.builders.damaged_images import as_if_listed, assert_equal, batches, encoded, picture, reported
+from tests.builders.tar_shards import (
+    POINTS,
+    TEN,
+    Files,
+    put_sum_right,
+    sample,
+    write_shard,
+)
 from tests.conftest import Losses, same_weights, vgg_faces, weights
-from tests.test_damage import as_if_listed, assert_equal, batches, encoded, picture, reported
-
-POINTS = [30.5, 40.25, 70.0, 41.0, 50.0, 60.0, 35.0, 80.0, 65.0, 81.5]
-TEN = " ".join(map(str, POINTS)).encode()
-Files = dict[str, bytes]
-
-
-def sample(key: str, identity: str, image: bytes = b"picture", landmarks: bytes = TEN, ending: str = "jpg") -> Files:
-    return {f"{key}.cls": identity.encode(), f"{key}.landmarks": landmarks, f"{key}.{ending}": image}
-
-
-def write_shard(path: Path, files: Files, form: int = tarfile.PAX_FORMAT) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=form) as shard:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            shard.addfile(member, io.BytesIO(content))
 
 
 def read(root: Path, aligned: bool = False, list_file: Path | None = None) -> LabelledFaces:
@@ -296,12 +287,6 @@ def test_a_damaged_header_ends_the_shard_there(tmp_path: Path) -> None:
     faces = read(tmp_path)
     assert faces.names.to_pylist() == ["1.jpg"]
     assert faces.notes == (f"{path} is cut short or damaged: 1 samples in it are used, what follows isn't",)
-
-
-def put_sum_right(data: bytearray, start: int) -> None:
-    """The checksum of a tar header."""
-    data[start + 148 : start + 156] = b" " * 8
-    data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
 
 
 @pytest.mark.parametrize("size", [8 << 40, 1 << 62, 1 << 70])

@@ -5,7 +5,7 @@
     python train.py @configs/mobilenet_arcface.yml --max_iterations 100    # the same in one process
     python train.py @configs/mobilenet_arcface.yml --snap_to_resume auto   # resume from the newest snapshot
 
-`python train.py --help` lists the options; see README.md for data, logs and results.
+`python train.py --help` lists the options; README.md and docs/ describe data, logs and results.
 """
 
 import argparse

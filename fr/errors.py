@@ -23,13 +23,13 @@ class InputError(Exception):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is none of the known ones: the closest three of them."""
+    """Message for an unknown name, with the three closest known ones."""
     closest = difflib.get_close_matches(name[:100], list(known), n=3, cutoff=0)
     return f"unknown {kind} {name!r}; the closest: {', '.join(closest)}"
 
 
 def in_short(error: BaseException) -> str:
-    """What another library says of a file, which it may quote: one line fit to print."""
+    """Message of another library as one printable line; it may quote a file."""
     return " ".join(str(error).split())[:_QUOTED].encode(errors="backslashreplace").decode()
 
 

@@ -1,4 +1,4 @@
-"""How long a reader may take, and how much memory: for files that ask for more."""
+"""Limits of time and memory for readers of files that ask for more."""
 
 import signal
 from collections.abc import Iterator

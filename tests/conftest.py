@@ -86,7 +86,7 @@ def reset_inherited() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What --data_cache auto means in the tests and the commands that they start: never the user's folder."""
+    """Folder of --data_cache auto in the tests and the commands that they start: never the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # its list of fonts takes seconds to make
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -1,4 +1,4 @@
-"""What may happen to a run, each as a function that makes it happen and raises AssertionError where something is lost.
+"""Faults of a run, each as a function that causes it and raises AssertionError where something is lost.
 
 `tests/kill_harness.py` tries them hundreds of times, `tests/test_kills.py` a few times each.
 """
@@ -30,7 +30,7 @@ class NotTried(Exception):
 
 
 class Bench:
-    """Where runs are made, one folder each, on one kind of jobs."""
+    """Folder of runs on one kind of jobs, a subfolder each."""
 
     def __init__(self, data: Path, scratch: Path, launch: Launch = Forked) -> None:
         self._data, self._scratch, self._launch = data, scratch, launch
@@ -43,7 +43,7 @@ class Bench:
 
     @functools.cache  # noqa: B019 - one bench lives as long as its tests
     def operations(self, course: Course) -> list[list[str]]:
-        """What each rank does below the snapshots in an undisturbed run: lines of `kind path`, in order."""
+        """File operations of each rank below the snapshots in an undisturbed run: lines of `kind path`, in order."""
         run = self.run(course)
         with run.job() as job:
             assert job.wait() == 0, job.said()
@@ -65,7 +65,7 @@ class Bench:
 
     @functools.cache  # noqa: B019
     def operations_replacing(self) -> list[str]:
-        """Of the first rank, in an undisturbed run that writes the fourth iteration's snapshot once more."""
+        """Operations of the first rank in an undisturbed run that writes the fourth iteration's snapshot once more."""
         run = self.run(SYNC)
         self.copy_half_done(run)
         with run.job(*run.from_second()) as job:

@@ -34,7 +34,7 @@ class Job:
         self.control, self._said = control, control / "said.txt"
 
     def said(self) -> str:
-        """What it wrote to stdout and stderr, but for the table of its options."""
+        """Output on stdout and stderr, without the table of the options."""
         lines = self._said.read_text(errors="replace").splitlines(keepends=True)
         return "".join(line for line in lines if not line.endswith(("(default)\n", "(command line)\n")))
 
@@ -43,7 +43,7 @@ class Job:
         return (self.control / "acted").exists()
 
     def pid(self, rank: int) -> int:
-        """Of a rank, as soon as it has one."""
+        """Process id of a rank, as soon as it has one."""
         path = self.control / f"{rank}.pid"
         while not path.exists():
             assert self.status() is None, f"it ended before rank {rank} had begun: {self.said()}"
@@ -99,7 +99,7 @@ class Torchrun(Job):
 
 
 class Forked(Job):
-    """Ranks without a torchrun, which this process stands in for."""
+    """Ranks without torchrun, started by this process."""
 
     def __init__(self, fault: Fault, options: list[str]) -> None:
         super().__init__(Path(fault.control))

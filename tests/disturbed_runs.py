@@ -23,7 +23,7 @@ Launch = Callable[[Fault, list[str]], Job]
 
 @dataclass(frozen=True)
 class Course:
-    """How a run writes its snapshots."""
+    """Way in which a run writes its snapshots."""
 
     val_step: int = 2
     background: bool = False
@@ -69,7 +69,7 @@ class Run:
         return ["--snap_to_resume", str(self.snapshots / "tiny_2.pt")]
 
     def leftovers(self) -> set[str]:
-        """What lies among the snapshots and belongs to none."""
+        """Files among the snapshots that belong to none."""
         whole = {f"{path.stem}.{kind}" for path in self.visible().values() for kind in ("pt", "state")}
         return {path.name for path in self.snapshots.glob("*")} - whole - {"tiny.config.yml"}
 
@@ -114,7 +114,7 @@ class Reference:
             self._assert_whole(iteration, path)
 
     def _assert_whole(self, iteration: int, path: Path) -> None:
-        """As sha256sum sees it, and to the last bit what the undisturbed run had there."""
+        """Check a snapshot with sha256sum, and that it equals the undisturbed run's bit for bit."""
         state = path.with_suffix(".state")
         assert state.is_dir(), f"{path} has no state"
         command = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]

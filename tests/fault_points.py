@@ -27,7 +27,7 @@ UNHARMED = {"ENOSPC": {"unlink", "rmdir", "read"}, "EROFS": {"read"}, "EIO": set
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens, to which rank, and when.
+    """Fault, its rank and its time.
 
     folder: of which the operations count. control: a folder for `{rank}.pid`, `{rank}.trace` (an operation a line) and
     `acted`, which is there as soon as it has happened: once in all, whatever is started again. at: 1 is the first

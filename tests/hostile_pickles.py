@@ -75,7 +75,7 @@ def in_plain_pickle(value: bytes, _folder: Path) -> list[bytes]:
 
 
 def in_zip(value: bytes, folder: Path) -> list[bytes]:
-    """As the whole pickle, and beside the tensors of a state dict."""
+    """Payload as the whole pickle, and beside the tensors of a state dict."""
     torch.save({"state_dict": {"weight": torch.ones(2)}}, folder / "whole.tmp")
     contents = []
     with zipfile.ZipFile(folder / "whole.tmp") as whole:

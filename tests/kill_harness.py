@@ -77,7 +77,7 @@ class Try:
 
 @dataclass
 class Tally:
-    """What became of the tries of a fault."""
+    """Outcomes of the tries of a fault."""
 
     tried: int = 0
     over_before: int = 0
@@ -86,7 +86,7 @@ class Tally:
 
 
 def operations_of(bench: Bench, course: Course, rank: int, iteration: int) -> Iterator[tuple[int, str]]:
-    """What a rank does for the snapshot of an iteration, and for the one that then goes: number from 1, and kind."""
+    """File operations of a rank for the snapshot of an iteration and for the one then removed: number from 1, and kind."""
     return writing(bench.operations(course)[rank], iteration, iteration + course.val_step)
 
 

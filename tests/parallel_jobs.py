@@ -1,4 +1,4 @@
-"""What the workers of test_parallel.py do, in a module that a new process imports quickly."""
+"""Jobs of the workers of test_parallel.py, in a module that a new process imports quickly."""
 
 import os
 import signal

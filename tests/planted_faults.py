@@ -38,7 +38,7 @@ class Planted:
         self._rows[self._key(short)] = ",".join(map(str, points.ravel()))
 
     def copy(self, source: str, target: str, scale: float = 1, cut: int = 0) -> None:
-        """As it is, or resized or cropped and written again."""
+        """Copy an image as it is, or resized or cropped and encoded again."""
         if scale == 1 and not cut:
             shutil.copy(self.path(source), self.path(target))
         else:

@@ -1,4 +1,4 @@
-"""What the server that ranks are forked from does once, when it imports this: most of the second that a small job
+"""Imports of the server that ranks are forked from, done once: most of the second that a small job
 takes goes into DALI's rewriting of the graph's Python, which a fork inherits."""
 
 from fr.data.effects import EFFECTS

@@ -110,7 +110,7 @@ def written(path: Path, text: str) -> Path:
 
 
 def python2_pack(pictures: Iterable[bytes], same: Iterable[bool]) -> bytes:
-    """As Python 2's pickle.dump with its highest protocol writes it: bytes are its text, short ones shortly."""
+    """Pickle as Python 2's pickle.dump writes it with its highest protocol: bytes are its text, short ones shortly."""
     strings = (
         b"U" + bytes([len(of)]) + of if len(of) < 256 else b"T" + struct.pack("<i", len(of)) + of for of in pictures
     )

@@ -1,4 +1,4 @@
-"""What people look at, in a real browser: the report of evaluate_lfw.py, and TensorBoard on the logs of a run.
+"""Pages in a real browser: the report of evaluate_lfw.py, and TensorBoard on the logs of a run.
 
 Debian's packages chromium and chromium-driver; where they aren't installed the tests say that they are skipped.
 """

@@ -1,4 +1,4 @@
-"""Where two logs part: against brute force, and through the command."""
+"""First difference of two logs: against brute force, and through the command."""
 
 import json
 import math

@@ -131,7 +131,7 @@ def test_rectangles_are_black_and_the_rest_is_untouched(faces: Faces, plain: Pix
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_an_effect_befalls_those_alone_that_drew_it(faces: Faces, plain: Pixels, name: str) -> None:
+def test_an_effect_changes_only_the_selected_samples(faces: Faces, plain: Pixels, name: str) -> None:
     drawn = np.arange(COUNT) % 3 == 0
     found = shown(faces, {name: Effect(drawn, PARAMETERS[name])})
     np.testing.assert_array_equal(found[~drawn], plain[~drawn])

@@ -178,7 +178,7 @@ def test_a_real_file_system_that_is_full_or_read_only_loses_nothing(
     command += ["--seed", "3", "--json", str(counts), "--scratch", scratch]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     if "mounting isn't allowed" in done.stderr:
-        pytest.skip("mounting isn't allowed here; the fault points stand in for it in the other tests")
+        pytest.skip("mounting isn't allowed here; the other tests use fault points instead")
     assert done.returncode == 0, done.stdout + done.stderr
     tried = {fault: tally["tried"] for fault, tally in json.loads(counts.read_text())["faults"].items()}
     assert tried["a file system that becomes full"] >= 1 and tried["a folder that becomes read-only"] >= 1

@@ -1,4 +1,4 @@
-"""launch/slurm.sh with commands that stand in for Slurm's: what it starts, and that a warned job is queued again."""
+"""launch/slurm.sh with mocked Slurm commands: what it starts, and that a warned job is queued again."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the loader holds doesn't grow with the number of batches it has made."""
+"""Memory of the loader doesn't grow with the number of batches it has made."""
 
 import gc
 from itertools import islice

@@ -1,4 +1,4 @@
-"""What a loop remembers: counts that survive a resume, spikes, and what a skipped step leaves as it was."""
+"""Meters of the loop: counts that survive a resume, spikes, and what a skipped step leaves as it was."""
 
 import math
 import shutil

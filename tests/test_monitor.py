@@ -1,4 +1,4 @@
-"""What a run leaves behind: records once an iteration, TensorBoard figures read back with TensorBoard's own reader."""
+"""Logs of a run: records once an iteration, TensorBoard figures read back with TensorBoard's own reader."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What is known of each photograph: against training's own pipeline, and kept from run to run."""
+"""Facts of each image: against training's own pipeline, and kept from run to run."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What is done to a backbone for training: memory, ranks, averages and groups, each against the plain form."""
+"""Backbones prepared for training: memory, ranks, averages and groups, each against the plain form."""
 
 import copy
 from collections.abc import Callable
@@ -182,7 +182,7 @@ def runs_with_and_without_a_restart(variant: str) -> list[dict[str, torch.Tensor
 def test_three_ranks_add_gradients_in_the_same_order_after_a_restart(
     world: int, variant: str, run_distributed: Callable[..., list[Any]]
 ) -> None:
-    """Of two summands the order is no matter; torch's own DDP differs from three on."""
+    """The order of two summands doesn't matter; torch's own DDP differs from three on."""
     for whole, *restarted in run_distributed(world, runs_with_and_without_a_restart, variant):
         for ours in restarted:
             assert [name for name in whole if not torch.equal(ours[name], whole[name])] == []

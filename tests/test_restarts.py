@@ -1,4 +1,4 @@
-"""What a run that is killed and resumed again and again has logged: each step once, in every form."""
+"""Logs of a run that is killed and resumed again and again: each step once, in every form."""
 
 import json
 import multiprocessing

@@ -1,6 +1,6 @@
 """init_venv.sh, tests/run.sh, .ci/run and the pins, without network or pip.
 
-A stub interpreter stands in for Python: it answers version questions through the real one with
+A stub interpreter replaces Python: it answers version questions through the real one with
 sys.version_info replaced, "makes" an environment by copying itself there, and logs what pip was asked for.
 """
 

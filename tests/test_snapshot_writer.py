@@ -1,4 +1,4 @@
-"""How a run's snapshots come and go: in the background, as many as are kept, where the room suffices, checked again."""
+"""Snapshots written and removed: in the background, as many as are kept, where the room suffices, checked again."""
 
 import resource
 import shutil

@@ -2,7 +2,7 @@
 """Cost of a backbone: parameters, multiply-adds, activations, and images per second on this machine.
 
     python tools/count_flops.py --model iresnet50
-    python tools/count_flops.py --all --no_speed        # the table of the README
+    python tools/count_flops.py --all --no_speed        # the table of docs/models.md
 
 Multiply-adds: convolutions and matrix products for one image, by torch's counter. Activations: output elements of its
 convolutions and linear layers, which training keeps. Speed: medians with --precision auto and --channels_last, of the

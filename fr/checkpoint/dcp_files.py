@@ -26,7 +26,7 @@ _PART = re.compile(r"__\d+_\d+\.distcp")  # what PyTorch calls a file of tensors
 
 
 def causes(error: CheckpointException) -> str:
-    """What failed, on whichever rank; all ranks get the same."""
+    """Reason of a failure on any rank; the same on all ranks."""
     return "; ".join(sorted({f"{type(cause[0]).__name__}: {cause[0]}" for cause in error.failures.values()}))
 
 
@@ -68,7 +68,7 @@ class _MetadataUnpickler(BoundedUnpickler):
 
 
 def shapes_in(metadata: Metadata, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Of the tensors that an index names."""
+    """Shapes of the tensors in an index."""
     entries: dict[str, Any] = getattr(metadata, "state_dict_metadata", {})
     try:
         return {name: tuple(entry.size) for name, entry in entries.items()}

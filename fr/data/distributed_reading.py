@@ -11,7 +11,7 @@ from fr.errors import InputError
 
 
 def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces:
-    """As `read_training_faces`, on all ranks: the first of a host reads, the others map its cache entry.
+    """Read the training faces on all ranks: the first of a host reads, the others map its cache entry.
 
     All ranks raise InputError if one can't read the data, or if the data differ between ranks.
     """

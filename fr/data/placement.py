@@ -56,7 +56,7 @@ def landmarks(
 def landmarks_in(
     faces: Faces, indices: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> tuple[alignment.Array, NDArray[np.bool_]]:
-    """As `landmarks`, for images of `sizes` [N, 2] (width, height), which are ignored for faces without boxes."""
+    """Same as `landmarks`, for images of `sizes` [N, 2] (width, height), which are ignored for faces without boxes."""
     if faces.boxes is None:
         return faces.landmarks[indices], np.ones(len(indices), dtype=bool)
     low, extent = cut_boxes(faces.boxes[indices], sizes)

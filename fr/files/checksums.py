@@ -18,7 +18,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([^/\0]+)")
 
 
 def sums_of(folder: Path, group: dist.ProcessGroup | None = None) -> bytes:
-    """What SHA256SUMS of a folder must hold, all ranks together; InputError on every rank if a file can't be read."""
+    """Content of SHA256SUMS for a folder, all ranks together; InputError on every rank if a file can't be read."""
     names = gather_objects(_names(folder) if rank() == 0 else [], group)[0]
     digests, problems = _digests(folder, names, group)
     if problems or not names:
@@ -27,7 +27,7 @@ def sums_of(folder: Path, group: dist.ProcessGroup | None = None) -> bytes:
 
 
 def damages(folder: Path) -> list[str]:
-    """What isn't as SHA256SUMS says, a line each, all ranks together and the same on each; none = all is whole."""
+    """Differences from SHA256SUMS, a line each, all ranks together and the same on each; none = all files match."""
     try:
         lines = (folder / SUMS).read_text().splitlines()
     except (OSError, UnicodeDecodeError):

@@ -20,7 +20,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_result(path: Path, content: bytes) -> None:
-    """As `replace_file`, and its folder if that isn't there; InputError when it can't be written."""
+    """Write a file atomically, with its folder if that is missing; InputError when it can't be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, content)

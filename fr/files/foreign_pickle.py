@@ -73,7 +73,7 @@ def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_archive(file: IO[bytes]) -> Any:
-    """As `read`, for a zip file of torch.save only; any exception when it isn't one, or is damaged.
+    """Same as `read`, for a zip file of torch.save only; any exception when it isn't one, or is damaged.
 
     torch.load, `weights_only` or not, would unpack compressed parts to any size and check no checksum.
     """

@@ -50,7 +50,7 @@ class Photograph:
         return sum(_WAYS[self.orientation]) % 2 == 1
 
     def upright(self) -> Pixels:
-        """As a viewer shows it: [H, W, 3], or [W, H, 3] if it is turned by a quarter."""
+        """Pixels as a viewer shows them: [H, W, 3], or [W, H, 3] if turned by a quarter."""
         swapped, from_right, from_below = _WAYS[self.orientation]
         pixels = self.stored[:: -1 if from_below else 1, :: -1 if from_right else 1]
         return np.ascontiguousarray(pixels.swapaxes(0, 1) if swapped else pixels)

@@ -25,7 +25,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What a record says of itself. labels: [flag], or [1] when flag is 0."""
+    """Header of a record. labels: [flag], or [1] when flag is 0."""
 
     flag: int
     labels: NDArray[np.float32]

@@ -43,7 +43,7 @@ def open_regular(path: _Name, root: _Name | None = None) -> int:
 
 
 def open_file(path: _Name, root: _Name | None = None) -> BinaryIO:
-    """As `open_regular`, as a file."""
+    """Same as `open_regular`, as a file object."""
     return open(path, "rb", opener=lambda name, _flags: open_regular(name, root))
 
 

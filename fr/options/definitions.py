@@ -45,7 +45,7 @@ def train_options(argv: Sequence[str]) -> Resolved:
 
 
 def evaluation_options(argv: Sequence[str]) -> Resolved:
-    """As `train_options`, for evaluate_lfw.py; raises InputError with every problem found."""
+    """Options of evaluate_lfw.py, as `train_options`; raises InputError with every problem found."""
     parser = new_parser("evaluate_lfw.py", "Measure a snapshot or an ONNX model on LFW.")
     _evaluation(parser.add_argument_group("model and results"))
     _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
@@ -58,14 +58,14 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
 def tool_options(
     program: str, description: str, own: Callable[[Group], None], own_checks: Checks, argv: Sequence[str]
 ) -> Resolved:
-    """As `train_options`, for a tool that reads training data of any format; `own` adds the tool's own options."""
+    """Options of a tool that reads training data of any format; `own` adds the tool's own options."""
     return _tool_options(program, description, own, own_checks, argv, DATASETS, with_model=False)
 
 
 def model_tool_options(
     program: str, description: str, own: Callable[[Group], None], argv: Sequence[str], labelled: bool
 ) -> Resolved:
-    """As `tool_options`, for one that shows the pictures to a model; unless they must be labelled, they are anybody's
+    """Options of a tool that runs a model on images; unless they must be labelled, they are unlabelled
     by default."""
     datasets = DATASETS if labelled else UNLABELLED | DATASETS
     return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True)
@@ -97,7 +97,7 @@ def _tool_options(
 def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
     """datasets: those to choose from, the default first."""
     add = group.add_argument
-    form = "format of the data, see README.md; vgg = VGGFace2"
+    form = "format of the data, see docs/data.md; vgg = VGGFace2"
     add("--train_dataset", default=next(iter(datasets)), choices=datasets, help=form)
     add("--train_data_root", type=TEXT, help="folder that the paths of --train_list start from")
     add("--train_list", default="", help="text file, one image a line (of tar: one shard); empty for folder and rec")

@@ -81,7 +81,7 @@ def initial_weights(group: Group) -> None:
 
 def loss(group: Group) -> None:
     add = group.add_argument
-    add("--margin_type", default="cos", choices=MARGIN_TYPES, help="README's table of losses says which is which")
+    add("--margin_type", default="cos", choices=MARGIN_TYPES, help="see docs/losses.md")
     add("--s", "--scale", type=POSITIVE, default=30.0, help="scale of the logits [factor]")
     margins = "cos: cosine; sphere, sphere_r: factor; else radians"
     add("--m", "-m", "--margin", type=MARGIN, default="auto", help=f"margin [{margins}]; auto = its paper's, 0 = none")

@@ -1,4 +1,4 @@
-"""What options must be together; what each must be alone stands with it in `fr/options/definitions.py`."""
+"""Cross-option validation; the checks of a single option are in `fr/options/definitions.py`."""
 
 import math
 from itertools import pairwise
@@ -70,7 +70,7 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
 
 
 def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
-    """As `train_problems`, for evaluate_lfw.py."""
+    """Same as `train_problems`, for evaluate_lfw.py."""
     problems = length_problems(values, origins, defaults)
     if values.get("center") and values.get("dist") == "l2":
         problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
@@ -78,7 +78,7 @@ def evaluation_problems(values: dict[str, Any], origins: dict[str, str], default
 
 
 def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
-    """What one option alone can't show, a line each. An option whose own value was refused is absent from `values`."""
+    """Problems between options, a line each. An option whose own value was refused is absent from `values`."""
     problems = []
     lfw = ("val_data_root", "val_list", "val_landmarks")
     empty = [f"--{name}" for name in lfw if values.get(name) == ""]
@@ -101,13 +101,13 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
 
 
 def tool_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
-    """As `train_problems`, for tools that read training data."""
+    """Same as `train_problems`, for tools that read training data."""
     problems = length_problems(values, origins, defaults) + _data_problems(values, origins)
     return problems + _without_effect(values, origins, defaults)
 
 
 def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
-    """What the format of the training data lacks, and what it doesn't use."""
+    """Options that the format of the training data needs and doesn't have, or has and doesn't use."""
     dataset = values.get("train_dataset")
     if dataset is None:
         return []

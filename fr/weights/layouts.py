@@ -1,4 +1,4 @@
-"""How other systems name the weights of networks that are known here: one entry a layout, told by a few of its keys.
+"""Layouts of other systems' weights: one entry each, recognised by a few of its keys.
 
 face_recognition.pytorch: grib0ed0v's snapshots; VGGFace2-pytorch: cydonia999's .pkl files and checkpoints; facenet with
 centre loss: tbmoon's checkpoints; insightface: arcface_torch's backbone.pth, and FaceTechnologyTool's pickled modules;
@@ -47,7 +47,7 @@ class System:
     alignment: str = "procrustes"
 
     def our_key(self, model: str, key: str) -> str:
-        """What a key of theirs is called in `--model model`."""
+        """Name of one of their keys in `--model model`."""
         for pattern, replacement in self.rules.get(model, ()):
             renamed, count = re.subn(pattern, replacement, key)
             if count:

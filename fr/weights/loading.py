@@ -26,7 +26,7 @@ _COUNTER = "num_batches_tracked"  # of batch norms; nothing here depends on it, 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds, in the terms of this trainer.
+    """Content of a weights file, in the terms of this trainer.
 
     source: for people. embed_size: E; 0 when the file has no embedding layer. input_size: (height, width), None when
     the shapes don't tell. backbone: our key → tensor. head: [C, E], a row a class, as it stood there. bias: [C], what
@@ -146,7 +146,7 @@ def _of_snapshot(path: Path, stored: dict[str, Any]) -> Weights:
 
 
 def _bias(head: torch.Tensor | None, found: Any) -> torch.Tensor | None:
-    """What is added to the logits of a head, if it is a number a class."""
+    """Bias of a head's logits, if it has one number per class."""
     fits = head is not None and isinstance(found, torch.Tensor) and found.shape == head.shape[:1]
     return found if fits else None
 

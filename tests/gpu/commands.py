@@ -49,12 +49,12 @@ def torchrun(ranks: int, *options: str) -> tuple[str, ...]:
 
 
 def environment(changes: dict[str, str] | None = None) -> dict[str, str]:
-    """Of a command, with the changes. OMP_NUM_THREADS is torchrun's own default, said here to spare its warning."""
+    """Environment of a command, with the changes. OMP_NUM_THREADS is torchrun's default; set, it doesn't warn."""
     return os.environ | {"OMP_NUM_THREADS": "1"} | (changes or {})
 
 
 def run(command: list[str], changes: dict[str, str] | None = None) -> str:
-    """What a command prints; RuntimeError with the end of that when it fails."""
+    """Run a command and return its output; RuntimeError with the end of its errors when it fails."""
     done = subprocess.run(command, env=environment(changes), capture_output=True, text=True, check=False)
     print(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}", flush=True)
     if done.returncode:
@@ -75,7 +75,7 @@ def side_by_side(jobs: dict[str, Callable[[], T]]) -> dict[str, T]:
 
 
 def records(out: Path) -> list[dict[str, Any]]:
-    """Of the log of a run, so far."""
+    """Records of a run's log, so far."""
     path = out / "logs/log.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 

@@ -22,7 +22,7 @@ _S, _M = 30.0, 0.35
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one forward and backward pass. rows: gradient of a few centres, the last among them."""
+    """Results of one forward and backward pass. rows: gradient of a few centres, the last among them."""
 
     loss: torch.Tensor
     embeddings: torch.Tensor  # [N, E]

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: kernels by name, their number, and how long the GPU waits for the host."""
+"""Profile of a training step: kernels by name, their number, and the time that the GPU waits for the host."""
 
 from collections import defaultdict
 

@@ -112,7 +112,7 @@ def _wait_until(reached: Callable[[], bool]) -> None:
 
 
 def _children(parent: int) -> list[int]:
-    """Of a process, in the order in which it started them."""
+    """Children of a process, in the order in which it started them."""
     return [
         int(child)
         for task in Path(f"/proc/{parent}/task").iterdir()

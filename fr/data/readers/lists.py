@@ -84,7 +84,7 @@ def read_ms1m(root: DataRoot, list_file: str) -> LabelledFaces:
 
 
 def read_imdb_face(root: DataRoot, list_file: str) -> LabelledFaces:
-    """As `read_ms1m`, but the landmarks are fractions of the whole image, and the box isn't read."""
+    """Read IMDB-Face: as `read_ms1m`, but the landmarks are fractions of the whole image, and the box isn't read."""
     detected = _detected(Path(list_file))
     whole = np.tile([0.0, 0.0, np.inf, np.inf], (len(detected.lines.numbers), 1))
     return _detected_faces(root, detected, whole)

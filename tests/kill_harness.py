@@ -86,7 +86,7 @@ class Tally:
 
 
 def operations_of(bench: Bench, course: Course, rank: int, iteration: int) -> Iterator[tuple[int, str]]:
-    """File operations of a rank for the snapshot of an iteration and for the one then removed: number from 1, and kind."""
+    """File operations of a rank for an iteration's snapshot and for the one then removed: number from 1, and kind."""
     return writing(bench.operations(course)[rank], iteration, iteration + course.val_step)
 
 

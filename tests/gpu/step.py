@@ -125,7 +125,7 @@ def seconds_a_step(job: Job, step: Step) -> tuple[float, torch.Tensor]:
 
 
 def training_flops(model: str) -> int:
-    """Training FLOPs of one image: forward, and twice that backward; convolutions and matrix products of the backbone."""
+    """Training FLOPs of one image: forward, and twice that backward; convolutions and products of the backbone."""
     with torch.device("meta"):
         backbone = build_model(model, EMBED_SIZE, family(model).input_size)
     return 3 * 2 * count(backbone, family(model).input_size).macs

@@ -11,8 +11,11 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from fr.errors import InputError
+from tests.builders.scored_models import models
 from tools import compare_models
 from tools.compare_models import mcnemar
+
+__all__ = ["models"]  # a fixture
 
 
 @settings(max_examples=200, deadline=None)

@@ -40,6 +40,7 @@ from tests.builders.damaged_images import (
     batches,
     cut_after_row_56,
     encoded,
+    faces,
     picture,
     reported,
     stream,
@@ -57,6 +58,8 @@ from tests.conftest import (
     validation_options,
     weights,
 )
+
+__all__ = ["faces"]  # a fixture
 
 # --- every kind of damage ---------------------------------------------------------------------------------------------
 

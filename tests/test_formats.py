@@ -36,10 +36,13 @@ from tests.builders.training_formats import (
     TEN,
     Data,
     converted,
+    data,
     option_problems,
     write_table,
 )
 from tests.conftest import Losses, data_options, same_weights, weights
+
+__all__ = ["data"]  # a fixture
 
 PLAIN = Preprocessing((112, 96), "arcface", "procrustes", "rgb", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 CPU = DaliSettings("cpu", None, 1)

@@ -288,7 +288,7 @@ def small_network(signal_at: int = 0, number: int = signal.SIGTERM, dropout: flo
 
 @pytest.fixture(scope="module")
 def run_small(sample_data: Path) -> Callable[..., Losses]:
-    """As `run`, with a backbone of one layer, ten times as fast: for what the losses and the loop do."""
+    """Same as `run`, with a backbone of one layer, ten times as fast: for what the losses and the loop do."""
 
     def run_here(*options: str, out: Path) -> Losses:
         base = [*data_options(sample_data), *TINY, "--max_iterations", "3", *folders(out)]

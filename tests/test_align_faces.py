@@ -50,7 +50,7 @@ def crops(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seen(faces: LabelledFaces) -> Array:
-    """What a training sees, without augmentation: [N, 48, 48, 3] grey levels."""
+    """Network input of a training without augmentation: [N, 48, 48, 3] grey levels."""
     batches = plain_stream(faces, np.arange(len(faces)), 32, PLAIN, CPU)
     return np.concatenate([np.asarray(batch, dtype=np.float64).transpose(0, 2, 3, 1) * 255 for batch in batches])
 

@@ -170,7 +170,7 @@ def test_crlf_and_bom_and_blank_lines_change_nothing(vgg: Vgg, bom: bytes, newli
 
 
 def test_only_newlines_end_a_line_of_a_list(vgg: Vgg) -> None:
-    """As editors count lines; what else Python splits text at may stand in a file's name."""
+    """Lines are counted as editors do; what else Python splits text at may stand in a file's name."""
     odd = ["b/1\x0b.jpg", "b/1\x1c.jpg", "b/1\x85.jpg", "b/1\u2028.jpg"]
     vgg.list_file.write_bytes("\r".join([*odd, "z/9.jpg"]).encode())
     with vgg.table.open("a") as table:

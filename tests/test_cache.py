@@ -41,7 +41,7 @@ SHARED_FOLDER = [HealthCheck.function_scoped_fixture]  # each example writes wha
 
 
 def same(first: object, second: object) -> bool:
-    """Of the same types and, bit for bit, of the same content; dataclasses, tuples and arrays included."""
+    """Whether both have the same types and, bit for bit, the same content, in dataclasses, tuples and arrays too."""
     if type(first) is not type(second):
         return False
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
@@ -212,7 +212,7 @@ def other_time(data: Data) -> dict[str, Any]:
 
 
 def other_file_of_the_same_size_and_time(data: Data) -> dict[str, Any]:
-    """As `cp --preserve` and `rsync --times` leave it."""
+    """Copy as `cp --preserve` and `rsync --times` do."""
     data.write(data.table, data.table.read_text().replace("31.5", "31.6"))
     return {}
 
@@ -507,7 +507,7 @@ def test_without_a_place_to_keep_it_every_rank_reads(
 
 
 def read_slowly(options: dict[str, Any], store: str) -> tuple[str, int, str, int]:
-    """As `read_as_ranks`, in a group whose ranks wait for each other for a second, while the reader takes two."""
+    """Same as `read_as_ranks`, in a group whose ranks wait for each other for a second, while the reader takes two."""
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     torch.distributed.destroy_process_group()
     second = timedelta(seconds=1)

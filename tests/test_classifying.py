@@ -36,7 +36,7 @@ def faces(sample_data: Path) -> LabelledFaces:
 
 @pytest.fixture(scope="module")
 def snap(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a training on two ranks, each of which wrote half of the head."""
+    """Snapshot of a training on two ranks, each of which wrote half of the head."""
     out = tmp_path_factory.mktemp("trained")
     options = ["--max_iterations", "4", "--input_size", "32", "--embed_size", "16", "--train_batch_size", "16"]
     options += [*SPREAD, "--snap_folder", str(out), "--log_folder", f"{out}/logs", "--device", "cpu"]

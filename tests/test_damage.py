@@ -161,7 +161,7 @@ def test_a_resumed_run_that_meets_the_photographs_anew_sees_the_same(first: int,
 
 
 def test_what_stands_at_a_place_does_not_depend_on_what_was_met_before(faces: LabelledFaces) -> None:
-    """Of a JPEG that is cut off the decoder takes the regions above the cut and no others: the file serves where the
+    """The decoder takes of a truncated JPEG the regions above the cut and no others: the file serves where the
     face isn't turned much, also after it was found bad in another place."""
     iterations = range(16)
     Path(faces.path(6)).write_bytes(encoded(picture(6), quality=95, subsampling=0))
@@ -383,7 +383,7 @@ def test_too_many_end_the_run_with_status_2_and_a_snapshot_to_go_on_from(
 
 
 def found_by_ranks(limit: int) -> list[tuple[list[str], int, str]]:
-    """What each rank is told when rank r finds sample 5 and sample r, and after that sample 5 again and 10 + r."""
+    """Reports to each rank when rank r finds sample 5 and sample r, and after that sample 5 again and 10 + r."""
     bad, told = BadImages(limit), []
     rank = torch.distributed.get_rank()
     for found in ((5, rank), (5, 10 + rank)):
@@ -402,7 +402,7 @@ def test_ranks_tell_each_other_what_they_found_and_count_it_once(run_distributed
 
 
 def end_of_rank(failing: int) -> str:
-    """What a rank raises when the `failing` one can't go on."""
+    """Error of a rank when the `failing` one can't go on."""
     failure = InputError("its disk is gone") if torch.distributed.get_rank() == failing else None
     return str(fr.train.loop._reason_to_end(failure, Received(), BadImages(0), Silent())[1])
 

@@ -53,7 +53,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
 
 
 def shown(faces: Faces, effects: dict[str, Effect], preprocessing: Preprocessing = RGB) -> Pixels:
-    """What comes out of the training's graph: [N, H, W, 3] in the contract's colour order."""
+    """Output of the training's graph: [N, H, W, 3] in the contract's colour order."""
     batch = SampleBatch(np.arange(COUNT), None, effects)
     stream = FaceStream(faces, iter([batch]), COUNT, preprocessing, DaliSettings("cpu", None, 1), tuple(effects))
     levels = np.asarray(next(stream)[0]).transpose(0, 2, 3, 1) * 255

@@ -89,7 +89,7 @@ def pairwise(choices: dict[str, list[str]], free: set[tuple[str, str]]) -> list[
 
 @pytest.fixture(scope="module")
 def options(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Of a training on 66 photographs of 11 identities, which neither 2 nor 3 ranks share evenly."""
+    """Options of a training on 66 images of 11 identities, which neither 2 nor 3 ranks share evenly."""
     names = (sample_data / "vggface2/meta/train_list.txt").read_text().split()
     by_identity = [list(group) for _, group in itertools.groupby(names, lambda name: name.split("/")[0])]
     some = tmp_path_factory.mktemp("list") / "train_list.txt"
@@ -99,7 +99,7 @@ def options(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 
 
 def contents(out: Path, iteration: int) -> tuple[Any, ...]:
-    """What a run has left, in a form to compare: figures, the `.pt`, and the bytes of the state's tensors."""
+    """Results of a run, in a form to compare: figures, the `.pt`, and the bytes of the state's tensors."""
     log = [{key: value for key, value in record.items() if key not in TIMES} for record in records(out / "logs")]
     validations = out / "logs" / "validation.jsonl"
     path = out / "snapshots" / f"tiny_{iteration}.pt"
@@ -202,7 +202,7 @@ def watched_run(argv: list[str]) -> dict[str, Any]:
 
 
 def whole_batches(of_ranks: list[dict[str, Any]], name: str) -> list[torch.Tensor]:
-    """What all ranks together were shown, an iteration each, in the order of the data: micro-batch by micro-batch."""
+    """Samples shown to all ranks, an iteration each, in the order of the data: micro-batch by micro-batch."""
     return [
         torch.cat([part for micro in zip(*of_iteration, strict=True) for part in micro])
         for of_iteration in zip(*(one[name] for one in of_ranks), strict=True)

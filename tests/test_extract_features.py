@@ -79,7 +79,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def matrix(content: bytes) -> Matrix:
-    """As MegaFace's devkit reads one."""
+    """Read a matrix as MegaFace's devkit does."""
     rows, columns, stride, kind = struct.unpack("<4i", content[:16])
     assert (kind, stride, len(content)) == (5, 4 * columns, 16 + rows * stride)
     return np.frombuffer(content[16:], dtype="<f4").reshape(rows, columns)
@@ -172,7 +172,7 @@ def test_every_model_has_pooled_features_or_is_known_to_have_none() -> None:
 def test_matrices_are_as_megaface_and_trillion_pairs_have_them(
     base: list[str], sample_data: Path, faces: LabelledFaces, expected: Matrix, tmp_path: Path
 ) -> None:
-    """Of length 1 unless said otherwise; in the list's order, with zeros where a picture has none."""
+    """Embeddings of length 1 unless said otherwise; in the list's order, with zeros where a picture has none."""
     unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     names = faces.names.to_pylist()
     assert main([*base, "--format", "bin", "--file_ending", "_net.bin", "--out", str(tmp_path / "bin")]) == 0

@@ -316,7 +316,7 @@ def test_an_array_that_is_held_many_times_is_made_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("around", [b"\x85", b")\x86", b"))\x87"], ids=["1", "2", "3"])
 def test_tuples_deep_in_one_another_do_not_end_the_process(around: bytes, tmp_path: Path) -> None:
-    """As a key each of them is hashed, by a call inside the call for the one around it."""
+    """Each of them is hashed as a key, by a call inside the call for the one around it."""
     (tmp_path / "deep.pkl").write_bytes(b"\x80\x02})" + 1_000_000 * around + b"Ns.")
     with bounded(), pytest.raises(InputError, match="too deep in one another"):
         foreign_pickle.read(tmp_path / "deep.pkl")

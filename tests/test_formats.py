@@ -412,14 +412,14 @@ def encoded(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def aligned_levels(faces: Faces) -> NDArray[np.float64]:
-    """What comes out of the pipeline, [N, H, W, 3] from 0 to 255."""
+    """Output of the pipeline, [N, H, W, 3] from 0 to 255."""
     batches = [np.asarray(batch) for batch in plain_stream(faces, np.arange(len(faces)), 8, PLAIN, CPU)]
     return np.concatenate(batches).transpose(0, 2, 3, 1).astype(np.float64) * 255
 
 
 @pytest.mark.parametrize("size", [(112, 96), (96, 80), (130, 110), (112, 112), (300, 260)])
 def test_an_aligned_crop_is_resized_to_the_input(tmp_path: Path, size: tuple[int, int]) -> None:
-    """As cv2.resize: bilinear, by area where that averages more than a pixel (there the pipeline blurs first)."""
+    """By cv2.resize: bilinear, by area where that averages more than a pixel (there the pipeline blurs first)."""
     (tmp_path / "a").mkdir()
     image = picture(*size)
     Image.fromarray(image).save(tmp_path / "a" / "1.png")

@@ -59,7 +59,7 @@ def test_columns_by_hand(small: Path) -> None:
 
 
 def step_by_step(rows: Any, template: Any, media: Any, weight: Any) -> Any:
-    """As the steps are told in insightface's eval_ijbc.py, template by template."""
+    """The steps of insightface's eval_ijbc.py, template by template."""
     pooled = []
     for tid in sorted(set(template)):
         parts: dict[int, list[Any]] = {}

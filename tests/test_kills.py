@@ -71,7 +71,7 @@ def some(bench: Bench, course: Course, rank: int, count: int, *kinds: str) -> li
 
 
 def tried_until_in_time(disturb: Callable[[float], None]) -> None:
-    """Of the time that an undisturbed run takes a busy machine knows little: a job that was over is no failure, yet."""
+    """A busy machine doesn't keep the time of an undisturbed run: a job that was over is no failure, yet."""
     for share in (0.6, 0.4, 0.2):
         with suppress(NotTried):
             return disturb(share)

@@ -57,7 +57,7 @@ CASES: list[tuple[int, int, dict[str, Any]]] = [
 
 
 def on_a_rank() -> dict[str, Any]:
-    """What this rank of the group gets: a result per case, of two batches one after the other, and initial centres."""
+    """Results of this rank of the group: a result per case, of two batches one after the other, and initial centres."""
     results: dict[str, Any] = {}
     for number, (classes, iteration, changes) in enumerate(CASES):
         case, own = make_case(classes, number), own_part()
@@ -92,7 +92,7 @@ def chunks(classes: int, world: int) -> list[int]:
 
 @functools.cache
 def wanted_of(number: int) -> dict[str, Any]:
-    """What `on_a_rank` would get if it were alone and wrote out the papers."""
+    """Results that `on_a_rank` would get if it were alone and wrote out the papers."""
     classes, iteration, changes = CASES[number]
     o, case = loss_settings(**changes), make_case(classes, number)
     weight, embeddings = case["weight"].clone().requires_grad_(), case["inputs"].clone().requires_grad_()

@@ -34,7 +34,7 @@ def people(root: Path, counts: dict[str, int]) -> Path:
 
 
 def made(root: Path, out: Path, *options: str) -> Split:
-    """What the lists hold, line by line."""
+    """Content of the lists, line by line."""
     assert main([str(root), str(out), *options]) == 0
     return {path.stem: path.read_text().splitlines() for path in sorted(out.iterdir())}
 

@@ -20,7 +20,7 @@ BATCH = 16
 
 
 def private_bytes() -> int:
-    """Of this process."""
+    """Resident memory of this process."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 

@@ -28,7 +28,7 @@ from tools import pack_dataset
 
 
 def in_this_process(function: Callable[[Any], Any], items: Iterable[Any], *_: object) -> Iterator[Any]:
-    """As tools/dataset/parallel.py, which has its own tests: function and items come out of a pickle."""
+    """Same as tools/dataset/parallel.py, which has its own tests: function and items come out of a pickle."""
     for item in items:
         sent = pickle.loads(pickle.dumps((function, item)))
         yield sent[0](sent[1])

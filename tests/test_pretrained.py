@@ -39,7 +39,7 @@ def test_pretrained_begins_with_all_of_the_imagenet_weights_but_the_last_layer(
 
 
 def download_on_a_rank(folder: str) -> str:
-    """What torchvision would fetch from its address; the name of each that did is noted."""
+    """File that torchvision would download; the name of each that did is noted."""
 
     def fetch(_url: str, path: str, _prefix: str, progress: bool) -> None:
         (Path(folder) / f"fetched by {rank()}").touch()

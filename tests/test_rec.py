@@ -317,7 +317,7 @@ def damaged_files(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
 )
 @given(files=st.one_of(damaged_files(), st.tuples(*[st.binary(max_size=60)] * 3)))
 def test_any_files_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, files: tuple[bytes, ...]) -> None:
-    """What is read is fit to train on; what isn't raises InputError and nothing else."""
+    """Whatever is read is fit to train on; anything else raises InputError and nothing else."""
     folder = tmp_path_factory.getbasetemp() / "fuzzed_rec"
     folder.mkdir(exist_ok=True)
     for name, content in zip(insightface.FILES, files, strict=True):

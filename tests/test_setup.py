@@ -59,7 +59,7 @@ def init(checkout: Path, *options) -> subprocess.CompletedProcess[str]:
 
 
 def calls(checkout: Path) -> list[str]:
-    """What the stub was asked for since the last look."""
+    """Requests to the stub since the last look."""
     log = checkout.parent / "log"
     lines = log.read_text().splitlines() if log.exists() else []
     log.unlink(missing_ok=True)

@@ -157,7 +157,7 @@ class Payload:
 
 
 def damages(folder: Path) -> dict[str, bytes]:
-    """What a `.pt` may turn out to be."""
+    """Contents that a `.pt` may have."""
     whole = (folder / "net_5.pt").read_bytes()
     damaged = {f"first {share} %": whole[: len(whole) * share // 100] for share in (0, 1, 30, 70, 99)}
     damaged |= {
@@ -208,7 +208,7 @@ def test_a_damaged_foreign_or_hostile_pt_is_refused_by_name(one_rank: None, tmp_
 
 
 def sign(state: Path) -> None:
-    """What whoever made a hostile state would do last."""
+    """Last step of an attacker who made a hostile state."""
     (state / "SHA256SUMS").unlink()
     lines = subprocess.run(["sha256sum", *sorted(names(state))], cwd=state, capture_output=True, check=True).stdout
     (state / "SHA256SUMS").write_bytes(lines)
@@ -329,7 +329,7 @@ def test_a_state_of_another_shape_is_refused_with_both_shapes(one_rank: None, tm
 
 
 def write_on_two_ranks(folder: str) -> dict[str, torch.Tensor]:
-    """As after a training step: each rank's batch norms have seen its own images."""
+    """State after a training step: each rank's batch norms have seen its own images."""
     backbone, head, optimizer = make_run(1)
     for buffer in backbone.buffers():
         buffer.add_(rank())
@@ -390,7 +390,7 @@ MEMORIES: dict[str, list[str]] = {"curricular": ["t"], "ada": ["norm_mean", "nor
 
 
 def pass_on_memory(source: str, target: str, margin_type: str) -> dict[str, torch.Tensor]:
-    """What a snapshot gives a run, which writes it again."""
+    """State that a snapshot gives a run, which writes it again."""
     loss = {"margin_type": margin_type, "center_loss_weight": 1.0}
     run = make_run(2, **loss)
     state = TrainingState(Learner(*run))

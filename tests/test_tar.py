@@ -481,7 +481,7 @@ FUZZ = settings(
 @FUZZ
 @given(data=st.one_of(shards(), st.binary(max_size=1_200)), aligned=st.booleans())
 def test_any_shard_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, aligned: bool) -> None:
-    """What is read is fit to train on; what isn't raises InputError and nothing else."""
+    """Whatever is read is fit to train on; anything else raises InputError and nothing else."""
     folder = tmp_path_factory.getbasetemp() / "fuzzed_tar"
     folder.mkdir(exist_ok=True)
     (folder / "a.tar").write_bytes(data)

@@ -333,7 +333,7 @@ def test_option_changes_the_losses(
 
 @pytest.fixture(scope="module")
 def reference_losses(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Losses:
-    """Of the run that the others differ from by one option."""
+    """Losses of the run that the others differ from by one option."""
     out = tmp_path_factory.mktemp("reference")
     train.main([*data_options(sample_data), *TINY, *folders(out), "--max_iterations", "3"])
     return losses(out)

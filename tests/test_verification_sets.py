@@ -126,7 +126,7 @@ def test_crops_score_as_the_photographs_they_were_cut_from(
 
 
 def test_a_published_network_reaches_its_figures_on_a_pack_of_real_faces(shared_data: Path, tmp_path: Path) -> None:
-    """As test_onnx.py has it with photographs; figures and their tolerance: ../shared/data/README.md."""
+    """Same as in test_onnx.py, with images; metrics and their tolerance: ../shared/data/README.md."""
     data = shared_data / "faces-mini/lfw"
     faces = read_lfw(DataRoot(Path(f"{data}/lfw")), f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
     pack = Drawn.of(faces, "arcface", 112).pack(tmp_path)

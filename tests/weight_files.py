@@ -34,7 +34,7 @@ def with_prefix(tensors: Tensors, prefix: str = "module.") -> Tensors:
 
 
 def save_legacy(content: Any, path: Path) -> None:
-    """As torch.save did before 1.6."""
+    """Save as torch.save did before 1.6."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a class of these tests has no source file
         torch.save(content, path, _use_new_zipfile_serialization=False)
@@ -71,7 +71,7 @@ def foreign_module(name: str, **classes: type) -> Iterator[None]:
 
 
 def average_meter() -> Any:
-    """What VGGFace2-pytorch keeps in its checkpoints, an instance of its utils.AverageMeter."""
+    """Object in VGGFace2-pytorch's checkpoints: an instance of its utils.AverageMeter."""
     meter = type("AverageMeter", (), {})()
     meter.val, meter.avg, meter.sum, meter.count = 0.1, 0.2, torch.tensor(3.0), 4
     return meter

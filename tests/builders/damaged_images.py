@@ -95,7 +95,7 @@ def assert_equal(found: Batches, expected: Batches) -> None:
 
 
 def reported(bad: BadImages) -> list[str]:
-    """What this process has found, as the ranks of a run would tell each other."""
+    """Problems this process has found, as the ranks of a run would tell each other."""
     return [bad._news[index] for index in sorted(bad._news)]
 
 

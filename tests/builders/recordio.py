@@ -35,7 +35,7 @@ def write(folder: Path, records: dict[int, bytes], classes: int) -> None:
 
 
 def with_identities(people: list[list[bytes]], labels: list[int] | None = None) -> dict[int, bytes]:
-    """As face2rec2.py lays it out: header 0, pictures from 1 on, then a record an identity."""
+    """Records in face2rec2.py's layout: header 0, pictures from 1 on, then a record an identity."""
     labels = labels or list(range(len(people)))
     pictures: list[bytes] = []
     ranges = []

@@ -9,7 +9,7 @@ from tests.gpu.commands import IEEE, NO_VALIDATION, environment, records, side_b
 from tests.gpu.job import Job
 
 _FIRST = 3  # steps before a difference of roundings has grown
-_SAME, _BF16 = 1e-3, 2e-2  # relative differences that are allowed in them
+_SAME = 1e-3  # relative difference that is allowed in them
 
 
 def check(job: Job) -> None:
@@ -28,7 +28,8 @@ def check(job: Job) -> None:
     reference = losses.pop("CPU")
     for name, run in losses.items():
         differences = [abs(loss - wanted) / wanted for loss, wanted in zip(run, reference, strict=True)]
-        allowed = _BF16 if name == "bf16" else _SAME
+        # bf16 is another network's rounding; a CPU's drawn faces at 32 px show it more than real ones on a GPU.
+        allowed = job.pick(2e-2, 5e-2) if name == "bf16" else _SAME
         job.findings.claim(
             f"{name}: the first {_FIRST} losses are the CPU's to {allowed:g}",
             max(differences[:_FIRST]) <= allowed,

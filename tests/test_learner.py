@@ -15,7 +15,7 @@ from fr.checkpoint.training_state import TrainingState
 from fr.distributed import rank
 from fr.losses.classifier import MarginSoftmax
 from fr.train.learner import Learner, StepSettings
-from fr.train.optimizer import create_state
+from tests.builders.optimizers import create_state
 from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES = 21

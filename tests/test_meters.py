@@ -17,7 +17,8 @@ from fr.errors import InputError
 from fr.train.ema import WeightAverage
 from fr.train.learner import Batch, Learner, Metrics, StepSettings
 from fr.train.meters import Meters
-from fr.train.optimizer import build_sgd, create_state
+from fr.train.optimizer import build_sgd
+from tests.builders.optimizers import create_state
 from tests.builders.snapshots import CLASSES, make_run
 from tests.conftest import Losses, records, same_weights, skip_two_of_three, weights
 

@@ -67,11 +67,11 @@ class Learner:
     def step(self, batches: Sequence[Batch], iteration: int, lr: float) -> Metrics:
         """Forward and backward of the micro-batches, then one optimiser step, all ranks together.
 
+        batches: of this rank, as `on_device` gives them.
         A step whose gradient or loss isn't finite is skipped: it changes nothing but the meters. Nothing here waits
         for the device.
         """
         set_lr(self.optimizer, lr)
-        batches = [self._on_device(images, labels) for images, labels in batches]
         means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         statistics = [(buffer, buffer.clone()) for buffer in self._statistics()]
         with self.head.step(iteration, torch.cat([labels for _, labels in batches]), self.optimizer):
@@ -115,7 +115,8 @@ class Learner:
             by_rank_0=[*self.backbone.buffers(), *(self.average.model.buffers() if self.average else ())],
         )
 
-    def _on_device(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
+    def on_device(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
+        """Move a micro-batch to where, and into the memory order in which, `step` takes it."""
         images = images.to(self.device, non_blocking=True, memory_format=self._settings.memory_format)
         return images, labels.to(self.device, non_blocking=True)
 

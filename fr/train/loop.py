@@ -57,7 +57,7 @@ def train(
         for iteration in iterations:
             heartbeat.count += 1
             heartbeat.iteration = iteration
-            batches, failure = _fetch(batches_ahead, stream, watch)
+            batches, failure = _fetch(batches_ahead, stream, learner, watch)
             failure = failure or milestones.write_failure()
             reason, failure = _reason_to_end(failure, received, stream.bad, monitor)
             if reason:
@@ -84,12 +84,12 @@ def train(
 
 
 def _fetch(
-    batches_ahead: Iterator[Batch], stream: TrainingStream, watch: Stopwatch
+    batches_ahead: Iterator[Batch], stream: TrainingStream, learner: Learner, watch: Stopwatch
 ) -> tuple[list[Batch], InputError | None]:
-    """Return the micro-batches of an iteration, or why there are none."""
+    """Return the micro-batches of an iteration, on the device, or why there are none."""
     start = time.perf_counter()
     try:
-        batches = [next(batches_ahead) for _ in range(stream.accumulate)]
+        batches = [learner.on_device(*next(batches_ahead)) for _ in range(stream.accumulate)]
     except InputError as error:
         return [], error
     watch.fetched(stream.order.batch_size, time.perf_counter() - start)

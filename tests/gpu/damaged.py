@@ -1,5 +1,7 @@
 """Truncated and bit-flipped JPEGs: what the device's decoder accepts and the CPU's refuses."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -32,10 +34,28 @@ def check(job: Job) -> None:
     job.findings.claim("the device refuses what the CPU refuses", not silent, ", ".join(silent))
     job.findings.metric("refused by the device alone", ", ".join(strict) or "none")
     job.findings.metric("largest mean difference of a file that both accept", largest, "grey levels")
+    _check_unreadable(job, faces, count)
     alive = torch.ones(4, device=job.device).sum().item() == 4
     good = iter([plain_batch(np.arange(count, count + _GOOD))])
     again, _ = next(FaceStream(faces, good, _GOOD, CONTRACT, dali(job), effects=()))
     job.findings.claim("torch and DALI go on after them", alive and len(again) == _GOOD)
+
+
+def _check_unreadable(job: Job, faces: Faces, count: int) -> None:
+    """Files that aren't there or are empty fail their batch before DALI sees it: the graph goes on."""
+    Path(faces.path(0)).write_bytes(b"")
+    Path(faces.path(1)).unlink()
+    good = np.arange(count, count + _GOOD)
+    batches = map(plain_batch, (np.concatenate([[0, 1], good]), np.concatenate([good, good[:2]])))
+    stream = FaceStream(faces, batches, _GOOD + 2, CONTRACT, dali(job), effects=())
+    rows: list[int] = []
+    try:
+        next(stream)
+    except Undecodable as failure:
+        rows = sorted(failure.rows)
+    images, _ = next(stream)
+    right = rows == [0, 1] and not stream.broken and len(images) == _GOOD + 2
+    job.findings.claim("an empty and a missing file fail their batch, and the graph goes on", right)
 
 
 def _damaged_faces(job: Job, count: int) -> tuple[list[str], Faces]:

@@ -22,7 +22,8 @@ def check(job: Job) -> None:
         wait = statistics.median(record["data_wait"] for record in log)
         job.findings.metric(f"{model}, batch {batch}", speed, "images/s")
         job.findings.metric(f"{model}: data_wait", wait, "of the time")
-        least = min(_measured(job.out, "loader", "the training's loader"), _measured(job.out, "step", model))
+        step = _measured(job.out, "step", f"{model} {batch}, bf16 channels_last")
+        least = min(_measured(job.out, "loader", "the training's loader"), step)
         if least < float("inf"):
             job.findings.metric(f"{model}: share of the slower of loader and step", speed / least)
         finite = all(abs(record["loss"]) < float("inf") for record in log)

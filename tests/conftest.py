@@ -26,6 +26,8 @@ from fr.data.faces import LabelledFaces
 from fr.data.readers.vgg import read_vgg
 from fr.files.data_root import DataRoot
 from fr.train.meters import Meters
+from tests.builders.command_options import data_options as data_options
+from tests.builders.command_options import validation_options as validation_options
 from tools.make_sample_data import Options, make_sample_data
 
 ROOT = Path(__file__).parent.parent
@@ -167,15 +169,6 @@ def run_distributed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., l
     return run
 
 
-def data_options(data: Path) -> list[str]:
-    """train.py's options for a folder in the layout of the sample data."""
-    return [
-        *("--train_data_root", f"{data}/vggface2/train"),
-        *("--train_list", f"{data}/vggface2/meta/train_list.txt"),
-        *("--train_landmarks", f"{data}/vggface2/bb_landmark"),
-    ]
-
-
 def vgg_faces(data: Path) -> LabelledFaces:
     """The training faces of a folder in the layout of the sample data."""
     base = data / "vggface2"
@@ -184,14 +177,6 @@ def vgg_faces(data: Path) -> LabelledFaces:
 
 # What train.py can't do without; the words that follow in a test change nothing about it.
 REQUIRED = [word for name in ("data_root", "list", "landmarks") for word in (f"--train_{name}", "x")]
-
-
-def validation_options(data: Path) -> list[str]:
-    return [
-        *("--val_data_root", f"{data}/lfw/lfw"),
-        *("--val_list", f"{data}/lfw/pairs.txt"),
-        *("--val_landmarks", f"{data}/lfw/lfw_landmark.txt"),
-    ]
 
 
 def launch(script: str, *options: str, ranks: int = 1, **settings: Any) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from tests.builders.command_options import data_options, validation_options
 from tests.gpu.job import Job
 
 T = TypeVar("T")
@@ -19,29 +20,13 @@ _CORES_EACH = 3
 IEEE = {"NVIDIA_TF32_OVERRIDE": "0"}  # cuBLAS and cuDNN compute float32 in float32, whatever a program sets
 
 
-def data_options(data: Path) -> list[str]:
-    """The training data, and the verification set beside it."""
-    faces, lfw = data / "vggface2", data / "lfw"
-    return [
-        *("--train_data_root", f"{faces}/train", "--train_list", f"{faces}/meta/train_list.txt"),
-        *("--train_landmarks", f"{faces}/bb_landmark", *validation_options(lfw)),
-    ]
-
-
-def validation_options(lfw: Path) -> list[str]:
-    return [
-        *("--val_data_root", f"{lfw}/lfw", "--val_list", f"{lfw}/pairs.txt"),
-        *("--val_landmarks", f"{lfw}/lfw_landmark.txt"),
-    ]
-
-
 def training_command(job: Job, out: Path, *options: str, launcher: tuple[str, ...] = ()) -> list[str]:
     """train.py with the quick start's recipe and the check's data; later options win. `out` gets snapshots/run_N.pt
     and logs/."""
     where = ["--snap_folder", f"{out}/snapshots", "--snap_prefix", "run", "--log_folder", f"{out}/logs"]
     shared = ["--data_cache", "none", "--device", job.device.type, "--log_step", "1", "--max_bad_images", "0"]
     script = [*launcher, "train.py", "@configs/quickstart.yml"]
-    return [sys.executable, *script, *data_options(job.data), *where, *shared, *options]
+    return [sys.executable, *script, *data_options(job.data), *validation_options(job.data), *where, *shared, *options]
 
 
 def torchrun(ranks: int, *options: str) -> tuple[str, ...]:

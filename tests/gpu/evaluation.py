@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.gpu.commands import NO_VALIDATION, run, train, validation_options
+from tests.builders.command_options import validation_options
+from tests.gpu.commands import NO_VALIDATION, run, train
 from tests.gpu.job import Job
 
 _AUC = 5e-4
@@ -38,7 +39,7 @@ def _figures(job: Job, device: str, name: str, snap: list[str]) -> dict[str, flo
     path = Path(job.out, f"{name}-{device}.json")
     options = ["--device", device, "--flipped_emb", "--bootstrap", "0", "--json", str(path), "--val_batch_size", "128"]
     start = time.monotonic()
-    run([sys.executable, "evaluate_lfw.py", "--snap", *snap, *validation_options(job.data / "lfw"), *options])
+    run([sys.executable, "evaluate_lfw.py", "--snap", *snap, *validation_options(job.data), *options])
     job.findings.metric(f"{name}: evaluate_lfw.py with --device {device}", time.monotonic() - start, "s")
     content: dict[str, float] = json.loads(path.read_text())
     return content

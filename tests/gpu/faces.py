@@ -15,7 +15,7 @@ from fr.data.samples import augmented_batch
 from fr.files.data_root import DataRoot
 from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
-from tests.gpu.commands import data_options
+from tests.builders.command_options import data_options
 from tests.gpu.job import Job
 
 CONTRACT = Preprocessing((112, 112), template="arcface")

@@ -21,18 +21,18 @@ CHECKS = {
     check.name: check
     for check in (
         Check("environment", "environment.check", 60, True, "NCCL group, DALI's GPU graph, decoding on the GPU"),
-        Check("losses-of-training", "training.check", 90, False, "train.py on the GPU has the CPU's losses"),
-        Check("pixels", "pixels.check", 90, False, "DALI's faces are those of the CPU, with each augmentation"),
-        Check("buffers", "buffers.check", 90, False, "no image is overwritten while the step still reads it"),
-        Check("damaged-files", "damaged.check", 90, False, "damaged JPEGs are refused as on the CPU"),
+        Check("losses-of-training", "training.check", 120, False, "train.py on the GPU has the CPU's losses"),
+        Check("pixels", "pixels.check", 120, False, "DALI's faces are those of the CPU, with each augmentation"),
+        Check("buffers", "buffers.check", 120, False, "no image is overwritten while the step still reads it"),
+        Check("damaged-files", "damaged.check", 120, False, "damaged JPEGs are refused as on the CPU"),
         Check("loader", "loader.check", 60, True, "images/s of decoding and aligning"),
         Check("step", "step.check", 150, True, "images/s, memory and MFU of a training step"),
         Check("profile", "profile.check", 40, True, "kernels of a training step"),
         Check("end-to-end", "endtoend.check", 90, True, "train.py from JPEGs keeps up with loader and step"),
         Check("head", "head.check", 90, True, "time and memory of the softmax head at a million classes"),
-        Check("resume", "resume.check", 90, False, "resuming is exact, and crosses devices"),
-        Check("every-loss", "losses.check", 60, False, "each loss and its gradients are those of the CPU"),
-        Check("evaluation", "evaluation.check", 90, False, "evaluate_lfw.py has the CPU's AUC"),
-        Check("ranks", "ranks.check", 90, False, "a killed rank, SIGTERM, several ranks"),
+        Check("resume", "resume.check", 120, False, "resuming is exact, and crosses devices"),
+        Check("every-loss", "losses.check", 120, False, "each loss and its gradients are those of the CPU"),
+        Check("evaluation", "evaluation.check", 120, False, "evaluate_lfw.py has the CPU's AUC"),
+        Check("ranks", "ranks.check", 120, False, "a killed rank, SIGTERM, several ranks"),
     )
 }

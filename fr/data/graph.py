@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
 from fr import alignment
+from fr.data import nvjpeg
 from fr.data.augmentation import Effect
 from fr.data.effects import EFFECTS
 from fr.data.warp import warp
@@ -75,15 +76,19 @@ def _region(encoded: Any, sides: tuple[Any, Any], start: Any, end: Any, dali_dev
     than MOST_PIXELS gets an end before its start, which DALI refuses without decoding.
     """
     height, width = sides
+    on_gpu = dali_device == "gpu"
     too_large = height * 1.0 * width > MOST_PIXELS  # whole numbers of 64 bits may be too short for the product
     return fn.decoders.image_slice(
         encoded,
-        device="mixed" if dali_device == "gpu" else "cpu",
+        device="mixed" if on_gpu else "cpu",
         start=fn.cast(start, dtype=types.INT32),
         end=fn.cast(end, dtype=types.INT32) - too_large * _FAR,
         axis_names="WH",
         adjust_orientation=False,
-        jpeg_fancy_upsampling=True,  # on a GPU too the chroma of the CPU's decoder
+        jpeg_fancy_upsampling=not on_gpu or nvjpeg.decodes_fancy_regions(),  # if it can be, the chroma of a CPU
+        # None for the hardware decoder: it gets its share by position in the batch, and its pixels differ by a level
+        # from those of the CUDA decoder, which is faster on images of this size (docs/gpu.md).
+        **({"hw_decoder_load": 0.0} if on_gpu else {}),
         output_type=types.RGB,
     )
 

@@ -17,7 +17,7 @@ from fr.data.graph import effect_inputs, face_graph, first_pixel_graph, regions
 from fr.data.samples import SampleBatch, plain_batch
 from fr.distributed import Ranks
 from fr.errors import InputError
-from fr.files.images import TOO_LARGE, is_too_large
+from fr.files.images import TOO_LARGE, is_cut_off, is_too_large
 from fr.files.untrusted import OutsideRoot
 from fr.preprocessing import Preprocessing
 
@@ -150,9 +150,7 @@ def usable_batches(
     def opened(source: Iterator[SampleBatch]) -> FaceStream:
         return FaceStream(faces, source, max_batch_size, preprocessing, settings, effects=())
 
-    def usable_rows(
-        batch: SampleBatch, failure: Undecodable
-    ) -> tuple[torch.Tensor, NDArray[np.int64], dict[int, str]]:
+    def usable_rows(batch: SampleBatch, failure: Undecodable) -> tuple[torch.Tensor, NDArray[np.int64], dict[int, str]]:
         problems: dict[int, str] = {}
         while failure.rows:
             problems |= {int(batch.indices[row]): problem for row, problem in failure.rows.items()}
@@ -212,7 +210,8 @@ def graph_inputs(
 def read_images(
     faces: Faces, indices: NDArray[np.int64], preprocessing: Preprocessing
 ) -> tuple[list[NDArray[np.uint8]], alignment.Array, dict[int, InputError]]:
-    """Encoded images [N], matrices image → input [N, 2, 3], and row → error of images that can't be read or placed.
+    """Encoded images [N], matrices image → input [N, 2, 3], and row → error of images that can't be read or placed,
+    or are cut off, which a GPU wouldn't notice.
 
     A placeholder stands in the rows of those.
     """
@@ -229,7 +228,7 @@ def read_images(
             encoded.append(_PLACEHOLDER)
     matrices, placed = placement.matrices(faces, indices, encoded, preprocessing)
     for row, index in enumerate(indices.tolist()):
-        if row not in problems and not (placed[row] and len(encoded[row])):
+        if row not in problems and not (placed[row] and len(encoded[row]) and not is_cut_off(encoded[row])):
             problems[row] = InputError(_unusable(faces, index, encoded[row], bool(placed[row])))
             encoded[row] = _PLACEHOLDER
     return encoded, matrices, problems

@@ -23,6 +23,7 @@ MOST_PIXELS = (1 << 30) // 4 // 3
 TOO_LARGE = f"can't be decoded: more than {MOST_PIXELS:,} pixels"
 
 _BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
+_START, _SCAN, _END = b"\xff\xd8", b"\xda", b"\xff\xd9"  # of a JPEG: first and last marker; begin of a scan
 _TAG = 0x0112
 # Orientation → how upright places become stored ones: axes swapped, then x, then y counted from the other end.
 _WAYS = {
@@ -83,6 +84,17 @@ def is_too_large(encoded: Pixels) -> bool:
         return True
     except Exception:  # any, as above
         return False
+
+
+def is_cut_off(encoded: Pixels) -> bool:
+    """Whether a JPEG lacks its end marker (ITU-T T.81, B.1.1.3). nvJPEG decodes the rest of such a file as gray."""
+    if encoded[:2].tobytes() != _START or encoded[-2:].tobytes() == _END:
+        return False
+    content = encoded.tobytes()
+    place = 2
+    while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != _SCAN:
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a segment of known length
+    return content.find(_END, place) < 0  # in a scan a byte FF is followed by 00 or a restart marker
 
 
 @contextmanager

@@ -94,9 +94,7 @@ def checkpoint_blocks(backbone: nn.Module) -> None:
     children and isn't one itself: the residual blocks of all deep networks here.
     """
     for block in _blocks(backbone):
-        block.forward = partial(
-            checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, block)
-        )
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, block))
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:

@@ -20,9 +20,7 @@ def check(job: Job) -> None:
     _score(job, "snapshot", [f"{out}/snapshots/run_3.pt"])
     if job.onnx_model:
         accuracy = _score(job, "ONNX model", [str(job.onnx_model), *_CONTRACT])
-        job.findings.claim(
-            "the published network has its accuracy", abs(accuracy - 0.9863) < 0.003, f"{accuracy:.4f}"
-        )
+        job.findings.claim("the published network has its accuracy", abs(accuracy - 0.9863) < 0.003, f"{accuracy:.4f}")
     else:
         job.findings.skip("the published network", "FR_SHARED_DATA isn't set")
 

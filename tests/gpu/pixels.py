@@ -21,8 +21,16 @@ AUGMENTATIONS = {
     "JPEG": replace(PLAIN, jpeg_prob=1),
     "erasing": replace(PLAIN, erase_prob=1),
     "all": Augmentation(
-        zoom_prob=0.5, shift_prob=0.5, crop_prob=0.5, color_prob=0.5, gray_prob=0.5, cutout_prob=0.5, blur_prob=0.5,
-        lowres_prob=0.5, jpeg_prob=0.5, erase_prob=0.5,
+        zoom_prob=0.5,
+        shift_prob=0.5,
+        crop_prob=0.5,
+        color_prob=0.5,
+        gray_prob=0.5,
+        cutout_prob=0.5,
+        blur_prob=0.5,
+        lowres_prob=0.5,
+        jpeg_prob=0.5,
+        erase_prob=0.5,
     ),
 }
 _MEAN, _NEAR, _SHARE = 1.0, 4.0, 0.99  # grey levels: mean difference below, and so many of the pixels within

@@ -21,9 +21,9 @@ def check(job: Job) -> None:
         "fp32": ["--precision", "fp32"],
         "bf16": ["--precision", "bf16"],
     }
-    logs = side_by_side({
-        name: partial(train, job, job.out / name, *length, *form, changes=IEEE) for name, form in forms.items()
-    })
+    logs = side_by_side(
+        {name: partial(train, job, job.out / name, *length, *form, changes=IEEE) for name, form in forms.items()}
+    )
     losses = {name: [record["loss"] for record in log] for name, log in logs.items()}
     reference = losses.pop("CPU")
     for name, run in losses.items():

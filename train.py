@@ -37,6 +37,7 @@ from fr.models import build_model, training_preprocessing
 from fr.options.definitions import train_options
 from fr.options.parsing import Resolved
 from fr.options.validation import check_batch_size
+from fr.precision import resolved_precision
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
 from fr.train.learner import Learner, StepSettings
@@ -45,7 +46,7 @@ from fr.train.loop import LoopSettings, train
 from fr.train.milestones import Milestones
 from fr.train.monitor import Monitor, Silent
 from fr.train.optimizer import build_sgd, parameter_groups
-from fr.train.replicas import checkpoint_blocks, deterministic, resolved_precision, synchronise_batch_norms
+from fr.train.replicas import checkpoint_blocks, deterministic, synchronise_batch_norms
 from fr.train.validation import Validation
 from fr.train.watchdog import watched
 from fr.weights.initial_weights import InitialWeights, initialise
@@ -189,13 +190,15 @@ def _summary(
     """Global quantities of the run, as lines to print."""
     _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
     weights = sum(parameter.numel() for parameter in backbone.parameters())
-    return "\n".join([
-        f"{len(faces):,} images of {len(faces.identities):,} identities; {preprocessing.describe()}",
-        *faces.notes,
-        f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
-        f"{rows:,} classes a rank; {weights:,} weights in the backbone",
-        f"iterations {iterations.start:,} … {iterations.stop:,}, {order.iterations_per_epoch:,} an epoch",
-    ])
+    return "\n".join(
+        [
+            f"{len(faces):,} images of {len(faces.identities):,} identities; {preprocessing.describe()}",
+            *faces.notes,
+            f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
+            f"{rows:,} classes a rank; {weights:,} weights in the backbone",
+            f"iterations {iterations.start:,} … {iterations.stop:,}, {order.iterations_per_epoch:,} an epoch",
+        ]
+    )
 
 
 if __name__ == "__main__":

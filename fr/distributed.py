@@ -15,6 +15,7 @@ from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
 from fr.errors import InputError
+from fr.precision import allow_tf32
 
 T = TypeVar("T")
 
@@ -80,6 +81,7 @@ def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     ranks = Ranks(facts["rank"], facts["world_size"], facts["local_rank"], facts["local_world_size"], device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        allow_tf32(False)
     else:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size))
         use_huge_pages()

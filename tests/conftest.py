@@ -307,7 +307,9 @@ def same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 def skip_two_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on, let the meters count two steps of three as skipped, in every training."""
     numbers = itertools.count()
-    monkeypatch.setattr(Meters, "count", lambda meters, _: _COUNT(meters, torch.tensor(float(next(numbers) % 3 != 2))))
+    monkeypatch.setattr(
+        Meters, "count", lambda meters, _: _COUNT(meters, torch.tensor(float(next(numbers) % 3 != 2)))
+    )
 
 
 _COUNT = Meters.count

@@ -155,3 +155,4 @@ def small_backbone(name: str, embed_size: int, input_size: tuple[int, int]) -> n
 def _children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for path in tasks for child in path.read_text().split()]
+

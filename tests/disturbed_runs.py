@@ -132,3 +132,4 @@ class Reference:
             assert torch.equal(tensor, wanted_weights[name]), f"{path}: {name} is not as undisturbed"
         del contents["config"], wanted["config"]
         assert contents == wanted, f"{path}: {contents} instead of {wanted}"
+

@@ -98,7 +98,9 @@ def test_a_run_on_the_crops_has_the_losses_of_one_on_the_photographs(
     assert from_crops == pytest.approx(run_small(*common, out=tmp_path / "photographs"), rel=1e-5)
 
 
-def test_a_margin_shows_more_around_the_same_face(sample_data: Path, faces: LabelledFaces, tmp_path: Path) -> None:
+def test_a_margin_shows_more_around_the_same_face(
+    sample_data: Path, faces: LabelledFaces, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     options = ["--size", "160", "128", "--template", "sphereface", "--alignment", "umeyama", "--margin", "0.25"]
     assert main([*data_options(sample_data), *PNG, *options, "--out", str(out)]) == 0

@@ -51,7 +51,9 @@ def test_a_replicate_is_the_figure_of_the_copied_pairs() -> None:
         assert found["auc"][index] == pytest.approx(roc_auc_score(same[copies], scores[copies]), abs=1e-12)
         assert found["accuracy"][index] == pytest.approx(right[copies].mean(), abs=1e-12)
         kind, value = same[copies], scores[copies]
-        best = max((value[kind] >= t).mean() for t in [np.inf, *np.unique(value)] if (value[~kind] >= t).mean() <= 0.1)
+        best = max(
+            (value[kind] >= t).mean() for t in [np.inf, *np.unique(value)] if (value[~kind] >= t).mean() <= 0.1
+        )
         assert found["tar@far=1e-01"][index] == pytest.approx(best, abs=1e-12)
 
 

@@ -389,7 +389,6 @@ def test_a_damaged_entry_is_said_and_made_anew(
 
 # --- writing that fails, and others that write ------------------------------------------------------------------------
 
-
 def read_in_another_process(options: dict[str, Any], limit: int = resource.RLIM_INFINITY) -> tuple[str, str]:
     """Fingerprint, and what was said; all of the group at once. limit: of any file's size [bytes]."""
     torch.distributed.barrier()
@@ -496,7 +495,9 @@ def test_a_tree_is_walked_at_every_start_by_one_rank(run_distributed: Callable[.
     assert len(data.entries) == 1
 
 
-def test_without_a_place_to_keep_it_every_rank_reads(run_distributed: Callable[..., list[Any]], data: Data) -> None:
+def test_without_a_place_to_keep_it_every_rank_reads(
+    run_distributed: Callable[..., list[Any]], data: Data
+) -> None:
     expected = data.read(data_cache="none").fingerprint()
     file = str(data.list_file)
     complaint = f"--data_cache {file}: the data can't be kept for the next start: File exists\n"

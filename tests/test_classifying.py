@@ -85,11 +85,7 @@ def figures(base: list[str], out: Path, *options: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_figures_are_those_of_sorting_the_cosines_of_all_classes(
-    flipped: bool,
-    base: list[str],
-    snap: Path,
-    faces: LabelledFaces,
-    tmp_path: Path,
+    flipped: bool, base: list[str], snap: Path, faces: LabelledFaces, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     head, names = read_head(snapshot.state_path(snap))

@@ -304,7 +304,9 @@ def test_a_folder_of_a_whole_set_is_enough(tmp_path: Path) -> None:
         find_set([str(tmp_path), "said.txt", ""], ["", "", ""], "t.pt")
 
 
-def test_what_an_option_overrides_is_said(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_option_overrides_is_said(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--input_size", "32", "--template", "arcface", "--std", "1", "1", "1", "--color_order", "bgr"]
     evaluate_lfw.main(["--snap", str(trained), *options])
     assert capsys.readouterr().out.splitlines()[:2] == [

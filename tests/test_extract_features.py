@@ -375,11 +375,7 @@ def test_parts_of_a_run_that_ended_are_not_made_again(
 
 @pytest.mark.parametrize("form", ["npy", "parquet"])
 def test_unusable_photographs_are_named_and_tried_again(
-    form: str,
-    base: list[str],
-    faces: LabelledFaces,
-    expected: Matrix,
-    tmp_path: Path,
+    form: str, base: list[str], faces: LabelledFaces, expected: Matrix, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root, out = tmp_path / "train", tmp_path / "out"
@@ -438,7 +434,9 @@ def test_an_embedding_that_is_not_finite_is_an_unusable_photograph(
     assert len(rows) == 96 - len(bad) and np.isfinite(rows).all()
 
 
-def test_other_settings_are_refused_and_named(base: list[str], snap: Path, sample_data: Path, tmp_path: Path) -> None:
+def test_other_settings_are_refused_and_named(
+    base: list[str], snap: Path, sample_data: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     assert main([*base, "--out", str(out)]) == 0
     before = tree(out)

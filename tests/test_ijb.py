@@ -134,7 +134,9 @@ def test_templates_of_one_picture_have_the_figures_of_pairs_of_pictures(
     assert "ijbc: 40 pairs (20 same) of " in capsys.readouterr().out
 
 
-def test_options_of_the_command_have_their_effects_or_are_refused(snap: Path, lfw_as_ijb: Path, tmp_path: Path) -> None:
+def test_options_of_the_command_have_their_effects_or_are_refused(
+    snap: Path, lfw_as_ijb: Path, tmp_path: Path
+) -> None:
     meta = lfw_as_ijb / "meta/ijbc_face_tid_mid.txt"
     rows = [line.split(" ") for line in meta.read_text().splitlines()]
     points = [line.split(" ", 1)[1] for line in (lfw_as_ijb / "meta/ijbc_name_5pts_score.txt").read_text().splitlines()]
@@ -171,7 +173,9 @@ def test_options_of_the_command_have_their_effects_or_are_refused(snap: Path, lf
         ("template_pair_label", " 0\n", " 1\n", ": 4 same pairs of 4; a verification needs both kinds"),
     ],
 )
-def test_what_does_not_fit_is_named_by_file_and_line(file: str, old: str, new: str, expected: str, small: Path) -> None:
+def test_what_does_not_fit_is_named_by_file_and_line(
+    file: str, old: str, new: str, expected: str, small: Path
+) -> None:
     path = small / f"meta/ijbc_{file}.txt"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))

@@ -142,7 +142,9 @@ def test_a_kill_amid_replacing_a_snapshot_costs_no_other(bench: Bench) -> None:
 
 @pytest.mark.parametrize("course", quick_first(COURSES))
 @pytest.mark.parametrize("error", quick_first(["ENOSPC", "EROFS", "EIO"]))
-def test_storage_that_fails_ends_the_run_with_a_reason_and_loses_nothing(bench: Bench, error: str, course: str) -> None:
+def test_storage_that_fails_ends_the_run_with_a_reason_and_loses_nothing(
+    bench: Bench, error: str, course: str
+) -> None:
     for rank in (0, 1):
         (at,) = some(bench, COURSES[course], rank, 1, "open", "write", "fsync")
         failing_at(bench, bench.run(COURSES[course]), error, rank=rank, at=at)

@@ -14,7 +14,8 @@ DOCUMENTS = [*PAGES, "CHANGELOG.md", "LOG.md"]
 # Lowest first. A module imports from its own entry (the longest that it begins with) and from those of lower layers.
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors": ("fr.errors",),
-    "ground": ("fr.randomness", "fr.alignment", "fr.progress", "fr.distributed"),
+    "ground": ("fr.randomness", "fr.alignment", "fr.progress", "fr.precision"),
+    "ranks": ("fr.distributed",),
     "preprocessing": ("fr.preprocessing",),
     "files": ("fr.files",),
     "options": ("fr.options",),

@@ -12,7 +12,7 @@ from fr.checkpoint import resuming
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
-from fr.distributed import rank
+from fr.distributed import broadcast_buffers, rank
 from fr.losses.classifier import MarginSoftmax
 from fr.train.learner import Learner, StepSettings
 from tests.builders.optimizers import create_state
@@ -53,6 +53,7 @@ def whole_and_resumed(folder: str) -> list[dict[str, torch.Tensor]]:
     parts += steps(resumed, range(3, 6))
     found = []
     for learner, losses_of in ((whole, losses), (resumed, parts)):
+        broadcast_buffers(learner.backbone)  # as before a snapshot
         state = learner.state()
         found.append(state.whole | state.rows | {"losses": torch.stack(losses_of)})
     return [{name: tensor.clone() for name, tensor in one.items()} for one in found]

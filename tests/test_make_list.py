@@ -73,7 +73,9 @@ def test_an_identity_is_split_8_1_1_and_always_trained_on(tmp_path: Path) -> Non
 
 
 @settings(deadline=None)
-@given(count=st.integers(1, 40), val=st.floats(0, 0.49), test=st.floats(0, 0.49), seed=st.integers(0, 2**32 - 1))
+@given(
+    count=st.integers(1, 40), val=st.floats(0, 0.49), test=st.floats(0, 0.49), seed=st.integers(0, 2**32 - 1)
+)
 def test_parts_are_disjoint_whole_and_within_one_of_their_fraction(
     count: int, val: float, test: float, seed: int
 ) -> None:

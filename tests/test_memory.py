@@ -31,7 +31,9 @@ def test_a_stream_takes_no_more_memory_the_longer_it_runs(sample_data: Path) -> 
     order = Order(len(faces), BATCH, seed=0)
     every = Augmentation(color_prob=0.5, lowres_prob=0.5, jpeg_prob=0.5, erase_prob=0.5)
     dali, ranks = DaliSettings("cpu", None, 2), Ranks(0, 1, 0, 1, torch.device("cpu"))
-    stream = TrainingStream(faces, order, range(10_000), ranks, 1, Preprocessing((64, 64)), every, dali, BadImages(0))
+    stream = TrainingStream(
+        faces, order, range(10_000), ranks, 1, Preprocessing((64, 64)), every, dali, BadImages(0)
+    )
     batches = iter(stream)
     held = []
     for count in (60, 200, 200):  # queues fill, the allocator settles

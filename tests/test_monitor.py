@@ -192,17 +192,22 @@ def test_the_other_ranks_monitor_writes_nothing(tmp_path: Path, monkeypatch: pyt
 def test_the_stopwatch_divides_by_the_time_since_the_last_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    watch = Stopwatch()
+    watch = Stopwatch(torch.device("cpu"))
+
+    def fetch(images: int, seconds: float) -> None:
+        with watch.fetching(images):
+            now[0] += seconds
+
     for _ in range(3):
-        watch.fetched(40, 0.5)
-    now[0] += 6
+        fetch(40, 0.5)
+    now[0] += 4.5
     assert watch.read() == {"images_per_s": 20.0, "data_wait": 0.25}
-    now[0] += 2
-    watch.fetched(10, 1.0)
+    now[0] += 1
+    fetch(10, 1.0)
     assert watch.read() == {"images_per_s": 5.0, "data_wait": 0.5}  # nothing of the first reading
-    watch.fetched(1000, 1.0)
+    fetch(1000, 1.0)
     now[0] += 60  # a validation, left out by restarting
     watch.restart()
     now[0] += 1
-    watch.fetched(8, 0.0)
+    fetch(8, 0.0)
     assert watch.read() == {"images_per_s": 8.0, "data_wait": 0.0}

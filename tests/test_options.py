@@ -44,7 +44,9 @@ NOT_IN_RECIPES = {
     *({field.name for field in fields(Augmentation)} - BASIC_AUGMENTATION),
 }
 # Each example writes its own files, so the shared tmp_path is harmless; disks may be slow.
-PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def value(name: str, *argv: str) -> Any:
@@ -135,11 +137,15 @@ def test_evaluation_defaults_are_those_documented() -> None:
 
 def test_published_commands_of_the_ancestor_keep_their_meaning(config: Callable[..., str]) -> None:
     assert value("m", "-m", "0.2", config("m: 0.5")) == 0.5  # a later file overwrites
-    command = "--val_data_root l --val_list p --val_landmarks t --snap a.pt --model mobilenet --embed_size 256"
+    command = (
+        "--val_data_root l --val_list p --val_landmarks t --snap a.pt --model mobilenet --embed_size 256"
+    )
     assert evaluation_options(command.split()).values.embed_size == 256
 
 
-@pytest.mark.parametrize("argv", [["-m", ".2"], ["-m.2"], ["-m=.2"], ["--m", ".2"], ["--m=.2"], ["--m=1", "--m=.2"]])
+@pytest.mark.parametrize(
+    "argv", [["-m", ".2"], ["-m.2"], ["-m=.2"], ["--m", ".2"], ["--m=.2"], ["--m=1", "--m=.2"]]
+)
 def test_every_spelling_of_an_option_is_read(argv: list[str]) -> None:
     assert value("m", *argv) == 0.2
 
@@ -172,7 +178,9 @@ def test_the_later_setting_wins_and_its_origin_is_kept(parts: list[Any]) -> None
 
 
 def test_values_may_be_lists_flags_exponents_and_texts(config: Callable[..., str]) -> None:
-    text = "lr: 1e-4\nlr_drops: [2, 4]\nflipped_emb: true\nsnap_prefix: 123\nval_list: ''\nlog_folder: 'a: #b'\n"
+    text = (
+        "lr: 1e-4\nlr_drops: [2, 4]\nflipped_emb: true\nsnap_prefix: 123\nval_list: ''\nlog_folder: 'a: #b'\n"
+    )
     got = train_options([*DATA, config(text)]).values
     assert (got.lr, got.lr_drops, got.flipped_emb, got.snap_prefix) == (1e-4, [2, 4], True, "123")
     assert (got.val_list, got.log_folder) == ("", "a: #b")
@@ -188,7 +196,9 @@ def test_a_flag_can_be_switched_off_later(config: Callable[..., str]) -> None:
     assert value("flipped_emb", on, "--flipped_emb", "false") is False
 
 
-@pytest.mark.parametrize("text", [b"", b"# nothing\n", b"\xef\xbb\xbflr: 0.1\r\nm: 0.2\r\n", b"---\nlr: 0.1\n"])
+@pytest.mark.parametrize(
+    "text", [b"", b"# nothing\n", b"\xef\xbb\xbflr: 0.1\r\nm: 0.2\r\n", b"---\nlr: 0.1\n"]
+)
 def test_empty_files_bom_and_crlf_are_fine(config: Callable[..., str], text: bytes) -> None:
     resolved = train_options([*DATA, config(text)])
     assert resolved.values.lr == (0.1 if b"lr" in text else 0.4)
@@ -196,7 +206,9 @@ def test_empty_files_bom_and_crlf_are_fine(config: Callable[..., str], text: byt
         assert (resolved.values.m, resolved.origins["m"]) == (0.2, "x.yml:2")
 
 
-def test_variables_are_expanded_everywhere(config: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_expanded_everywhere(
+    config: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ROOT", "/d")
     monkeypatch.setenv("PLAIN", "a$ROOT")  # what a variable holds isn't expanded again
     assert value("log_folder", config("log_folder: $ROOT/a${ROOT}b")) == "/d/a/db"
@@ -310,7 +322,9 @@ def test_the_ancestors_devices_in_a_file_are_answered_with_the_launch_line(
 
 def test_all_problems_come_out_together(config: Callable[..., str]) -> None:
     file = config("lrr: 1\nlr: abc\nlr_drops: [3, 3]\n")
-    assert problems("--m", "x", file, "--val_list", "p", "--train_list", "$UNSET_LIST", "--train_landmarks", "l") == (
+    assert problems(
+        "--m", "x", file, "--val_list", "p", "--train_list", "$UNSET_LIST", "--train_landmarks", "l"
+    ) == (
         "command line: --m: expected auto or a number >= 0, got 'x'",
         "x.yml:1: lrr: no such option; the closest: lr, lr_drops",
         "x.yml:2: lr: expected a number > 0, got 'abc'",
@@ -422,7 +436,9 @@ def test_as_dict_shares_nothing_with_the_values() -> None:
     assert resolved.values.lr_drops == [3, 6, 9, 13] == train_options(DATA).values.lr_drops
 
 
-yaml_keys = st.sampled_from(["lr", "lr_drops", "flipped_emb", "snap_prefix", "device", "devices", "x"]) | st.text()
+yaml_keys = (
+    st.sampled_from(["lr", "lr_drops", "flipped_emb", "snap_prefix", "device", "devices", "x"]) | st.text()
+)
 yaml_values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text() | st.dates() | st.binary(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2),
@@ -433,7 +449,9 @@ yaml_files = st.dictionaries(yaml_keys, yaml_values, max_size=4).map(
     lambda content: yaml.safe_dump(content).encode(errors="replace")
 )
 yaml_fragments = st.lists(
-    st.sampled_from([*"[]{}:,-?&*!|>'\"%@#\n\t \\$", "lr", "a", "1", "~", "<<", "$$", "${A}", "...\n", "---\n"])
+    st.sampled_from(
+        [*"[]{}:,-?&*!|>'\"%@#\n\t \\$", "lr", "a", "1", "~", "<<", "$$", "${A}", "...\n", "---\n"]
+    )
 ).map(lambda parts: "".join(parts).encode())
 
 
@@ -446,7 +464,9 @@ def test_any_file_gives_options_or_input_error(tmp_path: Path, content: bytes) -
         resolved.write(tmp_path / "again.yml")
 
 
-words = st.sampled_from(["--lr", "-m", "--lr_drops", "--flipped_emb", "--", "-", "@", "@/dev/null", "1", "-1"])
+words = st.sampled_from(
+    ["--lr", "-m", "--lr_drops", "--flipped_emb", "--", "-", "@", "@/dev/null", "1", "-1"]
+)
 
 
 @PROPERTY
@@ -475,7 +495,9 @@ def test_a_shipped_recipe_is_complete_and_parses(path: Path, monkeypatch: pytest
     assert all(f"# {word}:" in header for word in ("launch", "data", "score", "cost"))
 
 
-@pytest.mark.parametrize(("options", "required"), [(train_options, DATA), (evaluation_options, ["--snap", "a.pt"])])
+@pytest.mark.parametrize(
+    ("options", "required"), [(train_options, DATA), (evaluation_options, ["--snap", "a.pt"])]
+)
 def test_help_gives_a_default_and_a_unit_or_choices_for_every_option(
     options: Callable[[list[str]], Resolved],
     required: list[str],

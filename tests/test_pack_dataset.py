@@ -281,7 +281,9 @@ def problems(*options: str) -> tuple[str, ...]:
     return caught.value.problems
 
 
-def test_a_folder_with_other_shards_is_left_alone(sample_data: Path, pack: Callable[..., None], tmp_path: Path) -> None:
+def test_a_folder_with_other_shards_is_left_alone(
+    sample_data: Path, pack: Callable[..., None], tmp_path: Path
+) -> None:
     options = ["--out", str(tmp_path), *data_options(sample_data)]
     (tmp_path / "a.tar").touch()
     assert problems(*options) == (f"--out {tmp_path}: holds shards of another origin; give another folder",)

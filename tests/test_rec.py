@@ -236,7 +236,9 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_the_class_count_is_checked(tmp_path: Path) -> None:
     write(tmp_path, with_identities(PEOPLE, labels=[0, 3, 1]), 3)
     facts = tmp_path / "property"
-    assert problems(tmp_path) == (f"{tmp_path}/train.rec: record 3: its class 3 isn't one of the 3 of {facts}",)
+    assert problems(tmp_path) == (
+        f"{tmp_path}/train.rec: record 3: its class 3 isn't one of the 3 of {facts}",
+    )
     for text in ("", "3", "3,112", "three,112,112", "3,112,112\n4,112,112"):
         facts.write_text(text)
         assert problems(tmp_path) == (f"{facts}: isn't `classes,height,width`",)

@@ -25,12 +25,10 @@ from tools.sample.people import draw_shot
 TINY = Options(identities=3, images_per_identity=4, lfw_identities=20, pairs_per_fold=2, size=96)
 TINY_FLAGS = [f"--{name}={value}" for name, value in vars(TINY).items()]
 # SphereFace's points over the edge of the crop; x, then y.
-TEMPLATE = np.transpose(
-    [
-        [0.315569, 0.682623, 0.500262, 0.349472, 0.653436],
-        [0.461574, 0.459834, 0.640505, 0.824692, 0.823251],
-    ]
-)
+TEMPLATE = np.transpose([
+    [0.315569, 0.682623, 0.500262, 0.349472, 0.653436],
+    [0.461574, 0.459834, 0.640505, 0.824692, 0.823251],
+])
 
 
 @pytest.fixture(scope="module")

@@ -337,3 +337,4 @@ def test_after_an_exception_the_head_is_whole_again(one_rank: None) -> None:
         raise KeyError
     after, _ = head(embeddings, labels)
     assert torch.equal(before, after)
+

@@ -200,7 +200,9 @@ def test_more_ranks_raise_no_alarm(run_distributed: Callable[..., list[str]], tr
     assert run_distributed(2, told_on_a_rank, str(trained)) == ["", ""]
 
 
-def test_a_snapshot_without_a_note_is_scored_without_a_word(trained: Path, evaluate: Evaluate, tmp_path: Path) -> None:
+def test_a_snapshot_without_a_note_is_scored_without_a_word(
+    trained: Path, evaluate: Evaluate, tmp_path: Path
+) -> None:
     contents = torch.load(trained, weights_only=True)
     del contents["scores"]
     torch.save(contents, tmp_path / "old.pt")

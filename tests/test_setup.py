@@ -46,7 +46,9 @@ def checkout(tmp_path: Path) -> Path:
 
 def stub(checkout: Path, version=(3, 11, 7), no_venv=False, name="stub") -> Path:
     path = checkout.parent / name
-    path.write_text(STUB.format(python=BASE_PYTHON, version=version, no_venv=no_venv, log=checkout.parent / "log"))
+    path.write_text(
+        STUB.format(python=BASE_PYTHON, version=version, no_venv=no_venv, log=checkout.parent / "log")
+    )
     path.chmod(0o755)
     return path
 

@@ -194,7 +194,8 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(run: Callable[
 
 
 def test_one_bad_photograph_too_many_ends_both_ranks_with_a_snapshot(quickstart_data: Path, tmp_path: Path) -> None:
-    """One rank can't read it; both end in that iteration, and the run can go on with more allowed, or once it is back."""
+    """One rank can't read it; both end in that iteration, and the run can go on with more allowed, or once it is back.
+    """
     data = tmp_path / "data"
     (data / "vggface2").mkdir(parents=True)
     for part in ("train", "meta", "bb_landmark"):
@@ -215,7 +216,7 @@ def test_one_bad_photograph_too_many_ends_both_ranks_with_a_snapshot(quickstart_
     done = len(losses(tmp_path))
     assert done >= 1
     assert snapshot.newest(tmp_path / "snapshots", "tiny") == tmp_path / "snapshots" / f"tiny_{done}.pt"
-    assert 'File "' not in result.stderr.split("torch/distributed")[0]  # no traceback of ours
+    assert "File \"" not in result.stderr.split("torch/distributed")[0]  # no traceback of ours
 
 
 def plainly(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:

@@ -54,7 +54,9 @@ def boxes_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) ->
     return boxes
 
 
-def _rows_of(names: pa.StringArray, table: Path, wanted: list[str], where: Callable[[int], str]) -> NDArray[np.float64]:
+def _rows_of(
+    names: pa.StringArray, table: Path, wanted: list[str], where: Callable[[int], str]
+) -> NDArray[np.float64]:
     """Columns of a table [N, K], by name without ending; InputError names images without a row by `where`."""
     columns = _read_csv(table, wanted)
     values = np.empty((len(names), len(wanted)))
@@ -81,7 +83,9 @@ def _places(
     return rows
 
 
-def _refuse_shared(names: pa.StringArray, rows: NDArray[np.int32], table: Path, where: Callable[[int], str]) -> None:
+def _refuse_shared(
+    names: pa.StringArray, rows: NDArray[np.int32], table: Path, where: Callable[[int], str]
+) -> None:
     """InputError for images [N] that differ only by their ending, and so share a row; rows: [N].
 
     An image that is listed twice isn't refused.
@@ -93,12 +97,10 @@ def _refuse_shared(names: pa.StringArray, rows: NDArray[np.int32], table: Path, 
     first[rows[::-1]] = np.arange(len(rows))[::-1]  # what is written last stays
     others = first[rows[shared]]
     unlike = pc.not_equal(names.take(pa.array(shared)), names.take(pa.array(others))).to_numpy(zero_copy_only=False)
-    refuse(
-        [
-            f"{where(i)}: {names[i]} and {names[other]} would share a row of {table}; rename one of them"
-            for i, other in zip(shared[unlike].tolist(), others[unlike].tolist(), strict=True)
-        ]
-    )
+    refuse([
+        f"{where(i)}: {names[i]} and {names[other]} would share a row of {table}; rename one of them"
+        for i, other in zip(shared[unlike].tolist(), others[unlike].tolist(), strict=True)
+    ])
 
 
 def _without_ending(names: pa.StringArray) -> pa.StringArray:

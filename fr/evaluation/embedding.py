@@ -47,14 +47,14 @@ def embed(
         try:
             for batch in plain_stream(faces, indices, batch_size, preprocessing, settings):
                 images = batch.to(ranks.device, non_blocking=True)
-                parts.append(network(images).float().cpu())
+                parts.append(network(images).float())  # left on the device: copying each would wait for it
                 if heartbeat:
                     heartbeat.count += 1
                 bar.update(len(images))
         except InputError as error:
             failure = error
     raise_together(failure, "another rank can't read its images")
-    rows = gather_rows(torch.cat(parts) if parts else _no_rows(network, preprocessing, ranks), counts).numpy()
+    rows = gather_rows((torch.cat(parts) if parts else _no_rows(network, preprocessing, ranks)).cpu(), counts).numpy()
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
     if bad:
         raise InputError(*[f"{faces.path(i)}: its embedding isn't finite" for i in bad[:10]])
@@ -75,7 +75,7 @@ def _no_rows(model: Network, preprocessing: Preprocessing, ranks: Ranks) -> torc
     """Empty rows [0, E] of a rank without images, where there are fewer images than ranks."""
     image = torch.zeros(1, 3, *preprocessing.input_size, device=ranks.device)
     rows: torch.Tensor = model(image)
-    return rows[:0].float().cpu()
+    return rows[:0].float()
 
 
 def pair_scores(

@@ -110,11 +110,9 @@ def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) ->
     model = OnnxModel(path, device)
     stored = model.preprocessing or _preprocessing_from_options(path, options, model.input_size)
     preprocessing = _with_options(stored, options)
-    facts = (
-        {"model": "unknown", "iteration": None}
-        | model.facts
-        | {"embed_size": model.embed_size(preprocessing.input_size)}
-    )
+    facts = {"model": "unknown", "iteration": None} | model.facts | {
+        "embed_size": model.embed_size(preprocessing.input_size)
+    }
     _check_claims(path, options, facts["model"], facts["embed_size"])
     return ScoredModel(
         model,

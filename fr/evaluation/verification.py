@@ -195,7 +195,9 @@ def checked_pairs(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.float6
         raise ValueError(f"scores are not finite for pairs {_named(bad)}")
     count = int(is_same.sum())
     if count in (0, score.size):
-        raise ValueError(f"verification needs both same and different pairs, got {count} same of {score.size} pairs")
+        raise ValueError(
+            f"verification needs both same and different pairs, got {count} same of {score.size} pairs"
+        )
     return score, is_same
 
 

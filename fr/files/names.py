@@ -1,6 +1,5 @@
 """File names as text: one line of UTF-8, or not."""
 
-
 def printable(name: str) -> str:
     """A file's name as one line of UTF-8; what isn't Unicode is escaped."""
     return " ".join(name.split()).encode(errors="backslashreplace").decode()

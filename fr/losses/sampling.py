@@ -31,7 +31,7 @@ def drawn_rows(rows: int, of_batch: torch.Tensor, rate: float, seed: int, iterat
     source = torch.Generator(device).manual_seed(_seed(seed, iteration))
     scores = torch.rand(rows + 1, generator=source, device=device)  # last: all classes of other ranks
     elsewhere = (of_batch < 0) | (of_batch >= rows)
-    scores[torch.where(elsewhere, rows, of_batch)] = 2
+    scores.index_fill_(0, torch.where(elsewhere, rows, of_batch), 2)  # by indexing, the host would wait for a GPU
     kept = scores[:rows].topk(drawn_count(rows, len(of_batch), rate), sorted=False).indices
     return kept.sort().values
 

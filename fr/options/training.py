@@ -142,7 +142,8 @@ def loop(group: Group) -> None:
     add("--max_bad_steps", type=COUNT_OR_0, default=10, help="end after so many skipped in a row [steps]; 0 = never")
     add("--max_bad_images", type=COUNT_OR_0, default=100, help="one more unusable ends the run [files]; 0 = the first")
     add("--freeze_bn", **FLAG, help="batch norms keep their batch statistics; false = off")
-    add("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help="of the backbone; auto: bf16 if native")
+    precisions, products = ("auto", "fp32", "tf32", "bf16"), "of products; fp32: IEEE; auto: bf16 if native, else fp32"
+    add("--precision", default="fp32", choices=precisions, help=products)
     add("--channels_last", **FLAG, help="memory order of pictures and weights, same numbers; false = off")
     add("--sync_bn", **FLAG, help="batch norms over the samples of all ranks; false = of each rank")
     add("--activation_checkpointing", **FLAG, help="compute blocks twice rather than keep them; false = off")

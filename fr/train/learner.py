@@ -1,7 +1,7 @@
 """The learner: everything that an optimiser step changes, the step itself, and its state for snapshots."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fr.checkpoint.training_state import StateTensors, Tensors
 from fr.losses.classifier import MarginSoftmax
+from fr.precision import float32_products
 from fr.train.ema import WeightAverage
 from fr.train.meters import Meters
 from fr.train.optimizer import apply_step, gradient_norm, set_lr
@@ -24,7 +25,8 @@ _STORED_NAMES = {"momentum_buffer": "momentum"}  # torch.optim's name of a state
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Constants of a step. clip_norm: 0 = off. precision: `fp32` or `bf16`.
+    """Constants of a step. clip_norm: 0 = off. precision: one of `fr.precision.PRECISIONS`; the head is in float32
+    with all of them, in TF32 with `tf32`.
 
     freeze_bn: batch norms use their running statistics, and leave them as they are.
     """
@@ -55,6 +57,10 @@ class Learner:
         self.meters = Meters(self.device)
         self._settings = settings
         self._replicas = replicate(backbone, compiled)
+        # Buffers that a forward pass changes: batch statistics, and the head's scalars (its centres follow later).
+        changing = [*backbone.buffers(), *(buffer for buffer in head.buffers() if not buffer.ndim)]
+        dtypes = dict.fromkeys(buffer.dtype for buffer in changing)
+        self._statistics = [[buffer for buffer in changing if buffer.dtype == dtype] for dtype in dtypes]
 
     def training_mode(self) -> None:
         """Set the backbone to training mode: before the first step, and after each use for evaluation."""
@@ -73,8 +79,9 @@ class Learner:
         """
         set_lr(self.optimizer, lr)
         means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        statistics = [(buffer, buffer.clone()) for buffer in self._statistics()]
-        with self.head.step(iteration, torch.cat([labels for _, labels in batches]), self.optimizer):
+        statistics = [torch.cat([buffer.flatten() for buffer in buffers]) for buffers in self._statistics]
+        in_tf32 = float32_products(self._settings.precision == "tf32")
+        with in_tf32, self.head.step(iteration, torch.cat([labels for _, labels in batches]), self.optimizer):
             for number, (images, labels) in enumerate(batches, start=1):
                 with unshared(self._replicas) if number < len(batches) else nullcontext():
                     with torch.autocast(self.device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
@@ -86,9 +93,8 @@ class Learner:
             norm = gradient_norm(self.backbone.parameters(), self.head.parameters())
             skipped = apply_step(self.optimizer, norm, means["loss"], self._settings.clip_norm)
             self.optimizer.zero_grad()
-        undo = skipped.bool()
-        for buffer, before in statistics:  # one image that isn't finite would stay in them for ever
-            torch.where(undo, before, buffer, out=buffer)
+        for buffers, before in zip(self._statistics, statistics, strict=True):
+            _keep_if(skipped.bool(), before, buffers)  # one image that isn't finite would stay in them for ever
         self.head.companions.move_centers(skipped)
         if self.average:
             self.average.update(iteration, skipped)
@@ -120,15 +126,20 @@ class Learner:
         images = images.to(self.device, non_blocking=True, memory_format=self._settings.memory_format)
         return images, labels.to(self.device, non_blocking=True)
 
-    def _statistics(self) -> Iterator[torch.Tensor]:
-        """Buffers that a forward pass changes: batch statistics, and the head's scalars (its centres follow later)."""
-        yield from self.backbone.buffers()
-        yield from (buffer for buffer in self.head.buffers() if not buffer.ndim)
-
     def _optimizer_state(self, parameter: nn.Parameter) -> Tensors:
         """Tensors that torch.optim keeps of a parameter, by their stored names."""
         state = self.optimizer.state.get(parameter, {})
         return {_STORED_NAMES.get(name, name): value for name, value in state.items() if torch.is_tensor(value)}
+
+
+def _keep_if(undo: torch.Tensor, before: torch.Tensor, buffers: list[torch.Tensor]) -> None:
+    """Give the buffers back what they held `before`, end to end, if `undo` is true on the device.
+
+    A few kernels for all buffers of a type, where one by one would take two for each.
+    """
+    now = torch.cat([buffer.flatten() for buffer in buffers])
+    kept = torch.where(undo, before, now).split([buffer.numel() for buffer in buffers])
+    torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(kept, buffers, strict=True)])
 
 
 def _named(prefix: str, tensors: Tensors) -> Tensors:

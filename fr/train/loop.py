@@ -1,6 +1,5 @@
 """The training loop, with ends that all ranks agree on."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -50,7 +49,7 @@ def train(
     replaced images are bad input.
     """
     monitor, iterations, batches_ahead = milestones.monitor, stream.iterations, iter(stream)
-    watch = Stopwatch()
+    watch = Stopwatch(learner.device)
     saved = iterations.start
     learner.training_mode()
     with caught_signals() as received:
@@ -87,13 +86,11 @@ def _fetch(
     batches_ahead: Iterator[Batch], stream: TrainingStream, learner: Learner, watch: Stopwatch
 ) -> tuple[list[Batch], InputError | None]:
     """Return the micro-batches of an iteration, on the device, or why there are none."""
-    start = time.perf_counter()
     try:
-        batches = [learner.on_device(*next(batches_ahead)) for _ in range(stream.accumulate)]
+        with watch.fetching(stream.order.batch_size):
+            return [learner.on_device(*next(batches_ahead)) for _ in range(stream.accumulate)], None
     except InputError as error:
         return [], error
-    watch.fetched(stream.order.batch_size, time.perf_counter() - start)
-    return batches, None
 
 
 def _reason_to_end(

@@ -4,8 +4,11 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -115,23 +118,42 @@ class Monitor(Silent):
 
 
 class Stopwatch:
-    """Images per second and the share of time spent waiting for data, since the last reading."""
+    """Images per second and the share of time in which the device waited for data, since the last reading.
 
-    def __init__(self) -> None:
+    A CPU waits as long as fetching a batch takes. A GPU still computes the last step meanwhile: it waits from the end
+    of its kernels until the batch is there, which CUDA events tell.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
         self.restart()
 
     def restart(self) -> None:
-        self._since, self._waited, self._images = time.perf_counter(), 0.0, 0
+        self._since, self._images = time.perf_counter(), 0
+        self._waits: list[tuple[Any, Any]] = []
 
-    def fetched(self, images: int, waited: float) -> None:
+    @contextmanager
+    def fetching(self, images: int) -> Iterator[None]:
+        """Around fetching so many images."""
+        start = self._now()
+        yield
+        self._waits.append((start, self._now()))
         self._images += images
-        self._waited += waited
 
     def read(self) -> dict[str, float]:
+        """Figures since the last reading; the device must have been waited for since the last batch was fetched."""
         elapsed = time.perf_counter() - self._since
-        figures = {"images_per_s": self._images / elapsed, "data_wait": self._waited / elapsed}
+        waited = sum(start.elapsed_time(end) / 1e3 if self._on_gpu else end - start for start, end in self._waits)
+        figures = {"images_per_s": self._images / elapsed, "data_wait": waited / elapsed}
         self.restart()
         return figures
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 def _keep_records(path: Path, last: int) -> None:

@@ -1,8 +1,9 @@
-"""DDP wrapping, precision, activation checkpointing, SyncBN, determinism; no key of the state dict changes.
+"""DDP wrapping, activation checkpointing, SyncBN, determinism; no key of the state dict changes.
 
 Letters: B samples of a rank, C channels.
 """
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,14 +20,20 @@ from torch.utils.checkpoint import checkpoint
 from fr.distributed import world_size
 from fr.losses.sharded import sum_over_ranks
 
+# A later torch than 2.11 has renamed the option, and warns of the name before.
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+_BUFFERS_APART: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+
 
 @contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
     """In here torch uses deterministic algorithms only, and refuses operations that have none.
 
-    On a CPU all operations of the networks here are deterministic anyway.
+    Otherwise cuDNN measures at the first step which of its convolutions is the fastest. On a CPU all operations of the
+    networks here are deterministic anyway.
     """
-    before = torch.are_deterministic_algorithms_enabled()
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not enabled
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True)
@@ -34,19 +41,8 @@ def deterministic(enabled: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
-
-
-def resolved_precision(precision: str, device: torch.device) -> str:
-    """`fp32` or `bf16`; `auto` is bf16 where the processor multiplies matrices in it, else fp32."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        able = torch.cpu.get_capabilities()
-        native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return "bf16" if native else "fp32"
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def replicate(backbone: nn.Module, compiled: bool) -> nn.Module:
@@ -58,7 +54,8 @@ def replicate(backbone: nn.Module, compiled: bool) -> nn.Module:
     module = cast(nn.Module, torch.compile(backbone)) if compiled else backbone
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
         return module
-    return Replicas(module, gradient_as_bucket_view=True)
+    # Batch statistics are rank 0's: it broadcasts them before a snapshot and a validation, not at each step.
+    return Replicas(module, gradient_as_bucket_view=True, **_BUFFERS_APART)
 
 
 class Replicas(DistributedDataParallel):

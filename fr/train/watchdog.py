@@ -67,7 +67,9 @@ def culprits(earlier: dict[int, Post], now: dict[int, Post]) -> list[int]:
     return frozen or [rank for rank in now if now[rank].count == least]
 
 
-def _watch(ranks: Ranks, patience: float, heartbeat: Heartbeat, store: dist.Store, over: threading.Event) -> None:
+def _watch(
+    ranks: Ranks, patience: float, heartbeat: Heartbeat, store: dist.Store, over: threading.Event
+) -> None:
     beat, seen, since = 0, -1, time.monotonic()
     earlier: dict[int, Post] = {}
     while not over.wait(patience / _BEATS):

@@ -83,12 +83,10 @@ def converted(dataset: str, sample: Path, out: Path) -> list[str]:
         x, y, w, h = (5, 8, width - 20, height) if dataset == "ms1m" else (0, 0, width, height)
         cut = [x, y, min(w, width - x), min(h, height - y)]  # the box of ms1m reaches beyond the picture
         fractions = (pixels - cut[:2]) / cut[2:]
-        rows.append(
-            {
-                "list": f"{name} {label + 5}",
-                "trp": f"{name} {10 * label} " + " ".join(map(repr, pixels.ravel().tolist())),
-            }.get(dataset, f"{name} | {' '.join(map(repr, fractions.ravel().tolist()))} | {x} {y} {w} {h}")
-        )
+        rows.append({
+            "list": f"{name} {label + 5}",
+            "trp": f"{name} {10 * label} " + " ".join(map(repr, pixels.ravel().tolist())),
+        }.get(dataset, f"{name} | {' '.join(map(repr, fractions.ravel().tolist()))} | {x} {y} {w} {h}"))
     list_file.write_text("\n".join(rows))
     table = str(base / "bb_landmark") if dataset in ("list", "folder") else ""
     if dataset == "list":

@@ -17,7 +17,6 @@ from tests.gpu.job import Job
 T = TypeVar("T")
 NO_VALIDATION = ("--val_data_root", "", "--val_list", "", "--val_landmarks", "")
 _CORES_EACH = 3
-IEEE = {"NVIDIA_TF32_OVERRIDE": "0"}  # cuBLAS and cuDNN compute float32 in float32, whatever a program sets
 
 
 def training_command(job: Job, out: Path, *options: str, launcher: tuple[str, ...] = ()) -> list[str]:
@@ -33,23 +32,23 @@ def torchrun(ranks: int, *options: str) -> tuple[str, ...]:
     return ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *options)
 
 
-def environment(changes: dict[str, str] | None = None) -> dict[str, str]:
-    """Environment of a command, with the changes. OMP_NUM_THREADS is torchrun's default; set, it doesn't warn."""
-    return os.environ | {"OMP_NUM_THREADS": "1"} | (changes or {})
+def environment() -> dict[str, str]:
+    """Environment of a command. OMP_NUM_THREADS is torchrun's default; set, it doesn't warn."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def run(command: list[str], changes: dict[str, str] | None = None) -> str:
+def run(command: list[str]) -> str:
     """Run a command and return its output; RuntimeError with the end of its errors when it fails."""
-    done = subprocess.run(command, env=environment(changes), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     print(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}", flush=True)
     if done.returncode:
         raise RuntimeError(f"{command[1:3]} ended with {done.returncode}: {done.stderr[-300:]}")
     return done.stdout
 
 
-def train(job: Job, out: Path, *options: str, changes: dict[str, str] | None = None) -> list[dict[str, Any]]:
+def train(job: Job, out: Path, *options: str) -> list[dict[str, Any]]:
     """Run train.py to its end; the records of its log."""
-    run(training_command(job, out, *options), changes)
+    run(training_command(job, out, *options))
     return records(out)
 
 

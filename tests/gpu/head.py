@@ -12,9 +12,10 @@ import torch.nn.functional as F
 
 from fr.distributed import open_ranks
 from fr.losses.classifier import MarginSoftmax
+from fr.precision import float32_products
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tests.gpu.job import Job
-from tests.gpu.steps import DECAY, EMBED_SIZE, LR, MOMENTUM, free_memory, tf32
+from tests.gpu.steps import DECAY, EMBED_SIZE, LR, MOMENTUM, free_memory
 from tools.benchmarks.case_ranks import loss_settings
 
 _S, _M = 30.0, 0.35
@@ -37,14 +38,14 @@ def check(job: Job) -> None:
         head = MarginSoftmax(classes, EMBED_SIZE, loss_settings(margin_type="cos", s=_S, m=_M), seed=0).to(job.device)
         job.findings.metric(f"drawing {classes:,} centres", time.perf_counter() - start, "s")
         embeddings, labels = _batch(job, head, samples)
-        with tf32(False):
+        with float32_products(False):
             exact = _outcome(head, embeddings, labels)
-        with tf32(True):
+        with float32_products(True):
             differences = _differences(_outcome(head, embeddings, labels), exact)
         for part, value in differences.items():
             job.findings.metric(f"{part}: TF32 against IEEE float32", value, "relative")
         for name, allowed in (("IEEE float32", False), ("TF32", True)):
-            with tf32(allowed):
+            with float32_products(allowed):
                 _measure(job, name, head, embeddings, labels)
         free_memory()
         _compare_large(job, head, many)
@@ -115,7 +116,7 @@ def _differences(one: Outcome, other: Outcome) -> dict[str, float]:
 def _compare_large(job: Job, head: MarginSoftmax, samples: int) -> None:
     """N · C > 2³¹ on a GPU: a kernel that counts elements with 32 bits would spoil the last samples."""
     embeddings, labels = _batch(job, head, samples)
-    with tf32(False):
+    with float32_products(False):
         outcome = _outcome(head, embeddings, labels)
     free_memory()
     wanted = chunked_outcome(head.weight.detach(), embeddings, labels, _rows(head, labels), job.pick(50_000, 700))

@@ -25,7 +25,7 @@ from fr.distributed import Ranks
 from tests.gpu.faces import CONTRACT, dali, read_faces
 from tests.gpu.job import Job
 
-_LOADS = (0.0, 0.65, 1.0)  # share of a batch that the hardware JPEG decoder gets; 0.65 is DALI's own
+_LOADS = (0.0, 0.65, 1.0)  # share of a batch that the hardware JPEG decoder gets; DALI's own is 0.65, fr's 0
 
 
 def check(job: Job) -> None:
@@ -33,7 +33,8 @@ def check(job: Job) -> None:
     faces, settings = read_faces(job), dali(job, threads=job.pick(15, 2))
     decoded = [
         _decoding(job, faces, settings, batch, seconds, load, fancy, region)
-        for load, fancy, region in itertools.product(job.pick(_LOADS, (0.0,)), (True, False), (True, False))
+        for load, fancy, region in [(load, True, True) for load in job.pick(_LOADS, (0.0,))]
+        + [(0.0, False, True), (0.0, True, False)]
     ]
     ranks = Ranks(0, 1, 0, 1, job.device)
     order = Order(len(faces), batch, 0)

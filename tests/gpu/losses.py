@@ -16,7 +16,7 @@ from fr.losses.sampling import drawn_rows
 from fr.losses.settings import LossSettings
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tests.gpu.job import Job, note
-from tests.gpu.steps import DECAY, LR, MOMENTUM, free_memory, our_step, tf32
+from tests.gpu.steps import DECAY, LR, MOMENTUM, free_memory, our_step
 from tools.benchmarks.case_ranks import loss_settings
 
 _N, _C, _E = 96, 2_000, 64
@@ -51,7 +51,7 @@ WITHOUT_WAIT: dict[str, dict[str, Any]] = {
 
 def check(job: Job) -> None:
     """All losses one by one, then the sampled head, then whole steps."""
-    with open_ranks(job.device.type), tf32(False):
+    with open_ranks(job.device.type):
         for name, changes in CASES.items():
             settings, iteration = loss_settings(**changes), 20_000 if name == "global push+" else 300
             weight = MarginSoftmax(_C, _E, settings, seed=0).weight.detach()

@@ -7,15 +7,16 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from fr.distributed import open_ranks
+from fr.train.replicas import deterministic
 from tests.gpu.job import Job
-from tests.gpu.steps import our_step, tf32
+from tests.gpu.steps import our_step
 
 _ROWS = 10
 
 
 def check(job: Job) -> None:
     """Kernels of five steps of mobilenet in fr's best form; on a CPU, operators."""
-    with open_ranks(job.device.type), tf32(False):
+    with open_ranks(job.device.type), deterministic(False):
         step, number = our_step(job.device, "mobilenet", job.pick(512, 2)), job.pick(5, 2)
 
         def steps() -> None:

@@ -16,16 +16,14 @@ _CROSSING = (*_LENGTH, "--precision", "fp32")  # with validations
 
 def check(job: Job) -> None:
     here, cpu = (), ("--device", "cpu")
-    logs = side_by_side(
-        {
-            "whole": partial(_stages, job, job.out / "whole", _EXACT, {6: here}),
-            "synchronous": partial(_stages, job, job.out / "synchronous", _EXACT, {3: here, 6: here}),
-            "asynchronous": partial(
-                _stages, job, job.out / "asynchronous", (*_EXACT, "--async_snapshots"), {3: here, 6: here}
-            ),
-            "crossing": partial(_stages, job, job.out / "crossing", _CROSSING, {3: here, 6: cpu, 9: here}),
-        }
-    )
+    logs = side_by_side({
+        "whole": partial(_stages, job, job.out / "whole", _EXACT, {6: here}),
+        "synchronous": partial(_stages, job, job.out / "synchronous", _EXACT, {3: here, 6: here}),
+        "asynchronous": partial(
+            _stages, job, job.out / "asynchronous", (*_EXACT, "--async_snapshots"), {3: here, 6: here}
+        ),
+        "crossing": partial(_stages, job, job.out / "crossing", _CROSSING, {3: here, 6: cpu, 9: here}),
+    })
     for name in ("synchronous", "asynchronous"):
         same = same_weights(*(job.out / run / "snapshots/run_6.pt" for run in ("whole", name)))
         job.findings.claim(f"{name} snapshots: three steps and three resumed are six", same)

@@ -1,8 +1,7 @@
 """Training steps on images that are already on the device: as train.py builds them, and a yardstick of torch alone."""
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,26 +23,14 @@ Step = Callable[[int], torch.Tensor]  # iteration → loss, a scalar on the devi
 
 @dataclass(frozen=True)
 class Form:
-    """precision: `fp32` or `bf16`, as train.py has it. tf32: float32 products may be TensorFloat-32."""
+    """precision: as train.py has it."""
 
     precision: str = "fp32"
-    tf32: bool = False
     channels_last: bool = False
     compiled: bool = False
 
 
 BEST = Form("bf16", channels_last=True)
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """TensorFloat-32 or IEEE 754 in float32 matrix products and convolutions; without effect on a CPU."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def our_step(

@@ -5,7 +5,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tests.gpu.commands import IEEE, NO_VALIDATION, environment, records, side_by_side, train, training_command
+from tests.gpu.commands import NO_VALIDATION, environment, records, side_by_side, train, training_command
 from tests.gpu.job import Job
 
 _FIRST = 3  # steps before a difference of roundings has grown
@@ -21,9 +21,7 @@ def check(job: Job) -> None:
         "fp32": ["--precision", "fp32"],
         "bf16": ["--precision", "bf16"],
     }
-    logs = side_by_side(
-        {name: partial(train, job, job.out / name, *length, *form, changes=IEEE) for name, form in forms.items()}
-    )
+    logs = side_by_side({name: partial(train, job, job.out / name, *length, *form) for name, form in forms.items()})
     losses = {name: [record["loss"] for record in log] for name, log in logs.items()}
     reference = losses.pop("CPU")
     for name, run in losses.items():

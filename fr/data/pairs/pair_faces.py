@@ -55,9 +55,9 @@ def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: str, option: str) ->
     root.check_exists(option)
     names = list(pairs.where)
     strayed = true_rows(strays(pa.array(names, type=pa.string()), root))
-    refuse(
-        [f"{pairs.where[names[i]]}: {names[i][:80]!r}: a path must start from {root} and stay there" for i in strayed]
-    )
+    refuse([
+        f"{pairs.where[names[i]]}: {names[i][:80]!r}: a path must start from {root} and stay there" for i in strayed
+    ])
     points = _landmarks(names, Path(landmarks), pairs.where) if landmarks else np.zeros((len(names), 0, 2))
     row = {name: index for index, name in enumerate(names)}
     indices = np.array([(row[first], row[second]) for first, second in pairs.names], dtype=np.int64)

@@ -85,12 +85,10 @@ def _read_two_lines(path: Path) -> Pairs:
     if len(lines) % 2:
         raise InputError(f"{path}:{lines[-1][0]}: the last pair has one line; {len(lines)} lines are no pairs")
     pairs = list(zip(lines[::2], lines[1::2], strict=True))
-    refuse(
-        [
-            f"{path}:{number}: the two lines of a pair end with {first[1]} and {second[1]}"
-            for (number, first), (_, second) in pairs
-            if (int(first[1]) == 0) != (int(second[1]) == 0)
-        ]
-    )
+    refuse([
+        f"{path}:{number}: the two lines of a pair end with {first[1]} and {second[1]}"
+        for (number, first), (_, second) in pairs
+        if (int(first[1]) == 0) != (int(second[1]) == 0)
+    ])
     same = [int(first[1]) != 0 for (_, first), _ in pairs]
     return Pairs([(first[0], second[0]) for (_, first), (_, second) in pairs], same, tenths(same, str(path)), where)

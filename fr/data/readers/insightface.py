@@ -84,12 +84,10 @@ def read_records(root: DataRoot) -> LabelledFaces:
     lost, rows, classes = rows[classes == _UNKNOWN], rows[classes >= 0], classes[classes >= 0]
     if not len(rows):
         raise InputError(f"{path}: no picture can be read; does {index} belong to it?")
-    refuse(
-        [
-            f"{path}: record {records.keys[rows[i]]}: its class {classes[i]:,} isn't one of the {count:,} of {facts}"
-            for i in np.flatnonzero(classes >= count).tolist()
-        ]
-    )
+    refuse([
+        f"{path}: record {records.keys[rows[i]]}: its class {classes[i]:,} isn't one of the {count:,} of {facts}"
+        for i in np.flatnonzero(classes >= count).tolist()
+    ])
     distinct, labels = np.unique(classes, return_inverse=True)
     notes = _notes(path, records.keys[lost].tolist())
     if len(distinct) < count:
@@ -194,12 +192,10 @@ def _read_index(path: Path, of: Path, size: int) -> tuple[Keys, NDArray[np.int64
     if not len(keys):
         raise InputError(f"{path}: the index is empty")
     unfit = (offsets < 0) | (offsets >= size) | (offsets % 4 != 0)
-    refuse(
-        [
-            f"{path}: record {keys[i]} at {offsets[i]:,}, where in the {size:,} bytes of {of} none can begin"
-            for i in np.flatnonzero(unfit).tolist()
-        ]
-    )
+    refuse([
+        f"{path}: record {keys[i]} at {offsets[i]:,}, where in the {size:,} bytes of {of} none can begin"
+        for i in np.flatnonzero(unfit).tolist()
+    ])
     for column, what in ((keys, "key"), (offsets, "offset")):
         values, counts = np.unique(column, return_counts=True)
         refuse([f"{path}: the {what} {value} for the second time" for value in values[counts > 1].tolist()])

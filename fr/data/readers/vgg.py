@@ -51,13 +51,11 @@ def _by_meta(
     """Labels and identities of the list anew, in the order of the meta file."""
     order = {name: place for place, name in enumerate(label_order(path))}
     first = np.unique(labels, return_index=True)[1].tolist()
-    refuse(
-        [
-            f"{lines.where(row)}: the identity {name} isn't in {path}"
-            for row, name in zip(first, identities, strict=True)
-            if name not in order
-        ]
-    )
+    refuse([
+        f"{lines.where(row)}: the identity {name} isn't in {path}"
+        for row, name in zip(first, identities, strict=True)
+        if name not in order
+    ])
     ordered = sorted(identities, key=order.__getitem__)
     rank = {name: label for label, name in enumerate(ordered)}
     return np.array([rank[name] for name in identities], dtype=np.int64)[labels], ordered

@@ -138,7 +138,7 @@ def _keep_if(undo: torch.Tensor, before: torch.Tensor, buffers: list[torch.Tenso
     A few kernels for all buffers of a type, where one by one would take two for each.
     """
     now = torch.cat([buffer.flatten() for buffer in buffers])
-    kept = torch.where(undo, before, now).split([buffer.numel() for buffer in buffers])
+    kept = torch.split(torch.where(undo, before, now), [buffer.numel() for buffer in buffers])
     torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(kept, buffers, strict=True)])
 
 

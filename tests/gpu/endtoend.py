@@ -2,9 +2,11 @@
 
 import json
 import statistics
+import subprocess
+import time
 from pathlib import Path
 
-from tests.gpu.commands import NO_VALIDATION, train
+from tests.gpu.commands import NO_VALIDATION, environment, records, train, training_command
 from tests.gpu.job import Job
 
 _SETTLED = 0.3  # of the iterations, after which speeds count
@@ -28,6 +30,21 @@ def check(job: Job) -> None:
             job.findings.metric(f"{model}: share of the slower of loader and step", speed / least)
         finite = all(abs(record["loss"]) < float("inf") for record in log)
         job.findings.claim(f"{model}: losses stay finite", finite and not log[-1]["skipped_steps"], log[-1]["loss"])
+    seconds = _seconds_to_first_step(job, job.out / "first")
+    job.findings.metric("seconds to the first step, imports included", seconds, "s")
+
+
+def _seconds_to_first_step(job: Job, out: Path) -> float:
+    """Of the quick start's recipe, from starting the command to the first line of its log."""
+    command = training_command(job, out, "--max_iterations", "2", *NO_VALIDATION)
+    start = time.monotonic()
+    with subprocess.Popen(command, env=environment()) as process:
+        while not records(out) and process.poll() is None:
+            time.sleep(0.01)
+        seconds = time.monotonic() - start
+        if process.wait():
+            raise RuntimeError(f"train.py ended with {process.returncode}")
+    return seconds
 
 
 def _measured(out: Path, check: str, name: str) -> float:

@@ -1,11 +1,8 @@
-"""train.py on the sample recipe: losses on the device against the CPU's, and the seconds to the first step."""
+"""train.py on the sample recipe: losses on the device against the CPU's."""
 
-import subprocess
-import time
 from functools import partial
-from pathlib import Path
 
-from tests.gpu.commands import NO_VALIDATION, environment, records, side_by_side, train, training_command
+from tests.gpu.commands import NO_VALIDATION, side_by_side, train
 from tests.gpu.job import Job
 
 _FIRST = 3  # steps before a difference of roundings has grown
@@ -34,18 +31,3 @@ def check(job: Job) -> None:
             f"{max(differences[:_FIRST]):.1e}",
         )
         job.findings.metric(f"{name}: largest difference in {iterations} iterations", max(differences), "of the loss")
-    seconds = _seconds_to_first_step(job, job.out / "first")
-    job.findings.metric("seconds to the first step, imports included", seconds, "s")
-
-
-def _seconds_to_first_step(job: Job, out: Path) -> float:
-    """From starting the command to the first line of its log."""
-    command = training_command(job, out, "--max_iterations", "2", *NO_VALIDATION)
-    start = time.monotonic()
-    with subprocess.Popen(command, env=environment()) as process:
-        while not records(out) and process.poll() is None:
-            time.sleep(0.01)
-        seconds = time.monotonic() - start
-        if process.wait():
-            raise RuntimeError(f"train.py ended with {process.returncode}")
-    return seconds

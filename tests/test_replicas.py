@@ -134,13 +134,22 @@ def test_on_a_gpu_torchs_own_synchronised_batch_norm_is_taken() -> None:
     assert type(next(iter(converted.children()))) is nn.SyncBatchNorm
 
 
-def test_a_backbone_without_a_weight_to_train_is_called_as_it_is(one_rank: None) -> None:
-    model = small_mobilenet().requires_grad_(False)
-    replicas = replicate(model, compiled=False)
-    assert replicas is model
-    with unshared(replicas):
-        assert replicas(images(2)).shape == (2, 16)
-    assert isinstance(replicate(small_mobilenet(), compiled=False), DistributedDataParallel)
+def called_as_they_are() -> list[bool]:
+    """Whether `replicate` leaves a backbone alone: one without a weight to train, and one with."""
+    found = []
+    for model in (small_mobilenet().requires_grad_(False), small_mobilenet()):
+        replicas = replicate(model, compiled=False)
+        found.append(replicas is model)
+        with unshared(replicas):
+            assert replicas(images(2)).shape == (2, 16)
+    return found
+
+
+@pytest.mark.parametrize(("ranks", "as_they_are"), [(1, [True, True]), (2, [True, False])])
+def test_a_backbone_without_a_gradient_to_share_is_called_as_it_is(
+    ranks: int, as_they_are: list[bool], run_distributed: Callable[..., list[Any]]
+) -> None:
+    assert run_distributed(ranks, called_as_they_are) == [as_they_are] * ranks
 
 
 def steps_with_a_restart(variant: str, restart: int) -> dict[str, torch.Tensor]:

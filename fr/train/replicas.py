@@ -20,9 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from fr.distributed import world_size
 from fr.losses.sharded import sum_over_ranks
 
-# A later torch than 2.11 has renamed the option, and warns of the name before.
-_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
-_BUFFERS_APART: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+# Batch statistics are rank 0's, which broadcasts them before a snapshot and a validation: not at each step. Gradients
+# go into their buckets together. torch 2.11 has another name for the first, and lacks the second.
+_KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
+_OF_LATER: dict[str, Any] = {"forward_sync_buffers": False, "batched_grad_copy": True}
+_DDP: dict[str, Any] = _OF_LATER if _OF_LATER.keys() <= _KNOWN.keys() else {"broadcast_buffers": False}
 
 
 @contextmanager
@@ -48,14 +50,13 @@ def deterministic(enabled: bool) -> Iterator[None]:
 def replicate(backbone: nn.Module, compiled: bool) -> nn.Module:
     """Wrap the backbone in DistributedDataParallel, to call in training; weights and buffers stay the backbone's.
 
-    A backbone without a weight to train is called as it is: there is no gradient to share.
+    That of a rank alone, and one without a weight to train, is called as it is: there is no gradient to share.
     compiled: through torch.compile, whose kernels round differently.
     """
     module = cast(nn.Module, torch.compile(backbone)) if compiled else backbone
-    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+    if world_size() == 1 or not any(parameter.requires_grad for parameter in backbone.parameters()):
         return module
-    # Batch statistics are rank 0's: it broadcasts them before a snapshot and a validation, not at each step.
-    return Replicas(module, gradient_as_bucket_view=True, **_BUFFERS_APART)
+    return Replicas(module, gradient_as_bucket_view=True, **_DDP)
 
 
 class Replicas(DistributedDataParallel):

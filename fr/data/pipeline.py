@@ -1,6 +1,7 @@
 """The loaders around the DALI graph: encoded images and one matrix a sample → batches of aligned faces."""
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ class FaceStream:
     The graph is up to `ahead` - 1 batches ahead, and other threads draw and read the batches after those: see
     ReadAhead. With `ahead` = 1 a batch is drawn and read when it is asked for, in this thread. Problems are raised in
     the iteration that needs the batch, as Undecodable, or as OutsideRoot, for which nothing may be substituted. The
-    next iteration goes on with the next batch, unless DALI itself failed: then `broken` is set, and the stream is of no
-    more use.
+    next iteration goes on with the next batch, unless DALI itself failed: then `broken` is set, the threads have ended,
+    and the stream is of no more use.
     """
 
     def __init__(
@@ -85,9 +86,10 @@ class FaceStream:
         self._effects = effects
         self._pending: deque[Pending] = deque()
         self._stream = torch.cuda.current_stream(settings.gpu) if settings.device == "gpu" else None
-        # None of these refers to this stream: a cycle would keep threads and the memory of a dropped graph for long.
+        # The graph doesn't refer to this stream: a cycle would keep the memory of a dropped graph for long. Nor does it
+        # keep the threads, since DALI's objects may refer to each other until the garbage collector comes.
         self._ahead = None if ahead == 1 else ReadAhead(faces, batches, partial(_prepared, faces, preprocessing))
-        source = _taken(self._ahead, self._pending) if self._ahead else None
+        source = _taken(weakref.proxy(self._ahead), self._pending) if self._ahead else None
         self._graph = face_graph(
             source=source or graph_inputs(faces, batches, self._pending, preprocessing),
             preprocessing=preprocessing,
@@ -107,6 +109,8 @@ class FaceStream:
             (output,) = self._graph.run(self._stream) if self._stream else self._graph.run()
         except RuntimeError as error:
             self.broken = True
+            if self._ahead:
+                self._ahead.close()
             if not self._pending:
                 raise Undecodable({}, error) from error
             samples, problems = self._pending[0]
@@ -117,11 +121,6 @@ class FaceStream:
             raise Undecodable(_messages(problems))
         images: torch.Tensor = torch.from_dlpack(output.as_tensor())
         return images, samples.indices
-
-    def close(self) -> None:
-        """End the threads of the stream, which is of no more use. Dropping the last reference to it does the same."""
-        if self._ahead:
-            self._ahead.close()
 
     def _search(self, batch: SampleBatch) -> dict[int, str]:
         """Row → problem of the images that DALI refuses, found by running the graph on one image at a time."""
@@ -167,7 +166,7 @@ def graph_inputs(
 
 def _taken(prepared: ReadAhead[_Prepared], pending: deque[Pending]) -> Iterator[dict[str, Any]]:
     """Same as `graph_inputs`, of batches that are read and prepared in other threads."""
-    for one in prepared:
+    while one := next(prepared, None):
         pending.append(one.pending)
         yield one.inputs
 

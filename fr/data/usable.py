@@ -57,8 +57,7 @@ def usable_batches(
         else:
             handed.popleft()
             yield images, indices, {}
-        if stream.broken:
-            stream.close()  # it reads from `batches` in another thread
+        if stream.broken:  # its threads have ended, and draw no more of `batches`
             waiting.extendleft(reversed(handed))
             handed.clear()
             stream = opened(_recorded(waiting, batches, handed))

@@ -16,8 +16,8 @@ from fr.data.readers.vgg import read_vgg
 from fr.files.data_root import DataRoot
 from fr.models import build_model
 from fr.preprocessing import Preprocessing
-from tests.conftest import ROOT, data_options
-from tools.benchmarks import evaluate, step
+from tests.conftest import ROOT, data_options, vgg_faces
+from tools.benchmarks import evaluate, loader, step
 from tools.benchmarks.head import Case, _our_step, head_cost
 from tools.benchmarks.startup import make_files
 
@@ -109,13 +109,22 @@ def test_its_files_are_like_vggface2s(tmp_path: Path) -> None:
 
 def test_the_loader_command_measures_each_form_and_ends_with_json(sample_data: Path) -> None:
     options = [*data_options(sample_data), "--train_batch_size", "8", "--input_size", "64"]
-    command = [sys.executable, "tools/benchmark.py", "loader", "--batches", "1", "--turns", "1", "--train", *options]
+    command = [sys.executable, "tools/benchmark.py", "loader", "--batches", "1", "--turns", "1"]
+    command += ["--read_delay_ms", "0", "20", "--train", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=240)
     *table, last = result.stdout.splitlines()
     figures = json.loads(last)
-    assert figures.keys() >= {"ratio_to_yardstick", "fraction_of_decode", "python_us"}
+    assert figures.keys() >= {"ratio_to_yardstick", "fraction_of_decode", "python_us", "main_us", "kept_at_20ms"}
     assert all(figure > 0 for figure in figures.values())
-    assert [line.split()[:2] for line in table[1:4]] == [["1", "ours"], ["1", "decode"], ["1", "yardstick"]]
+    assert [line.split()[1] for line in table[1:5]] == ["ours", "decode", "yardstick", "ours-20ms"]
+
+
+def test_a_delay_comes_before_each_read(sample_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(loader.time, "sleep", slept.append)
+    faces = loader._SlowFaces.of(vgg_faces(sample_data), delay_s=0.02)
+    assert [bytes(faces.read(index)) for index in (1, 2)] == [Path(faces.path(index)).read_bytes() for index in (1, 2)]
+    assert slept == [0.02, 0.02]
 
 
 def test_the_evaluate_command_measures_both_forms_and_ends_with_json(sample_data: Path, tmp_path: Path) -> None:

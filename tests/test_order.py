@@ -1,10 +1,14 @@
 """The order of samples against the permutation cut up by hand."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from fr.data import order as order_module
 from fr.data.order import Balance, Order, epoch_permutation
 from fr.errors import InputError
 
@@ -167,3 +171,27 @@ def test_the_order_of_seed_0_is_the_one_that_earlier_runs_had() -> None:
     # Pinned: a change of NumPy or of the key would silently make resumed runs see other samples.
     assert epoch_permutation(1_000, 0, 0)[:10].tolist() == [469, 639, 542, 443, 742, 550, 458, 177, 842, 66]
     assert epoch_permutation(1_000, 0, 1)[:10].tolist() == [352, 612, 79, 247, 134, 808, 601, 209, 658, 190]
+
+
+def test_the_next_epoch_is_drawn_from_the_middle_of_an_epoch_on_and_in_another_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: dict[int, threading.Thread] = {}
+
+    def noted(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+        drawn[epoch] = threading.current_thread()
+        return epoch_permutation(count, seed, epoch)
+
+    monkeypatch.setattr(order_module, "epoch_permutation", noted)
+    order = Order(40, 4, seed=1)  # ten iterations an epoch
+    for iteration in range(5):
+        order.share(iteration, 0, 1)
+    assert list(drawn) == [0]
+    order.share(5, 0, 1)
+    order_module._epoch(order, 1).result()
+    assert list(drawn) == [0, 1]
+    for iteration in range(6, 15):
+        expected = epoch_permutation(40, 1, iteration // 10)[iteration % 10 * 4 :][:4]
+        np.testing.assert_array_equal(order.share(iteration, 0, 1).indices, expected)
+    assert list(drawn) == [0, 1]  # once each
+    assert threading.current_thread() not in drawn.values()

@@ -2,6 +2,9 @@
 
 import os
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 
 from fr.data import storage
 from fr.data.faces import Faces
-from fr.data.storage import RecordFile, TarShards, read_slice
+from fr.data.storage import Pack, RecordFile, TarShards, read_slice
 from fr.files.data_root import DataRoot
 from fr.files.record_io import Damaged, unpack
 
@@ -79,6 +82,46 @@ def test_few_of_many_files_stay_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + storage._KEPT_OPEN
     storage._opened.cache_clear()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize("kind", ["files", "shards", "records", "pack"])
+def test_many_threads_read_what_one_reads(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More files than stay open, so that threads close what others have just found open."""
+    monkeypatch.setattr(storage, "_opened", lru_cache(maxsize=2)(storage._Opened))
+    monkeypatch.setattr(os, "pread", slow_pread)
+    contents = [b"%d " % number * 50 for number in range(40)]
+    faces = stored_as(kind, tmp_path, contents)
+
+    def read(seed: int) -> bool:
+        order = np.random.default_rng(seed).integers(0, len(contents), 200).tolist()
+        return all(faces.read(index).tobytes() == contents[index] for index in order)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(read, range(16)))
+
+
+pread = os.pread
+
+
+def slow_pread(descriptor: int, size: int, offset: int) -> bytes:
+    time.sleep(1e-5)  # lets another thread in
+    return pread(descriptor, size, offset)
+
+
+def stored_as(kind: str, folder: Path, contents: list[bytes]) -> Faces:
+    names, points = pa.array([str(number) for number in range(len(contents))]), np.zeros((len(contents), 0, 2))
+    sizes: NDArray[np.int64] = np.array([len(content) for content in contents])
+    if kind == "records":
+        records = [part(0, header([0.0]) + content) for content in contents]
+        (folder / "train.rec").write_bytes(b"".join(records))
+        sizes = np.array([len(record) for record in records])
+        return Faces(DataRoot(folder), names, points, storage=RecordFile("train.rec", np.cumsum(sizes) - sizes, sizes))
+    if kind == "pack":
+        return Faces(DataRoot(folder), names, points, storage=Pack("", contents))
+    for number, content in enumerate(contents):
+        (folder / str(number)).write_bytes(content)
+    whole = TarShards(names.to_pylist(), np.arange(len(contents), dtype=np.int32), np.zeros_like(sizes), sizes)
+    return Faces(DataRoot(folder), names, points, storage=whole if kind == "shards" else None)
 
 
 # --- RecordIO ---------------------------------------------------------------------------------------------------------

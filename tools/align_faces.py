@@ -26,8 +26,9 @@ from fr.alignment import ALIGNMENTS, TEMPLATES
 from fr.data.faces import Faces, shown
 from fr.data.formats import read_training_faces
 from fr.data.landmark_csv import boxes_of
-from fr.data.pipeline import DaliSettings, usable_batches
+from fr.data.pipeline import DaliSettings
 from fr.data.samples import SampleBatch
+from fr.data.usable import usable_batches
 from fr.errors import InputError, run_plainly
 from fr.files.images import Pixels
 from fr.options.definitions import Group, tool_options

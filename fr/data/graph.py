@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
+from nvidia.dali.tensors import TensorCPU, TensorListCPU
 
 from fr import alignment
 from fr.data import nvjpeg
@@ -36,6 +37,20 @@ def input_names(effects: tuple[str, ...]) -> tuple[str, ...]:
 def effect_inputs(effects: dict[str, Effect]) -> dict[str, NDArray[Any]]:
     """Inputs of `face_graph` for the effects of a batch."""
     return {f"{name}.{part}": array for name, effect in effects.items() for part, array in effect._asdict().items()}
+
+
+def as_tensors(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs as DALI's tensors, which share the memory of the arrays and keep it.
+
+    With arrays the graph would do this when it is run, in the training's main thread. A list of arrays becomes one of
+    tensors.
+    """
+    return {
+        name: TensorListCPU([TensorCPU(one) for one in value], contiguous=False)
+        if isinstance(value, list)
+        else TensorListCPU(value)
+        for name, value in inputs.items()
+    }
 
 
 def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str, NDArray[Any]]:
@@ -105,10 +120,12 @@ def first_pixel_graph(source: Any, dali_device: str) -> Any:
 def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effects: tuple[str, ...]) -> Any:
     """Batches of `input_names` → aligned faces [N, 3, H, W] float32 in the units of `preprocessing`.
 
-    source: iterator of mappings name → array. effects: enabled pixel transforms, in order.
+    source: iterator of mappings name → tensors, as of `as_tensors`. effects: enabled pixel transforms, in order.
     """
     names = input_names(effects)
-    nodes = fn.external_source(source=_in_order(source, names), num_outputs=len(names), batch=True)
+    ordered = _in_order(source, names)
+    # Without a copy: the tensors own their memory, and nobody writes to it.
+    nodes = fn.external_source(source=ordered, num_outputs=len(names), batch=True, no_copy=True)
     inputs = {name: nodes[place] for place, name in enumerate(names)}
     encoded = inputs["encoded"]
     sides = _sides(encoded)

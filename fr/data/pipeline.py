@@ -1,9 +1,11 @@
 """The loaders around the DALI graph: encoded images and one matrix a sample → batches of aligned faces."""
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +15,8 @@ from numpy.typing import NDArray
 from fr import alignment
 from fr.data import placement
 from fr.data.faces import Faces
-from fr.data.graph import effect_inputs, face_graph, first_pixel_graph, regions
+from fr.data.graph import as_tensors, effect_inputs, face_graph, first_pixel_graph, regions
+from fr.data.reading import Content, ReadAhead, read_row, unreadable
 from fr.data.samples import SampleBatch, plain_batch
 from fr.distributed import Ranks
 from fr.errors import InputError
@@ -51,12 +54,19 @@ class Pending(NamedTuple):
     problems: dict[int, InputError]
 
 
+class _Prepared(NamedTuple):
+    inputs: dict[str, Any]  # of `face_graph`, by name
+    pending: Pending
+
+
 class FaceStream:
     """Aligned faces of batches of samples: iterate for images [N, 3, H, W] float32 on DALI's device, and indices [N].
 
-    Files are read while the graph is up to `ahead` - 1 batches ahead; problems are raised in the iteration that needs
-    the batch, as Undecodable, or as OutsideRoot, for which nothing may be substituted. The next iteration goes on with
-    the next batch, unless DALI itself failed: then `broken` is set, and the stream is of no more use.
+    The graph is up to `ahead` - 1 batches ahead, and other threads draw and read the batches after those: see
+    ReadAhead. With `ahead` = 1 a batch is drawn and read when it is asked for, in this thread. Problems are raised in
+    the iteration that needs the batch, as Undecodable, or as OutsideRoot, for which nothing may be substituted. The
+    next iteration goes on with the next batch, unless DALI itself failed: then `broken` is set, the threads have ended,
+    and the stream is of no more use.
     """
 
     def __init__(
@@ -76,9 +86,12 @@ class FaceStream:
         self._effects = effects
         self._pending: deque[Pending] = deque()
         self._stream = torch.cuda.current_stream(settings.gpu) if settings.device == "gpu" else None
+        # The graph doesn't refer to this stream: a cycle would keep the memory of a dropped graph for long. Nor does it
+        # keep the threads, since DALI's objects may refer to each other until the garbage collector comes.
+        self._ahead = None if ahead == 1 else ReadAhead(faces, batches, partial(_prepared, faces, preprocessing))
+        source = _taken(weakref.proxy(self._ahead), self._pending) if self._ahead else None
         self._graph = face_graph(
-            # A generator without a reference to this stream: a cycle would keep the memory of a dropped graph for long.
-            source=graph_inputs(faces, batches, self._pending, preprocessing),
+            source=source or graph_inputs(faces, batches, self._pending, preprocessing),
             preprocessing=preprocessing,
             dali_device=settings.device,
             effects=effects,
@@ -96,6 +109,8 @@ class FaceStream:
             (output,) = self._graph.run(self._stream) if self._stream else self._graph.run()
         except RuntimeError as error:
             self.broken = True
+            if self._ahead:
+                self._ahead.close()
             if not self._pending:
                 raise Undecodable({}, error) from error
             samples, problems = self._pending[0]
@@ -132,110 +147,60 @@ def _messages(problems: dict[int, InputError]) -> dict[int, str]:
     return {row: str(problem) for row, problem in problems.items()}
 
 
-def usable_batches(
-    faces: Faces,
-    batches: Iterator[SampleBatch],
-    max_batch_size: int,
-    preprocessing: Preprocessing,
-    settings: DaliSettings,
-) -> Iterator[tuple[torch.Tensor, NDArray[np.int64], dict[int, str]]]:
-    """Batches without the images that can't be used: images [n, 3, H, W], indices [n], and index → problem of the rest.
-
-    A batch that loses images isn't filled up from the next one. InputError where DALI fails on more than single images,
-    OutsideRoot.
-    """
-    waiting: deque[SampleBatch] = deque()  # read ahead by a stream whose graph failed
-    handed: deque[SampleBatch] = deque()  # to the stream, and not yet returned
-
-    def opened(source: Iterator[SampleBatch]) -> FaceStream:
-        return FaceStream(faces, source, max_batch_size, preprocessing, settings, effects=())
-
-    def usable_rows(batch: SampleBatch, failure: Undecodable) -> tuple[torch.Tensor, NDArray[np.int64], dict[int, str]]:
-        problems: dict[int, str] = {}
-        while failure.rows:
-            problems |= {int(batch.indices[row]): problem for row, problem in failure.rows.items()}
-            batch = batch.rows(np.delete(np.arange(len(batch.indices)), list(failure.rows)))
-            if not len(batch.indices):
-                return torch.empty(0, 3, *preprocessing.input_size), batch.indices, problems
-            try:
-                return *next(opened(iter([batch]))), problems
-            except Undecodable as error:
-                failure = error
-        raise failure
-
-    stream = opened(_recorded(waiting, batches, handed))
-    while True:
-        try:
-            images, indices = next(stream)
-        except StopIteration:
-            return
-        except Undecodable as failure:
-            yield usable_rows(handed.popleft(), failure)
-        else:
-            handed.popleft()
-            yield images, indices, {}
-        if stream.broken:
-            waiting.extendleft(reversed(handed))
-            handed.clear()
-            stream = opened(_recorded(waiting, batches, handed))
-
-
-def _recorded(
-    waiting: deque[SampleBatch], batches: Iterator[SampleBatch], handed: deque[SampleBatch]
-) -> Iterator[SampleBatch]:
-    """The waiting batches, then the others; each is appended to `handed`."""
-    while waiting:
-        handed.append(waiting.popleft())
-        yield handed[-1]
-    for batch in batches:
-        handed.append(batch)
-        yield batch
-
-
 def graph_inputs(
     faces: Faces,
     batches: Iterator[SampleBatch],
     pending: deque[Pending],
     preprocessing: Preprocessing,
 ) -> Iterator[dict[str, Any]]:
-    """Inputs of `face_graph` by name, batch by batch; each batch is appended to `pending` with its problems."""
+    """Inputs of `face_graph` by name, batch by batch; each batch is appended to `pending` with its problems.
+
+    Images are read in this thread, when the batch is asked for.
+    """
     for batch in batches:
-        encoded, matrices, problems = read_images(faces, batch.indices, preprocessing)
-        pending.append(Pending(batch, problems))
-        if batch.moves is not None:
-            matrices = alignment.compose(batch.moves, matrices)
-        yield {"encoded": encoded} | regions(matrices, preprocessing.input_size) | effect_inputs(batch.effects)
+        contents = [read_row(faces, index) for index in batch.indices.tolist()]
+        prepared = _prepared(faces, preprocessing, batch, contents)
+        pending.append(prepared.pending)
+        yield prepared.inputs
+
+
+def _taken(prepared: ReadAhead[_Prepared], pending: deque[Pending]) -> Iterator[dict[str, Any]]:
+    """Same as `graph_inputs`, of batches that are read and prepared in other threads."""
+    while one := next(prepared, None):
+        pending.append(one.pending)
+        yield one.inputs
+
+
+def _prepared(faces: Faces, preprocessing: Preprocessing, batch: SampleBatch, contents: list[Content]) -> _Prepared:
+    encoded, matrices, problems = read_images(faces, batch.indices, contents, preprocessing)
+    if batch.moves is not None:
+        matrices = alignment.compose(batch.moves, matrices)
+    inputs = {"encoded": encoded} | regions(matrices, preprocessing.input_size) | effect_inputs(batch.effects)
+    return _Prepared(as_tensors(inputs), Pending(batch, problems))
 
 
 def read_images(
-    faces: Faces, indices: NDArray[np.int64], preprocessing: Preprocessing
+    faces: Faces, indices: NDArray[np.int64], contents: list[Content], preprocessing: Preprocessing
 ) -> tuple[list[NDArray[np.uint8]], alignment.Array, dict[int, InputError]]:
     """Encoded images [N], matrices image → input [N, 2, 3], and row → error of images that can't be read or placed,
     or are cut off, which a GPU wouldn't notice.
 
-    A placeholder stands in the rows of those.
+    contents [N]: as of `read_row`. A placeholder stands in the rows of images with an error.
     """
     encoded: list[NDArray[np.uint8]] = []
     problems: dict[int, InputError] = {}
-    for row, index in enumerate(indices.tolist()):
-        try:
-            encoded.append(faces.read(index))
-        except OSError as error:
-            problems[row] = InputError(_unreadable(faces, index, error))
+    for row, content in enumerate(contents):
+        if isinstance(content, InputError):
+            problems[row] = content
             encoded.append(_PLACEHOLDER)
-        except OutsideRoot as error:
-            problems[row] = error
-            encoded.append(_PLACEHOLDER)
+        else:
+            encoded.append(content)
     matrices, placed = placement.matrices(faces, indices, encoded, preprocessing)
     for row, index in enumerate(indices.tolist()):
         if row not in problems and not (placed[row] and len(encoded[row]) and not is_cut_off(encoded[row])):
             problems[row] = InputError(_unusable(faces, index, encoded[row], bool(placed[row])))
             encoded[row] = _PLACEHOLDER
     return encoded, matrices, problems
-
-
-def _unreadable(faces: Faces, index: int, error: OSError) -> str:
-    return f"{faces.path(index)}: can't be read: {error.strerror}"
 
 
 def _unusable(faces: Faces, index: int, encoded: NDArray[np.uint8], placed: bool) -> str:
@@ -253,7 +218,7 @@ def _refusal(faces: Faces, index: int) -> str:
     try:
         return _unusable(faces, index, faces.read(index), placed=True)
     except OSError as error:
-        return _unreadable(faces, index, error)
+        return unreadable(faces, index, error)
 
 
 def has_first_pixel(faces: Faces, index: int, settings: DaliSettings) -> bool:

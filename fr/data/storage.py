@@ -119,7 +119,8 @@ def read_slice(path: str, offset: int, size: int, root: Path | None) -> bytes:
     if size > MOST_BYTES:
         raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MOST_BYTES:,}", path)
     try:
-        data = os.pread(_opened(path, root).descriptor, size, offset)
+        opened = _opened(path, root)  # held, so that no other thread's read closes it meanwhile
+        data = os.pread(opened.descriptor, size, offset)
     except OSError:
         _opened.cache_clear()  # a share that came back needs new descriptors
         raise

@@ -5,7 +5,8 @@ All forms read the same files in the same order with the same number of threads,
 - ours: the loader of train.py with the recipe's augmentation (an epoch of it: order, draws, reading, DALI);
 - decode: only reading, and DALI decoding whole images;
 - yardstick: a PyTorch DataLoader with as many worker processes, each doing the steps of face_recognition.pytorch in
-  OpenCV: align to 200×200, mirror, black boxes, rotate with Lanczos, resize, blur, to float.
+  OpenCV: align to 200×200, mirror, black boxes, rotate with Lanczos, resize, blur, to float;
+- ours-Nms: ours, with a delay of N ms in each read, as of a network file system.
 
 CPU time includes all processes and threads and system calls, so it is reliable on a busy machine, too.
 """
@@ -19,7 +20,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -54,37 +56,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, nargs="+", default=[1], help="of each form [count] (default: %(default)s)")
     add("--batches", type=int, default=20, help="measured a turn, after two that aren't [count] (default: %(default)s)")
     add("--turns", type=int, default=7, help="of each form [count] (default: %(default)s)")
+    add("--read_delay_ms", type=float, nargs="*", default=[], help="of further forms [ms] (default: none)")
     add("--train", nargs=argparse.REMAINDER, required=True, help="last: options of train.py, @config.yml too")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure the forms alternately, then print the table and the ratios."""
     setting = _Setting.of(arguments.train)
+    slow = {f"ours-{delay:g}ms": partial(_ours, delay_s=delay / 1e3) for delay in arguments.read_delay_ms if delay}
+    forms = FORMS | slow
     lines, results = [], {}
     for threads in arguments.threads:
-        measured: dict[str, list[_Cost]] = {name: [] for name in FORMS}
-        for name in tqdm([*FORMS] * arguments.turns, desc=f"{threads} threads", unit="turn", file=sys.stderr):
+        measured: dict[str, list[_Cost]] = {name: [] for name in forms}
+        for name in tqdm([*forms] * arguments.turns, desc=f"{threads} threads", unit="turn", file=sys.stderr):
             # Reopened for each turn: an open one would fill its queue while the others are measured.
-            measured[name].append(_measure(FORMS[name](setting, threads), arguments.batches, setting.order.batch_size))
+            measured[name].append(_measure(forms[name](setting, threads), arguments.batches, setting.order.batch_size))
         results[threads] = {name: _median(costs) for name, costs in measured.items()}
         for name, costs in measured.items():
             rates = [cost.images_per_s for cost in costs]
             lines.append(
                 f"{threads:7} {name:10} {statistics.median(rates):9.0f} {min(rates):7.0f} … {max(rates):5.0f} "
-                f"{results[threads][name].cpu_us:14.0f}"
+                f"{results[threads][name].cpu_us:14.0f} {results[threads][name].main_us:14.1f}"
             )
-    print(f"{'threads':>7} {'form':10} {'images/s':>9} {'spread':>15} {'CPU us a image':>14}")
+    print(f"{'threads':>7} {'form':10} {'images/s':>9} {'spread':>15} {'CPU us a image':>14} {'main us a image':>14}")
     print("\n".join(lines))
     python_us = _python_cost(setting)
     share = python_us * 2_000 / 1e4
     print(f"what Python prepares for DALI: {python_us:.0f} us a image, at 2,000 images/s {share:.1f} % of a core")
-    print(json.dumps(_ratios(results[arguments.threads[0]]) | {"python_us": python_us}))
+    first = results[arguments.threads[0]]
+    kept = {
+        f"kept_at_{name.removeprefix('ours-')}": first[name].images_per_s / first["ours"].images_per_s for name in slow
+    }
+    print(json.dumps(_ratios(first) | kept | {"python_us": python_us, "main_us": first["ours"].main_us}))
 
 
 @dataclass(frozen=True)
 class _Cost:
     images_per_s: float
     cpu_us: float  # processor time of an image, microseconds
+    main_us: float  # of it, that of the main thread, in which the training runs
 
 
 @dataclass(frozen=True)
@@ -104,12 +114,29 @@ class _Setting:
         return cls(faces, order, training_preprocessing(options), Augmentation.of(options))
 
 
-def _ours(setting: _Setting, threads: int) -> Iterator[Any]:
+@dataclass(frozen=True)
+class _SlowFaces(LabelledFaces):
+    """Faces on a slow file system."""
+
+    delay_s: float = field(kw_only=True)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        time.sleep(self.delay_s)
+        return super().read(index)
+
+    @classmethod
+    def of(cls, faces: LabelledFaces, delay_s: float) -> "_SlowFaces":
+        columns = {one.name: getattr(faces, one.name) for one in fields(faces) if one.init}
+        return cls(**columns, delay_s=delay_s)
+
+
+def _ours(setting: _Setting, threads: int, delay_s: float = 0.0) -> Iterator[Any]:
     """Training loader with DALI on the CPU."""
+    faces = _SlowFaces.of(setting.faces, delay_s) if delay_s else setting.faces
     ranks = Ranks(0, 1, 0, 1, torch.device("cpu"))
     endless, dali = range(sys.maxsize), DaliSettings("cpu", None, threads)
     stream = TrainingStream(
-        setting.faces, setting.order, endless, ranks, 1, setting.preprocessing, setting.augment, dali, BadImages(0)
+        faces, setting.order, endless, ranks, 1, setting.preprocessing, setting.augment, dali, BadImages(0)
     )
     return iter(stream)
 
@@ -176,12 +203,12 @@ class _StepByStep(Dataset[tuple[torch.Tensor, int]]):
 def _measure(loader: Iterator[Any], batches: int, batch_size: int) -> _Cost:
     for _ in islice(loader, 3):  # finished batches in the queue, and those in progress
         pass
-    start, began = time.perf_counter(), _processor_seconds()
+    start, began, main = time.perf_counter(), _processor_seconds(), time.thread_time()
     for _ in islice(loader, batches):
         pass
     images = batches * batch_size
     seconds, used = time.perf_counter() - start, _processor_seconds() - began
-    return _Cost(images / seconds, used / images * 1e6)
+    return _Cost(images / seconds, used / images * 1e6, (time.thread_time() - main) / images * 1e6)
 
 
 def _processor_seconds() -> float:
@@ -196,7 +223,8 @@ def _processor_seconds() -> float:
 
 
 def _median(costs: list[_Cost]) -> _Cost:
-    return _Cost(statistics.median(c.images_per_s for c in costs), statistics.median(c.cpu_us for c in costs))
+    columns = zip(*((cost.images_per_s, cost.cpu_us, cost.main_us) for cost in costs), strict=True)
+    return _Cost(*map(statistics.median, columns))
 
 
 def _python_cost(setting: _Setting) -> float:

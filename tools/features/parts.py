@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from fr.data.bad_images import BadImages
 from fr.data.faces import Faces
-from fr.data.pipeline import DaliSettings, usable_batches
+from fr.data.pipeline import DaliSettings
 from fr.data.samples import plain_batch
+from fr.data.usable import usable_batches
 from fr.distributed import Ranks, patient_group, raise_together
 from fr.errors import InputError
 from fr.evaluation.embedding import Network

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         heartbeat = Heartbeat()
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations)
-        doubts = [f"warning: {one.doubt}" for one in sets if one.doubt] if ranks.is_main else []
+        doubts = [f"warning: {doubt}" for one in sets if (doubt := one.doubt)] if ranks.is_main else []
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         monitor.say("\n".join([summary, *crops, *doubts, *resumed.notes, *sources]))
         kept = Kept(options.keep_snapshots, options.keep_every)

@@ -1,5 +1,6 @@
 """Verification sets without a landmark file, whose images are taken for aligned crops: what speaks against that."""
 
+import os
 import re
 from pathlib import Path
 
@@ -16,7 +17,10 @@ _LIKE_LANDMARKS = re.compile(r"landmark|lmk|(^|[^a-z0-9])5 ?pts?([^a-z0-9]|$)|ke
 
 def refuse_unused_landmarks(folder: Path, recognised: tuple[str, ...]) -> None:
     """InputError for a file or folder whose name says landmarks, in a folder that has none of the recognised names."""
-    found = sorted(entry.name for entry in folder.iterdir() if _LIKE_LANDMARKS.search(entry.name))
+    try:
+        found = sorted(name for name in os.listdir(folder) if _LIKE_LANDMARKS.search(name))
+    except OSError as error:
+        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
     if found:
         raise InputError(
             f"{folder}: {', '.join(found[:3])} looks like landmarks, which are read from {' or '.join(recognised)} "

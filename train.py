@@ -23,6 +23,7 @@ from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
 from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
+from fr.data.crop_contract import crop_notes, with_crop_contract
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
@@ -53,7 +54,7 @@ from fr.weights.initial_weights import InitialWeights, initialise
 
 
 def main(argv: list[str]) -> int:
-    resolved = train_options(argv)
+    resolved = with_crop_contract(train_options(argv))
     options = resolved.values
     with open_ranks(options.device, options.hang_timeout) as ranks, deterministic(options.deterministic):
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
@@ -77,7 +78,9 @@ def main(argv: list[str]) -> int:
         heartbeat = Heartbeat()
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations)
-        monitor.say("\n".join([summary, *resumed.notes, *sources]))
+        doubts = [f"warning: {doubt}" for one in sets if (doubt := one.doubt)] if ranks.is_main else []
+        crops = crop_notes(options.train_data_root, options.aligned) if sets else []
+        monitor.say("\n".join([summary, *crops, *doubts, *resumed.notes, *sources]))
         kept = Kept(options.keep_snapshots, options.keep_every)
         writer = SnapshotWriter(
             folder, prefix, state, faces.identities, monitor.say, kept, options.async_snapshots, resumed

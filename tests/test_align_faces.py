@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fr.alignment import Array, template_points
+from fr.checkpoint import snapshot
+from fr.data.crop_contract import MARK
 from fr.data.faces import LabelledFaces
 from fr.data.landmark_csv import boxes_of
 from fr.data.pipeline import DaliSettings, plain_stream
@@ -28,7 +30,7 @@ from fr.files.images import Pixels
 from fr.preprocessing import Preprocessing
 from tests.conftest import ROOT, Losses, data_options, kill_when, vgg_faces
 from tools.align_faces import UNREADABLE, main
-from tools.dataset.crop_files import MARK, target_names
+from tools.dataset.crop_files import target_names
 from tools.dataset.loose_crops import box_of, cut
 
 SIDE = 48
@@ -91,11 +93,15 @@ def test_a_run_on_the_crops_has_the_losses_of_one_on_the_photographs(
     crops: Path, run_small: Callable[..., Losses], tmp_path: Path
 ) -> None:
     off = [word for name in ("flip", "rotate", "cutout", "blur") for word in (f"--{name}_prob", "0")]
-    common = [*off, "--input_size", str(SIDE), "--template", "arcface", "--data_cache", "none"]
+    common = [*off, "--input_size", str(SIDE), "--data_cache", "none"]
     instead = ["--train_dataset", "folder", "--train_data_root", str(crops), "--aligned"]
     instead += ["--train_list", "", "--train_landmarks", ""]
     from_crops = run_small(*common, *instead, out=tmp_path / "crops")
+    common += ["--template", "arcface"]
     assert from_crops == pytest.approx(run_small(*common, out=tmp_path / "photographs"), rel=1e-5)
+    # Unasked, it validates through the template of the crops.
+    (of_crops,) = (tmp_path / "crops" / "snapshots").glob("*.pt")
+    assert Preprocessing.from_dict(snapshot.read(of_crops).preprocessing).template == "arcface"
 
 
 def test_a_margin_shows_more_around_the_same_face(

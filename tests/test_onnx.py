@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,40 @@ def test_what_is_put_inside_equals_doing_it_outside(
     folder = ["--val_data_root", str(sample_data / "lfw"), "--flipped_emb", "false"]
     measured = [figures(tmp_path, "--snap", str(path), *folder)["auc"] for path in (out, exported)]
     assert measured[0] == pytest.approx(measured[1], abs=1e-6)
+
+
+def test_a_file_of_unit_vectors_keeps_only_what_is_true_of_it(
+    snap: Path, tmp_path: Path, sample_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cosines of single images are those of the raw embeddings, of sums with mirror images aren't.
+
+    A threshold and scores of flipped validation, .9067, were stored in a file that gives .9000, and nothing was said.
+    """
+    contents = torch.load(snap, weights_only=True)
+    flipped = replace(SPREADS[0], flip="sum")
+    contents |= {"metrics": {"threshold": 0.61}, "scores": [SPREADS[0].as_dict(), flipped.as_dict()]}
+    folder = ["--val_data_root", str(sample_data / "lfw")]
+    stored = {}
+    for mirrored in (False, True):
+        torch.save(contents | {"config": contents["config"] | {"flipped_emb": mirrored}}, tmp_path / "t_8.pt")
+        for options in ([], ["--l2_norm"]):
+            out = tmp_path / f"{mirrored}{len(options)}.onnx"
+            export_onnx.main([str(tmp_path / "t_8.pt"), str(out), *options])
+            said = "left out" in capsys.readouterr().out
+            facts = OnnxModel(out, CPU).facts
+            stored[mirrored, len(options)] = facts.get("threshold"), [one["flip"] for one in facts["scores"]], said
+    assert stored == {
+        (False, 0): (0.61, ["", "sum"], False), (False, 1): (0.61, [""], False),
+        (True, 0): (0.61, ["", "sum"], False), (True, 1): (None, [""], True),
+    }  # fmt: skip
+    # By its own facts the file is scored with mirror images; that these are of unit vectors is said.
+    single = ["--flipped_emb", "false"]
+    for name, options, warned in [
+        *(("True0", [], False), ("True1", [], True)),
+        *(("True1", single, False), ("True1", [*single, "--dist", "l2"], True)),
+    ]:
+        evaluate_lfw.main(["--snap", str(tmp_path / f"{name}.onnx"), *folder, "--bootstrap", "0", *options])
+        assert ("its embeddings have norm 1" in capsys.readouterr().err) is warned, (name, options)
 
 
 def test_a_program_is_written_beside_and_runs_for_any_batch(snap: Path, exported: Path, tmp_path: Path) -> None:

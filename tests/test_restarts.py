@@ -81,7 +81,7 @@ def test_tensorboard_shows_each_step_once_and_what_the_log_has(killed_run: Path)
         assert shown == [(record["iteration"], np.float32(record[key])) for record in records(killed_run)], key
     validations = killed_run / "validation.jsonl"
     if validations.exists():
-        shown = [(event.step, event.value) for event in events.Scalars("AUC")]
+        shown = [(event.step, event.value) for event in events.Scalars("Accuracy/AUC")]
         assert shown == [(line["iteration"], np.float32(line["auc"])) for line in lines(validations)]
 
 

@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from fr.evaluation.verification import Verification, best_threshold, cosine_scores, verify
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
-RIGHT = np.ones(6000, dtype=bool)
+RIGHT, CELL = np.ones(6000, dtype=bool), np.zeros((6000, 2), dtype=np.int64)
 
 # Scores of the size of cosines: a grid of nine values, so ties abound, and free floats.
 GRID = st.integers(-4, 4).map(lambda i: i / 4)
@@ -177,7 +177,8 @@ def test_fold_never_sees_its_own_scores(pairs: Pairs, score: float, flip: bool) 
 
 
 def test_lines_are_the_six_of_the_published_output() -> None:
-    result = Verification(0.99465, 0.0035, 0.9923, 0.997, 0.99951, 0.7241, (0.99, 1.0), (0.7, 0.7482), 6000, RIGHT)
+    folds = (0.99, 1.0), (0.7, 0.7482)
+    result = Verification(0.99465, 0.0035, 0.9923, 0.997, 0.99951, 0.7241, *folds, 6000, RIGHT, CELL)
     assert result.lines() == [
         "Accuracy/Val_same_accuracy mean: 0.9923",
         "Accuracy/Val_diff_accuracy mean: 0.9970",

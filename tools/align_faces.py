@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fr.alignment import ALIGNMENTS, TEMPLATES
+from fr.data.crop_contract import MARK
 from fr.data.faces import Faces, shown
 from fr.data.formats import read_training_faces
 from fr.data.landmark_csv import boxes_of
@@ -34,7 +35,7 @@ from fr.files.images import Pixels
 from fr.options.definitions import Group, tool_options
 from fr.options.types import AT_LEAST_1, COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, SIDE, TEXT
 from fr.preprocessing import Preprocessing
-from tools.dataset.crop_files import MARK, Targets, target_names
+from tools.dataset.crop_files import Targets, target_names
 from tools.dataset.loose_crops import write_loose
 from tools.dataset.marked_folder import open_folder
 from tools.dataset.parallel import map_in_processes

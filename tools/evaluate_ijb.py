@@ -18,7 +18,7 @@ from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.scored_model import open_model
-from fr.evaluation.scoring import embeddings, wants_flip
+from fr.evaluation.scoring import announce, embeddings, wants_flip
 from fr.evaluation.template_verification import pool, template_figures, template_scores
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
@@ -35,8 +35,8 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device) as ranks:
         model = open_model(options, ranks.device)
         flipped = wants_flip(resolved, model)
-        if ranks.is_main and model.overrides:
-            print("\n".join(model.overrides), flush=True)
+        if ranks.is_main:
+            announce(model, options, flipped)
         ijb = read_ijb(DataRoot(Path(arguments.folder), options.allow_outside))
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
         rows = embeddings(options, model, ijb.faces, dali, ranks, flipped)

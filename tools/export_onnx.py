@@ -86,6 +86,12 @@ def main(argv: list[str]) -> int:
         inside = contract if arguments.with_preprocessing else None
         program = export_program(Deployed(backbone, inside, arguments.l2_norm), contract.input_size)
         metadata = _metadata(contents, preprocessing, arguments)
+        if arguments.l2_norm and contents.config.get("flipped_emb"):
+            print(
+                "--l2_norm: the training validated sums of raw embeddings and their mirror images'; that threshold and "
+                f"those scores are left out. evaluate_lfw.py --snap {arguments.out} measures the file's",
+                flush=True,
+            )
         exported = files.enter_context(_replacing(arguments.out))
         exported.write_bytes(to_onnx(program, metadata))
         reference.check(OnnxModel(exported, _CPU), arguments.out)
@@ -138,9 +144,13 @@ def _metadata(
     facts = {name: getattr(contents, name) for name in ("model", "embed_size", "iteration")}
     facts["flipped_emb"] = bool(contents.config.get("flipped_emb"))
     facts |= {name: getattr(arguments, name) for name in ("with_preprocessing", "l2_norm")}
+    # Sums of raw embeddings and their mirror images' weigh them by their norms, which unit vectors have lost.
+    lost = arguments.l2_norm and facts["flipped_emb"]
     spreads = read_spreads(arguments.snap, contents.scores or [])
-    facts["scores"] = [one.as_dict() for one in spreads if one.averaged == arguments.averaged]
-    if (threshold := threshold_of(contents.metrics, arguments.averaged)) is not None:
+    kept = [one for one in spreads if one.averaged == arguments.averaged and not (arguments.l2_norm and one.flip)]
+    facts["scores"] = [one.as_dict() for one in kept]
+    threshold = threshold_of(contents.metrics, arguments.averaged)
+    if threshold is not None and not lost:
         facts["threshold"] = threshold
     return {CONTRACT_KEY: json.dumps(preprocessing.as_dict()), FACTS_KEY: json.dumps(facts)}
 

@@ -18,6 +18,7 @@ from fr.data.pairs.insightface_bin import read_pack
 from fr.data.pairs.lfw import read_lfw
 from fr.data.pairs.pair_faces import ENDINGS, Pairs, faces_of_pairs
 from fr.data.pairs.pair_lists import list_form, read_pairs
+from fr.data.pairs.taken_for_crops import doubt, refuse_unused_landmarks
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.options.names import SET_KINDS
@@ -47,6 +48,15 @@ class VerificationSet:
         """`calfw: 6,000 pairs of 7,156 images, aligned crops, /data/calfw`"""
         crops = "" if self.faces.landmarks.shape[1] else ", aligned crops"
         return f"{self.name}: {len(self.faces.pairs):,} pairs of {len(self.faces):,} images{crops}, {self.source}"
+
+    @property
+    def doubt(self) -> str:
+        """Warning that the images, which have no landmarks, are no aligned crops; "" = none."""
+        why = "" if self.faces.landmarks.shape[1] else doubt(self.faces)
+        return why and (
+            f"{self.name}: no landmarks ({', '.join(_LANDMARKS)}) in {self.source}, so its images are taken for "
+            f"aligned crops, but {why}"
+        )
 
 
 def read_sets(
@@ -200,7 +210,11 @@ def _list_in(folder: Path) -> Path | None:
 
 
 def _landmarks_in(folder: Path) -> str:
-    return next((str(folder / name) for name in _LANDMARKS if (folder / name).is_file()), "")
+    """Landmark file of a set's folder, "" = none; InputError where there seems to be one under another name."""
+    found = next((str(folder / name) for name in _LANDMARKS if (folder / name).is_file()), "")
+    if not found:
+        refuse_unused_landmarks(folder, _LANDMARKS)
+    return found
 
 
 def _images_in(folder: Path, pairs: Pairs) -> Path:

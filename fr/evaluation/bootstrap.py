@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals of verification metrics, resampling identities.
+"""Bootstrap replicates of verification metrics, resampling identities; `fr/evaluation/intervals.py` makes intervals.
 
 Pairs that share an identity aren't independent. Identities are drawn with replacement; a pair of two identities is
 weighted by the product of their counts, a pair of one by its count. Source: Owen, The pigeonhole bootstrap (2007),
@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.evaluation.roc import area, equal_error_rate, falling, rates, tar_at
+from fr.evaluation.verification import Verification, mean_of_cells
 
 Replicates = dict[str, NDArray[np.float64]]
 BLOCK = 2**20  # weights per block, 8 MB: cache locality matters more than the number of blocks
-LEVEL = 0.95
 
 
 def replicates(
     scores: NDArray[np.float64],
     same: NDArray[np.bool_],
-    right: NDArray[np.bool_],
+    verification: Verification,
     people: NDArray[np.int64],
     count: int,
     fars: tuple[float, ...] = (),
@@ -33,19 +33,19 @@ def replicates(
 ) -> Replicates:
     """Metrics of `count` resampled sets: accuracy, auc, eer, and `tar_name` of each FAR, R values each.
 
-    scores, same, right: [P]; right: whether a pair is classified correctly at the fixed thresholds of the folds.
-    people: [P, 2] numbers of each pair's identities. Resampled sets without same or different pairs are left out, so R
-    may be less than `count`. Equal seeds and identities give equal draws, so metrics of two models on one set are
-    paired.
+    scores, same: the [P] pairs of `verification`, whose accuracy is resampled at the fixed thresholds of the folds, and
+    averaged over folds and kinds as its protocol does. people: [P, 2] numbers of each pair's identities. Resampled sets
+    without same or different pairs are left out, so R may be less than `count`. Equal seeds and identities give equal
+    draws, so metrics of two models on one set are paired.
     """
     order, ends = falling(scores)
-    same, right, people = same[order], right[order], people[order]
+    same, people, right, cell = same[order], people[order], verification.right[order], verification.cell[order]
     blocks = []
     for weights in draws(people, count, seed):
         weights = weights[weights[:, same].any(axis=1) & weights[:, ~same].any(axis=1)]
         far, tar = rates(weights, same, ends)
         metrics = {
-            "accuracy": weights @ right.astype(np.float64) / weights.sum(axis=1),
+            "accuracy": mean_of_cells(weights, right, cell),
             "auc": area(far, tar),
             "eer": equal_error_rate(far, tar),
         }
@@ -65,14 +65,6 @@ def draws(people: NDArray[np.int64], count: int, seed: int) -> Iterator[NDArray[
         drawn = generator.integers(identities.size, size=(rows, identities.size)) + offsets
         counts = np.bincount(drawn.ravel(), minlength=rows * identities.size).reshape(rows, identities.size)
         yield counts[:, first] * np.where(first == second, 1, counts[:, second])
-
-
-def interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Central 95 % of the replicates [R] (percentile method); None without replicates."""
-    if not values.size:
-        return None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
 
 
 def tar_name(far: float) -> str:

@@ -46,6 +46,7 @@ def verify_by_histogram(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dis
         fold_thresholds=tuple(thresholds.tolist()),
         pairs=int(score.size),
         right=correct,
+        cell=np.stack([np.searchsorted(numbers, folds), is_same.astype(np.int64)], axis=1),
         dist=dist,
         protocol="histogram",
     )

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.evaluation.bootstrap import interval, replicates, tar_name
+from fr.evaluation.bootstrap import replicates, tar_name
+from fr.evaluation.intervals import Interval, clopper_pearson, newcombe, percentile, wider
 from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, tar_at
-from fr.evaluation.verification import Verification
+from fr.evaluation.verification import Verification, shares_of_pairs
 
-_TITLES = {"accuracy": "Accuracy", "auc": "AUC", "eer": "EER"}
+_TITLES = {"accuracy": "Accuracy", "auc": "AUC", "auc_exact": "AUC of all pairs", "eer": "EER"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Metric:
 
     title: str
     value: float | None
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     note: str = ""
 
     def text(self) -> str:
@@ -45,37 +46,51 @@ def pair_statistics(
     """Accuracy, AUC, EER and TAR at each of FARS, by name, from the exact ROC of all pairs.
 
     scores, same: the [P] pairs of `verification`. people: identities [P, 2]. count: bootstrap replicates, 0 = none. A
-    FAR that allows no false match has no TAR; one that allows fewer than ENOUGH_MATCHES has a note. The AUC is exact
-    under every protocol.
+    FAR that allows no false match has no TAR; one that allows fewer than ENOUGH_MATCHES has a note. The AUC is named
+    `auc_exact` under the histogram protocol, whose own AUC is another.
     """
     roc = roc_curve(scores, same)
-    different = int(np.count_nonzero(~same))
+    positive = int(np.count_nonzero(same))
+    different = same.size - positive
     measurable = tuple(far for far in FARS if false_matches(far, different))
-    resampled = replicates(scores, same, verification.right, people, count, measurable, seed) if count else {}
+    resampled = replicates(scores, same, verification, people, count, measurable, seed) if count else {}
     values = {
         "accuracy": verification.accuracy,
         "auc": float(area(roc.far, roc.tar)),
         "eer": float(equal_error_rate(roc.far, roc.tar)),
     } | {tar_name(far): float(tar_at(roc.far, roc.tar, far)) for far in measurable}
-    notes = {tar_name(far): _note(far, different) for far in FARS}
-    return {
-        name: Metric(
-            _TITLES.get(name, name.upper().replace("E-", "e-")),
-            values.get(name),
-            interval(resampled[name]) if name in resampled else None,
-            notes.get(name, ""),
-        )
-        for name in (*_TITLES, *notes)
+    # Independent pairs of as large a variance: of unequal weights (Kish 1965), or of the rarer kind.
+    pairs = dict.fromkeys(values, float(positive)) | {
+        "accuracy": 1 / float((shares_of_pairs(verification.cell) ** 2).sum()),
+        "eer": float(min(positive, different)),
     }
+    intervals = {
+        name: wider(
+            percentile(resampled[name]),
+            newcombe(value, positive, different) if name == "auc" else clopper_pearson(value, pairs[name]),
+        )
+        for name, value in values.items()
+        if count
+    }
+    notes = {tar_name(far): _note(far, different) for far in FARS}
+    metrics = {}
+    for name in ("accuracy", "auc", "eer", *notes):
+        key = "auc_exact" if name == "auc" and verification.protocol == "histogram" else name
+        title = _TITLES.get(key, key.upper().replace("E-", "e-"))
+        metrics[key] = Metric(title, values.get(name), intervals.get(name), notes.get(name, ""))
+    return metrics
 
 
 def lines(statistics: Mapping[str, Metric], people: NDArray[np.int64], count: int) -> list[str]:
     """Output lines of EER and TARs; with a bootstrap, of accuracy and AUC with their intervals too."""
     rows = {name: f"{metric.title}: {metric.text()}" for name, metric in statistics.items()}
-    accuracy_and_auc = rows.pop("accuracy"), rows.pop("auc")
+    accuracy_and_auc = [rows.pop(name) for name in ("accuracy", "auc", "auc_exact") if name in rows]
     if not count:
         return list(rows.values())
-    bootstrap = f"95 % intervals: {np.unique(people).size:,} people redrawn {count:,} times"
+    bootstrap = (
+        f"95 % intervals: {np.unique(people).size:,} people redrawn {count:,} times, "
+        "at least as wide as for independent pairs"
+    )
     return [*rows.values(), *accuracy_and_auc, bootstrap]
 
 

@@ -31,7 +31,8 @@ class ScoredModel:
     network: [B, 3, H, W] on the device, preprocessed as `preprocessing` → [B, E]; a module if from a snapshot.
     overrides: one message for each stored preprocessing value replaced by an option. config: options of its training,
     as far as known. name: of the backbone. threshold: best cosine distance for "same person", None if unknown. noted:
-    score distributions of the training's last validation. digest: of its file, for --cache.
+    score distributions of the training's last validation. digest: of its file, for --cache. unit_length: whether an
+    ONNX file gives embeddings of norm 1, which has lost the norms that the training validated with.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -43,6 +44,7 @@ class ScoredModel:
     threshold: float | None = None
     noted: list[Spread] = field(default_factory=list)
     digest: str = ""
+    unit_length: bool = False
 
 
 def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel:
@@ -123,6 +125,7 @@ def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) ->
         facts["model"],
         threshold_of(model.facts),
         read_spreads(path, model.facts.get("scores", [])),
+        unit_length=model.has_unit_length(preprocessing.input_size),
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
     model = open_model(options, ranks.device)
     sets = sets_to_score(vars(options), model.config, options.snap)
     flipped = wants_flip(resolved, model)
-    if ranks.is_main and model.overrides:
-        print("\n".join(model.overrides), flush=True)
+    if ranks.is_main:
+        announce(model, options, flipped, [doubt for one in sets if (doubt := one.doubt)])
     dali = dali_settings(options.dali_device, options.dali_threads, ranks)
     embedding = _EMBEDDINGS[options.flip_mode if flipped else ""] + (", less the set's mean" if options.center else "")
     scored = []
@@ -69,6 +70,21 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
         scored.append(Scored(model, pair_set, dali, embedding, verification, rows, scores, warning))
     return scored
+
+
+def announce(model: ScoredModel, options: argparse.Namespace, flipped: bool, doubts: Sequence[str] = ()) -> None:
+    """Print overrides, and warnings known before the first image. doubts: of the sets."""
+    if model.overrides:
+        print("\n".join(model.overrides), flush=True)
+    warnings = list(doubts)
+    if model.unit_length and (flipped or options.dist == "l2"):
+        how = "combined with the mirror image's as unit vectors" if flipped else "compared as unit vectors"
+        warnings.append(
+            f"{options.snap}: its embeddings have norm 1 (--l2_norm?): they are {how}, so scores, accuracy and "
+            "threshold aren't those of the raw embeddings, which the training validated"
+        )
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
 def embeddings(

@@ -27,6 +27,8 @@ class Verification:
     fold_accuracies, fold_thresholds: K values, in ascending order of the fold number.
     pairs: number of pairs (P).
     right: [P], whether each was classified correctly at the threshold of its own fold.
+    cell: [P, 2], whose pairs count alike: a pair's fold from 0, and where both kinds weigh the same (histogram) its
+        kind, else 0. The accuracy is `mean_of_cells`.
     dist: kind of score, "cos" (cosines) or "l2" (Euclidean distances, negated). protocol: "standard" or "histogram".
     """
 
@@ -40,6 +42,7 @@ class Verification:
     fold_thresholds: tuple[float, ...]
     pairs: int
     right: NDArray[np.bool_] = field(compare=False, repr=False)
+    cell: NDArray[np.int64] = field(compare=False, repr=False)
     dist: str = "cos"
     protocol: str = "standard"
 
@@ -140,8 +143,36 @@ def verify(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dist: str = "cos
         fold_thresholds=distances,
         pairs=int(score.size),
         right=all_right,
+        cell=np.stack([np.searchsorted(numbers, folds), np.zeros_like(folds)], axis=1),
         dist=dist,
     )
+
+
+def mean_of_cells(
+    weights: NDArray[np.int64], right: NDArray[np.bool_], cell: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Accuracy of pairs that count `weights` [..., P] times -> [...]: the mean over folds of the mean over kinds.
+
+    right [P], cell [P, 2]: those of a Verification. A kind without pairs is left out of its fold's mean, a fold without
+    pairs of the whole; there must be a pair.
+    """
+    folds = int(cell[:, 0].max()) + 1
+    columns = np.arange(2 * folds) == (2 * cell[:, 0] + cell[:, 1])[:, None]  # [P, 2K]
+    times = weights.astype(np.float64)
+    counts, hits = (times @ some.astype(np.float64) for some in (columns, columns & right[:, None]))
+    shares = np.divide(hits, counts, out=np.zeros_like(hits), where=counts > 0).reshape(*hits.shape[:-1], folds, 2)
+    kinds = (counts > 0).reshape(shares.shape).sum(axis=-1)
+    of_folds = shares.sum(axis=-1) / np.maximum(kinds, 1)
+    accuracies: NDArray[np.float64] = of_folds.sum(axis=-1) / (kinds > 0).sum(axis=-1)
+    return accuracies
+
+
+def shares_of_pairs(cell: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of each pair [P] in the accuracy that is `mean_of_cells`: they add up to 1."""
+    _, kind, size = np.unique(cell, axis=0, return_inverse=True, return_counts=True)
+    fold, kinds = np.unique(np.unique(cell, axis=0)[:, 0], return_counts=True)
+    share: NDArray[np.float64] = 1 / (size[kind.reshape(-1)] * kinds[np.searchsorted(fold, cell[:, 0])] * fold.size)
+    return share
 
 
 def best_threshold(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:

@@ -23,23 +23,39 @@ _START_MARGIN, _MARGIN_ITERATIONS = 0.15, 40_000
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """Global batch on one rank.
+class Targets:
+    """Labels of all ranks' samples, and where their classes are on this rank.
 
     row: index of the sample's class among this rank's C_r. column: its column in `cosines`, which has only the drawn
     classes with sampling. Both are 0 and meaningless where not `owned`.
     """
 
-    embeddings: torch.Tensor  # [N, E]
-    norms: torch.Tensor  # [N]
-    unit: torch.Tensor  # [N, E]
     labels: torch.Tensor  # [N]
     own: slice  # this rank's samples
-    cosines: torch.Tensor  # [N, C_r]
     row: torch.Tensor  # [N]
     column: torch.Tensor  # [N]
     owned: torch.Tensor  # [N] bool: the sample's class is on this rank
+
+
+@dataclass(frozen=True)
+class Gathered(Targets):
+    """A micro-batch of all ranks, on one rank; without accumulation the global batch."""
+
+    embeddings: torch.Tensor  # [N, E]
+    norms: torch.Tensor  # [N]
+    unit: torch.Tensor  # [N, E]
+    cosines: torch.Tensor  # [N, C_r]
     target_cosines: torch.Tensor  # [N], 0 where not owned
+
+
+@dataclass(frozen=True)
+class _Offsets:
+    """What a micro-batch contributes to the centres' move: per sample, of its class in this micro-batch."""
+
+    labels: torch.Tensor  # [N]
+    row: torch.Tensor  # [N]
+    count: torch.Tensor  # [N] samples
+    total: torch.Tensor  # [N, E] sum of x - c over them, 0 where the class is on another rank
 
 
 class AuxiliaryLosses(nn.Module):
@@ -52,13 +68,16 @@ class AuxiliaryLosses(nn.Module):
         self.settings = settings
         if settings.center_loss_weight:
             self.register_buffer("centers", torch.zeros(rows, embed_size))
-        self._moves: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._offsets: list[_Offsets] = []
 
     def forward(
-        self, batch: Gathered, weight: torch.Tensor, iteration: int
+        self, batch: Gathered, of_step: Targets, weight: torch.Tensor, iteration: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Weighted sum (0 if all are disabled) and the value of each enabled loss, the same on all ranks."""
-        parts = self._parts(batch, weight, iteration)
+        """Weighted sum (0 if all are disabled) and the value of each enabled loss, the same on all ranks.
+
+        of_step: of all micro-batches of the step.
+        """
+        parts = self._parts(batch, of_step, weight, iteration)
         if not parts:
             return batch.norms.new_zeros(()), {}
         sums = torch.stack([total for _, (total, _) in parts.values()])
@@ -73,12 +92,24 @@ class AuxiliaryLosses(nn.Module):
         return torch.stack(weighted).sum(), dict(zip(parts, values, strict=True))
 
     def move_centers(self, skipped: torch.Tensor) -> None:
-        """Update the centre loss's centres with the batches since the last call, unless `skipped` is 1."""
-        for row, move in self._moves:
-            self.centers.index_add_(0, row, torch.where(skipped > 0, 0, move))
-        self._moves.clear()
+        """Update the centre loss's centres with the batches since the last call, unless `skipped` is 1.
 
-    def _parts(self, batch: Gathered, weight: torch.Tensor, iteration: int) -> dict[str, tuple[float, Part]]:
+        c ← c - lr Σ (c - x) / (1 + n) over the n samples of a class in all of these batches: Wen et al., eq. 4.
+        """
+        if not self._offsets:
+            return
+        ascending = torch.cat([one.labels for one in self._offsets]).sort().values
+        for one in self._offsets:
+            first, last = (torch.searchsorted(ascending, one.labels, right=right) for right in (False, True))
+            # Each of the n samples of a class adds 1 / n of the sum: equal summands, so the result doesn't depend on
+            # the order of `index_add_`.
+            move = one.total * (self.settings.center_loss_lr / (one.count * (1 + last - first)))[:, None]
+            self.centers.index_add_(0, one.row, torch.where(skipped > 0, 0, move))
+        self._offsets.clear()
+
+    def _parts(
+        self, batch: Gathered, of_step: Targets, weight: torch.Tensor, iteration: int
+    ) -> dict[str, tuple[float, Part]]:
         """Name → (weight, part) of the enabled losses."""
         o = self.settings
         parts: dict[str, tuple[float, Part]] = {}
@@ -93,7 +124,7 @@ class AuxiliaryLosses(nn.Module):
             margin = _START_MARGIN + progress * (o.push_margin - _START_MARGIN)
             parts["global_push_loss"] = o.global_push_loss_weight, global_push_plus_loss(batch, margin)
         if o.min_margin_loss_weight:
-            parts["min_margin_loss"] = o.min_margin_loss_weight, minimum_margin_loss(batch, weight, o.min_margin)
+            parts["min_margin_loss"] = o.min_margin_loss_weight, minimum_margin_loss(of_step, weight, o.min_margin)
         if o.triplet_loss_weight:
             triplet_loss = {"hard": batch_hard_triplet_loss, "semihard": semi_hard_triplet_loss}[o.triplet_mining]
             parts["triplet_loss"] = o.triplet_loss_weight, triplet_loss(batch, o.triplet_margin)
@@ -103,20 +134,13 @@ class AuxiliaryLosses(nn.Module):
         return parts
 
     def _center_loss(self, batch: Gathered) -> Part:
-        """‖x - c_y‖² of each sample: Wen et al., ECCV 2016, eq. 2 without the ½, as in facenet-pytorch-centerloss.
-
-        `move_centers` applies eq. 4: c ← c - lr Σ (c - x) / (1 + n) over the n samples of a class.
-        """
+        """‖x - c_y‖² of each sample: Wen et al., ECCV 2016, eq. 2 without the ½, as in facenet-pytorch-centerloss."""
         if not len(self.centers):
             return batch.norms.sum() * 0, _count(batch.owned)
         offset = torch.where(batch.owned[:, None], batch.embeddings - self.centers[batch.row], 0)
         with torch.no_grad():
             same = (batch.labels[:, None] == batch.labels).to(offset.dtype)
-            counts = same.sum(dim=1)
-            # Each of the n samples of a class adds 1 / n of the step: equal summands, so the result doesn't depend on
-            # the order of `index_add_`.
-            move = (same @ offset) * (self.settings.center_loss_lr / (counts * (1 + counts)))[:, None]
-            self._moves.append((batch.row, move))
+            self._offsets.append(_Offsets(batch.labels, batch.row, same.sum(dim=1), same @ offset))
         return (offset**2).sum(), _count(batch.owned)
 
 
@@ -151,13 +175,16 @@ def global_push_plus_loss(batch: Gathered, m: float) -> Part:
     return _hinges(m - target[:, None] + batch.cosines, others)
 
 
-def minimum_margin_loss(batch: Gathered, centres: torch.Tensor, m: float) -> Part:
-    """max(0, m - d(c_i, c_j)) over pairs of the batch's identities, each pair twice: arXiv:1805.06741."""
-    own_centres = F.normalize(centres[batch.column], eps=SHORTEST) if len(centres) else torch.zeros_like(batch.unit)
-    centres_of_batch = sum_over_ranks(torch.where(batch.owned[:, None], own_centres, 0), parts_follow=True)
-    first = ~(batch.labels[:, None] == batch.labels).tril(-1).any(dim=1)  # each identity once
-    pairs = first[batch.own, None] & first & (batch.labels[batch.own, None] != batch.labels)
-    return _hinges(m - (1 - centres_of_batch[batch.own] @ centres_of_batch.T), pairs)
+def minimum_margin_loss(of_step: Targets, centres: torch.Tensor, m: float) -> Part:
+    """max(0, m - d(c_i, c_j)) over pairs of the identities of a step, each pair twice: arXiv:1805.06741."""
+    labels, own, owned = of_step.labels, of_step.own, of_step.owned
+    own_centres = centres.new_zeros(len(labels), centres.shape[1])
+    if len(centres):
+        own_centres = torch.where(owned[:, None], F.normalize(centres[of_step.column], eps=SHORTEST), 0)
+    centres_of_step = sum_over_ranks(own_centres, parts_follow=True)
+    first = ~(labels[:, None] == labels).tril(-1).any(dim=1)  # each identity once
+    pairs = first[own, None] & first & (labels[own, None] != labels)
+    return _hinges(m - (1 - centres_of_step[own] @ centres_of_step.T), pairs)
 
 
 def _triplet_distances(batch: Gathered) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

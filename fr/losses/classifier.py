@@ -6,6 +6,7 @@ A step gathers the embeddings once and scatters their gradients once; of the log
 communicated. Cosines, margin and log-softmax are computed in float32, the precision of the centres, under any autocast.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from fr.distributed import rank, world_size
 from fr.losses import margins
-from fr.losses.auxiliary import AuxiliaryLosses, Gathered
+from fr.losses.auxiliary import AuxiliaryLosses, Gathered, Targets
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sampling import Exchange, drawn_count, drawn_rows
 from fr.losses.settings import LossSettings
@@ -61,6 +62,10 @@ class MarginSoftmax(nn.Module):
         self._drawn: torch.Tensor | None = None  # rows of the whole shard that `weight` holds during a sampled step
         self._classes_in_sum = classes
         self._exchange = Exchange()
+        # Of the micro-batches of a step; outside of one, each forward pass is a step of its own.
+        self._of_step: Targets | None = None
+        self._before: dict[str, torch.Tensor] = {}  # running statistics at its start
+        self._seen: defaultdict[str, list[torch.Tensor]] | None = None  # what they are of, so far
 
     @contextmanager
     def step(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
@@ -68,9 +73,22 @@ class MarginSoftmax(nn.Module):
 
         labels [b]: those of all micro-batches of this rank. With sampling, `weight` and its optimiser state hold only
         the drawn classes inside the context; the others can't change. No autograd graph from before it may be used in
-        it.
+        it. Running statistics move once: micro-batch k sees them moved by the micro-batches up to k.
         """
         self._iteration = iteration
+        self._before = {name: buffer.clone() for name, buffer in self.named_buffers(recurse=False)}
+        self._seen = defaultdict(list)
+        try:
+            with self._sampled(iteration, labels, optimizer):
+                if self.settings.min_margin_loss_weight:
+                    self._of_step = self._targets(gather_constant(labels))
+                yield
+        finally:
+            self._of_step, self._before, self._seen = None, {}, None
+
+    @contextmanager
+    def _sampled(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Context in which `weight` holds the drawn classes only; without sampling all."""
         rate = self.settings.sample_rate
         if rate == 1:
             yield
@@ -106,34 +124,34 @@ class MarginSoftmax(nn.Module):
             if self.settings.mining_type == "focal":  # arXiv:1708.02002 eq. 4 with p = e^-loss
                 losses = (-torch.expm1(-losses)).clamp_min(0).pow(self.settings.gamma) * losses
             softmax_loss = losses.mean()
-            auxiliary_loss, metrics = self.companions(batch, self.weight, self._iteration)
+            auxiliary_loss, metrics = self.companions(batch, self._of_step or batch, self.weight, self._iteration)
         return softmax_loss + auxiliary_loss, {
             "softmax_loss": softmax_loss.detach(),
             "classification_accuracy": correct.mean(),
             **metrics,
         }
 
-    def _gathered(self, embeddings: torch.Tensor, labels: torch.Tensor) -> Gathered:
-        all_embeddings = gather(embeddings.to(self.weight.dtype))
-        all_labels = gather_constant(labels)
-        unit = F.normalize(all_embeddings, eps=SHORTEST)
-        row = all_labels - self.first
+    def _targets(self, labels: torch.Tensor) -> Targets:
+        """Where the classes of all ranks' samples are; labels [N]: equally many of each rank."""
+        row = labels - self.first
         owned = (row >= 0) & (row < self._rows)
         row = torch.where(owned, row, 0)
         column = row if self._drawn is None else torch.searchsorted(self._drawn, row)  # row 0 stays 0
+        share = len(labels) // world_size()
+        return Targets(labels, slice(rank() * share, (rank() + 1) * share), row, column, owned)
+
+    def _gathered(self, embeddings: torch.Tensor, labels: torch.Tensor) -> Gathered:
+        all_embeddings = gather(embeddings.to(self.weight.dtype))
+        targets = self._targets(gather_constant(labels))
+        unit = F.normalize(all_embeddings, eps=SHORTEST)
         cosines = cosines_to(unit, self.weight)
-        first = rank() * len(labels)
         return Gathered(
+            **vars(targets),
             embeddings=all_embeddings,
             norms=torch.linalg.vector_norm(all_embeddings, dim=1),
             unit=unit,
-            labels=all_labels,
-            own=slice(first, first + len(labels)),
             cosines=cosines,
-            row=row,
-            column=column,
-            owned=owned,
-            target_cosines=at_target(cosines, column, owned),
+            target_cosines=at_target(cosines, targets.column, targets.owned),
         )
 
     def _with_margin(self, batch: Gathered) -> torch.Tensor:
@@ -164,16 +182,38 @@ class MarginSoftmax(nn.Module):
     def _quality(self, norms: torch.Tensor) -> torch.Tensor:
         unknown = 0 * norms.sum()  # NaN if a norm isn't finite, which the clamp would hide
         norms = norms.clamp(1e-3, 100)  # as the authors' code
-        mean = _running_mean(self.norm_mean, norms.mean() + unknown)
-        std = _running_mean(self.norm_std, norms.std() + unknown) if len(norms) > 1 else self.norm_std
+        of_step = self._so_far("norms", norms + unknown)
+        mean = self._moved("norm_mean", of_step.mean())
+        std = self._moved("norm_std", of_step.std()) if len(of_step) > 1 else self.norm_std
         return margins.adaface_quality(norms, mean, std, self.settings.h)
 
     def _negatives(self, batch: Gathered) -> Negatives:
         if self.settings.mining_type == "sv":
             return SupportVectors(self.settings.t)
         if self.settings.margin_type == "curricular":
-            return Curriculum(_running_mean(self.t, sum_over_ranks(batch.target_cosines.detach()).mean()))
+            target_cosines = sum_over_ranks(batch.target_cosines.detach())
+            return Curriculum(self._moved("t", self._so_far("target_cosines", target_cosines).mean()))
         return Negatives()
+
+    def _so_far(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Values [n] of the step's micro-batches up to this one, whose values are given."""
+        if self._seen is None:
+            return values
+        self._seen[name].append(values)
+        return torch.cat(self._seen[name])
+
+    @torch.no_grad()
+    def _moved(self, name: str, seen: torch.Tensor) -> torch.Tensor:
+        """Move a running mean from its value before the step, unless the result isn't finite; return a copy of it.
+
+        In place, so that a skipped step can be undone; a copy, so that the next one doesn't change what a graph holds.
+        """
+        running = self.get_buffer(name)
+        before = self._before.get(name, running)
+        moved = before + _RATE * (seen - before)
+        moved = torch.where(moved.isfinite(), moved, before)
+        running.copy_(moved)
+        return moved
 
 
 def _initial_centres(seed: int, first: int, rows: int, embed_size: int) -> torch.Tensor:
@@ -184,15 +224,3 @@ def _initial_centres(seed: int, first: int, rows: int, embed_size: int) -> torch
         drawn = torch.from_numpy(uniforms(seed, Purpose.HEAD, first + start, len(block), embed_size))
         block.copy_(F.normalize(2 * drawn - 1))
     return centres
-
-
-@torch.no_grad()
-def _running_mean(running: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """Update a running mean in place by one batch, unless the result isn't finite; return a copy of the new value.
-
-    In place, so that a skipped step can be undone; a copy, so that the next batch doesn't change what a graph holds.
-    """
-    moved = running + _RATE * (seen - running)
-    moved = torch.where(moved.isfinite(), moved, running)
-    running.copy_(moved)
-    return moved

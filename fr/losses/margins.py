@@ -78,12 +78,12 @@ def adaface(cos: torch.Tensor, quality: torch.Tensor, m: float) -> torch.Tensor:
 
 
 def adaface_quality(norms: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, h: float) -> torch.Tensor:
-    """ẑ = clip((‖z‖ - μ) / (σ / h), -1, 1) [N], without gradient: AdaFace, arXiv:2204.00964 sec. 3.2."""
+    """ẑ = clip((‖z‖ - μ) / (σ / h), -1, 1) [N], without gradient: AdaFace, arXiv:2204.00964 sec. 3.3."""
     return ((norms.detach() - mean) * (h / (std + 1e-3))).clamp(-1, 1)
 
 
 def magface_margin(norms: torch.Tensor, m_range: tuple[float, float], a_range: tuple[float, float]) -> torch.Tensor:
-    """m(a) [N], linear from (l_a, l_m) to (u_a, u_m): MagFace, arXiv:2103.06627 sec. 3.3.
+    """m(a) [N], linear from (l_a, l_m) to (u_a, u_m), in the loss of sec. 3.2: MagFace, arXiv:2103.06627 sec. 4.1.
 
     norms: a = ‖f‖ [N], clamped to a_range = (l_a, u_a); m_range = (l_m, u_m) in radians.
     """
@@ -92,7 +92,7 @@ def magface_margin(norms: torch.Tensor, m_range: tuple[float, float], a_range: t
 
 
 def magface_regulariser(norms: torch.Tensor, a_range: tuple[float, float]) -> torch.Tensor:
-    """g(a) = 1 / a + a / u_a² [N], decreasing up to a = u_a: MagFace, arXiv:2103.06627 sec. 3.3."""
+    """g(a) = 1 / a + a / u_a² [N], decreasing up to a = u_a: MagFace, arXiv:2103.06627 sec. 4.1, supplement."""
     a = norms.clamp(*a_range)
     return 1 / a + a / a_range[1] ** 2
 

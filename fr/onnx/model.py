@@ -21,6 +21,7 @@ from fr.preprocessing import Preprocessing
 CONTRACT_KEY = "face_recognition.preprocessing"
 FACTS_KEY = "face_recognition.model"
 _FACTS: dict[str, type] = {"model": str, "iteration": int, "flipped_emb": bool}  # facts read here
+_ROUNDING = 1e-4  # of a norm; half floats have three to four digits, but few files compute in them to the end
 _FATAL_ONLY = 4  # log level: ONNX Runtime also logs the errors that it raises
 
 
@@ -73,6 +74,12 @@ class OnnxModel:
             result = f"{rows.dtype} {list(rows.shape)}"
             raise InputError(f"{self._path}: two images give {result} instead of two rows of float32")
         return rows.shape[1]
+
+    def has_unit_length(self, input_size: tuple[int, int]) -> bool:
+        """Whether embeddings have norm 1, by those of noise of two strengths; their size must have been determined."""
+        noise = torch.rand(2, 3, *input_size, generator=torch.Generator().manual_seed(0))
+        norms = self(torch.stack([noise[0], 3 * noise[1]])).norm(dim=1)
+        return bool(((norms - 1).abs() < _ROUNDING).all())
 
 
 def _open(path: Path, device: torch.device) -> Any:

@@ -27,7 +27,9 @@ def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArr
     """ROC curve of the [P] pairs, with the point of the mean threshold."""
     threshold = verification.threshold_score
     far_at, tar_at = float((score[~same] > threshold).mean()), float((score[same] > threshold).mean())
-    figure, axes, floor = _roc_axes({f"ROC, AUC {verification.auc:.4f}": roc_curve(score, same)}, tar_at)
+    roc = roc_curve(score, same)
+    # Of this curve: the histogram protocol's AUC is of another one.
+    figure, axes, floor = _roc_axes({f"ROC, AUC {float(area(roc.far, roc.tar)):.4f}": roc}, tar_at)
     axes.plot(
         [max(far_at, floor)], [tar_at], "o", color=DIFF, markersize=6, clip_on=False, zorder=3,
         label=f"mean threshold, {SCORE_NAMES[verification.dist]} {threshold:.4f}",

@@ -132,8 +132,8 @@ def _statistics_section(statistics: Mapping[str, Metric]) -> str:
     return f"""<h2>Confidence intervals</h2>
 <table class="folds"><thead><tr><th>Metric</th><th>Value</th><th>95 % interval</th><th></th></tr></thead>
 <tbody>{rows}</tbody></table>
-<p class="note">From the exact ROC of all pairs. Bootstrap intervals resample people, not pairs; where people occur in
-few pairs, the intervals are too wide rather than too narrow.</p>"""
+<p class="note">From the exact ROC of all pairs. Bootstrap intervals resample people, not pairs, and are at least as
+wide as for independent pairs; where people occur in few pairs, they are too wide rather than too narrow.</p>"""
 
 
 def _worst_section(heading: str, meaning: str, pairs: Sequence[WrongPair]) -> str:

@@ -17,12 +17,13 @@ from torchvision.utils import make_grid
 from fr.preprocessing import Preprocessing
 from fr.progress import progress
 
-# JSONL key → TensorBoard name, for those that a record has; the first six as in face_recognition.pytorch.
+# JSONL key → TensorBoard name, for those that a record has. A name of face_recognition.pytorch has its meaning there:
+# not `Accuracy/classification`, a running mean of the epoch without the margin, nor `Loss/AUX_losses`, a sum.
 _SCALARS = {
     "loss": "Loss/train_loss",
     "softmax_loss": "Loss/softmax_loss",
     "lr": "Learning_rate",
-    "classification_accuracy": "Accuracy/classification",
+    "classification_accuracy": "Accuracy/classification_with_margin",
     "images_per_s": "Speed/images_per_s",
     "data_wait": "Speed/data_wait",
     "bad_images": "Data/bad_images",
@@ -31,7 +32,7 @@ _SCALARS = {
     "center_loss": "Loss/center_loss",
     "push_loss": "Loss/push_loss",
     "push_plus_loss": "Loss/push_plus_loss",
-    "global_push_loss": "Loss/global_push_loss",
+    "global_push_loss": "Loss/global_push_plus_loss",
     "min_margin_loss": "Loss/min_margin_loss",
     "triplet_loss": "Loss/triplet_loss",
     "magnitude_loss": "Loss/magnitude_loss",
@@ -40,10 +41,10 @@ _VALIDATION = {
     "same_accuracy": "Accuracy/Val_same_accuracy",
     "diff_accuracy": "Accuracy/Val_diff_accuracy",
     "accuracy": "Accuracy/Val_accuracy",
-    "auc": "AUC",
+    "auc": "Accuracy/AUC",
     "threshold": "Estimated_threshold",
     "ema_accuracy": "Accuracy/Val_accuracy_ema",
-    "ema_auc": "AUC_ema",
+    "ema_auc": "Accuracy/AUC_ema",
 }
 _SHOWN_IMAGES = 32
 

@@ -14,8 +14,6 @@ from fr.files.durable import write_result
 from fr.files.images import Pixels
 from tools.dataset.face_names import key_of, refuse_ambiguous
 
-MARK = "crops.json"
-
 
 @dataclass(frozen=True)
 class Targets:

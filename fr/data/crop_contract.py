@@ -1,0 +1,63 @@
+"""Contract of aligned crops: `crops.json`, which tools/align_faces.py writes beside them, against a run's options."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fr.alignment import ALIGNMENTS, TEMPLATES
+from fr.errors import InputError
+from fr.files.untrusted import read_text
+from fr.options.parsing import Resolved
+
+MARK = "crops.json"
+_LONGEST = 1 << 20  # bytes
+_TAKEN = {"template": list(TEMPLATES), "alignment": list(ALIGNMENTS)}
+
+
+def with_crop_contract(resolved: Resolved) -> Resolved:
+    """The options of a training, with template and alignment of its aligned crops, so that validation aligns alike.
+
+    InputError where an option says another one than `crops.json`.
+    """
+    options = resolved.values
+    path = Path(options.train_data_root, MARK)
+    if not options.aligned or not (crops := _settings(path)):
+        return resolved
+    taken = {name: crops[name] for name in _TAKEN if crops.get("crop") == "aligned" and name in crops}
+    wrong = [f"{path}: {name} {value!r} is unknown" for name, value in taken.items() if value not in _TAKEN[name]]
+    wrong += [
+        f"{resolved.origins[name]}: --{name} {getattr(options, name)}: {path} says that these crops were cut with "
+        f"{value}; leave --{name} out"
+        for name, value in taken.items()
+        if resolved.origins[name] != "default" and getattr(options, name) != value
+    ]
+    if wrong:
+        raise InputError(*wrong)
+    origins = resolved.origins | dict.fromkeys(taken, str(path))
+    values = vars(options) | taken
+    return replace(resolved, values=type(options)(**values), origins={name: origins[name] for name in values})
+
+
+def crop_notes(root: str, aligned: bool) -> list[str]:
+    """Lines on crops that show something else than the validation's alignment does."""
+    crops = _settings(Path(root, MARK)) if aligned else {}
+    if crops.get("crop") == "loose":
+        return [f"{root}: loose crops, but sets with landmarks are aligned for the validation: give it crops too"]
+    if crops.get("margin"):
+        beyond = f"crops show {crops['margin']:g} of the frame beyond the template on each side"
+        return [f"{root}: {beyond}, the validation's alignment doesn't"]
+    return []
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Settings of the crops; empty where there is no such file. InputError for one that can't be used."""
+    if not path.is_file():
+        return {}
+    try:
+        crops = json.loads(read_text(path, _LONGEST))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: isn't JSON; tools/align_faces.py writes it") from error
+    if not isinstance(crops, dict):
+        raise InputError(f"{path}: isn't a JSON object; tools/align_faces.py writes it")
+    return crops

@@ -1,0 +1,44 @@
+"""Verification sets without a landmark file, whose images are taken for aligned crops: what speaks against that."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from fr.data.faces import Faces
+from fr.data.placement import sizes_of
+from fr.errors import InputError
+
+_LOOKED_AT = 32  # images, evenly spread over the set: a few milliseconds
+# landmark5.txt, lfw_landmarks.txt, bb_landmark/, cfp_lmk.csv, x_5pts.txt
+_LIKE_LANDMARKS = re.compile(r"landmark|lmk|(^|[^a-z0-9])5 ?pts?([^a-z0-9]|$)|keypoint", re.IGNORECASE)
+
+
+def refuse_unused_landmarks(folder: Path, recognised: tuple[str, ...]) -> None:
+    """InputError for a file or folder whose name says landmarks, in a folder that has none of the recognised names."""
+    try:
+        found = sorted(name for name in os.listdir(folder) if _LIKE_LANDMARKS.search(name))
+    except OSError as error:
+        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
+    if found:
+        raise InputError(
+            f"{folder}: {', '.join(found[:3])} looks like landmarks, which are read from {' or '.join(recognised)} "
+            "alone: rename it, or move it away if the images are aligned crops"
+        )
+
+
+def doubt(faces: Faces) -> str:
+    """Reason to doubt that the images are aligned crops, from their sizes; "" = none."""
+    rows = np.unique(np.linspace(0, len(faces) - 1, _LOOKED_AT).astype(np.int64)).tolist()
+    encoded = []
+    for row in rows:
+        try:
+            encoded.append(faces.read(row))
+        except (OSError, InputError):  # embedding reports which and why
+            return ""
+    sizes = {(width, height) for width, height in sizes_of(encoded).tolist()}
+    if len(sizes) < 2:
+        return ""
+    (low_w, low_h), (high_w, high_h) = min(sizes), max(sizes)
+    return f"their sizes differ, from {low_w}×{low_h} to {high_w}×{high_h}, which those of aligned crops don't"

@@ -14,6 +14,11 @@ several. With several sets --json has an object, --report a page and --show_fail
 the output.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import json
 from argparse import Namespace
 from collections.abc import Iterator

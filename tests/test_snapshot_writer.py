@@ -16,6 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from fr.checkpoint import resuming, snapshot, snapshot_writer, training_state
+from fr.checkpoint.ownership import claim
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import Tensors, TrainingState
@@ -102,7 +103,7 @@ def test_a_damaged_newest_snapshot_makes_way_for_the_one_before_and_that_is_said
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / part).write_bytes(damaged)
     run = make_run(1)
-    resumed = resuming.resume(resuming.candidates("auto", tmp_path, "net"), TrainingState(Learner(*run)), CONTENTS)
+    resumed = resuming.resume(claim("auto", tmp_path, "net", "").resumable, TrainingState(Learner(*run)), CONTENTS)
     notes = resumed.notes
     assert resumed.iteration == 6
     assert_same(content(*run), before[6])
@@ -112,7 +113,7 @@ def test_a_damaged_newest_snapshot_makes_way_for_the_one_before_and_that_is_said
     for iteration in (3, 6):
         (tmp_path / f"net_{iteration}.state/SHA256SUMS").unlink()
     with pytest.raises(InputError) as refusal:  # and nothing whole is no reason to begin anew
-        resuming.resume(resuming.candidates("auto", tmp_path, "net"), TrainingState(Learner(*run)), CONTENTS)
+        resuming.resume(claim("auto", tmp_path, "net", "").resumable, TrainingState(Learner(*run)), CONTENTS)
     assert len(refusal.value.problems) == 3
 
 

@@ -12,6 +12,11 @@ resampled. OUT gets the crops under the images' names, crops.json with the setti
 interruption, run it again: existing crops are complete and are kept.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import os
 from collections.abc import Iterator
 from functools import partial

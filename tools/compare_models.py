@@ -10,6 +10,11 @@ https://doi.org/10.1007/BF02295996) on the pairs that only one classifies correc
 folds. An interval that excludes 0, or a small p, means a significant difference.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 from pathlib import Path
 

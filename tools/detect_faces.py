@@ -13,6 +13,11 @@ faces.jsonl records progress: after an interruption, or with new images, run it 
 are tried again. To install the detector: bash init_venv.sh --with detect
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 import os
 from collections.abc import Iterator

@@ -162,7 +162,7 @@ def test_three_ranks_agree_and_gather_in_rank_order(run_distributed: Callable[..
     assert not torch.equal(results[0]["weight"], results[1]["weight"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_is_noted_and_a_second_meets_the_earlier_handler(number: signal.Signals) -> None:
     met: list[int] = []
 

@@ -77,7 +77,7 @@ def test_few_of_many_files_stay_open(tmp_path: Path) -> None:
     for number in [*range(storage._KEPT_OPEN + 40), 0]:
         assert read_slice(f"{tmp_path}/{number}", 0, len(str(number)), None) == b"%d" % number
     assert len(os.listdir("/proc/self/fd")) <= before + storage._KEPT_OPEN
-    storage._opened.cache_clear()
+    storage._opened().cache_clear()
     assert len(os.listdir("/proc/self/fd")) <= before
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fr.data.faces import PIXELS, check_landmarks, refuse
 from fr.errors import InputError, in_short
+from fr.files.names import form_note
 from fr.files.untrusted import open_file, read_bytes, read_text
 
 _QUOTED = 80  # characters of a field that a message shows
@@ -77,7 +78,11 @@ def _places(
     missing = np.flatnonzero(indices.is_null().to_numpy(zero_copy_only=False)).tolist()
     if missing:
         read_bytes(table)  # which says if it has NULs, that Arrow takes for parts of names
-    refuse([f"{where(i)}: {names[i]} has no row in {table}" for i in missing])
+    rows_there = set(known.to_pylist()) if missing else set()
+    refuse([
+        f"{where(i)}: {names[i]} has no row in {table}{form_note(wanted[i].as_py(), rows_there.__contains__)}"
+        for i in missing
+    ])
     rows: NDArray[np.int32] = indices.to_numpy()
     _refuse_shared(names, rows, table, where)
     return rows

@@ -15,7 +15,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import argparse
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -64,11 +64,12 @@ def main(argv: list[str]) -> int:
     with (
         open_ranks(options.device, options.hang_timeout) as ranks,
         deterministic(options.deterministic),
-        locked(folder, prefix),
+        ExitStack() as lock,
     ):
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
         check_micro_batches(options, ranks.world_size)
-        claimed = claim(options.snap_to_resume, folder, prefix, ranks.job, options.overwrite)
+        look = partial(claim, options.snap_to_resume, folder, prefix, ranks.job, options.overwrite)
+        claimed = look()
         faces = read_on_all_ranks(vars(options), ranks)
         sets = read_sets(_first_set(options), options.val_set, options.val_sets, options.allow_outside)
         order = training_order(options, faces.labels)
@@ -84,7 +85,8 @@ def main(argv: list[str]) -> int:
         if resumed.contents:
             learner.meters.load(resumed.contents.meters or {})
         contents = replace(contents, run_id=resumed.contents.run_id if resumed.contents else ranks.job)
-        remove_others(claimed.others)
+        lock.enter_context(locked(folder, prefix))
+        remove_others(look().others)  # again, since another run may have ended while this one was read in
         iterations = range(resumed.iteration, _last_iteration(options, order))
 
         heartbeat = Heartbeat()

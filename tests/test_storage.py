@@ -2,6 +2,8 @@
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from fr.data.faces import Faces
 from fr.data.storage import RecordFile, TarShards, read_slice
 from fr.files.data_root import DataRoot
 from fr.files.record_io import Damaged, unpack
+from tests.conftest import ROOT
 
 BYTES = np.random.default_rng(0).integers(0, 256, 1_000, dtype=np.uint8).tobytes()
 
@@ -79,6 +82,18 @@ def test_few_of_many_files_stay_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + storage._KEPT_OPEN
     storage._opened().cache_clear()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_fewer_files_stay_open_where_the_system_allows_fewer(tmp_path: Path) -> None:
+    for number in range(64):
+        (tmp_path / str(number)).write_bytes(b"x")
+    code = (
+        "import os, resource, sys; from fr.data.storage import read_slice\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); before = len(os.listdir('/proc/self/fd'))\n"
+        "for number in range(64): read_slice(f'{sys.argv[1]}/{number}', 0, 1, None)\n"
+        "assert len(os.listdir('/proc/self/fd')) - before == 10"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
 
 
 # --- RecordIO ---------------------------------------------------------------------------------------------------------

@@ -285,7 +285,7 @@ def test_a_run_writes_log_config_snapshots_and_validation(
     for record in records(tmp_path / "logs"):
         assert {"iteration", "loss", "lr", "images_per_s", "data_wait", "gradient_norm"} <= record.keys()
     assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == [
-        *("tiny.config.yml", "tiny_2.pt", "tiny_2.state", "tiny_3.pt", "tiny_3.state")
+        *(".tiny.lock", "tiny.config.yml", "tiny_2.pt", "tiny_2.state", "tiny_3.pt", "tiny_3.state")
     ]
     assert "m: 0.1  # command line" in (tmp_path / "snapshots" / "tiny.config.yml").read_text()
     contents = torch.load(tmp_path / "snapshots" / "tiny_3.pt", weights_only=True)

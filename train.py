@@ -42,7 +42,7 @@ from fr.losses.settings import LossSettings
 from fr.models import build_model, training_preprocessing
 from fr.options.definitions import train_options
 from fr.options.parsing import Resolved
-from fr.options.validation import check_batch_size, check_micro_batches
+from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
 from fr.train.learner import Learner, StepSettings
@@ -71,6 +71,7 @@ def main(argv: list[str]) -> int:
         look = partial(claim, options.snap_to_resume, folder, prefix, ranks.job, options.overwrite)
         claimed = look()
         faces = read_on_all_ranks(vars(options), ranks)
+        check_identities(faces.identities)
         sets = read_sets(_first_set(options), options.val_set, options.val_sets, options.allow_outside)
         order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)

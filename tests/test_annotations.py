@@ -188,6 +188,17 @@ def test_the_table_holds_names_without_their_ending_of_whatever_kind(vgg: Vgg, n
     assert vgg.read().landmarks.tolist() == [points(2), points(1)]
 
 
+def test_two_rows_of_an_image_that_differ_are_refused(vgg: Vgg) -> None:
+    """The first would win silently; the same row twice is harmless, and so are rows of images that aren't listed."""
+    rows = vgg.table.read_text().splitlines()
+    vgg.table.write_text("\n".join([*rows, rows[1], "unlisted/1,1,1,9,1,5,5,2,8,8,8", "unlisted/1,2,1,9,1,5,5,2,8,8,8"]))
+    assert len(vgg.read()) == len(vgg.list_file.read_text().split())
+    name, x, rest = rows[1].split(",", 2)
+    vgg.table.write_text("\n".join([*rows, f"{name},{float(x) + 1},{rest}"]))
+    with pytest.raises(InputError, match=rf"rows 1 and {len(rows)} are both of .*, and differ"):
+        vgg.read()
+
+
 def test_photographs_that_differ_by_their_ending_alone_share_no_row(vgg: Vgg) -> None:
     vgg.list_file.write_text("b/1.jpg\na/1.jpg\nb/1.png\na/1\nb/1.jpg\n")
     assert vgg.problems() == (

@@ -36,7 +36,7 @@ NOT_IN_RECIPES = {
     *("mean", "std", "color_order"),  # the model's own
     *("train_meta", "aligned"),  # of other data
     *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
-    *("async_snapshots", "keep_snapshots", "keep_every"),
+    *("overwrite", "async_snapshots", "keep_snapshots", "keep_every"),
     *("weighted", "images_per_identity"),
     *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
@@ -109,7 +109,7 @@ def test_defaults_are_those_documented() -> None:
         "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
         "snap_to_resume": "", "log_folder": "", "log_step": 10,
         "deterministic": False, "spike_factor": 0.0, "spike_return": False, "hang_timeout": 1200.0,
-        "async_snapshots": False, "keep_snapshots": 0, "keep_every": 0,
+        "overwrite": False, "async_snapshots": False, "keep_snapshots": 0, "keep_every": 0,
         "device": "auto", "dali_device": "auto", "dali_threads": 0,
     }  # fmt: skip
     assert resolved.origins["lr"] == "default"

@@ -3,12 +3,14 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
 from fr.data.faces import LabelledFaces, check_first_image, refuse
@@ -111,7 +113,22 @@ def _read(dataset: str, source: Source) -> LabelledFaces:
     faces = READERS[dataset](source)
     broken = [name for name in faces.identities if {"\n", "\r"} & {*name}]
     refuse([f"{source.root}: the identity {name!r} has a line break in its name; rename it" for name in broken])
-    return faces
+    return replace(faces, notes=(*faces.notes, *_shared_images(faces)))
+
+
+def _shared_images(faces: LabelledFaces) -> list[str]:
+    """A line on images that are listed under several identities; none without."""
+    if faces.storage or pc.count_distinct(faces.names).as_py() == len(faces):
+        return []
+    coded = faces.names.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    first = np.unique(coded, return_index=True)[1][coded]
+    shared = np.flatnonzero(faces.labels != faces.labels[first]).tolist()
+    named = [
+        f"{faces.names[i]} ({faces.identities[faces.labels[first[i]]]}, {faces.identities[faces.labels[i]]})"
+        for i in shared[:3]
+    ]
+    more = ", …" if len(shared) > 3 else ""
+    return [f"{len(shared):,} images are listed under two identities: {', '.join(named)}{more}"] if shared else []
 
 
 def _kept(entry: Entry, source: Source) -> LabelledFaces | None:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -187,6 +188,12 @@ def _number(values: dict[str, Any], name: str, otherwise: float) -> float:
     """The value of an option if it is a number: neither `auto` nor refused."""
     value = values.get(name)
     return value if isinstance(value, (int, float)) else otherwise
+
+
+def check_identities(identities: Sequence[str]) -> None:
+    """Raises InputError for training data of one identity, which a softmax has nothing to tell from."""
+    if len(identities) < 2:
+        raise InputError(f"the training images are of one identity ({identities[0]}); a training needs two at least")
 
 
 def check_micro_batches(options: argparse.Namespace, world_size: int) -> None:

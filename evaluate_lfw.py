@@ -14,9 +14,15 @@ several. With several sets --json has an object, --report a page and --show_fail
 the output.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import json
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +45,42 @@ Metrics = dict[str, float | None]
 SHOWN_PAIRS = 8  # worst pairs of each kind in the report
 
 
+@dataclass(frozen=True)
+class _Result:
+    """Statistics of a scored set, as lines to print, and as metrics for --json."""
+
+    statistics: dict[str, Metric]
+    lines: list[str]
+    figures: Metrics
+
+    @classmethod
+    def of(cls, scored: Scored, bootstrap: int) -> "_Result":
+        people, verification = people_of_pairs(scored.faces), scored.verification
+        statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, bootstrap)
+        figures = {**record(statistics), **verification.figures()}
+        return cls(statistics, lines(statistics, people, bootstrap), figures)
+
+
 def main(argv: list[str]) -> int:
     resolved = evaluation_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
         scored_sets = score(resolved, ranks)
         if ranks.is_main:
-            several = len(scored_sets) > 1
-            figures: dict[str, Metrics] = {}
-            for scored in scored_sets:
-                if several or not scored.faces.landmarks.shape[1]:
-                    print(scored.pair_set.describe(), flush=True)
-                people = people_of_pairs(scored.faces)
-                verification = scored.verification
-                print("\n".join(verification.lines()), flush=True)
-                statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, options.bootstrap)
-                print("\n".join(lines(statistics, people, options.bootstrap)))
-                figures[scored.pair_set.name] = {**record(statistics), **verification.figures()}
-                _write_reports(options, scored, statistics, scored.pair_set.name if several else "")
-            if several:
-                print("\n".join(_table(figures)))
-            if options.json:
+            results = {scored.pair_set.name: _Result.of(scored, options.bootstrap) for scored in scored_sets}
+            several = len(results) > 1
+            figures = {name: result.figures for name, result in results.items()}
+            if options.json:  # before anything is printed: a pipe may be closed, a disk be full
                 content: Any = figures if several else figures[scored_sets[0].pair_set.name]
                 write_result(Path(options.json), (json.dumps(content, indent=1) + "\n").encode())
+            for scored in scored_sets:
+                result = results[scored.pair_set.name]
+                if several or not scored.faces.landmarks.shape[1]:
+                    print(scored.pair_set.describe(), flush=True)
+                print("\n".join([*scored.verification.lines(), *result.lines]), flush=True)
+                _write_reports(options, scored, result.statistics, scored.pair_set.name if several else "")
+            if several:
+                print("\n".join(_table(figures)))
             if options.roc_fname:
                 for scored in scored_sets:
                     _write_curve(options.roc_fname, scored, several)

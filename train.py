@@ -8,16 +8,22 @@
 `python train.py --help` lists the options; README.md and docs/ describe data, logs and results.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import fields
+from contextlib import ExitStack, closing
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from fr.checkpoint.resuming import candidates, resume
+from fr.checkpoint.ownership import claim, locked, remove_others
+from fr.checkpoint.resuming import resume
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
@@ -37,7 +43,7 @@ from fr.losses.settings import LossSettings
 from fr.models import build_model, training_preprocessing
 from fr.options.definitions import train_options
 from fr.options.parsing import Resolved
-from fr.options.validation import check_batch_size
+from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.precision import resolved_precision
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
@@ -56,9 +62,18 @@ from fr.weights.initial_weights import InitialWeights, initialise
 def main(argv: list[str]) -> int:
     resolved = with_crop_contract(train_options(argv))
     options = resolved.values
-    with open_ranks(options.device, options.hang_timeout) as ranks, deterministic(options.deterministic):
+    folder, prefix = Path(options.snap_folder), options.snap_prefix
+    with (
+        open_ranks(options.device, options.hang_timeout) as ranks,
+        deterministic(options.deterministic),
+        ExitStack() as lock,
+    ):
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
+        check_micro_batches(options, ranks.world_size)
+        look = partial(claim, options.snap_to_resume, folder, prefix, ranks.job, options.overwrite)
+        claimed = look()
         faces = read_on_all_ranks(vars(options), ranks)
+        check_identities(faces.identities)
         sets = read_sets(_first_set(options), options.val_set, options.val_sets, options.allow_outside)
         order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)
@@ -66,13 +81,15 @@ def main(argv: list[str]) -> int:
 
         torch.manual_seed(options.seed)
         contents = _snapshot_contents(resolved, preprocessing, faces, order)
-        folder, prefix = Path(options.snap_folder), options.snap_prefix
-        snapshots = candidates(options.snap_to_resume, folder, prefix)
-        learner, sources = _build_learner(options, ranks, preprocessing, faces.identities, resumed=bool(snapshots))
+        resuming = bool(claimed.resumable)
+        learner, sources = _build_learner(options, ranks, preprocessing, faces.identities, resuming)
         state = TrainingState(learner)
-        resumed = resume(snapshots, state, contents, faces.identities)
+        resumed = resume(claimed.resumable, state, contents, faces.identities)
         if resumed.contents:
             learner.meters.load(resumed.contents.meters or {})
+        contents = replace(contents, run_id=resumed.contents.run_id if resumed.contents else ranks.job)
+        lock.enter_context(locked(folder, prefix))
+        remove_others(look().others)  # again, since another run may have ended while this one was read in
         iterations = range(resumed.iteration, _last_iteration(options, order))
 
         heartbeat = Heartbeat()
@@ -171,11 +188,10 @@ def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent
     if ranks.is_main:
         snapshots = Path(options.snap_folder)
         try:
-            snapshots.mkdir(parents=True, exist_ok=True)
             resolved.write(snapshots / f"{options.snap_prefix}.config.yml")
-            print(resolved.table(), flush=True)
             folder = Path(options.log_folder or f"logs/{options.snap_prefix}")
             monitor = Monitor(folder, iterations.start, iterations.stop)
+            print(resolved.table(), flush=True)
         except OSError as error:
             failure = InputError(f"the folders of snapshots and logs: can't be written to: {error}")
     raise_together(failure, "rank 0 can't write to the folders of snapshots and logs")
@@ -205,4 +221,4 @@ def _summary(
 
 
 if __name__ == "__main__":
-    run_plainly("train.py", main)
+    run_plainly("train.py", main, prints_results=False)

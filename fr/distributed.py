@@ -2,9 +2,10 @@
 
 import os
 import signal
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
-from fr.errors import InputError
+from fr.errors import InputError, in_short
 from fr.precision import allow_tf32
 
 T = TypeVar("T")
@@ -35,13 +36,17 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank and device of this process. local_*: among the processes of this host."""
+    """Rank and device of this process. local_*: among the processes of this host.
+
+    job: a random name, the same on all ranks, and again when torchrun has started them anew.
+    """
 
     rank: int
     world_size: int
     local_rank: int
     local_world_size: int
     device: torch.device
+    job: str = field(default="", compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -74,22 +79,25 @@ def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment, or be a group of one.
 
     hang_timeout: seconds after which `fr/train/watchdog.py` ends the run; a collective waits longer. 0 = as torch has
-    it.
+    it. InputError for variables that describe no group.
     """
-    facts = {name: int(os.environ.get(name.upper(), default)) for name, default in _FACTS.items()}
-    device = choose_device(device_wish, facts["local_rank"])
-    ranks = Ranks(facts["rank"], facts["world_size"], facts["local_rank"], facts["local_world_size"], device)
+    facts = launcher_facts()
+    device = choose_device(device_wish, facts["LOCAL_RANK"])
     if device.type == "cuda":
         torch.cuda.set_device(device)
         allow_tf32(False)
     else:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_world_size))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // facts["LOCAL_WORLD_SIZE"]))
         use_huge_pages()
     # Agreements and gathered figures are CPU tensors and go over gloo also on GPUs: no wait for the CUDA stream.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=2 * hang_timeout) if hang_timeout else None
-    if "WORLD_SIZE" in os.environ:
-        store, _, _ = next(rendezvous("env://"))
+    job = uuid.uuid4().hex
+    if launched():
+        store = _meet()
+        # Below torchrun's prefix of each start: the same store for all of them.
+        shared = store.underlying_store if isinstance(store, dist.PrefixStore) else store
+        job = shared.compare_set("face-recognition-trainer job", "", job).decode()
         if timeout:
             store.set_timeout(timeout)
         # torchrun's store lives on when it starts the ranks again, and would give them the addresses of those before
@@ -97,6 +105,7 @@ def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
         store = dist.PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     else:
         store = dist.HashStore()
+    ranks = Ranks(**{name.lower(): number for name, number in facts.items()}, device=device, job=job)
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
     try:
         yield ranks
@@ -115,7 +124,51 @@ def use_huge_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-_FACTS = {"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1}
+_FACTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+_MEETING = ("MASTER_ADDR", "MASTER_PORT")
+
+
+def launched() -> bool:
+    """Whether a launcher has described a group: several ranks, or one of torchrun."""
+    count = os.environ.get("WORLD_SIZE", "").strip()
+    return bool(count) and (count != "1" or all(os.environ.get(name) for name in ("RANK", *_MEETING)))
+
+
+def _meet() -> dist.Store:
+    """The store of the group's launcher, or of its first rank; InputError when the ranks don't find each other."""
+    try:
+        store: dist.Store = next(rendezvous("env://"))[0]
+    except (dist.DistError, RuntimeError) as error:
+        where = ", ".join(f"{name}={os.environ[name]}" for name in (*_MEETING, "WORLD_SIZE", "RANK"))
+        raise InputError(f"{where} in the environment, and no group comes of it: {in_short(error)}") from error
+    return store
+
+
+def launcher_facts() -> dict[str, int]:
+    """Numbers of this process by the variables of `_FACTS`, or those of a group of one.
+
+    Schedulers and notebooks leave some of these variables behind, or empty. InputError names those that describe no
+    group.
+    """
+    if not launched():
+        return dict(_FACTS)
+    advice = "start with torchrun, or unset WORLD_SIZE for one process"
+    values = {name: os.environ.get(name, "").strip() or str(default) for name, default in _FACTS.items()}
+    missing = [name for name in ("RANK", *_MEETING) if not os.environ.get(name)]
+    if missing:
+        raise InputError(f"WORLD_SIZE={values['WORLD_SIZE']} in the environment, but no {', '.join(missing)}: {advice}")
+    problems = [
+        f"{name}={value} in the environment is no whole number: {advice}"
+        for name, value in {**values, "MASTER_PORT": os.environ["MASTER_PORT"]}.items()
+        if not value.isascii() or not value.isdecimal()
+    ]
+    if problems:
+        raise InputError(*problems)
+    facts = {name: int(value) for name, value in values.items()}
+    for place, count in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
+        if facts[place] >= facts[count] and (count == "WORLD_SIZE" or os.environ.get(count)):
+            raise InputError(f"{place}={facts[place]} and {count}={facts[count]} in the environment: {advice}")
+    return facts
 
 
 def highest(value: int, group: dist.ProcessGroup | None = None) -> int:
@@ -161,14 +214,20 @@ class Received:
     number: int = 0
 
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is what Slurm is asked to warn with
+# SIGUSR1 is what Slurm is asked to warn with, SIGHUP comes when the terminal closes.
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 @contextmanager
 def caught_signals() -> Iterator[Received]:
-    """In here, note signals for the loop to act on; a second one ends the process as usual."""
+    """In here, note signals for the loop to act on; a second one ends the process as usual.
+
+    SIGHUP stays ignored where it is, as by `nohup`.
+    """
     received = Received()
     before = {number: signal.getsignal(number) for number in _ENDING}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.number = number

@@ -2,9 +2,12 @@
 
 import difflib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+
+from fr.console import lost_output
 
 USAGE_STATUS = 2
 _QUOTED = 500  # characters
@@ -33,17 +36,25 @@ def in_short(error: BaseException) -> str:
     return " ".join(str(error).split())[:_QUOTED].encode(errors="backslashreplace").decode()
 
 
-def run_plainly(program: str, main: Callable[[list[str]], int]) -> None:
-    """Run `main` on the command line's arguments and exit with its status; an InputError is shown without traceback."""
+def run_plainly(program: str, main: Callable[[list[str]], int], prints_results: bool = True) -> None:
+    """Run `main` on the command line's arguments and exit with its status; an InputError is shown without traceback.
+
+    prints_results: a command that did well exits with 1 where its standard output couldn't be written.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `fr.console.begin`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main(sys.argv[1:])
     except InputError as error:
         # Most problems meet every rank alike: the first tells it, and torchrun ends the others before they do, too.
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        if os.environ.get("LOCAL_RANK", "0") not in ("", "0"):
             time.sleep(3)
         for problem in error.problems:
             print(f"{program}: {problem[:_LONGEST]}", file=sys.stderr, flush=True)
         status = USAGE_STATUS
     except KeyboardInterrupt:
         status = 130
+    if status == 0 and prints_results and (lost := lost_output()):
+        print(f"{program}: standard output is incomplete: {lost.strerror}", file=sys.stderr, flush=True)
+        status = 1
     sys.exit(status)

@@ -167,11 +167,14 @@ def failing_at(bench: Bench, run: Run, error: str, rank: int, at: int, kind: str
 
 
 def failing_logs(bench: Bench, run: Run, error: str, at: int) -> None:
-    """The same below the logs, where it is the end of the run, too."""
+    """The same below the logs: a line, and a training that comes to its end."""
     with run.job(folder=str(run.out / "logs"), act=error, at=at) as job:
-        assert job.wait() != 0
+        assert job.wait() == 0, job.said()
         assert job.acted()
-        bench.goes_on(run, job)
+        assert job.said().count("the logs can't be written: ") == 1, job.said()
+        bench.reference.assert_nothing_lost(run, job.said())
+        due = run.course.kept({*range(run.course.val_step, ITERATIONS, run.course.val_step), ITERATIONS})
+        assert run.visible().keys() == due, job.said()
 
 
 def small_disk(bench: Bench, run: Run, setting: str) -> None:

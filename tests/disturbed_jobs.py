@@ -141,6 +141,7 @@ def _run_rank(rank: int, port: int, fault: Fault, options: list[str], said: str)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     install(fault, rank)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     multiprocessing.set_start_method("fork", force=True)  # as in a command: a lock of tqdm's then leaves nothing behind
     sys.argv = ["train.py", *options]
     with mock.patch.object(train, "build_model", small_backbone):

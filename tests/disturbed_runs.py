@@ -71,7 +71,7 @@ class Run:
     def leftovers(self) -> set[str]:
         """Files among the snapshots that belong to none."""
         whole = {f"{path.stem}.{kind}" for path in self.visible().values() for kind in ("pt", "state")}
-        return {path.name for path in self.snapshots.glob("*")} - whole - {"tiny.config.yml"}
+        return {path.name for path in self.snapshots.glob("*")} - whole - {"tiny.config.yml", ".tiny.lock"}
 
     def visible(self) -> dict[int, Path]:
         """The `.pt` files by iteration, as anybody sees them."""
@@ -112,6 +112,8 @@ class Reference:
         assert not run.leftovers(), f"left over: {run.leftovers()}"
         for iteration, path in run.visible().items():
             self._assert_whole(iteration, path)
+        owners = {torch.load(path, weights_only=True)["run_id"] for path in run.visible().values()}
+        assert len(owners) == 1, f"of several runs: {owners}"
 
     def _assert_whole(self, iteration: int, path: Path) -> None:
         """Check a snapshot with sha256sum, and that it equals the undisturbed run's bit for bit."""
@@ -130,6 +132,7 @@ class Reference:
         assert weights.keys() == wanted_weights.keys()
         for name, tensor in weights.items():
             assert torch.equal(tensor, wanted_weights[name]), f"{path}: {name} is not as undisturbed"
-        del contents["config"], wanted["config"]
+        for own in ("config", "run_id"):
+            del contents[own], wanted[own]
         assert contents == wanted, f"{path}: {contents} instead of {wanted}"
 

@@ -59,7 +59,7 @@ from tests.fault_points import UNHARMED
 from tools.make_sample_data import make_sample_data
 
 COURSES = (SYNC, ASYNC, FEW)
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 STATE = ("identities.txt", ".metadata", "__0_0.distcp", "__1_0.distcp", "SHA256SUMS")
 
 
@@ -133,7 +133,7 @@ def drawn(bench: Bench, rng: random.Random) -> Iterator[Try]:
         moments = [(rng.randrange(RANKS), rng.randrange(1, 60)) for _ in range(3)]
         yield Try("SIGKILL of three jobs in a row", course, partial(killed_again_and_again, moments=moments))
         asked = partial(asked_to_end, number=number, rank=rank, after=rng.randrange(1, 5))
-        yield Try("SIGTERM, SIGINT, SIGUSR1 to a rank", course, asked)
+        yield Try("SIGTERM, SIGINT, SIGUSR1, SIGHUP to a rank", course, asked)
         amid = partial(asked_in_a_snapshot, number=number, rank=rank, at=at)
         yield Try("the same amid a snapshot", course, amid)
         for fault, change in (("a bit is flipped", flipped), ("a file is cut off", cut)):

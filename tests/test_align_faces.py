@@ -251,6 +251,22 @@ def test_killed_and_run_again_it_leaves_the_same_tree(sample_data: Path, faces: 
     assert left == {path: path.stat().st_mtime_ns for path in left}
 
 
+def test_crops_of_images_that_have_gone_are_removed(
+    sample_data: Path, faces: LabelledFaces, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They would be trained on next. What isn't a crop stays."""
+    listed = tmp_path / "train_list.txt"
+    options = [*data_options(sample_data), *PNG, "--train_list", str(listed)]
+    names = [name.as_py() for name in faces.names[:20]]
+    kept = [name for name in names if not name.startswith(names[0].split("/")[0])] + names[:1]
+    for out, chosen in ((tmp_path / "out", names), (tmp_path / "out", kept), (tmp_path / "fresh", kept)):
+        listed.write_text("".join(f"{name}\n" for name in chosen))
+        assert main([*options, "--out", str(out)]) == 0
+        (out / "notes.txt").write_text("mine")
+    assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+    assert f"removed {len(names) - len(kept)} crops of images that are no longer" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("crop", ["aligned", "loose"])
 def test_unusable_photographs_are_named_and_tried_again(
     crop: str, sample_data: Path, faces: LabelledFaces, tmp_path: Path, capfd: pytest.CaptureFixture[str]

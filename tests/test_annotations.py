@@ -188,6 +188,30 @@ def test_the_table_holds_names_without_their_ending_of_whatever_kind(vgg: Vgg, n
     assert vgg.read().landmarks.tolist() == [points(2), points(1)]
 
 
+def test_a_name_in_another_unicode_form_is_told_from_the_one_that_is_there(vgg: Vgg) -> None:
+    """They look the same: the message must say more than that the name has no row."""
+    vgg.list_file.write_text("jos\u00e9/1.jpg\n")
+    vgg.table.write_text("\n".join([HEADER, csv_row("jose\u0301/1", 1)]))
+    with pytest.raises(InputError, match=r"in another Unicode form: 'jose\\u0301/1' \(NFD\), and not 'jos\\xe9/1'"):
+        vgg.read()
+    vgg.table.write_text("\n".join([HEADER, csv_row("jos\u00e9/1", 1)]))
+    vgg.photograph("jose\u0301/1.jpg")
+    with pytest.raises(InputError, match=r"no such file; it is there in another Unicode form: .*u0301/1\.jpg' \(NFD\)"):
+        vgg.read()
+
+
+def test_two_rows_of_an_image_that_differ_are_refused(vgg: Vgg) -> None:
+    """The first would win silently; the same row twice is harmless, and so are rows of images that aren't listed."""
+    rows = vgg.table.read_text().splitlines()
+    unlisted = [f"unlisted/1,{x},1,9,1,5,5,2,8,8,8" for x in (1, 2)]
+    vgg.table.write_text("\n".join([*rows, rows[1], *unlisted]))
+    assert len(vgg.read()) == len(vgg.list_file.read_text().split())
+    name, x, rest = rows[1].split(",", 2)
+    vgg.table.write_text("\n".join([*rows, f"{name},{float(x) + 1},{rest}"]))
+    with pytest.raises(InputError, match=rf"rows 1 and {len(rows)} are both of .*, and differ"):
+        vgg.read()
+
+
 def test_photographs_that_differ_by_their_ending_alone_share_no_row(vgg: Vgg) -> None:
     vgg.list_file.write_text("b/1.jpg\na/1.jpg\nb/1.png\na/1\nb/1.jpg\n")
     assert vgg.problems() == (

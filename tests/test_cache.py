@@ -196,6 +196,8 @@ def test_an_empty_folder_and_the_users_own_are_places_to_keep_it(monkeypatch: py
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/me")
     assert cache_folder("auto") == Path("/me/.cache/face-recognition-trainer")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # of a user without a home: no folder called ~
+    assert cache_folder("auto") is None
 
 
 # --- when it is read anew ---------------------------------------------------------------------------------------------

@@ -130,6 +130,25 @@ def test_running_again_tries_what_is_missing(
     assert (again / JOURNAL).read_bytes() == (out / JOURNAL).read_bytes()
 
 
+def test_images_that_have_gone_leave_the_tables_and_come_back_with_their_rows(
+    out: Path, photographs: Path, tmp_path: Path
+) -> None:
+    """The outcome is that of the images there, whatever was there before; those found once aren't looked at again."""
+    again, fewer = shutil.copytree(out, tmp_path / "again"), shutil.copytree(photographs, tmp_path / "fewer")
+    journal = again / JOURNAL
+    journal.write_bytes(journal.read_bytes().replace(str(photographs).encode(), str(fewer).encode()))
+    listed = (out / "train_list.txt").read_text().splitlines()
+    (fewer / listed[0]).rename(tmp_path / "gone.jpg")
+    assert main([str(fewer), str(again), "--workers", "1"]) == 0
+    assert (again / "train_list.txt").read_text().splitlines() == listed[1:]
+    rows = (out / "loose_landmark_train.csv").read_text().splitlines()
+    assert (again / "loose_landmark_train.csv").read_text().splitlines() == [rows[0], *rows[2:]]
+    (tmp_path / "gone.jpg").rename(fewer / listed[0])
+    assert main([str(fewer), str(again), "--workers", "1"]) == 0
+    assert (again / "train_list.txt").read_text().splitlines() == listed
+    assert (again / "loose_landmark_train.csv").read_text().splitlines() == rows
+
+
 def test_killed_and_run_again_it_has_the_same_tables(out: Path, photographs: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/detect_faces.py"), str(photographs), str(tmp_path), "--workers", "1"]
     journal = tmp_path / JOURNAL

@@ -27,7 +27,7 @@ from tests.conftest import (
 def test_frozen_weights_stay_and_the_rest_learns(run: Callable[..., Losses], tmp_path: Path) -> None:
     run("--freeze", "backbone.blocks.*", "backbone.stem.*", "--max_iterations", "1", "--epoch_total_num", "1")
     first = weights(tmp_path, 1)
-    run("--freeze", "backbone.blocks.*", "backbone.stem.*", "--max_iterations", "3")
+    run("--freeze", "backbone.blocks.*", "backbone.stem.*", "--max_iterations", "3", "--overwrite")
     last = weights(tmp_path, 3)
     learnt = {name for name in first if not torch.equal(first[name], last[name])}
     frozen = {name for name in first if name.startswith(("blocks.", "stem.")) and "running" not in name}

@@ -116,7 +116,10 @@ def test_folders_are_imagefolders(data: Data, tmp_path: Path) -> None:
     assert faces.labels.tolist() == reference.targets
     assert faces.identities == reference.classes
     assert faces.landmarks.shape == (7, 0, 2)
-    assert not faces.notes
+    assert faces.notes == (
+        f"1 images in {data.root} itself, in no identity's folder, left out: README.jpg",
+        f"left out of {data.root} for their endings: 1 .txt",
+    )
 
 
 def test_hidden_and_empty_folders_are_no_classes(data: Data) -> None:
@@ -125,7 +128,36 @@ def test_hidden_and_empty_folders_are_no_classes(data: Data) -> None:
     faces = read_folders(DataRoot(data.root), "")
     assert faces.names.to_pylist() == ["a/1.jpg", "d/1.jpg"]
     assert faces.identities == ["a", "d"]
-    assert faces.notes == (f"2 folders of {data.root} without pictures left out: c, e",)
+    assert faces.notes == (
+        f"2 folders of {data.root} without pictures left out: c, e",
+        f"left out of {data.root} for their endings: 1 .txt",
+    )
+
+
+def test_what_file_servers_leave_in_folders_is_nobodys_and_other_endings_are_counted(data: Data) -> None:
+    """Synology's thumbnails, macOS's and Windows' files; JPEG files under their other endings are read."""
+    data.photographs("a/1.jpg", "a/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "@eaDir/x/1.jpg", "a/._1.jpg", "b/Thumbs.db")
+    data.photographs("__MACOSX/a/1.jpg", "lost+found/1.jpg", "b/2.jfif", "b/3.JPE", "b/4.tif", "b/5.HEIC", "b/6.heic")
+    faces = data.read("folder")
+    assert faces.names.to_pylist() == ["a/1.jpg", "b/2.jfif", "b/3.JPE"]
+    assert faces.identities == ["a", "b"]
+    assert faces.notes == (f"left out of {data.root} for their endings: 2 .heic, 1 .tif",)
+
+
+def test_an_identity_with_a_line_break_in_its_name_is_refused(data: Data) -> None:
+    """It would train, and its snapshot's list of identities, a line each, would be another one's."""
+    data.photographs("a\nb/1.jpg", "c\rd/1.jpg", "e f\u2028/1.jpg")
+    with pytest.raises(InputError, match="line break") as caught:
+        read_training_faces({"train_dataset": "folder", "train_data_root": str(data.root), "aligned": True})
+    assert len(caught.value.problems) == 2
+
+
+def test_an_image_of_two_identities_is_said(data: Data) -> None:
+    data.photographs("a/1.jpg", "a/2.jpg")
+    data.list_file.write_text("a/1.jpg 5\na/2.jpg 5\na/1.jpg 6\na/2.jpg 5\n")
+    options = {"train_dataset": "list", "train_data_root": str(data.root), "train_list": str(data.list_file)}
+    faces = read_training_faces({**options, "aligned": True, "data_cache": "none"})
+    assert faces.notes == ("1 images are listed under two identities: a/1.jpg (5, 6)",)
 
 
 def test_links_are_followed_unless_they_lead_back(data: Data, tmp_path: Path) -> None:

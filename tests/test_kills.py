@@ -200,7 +200,7 @@ def test_a_damaged_file_is_noticed_and_the_snapshot_before_is_gone_on_from(
 # --- signals and hung ranks -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 @pytest.mark.parametrize("rank", quick_first([1, 0]))
 def test_a_signal_to_one_rank_ends_all_within_an_iteration_with_a_snapshot(
     bench: Bench, number: signal.Signals, rank: int

@@ -13,6 +13,7 @@ DOCUMENTS = [*PAGES, "CHANGELOG.md", "LOG.md"]
 
 # Lowest first. A module imports from its own entry (the longest that it begins with) and from those of lower layers.
 LAYERS: dict[str, tuple[str, ...]] = {
+    "console": ("fr.console",),
     "errors": ("fr.errors",),
     "ground": ("fr.randomness", "fr.alignment", "fr.progress", "fr.precision"),
     "ranks": ("fr.distributed",),

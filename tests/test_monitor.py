@@ -2,6 +2,9 @@
 
 import io
 import json
+import resource
+import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,44 @@ def test_after_a_resume_each_iteration_is_there_once(tmp_path: Path) -> None:
     assert log[0] == record(1)  # whole, as it was given
     assert sorted(path.name for path in tmp_path.glob("*.jsonl*")) == ["log.jsonl", "validation.jsonl"]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_log_folder_that_is_removed_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "logs/run"
+    monitor = Monitor(folder, 0, 100)
+    monitor.log(record(1))
+    shutil.rmtree(tmp_path / "logs")
+    for iteration in (2, 3):
+        monitor.log(record(iteration))
+    monitor.validated(3, FIGURES, [])
+    monitor.close()
+    assert [line["iteration"] for line in read(folder / "log.jsonl")] == [2, 3]
+    assert [event.step for event in board(folder).Scalars("Loss/train_loss")] == [2, 3]
+    assert capsys.readouterr().err.count(f"{folder} was removed; the logs go on in a new one") == 1
+
+
+def test_logs_on_a_disk_that_is_full_for_a_while_end_nothing_and_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = Monitor(tmp_path, 0, 100)
+    monitor.log(record(1))
+    size = (tmp_path / "log.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))  # half a record more
+    try:
+        for iteration in (2, 3):
+            monitor.log(record(iteration))
+        monitor.validated(3, FIGURES, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    for iteration in range(4, 12):
+        monitor.log(record(iteration))
+    monitor.close()
+    assert [line["iteration"] for line in read(tmp_path / "log.jsonl")] == [1, *range(4, 12)]  # no half lines
+    assert board(tmp_path).Scalars("Loss/train_loss")[-1].step == 11
+    assert capsys.readouterr().err.count("the logs can't be written: ") == 1
 
 
 TORN = ['{"iteration": 3, "los', '{"iteration": 3', "{", '{"iteration": 3, "loss": 1.0}']

@@ -20,8 +20,8 @@ from fr.errors import InputError, run_plainly
 from fr.losses.settings import LossSettings
 from fr.options.definitions import evaluation_options, train_options
 from fr.options.parsing import Resolved
-from fr.options.validation import check_batch_size
-from tests.conftest import ROOT
+from fr.options.validation import check_batch_size, check_micro_batches
+from tests.conftest import REQUIRED, ROOT
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
@@ -36,7 +36,7 @@ NOT_IN_RECIPES = {
     *("mean", "std", "color_order"),  # the model's own
     *("train_meta", "aligned"),  # of other data
     *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
-    *("async_snapshots", "keep_snapshots", "keep_every"),
+    *("overwrite", "async_snapshots", "keep_snapshots", "keep_every"),
     *("weighted", "images_per_identity"),
     *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
@@ -109,7 +109,7 @@ def test_defaults_are_those_documented() -> None:
         "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
         "snap_to_resume": "", "log_folder": "", "log_step": 10,
         "deterministic": False, "spike_factor": 0.0, "spike_return": False, "hang_timeout": 1200.0,
-        "async_snapshots": False, "keep_snapshots": 0, "keep_every": 0,
+        "overwrite": False, "async_snapshots": False, "keep_snapshots": 0, "keep_every": 0,
         "device": "auto", "dali_device": "auto", "dali_threads": 0,
     }  # fmt: skip
     assert resolved.origins["lr"] == "default"
@@ -218,6 +218,34 @@ def test_variables_are_expanded_everywhere(
         "x.yml:2: log_folder: the environment variable $UNSET_ROOT in '${UNSET_ROOT}/x' isn't set",
         "command line: --lr: the environment variable $UNSET_ROOT in '$UNSET_ROOT' isn't set",
     )
+
+
+def test_a_tilde_is_the_home_folder_in_files_and_behind_the_kind_of_a_set(
+    config: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    file = config("train_list: ~/list.txt\nval_sets: [pairs=~/p.txt, ~, a~b, x/~/y]\nsnap_folder: ~ada/x")
+    values = train_options([*REQUIRED, file]).values
+    assert values.train_list == "/home/ada/list.txt"
+    assert values.val_sets == ["pairs=/home/ada/p.txt", "/home/ada", "a~b", "x/~/y"]
+    assert values.snap_folder == "~ada/x"  # as in a shell, of another user; no folder of this one
+
+
+def test_without_a_home_a_tilde_is_refused(config: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(InputError, match=r"train_list: ~ in '~/list\.txt': no home folder is known; set HOME"):
+        train_options([*REQUIRED, config("train_list: ~/list.txt")])
+
+
+def test_one_image_in_a_micro_batch_is_refused_where_batch_norms_need_two() -> None:
+    def check(words: str, world_size: int) -> None:
+        check_micro_batches(train_options([*REQUIRED, *words.split()]).values, world_size)
+
+    for words, ranks in (("1", 1), ("2 --accumulate 2", 1), ("2", 2), ("1 --sync_bn", 1)):
+        with pytest.raises(InputError, match=r"one image in each micro-batch.*--freeze_bn"):
+            check(f"--train_batch_size {words}", ranks)
+    for words, ranks in (("2", 1), ("1 --freeze_bn", 1), ("2 --sync_bn", 2)):
+        check(f"--train_batch_size {words}", ranks)
 
 
 def test_values_that_start_with_a_dash(config: Callable[..., str]) -> None:

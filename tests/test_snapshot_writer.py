@@ -1,7 +1,10 @@
 """Snapshots written and removed: in the background, as many as are kept, where the room suffices, checked again."""
 
+import errno
+import os
 import resource
 import shutil
+import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from fr.checkpoint import resuming, snapshot, snapshot_writer, training_state
+from fr.checkpoint.ownership import claim
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import Tensors, TrainingState
@@ -102,7 +106,7 @@ def test_a_damaged_newest_snapshot_makes_way_for_the_one_before_and_that_is_said
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / part).write_bytes(damaged)
     run = make_run(1)
-    resumed = resuming.resume(resuming.candidates("auto", tmp_path, "net"), TrainingState(Learner(*run)), CONTENTS)
+    resumed = resuming.resume(claim("auto", tmp_path, "net", "").resumable, TrainingState(Learner(*run)), CONTENTS)
     notes = resumed.notes
     assert resumed.iteration == 6
     assert_same(content(*run), before[6])
@@ -112,7 +116,7 @@ def test_a_damaged_newest_snapshot_makes_way_for_the_one_before_and_that_is_said
     for iteration in (3, 6):
         (tmp_path / f"net_{iteration}.state/SHA256SUMS").unlink()
     with pytest.raises(InputError) as refusal:  # and nothing whole is no reason to begin anew
-        resuming.resume(resuming.candidates("auto", tmp_path, "net"), TrainingState(Learner(*run)), CONTENTS)
+        resuming.resume(claim("auto", tmp_path, "net", "").resumable, TrainingState(Learner(*run)), CONTENTS)
     assert len(refusal.value.problems) == 3
 
 
@@ -195,6 +199,31 @@ def test_without_room_for_it_nothing_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
     writer.write(6, CONTENTS)
     assert snapshot.newest(tmp_path, "net") == tmp_path / "net_6.pt"
+    # A mount of an object store has no size: 0 of 0 bytes are free.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=0, free=0))
+    writer.write(7, CONTENTS)
+    assert snapshot.newest(tmp_path, "net") == tmp_path / "net_7.pt"
+
+
+@pytest.mark.parametrize("missing", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_that_cannot_sync_a_folder_takes_snapshots(
+    missing: int, one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CIFS, sshfs, gocryptfs; a sync that fails for another reason is a failure."""
+    sync, reason = os.fsync, missing
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(reason, os.strerror(reason))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    writer = writer_of(tmp_path, make_run(1))
+    writer.write(5, CONTENTS)
+    assert names(tmp_path) == {"net_5.pt", "net_5.state"}
+    reason = errno.EIO
+    with pytest.raises(InputError, match=r"net_6\.pt: can't be written: .*Input/output error"):
+        writer.write(6, CONTENTS)
 
 
 @contextmanager

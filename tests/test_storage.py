@@ -2,6 +2,8 @@
 
 import os
 import struct
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -17,6 +19,7 @@ from fr.data.faces import Faces
 from fr.data.storage import Pack, RecordFile, TarShards, read_slice
 from fr.files.data_root import DataRoot
 from fr.files.record_io import Damaged, unpack
+from tests.conftest import ROOT
 
 BYTES = np.random.default_rng(0).integers(0, 256, 1_000, dtype=np.uint8).tobytes()
 
@@ -80,14 +83,15 @@ def test_few_of_many_files_stay_open(tmp_path: Path) -> None:
     for number in [*range(storage._KEPT_OPEN + 40), 0]:
         assert read_slice(f"{tmp_path}/{number}", 0, len(str(number)), None) == b"%d" % number
     assert len(os.listdir("/proc/self/fd")) <= before + storage._KEPT_OPEN
-    storage._opened.cache_clear()
+    storage._opened().cache_clear()
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize("kind", ["files", "shards", "records", "pack"])
 def test_many_threads_read_what_one_reads(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More files than stay open, so that threads close what others have just found open."""
-    monkeypatch.setattr(storage, "_opened", lru_cache(maxsize=2)(storage._Opened))
+    few = lru_cache(maxsize=2)(storage._Opened)
+    monkeypatch.setattr(storage, "_opened", lambda: few)
     monkeypatch.setattr(os, "pread", slow_pread)
     contents = [b"%d " % number * 50 for number in range(40)]
     faces = stored_as(kind, tmp_path, contents)
@@ -122,6 +126,16 @@ def stored_as(kind: str, folder: Path, contents: list[bytes]) -> Faces:
         (folder / str(number)).write_bytes(content)
     whole = TarShards(names.to_pylist(), np.arange(len(contents), dtype=np.int32), np.zeros_like(sizes), sizes)
     return Faces(DataRoot(folder), names, points, storage=whole if kind == "shards" else None)
+def test_fewer_files_stay_open_where_the_system_allows_fewer(tmp_path: Path) -> None:
+    for number in range(64):
+        (tmp_path / str(number)).write_bytes(b"x")
+    code = (
+        "import os, resource, sys; from fr.data.storage import read_slice\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); before = len(os.listdir('/proc/self/fd'))\n"
+        "for number in range(64): read_slice(f'{sys.argv[1]}/{number}', 0, 1, None)\n"
+        "assert len(os.listdir('/proc/self/fd')) - before == 10"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
 
 
 # --- RecordIO ---------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_shards_by_hand(tmp_path: Path) -> None:
     assert (faces.landmarks[0] == faces.landmarks[1] + 1).all()
     assert [faces.read(row).tobytes() for row in range(3)] == [b"first", b"", b"third"]
     assert [faces.path(row) for row in (0, 2)] == [f"{tmp_path}/a/1.tar: p q/1.jpg", f"{tmp_path}/b.tar: p/3.jpg"]
-    assert not faces.notes
+    assert faces.notes == (f"left out of {tmp_path} for their endings: 1 .json, 1 .md",)
 
 
 def test_numbers_are_other_classes_if_they_are_written_otherwise(tmp_path: Path) -> None:
@@ -82,8 +82,9 @@ def test_classes_that_are_not_all_numbers_are_sorted_as_names(tmp_path: Path) ->
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_kind_of_tar_and_name_is_read(tmp_path: Path, form: int) -> None:
-    """A key ends at the first dot of the last part of the path, as webdataset's `base_plus_ext` has it."""
-    keys = ["0", "a.b/1 2", "é/ü", "d" * 40 + "/" + "e" * 90]
+    """A key ends at the last dot; where that is no sample but its part up to the first dot is, as webdataset's
+    `base_plus_ext` has it, the file is another one of that sample."""
+    keys = ["0", "J.R.0001", "a.b/1 2", "é/ü", "d" * 40 + "/" + "e" * 90]
     if form != tarfile.USTAR_FORMAT:
         keys.append("x" * 90 + "/" + "y" * 180)
     files: Files = {}
@@ -93,6 +94,7 @@ def test_every_kind_of_tar_and_name_is_read(tmp_path: Path, form: int) -> None:
     write_shard(tmp_path / "a.tar", files | passed_over, form)
     faces = read(tmp_path)
     assert faces.names.to_pylist() == [f"{key}.jpg" for key in keys]
+    assert faces.notes == (f"left out of {tmp_path} for their endings: 1 without one, 1 .seg.jpg, 1 .txt",)
     assert [faces.identities[label] for label in faces.labels] == keys
     assert [faces.read(row).tobytes() for row in range(len(keys))] == [b"%d" % row for row in range(len(keys))]
 
@@ -130,7 +132,10 @@ def test_samples_without_a_picture_are_counted(tmp_path: Path) -> None:
     faces = read(tmp_path)
     assert faces.names.to_pylist() == ["1.jpg"]
     assert faces.identities == ["p"]
-    assert faces.notes == ("2 samples without a picture (.jpg, .jpeg, .png, .webp, .bmp) left out",)
+    assert faces.notes == (
+        "2 samples without a picture (.jpg, .jpeg, .jpe, .jfif, .png, .webp, .bmp) left out",
+        f"left out of {tmp_path} for their endings: 1 .gif, 1 .tiff",
+    )
 
 
 def test_crops_need_no_landmarks_if_they_are_said_to_be_crops(tmp_path: Path) -> None:

@@ -285,7 +285,7 @@ def test_a_run_writes_log_config_snapshots_and_validation(
     for record in records(tmp_path / "logs"):
         assert {"iteration", "loss", "lr", "images_per_s", "data_wait", "gradient_norm"} <= record.keys()
     assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == [
-        *("tiny.config.yml", "tiny_2.pt", "tiny_2.state", "tiny_3.pt", "tiny_3.state")
+        *(".tiny.lock", "tiny.config.yml", "tiny_2.pt", "tiny_2.state", "tiny_3.pt", "tiny_3.state")
     ]
     assert "m: 0.1  # command line" in (tmp_path / "snapshots" / "tiny.config.yml").read_text()
     contents = torch.load(tmp_path / "snapshots" / "tiny_3.pt", weights_only=True)
@@ -495,7 +495,7 @@ def test_skipped_steps_that_are_not_in_a_row_do_not_end_a_run(
     assert [record["skipped_steps"] for record in records(tmp_path / "logs")] == [1, 1, 0] * 4
     skip_two_of_three(monkeypatch)
     with pytest.raises(InputError, match=r"iteration 2: the last 2 steps"):
-        run_small("--max_bad_steps", "2", "--max_iterations", "12", out=tmp_path)
+        run_small("--max_bad_steps", "2", "--max_iterations", "12", out=tmp_path / "fewer")
 
 
 def test_two_ranks_end_together_after_skipped_steps_and_each_keeps_its_batch(sample_data: Path, tmp_path: Path) -> None:

@@ -301,6 +301,22 @@ def test_a_list_of_one_kind_and_a_line_too_many_are_refused(drawn: Drawn, tmp_pa
     assert problems(str(calfw)) == (f"{calfw}:81: the last pair has one line; 81 lines are no pairs",)
 
 
+@pytest.mark.parametrize(
+    ("folds", "kinds", "message"), [(1, "sd", "1 fold"), (2, "ss", "no different pairs"), (2, "dd", "no same pairs")]
+)
+def test_a_list_that_cannot_be_scored_is_refused_when_it_is_read(
+    folds: int, kinds: str, message: str, sample_data: Path, tmp_path: Path
+) -> None:
+    """Not at the first validation: found by the reader of train.py, evaluate_lfw.py and tools/compare_models.py."""
+    people = sorted(path.name for path in (sample_data / "lfw/lfw").iterdir())[:2]
+    lines = {"s": f"{people[0]}\t1\t2", "d": f"{people[0]}\t1\t{people[1]}\t1"}
+    listed = [lines[kind] for kind in kinds * folds]
+    (tmp_path / "pairs.txt").write_text("\n".join([f"{folds}\t1", *listed]) + "\n")
+    place = [f"{sample_data}/lfw/lfw", f"{tmp_path}/pairs.txt", f"{sample_data}/lfw/lfw_landmark.txt"]
+    with pytest.raises(InputError, match=message):
+        read_sets(place, "auto", [])
+
+
 def test_what_is_no_set_or_another_kind_is_refused(published: list[str], tmp_path: Path) -> None:
     assert problems("nowhere") == ("--val_sets nowhere: no such file or folder",)
     assert problems(str(tmp_path))[0].startswith(f"--val_sets {tmp_path}: no verification set: expected a list")

@@ -12,6 +12,11 @@ resampled. OUT gets the crops under the images' names, crops.json with the setti
 interruption, run it again: existing crops are complete and are kept.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -55,6 +60,11 @@ def main(argv: list[str]) -> int:
     targets = Targets(Path(options.out), target_names(faces, options.format), options.quality)
     settings = {name: value for name, value in resolved.as_dict().items() if name not in _WITHOUT_EFFECT}
     open_folder(targets.out, MARK, settings, "crops")
+    try:
+        if gone := targets.remove_others():
+            print(f"removed {gone:,} crops of images that are no longer in the data", flush=True)
+    except OSError as error:
+        raise InputError(f"{error.filename or targets.out}: can't be removed: {error.strerror}") from error
     todo = targets.missing()
     if len(todo) < len(faces):
         print(f"{len(faces) - len(todo):,} of {len(faces):,} crops were there before", flush=True)

@@ -14,6 +14,11 @@ Each prints a table, and one line of JSON at the end. Timings are medians with t
 """
 
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 
 from fr.errors import run_plainly

@@ -18,6 +18,11 @@ in --train_meta. The list has the format that was read, `list` for folders; ther
 nothing is dropped, 1 if something is, 2 for invalid input.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 import csv
 import io

@@ -12,6 +12,11 @@ the last part of its path. Logits are cosines without a margin; an imported head
 under torchrun.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import csv
 import io
 import json

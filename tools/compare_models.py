@@ -10,6 +10,11 @@ at the thresholds of its own folds. A difference isn't chance where its interval
 https://doi.org/10.1007/BF02295996) takes pairs for independent: where people are in several pairs, its p is too small.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 from pathlib import Path
 

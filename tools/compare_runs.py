@@ -9,6 +9,11 @@ repeated or out of order are differences too; --common compares only iterations 
 different, 2 = unreadable.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 import json
 import math

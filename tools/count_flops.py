@@ -9,6 +9,11 @@ convolutions and linear layers, which training keeps. Speed: medians with --prec
 forward pass and of a training step (forward, backward, SGD).
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import statistics
 import sys
 import time

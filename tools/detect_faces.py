@@ -13,6 +13,11 @@ faces.jsonl records progress: after an interruption, or with new images, run it 
 are tried again. To install the detector: bash init_venv.sh --with detect
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 import os
 from collections.abc import Iterator
@@ -56,7 +61,7 @@ def main(argv: list[str]) -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         bad = _detect(root, names, options, settings, device)
-        print(_write_results(options.out, options.split, bad))
+        print(_write_results(options.out, options.split, names, bad))
     except OSError as error:  # errors of reading images are handled in `face_of`
         raise InputError(f"{error.filename or options.out}: can't be written: {error.strerror}") from error
     return 0
@@ -128,9 +133,14 @@ def _detector(settings: DetectorSettings, device: str) -> Detector:
     return Mtcnn(settings, torch.device(device))
 
 
-def _write_results(out: Path, split: str, bad: list[str]) -> str:
-    """Write the journal as tables and lists; return a summary."""
+def _write_results(out: Path, split: str, names: list[str], bad: list[str]) -> str:
+    """Write the journal's entries of these images as tables and lists, in their order; return a summary.
+
+    Entries of images that have gone from the folder or the list stay in the journal alone.
+    """
     photographs = several = none = 0
+    wanted = set(names)
+    found = {entry.name: entry for entry in read_journal(out / JOURNAL) if entry.name in wanted}
     with (
         _replaced(out / f"{split}_list.txt") as listed,
         _replaced(out / f"loose_bb_{split}.csv") as boxes,
@@ -140,7 +150,7 @@ def _write_results(out: Path, split: str, bad: list[str]) -> str:
     ):
         boxes.write("NAME_ID,X,Y,W,H\n")
         landmarks.write(",".join(["NAME_ID", *LANDMARK_COLUMNS]) + "\n")
-        for result in read_journal(out / JOURNAL):
+        for result in (found[name] for name in names if name in found):
             photographs += 1
             several += result.faces > 1
             none += result.faces == 0

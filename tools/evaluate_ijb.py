@@ -9,6 +9,11 @@ media, a medium the mean of its images, each weighted by its detection score. TA
 exceed the given one. Further options: those of evaluate_lfw.py for model, preprocessing and device.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 import json
 from pathlib import Path

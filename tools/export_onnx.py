@@ -14,6 +14,11 @@ one of them is embedded by the file, and of an embedding's norm, must be at most
 that close, is scored on the verification set instead.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 import json
 import os

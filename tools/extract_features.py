@@ -17,6 +17,11 @@ Preprocessing and use of mirror images are the model's own unless overridden. Af
 any number of ranks: existing features are kept, and the rest has the same values.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 import hashlib
 from collections.abc import Callable

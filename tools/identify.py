@@ -22,6 +22,11 @@ Further options: those of evaluate_lfw.py for model, preprocessing and device. T
 bash init_venv.sh --with detect
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 import json
 from pathlib import Path

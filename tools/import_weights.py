@@ -8,6 +8,11 @@ Supported files: docs/weights.md. The snapshot has its model's default preproces
 preprocessing of theirs (crops, for example) isn't known here. It has no training state to resume.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 from dataclasses import replace
 from pathlib import Path

@@ -10,6 +10,11 @@ name from 0. Each identity is split separately, with at least one image in train
 only on the seed and its own file names, not on other identities.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 import hashlib
 import re

@@ -11,6 +11,11 @@ their headers. The same data and options give the same shards. After an interrup
 kept.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import io
 import json
 import os

@@ -8,6 +8,11 @@ A file has one line `TPR FPR` per point, as face_recognition.pytorch's. The area
 printed and shown in the legend.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import argparse
 from pathlib import Path
 

@@ -11,6 +11,11 @@ Each pair is the aligned face and its augmented version, captioned with the iden
 arguments are train.py's options.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+
 import io
 import sys
 from dataclasses import dataclass, fields, replace

@@ -1,14 +1,13 @@
 """Resuming from a snapshot: the newest that is whole, if it is of the same run (C7)."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fr.checkpoint.snapshot import SnapshotContents, by_iteration, read, state_path
+from fr.checkpoint.snapshot import SnapshotContents, read, state_path
 from fr.checkpoint.training_state import TrainingState, read_names
-from fr.distributed import gather_objects, rank
+from fr.distributed import gather_objects
 from fr.errors import InputError
 from fr.files.checksums import damages
 
@@ -28,24 +27,6 @@ class Resumed:
 
 NOTHING = Resumed()
 _SHOWN = 5
-
-
-def candidates(choice: str, folder: Path, prefix: str) -> list[Path]:
-    """Snapshots to try to resume from, in order. choice: a `.pt`, `auto` = those in the folder, or empty = none.
-
-    torchrun starts all ranks again when one has died (--max-restarts): then those in the folder come first. InputError
-    where it may do so and an earlier run has left snapshots there. Rank 0 looks for all ranks.
-    """
-    newest_first = gather_objects([*reversed(by_iteration(folder, prefix).values())] if rank() == 0 else [])[0]
-    chosen = newest_first if choice == "auto" else [Path(choice)] if choice else []
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
-        return newest_first + [path for path in chosen if path not in newest_first]
-    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and newest_first and chosen != newest_first:
-        raise InputError(
-            f"{newest_first[0]} is an earlier run's, and with --max-restarts this run would go on from it after a "
-            "restart: say --snap_to_resume auto, or another --snap_prefix, or move it away"
-        )
-    return chosen
 
 
 def resume(

@@ -28,7 +28,8 @@ class SnapshotContents:
     run: of the training: batch size, seed, counts and fingerprint of the data. config: the resolved options. metrics:
     of the last validation. scores: `fr.evaluation.score_check.Spread.as_dict` of each set. meters: counts of the loop.
     best: iteration and accuracy of the best snapshot of the run. average: the moving average of the weights
-    (--ema_decay). head [C, E], head_bias [C] and identities: of weights that were imported with their head.
+    (--ema_decay). run_id: a random name of the run that wrote it, kept over resumes; "" = unknown. head [C, E],
+    head_bias [C] and identities: of weights that were imported with their head.
     """
 
     model: str
@@ -42,6 +43,7 @@ class SnapshotContents:
     meters: dict[str, Any] | None = None
     scores: list[dict[str, Any]] | None = None
     best: tuple[int, float] | None = None
+    run_id: str = ""
     average: dict[str, torch.Tensor] | None = None
     head: torch.Tensor | None = None
     head_bias: torch.Tensor | None = None
@@ -86,7 +88,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("preprocessing", "state_dict", "config", "metrics", "run", "meters", "average"), _is(dict)),
     **dict.fromkeys(("head", "head_bias"), _is(torch.Tensor)),
     **dict.fromkeys(("scores", "identities"), _is(list)),
-    "model": _is(str),
+    **dict.fromkeys(("model", "run_id"), _is(str)),
     "best": _is_best,
 }
 _NEEDED = ("format", "model", "embed_size", "preprocessing", "iteration", "state_dict", "config", "metrics", "run")
@@ -109,6 +111,13 @@ def by_iteration(folder: Path, prefix: str) -> dict[int, Path]:
     return {iteration: paths[iteration] for iteration in sorted(paths) if state_path(paths[iteration]).is_dir()}
 
 
+def all_paths(folder: Path, prefix: str) -> list[Path]:
+    """Every `.pt` that a run has written under a prefix, newest first, with a training state or without."""
+    pattern = re.compile(re.escape(prefix) + r"_0*([1-9]\d*)\.pt")
+    paths = {int(m[1]): path for path in folder.glob("*.pt") if (m := pattern.fullmatch(path.name))}
+    return [paths[iteration] for iteration in sorted(paths, reverse=True)]
+
+
 def newest(folder: Path, prefix: str) -> Path | None:
     """Snapshot of the highest iteration, None without any."""
     return next(reversed(by_iteration(folder, prefix).values()), None)
@@ -117,7 +126,7 @@ def newest(folder: Path, prefix: str) -> Path | None:
 def read(path: Path) -> SnapshotContents:
     """Read a `.pt` without executing anything in it; InputError unless it is whole."""
     try:
-        _check_sums(path)
+        _check_parts(path)
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
@@ -126,14 +135,30 @@ def read(path: Path) -> SnapshotContents:
     return SnapshotContents.from_dict(path, stored)
 
 
-def _check_sums(path: Path) -> None:
-    """Check the CRC-32 that torch.save puts beside each part, as zip files have it: torch.load doesn't."""
+def read_run_id(path: Path) -> str:
+    """The `run_id` of a `.pt`, without reading its tensors; InputError unless it is a snapshot."""
+    try:
+        _check_parts(path, sums=False)
+        stored: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        run_id = stored.get("run_id", "")
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    except Exception:  # damaged, or on a file system without memory mapping
+        return read(path).run_id
+    return run_id if isinstance(run_id, str) else ""
+
+
+def _check_parts(path: Path, sums: bool = True) -> None:
+    """Check the CRC-32 that torch.save puts beside each part, as zip files have it: torch.load doesn't.
+
+    sums: false = only that the parts are of torch.save's form.
+    """
     with zipfile.ZipFile(path) as parts:
         # torch.save compresses nothing, so that a small file can't become a huge one, and has no folders: of a part
         # that is marked as one torch.load takes whatever is in memory.
         if any(part.compress_type != zipfile.ZIP_STORED or part.external_attr for part in parts.infolist()):
             raise zipfile.BadZipFile("a part is not as torch.save writes it")
-        if parts.testzip():
+        if sums and parts.testzip():
             raise zipfile.BadZipFile("a checksum differs")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fr.checkpoint.resuming import NOTHING, Resumed
-from fr.checkpoint.snapshot import SnapshotContents, by_iteration, snapshot_path, state_path, write_weights
+from fr.checkpoint.snapshot import SnapshotContents, by_iteration, read_run_id, snapshot_path, state_path, write_weights
 from fr.checkpoint.training_state import IDENTITIES, Tensors, TrainingState, save, weights
 from fr.distributed import new_patient_group, raise_together, rank
 from fr.errors import InputError
@@ -123,7 +123,7 @@ class SnapshotWriter:
         self.written.append(path)
         if rank() == 0:
             self._say(f"wrote {path}")
-            self._remove_old(contents.iteration)
+            self._remove_old(contents)
 
     def _prepare(self, temporary: Path, contents: SnapshotContents, tensors: Tensors) -> None:
         temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -136,13 +136,15 @@ class SnapshotWriter:
         if self._names:
             write_durably(temporary / IDENTITIES, lambda file: file.write(self._names))
 
-    def _remove_old(self, newest: int) -> None:
-        """Remove superseded snapshots; those ahead of this run's newest are another run's, and stay."""
-        known = [i for i in by_iteration(self.folder, self.prefix) if i <= newest]
+    def _remove_old(self, newest: SnapshotContents) -> None:
+        """Remove superseded snapshots of this run; another run's stay, and what is ahead of the newest."""
+        known = [i for i in by_iteration(self.folder, self.prefix) if i <= newest.iteration]
         for iteration in self._kept.superseded(known, self._best[0] if self._best else None):
+            path = snapshot_path(self.folder, self.prefix, iteration)
             try:
-                remove(snapshot_path(self.folder, self.prefix, iteration))
-            except OSError as error:
+                if read_run_id(path) == newest.run_id:
+                    remove(path)
+            except (OSError, InputError) as error:
                 self._say(f"an old snapshot stays: {error}")
 
     def _by_first_rank(self, path: Path, act: Callable[[], None]) -> None:
@@ -157,9 +159,9 @@ class SnapshotWriter:
 
 
 def _need_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(errno.ENOSPC, f"needs {needed / 1e9:.3f} GB, and {folder} has {free / 1e9:.3f} GB left")
+    usage = shutil.disk_usage(folder)
+    if usage.total and usage.free < needed:  # mounts of object stores report 0 of 0 bytes
+        raise OSError(errno.ENOSPC, f"needs {needed / 1e9:.3f} GB, and {folder} has {usage.free / 1e9:.3f} GB left")
 
 
 def _commit(path: Path, contents: SnapshotContents, temporary: Path, sums: bytes) -> None:

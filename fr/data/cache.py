@@ -205,8 +205,11 @@ def _unpacked(packed: Any, columns: list[pa.Array]) -> Any:
 
 
 def cache_folder(option: str) -> Path | None:
-    """--data_cache: a folder, `auto` (the user's, as the XDG Base Directory Specification has it), or `none`."""
+    """--data_cache: a folder, `auto` (the user's, as the XDG Base Directory Specification has it), or `none`.
+
+    None also where the user has no home folder.
+    """
     if option != "auto":
         return None if option == "none" else Path(option)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "face-recognition-trainer"
+    return None if home.startswith("~") else Path(home) / "face-recognition-trainer"

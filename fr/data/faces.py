@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fr.data.storage import MOST_BYTES, Pack, RecordFile, TarShards
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
+from fr.files.names import form_note
 
 _SHOWN = 10  # problems listed one by one; the rest is counted
 _BLOCK = 4096  # rows that fit into a core's cache
@@ -141,5 +142,7 @@ def check_first_image(faces: Faces, option: str) -> None:
     folder with one mostly consists of them.
     """
     if not os.path.exists(faces.path(0)):
-        raise InputError(f"{faces.path(0)}: no such file; is {option} {faces.root} right?")
+        first = faces.path(0)
+        note = form_note(first, os.path.exists) or f"; is {option} {faces.root} right?"
+        raise InputError(f"{first}: no such file{note}")
     faces.root.check_inside(faces.path(0))

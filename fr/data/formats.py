@@ -3,14 +3,17 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
-from fr.data.faces import LabelledFaces, check_first_image
+from fr.data.faces import LabelledFaces, check_first_image, refuse
 from fr.data.landmark_csv import landmark_table
 from fr.data.readers.folders import read_folders
 from fr.data.readers.insightface import FILES, read_records
@@ -100,9 +103,32 @@ def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFa
     except InputError:
         state = None  # the reader reports it, together with all other problems
     if not folder or not state:
-        return READERS[dataset](source)
+        return _read(dataset, source)
     entry = Entry(folder, json.dumps([dataset, *astuple(source)]), state)
-    return _kept(entry, source) or _built(entry, READERS[dataset], source, keeps)
+    return _kept(entry, source) or _built(entry, partial(_read, dataset), source, keeps)
+
+
+def _read(dataset: str, source: Source) -> LabelledFaces:
+    """Faces from the reader; InputError for identities whose names can't stand one a line, as snapshots keep them."""
+    faces = READERS[dataset](source)
+    broken = [name for name in faces.identities if {"\n", "\r"} & {*name}]
+    refuse([f"{source.root}: the identity {name!r} has a line break in its name; rename it" for name in broken])
+    return replace(faces, notes=(*faces.notes, *_shared_images(faces)))
+
+
+def _shared_images(faces: LabelledFaces) -> list[str]:
+    """A line on images that are listed under several identities; none without."""
+    if faces.storage or pc.count_distinct(faces.names).as_py() == len(faces):
+        return []
+    coded = faces.names.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    first = np.unique(coded, return_index=True)[1][coded]
+    shared = np.flatnonzero(faces.labels != faces.labels[first]).tolist()
+    named = [
+        f"{faces.names[i]} ({faces.identities[faces.labels[first[i]]]}, {faces.identities[faces.labels[i]]})"
+        for i in shared[:3]
+    ]
+    more = ", …" if len(shared) > 3 else ""
+    return [f"{len(shared):,} images are listed under two identities: {', '.join(named)}{more}"] if shared else []
 
 
 def _kept(entry: Entry, source: Source) -> LabelledFaces | None:

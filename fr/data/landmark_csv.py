@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fr.data.faces import PIXELS, check_landmarks, refuse
 from fr.errors import InputError, in_short
+from fr.files.names import form_note
 from fr.files.untrusted import open_file, read_bytes, read_text
 
 _QUOTED = 80  # characters of a field that a message shows
@@ -63,7 +64,24 @@ def _rows_of(
     rows = _places(names, columns["NAME_ID"].combine_chunks(), table, where)
     for place, column in enumerate(wanted):
         values[:, place] = columns[column].to_numpy()[rows]
+    _refuse_contradictions(columns, wanted, table, names)
     return values
+
+
+def _refuse_contradictions(columns: pa.Table, wanted: list[str], table: Path, names: pa.StringArray) -> None:
+    """InputError for images [N] that have several rows with other values."""
+    keys = columns["NAME_ID"].combine_chunks()
+    if pc.count_distinct(keys).as_py() == len(keys):
+        return
+    coded = keys.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    first = np.unique(coded, return_index=True)[1][coded]
+    values = np.column_stack([columns[column].to_numpy() for column in wanted])
+    unlike = np.flatnonzero((values != values[first]).any(axis=1))
+    used = pc.is_in(keys.take(pa.array(unlike)), value_set=_without_ending(names)).to_numpy(zero_copy_only=False)
+    refuse([
+        f"{table}: rows {first[i] + 1} and {i + 1} are both of {keys[i]}, and differ"
+        for i in unlike[used].tolist()
+    ])
 
 
 def _places(
@@ -77,7 +95,11 @@ def _places(
     missing = np.flatnonzero(indices.is_null().to_numpy(zero_copy_only=False)).tolist()
     if missing:
         read_bytes(table)  # which says if it has NULs, that Arrow takes for parts of names
-    refuse([f"{where(i)}: {names[i]} has no row in {table}" for i in missing])
+    rows_there = set(known.to_pylist()) if missing else set()
+    refuse([
+        f"{where(i)}: {names[i]} has no row in {table}{form_note(wanted[i].as_py(), rows_there.__contains__)}"
+        for i in missing
+    ])
     rows: NDArray[np.int32] = indices.to_numpy()
     _refuse_shared(names, rows, table, where)
     return rows

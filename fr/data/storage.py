@@ -7,8 +7,9 @@ is longer than MOST_BYTES, whatever size a file claims.
 
 import errno
 import os
+import resource
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import _lru_cache_wrapper, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from fr.files.images import MOST_PIXELS
 from fr.files.untrusted import open_regular
 
 MOST_BYTES = 3 * MOST_PIXELS  # of an encoded image: no file needs more than its pixels in RGB
-_KEPT_OPEN = 256  # files; a process may have 1,024 by default, and PyTorch and DALI need some
+_KEPT_OPEN = 256  # files at most; PyTorch, DALI and the sockets of a group need some, too
+_SHARE = 4  # of the files that a process may have open (`ulimit -n`, often 1,024), one in so many
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,12 @@ class _Opened:
             os.close(self.descriptor)
 
 
-_opened = lru_cache(maxsize=_KEPT_OPEN)(_Opened)
+@lru_cache(maxsize=1)
+def _opened() -> "_lru_cache_wrapper[_Opened]":
+    """Cache of open files, of the size that the process's limit allows."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _KEPT_OPEN if soft == resource.RLIM_INFINITY else min(_KEPT_OPEN, soft // _SHARE)
+    return lru_cache(maxsize=max(1, most))(_Opened)
 
 
 def read_slice(path: str, offset: int, size: int, root: Path | None) -> bytes:
@@ -119,10 +126,10 @@ def read_slice(path: str, offset: int, size: int, root: Path | None) -> bytes:
     if size > MOST_BYTES:
         raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MOST_BYTES:,}", path)
     try:
-        opened = _opened(path, root)  # held, so that no other thread's read closes it meanwhile
+        opened = _opened()(path, root)  # held, so that no other thread's read closes it meanwhile
         data = os.pread(opened.descriptor, size, offset)
     except OSError:
-        _opened.cache_clear()  # a share that came back needs new descriptors
+        _opened().cache_clear()  # a share that came back needs new descriptors
         raise
     if len(data) < size:
         raise OSError(errno.EIO, f"cut short, {size - len(data):,} bytes are missing", path)

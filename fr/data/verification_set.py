@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fr.data.faces import VerificationFaces
 from fr.data.pairs import cfp
 from fr.data.pairs.insightface_bin import read_pack
@@ -65,16 +67,31 @@ def read_sets(
     """The sets of a run. place: root, list and landmarks of the first one, all empty for none. sets: of --val_sets.
 
     A name that is taken, or that would give a set the metrics' names of the first, gets a number. allow_outside: paths
-    and links may lead out of a set's folder. InputError when one can't be read.
+    and links may lead out of a set's folder. InputError when one can't be read, or not be scored.
     """
     read = [_read_place(place, kind, allow_outside)] if place[0] else []
     read += [read_set(word, allow_outside) for word in sets]
+    problems = [problem for one in read for problem in _unscorable(one)]
+    if problems:
+        raise InputError(*problems)
     taken = list(_TAKEN)
     for index, one in enumerate(read):
         if one.name in taken:
             read[index] = replace(one, name=f"{one.name}_{taken.count(one.name) + 1}")
         taken.append(one.name)
     return read
+
+
+def _unscorable(one: VerificationSet) -> list[str]:
+    """Why a set has no K-fold accuracy, a line each."""
+    same, folds = int(one.faces.same.sum()), len(np.unique(one.faces.fold))
+    counts = {"same": same, "different": len(one.faces.pairs) - same}
+    problems = [
+        f"{one.source}: no {kind} pairs; a verification needs both kinds" for kind, n in counts.items() if not n
+    ]
+    if folds < 2:
+        problems.append(f"{one.source}: {folds} fold; each fold is scored at the threshold of the others: two at least")
+    return problems
 
 
 def read_set(word: str, allow_outside: bool = False) -> VerificationSet:

@@ -1,5 +1,6 @@
 """Files that are whole or as they were."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,13 +45,24 @@ def write_durably(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
     with told_by_cause(), path.open("wb") as file:
         write_into(file)
         file.flush()
-        os.fsync(file.fileno())
+        _sync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the folder's entries (new names) durable."""
+    """Make the folder's entries (new names) durable, on file systems that can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_NO_SUCH_CALL = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of CIFS, sshfs, gocryptfs, DrvFs
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_CALL:
+            raise

@@ -1,4 +1,8 @@
-"""File names as text: one line of UTF-8, or not."""
+"""File names as text: one line of UTF-8, or not; the forms of one text in Unicode."""
+
+import unicodedata
+from collections.abc import Callable
+
 
 def printable(name: str) -> str:
     """A file's name as one line of UTF-8; what isn't Unicode is escaped."""
@@ -12,3 +16,15 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def form_note(name: str, exists: Callable[[str], bool]) -> str:
+    """End of a message about a missing name that exists in another Unicode form, which looks the same; "" = it doesn't.
+
+    macOS writes é as e and an accent (NFD), most others as one character (NFC).
+    """
+    for form in ("NFC", "NFD") if not name.isascii() else ():
+        other = unicodedata.normalize(form, name)
+        if other != name and exists(other):
+            return f"; it is there in another Unicode form: {other!a} ({form}), and not {name!a}"
+    return ""

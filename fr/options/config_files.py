@@ -21,6 +21,7 @@ COMMAND_LINE = "command line"
 _LARGEST = 1 << 16  # bytes, for which PyYAML takes two seconds; a recipe has one or two thousand
 # $NAME, ${NAME}, and $$ for a plain dollar sign.
 _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
+_HOME = re.compile(r"(?:^|(?<==))~(?=/|$)")  # of a path, also behind the kind of a verification set
 # What YAML's plain scalars resolve to. The text is kept and the option's own type reads it, so 1e-4, which
 # YAML 1.1 takes for a string, is a number where a number is due.
 _SCALAR_TAGS = frozenset(
@@ -144,7 +145,10 @@ def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, sett
 
 
 def expand_variables(text: str) -> str:
-    """`text` with $NAME and ${NAME} replaced, $$ by $. Raises InputError on an unset variable or non-text."""
+    """`text` with $NAME and ${NAME} replaced, $$ by $, and ~ where it stands for the home folder.
+
+    Raises InputError on an unset variable, an unknown home, or non-text.
+    """
 
     def value_of(match: re.Match[str]) -> str:
         dollar, *names = match.groups()
@@ -156,7 +160,10 @@ def expand_variables(text: str) -> str:
         raise InputError(f"the environment variable ${unset.args[0]} in {text!r} isn't set") from None
     if "\0" in expanded or not is_unicode(expanded):
         raise InputError(f"{expanded!r} isn't UTF-8 text")
-    return expanded
+    home = os.path.expanduser("~")
+    if _HOME.search(expanded) and home == "~":
+        raise InputError(f"~ in {text!r}: no home folder is known; set HOME, or write the path out")
+    return _HOME.sub(lambda _: home, expanded)
 
 
 def yaml_text(value: object) -> str:

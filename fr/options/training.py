@@ -161,6 +161,7 @@ def snapshots(group: Group) -> None:
     add("--snap_folder", type=TEXT, default="./snapshots/", help="folder of the snapshots")
     add("--snap_prefix", type=PREFIX, default="FaceReidNet", help="of the names <snap_prefix>_<iteration>.pt")
     add("--snap_to_resume", default="", help="a .pt to go on from; auto = newest whole one, empty = none")
+    add("--overwrite", **FLAG, help="remove what another run left under --snap_prefix; false = refuse to start there")
     add("--async_snapshots", **FLAG, help="write them from a copy while the training goes on; false = wait")
     add("--keep_snapshots", type=COUNT_OR_0, default=0, help="that stay: the newest, and the best [count]; 0 = all")
     add("--keep_every", type=COUNT_OR_0, default=0, help="and those of each multiple of this [iterations]; 0 = none")

@@ -1,6 +1,8 @@
 """Cross-option validation; the checks of a single option are in `fr/options/definitions.py`."""
 
+import argparse
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -186,6 +188,24 @@ def _number(values: dict[str, Any], name: str, otherwise: float) -> float:
     """The value of an option if it is a number: neither `auto` nor refused."""
     value = values.get(name)
     return value if isinstance(value, (int, float)) else otherwise
+
+
+def check_identities(identities: Sequence[str]) -> None:
+    """Raises InputError for training data of one identity, which a softmax has nothing to tell from."""
+    if len(identities) < 2:
+        raise InputError(f"the training images are of one identity ({identities[0]}); a training needs two at least")
+
+
+def check_micro_batches(options: argparse.Namespace, world_size: int) -> None:
+    """Raises InputError for micro-batches of one image, whose batch norms have no variance."""
+    ranks_together = world_size if options.sync_bn else 1
+    images = options.train_batch_size // (world_size * options.accumulate) * ranks_together
+    if images == 1 and not options.freeze_bn:
+        raise InputError(
+            f"--train_batch_size {options.train_batch_size} on {world_size} (ranks) x {options.accumulate} "
+            "(--accumulate): one image in each micro-batch, and batch norms need two: give a larger --train_batch_size "
+            "or a smaller --accumulate, or --freeze_bn"
+        )
 
 
 def check_batch_size(batch: int, world_size: int, accumulate: int) -> None:

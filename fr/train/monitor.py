@@ -1,11 +1,14 @@
 """Progress bar, `log.jsonl`, `validation.jsonl` and TensorBoard of a run; rank 0 writes, the others are silent."""
 
+import errno
 import json
 import math
+import os
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
+from fr.errors import in_short
 from fr.preprocessing import Preprocessing
 from fr.progress import progress
 
@@ -76,38 +80,43 @@ class Silent:
 
 class Monitor(Silent):
     """Monitor of rank 0. `folder` gets the TensorBoard files, `log.jsonl` (a record a log step) and
-    `validation.jsonl` (a record a validation); records past `first`, from before a resume, are dropped."""
+    `validation.jsonl` (a record a validation); records past `first`, from before a resume, are dropped.
+
+    OSError where the folder can't be written to at the start. Later that is said once and costs records, and what
+    follows is written where it can be again.
+    """
 
     def __init__(self, folder: Path, first: int, total: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._log, self._validation = folder / "log.jsonl", folder / "validation.jsonl"
+        self._folder, self._log, self._validation = folder, folder / "log.jsonl", folder / "validation.jsonl"
         for path in (self._log, self._validation):
             _keep_records(path, first)
         self._first = first + 1  # that this process takes, counted from 1 as in the records
-        self._board = SummaryWriter(str(folder), purge_step=self._first)
+        self._board: SummaryWriter | None = SummaryWriter(str(folder), purge_step=self._first)
+        self._failures = self._skipped = 0
+        self._hook = threading.excepthook
+        threading.excepthook = self._thread_failed
         self._bar = progress(total, "it", "training", first)
 
     def shows(self, images: torch.Tensor, preprocessing: Preprocessing) -> None:
         """Log a grid of the first step's images [B, 3, H, W], as they enter the network."""
-        self._board.add_image("Input", make_grid(pictures(images[:_SHOWN_IMAGES], preprocessing)), self._first)
+        grid = make_grid(pictures(images[:_SHOWN_IMAGES], preprocessing))
+        self._keep(lambda: self._draw(lambda board: board.add_image("Input", grid, self._first)))
 
     def advance(self) -> None:
         self._bar.update()
 
     def log(self, record: dict[str, float]) -> None:
-        _append(self._log, record)
-        for key in record.keys() & _SCALARS.keys():
-            self._board.add_scalar(_SCALARS[key], record[key], int(record["iteration"]))
+        scalars = {_SCALARS[key]: record[key] for key in record.keys() & _SCALARS.keys()}
+        self._keep(lambda: self._write(self._log, record, scalars))
         self._bar.set_postfix_str(
             f"loss {record['loss']:.4f}, lr {record['lr']:.4g}, {record['images_per_s']:.0f} images/s", refresh=False
         )
 
     def validated(self, iteration: int, figures: dict[str, float], lines: list[str]) -> None:
-        _append(self._validation, {"iteration": iteration, **figures})
-        for key, value in figures.items():
-            if tag := _validation_tag(key):
-                self._board.add_scalar(tag, value, iteration)
-        self._board.flush()
+        scalars = {tag: value for key, value in figures.items() if (tag := _validation_tag(key))}
+        self._keep(lambda: self._write(self._validation, {"iteration": iteration, **figures}, scalars))
+        self._keep(lambda: self._draw(lambda board: board.flush()))
         self.say("\n".join([f"iteration {iteration}:", *lines]))
 
     def say(self, text: str) -> None:
@@ -115,7 +124,51 @@ class Monitor(Silent):
 
     def close(self) -> None:
         self._bar.close()
-        self._board.close()
+        self._close_board()
+        threading.excepthook = self._hook
+
+    def _keep(self, write: Callable[[], None]) -> None:
+        """Write to the logs, which never ends a training; the first failure is said."""
+        try:
+            if not self._folder.is_dir():  # removed: TensorBoard would go on in a file without a name
+                self._close_board()
+                self._folder.mkdir(parents=True)
+                self.say(f"{self._folder} was removed; the logs go on in a new one")
+            write()
+        except Exception as error:  # of TensorBoard, whatever a file system's plug-in raises
+            self._close_board()
+            self._failures += 1
+            self._skipped = 2**self._failures
+            if self._failures == 1:
+                self.say(f"the logs can't be written: {in_short(error)}; the training goes on, and they where they can")
+
+    def _write(self, path: Path, record: dict[str, float], scalars: dict[str, float]) -> None:
+        _append(path, record)
+
+        def add(board: SummaryWriter) -> None:
+            for tag, value in scalars.items():
+                board.add_scalar(tag, value, int(record["iteration"]))
+
+        self._draw(add)
+
+    def _draw(self, add: Callable[[SummaryWriter], None]) -> None:
+        """Add to the TensorBoard file: to a new one after a failure, after ever more records without."""
+        if self._skipped:
+            self._skipped -= 1
+            return
+        self._board = self._board or SummaryWriter(str(self._folder))
+        add(self._board)
+
+    def _close_board(self) -> None:
+        if self._board:
+            with suppress(Exception):  # it may be what failed
+                self._board.close()
+            self._board = None
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """Leave a failure of TensorBoard's thread to its next call, which raises it again."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._hook(failure)
 
 
 class Stopwatch:
@@ -181,7 +234,11 @@ def _keep_records(path: Path, last: int) -> None:
 
 
 def _append(path: Path, record: dict[str, float]) -> None:
-    """Append a line of strict JSON; values that aren't finite are null."""
+    """Append a line of strict JSON, whole or not at all; values that aren't finite are null."""
     plain = {key: value if math.isfinite(value) else None for key, value in record.items()}
-    with path.open("a") as file:
-        file.write(json.dumps(plain) + "\n")
+    line = (json.dumps(plain) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        if file.write(line) < len(line):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

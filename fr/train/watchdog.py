@@ -20,7 +20,7 @@ from types import FrameType
 import torch.distributed as dist
 
 from fr.checkpoint.snapshot_writer import WATCHED_THREAD
-from fr.distributed import Heartbeat, Ranks
+from fr.distributed import Heartbeat, Ranks, launched
 
 STATUS = 124  # as timeout(1) has it
 _BEATS = 8  # in the time that a rank may be silent
@@ -133,7 +133,7 @@ _IDLE = "a pool without work"
 
 def _open_store(ranks: Ranks, patience: float) -> dist.Store:
     """Connect to the store anew, since the process group's connection may be waiting."""
-    if "WORLD_SIZE" not in os.environ:
+    if not launched():
         return dist.HashStore()
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"],

@@ -28,6 +28,26 @@ class Targets:
         names = tqdm(self.names, desc="looking", unit="img", mininterval=1)
         return np.flatnonzero([not os.path.exists(self.out / name) for name in names])
 
+    def remove_others(self) -> int:
+        """Remove crops of images that have gone from the data, and folders that this empties; returns how many."""
+        kept, removed = {os.path.normpath(name) for name in self.names}, 0
+        endings = {Path(name).suffix for name in self.names}
+        for folder, _, files in os.walk(self.out, topdown=False):
+            here = os.path.relpath(folder, self.out)
+            gone = [
+                name
+                for name in files
+                if not name.startswith(".")
+                and Path(name).suffix in endings
+                and os.path.normpath(f"{here}/{name}") not in kept
+            ]
+            for name in gone:
+                os.unlink(f"{folder}/{name}")
+            removed += len(gone)
+            if gone and folder != str(self.out) and not os.listdir(folder):
+                os.rmdir(folder)
+        return removed
+
     def write_crop(self, index: int, pixels: Pixels) -> None:
         """Write a crop of BGR pixels [H, W, 3]; InputError when it can't be written."""
         name = self.names[index]

@@ -1,5 +1,6 @@
 """Pairs of named images → VerificationFaces: the last step of the readers of all lists of pairs."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from fr.data.landmark_csv import landmarks_of
 from fr.data.lines import strays, true_rows
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
+from fr.files.names import form_note
 from fr.files.untrusted import read_text
 
 FOLDS = 10  # of a list that doesn't say its own
@@ -65,7 +67,10 @@ def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: str, option: str) ->
     faces = VerificationFaces(root, listed, points, indices, np.array(pairs.same), pairs.fold)
     missing = [index for index in range(len(faces)) if not _exists(Path(faces.path(index)))]
     if len(missing) < len(faces):
-        refuse([f"{pairs.where[names[i]]}: {faces.path(i)}: no such file" for i in missing])
+        refuse([
+            f"{pairs.where[names[i]]}: {faces.path(i)}: no such file{form_note(faces.path(i), os.path.exists)}"
+            for i in missing
+        ])
     check_first_image(faces, option)
     return faces
 
@@ -90,7 +95,11 @@ def _landmarks(names: list[str], path: Path, where: dict[str, str]) -> NDArray[n
     if path.suffix == ".csv":
         return landmarks_of(pa.array(names, type=pa.string()), path, lambda i: where[names[i]])
     known = _read_lfw_landmarks(path)
-    refuse([f"{where[name]}: {name} has no row in {path}" for name in names if name not in known])
+    refuse([
+        f"{where[name]}: {name} has no row in {path}{form_note(name, known.__contains__)}"
+        for name in names
+        if name not in known
+    ])
     points = np.array([known[name] for name in names]).reshape(-1, 5, 2)
     check_landmarks(points, lambda i: f"{path}: the row of {names[i]}")
     return points

@@ -1,6 +1,7 @@
 """One folder per identity, as torchvision's ImageFolder."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,19 +14,25 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_NAMED = 3  # empty folders that are listed by name
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp")
+_NAMED = 3  # empty folders, and endings, that are listed by name
+# What file servers and systems leave in folders; their thumbnails are nobody's images.
+_OF_SYSTEMS = ("@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information")
+_FILES_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 
 
 def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
     """The images in and below each folder of `root`: classes in the order of the folders' names.
 
-    An image ends in .jpg, .jpeg, .png, .bmp or .webp, in capitals or not; names that begin with a dot are skipped, and
-    so are links back to a folder they lie in. landmarks: as of `read_vgg`, the table chosen by the root's name; ""
-    for aligned crops. InputError names what can't be read, has no landmarks, or leads out of the root.
+    An image has one of PICTURE_ENDINGS, in capitals or not; files with others are counted in a note. Names that begin
+    with a dot are skipped, folders of file servers, and links back to a folder they lie in. landmarks: as of
+    `read_vgg`, the table chosen by the root's name; "" for aligned crops. InputError names what can't be read, has no
+    landmarks, or leads out of the root.
     """
     root.check_exists("--train_data_root")
-    classes = {identity: sorted(pictures) for identity, pictures in _scan(root)}
+    others: Counter[str] = Counter()
+    stray: list[str] = []
+    classes = {identity: sorted(pictures) for identity, pictures in _scan(root, others, stray)}
     empty = sorted(identity for identity, pictures in classes.items() if not pictures)
     identities = sorted(classes.keys() - set(empty))
     if not identities:
@@ -37,15 +44,29 @@ def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
         points = landmarks_of(names, landmark_table(Path(landmarks), root.path), lambda _: f"--train_data_root {root}")
     else:
         points = np.zeros((len(names), 0, 2))
-    notes = _note(root.path, empty)
+    notes = (*_notes(root.path, empty, stray), *others_note(root.path, others))
     faces = LabelledFaces(root, names, points, labels.astype(np.int64), identities, notes=notes)
     check_first_image(faces, "--train_data_root")
     return faces
 
 
-def images_below(root: DataRoot) -> list[str]:
-    """Paths below the root of all images in its tree, sorted; endings and InputError as of `read_folders`."""
-    return _checked(root.path, sorted(name.removeprefix("./") for name in _images(root, ".", set())))
+def images_below(root: DataRoot, others: Counter[str] | None = None) -> list[str]:
+    """Paths below the root of all images in its tree, sorted; endings and InputError as of `read_folders`.
+
+    others: counts the files with other endings, by ending.
+    """
+    counted = Counter() if others is None else others
+    return _checked(root.path, sorted(name.removeprefix("./") for name in _images(root, ".", set(), counted)))
+
+
+def others_note(root: Path, others: Counter[str]) -> tuple[str, ...]:
+    """A line on files that aren't read, by their endings; none without."""
+    if not others:
+        return ()
+    ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{count:,} {ending or 'without one'}" for ending, count in ordered[: 2 * _NAMED])
+    more = ", …" if len(others) > 2 * _NAMED else ""
+    return (f"left out of {root} for their endings: {named}{more}",)
 
 
 def _checked(root: Path, names: list[str]) -> list[str]:
@@ -53,17 +74,23 @@ def _checked(root: Path, names: list[str]) -> list[str]:
     return names
 
 
-def _scan(root: DataRoot) -> Iterator[tuple[str, list[str]]]:
-    """Folders of the root, each with the paths below the root of its images."""
+def _scan(root: DataRoot, others: Counter[str], stray: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Folders of the root, each with the paths below the root of its images. stray: gets the images in none of them."""
     with os.scandir(root.path) as entries:
-        folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    for identity in folders:
-        yield identity, list(_images(root, identity, {_node(root.path)}))
+        seen = [(entry.name, entry.is_dir()) for entry in entries if not _is_hidden(entry.name)]
+    stray += [name for name, is_folder in seen if not is_folder and name.lower().endswith(PICTURE_ENDINGS)]
+    for identity in (name for name, is_folder in seen if is_folder):
+        yield identity, list(_images(root, identity, {_node(root.path)}, others))
 
 
-def _images(root: DataRoot, folder: str, above: set[tuple[int, int]]) -> Iterator[str]:
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS or name.lower() in _FILES_OF_SYSTEMS
+
+
+def _images(root: DataRoot, folder: str, above: set[tuple[int, int]], others: Counter[str]) -> Iterator[str]:
     """Paths below the root of the images in a tree. above: the folders that it lies in, by device and inode.
 
+    others: counts other files by ending.
     Links to folders are checked here, those to files when they are read: there may be millions.
     """
     path = root.path / folder
@@ -75,12 +102,14 @@ def _images(root: DataRoot, folder: str, above: set[tuple[int, int]]) -> Iterato
             root.check_inside(path)
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if _is_hidden(entry.name):
                     continue
                 if entry.is_dir():
-                    yield from _images(root, f"{folder}/{entry.name}", above | {here})
+                    yield from _images(root, f"{folder}/{entry.name}", above | {here}, others)
                 elif entry.name.lower().endswith(PICTURE_ENDINGS):
                     yield f"{folder}/{entry.name}"
+                else:
+                    others[os.path.splitext(entry.name)[1].lower()] += 1
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
 
@@ -90,8 +119,13 @@ def _node(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _note(root: Path, empty: list[str]) -> tuple[str, ...]:
-    if not empty:
-        return ()
-    named = ", ".join(empty[:_NAMED]) + (", …" if len(empty) > _NAMED else "")
-    return (f"{len(empty):,} folders of {root} without pictures left out: {named}",)
+def _notes(root: Path, empty: list[str], stray: list[str]) -> tuple[str, ...]:
+    parts = (
+        (empty, f"folders of {root} without pictures left out"),
+        (sorted(stray), f"images in {root} itself, in no identity's folder, left out"),
+    )
+    return tuple(
+        f"{len(names):,} {what}: {', '.join(names[:_NAMED])}{', …' if len(names) > _NAMED else ''}"
+        for names, what in parts
+        if names
+    )

@@ -1,20 +1,22 @@
 """WebDataset: tar files ("shards") in which the files of a sample share a key.
 
-The key is the path up to the first dot of its last part; what follows that dot says what the file is:
+The key is the path up to the last dot; what follows says what the file is:
 
 | file | content |
 |---|---|
-| `key.jpg` (`.jpeg`, `.png`, `.webp`, `.bmp`) | the encoded image |
+| `key.jpg` (`.jpeg`, `.jpe`, `.jfif`, `.png`, `.webp`, `.bmp`) | the encoded image |
 | `key.cls` | its class: a whole number or a name, as text |
 | `key.landmarks` | ten numbers, `x1 y1 … x5 y5` [pixels], as text: eyes, nose, corners of the mouth, left ones first |
 
-Other files are skipped. Landmarks are in all samples or in none, whose images must be aligned crops then.
+Other files are skipped, and counted; so are images such as `key.mask.png` beside a sample `key`. Landmarks are in all
+samples or in none, whose images must be aligned crops then.
 A shard is read where it lies: nothing is unpacked, and no name in it reaches the disk. Names that would lead out of a
 folder are refused all the same, since tools make files of what they read here.
 """
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +29,14 @@ from tqdm import tqdm
 
 from fr.data.faces import LabelledFaces, check_landmarks, refuse
 from fr.data.lines import STAYS, read_lines, strays, true_rows
+from fr.data.readers.folders import others_note
 from fr.data.storage import TarShards
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 from fr.files.tar_members import CutShort, tar_members
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
+PICTURES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp")
 _ROLES = dict.fromkeys(PICTURES, "picture") | {"cls": "class", "landmarks": "landmarks"}
 _LONGEST = 1_000  # bytes of a class or of landmarks
 _QUOTED = 80  # characters of a text that a message shows
@@ -61,6 +64,7 @@ class _Shard:
     offsets: NDArray[np.int64]  # [n] of the images
     sizes: NDArray[np.int64]  # [n]
     pictureless: int  # samples left out
+    others: Counter[str]  # files left out, by ending
     note: str
     problems: list[str]
 
@@ -94,7 +98,7 @@ def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
     refuse([f"{where(row)}: {STAYS}" for row in true_rows(strays(names, root)).tolist()])
     points = _landmarks(parts, aligned, root, where)
     labels, identities = _labels(pa.concat_arrays([part.classes for part in parts]))
-    notes = _notes(parts)
+    notes = _notes(parts, root)
     return LabelledFaces(root, names, points, labels, identities, storage=storage, notes=notes)
 
 
@@ -149,30 +153,35 @@ def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callab
     return points
 
 
-def _notes(parts: list[_Shard]) -> tuple[str, ...]:
+def _notes(parts: list[_Shard], root: DataRoot) -> tuple[str, ...]:
     pictureless = sum(part.pictureless for part in parts)
     left_out = [f"{pictureless:,} samples without a picture (.{', .'.join(PICTURES)}) left out"] if pictureless else []
-    return (*(part.note for part in parts if part.note), *left_out)
+    others = sum((part.others for part in parts), Counter())
+    return (*(part.note for part in parts if part.note), *left_out, *others_note(root.path, others))
 
 
 def _index(path: Path, root: DataRoot) -> _Shard:
     """Content of a shard; InputError when it can't be read."""
     try:
         with root.open_file(path) as file:
-            samples, problems, cut = _samples(file, path)
-            return _contents(file, path, samples, problems, cut)
+            samples, others, problems, cut = _samples(file, path)
+            return _contents(file, path, samples, others, problems, cut)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
 
 
-def _samples(file: BinaryIO, path: Path) -> tuple[_Samples, list[str], bool]:
-    """Files of the samples, their problems, and whether the shard is cut short."""
+def _samples(file: BinaryIO, path: Path) -> tuple[_Samples, Counter[str], list[str], bool]:
+    """Files of the samples, other files by ending, problems, and whether the shard is cut short."""
     samples: _Samples = {}
+    others: Counter[str] = Counter()
     problems: list[str] = []
     try:
         for member in tar_members(file, path):
             key, role = _key_and_role(member.name)
-            if not role or member.isdir():
+            if member.isdir() or os.path.basename(member.name).startswith("."):
+                continue
+            if not role:
+                others[os.path.splitext(member.name)[1].lower()] += 1
                 continue
             parts = samples.setdefault(key, {})
             if not is_unicode(member.name):
@@ -188,8 +197,8 @@ def _samples(file: BinaryIO, path: Path) -> tuple[_Samples, list[str], bool]:
                 parts[role] = _Member(member.name.removeprefix("./"), member.offset_data, member.size)
     except CutShort:
         _drop_half_a_sample(samples, os.fstat(file.fileno()).st_size)
-        return samples, problems, True
-    return samples, problems, False
+        return samples, others, problems, True
+    return samples, others, problems, False
 
 
 def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
@@ -206,17 +215,29 @@ def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
 def _key_and_role(name: str) -> tuple[str, str]:
     """Key of the sample that a member belongs to, and its role; role "" = not of a sample."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
-    stem, _, ending = base.partition(".")
-    return folder + slash + stem, _ROLES.get(ending.lower(), "") if stem else ""
+    stem, _, ending = base.rpartition(".")
+    return folder + slash + stem, _ROLES.get(ending.lower(), "")
 
 
-def _contents(file: BinaryIO, path: Path, samples: _Samples, problems: list[str], cut: bool) -> _Shard:
-    """The columns of a shard's samples. problems: those known already."""
+def _shorter(key: str) -> str:
+    """A key up to the first dot of its last part, as WebDataset has it; "" = that is the key itself."""
+    folder, slash, base = key.rpartition("/")
+    stem, dot, _ = base.partition(".")
+    return folder + slash + stem if dot else ""
+
+
+def _contents(
+    file: BinaryIO, path: Path, samples: _Samples, others: Counter[str], problems: list[str], cut: bool
+) -> _Shard:
+    """The columns of a shard's samples. others, problems: those known already."""
     pictures: list[_Member] = []
     classes: list[str] = []
     points: list[list[float]] = []
     for key, parts in samples.items():
         if "picture" not in parts:
+            continue
+        if parts.keys() == {"picture"} and _shorter(key) in samples:
+            others[parts["picture"].name.removeprefix(_shorter(key))] += 1
             continue
         try:
             if "class" not in parts:
@@ -237,6 +258,7 @@ def _contents(file: BinaryIO, path: Path, samples: _Samples, problems: list[str]
         np.array([picture.offset for picture in pictures], dtype=np.int64),
         np.array([picture.size for picture in pictures], dtype=np.int64),
         sum("picture" not in parts for parts in samples.values()),
+        others,
         note if cut else "",
         problems,
     )

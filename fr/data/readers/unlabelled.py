@@ -6,6 +6,7 @@
 | trp_test | `path x1 y1 … x5 y5` a line, in pixels: the test list of Trillion Pairs |
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from fr.data.faces import LabelledFaces, check_first_image, check_landmarks
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.data.lines import read_lines
-from fr.data.readers.folders import images_below
+from fr.data.readers.folders import images_below, others_note
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 
@@ -30,17 +31,20 @@ def read_images(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces
     """
     root.check_exists("--train_data_root")
     where: Callable[[int], str]
+    notes: tuple[str, ...] = ()
     if list_file:
         lines = read_lines(Path(list_file))
         names, source, where = lines.paths(lines.texts, root), lines.path, lines.where
     else:
-        names = pa.array(images_below(root), type=pa.string())
+        others: Counter[str] = Counter()
+        names = pa.array(images_below(root, others), type=pa.string())
+        notes = others_note(root.path, others)
         source, where = root.path, lambda _: f"--train_data_root {root}"
     if not len(names):
         raise InputError(f"--train_data_root {root}: no picture in it")
     if landmarks:
-        return _unlabelled(root, names, landmarks_of(names, landmark_table(Path(landmarks), source), where))
-    return _unlabelled(root, names, np.zeros((len(names), 0, 2)))
+        return _unlabelled(root, names, landmarks_of(names, landmark_table(Path(landmarks), source), where), notes)
+    return _unlabelled(root, names, np.zeros((len(names), 0, 2)), notes)
 
 
 def read_trillion_pairs_test(root: DataRoot, list_file: str) -> LabelledFaces:
@@ -54,7 +58,9 @@ def read_trillion_pairs_test(root: DataRoot, list_file: str) -> LabelledFaces:
     return _unlabelled(root, lines.paths(path, root), points)
 
 
-def _unlabelled(root: DataRoot, names: pa.StringArray, points: NDArray[np.float64]) -> LabelledFaces:
-    faces = LabelledFaces(root, names, points, np.zeros(len(names), dtype=np.int64), [""])
+def _unlabelled(
+    root: DataRoot, names: pa.StringArray, points: NDArray[np.float64], notes: tuple[str, ...] = ()
+) -> LabelledFaces:
+    faces = LabelledFaces(root, names, points, np.zeros(len(names), dtype=np.int64), [""], notes=notes)
     check_first_image(faces, "--train_data_root")
     return faces

@@ -1,0 +1,156 @@
+"""Who may write under a prefix of snapshots: one run at a time, and only among its own (C6).
+
+A snapshot holds the id of the run that wrote it; a resumed run keeps the id. Snapshots of before there were ids count
+as those of one run.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fr.checkpoint.snapshot import all_paths, read_run_id, state_path
+from fr.checkpoint.snapshot_writer import remove
+from fr.distributed import gather_objects, raise_together, rank
+from fr.errors import InputError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of some network mounts
+_PATIENCE = 120.0  # seconds that a restarted job waits for its first rank of before, which may be on another host
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Snapshots to try to resume from, in order, and those of other runs, which --overwrite removes."""
+
+    resumable: list[Path]
+    others: list[Path]
+
+
+@contextmanager
+def locked(folder: Path, prefix: str) -> Iterator[None]:
+    """Be the one run that writes under a prefix; all ranks together.
+
+    InputError where another process is, or the folder can't be written to. The lock is rank 0's, and the kernel's: it
+    ends with the process, however that ends.
+    """
+    descriptor, failure = -1, None
+    if rank() == 0:
+        path = folder / f".{prefix}.lock"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            if _lock(descriptor, _PATIENCE if _restarted() else 0):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            else:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+                failure = InputError(
+                    f"{path}: {holder} is writing snapshots under this prefix: give another --snap_prefix or "
+                    "--snap_folder, or end that run"
+                )
+        except OSError as error:
+            failure = InputError(f"the folders of snapshots and logs: can't be written to: {error}")
+    try:
+        raise_together(failure, "rank 0 can't write to the folder of snapshots")
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool = False) -> Claim:
+    """Snapshots to go on from; rank 0 looks for all ranks. choice: a `.pt`, `auto` = the newest run's, empty = none.
+
+    job: the id of a run that begins afresh. torchrun starts all ranks again when one has died (--max-restarts): then
+    the run's own snapshots come first. InputError where other runs' are under this prefix, unless `overwrite`.
+    """
+    found, failure = Claim([], []), None
+    if rank() == 0:
+        try:
+            found = _claim(choice, folder, prefix, job, overwrite)
+        except InputError as error:
+            failure = error
+    problems = gather_objects(failure.problems if failure else ())[0]
+    if problems:
+        raise InputError(*problems)
+    return gather_objects(found)[0]
+
+
+def _claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool) -> Claim:
+    present = all_paths(folder, prefix)
+    owners = {path: _owner(path) for path in present}
+    newest_first = [path for path in present if state_path(path).is_dir()]
+    known = (owners[path] for path in newest_first if owners[path] is not None)
+    own = next(known, job) if choice == "auto" else _owner(Path(choice)) if choice else job
+    resumable = [Path(choice)] if choice else []
+    if choice == "auto":
+        resumable = [path for path in newest_first if owners[path] in (own, None)]
+    elif _restarted():
+        ours = [path for path in newest_first if owners[path] == own]
+        resumable = ours + [path for path in resumable if path not in ours]
+    if resumable and own is None:  # it can't be read, which resuming will tell
+        return Claim(resumable, [])
+    others = [path for path in present if owners[path] != own and (owners[path] is not None or not resumable)]
+    if others and not overwrite:
+        raise InputError(
+            f"{others[0]} is an earlier run's, of the same --snap_prefix: give --snap_to_resume auto to go on from it, "
+            "another --snap_prefix, or --overwrite to remove it"
+            if not resumable
+            else f"{others[0]} is another run's than {resumable[0]}: move it away, or give --overwrite to remove it"
+        )
+    newer = [path for path in newest_first if owners[path] == own]
+    if choice not in ("", "auto") and newer and newer[0] not in resumable and _may_restart() and not _restarted():
+        raise InputError(
+            f"{newer[0]} is an earlier run's, and with --max-restarts this run would go on from it after a restart: "
+            "say --snap_to_resume auto, or another --snap_prefix, or move it away"
+        )
+    return Claim(resumable, others)
+
+
+def remove_others(others: Sequence[Path]) -> None:
+    """Remove other runs' snapshots, rank 0 for all; InputError on every rank when one can't be."""
+    failure = None
+    try:
+        for path in others if rank() == 0 else ():
+            remove(path)
+    except OSError as error:
+        failure = InputError(f"--overwrite: an earlier run's snapshot can't be removed: {error}")
+    raise_together(failure, "--overwrite: rank 0 can't remove an earlier run's snapshot")
+
+
+def _owner(path: Path) -> str | None:
+    """The id of the run that wrote a snapshot, "" of one without; None = it can't be read."""
+    try:
+        return read_run_id(path)
+    except InputError:
+        return None
+
+
+def _lock(descriptor: int, patience: float) -> bool:
+    """Take the lock; false while another process has it. True also where the file system knows no locks."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.5)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return True
+
+
+def _restarted() -> bool:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _may_restart() -> bool:
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0

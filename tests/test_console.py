@@ -1,0 +1,133 @@
+"""Output that can't be written, and Ctrl-C: neither ends a command with a traceback, nor takes its results along."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, SPREAD, TINY, data_options, folders, trained_briefly, validation_options
+
+# A command without a training's start-up: it prints, is asked to flush, and does well.
+COMMAND = """
+from fr.console import begin
+begin()
+import sys
+from fr.errors import run_plainly
+def main(argv):
+    for _ in range(3):
+        print("é … 1", flush=True)
+        print("é … 2", file=sys.stderr, flush=True)
+    open(argv[0], "w").write("done")
+    return 0
+run_plainly("x.py", main, prints_results="results" in sys.argv)
+"""
+
+
+def shell(redirection: str, folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """COMMAND with its streams redirected as a shell does it; it must come to its end."""
+    line = f'"$0" -c "$1" done.txt {" ".join(words)} {redirection}'
+    settings = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    done = subprocess.run(
+        ["bash", "-c", line, sys.executable, COMMAND], cwd=folder, capture_output=True, env=settings, check=False
+    )
+    assert (folder / "done.txt").read_text() == "done", done.stderr
+    assert b"Traceback" not in done.stderr + done.stdout and b"Exception ignored" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", ">&-", ">&- 2>&- <&-", "2>/dev/full", ">/dev/full"])
+def test_a_stream_that_is_closed_or_full_ends_nothing(redirection: str, tmp_path: Path) -> None:
+    done = shell(redirection, tmp_path)
+    assert done.returncode == 0
+    if "/dev/full" in redirection:
+        said = done.stdout if redirection.startswith("2") else done.stderr
+        assert said.count(b"can't be written to: No space left on device; going on without it\n") == 1
+        assert said.count("é … ".encode()) == 3  # the other stream has all of it
+
+
+def test_a_reader_that_goes_away_ends_nothing(tmp_path: Path) -> None:
+    done = shell("> >(true)", tmp_path)
+    assert done.returncode == 0 and done.stderr.count("é … 2".encode()) == 3
+    assert shell("2> >(true)", tmp_path).returncode == 0
+
+
+def test_results_on_a_full_disk_are_a_failure_and_a_closed_pipe_is_none(tmp_path: Path) -> None:
+    done = shell(">/dev/full", tmp_path, "results")
+    assert done.returncode == 1 and b"x.py: standard output is incomplete: No space left on device" in done.stderr
+    assert shell("> >(true)", tmp_path, "results").returncode == 0
+
+
+def test_a_closed_stream_gives_its_number_to_no_other_file(tmp_path: Path) -> None:
+    shell(">&- 2>&-", tmp_path)
+    assert (tmp_path / "done.txt").read_text() == "done"  # and nothing that was printed
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_a_terminal_cannot_show_is_replaced(encoding: str, tmp_path: Path) -> None:
+    done = shell("", tmp_path, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0
+    assert done.stdout.startswith("é … 1".encode(encoding, errors="backslashreplace"))
+
+
+def test_a_stream_that_does_not_block_waits_for_its_reader(tmp_path: Path) -> None:
+    code = (
+        "from fr.console import begin; import os; os.set_blocking(1, False); begin()\n"
+        "print('x' * 1_000_000); print('end')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "x" * 1_000_000 + "\nend\n"
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate_lfw.py", "tools/check_dataset.py"])
+def test_ctrl_c_amid_the_imports_ends_without_a_traceback(script: str) -> None:
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('numpy', 'torch', 'pyarrow'): os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.path[0] = os.path.dirname(sys.argv[1])\n"
+        "runpy.run_path(sys.argv[1], run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT and done.stderr == ""  # 130 to a shell
+
+
+def test_every_script_prepares_its_streams_before_its_imports() -> None:
+    begin = 'if __name__ == "__main__":  # before the imports that take seconds\n    from fr.console import begin\n'
+    scripts = [ROOT / "train.py", ROOT / "evaluate_lfw.py", *(ROOT / "tools").glob("*.py")]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in scripts}
+    runs = [name for name, text in texts.items() if "run_plainly(" in text]
+    assert len(runs) > 15
+    imports = {name: min(texts[name].find(f"\n{word} ") % 10**9 for word in ("import", "from")) for name in runs}
+    assert [name for name in runs if not 0 < texts[name].find(begin) < imports[name]] == []
+
+
+def train_with(options: Sequence[str], out: Path, **streams: Any) -> int:
+    command = [sys.executable, str(ROOT / "train.py"), *options, *TINY, *folders(out), "--max_iterations", "2"]
+    return subprocess.run(command, timeout=300, check=False, **streams).returncode
+
+
+def test_a_training_without_a_terminal_on_a_full_disk_keeps_its_snapshot(sample_data: Path, tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        assert train_with(data_options(sample_data), tmp_path, stdout=full, stderr=full) == 0
+    assert (tmp_path / "snapshots/tiny_2.pt").exists()
+    assert len((tmp_path / "logs/log.jsonl").read_text().splitlines()) == 2
+
+
+def test_json_is_written_whatever_becomes_of_standard_output(sample_data: Path, tmp_path: Path) -> None:
+    snap = trained_briefly([*data_options(sample_data), *validation_options(sample_data)], tmp_path, SPREAD)
+    command = [sys.executable, str(ROOT / "evaluate_lfw.py"), "--snap", str(snap), "--json", str(tmp_path / "j.json")]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    assert done.returncode == 1 and "evaluate_lfw.py: standard output is incomplete: No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "accuracy" in json.loads((tmp_path / "j.json").read_text())

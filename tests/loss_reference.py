@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from fr.distributed import rank
 from fr.losses.classifier import MarginSoftmax, shard_rows
-from fr.losses.settings import LossSettings
+from fr.options.losses import LossSettings
 
 EMBED_SIZE = 6
 BATCH = 12  # divides by 1, 2, 3 and 4

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fr.alignment import Array, template_points, transform
-from fr.data.augmentation import ERASED_AT_LEAST, MAX_BOXES, Augmentation, Draws, boxes, draw, effects, geometry
-from fr.data.effects import EFFECTS
+from fr.data.augmentation import EFFECTS, ERASED_AT_LEAST, MAX_BOXES, Draws, boxes, draw, effects, geometry
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 
 PLACES = 20_000

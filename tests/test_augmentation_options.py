@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from fr.data.augmentation import Augmentation
 from fr.errors import InputError
+from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
 from tests.conftest import REQUIRED, Losses
 
@@ -27,7 +27,7 @@ PROBABILITIES = ["zoom", "shift", "crop", "color", "gray", "lowres", "jpeg", "er
 
 
 def test_defaults_are_those_of_the_options() -> None:
-    assert Augmentation.of(train_options(REQUIRED).values) == Augmentation()
+    assert Augmentation.from_options(train_options(REQUIRED).values) == Augmentation()
 
 
 @pytest.mark.parametrize(("name", "value", "needed"), STRENGTHS)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from fr.losses.classifier import MarginSoftmax
-from fr.losses.settings import LossSettings
+from fr.options.losses import LossSettings
 from fr.train.optimizer import build_sgd
 from tests.loss_reference import (
     BATCH,
@@ -24,7 +24,6 @@ from tests.loss_reference import (
     own_part,
     reference_softmax,
 )
-from tools.benchmarks.case_ranks import loss_settings
 
 ONES: list[tuple[int, dict[str, Any]]] = [
     (0, {"center_loss_weight": 0.01}),
@@ -56,7 +55,7 @@ def on_a_rank(numbers: list[int]) -> dict[str, Any]:
     for number in numbers:
         classes, iteration, changes = CASES[number]
         case, own = make_case(classes, number), own_part()
-        head = head_with(case["weight"], loss_settings(**changes))
+        head = head_with(case["weight"], LossSettings(**changes))
         embeddings, labels = case["inputs"][own].clone().requires_grad_(), case["labels"][own]
         with head.step(iteration, labels, build_sgd(head.parameters(), 0.1, 0.9, 1e-4)):
             loss, figures = head(embeddings, labels)
@@ -84,7 +83,7 @@ def moved_centres(o: LossSettings, x: torch.Tensor, labels: torch.Tensor, classe
 @functools.cache
 def wanted_of(number: int) -> dict[str, Any]:
     classes, iteration, changes = CASES[number]
-    o, case = loss_settings(**changes), make_case(classes, number)
+    o, case = LossSettings(**changes), make_case(classes, number)
     weight, x, labels = case["weight"].clone().requires_grad_(), case["inputs"].clone().requires_grad_(), case["labels"]
     softmax, _, _ = reference_softmax(o, x, labels, weight)
     total, figures = beside(o, x, labels, weight, iteration)
@@ -129,7 +128,7 @@ def test_each_companion_equals_loops_over_its_terms_on_any_number_of_ranks(
 
 
 def build(**changes: Any) -> MarginSoftmax:
-    return MarginSoftmax(5, EMBED_SIZE, loss_settings(**changes), seed=0)
+    return MarginSoftmax(5, EMBED_SIZE, LossSettings(**changes), seed=0)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

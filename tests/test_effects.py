@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fr.alignment import template_points
-from fr.data.augmentation import Effect
-from fr.data.effects import EFFECTS
+from fr.data.augmentation import EFFECTS, Effect
 from fr.data.faces import Faces
 from fr.data.graph import face_graph
 from fr.data.pipeline import DaliSettings, FaceStream

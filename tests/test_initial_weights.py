@@ -19,6 +19,7 @@ from fr.distributed import rank
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model
+from fr.options.losses import LossSettings
 from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
 from fr.weights.initial_weights import InitialWeights, head_rows, initialise, read_identities
@@ -26,7 +27,6 @@ from fr.weights.loading import read_weights
 from tests.conftest import Losses, same_weights, weights
 from tests.layouts_001 import layout_001
 from tests.weight_files import filled
-from tools.benchmarks.case_ranks import loss_settings
 
 CONTENTS = snapshot.SnapshotContents("small", 3, {"input_size": [8, 8]})
 THEIRS = ["ann", "bob", "eve", "dan", "kim"]
@@ -36,7 +36,7 @@ OURS = ["kim", "zoe", "bob", "ida", "ann", "max", "eve"]
 def make_run(classes: int, seed: int) -> tuple[nn.Module, MarginSoftmax, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    head = MarginSoftmax(classes, 3, loss_settings(), seed)
+    head = MarginSoftmax(classes, 3, LossSettings(), seed)
     return backbone, head, build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
 
 

@@ -16,9 +16,8 @@ from nvidia.dali import backend, ops
 
 from fr.alignment import ALIGNMENTS, Array, compose, invert, template_points
 from fr.data import pipeline
-from fr.data.augmentation import Augmentation, boxes, draw, geometry
+from fr.data.augmentation import EFFECTS, boxes, draw, geometry
 from fr.data.bad_images import BadImages
-from fr.data.effects import EFFECTS
 from fr.data.faces import Faces, LabelledFaces
 from fr.data.graph import face_graph, regions
 from fr.data.order import Order
@@ -28,6 +27,7 @@ from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 from tests.conftest import vgg_faces
 

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
 from fr import alignment
-from fr.data.augmentation import Effect
-from fr.data.effects import EFFECTS
+from fr.data.augmentation import EFFECTS, Effect
 from fr.data.warp import warp
 from fr.files.images import MOST_PIXELS
 from fr.preprocessing import Preprocessing

@@ -18,8 +18,8 @@ from fr.losses import margins
 from fr.losses.auxiliary import AuxiliaryLosses, Gathered
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sampling import Exchange, drawn_count, drawn_rows
-from fr.losses.settings import LossSettings
 from fr.losses.sharded import SHORTEST, at_target, cosines_to, cross_entropy, gather, gather_constant, sum_over_ranks
+from fr.options.losses import LossSettings
 from fr.randomness import Purpose, uniforms
 
 # Update rate of the running means: AdaFace's statistics and CurricularFace's t (both authors' code).
@@ -139,26 +139,8 @@ class MarginSoftmax(nn.Module):
     def _with_margin(self, batch: Gathered) -> torch.Tensor:
         """phi [N]: target cosines after the margin."""
         o, cos = self.settings, batch.target_cosines
-        match o.margin_type:
-            case "softmax":
-                phi = cos
-            case "cos":
-                phi = margins.cosface(cos, o.margin)
-            case "arc":
-                phi = (margins.arcface_easy if o.easy_margin else margins.arcface)(cos, o.margin)
-            case "sphere":
-                phi = margins.sphereface(cos, o.margin, self._iteration)
-            case "sphere_r":
-                phi = margins.sphereface_r(cos, o.margin)
-            case "combined":
-                phi = margins.combined(cos, o.m1, o.m2, o.m3)
-            case "ada":
-                phi = margins.adaface(cos, self._quality(batch.norms.detach()), o.margin)
-            case "curricular":
-                phi = margins.arcface(cos, o.margin)
-            case "mag":
-                m = margins.magface_margin(batch.norms, (o.l_m, o.u_m), (o.l_a, o.u_a))
-                phi = margins.arcface(cos, m)
+        inputs = margins.MarginInputs(cos, batch.norms, self._iteration, self._quality)
+        phi = margins.MARGINS[o.margin_type](inputs, o)
         return cos + (phi - cos).detach() if o.margin_gradient == "straight" else phi
 
     def _quality(self, norms: torch.Tensor) -> torch.Tensor:

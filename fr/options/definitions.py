@@ -10,6 +10,9 @@ from typing import Any
 
 from fr.alignment import ALIGNMENTS, TEMPLATES
 from fr.options import training
+from fr.options.augmentation import Augmentation
+from fr.options.fields import add_fields
+from fr.options.losses import LossSettings, SoftmaxSettings
 from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
 from fr.options.types import CHANNEL, COUNT, COUNT_OR_0, FLAG, POSITIVE, SIDE, TEXT
@@ -31,11 +34,11 @@ def train_options(argv: Sequence[str]) -> Resolved:
     _data(data)
     training.order(data)
     _preprocessing(parser.add_argument_group("preprocessing"), "sphereface", "procrustes", "the model's own")
-    training.augmentation(parser.add_argument_group("augmentation"))
+    add_fields(parser.add_argument_group("augmentation"), Augmentation)
     training.model(parser.add_argument_group("model"))
     training.initial_weights(parser.add_argument_group("initial weights"))
-    training.loss(parser.add_argument_group("loss"))
-    training.companions(parser.add_argument_group("losses beside the softmax"))
+    add_fields(parser.add_argument_group("loss"), SoftmaxSettings)
+    add_fields(parser.add_argument_group("auxiliary losses"), LossSettings)
     training.optimiser(parser.add_argument_group("optimiser"))
     training.loop(parser.add_argument_group("loop"))
     _verification(parser.add_argument_group("validation on LFW"), "empty = no validation")

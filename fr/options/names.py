@@ -1,4 +1,4 @@
-"""The names that options choose from: models, margins, training formats, verification sets.
+"""The names that options choose from: models, training formats, verification sets.
 
 Kept apart from what they name: options are read without importing torch.
 """
@@ -45,4 +45,3 @@ UNLABELLED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trp_test": (("train_list",), ()),
 }
 SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # of --val_set
-MARGIN_TYPES = ("softmax", "cos", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")

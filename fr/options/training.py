@@ -6,23 +6,15 @@ required.
 
 import argparse
 
-from fr.options.names import MARGIN_TYPES, MODEL_NAMES
+from fr.options.names import MODEL_NAMES
 from fr.options.types import (
-    AT_LEAST_1,
     BELOW_1,
     COUNT,
     COUNT_OR_0,
-    DEGREES,
-    ERASED,
     FLAG,
-    FRACTION,
-    MARGIN,
     NOT_NEGATIVE,
     POSITIVE,
     PREFIX,
-    PROBABILITY,
-    QUALITY,
-    RATE,
     SCALED,
     SEED,
     TEXT,
@@ -38,32 +30,6 @@ def order(group: Group) -> None:
     add("--images_per_identity", type=COUNT_OR_0, default=0, help="the same, so many of each a batch [images]; 0 = off")
 
 
-def augmentation(group: Group) -> None:
-    add = group.add_argument
-    add("--flip_prob", type=PROBABILITY, default=0.5, help="mirroring [probability]; 0 = off")
-    add("--rotate_prob", type=PROBABILITY, default=0.95, help="rotation [probability]; 0 = off")
-    add("--rotate_degrees", type=DEGREES, default=10.0, help="most rotation either way [degrees]; 0 = off")
-    add("--zoom_prob", type=PROBABILITY, default=0.0, help="bigger or smaller [probability]; 0 = off")
-    add("--zoom_range", type=FRACTION, default=0.1, help="most bigger or smaller [fraction]")
-    add("--shift_prob", type=PROBABILITY, default=0.0, help="moved [probability]; 0 = off")
-    add("--shift_range", type=RATE, default=0.05, help="most either way, across and down [fraction of the sides]")
-    add("--crop_prob", type=PROBABILITY, default=0.0, help="a random window fills the input [probability]; 0 = off")
-    add("--crop_side", type=FRACTION, default=0.875, help="of that window [fraction of the sides]")
-    add("--color_prob", type=PROBABILITY, default=0.0, help="the three that follow [probability]; 0 = off")
-    for name in ("brightness", "contrast", "saturation"):
-        add(f"--color_{name}", type=NOT_NEGATIVE, default=0.5, help="most change either way [fraction]; 0 = none")
-    add("--gray_prob", type=PROBABILITY, default=0.0, help="grey instead of colour [probability]; 0 = off")
-    add("--cutout_prob", type=PROBABILITY, default=0.05, help="boxes on landmarks [probability]; 0 = off")
-    add("--blur_prob", type=PROBABILITY, default=0.2, help="5x5 box blur [probability]; 0 = off")
-    add("--lowres_prob", type=PROBABILITY, default=0.0, help="made smaller and back [probability]; 0 = off")
-    add("--lowres_ratio", type=FRACTION, default=0.2, help="smallest, up to 1 is drawn [fraction of the sides]")
-    add("--jpeg_prob", type=PROBABILITY, default=0.0, help="damage by compression [probability]; 0 = off")
-    add("--jpeg_quality", type=QUALITY, default=20, help="lowest, up to 100 is drawn [JPEG quality]")
-    add("--erase_prob", type=PROBABILITY, default=0.0, help="one black rectangle [probability]; 0 = off")
-    add("--erase_area", type=ERASED, default=0.4, help="largest, from 0.02 on is drawn [fraction of the input]")
-    add("--erase_aspect", type=RATE, default=0.3, help="flattest, up to its inverse is drawn [height by width]")
-
-
 def model(group: Group) -> None:
     add = group.add_argument
     names = "|".join((*MODEL_NAMES, "timm/NAME"))
@@ -77,45 +43,6 @@ def initial_weights(group: Group) -> None:
     add("--partial", **FLAG, help="of --init_from take what fits, and say what doesn't; false = all must fit")
     add("--init_identities", default="", help="names of the classes in --init_from's head, one a line; empty = its own")
     add("--pretrained", **FLAG, help="begin with torchvision's ImageNet weights (resnet34, 50, 101); false = don't")
-
-
-def loss(group: Group) -> None:
-    add = group.add_argument
-    add("--margin_type", default="cos", choices=MARGIN_TYPES, help="see docs/losses.md")
-    add("--s", "--scale", type=POSITIVE, default=30.0, help="scale of the logits [factor]")
-    margins = "cos: cosine; sphere, sphere_r: factor; else radians"
-    add("--m", "-m", "--margin", type=MARGIN, default="auto", help=f"margin [{margins}]; auto = its paper's, 0 = none")
-    add("--easy_margin", **FLAG, help="arc: no margin beyond a right angle; false = off")
-    add("--m1", type=AT_LEAST_1, default=1.0, help="combined: margin on the angle [factor]; 1 = none")
-    add("--m2", type=NOT_NEGATIVE, default=0.3, help="combined: margin on the angle [radians]; 0 = none")
-    add("--m3", type=NOT_NEGATIVE, default=0.2, help="combined: margin on the cosine [cosine]; 0 = none")
-    add("--h", type=POSITIVE, default=0.333, help="ada: how strongly an embedding's length counts [factor]")
-    add("--l_m", type=NOT_NEGATIVE, default=0.45, help="mag: margin of the shortest embeddings [radians]")
-    add("--u_m", type=NOT_NEGATIVE, default=0.8, help="mag: margin of the longest embeddings [radians]")
-    add("--l_a", type=POSITIVE, default=10.0, help="mag: length that counts as shortest [L2]")
-    add("--u_a", type=POSITIVE, default=110.0, help="mag: length that counts as longest [L2]")
-    add("--lambda_g", type=NOT_NEGATIVE, default=35.0, help="mag: weight of the lengths' own loss [factor]; 0 = off")
-    add("--margin_gradient", default="true", choices=("true", "straight"), help="straight = as if without margin")
-    add("--mining_type", default="none", choices=("none", "sv", "focal"), help="weight of hard examples; none = off")
-    add("--t", type=AT_LEAST_1, default=1.1, help="sv: weight of hard classes [factor]; 1 = none")
-    add("--gamma", type=AT_LEAST_1, default=2.0, help="focal: power of the samples' weight [exponent]")
-    add("--label_smoothing", type=BELOW_1, default=0.0, help="goes to all classes [fraction]; 0 = off")
-    add("--sample_rate", type=RATE, default=1.0, help="classes that a step sees (PartialFC) [fraction]; 1 = all")
-
-
-def companions(group: Group) -> None:
-    add = group.add_argument
-    add("--center_loss_weight", type=NOT_NEGATIVE, default=0.0, help="centre loss [weight]; 0 = off")
-    add("--center_loss_lr", type=POSITIVE, default=0.5, help="how fast its centres follow [fraction]")
-    add("--push_loss_weight", type=NOT_NEGATIVE, default=0.0, help="samples from samples [weight]; 0 = off")
-    add("--push_plus_loss_weight", type=NOT_NEGATIVE, default=0.0, help="the same beyond the centre [weight]; 0 = off")
-    add("--global_push_loss_weight", type=NOT_NEGATIVE, default=0.0, help="samples from centres [weight]; 0 = off")
-    add("--push_margin", type=POSITIVE, default=0.7, help="of the three push losses [1 - cosine]")
-    add("--min_margin_loss_weight", type=NOT_NEGATIVE, default=0.0, help="centres from centres [weight]; 0 = off")
-    add("--min_margin", type=POSITIVE, default=0.7, help="of that loss [1 - cosine]")
-    add("--triplet_loss_weight", type=NOT_NEGATIVE, default=0.0, help="triplet loss [weight]; 0 = off")
-    add("--triplet_margin", type=POSITIVE, default=0.2, help="of that loss [squared L2 of unit embeddings]")
-    add("--triplet_mining", default="hard", choices=("hard", "semihard"), help="which triplets of a batch")
 
 
 def optimiser(group: Group) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fr.alignment import template_points
-from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order
@@ -21,6 +20,7 @@ from fr.data.pipeline import DaliSettings
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
 from fr.files.data_root import DataRoot
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 
 CPU = DaliSettings("cpu", None, 1)

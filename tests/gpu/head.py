@@ -12,10 +12,10 @@ import torch.nn.functional as F
 
 from fr.distributed import open_ranks
 from fr.losses.classifier import MarginSoftmax
+from fr.options.losses import LossSettings
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tests.gpu.job import Job
 from tests.gpu.steps import DECAY, EMBED_SIZE, LR, MOMENTUM, free_memory, tf32
-from tools.benchmarks.case_ranks import loss_settings
 
 _S, _M = 30.0, 0.35
 
@@ -34,7 +34,7 @@ def check(job: Job) -> None:
     classes, samples, many = job.pick((1_000_000, 512, 2_560), (5_000, 16, 48))
     with open_ranks(job.device.type):
         start = time.perf_counter()
-        head = MarginSoftmax(classes, EMBED_SIZE, loss_settings(margin_type="cos", s=_S, m=_M), seed=0).to(job.device)
+        head = MarginSoftmax(classes, EMBED_SIZE, LossSettings(margin_type="cos", s=_S, m=_M), seed=0).to(job.device)
         job.findings.metric(f"drawing {classes:,} centres", time.perf_counter() - start, "s")
         embeddings, labels = _batch(job, head, samples)
         with tf32(False):

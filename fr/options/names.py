@@ -4,30 +4,18 @@ Kept apart from what they name: options are read without importing torch.
 """
 
 TIMM = "timm/"  # begins the name of a model that the package timm has; which those are, timm alone knows
-MODEL_NAMES = (
-    "mobilenet",
-    "mobilenet_1_5x",
-    "mobilenet_2x",
-    "rmnet",
-    "shufflenetv2",
-    "resnet",
-    "se_resnet",
-    "se_resnet50",
-    "se_resnet101",
-    "se_resnet152",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet50_caffe",
-    "senet50_caffe",
-    "iresnet18",
-    "iresnet34",
-    "iresnet50",
-    "iresnet100",
-    "iresnet200",
-    "mbf",
-    "mobilefacenet",
-)
+BACKBONES = {  # file of fr/models/ → its models
+    "mobilenet": ("mobilenet", "mobilenet_1_5x", "mobilenet_2x"),
+    "rmnet": ("rmnet",),
+    "shufflenet": ("shufflenetv2",),
+    "se_resnet": ("resnet", "se_resnet", "se_resnet50", "se_resnet101", "se_resnet152"),
+    "torchvision_resnet": ("resnet34", "resnet50", "resnet101"),
+    "caffe_resnet": ("resnet50_caffe", "senet50_caffe"),
+    "iresnet": ("iresnet18", "iresnet34", "iresnet50", "iresnet100", "iresnet200"),
+    "insightface_mbf": ("mbf",),
+    "mobilefacenet": ("mobilefacenet",),
+}
+MODEL_NAMES = tuple(name for names in BACKBONES.values() for name in names)
 # The formats of the training data: what each needs beside --train_data_root, and what else it uses.
 DATASETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "vgg": (("train_list", "train_landmarks"), ("train_meta",)),

@@ -28,6 +28,7 @@ from fr.data.cache import _MAGIC, _TAIL, Damaged, Entry, cache_folder
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
+from fr.data.readers.source import Source
 from fr.data.storage import RecordFile, TarShards
 from fr.distributed import Ranks
 from fr.errors import InputError
@@ -104,10 +105,10 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return noted
 
 
-def noting(name: str, noted: list[str]) -> formats.Reader:
+def noting(name: str, noted: list[str]) -> Callable[[Source], LabelledFaces]:
     reader = formats.READERS[name]
 
-    def read(source: formats.Source) -> LabelledFaces:
+    def read(source: Source) -> LabelledFaces:
         noted.append(name)
         return reader(source)
 

@@ -17,12 +17,13 @@ from torchvision.datasets import ImageFolder
 
 from fr.alignment import procrustes, template_points
 from fr.data.faces import Faces
-from fr.data.formats import READERS, Source, read_training_faces
+from fr.data.formats import READERS, read_training_faces
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.lines import STAYS
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.placement import matrices, scaling
 from fr.data.readers.folders import read_folders
+from fr.data.readers.source import Source
 from fr.data.readers.vgg import label_order
 from fr.errors import InputError
 from fr.files.data_root import DataRoot

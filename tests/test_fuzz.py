@@ -30,10 +30,11 @@ from fr.checkpoint import snapshot
 from fr.checkpoint.dcp_files import PathlessWriter, SafeReader, shapes_in
 from fr.data.cache import _MAGIC, _TAIL, Damaged, Entry
 from fr.data.faces import Faces
-from fr.data.formats import READERS, Source
+from fr.data.formats import READERS
 from fr.data.landmark_csv import boxes_of
 from fr.data.pipeline import plain_stream
 from fr.data.placement import sizes_of
+from fr.data.readers.source import Source
 from fr.data.readers.vgg import label_order, person_names
 from fr.errors import InputError
 from fr.files import foreign_pickle

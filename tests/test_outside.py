@@ -13,13 +13,14 @@ import torch
 
 from fr.data.bad_images import BadImages
 from fr.data.faces import LabelledFaces
-from fr.data.formats import READERS, Source
+from fr.data.formats import READERS
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.lines import STAYS
 from fr.data.order import Order
 from fr.data.pairs.lfw import read_lfw
 from fr.data.pipeline import plain_stream
 from fr.data.readers.folders import images_below
+from fr.data.readers.source import Source
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation import scoring

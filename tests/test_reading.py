@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from fr.data import storage
-from fr.data.formats import READERS, Source
+from fr.data.formats import READERS
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.pairs.lfw import read_lfw
+from fr.data.readers.source import Source
 from fr.data.readers.vgg import label_order
 from fr.errors import InputError
 from fr.evaluation.scored_model import open_model

@@ -94,7 +94,8 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     dataset = values.get("train_dataset")
     if dataset is None:
         return []
-    needed, used = (DATASETS | UNLABELLED)[dataset]
+    form = (DATASETS | UNLABELLED)[dataset]
+    needed, used = form.needed, form.used
     problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
     problems += [
         f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"

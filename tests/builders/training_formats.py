@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from fr.data.faces import LabelledFaces
-from fr.data.formats import READERS, Source
+from fr.data.formats import READERS
 from fr.data.landmark_csv import LANDMARK_COLUMNS
+from fr.data.readers.source import Source
 from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
 from fr.files.data_root import DataRoot

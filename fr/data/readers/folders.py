@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from fr.data.faces import LabelledFaces, check_first_image, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
+from fr.data.readers.source import Format
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
@@ -95,3 +96,6 @@ def _note(root: Path, empty: list[str]) -> tuple[str, ...]:
         return ()
     named = ", ".join(empty[:_NAMED]) + (", …" if len(empty) > _NAMED else "")
     return (f"{len(empty):,} folders of {root} without pictures left out: {named}",)
+
+
+FORMATS = {"folder": Format(lambda source: read_folders(source.data_root, source.landmarks), None)}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fr.data.faces import LabelledFaces, refuse
+from fr.data.readers.source import Format
 from fr.data.storage import MOST_BYTES, RecordFile, read_slice
 from fr.errors import InputError, in_short
 from fr.files.data_root import DataRoot
@@ -200,3 +201,10 @@ def _read_index(path: Path, of: Path, size: int) -> tuple[Keys, NDArray[np.int64
         values, counts = np.unique(column, return_counts=True)
         refuse([f"{path}: the {what} {value} for the second time" for value in values[counts > 1].tolist()])
     return keys, offsets
+
+
+FORMATS = {
+    "rec": Format(
+        lambda source: read_records(source.data_root), lambda source: [Path(source.root, name) for name in FILES]
+    )
+}

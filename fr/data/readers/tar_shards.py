@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from fr.data.faces import LabelledFaces, check_landmarks, refuse
 from fr.data.lines import STAYS, read_lines, strays, true_rows
+from fr.data.readers.source import Format, Source
 from fr.data.storage import TarShards
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -267,3 +268,13 @@ def _text(file: BinaryIO, path: Path, member: _Member) -> str:
         return os.pread(file.fileno(), member.size, member.offset).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: {member.name}: not UTF-8 text") from error
+
+
+def _shard_files(source: Source) -> list[Path]:
+    listed = [Path(source.list_file)] if source.list_file else []
+    return [*listed, *(Path(source.root, name) for name in shard_names(source.data_root, source.list_file))]
+
+
+FORMATS = {
+    "tar": Format(lambda source: read_tar(source.data_root, source.list_file, source.aligned), _shard_files)
+}

@@ -18,6 +18,7 @@ from fr.data.faces import LabelledFaces, check_first_image, check_landmarks
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.data.lines import read_lines
 from fr.data.readers.folders import images_below
+from fr.data.readers.source import Format, text_files
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 
@@ -58,3 +59,9 @@ def _unlabelled(root: DataRoot, names: pa.StringArray, points: NDArray[np.float6
     faces = LabelledFaces(root, names, points, np.zeros(len(names), dtype=np.int64), [""])
     check_first_image(faces, "--train_data_root")
     return faces
+
+
+FORMATS = {
+    "photos": Format(lambda source: read_images(source.data_root, source.list_file, source.landmarks), None),
+    "trp_test": Format(lambda source: read_trillion_pairs_test(source.data_root, source.list_file), text_files),
+}

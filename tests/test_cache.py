@@ -59,7 +59,7 @@ def same(first: object, second: object) -> bool:
 
 
 class Data:
-    """Photographs (empty files), their list and their landmarks, old enough to be cached."""
+    """Images (empty files), their list and their landmarks, old enough to be cached."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.list_file, self.table = folder / "images", folder / "list.txt", folder / "points.csv"

@@ -41,7 +41,7 @@ PARAMETERS: dict[str, NDArray[Any]] = {"color": FACTORS, "lowres": SIZES, "jpeg"
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
-    """Pictures of the input's size, with all levels and edges of all directions in each channel."""
+    """Images of the input's size, with all levels and edges of all directions in each channel."""
     root = tmp_path_factory.mktemp("faces")
     for index in range(COUNT):
         noise = RNG.uniform(0, 255, (HEIGHT, WIDTH, 3)).astype(np.float32)

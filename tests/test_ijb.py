@@ -25,7 +25,7 @@ POINTS = "30 40 70 41 50 60 35 80 65 81.5"
 def write_ijb(
     out: Path, members: list[tuple[str, int, int]], points: list[str], pairs: list[tuple[int, int, int]]
 ) -> Path:
-    """points: ten numbers and a score of each picture; the pictures must be there already."""
+    """points: ten numbers and a score of each image; the images must be there already."""
     written(out / "meta/ijbc_face_tid_mid.txt", "".join(f"{name} {tid} {mid}\n" for name, tid, mid in members))
     rows = (f"{name} {of}\n" for (name, _, _), of in zip(members, points, strict=True))
     written(out / "meta/ijbc_name_5pts_score.txt", "".join(rows))
@@ -104,7 +104,7 @@ def snap(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lfw_as_ijb(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each photograph of LFW's pairs is a template, and has a score of its own."""
+    """Each image of LFW's pairs is a template, and has a score of its own."""
     data, out = sample_data / "lfw", tmp_path_factory.mktemp("ijb")
     faces = read_lfw(DataRoot(Path(f"{data}/lfw")), f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
     (out / "loose_crop").symlink_to(data / "lfw")
@@ -164,7 +164,7 @@ def test_options_of_the_command_have_their_effects_or_are_refused(
         ("face_tid_mid", "2.jpg 7 2", "2.jpg 7", ":2: '2.jpg 7' isn't 3 words with a space between"),
         ("face_tid_mid", "2.jpg 7 2", "2.jpg x 2", ":2: '2.jpg x 2' isn't 3 words with a space between"),
         ("face_tid_mid", "2.jpg 7 2", "9.jpg 7 2", "_name_5pts_score.txt:2: 2.jpg, where "),
-        ("face_tid_mid", "5.jpg 9 5\n", "", "_name_5pts_score.txt: 5 pictures, where "),
+        ("face_tid_mid", "5.jpg 9 5\n", "", "_name_5pts_score.txt: 5 images, where "),
         ("name_5pts_score", "0.5\n", "1.5\n", ":1: a score of 1.5; it must be above 0 and at most 1"),
         ("name_5pts_score", "0.5\n", "nan\n", ":1: a score of nan; "),
         ("name_5pts_score", "30 40", "nan 40", ":1: not finite, or a million pixels away"),

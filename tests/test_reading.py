@@ -91,7 +91,7 @@ def test_no_more_is_read_than_allowed_and_all_of_that(tmp_path: Path, monkeypatc
 
 
 def test_a_file_of_terabytes_takes_no_memory(data: Data) -> None:
-    """It has holes, and says that it is a photograph, or a shard or records with one of that size."""
+    """It has holes, and says that it is an image, or a shard or records with one of that size."""
     data.photographs("a/2.jpg")
     os.truncate(data.root / "a/2.jpg", 1 << 42)
     faces = data.read("trp", "\n".join(f"a/{number}.jpg 1 {' '.join(map(str, POINTS))}" for number in (1, 2)))

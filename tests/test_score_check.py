@@ -89,7 +89,7 @@ def test_the_right_preparation_raises_no_alarm(model: Path, small_lfw: Path, eva
 
 
 def shuffled(data: Path, out: Path) -> list[str]:
-    """Landmarks of other photographs."""
+    """Landmarks of other images."""
     rows = [line.split("\t") for line in (data / "lfw_landmark.txt").read_text().splitlines()]
     order = np.random.default_rng(0).permutation(len(rows))
     text = "\n".join("\t".join([row[0], *rows[other][1:]]) for row, other in zip(rows, order, strict=True))
@@ -98,8 +98,8 @@ def shuffled(data: Path, out: Path) -> list[str]:
 
 
 WRONG = {
-    "landmarks of other photographs": shuffled,
-    # LFW's published landmarks belong to its original photographs; these are the deep-funneled ones.
+    "landmarks of other images": shuffled,
+    # LFW's published landmarks belong to its original images; these are the deep-funneled ones.
     "landmarks of another frame": lambda data, _: ["--val_landmarks", str(data / "../../lfw/lfw_landmark.txt")],
     "swapped colours": lambda _data, _: ["--color_order", "bgr"],
     "another template": lambda _data, _: ["--template", "sphereface"],
@@ -141,7 +141,7 @@ def test_another_set_is_judged_by_its_different_pairs_alone(
         (tmp_path / name / "pairs.txt").write_text("\n".join(rows) + "\n")
     (tmp_path / "right" / "landmarks.csv").symlink_to(data / "bb_landmark/loose_landmark_train.csv")
     assert evaluate("--snap", str(model), "--val_sets", str(tmp_path / "right")) == ""
-    warning = evaluate("--snap", str(model), "--val_sets", str(tmp_path / "crops"))  # photographs taken for crops
+    warning = evaluate("--snap", str(model), "--val_sets", str(tmp_path / "crops"))  # images taken for crops
     assert warning.startswith("warning: pairs: the scores aren't those of the training: ")
     assert ", of lfw. Check " in warning
 

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         if not len(rows):
             raise InputError(
                 f"none of the {len(faces.identities):,} identities ({faces.identities[0]}, …) is a class of "
-                f"{options.snap} ({names[0]}, …); photographs of those that it was trained on are wanted"
+                f"{options.snap} ({names[0]}, …); images of those that it was trained on are wanted"
             )
         flip_mode = "sum" if wants_flip(resolved, model) else ""
         network = feature_network(model, options.snap, "embedding", flip_mode, normalize=False)
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
         extract(extractor, extractor.parts(rows), ranks, bad, take)
         every = gather_objects(np.concatenate(own))
         if not sum(map(len, every)):
-            raise InputError("none of the photographs can be used", *bad.listed[:1])
+            raise InputError("none of the images can be used", *bad.listed[:1])
         if ranks.is_main:
             verdicts = Verdicts.of(every)
             record = _record(verdicts, names, options.pairs) | {
@@ -141,7 +141,7 @@ def _record(verdicts: Verdicts, names: list[str], pairs: int) -> dict[str, Any]:
 
 
 def _lines(record: dict[str, Any]) -> list[str]:
-    count = f"{record['photographs']:,} photographs of {record['identities']:,} identities"
+    count = f"{record['photographs']:,} images of {record['identities']:,} identities"
     aside = [f"{record[key]:,} {what}" for key, what in _ASIDE.items() if record[key]]
     return [
         "; ".join([f"{count}, {record['classes']:,} classes", *aside]),

@@ -101,8 +101,8 @@ def _gallery(portraits: Portraits, embeddings: Rows) -> Gallery:
     names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
     gallery = new_gallery(sorted(set(portraits.people)), names, embeddings)
     missing = sorted(set(portraits.people) - set(names))
-    print("".join(f"{line}\n" for line in shown([f"{name}: no picture of use" for name in missing])), end="")
-    print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} pictures", flush=True)
+    print("".join(f"{line}\n" for line in shown([f"{name}: no image of use" for name in missing])), end="")
+    print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} images", flush=True)
     return gallery
 
 
@@ -184,7 +184,7 @@ def _out_problems(arguments: argparse.Namespace) -> list[str]:
     if out.is_relative_to(gallery):
         return [f"--out {arguments.out}: lies in the gallery, whose people it would join"]
     if source.is_dir() and out.is_relative_to(source):
-        return [f"--out {arguments.out}: lies in --input, whose photographs it would join"]
+        return [f"--out {arguments.out}: lies in --input, whose images it would join"]
     if out == source.parent:
         return [f"--out {arguments.out}: the annotated one would take the place of --input"]
     return []

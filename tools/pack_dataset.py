@@ -30,7 +30,7 @@ from fr.data import placement
 from fr.data.faces import LabelledFaces, refuse, shown
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings
-from fr.data.readers.tar_shards import PICTURES
+from fr.data.readers.tar_shards import IMAGE_ENDINGS
 from fr.errors import InputError, run_plainly
 from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, Pixels, is_too_large
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
     crop = Crop(options.align, options.margin, options.quality) if options.align else None
     faces = read_training_faces(resolved.as_dict())
     if crop and not faces.landmarks.shape[1]:
-        raise InputError("--align: these pictures are aligned crops already; they can be packed as they are")
+        raise InputError("--align: these images are aligned crops already; they can be packed as they are")
     refuse([f"identity {name!r}: can't be a class in a shard" for name in faces.identities if name != _class(name)])
     if options.shuffle:
         faces = faces.take(generator(0, Purpose.ORDER).permutation(len(faces)))
@@ -210,7 +210,7 @@ def _as_they_are(faces: LabelledFaces) -> Iterator[Sample | str]:
             yield f"{faces.path(row)}: the box of its face lies outside the image"
         else:
             ending = PurePosixPath(faces.names[row].as_py()).suffix[1:].lower()
-            yield Sample(row, ending if ending in PICTURES else "jpg", encoded.tobytes(), points[0])
+            yield Sample(row, ending if ending in IMAGE_ENDINGS else "jpg", encoded.tobytes(), points[0])
 
 
 def _crops(faces: LabelledFaces, crop: Crop) -> Iterator[Sample | str]:

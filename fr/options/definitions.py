@@ -106,8 +106,8 @@ def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
     add("--train_list", default="", help="text file, one image a line (of tar: one shard); empty for folder and rec")
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
     add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
-    add("--aligned", **FLAG, help="the pictures of folder, list or tar are aligned crops; false = off")
-    add("--allow_outside", **FLAG, help="photographs may lie outside the data roots, by paths and links; false = off")
+    add("--aligned", **FLAG, help="the images of folder, list or tar are aligned crops; false = off")
+    add("--allow_outside", **FLAG, help="images may lie outside the data roots, by paths and links; false = off")
     where = "auto = ~/.cache/face-recognition-trainer, none = off"
     add("--data_cache", type=TEXT, default="auto", help=f"folder that keeps what was read for the next start; {where}")
 
@@ -138,11 +138,11 @@ def _verification(group: Group, empty: str, unsaid: str = "") -> None:
 def _evaluation(group: Group) -> None:
     _model(group)
     add = group.add_argument
-    add("--allow_outside", **FLAG, help="photographs may lie outside --val_data_root, by links; false = off")
+    add("--allow_outside", **FLAG, help="images may lie outside --val_data_root, by links; false = off")
     add("--json", default="", help="file to write the figures to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
-    add("--cache", **FLAG, help="keep embeddings beside --snap, and use those kept of the same pictures; false = off")
-    add("--show_failed", default="", help="folder for a picture of each wrongly judged pair; empty = none")
+    add("--cache", **FLAG, help="keep embeddings beside --snap, and use those kept of the same images; false = off")
+    add("--show_failed", default="", help="folder for an image of each wrongly judged pair; empty = none")
     add("--dump_embeddings", default="", help="log folder for TensorBoard's projector; empty = none")
     add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
 

@@ -26,7 +26,7 @@ Group = argparse._ArgumentGroup
 
 def order(group: Group) -> None:
     add = group.add_argument
-    add("--weighted", **FLAG, help="each identity as often as any other; false = each picture once an epoch")
+    add("--weighted", **FLAG, help="each identity as often as any other; false = each image once an epoch")
     add("--images_per_identity", type=COUNT_OR_0, default=0, help="the same, so many of each a batch [images]; 0 = off")
 
 
@@ -70,7 +70,7 @@ def loop(group: Group) -> None:
     add("--max_bad_images", type=COUNT_OR_0, default=100, help="one more unusable ends the run [files]; 0 = the first")
     add("--freeze_bn", **FLAG, help="batch norms keep their batch statistics; false = off")
     add("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help="of the backbone; auto: bf16 if native")
-    add("--channels_last", **FLAG, help="memory order of pictures and weights, same numbers; false = off")
+    add("--channels_last", **FLAG, help="memory order of images and weights, same numbers; false = off")
     add("--sync_bn", **FLAG, help="batch norms over the samples of all ranks; false = of each rank")
     add("--activation_checkpointing", **FLAG, help="compute blocks twice rather than keep them; false = off")
     add("--compile", **FLAG, help="torch.compile the backbone; false = off")

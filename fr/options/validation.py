@@ -106,10 +106,10 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     if placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
         problems.append(
             f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
-            "bb_landmark's), or --aligned if the pictures are aligned crops"
+            "bb_landmark's), or --aligned if the images are aligned crops"
         )
     if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
-        problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the pictures")
+        problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the images")
     return problems
 
 

@@ -45,7 +45,7 @@ def encoded(pixels: Pixels, kind: str = "JPEG", mode: str = "RGB", **settings: o
 
 @pytest.fixture
 def faces(tmp_path: Path) -> LabelledFaces:
-    """4 people × 4 photographs of 64×64."""
+    """4 people × 4 images of 64×64."""
     names = [f"p{index // EACH}/{index}.jpg" for index in range(PEOPLE * EACH)]
     for index, name in enumerate(names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -58,7 +58,7 @@ def faces(tmp_path: Path) -> LabelledFaces:
 
 
 def as_if_listed(faces: LabelledFaces, instead: dict[int, int]) -> LabelledFaces:
-    """The list of someone who knew: the rows of bad photographs are those of the ones that stand in."""
+    """The list of someone who knew: the rows of bad images are those of the ones that stand in."""
     return faces.take(np.array([instead.get(index, index) for index in range(len(faces))]))
 
 

@@ -14,7 +14,7 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _NAMED = 3  # empty folders that are listed by name
 
 
@@ -30,7 +30,7 @@ def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
     empty = sorted(identity for identity, pictures in classes.items() if not pictures)
     identities = sorted(classes.keys() - set(empty))
     if not identities:
-        raise InputError(f"--train_data_root {root}: no folder in it holds a picture ({', '.join(PICTURE_ENDINGS)})")
+        raise InputError(f"--train_data_root {root}: no folder in it holds an image ({', '.join(IMAGE_ENDINGS)})")
     listed = _checked(root.path, [name for identity in identities for name in classes[identity]])
     names = pa.array(listed, type=pa.string())
     labels = np.repeat(np.arange(len(identities)), [len(classes[identity]) for identity in identities])
@@ -80,7 +80,7 @@ def _images(root: DataRoot, folder: str, above: set[tuple[int, int]]) -> Iterato
                     continue
                 if entry.is_dir():
                     yield from _images(root, f"{folder}/{entry.name}", above | {here})
-                elif entry.name.lower().endswith(PICTURE_ENDINGS):
+                elif entry.name.lower().endswith(IMAGE_ENDINGS):
                     yield f"{folder}/{entry.name}"
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
@@ -95,7 +95,7 @@ def _note(root: Path, empty: list[str]) -> tuple[str, ...]:
     if not empty:
         return ()
     named = ", ".join(empty[:_NAMED]) + (", …" if len(empty) > _NAMED else "")
-    return (f"{len(empty):,} folders of {root} without pictures left out: {named}",)
+    return (f"{len(empty):,} folders of {root} without images left out: {named}",)
 
 
 FORMATS = {"folder": Format(lambda source: read_folders(source.data_root, source.landmarks), None)}

@@ -84,7 +84,7 @@ def read_records(root: DataRoot) -> LabelledFaces:
     classes = np.repeat([_class(records, rows[first:end]) for first, end in groups], np.diff(bounds).ravel())
     lost, rows, classes = rows[classes == _UNKNOWN], rows[classes >= 0], classes[classes >= 0]
     if not len(rows):
-        raise InputError(f"{path}: no picture can be read; does {index} belong to it?")
+        raise InputError(f"{path}: no image can be read; does {index} belong to it?")
     refuse([
         f"{path}: record {records.keys[rows[i]]}: its class {classes[i]:,} isn't one of the {count:,} of {facts}"
         for i in np.flatnonzero(classes >= count).tolist()
@@ -92,7 +92,7 @@ def read_records(root: DataRoot) -> LabelledFaces:
     distinct, labels = np.unique(classes, return_inverse=True)
     notes = _notes(path, records.keys[lost].tolist())
     if len(distinct) < count:
-        notes.append(f"{facts} says {count:,} classes, and the pictures are of {len(distinct):,}")
+        notes.append(f"{facts} says {count:,} classes, and the images are of {len(distinct):,}")
     return LabelledFaces(
         root,
         pa.array(records.keys[rows]).cast(pa.string()),

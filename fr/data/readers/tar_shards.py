@@ -34,8 +34,8 @@ from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 from fr.files.tar_members import CutShort, tar_members
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp")
-_ROLES = dict.fromkeys(PICTURES, "picture") | {"cls": "class", "landmarks": "landmarks"}
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp")
+_ROLES = dict.fromkeys(IMAGE_ENDINGS, "image") | {"cls": "class", "landmarks": "landmarks"}
 _LONGEST = 1_000  # bytes of a class or of landmarks
 _QUOTED = 80  # characters of a text that a message shows
 _WHOLE = "[0-9]{1,18}"
@@ -61,7 +61,7 @@ class _Shard:
     landmarked: NDArray[np.bool_]  # [n]
     offsets: NDArray[np.int64]  # [n] of the images
     sizes: NDArray[np.int64]  # [n]
-    pictureless: int  # samples left out
+    imageless: int  # samples left out
     note: str
     problems: list[str]
 
@@ -136,10 +136,10 @@ def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callab
     """[N, 5, 2] pixels, or [N, 0, 2] of aligned crops."""
     landmarked = np.concatenate([part.landmarked for part in parts])
     if landmarked.any() and aligned:
-        raise InputError(f"--aligned: not with the shards of {root}: their landmarks align the pictures")
+        raise InputError(f"--aligned: not with the shards of {root}: their landmarks align the images")
     if not landmarked.any() and not aligned:
         raise InputError(
-            f"--train_data_root {root}: no landmarks in the shards; give --aligned if the pictures are aligned crops, "
+            f"--train_data_root {root}: no landmarks in the shards; give --aligned if the images are aligned crops, "
             "else find the faces with tools/detect_faces.py and pack the images anew with tools/pack_dataset.py"
         )
     if not landmarked.any():
@@ -151,8 +151,8 @@ def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callab
 
 
 def _notes(parts: list[_Shard]) -> tuple[str, ...]:
-    pictureless = sum(part.pictureless for part in parts)
-    left_out = [f"{pictureless:,} samples without a picture (.{', .'.join(PICTURES)}) left out"] if pictureless else []
+    imageless = sum(part.imageless for part in parts)
+    left_out = [f"{imageless:,} samples without an image (.{', .'.join(IMAGE_ENDINGS)}) left out"] if imageless else []
     return (*(part.note for part in parts if part.note), *left_out)
 
 
@@ -200,7 +200,7 @@ def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
     whole = next(iter(samples.values()))
     key, last = samples.popitem()
     cut = [role for role, member in last.items() if member.offset + member.size > file_size]
-    if last.keys() == whole.keys() and cut in ([], ["picture"]):
+    if last.keys() == whole.keys() and cut in ([], ["image"]):
         samples[key] = last
 
 
@@ -213,31 +213,31 @@ def _key_and_role(name: str) -> tuple[str, str]:
 
 def _contents(file: BinaryIO, path: Path, samples: _Samples, problems: list[str], cut: bool) -> _Shard:
     """The columns of a shard's samples. problems: those known already."""
-    pictures: list[_Member] = []
+    images: list[_Member] = []
     classes: list[str] = []
     points: list[list[float]] = []
     for key, parts in samples.items():
-        if "picture" not in parts:
+        if "image" not in parts:
             continue
         try:
             if "class" not in parts:
-                raise InputError(f"{path}: {parts['picture'].name}: no {key}.cls with its class")
+                raise InputError(f"{path}: {parts['image'].name}: no {key}.cls with its class")
             name = _class(file, path, parts["class"])
             points.append(_points(file, path, parts["landmarks"]) if "landmarks" in parts else _NOWHERE)
         except InputError as error:
             problems += error.problems
         else:
             classes.append(name)
-            pictures.append(parts["picture"])
-    note = f"{path} is cut short or damaged: {len(pictures):,} samples in it are used, what follows isn't"
+            images.append(parts["image"])
+    note = f"{path} is cut short or damaged: {len(images):,} samples in it are used, what follows isn't"
     return _Shard(
-        pa.array([picture.name for picture in pictures], type=pa.string()),
+        pa.array([image.name for image in images], type=pa.string()),
         pa.array(classes, type=pa.string()),
         np.array(points, dtype=np.float64).reshape(-1, 5, 2),
         np.array([numbers is not _NOWHERE for numbers in points], dtype=np.bool_),
-        np.array([picture.offset for picture in pictures], dtype=np.int64),
-        np.array([picture.size for picture in pictures], dtype=np.int64),
-        sum("picture" not in parts for parts in samples.values()),
+        np.array([image.offset for image in images], dtype=np.int64),
+        np.array([image.size for image in images], dtype=np.int64),
+        sum("image" not in parts for parts in samples.values()),
         note if cut else "",
         problems,
     )

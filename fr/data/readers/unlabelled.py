@@ -38,7 +38,7 @@ def read_images(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces
         names = pa.array(images_below(root), type=pa.string())
         source, where = root.path, lambda _: f"--train_data_root {root}"
     if not len(names):
-        raise InputError(f"--train_data_root {root}: no picture in it")
+        raise InputError(f"--train_data_root {root}: no image in it")
     if landmarks:
         return _unlabelled(root, names, landmarks_of(names, landmark_table(Path(landmarks), source), where))
     return _unlabelled(root, names, np.zeros((len(names), 0, 2)))

@@ -128,7 +128,11 @@ def test_channels_last_changes_nothing_but_the_rounding() -> None:
     assert F.mse_loss(other, plain).sqrt() < 1e-4 * plain.square().mean().sqrt()
 
 
-@pytest.fixture(params=[(1, 0), (4, 3), (64, 63), (64, 5)], ids=lambda ranks: f"rank {ranks[1]} of {ranks[0]}")
+# (4, 3): the last of ranks that all have classes; (64, 63): a rank without any. The others are like (4, 3).
+RANKS = [(4, 3), (64, 63), *(pytest.param(ranks, marks=pytest.mark.thorough) for ranks in ((1, 0), (64, 5)))]
+
+
+@pytest.fixture(params=RANKS, ids=lambda ranks: f"rank {ranks[1]} of {ranks[0]}")
 def fake_ranks(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
     """A process group whose collectives do nothing: one rank of many, in one process."""
     world, rank = request.param

@@ -30,7 +30,8 @@ from fr.data.pipeline import DaliSettings, usable_batches
 from fr.data.samples import SampleBatch
 from fr.errors import InputError, run_plainly
 from fr.files.images import Pixels
-from fr.options.definitions import Group, tool_options
+from fr.options.definitions import tool_options
+from fr.options.fields import Group
 from fr.options.types import AT_LEAST_1, COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, SIDE, TEXT
 from fr.preprocessing import Preprocessing
 from tools.dataset.crop_files import MARK, Targets, target_names

@@ -31,7 +31,8 @@ from fr.errors import InputError, run_plainly
 from fr.evaluation.scored_model import open_model
 from fr.evaluation.scoring import wants_flip
 from fr.files.durable import write_result
-from fr.options.definitions import Group, model_tool_options
+from fr.options.definitions import model_tool_options
+from fr.options.fields import Group
 from fr.options.types import COUNT_OR_0
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import Weights, read_weights

@@ -35,7 +35,8 @@ from fr.errors import InputError, run_plainly
 from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, Pixels, is_too_large
 from fr.files.untrusted import read_text
-from fr.options.definitions import Group, tool_options
+from fr.options.definitions import tool_options
+from fr.options.fields import Group
 from fr.options.types import COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, POSITIVE, TEXT, checked
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
@@ -205,7 +206,7 @@ def _as_they_are(faces: LabelledFaces) -> Iterator[Sample | str]:
         if is_too_large(encoded):
             yield f"{faces.path(row)}: {TOO_LARGE}"
         elif not placement.sizes_of([encoded]).all():
-            yield f"{faces.path(row)}: can't be decoded: {'no picture' if len(encoded) else 'it is empty'}"
+            yield f"{faces.path(row)}: can't be decoded: {'no image' if len(encoded) else 'it is empty'}"
         elif not placed.all():
             yield f"{faces.path(row)}: the box of its face lies outside the image"
         else:

@@ -50,7 +50,7 @@ class MarginSoftmax(nn.Module):
         self.classes, self.settings, self.seed = classes, settings, seed
         self.first, self._rows = shard_rows(classes, world_size(), rank())
         self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size))
-        # The attribute's name is part of the keys in snapshots ("companions.centers").
+        # The module's name is part of the keys in snapshots ("head.companions.centers").
         self.companions = AuxiliaryLosses(settings, self._rows, embed_size)
         if settings.margin_type == "ada":
             self.register_buffer("norm_mean", torch.tensor(20.0))
@@ -61,6 +61,10 @@ class MarginSoftmax(nn.Module):
         self._drawn: torch.Tensor | None = None  # rows of the whole shard that `weight` holds during a sampled step
         self._classes_in_sum = classes
         self._exchange = Exchange()
+
+    @property
+    def auxiliary(self) -> AuxiliaryLosses:
+        return self.companions
 
     @contextmanager
     def step(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
@@ -106,7 +110,7 @@ class MarginSoftmax(nn.Module):
             if self.settings.mining_type == "focal":  # arXiv:1708.02002 eq. 4 with p = e^-loss
                 losses = (-torch.expm1(-losses)).clamp_min(0).pow(self.settings.gamma) * losses
             softmax_loss = losses.mean()
-            auxiliary_loss, metrics = self.companions(batch, self.weight, self._iteration)
+            auxiliary_loss, metrics = self.auxiliary(batch, self.weight, self._iteration)
         return softmax_loss + auxiliary_loss, {
             "softmax_loss": softmax_loss.detach(),
             "classification_accuracy": correct.mean(),

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from fr.options.fields import OptionFields, option
 from fr.options.types import DEGREES, ERASED, FRACTION, NOT_NEGATIVE, PROBABILITY, QUALITY, RATE
 
-_COLORS = ("color_brightness", "color_contrast", "color_saturation")
+_COLORS = "color_brightness color_contrast color_saturation"
 
 
-def _probability(default: float, what: str, **more: tuple[str, ...]) -> float:
-    value: float = option(default, type=PROBABILITY, help=f"{what} [probability]; 0 = off", **more)
+def _probability(default: float, what: str, needs: str = "") -> float:
+    value: float = option(default, PROBABILITY, f"{what} [probability]; 0 = off", needs=needs)
     return value
 
 
 def _color() -> float:
-    help = "most change either way [fraction]; 0 = none"
-    value: float = option(0.5, type=NOT_NEGATIVE, help=help, needs=("color_prob",))
+    help = "largest change [fraction]; 0 = none"
+    value: float = option(0.5, NOT_NEGATIVE, help, needs="color_prob")
     return value
 
 
@@ -25,36 +25,34 @@ class Augmentation(OptionFields):
 
     flip_prob: float = _probability(0.5, "mirroring")
     rotate_prob: float = _probability(0.95, "rotation")
-    rotate_degrees: float = option(
-        10.0, type=DEGREES, help="most rotation either way [degrees]; 0 = off", needs=("rotate_prob",)
-    )
-    zoom_prob: float = _probability(0.0, "bigger or smaller")
-    zoom_range: float = option(0.1, type=FRACTION, help="most bigger or smaller [fraction]", needs=("zoom_prob",))
-    shift_prob: float = _probability(0.0, "moved")
+    rotate_degrees: float = option(10.0, DEGREES, "largest rotation [degrees]; 0 = off", needs="rotate_prob")
+    zoom_prob: float = _probability(0.0, "scaling")
+    zoom_range: float = option(0.1, FRACTION, "largest change of size [fraction]", needs="zoom_prob")
+    shift_prob: float = _probability(0.0, "translation")
     shift_range: float = option(
-        0.05, type=RATE, help="most either way, across and down [fraction of the sides]", needs=("shift_prob",)
+        0.05, RATE, "largest translation on either axis [fraction of the sides]", needs="shift_prob"
     )
-    crop_prob: float = _probability(0.0, "a random window fills the input")
-    crop_side: float = option(0.875, type=FRACTION, help="of that window [fraction of the sides]", needs=("crop_prob",))
-    color_prob: float = _probability(0.0, "the three that follow", needs=_COLORS)
+    crop_prob: float = _probability(0.0, "random crop, resized to the input")
+    crop_side: float = option(0.875, FRACTION, "side of the crop [fraction of the sides]", needs="crop_prob")
+    color_prob: float = _probability(0.0, "colour jitter", needs=_COLORS)
     color_brightness: float = _color()
     color_contrast: float = _color()
     color_saturation: float = _color()
-    gray_prob: float = _probability(0.0, "grey instead of colour")
-    cutout_prob: float = _probability(0.05, "boxes on landmarks")
+    gray_prob: float = _probability(0.0, "grey image")
+    cutout_prob: float = _probability(0.05, "black boxes over landmarks")
     blur_prob: float = _probability(0.2, "5x5 box blur")
-    lowres_prob: float = _probability(0.0, "made smaller and back")
+    lowres_prob: float = _probability(0.0, "downscaling and upscaling")
     lowres_ratio: float = option(
-        0.2, type=FRACTION, help="smallest, up to 1 is drawn [fraction of the sides]", needs=("lowres_prob",)
+        0.2, FRACTION, "smallest scale, up to 1 is drawn [fraction of the sides]", needs="lowres_prob"
     )
-    jpeg_prob: float = _probability(0.0, "damage by compression")
-    jpeg_quality: int = option(20, type=QUALITY, help="lowest, up to 100 is drawn [JPEG quality]", needs=("jpeg_prob",))
-    erase_prob: float = _probability(0.0, "one black rectangle")
+    jpeg_prob: float = _probability(0.0, "JPEG compression")
+    jpeg_quality: int = option(20, QUALITY, "lowest quality, up to 100 is drawn [JPEG quality]", needs="jpeg_prob")
+    erase_prob: float = _probability(0.0, "random erasing")
     erase_area: float = option(
-        0.4, type=ERASED, help="largest, from 0.02 on is drawn [fraction of the input]", needs=("erase_prob",)
+        0.4, ERASED, "largest area, from 0.02 on is drawn [fraction of the input]", needs="erase_prob"
     )
     erase_aspect: float = option(
-        0.3, type=RATE, help="flattest, up to its inverse is drawn [height by width]", needs=("erase_prob",)
+        0.3, RATE, "smallest aspect ratio, up to its inverse is drawn [height by width]", needs="erase_prob"
     )
 
     @property

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any, Self
 
 Group = argparse._ArgumentGroup
@@ -10,12 +11,29 @@ Group = argparse._ArgumentGroup
 _NEEDS = "needs"
 
 
-def option(default: Any, *flags: str, needs: tuple[str, ...] = (), **how: Any) -> Any:
-    """A field that is an option. flags: more of its names. how: arguments of `add_argument`.
+def option(
+    default: Any,
+    kind: Any = None,
+    help: str = "",
+    flags: tuple[str, ...] = (),
+    needs: str = "",
+    **how: Any,
+) -> Any:
+    """A field that is an option. kind: its type. flags: more of its names. how: as of `add_argument`.
 
-    needs: weights, probabilities or strengths; while all of them are 0 the option has no effect, and is refused.
+    needs: names of weights, probabilities or strengths; while all of them are 0, the option is refused as without effect.
     """
-    return dataclasses.field(default=default, metadata={_NEEDS: needs, "flags": flags, "how": how})
+    how = {"type": kind, "help": help, **how}
+    return dataclasses.field(default=default, metadata={_NEEDS: tuple(needs.split()), "flags": flags, "how": how})
+
+
+def adder(group: Group) -> Callable[..., None]:
+    """`add(name, type, default, help)` for a group; other arguments are those of `add_argument`."""
+
+    def add(name: str, *values: Any, **how: Any) -> None:
+        group.add_argument(name, **dict(zip(("type", "default", "help"), values, strict=False)), **how)
+
+    return add
 
 
 class OptionFields:

@@ -45,29 +45,29 @@ class SoftmaxSettings(OptionFields):
     """Margin softmax: options of the group "loss"."""
 
     margin_type: str = option("cos", choices=MARGINS, help="see docs/losses.md")
-    s: float = option(30.0, "--scale", type=POSITIVE, help="scale of the logits [factor]")
+    s: float = option(30.0, POSITIVE, "scale of the logits [factor]", flags=("--scale",))
     m: float | str = option(
         "auto",
-        *("-m", "--margin"),
-        type=MARGIN,
-        help="margin [cos: cosine; sphere, sphere_r: factor; else radians]; auto = its paper's, 0 = none",
+        MARGIN,
+        "margin [cos: cosine; sphere, sphere_r: factor; else radians]; auto = its paper's, 0 = none",
+        flags=("-m", "--margin"),
     )
     easy_margin: bool = option(**FLAG, help="arc: no margin beyond a right angle; false = off")
-    m1: float = option(1.0, type=AT_LEAST_1, help="combined: margin on the angle [factor]; 1 = none")
-    m2: float = option(0.3, type=NOT_NEGATIVE, help="combined: margin on the angle [radians]; 0 = none")
-    m3: float = option(0.2, type=NOT_NEGATIVE, help="combined: margin on the cosine [cosine]; 0 = none")
-    h: float = option(0.333, type=POSITIVE, help="ada: how strongly an embedding's norm counts [factor]")
-    l_m: float = option(0.45, type=NOT_NEGATIVE, help="mag: margin of the shortest embeddings [radians]")
-    u_m: float = option(0.8, type=NOT_NEGATIVE, help="mag: margin of the longest embeddings [radians]")
-    l_a: float = option(10.0, type=POSITIVE, help="mag: norm that counts as shortest [L2]")
-    u_a: float = option(110.0, type=POSITIVE, help="mag: norm that counts as longest [L2]")
-    lambda_g: float = option(35.0, type=NOT_NEGATIVE, help="mag: weight of the norms' own loss [factor]; 0 = off")
-    margin_gradient: str = option("true", choices=("true", "straight"), help="straight = as if without margin")
-    mining_type: str = option("none", choices=("none", "sv", "focal"), help="weight of hard examples; none = off")
-    t: float = option(1.1, type=AT_LEAST_1, help="sv: weight of hard classes [factor]; 1 = none")
-    gamma: float = option(2.0, type=AT_LEAST_1, help="focal: power of the samples' weight [exponent]")
-    label_smoothing: float = option(0.0, type=BELOW_1, help="goes to all classes [fraction]; 0 = off")
-    sample_rate: float = option(1.0, type=RATE, help="classes that a step sees (PartialFC) [fraction]; 1 = all")
+    m1: float = option(1.0, AT_LEAST_1, "combined: margin on the angle [factor]; 1 = none")
+    m2: float = option(0.3, NOT_NEGATIVE, "combined: margin on the angle [radians]; 0 = none")
+    m3: float = option(0.2, NOT_NEGATIVE, "combined: margin on the cosine [cosine]; 0 = none")
+    h: float = option(0.333, POSITIVE, "ada: influence of the embedding norm [factor]")
+    l_m: float = option(0.45, NOT_NEGATIVE, "mag: margin of the shortest embeddings [radians]")
+    u_m: float = option(0.8, NOT_NEGATIVE, "mag: margin of the longest embeddings [radians]")
+    l_a: float = option(10.0, POSITIVE, "mag: norm that counts as shortest [L2]")
+    u_a: float = option(110.0, POSITIVE, "mag: norm that counts as longest [L2]")
+    lambda_g: float = option(35.0, NOT_NEGATIVE, "mag: weight of the regulariser of the norms [factor]; 0 = off")
+    margin_gradient: str = option("true", choices=("true", "straight"), help="straight = gradient without the margin")
+    mining_type: str = option("none", choices=("none", "sv", "focal"), help="weighting of hard examples; none = off")
+    t: float = option(1.1, AT_LEAST_1, "sv: weight of hard classes [factor]; 1 = none")
+    gamma: float = option(2.0, AT_LEAST_1, "focal: exponent of the sample weight [exponent]")
+    label_smoothing: float = option(0.0, BELOW_1, "label smoothing [fraction]; 0 = off")
+    sample_rate: float = option(1.0, RATE, "share of the classes sampled per step (PartialFC) [fraction]; 1 = all")
 
     @property
     def margin(self) -> float:
@@ -76,12 +76,12 @@ class SoftmaxSettings(OptionFields):
 
 
 def _weight(what: str) -> float:
-    value: float = option(0.0, type=NOT_NEGATIVE, help=f"{what} [weight]; 0 = off")
+    value: float = option(0.0, NOT_NEGATIVE, f"{what} [weight]; 0 = off")
     return value
 
 
-_PUSH = ("push_loss_weight", "push_plus_loss_weight", "global_push_loss_weight")
-_TRIPLET = ("triplet_loss_weight",)
+_PUSH = "push_loss_weight push_plus_loss_weight global_push_loss_weight"
+_TRIPLET = "triplet_loss_weight"
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,19 @@ class LossSettings(SoftmaxSettings):
     """Margin softmax and the options of the group "auxiliary losses", which are added to it."""
 
     center_loss_weight: float = _weight("centre loss")
-    center_loss_lr: float = option(
-        0.5, type=POSITIVE, help="how fast its centres follow [fraction]", needs=("center_loss_weight",)
+    center_loss_lr: float = option(0.5, POSITIVE, "update rate of its centres [fraction]", needs="center_loss_weight")
+    push_loss_weight: float = _weight("push loss, samples from samples")
+    push_plus_loss_weight: float = _weight("push+ loss, samples relative to their centre")
+    global_push_loss_weight: float = _weight("global push+ loss, samples from centres")
+    push_margin: float = option(0.7, POSITIVE, "margin of the three push losses [1 - cosine]", needs=_PUSH)
+    min_margin_loss_weight: float = _weight("minimum margin loss, centres from centres")
+    min_margin: float = option(
+        0.7, POSITIVE, "margin of the minimum margin loss [1 - cosine]", needs="min_margin_loss_weight"
     )
-    push_loss_weight: float = _weight("samples from samples")
-    push_plus_loss_weight: float = _weight("the same beyond the centre")
-    global_push_loss_weight: float = _weight("samples from centres")
-    push_margin: float = option(0.7, type=POSITIVE, help="of the three push losses [1 - cosine]", needs=_PUSH)
-    min_margin_loss_weight: float = _weight("centres from centres")
-    min_margin: float = option(0.7, type=POSITIVE, help="of that loss [1 - cosine]", needs=("min_margin_loss_weight",))
     triplet_loss_weight: float = _weight("triplet loss")
     triplet_margin: float = option(
-        0.2, type=POSITIVE, help="of that loss [squared L2 of unit embeddings]", needs=_TRIPLET
+        0.2, POSITIVE, "margin of the triplet loss [squared L2 of unit embeddings]", needs=_TRIPLET
     )
-    triplet_mining: str = option("hard", choices=("hard", "semihard"), help="which triplets of a batch", needs=_TRIPLET)
+    triplet_mining: str = option(
+        "hard", choices=("hard", "semihard"), help="selection of triplets in a batch", needs=_TRIPLET
+    )

@@ -141,7 +141,7 @@ def test_an_option_goes_with_some_values_of_another_alone(
 
 
 @pytest.mark.parametrize(("name", "changed", "weights"), NEEDS_WEIGHT)
-def test_an_option_of_a_companion_needs_its_weight(
+def test_an_option_of_an_auxiliary_loss_needs_its_weight(
     name: str, changed: str, weights: tuple[str, ...], tmp_path: Path
 ) -> None:
     config = file(tmp_path, f"seed: 1\n{name}: {changed}\n")

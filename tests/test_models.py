@@ -154,7 +154,7 @@ def to_fake_gpu(module: nn.Module) -> None:
 
 
 MIXED = r"(?i)different devices|same device|device mismatch|FakeTensor"
-ALL_COMPANIONS = {
+ALL_AUXILIARY = {
     f"{name}_loss_weight": 0.1 for name in ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
 }
 LOSSES: dict[str, dict[str, Any]] = {
@@ -163,7 +163,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "straight gradient": {"margin_gradient": "straight"},
     "sv, smoothed": {"mining_type": "sv", "label_smoothing": 0.1},
     "focal": {"mining_type": "focal"},
-    "companions": ALL_COMPANIONS,
+    "companions": ALL_AUXILIARY,
     "semihard triplets": {"triplet_loss_weight": 0.1, "triplet_mining": "semihard"},
 }
 

@@ -289,8 +289,8 @@ def test_the_centres_of_the_centre_loss_are_not_sampled(one_rank: None) -> None:
         for iteration in range(2):  # from 0, then from elsewhere
             with head.step(iteration, labels, build_sgd(head.parameters(), LR, MOMENTUM, DECAY)):
                 head(embeddings, labels)
-            head.companions.move_centers(torch.tensor(0.0))
-        centres.append(head.companions.centers)
+            head.auxiliary.move_centers(torch.tensor(0.0))
+        centres.append(head.auxiliary.centers)
     assert torch.equal(*centres)
     assert centres[0].any(dim=1).nonzero()[:, 0].tolist() == sorted({*labels.tolist()})
 

@@ -429,7 +429,7 @@ def head_losses(options: str) -> list[float]:
             torch.autograd.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
-        head.companions.move_centers(torch.tensor(0.0))
+        head.auxiliary.move_centers(torch.tensor(0.0))
         seen.append(loss.item())
     return seen
 
@@ -465,7 +465,7 @@ def test_a_straight_gradient_changes_what_is_learnt_and_not_the_loss(
     assert seen[2] != pytest.approx(expected[2], rel=1e-4)
 
 
-def test_every_companion_is_in_the_log_and_its_weighted_value_in_the_loss(
+def test_every_auxiliary_loss_is_in_the_log_and_its_weighted_value_in_the_loss(
     run_small: Callable[..., Losses], tmp_path: Path
 ) -> None:
     weights = {

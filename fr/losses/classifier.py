@@ -50,7 +50,7 @@ class MarginSoftmax(nn.Module):
         self.classes, self.settings, self.seed = classes, settings, seed
         self.first, self._rows = shard_rows(classes, world_size(), rank())
         self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size))
-        # The module's name is part of the keys in snapshots ("head.companions.centers").
+        # The module's name is part of the keys in snapshots ("head.auxiliary.centers").
         self.companions = AuxiliaryLosses(settings, self._rows, embed_size)
         if settings.margin_type == "ada":
             self.register_buffer("norm_mean", torch.tensor(20.0))

@@ -21,7 +21,7 @@ def option(
 ) -> Any:
     """A field that is an option. kind: its type. flags: more of its names. how: as of `add_argument`.
 
-    needs: names of weights, probabilities or strengths; while all of them are 0, the option is refused as without effect.
+    needs: names of weights, probabilities or strengths; the option is refused while all are 0.
     """
     how = {"type": kind, "help": help, **how}
     return dataclasses.field(default=default, metadata={_NEEDS: tuple(needs.split()), "flags": flags, "how": how})

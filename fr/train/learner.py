@@ -89,7 +89,7 @@ class Learner:
         undo = skipped.bool()
         for buffer, before in statistics:  # one image that isn't finite would stay in them for ever
             torch.where(undo, before, buffer, out=buffer)
-        self.head.companions.move_centers(skipped)
+        self.head.auxiliary.move_centers(skipped)
         if self.average:
             self.average.update(iteration, skipped)
         self.meters.count(skipped)

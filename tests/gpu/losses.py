@@ -85,7 +85,7 @@ def outcome(
     with head.step(iteration, labels, optimizer):
         loss, figures = head(asked, labels)
         torch.autograd.backward(loss)
-    head.companions.move_centers(torch.zeros((), device=weight.device))
+    head.auxiliary.move_centers(torch.zeros((), device=weight.device))
     gradients = {"gradient of embeddings": asked.grad, "gradient of weight": head.weight.grad}
     return {
         "loss": loss.detach(),

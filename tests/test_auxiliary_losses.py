@@ -62,8 +62,8 @@ def on_a_rank(numbers: list[int]) -> dict[str, Any]:
             loss.backward()
         result = {"loss": loss.detach(), **figures, "embeddings": embeddings.grad, "weight": head.weight.grad}
         if "center_loss" in figures:
-            head.companions.move_centers(TAKEN)
-            result["centers"] = head.companions.centers.clone()
+            head.auxiliary.move_centers(TAKEN)
+            result["centers"] = head.auxiliary.centers.clone()
             _, figures = head(embeddings.detach(), labels)
             result["second"] = figures["center_loss"]
         results[str(number)] = result
@@ -108,7 +108,7 @@ def wanted_of(number: int) -> dict[str, Any]:
     ],
     ids=["1", "2", "3", "3, some without classes"],
 )
-def test_each_companion_equals_loops_over_its_terms_on_any_number_of_ranks(
+def test_each_auxiliary_loss_equals_loops_over_its_terms_on_any_number_of_ranks(
     run_distributed: Callable[..., list[dict[str, Any]]], world: int, numbers: list[int]
 ) -> None:
     ranks = run_distributed(world, on_a_rank, numbers)
@@ -179,15 +179,15 @@ def test_a_skipped_step_leaves_the_centres_as_they_were(one_rank: None, bad: flo
     head = build(center_loss_weight=0.1)
     embeddings, labels = batch()
     head(embeddings, labels)
-    head.companions.move_centers(TAKEN)
-    before = head.companions.centers.clone()
+    head.auxiliary.move_centers(TAKEN)
+    before = head.auxiliary.centers.clone()
     assert before.abs().sum() > 0
     embeddings[3, 2] = bad
     head(embeddings, labels)
-    head.companions.move_centers(SKIPPED)
-    assert torch.equal(head.companions.centers, before)
-    head.companions.move_centers(TAKEN)  # nothing is left of the skipped step
-    assert torch.equal(head.companions.centers, before)
+    head.auxiliary.move_centers(SKIPPED)
+    assert torch.equal(head.auxiliary.centers, before)
+    head.auxiliary.move_centers(TAKEN)  # nothing is left of the skipped step
+    assert torch.equal(head.auxiliary.centers, before)
 
 
 def test_centres_walk_to_the_mean_of_their_class_and_stay(one_rank: None) -> None:
@@ -198,10 +198,10 @@ def test_centres_walk_to_the_mean_of_their_class_and_stay(one_rank: None) -> Non
     values = []
     for _ in range(100):
         _, figures = head(embeddings, labels)
-        head.companions.move_centers(TAKEN)
+        head.auxiliary.move_centers(TAKEN)
         values.append(figures["center_loss"].item())
     means = torch.stack([embeddings[labels == j].mean(dim=0) for j in range(3)])
-    torch.testing.assert_close(head.companions.centers[:3], means, rtol=1e-5, atol=1e-6)  # float32
+    torch.testing.assert_close(head.auxiliary.centers[:3], means, rtol=1e-5, atol=1e-6)  # float32
     assert all(later <= earlier + 1e-5 for earlier, later in itertools.pairwise(values))
 
 

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
                 print("\n".join(verification.lines()), flush=True)
                 statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, options.bootstrap)
                 print("\n".join(lines(statistics, people, options.bootstrap)))
-                figures[scored.pair_set.name] = {**record(statistics), **verification.figures()}
+                figures[scored.pair_set.name] = {**record(statistics), **verification.metrics()}
                 _write_reports(options, scored, statistics, scored.pair_set.name if several else "")
             if several:
                 print("\n".join(_table(figures)))

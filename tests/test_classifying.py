@@ -221,7 +221,7 @@ def test_tables_and_pairs_by_hand() -> None:
     more = np.array([[1, 0, 0, 0], [4, 1, 0, 4]])
     verdicts = Verdicts.of([some, more, np.zeros((0, 4), dtype=np.int64)])
     assert verdicts.place.tolist() == [1, 0, 6, 0, 4]
-    assert verdicts.figures() == {"top1": 2 / 5, "top5": 4 / 5, "mean_top1": pytest.approx((1 / 3 + 1 / 2) / 2)}
+    assert verdicts.metrics() == {"top1": 2 / 5, "top5": 4 / 5, "mean_top1": pytest.approx((1 / 3 + 1 / 2) / 2)}
     assert verdicts.confused(5) == [(0, 2, 2), (1, 0, 1)] and verdicts.confused(1) == [(0, 2, 2)]
     assert table(verdicts, ["a", "b", "c"])[1:] == [["a", 3, 1, 2, "0.3333", "c", 2], ["b", 2, 1, 2, "0.5000", "a", 1]]
 

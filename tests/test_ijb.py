@@ -13,7 +13,7 @@ import evaluate_lfw
 from fr.data.pairs.ijb import Ijb, read_ijb
 from fr.data.pairs.lfw import read_lfw
 from fr.errors import InputError
-from fr.evaluation.template_verification import pool, template_figures, template_scores
+from fr.evaluation.template_verification import pool, template_metrics, template_scores
 from fr.files.data_root import DataRoot
 from tests.conftest import SPREAD, data_options, trained_briefly, validation_options
 from tests.sets import written
@@ -88,7 +88,7 @@ def test_templates_are_pooled_as_step_by_step(weighted: bool) -> None:
 def test_figures_by_hand() -> None:
     """Ten different pairs allow one false match at a FAR of 0.1, and none at 0.01."""
     scores = np.array([0.9, 0.6, 0.3, *[0.7, 0.5, *[0.1] * 8]])
-    figures = template_figures(scores, np.arange(13) < 3)
+    figures = template_metrics(scores, np.arange(13) < 3)
     assert figures["tar@far=1e-01"] == pytest.approx(2 / 3)
     assert figures["tar@far=1e-02"] is None
     assert figures["auc"] == pytest.approx((10 + 9 + 8) / 30)
@@ -120,7 +120,7 @@ def figures(path: Path, *options: str) -> dict[str, float]:
     return found
 
 
-def test_templates_of_one_picture_have_the_figures_of_pairs_of_pictures(
+def test_templates_of_one_picture_have_the_metrics_of_pairs_of_pictures(
     snap: Path, lfw_as_ijb: Path, sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever the detector's score, since a template has length 1 in the end."""

@@ -102,7 +102,7 @@ def figures(tmp_path: Path, *options: str) -> dict[str, float]:
 
 
 @cache
-def test_a_file_says_what_it_is_and_gives_the_figures_of_its_snapshot(
+def test_a_file_says_what_it_is_and_gives_the_metrics_of_its_snapshot(
     snap: Path, exported: Path, tmp_path: Path, sample_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = OnnxModel(exported, CPU)

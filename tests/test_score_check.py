@@ -73,7 +73,7 @@ def model(small_lfw: Path, shared_data: Path, tmp_path_factory: pytest.TempPathF
     (of,) = read_sets([f"{small_lfw}/lfw", f"{small_lfw}/pairs.txt", f"{small_lfw}/lfw_landmark.txt"], "auto", [])
     with open_ranks("cpu") as ranks:
         rows = embed(OnnxModel(source, ranks.device), of.faces, CONTRACT, DALI, ranks, 32, False)
-    spread = Spread.of(of, cosines(rows, of), averaged=False, flip="")
+    spread = Spread.measure(of, cosines(rows, of), averaged=False, flip="")
     network = onnx.load(source)
     facts = {"scores": [spread.as_dict()]}
     onnx.helper.set_model_props(network, {CONTRACT_KEY: json.dumps(CONTRACT.as_dict()), FACTS_KEY: json.dumps(facts)})
@@ -192,7 +192,7 @@ def told_on_a_rank(path: str) -> str:
     ranks = Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), 0, 1, torch.device("cpu"))
     (of,) = sets_to_score({}, contents.config, path)
     rows = embed(load_backbone(Path(path), contents, contract.input_size), of.faces, contract, DALI, ranks, 9, True)
-    now = Spread.of(of, cosines(rows, of), False, "sum")
+    now = Spread.measure(of, cosines(rows, of), False, "sum")
     return strange(now, read_spreads(Path(path), contents.scores)[:1])
 
 

@@ -153,7 +153,7 @@ def test_a_training_validates_on_every_set_and_the_first_keeps_the_plain_names(t
     assert logged == {"iteration": 2} | stored
 
 
-def test_tensorboard_has_the_figures_of_every_set(trained: Path) -> None:
+def test_tensorboard_has_the_metrics_of_every_set(trained: Path) -> None:
     board = EventAccumulator(str(trained.parent / "logs"))
     board.Reload()
     stored = snapshot.read(trained).metrics

@@ -133,7 +133,7 @@ def _record(verdicts: Verdicts, names: list[str], pairs: int) -> dict[str, Any]:
         "photographs": len(verdicts.place),
         "identities": len(counts),
         "classes": len(names),
-        **verdicts.figures(),
+        **verdicts.metrics(),
         "confused": [
             {"identity": names[target], "taken_for": names[other], "times": times, "of": counts[target][0]}
             for target, other, times in verdicts.confused(pairs)

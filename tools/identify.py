@@ -46,7 +46,7 @@ from fr.recognition.recognizer import Recognizer
 from tools.detect_faces import detector_options, settings_of
 from tools.identifying.portraits import Looking, Portraits, read_portraits
 from tools.identifying.results import JOURNAL, Seen, Sink, open_sinks
-from tools.identifying.scores import cmc_of, figures_of, lines, search_probes, write_cmc
+from tools.identifying.scores import cmc_of, lines, metrics_of, search_probes, write_cmc
 from tools.identifying.sources import Source, open_source
 
 _DISTANCE = checked(float, "a cosine distance in [0, 2]", lambda x: 0 <= x <= 2)
@@ -139,7 +139,7 @@ def _identify(
 
 
 def _evaluate(searches: Searches, gallery: Gallery, threshold: float | None, out: Path | None, json_file: str) -> int:
-    figures, curve = figures_of(searches, threshold), cmc_of(searches, gallery)
+    figures, curve = metrics_of(searches, threshold), cmc_of(searches, gallery)
     print("\n".join(lines(figures)))
     if out and curve:
         write_cmc(out / "cmc.png", curve)

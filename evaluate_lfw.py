@@ -57,7 +57,7 @@ class _Result:
     def of(cls, scored: Scored, bootstrap: int) -> "_Result":
         people, verification = people_of_pairs(scored.faces), scored.verification
         statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, bootstrap)
-        figures = {**record(statistics), **verification.figures()}
+        figures = {**record(statistics), **verification.metrics()}
         return cls(statistics, lines(statistics, people, bootstrap), figures)
 
 

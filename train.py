@@ -27,7 +27,6 @@ from fr.checkpoint.resuming import resume
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
-from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
 from fr.data.crop_contract import crop_notes, with_crop_contract
 from fr.data.distributed_reading import read_on_all_ranks
@@ -39,9 +38,10 @@ from fr.data.verification_set import read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together
 from fr.errors import InputError, run_plainly
 from fr.losses.classifier import MarginSoftmax, shard_rows
-from fr.losses.settings import LossSettings
 from fr.models import build_model, training_preprocessing
+from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
+from fr.options.losses import LossSettings
 from fr.options.parsing import Resolved
 from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.precision import resolved_precision
@@ -108,8 +108,9 @@ def main(argv: list[str]) -> int:
         )
         milestones = Milestones(contents, state, writer, learner.meters, validation, monitor)
         bad = BadImages(options.max_bad_images)
+        augmentation = Augmentation.from_options(options)
         stream = TrainingStream(
-            faces, order, iterations, ranks, options.accumulate, preprocessing, Augmentation.of(options), dali, bad
+            faces, order, iterations, ranks, options.accumulate, preprocessing, augmentation, dali, bad
         )
         drops = [epoch * order.iterations_per_epoch for epoch in options.lr_drops]
         schedule = partial(lr_at, lr=options.lr, warmup=options.warmup_iterations, drops=drops)
@@ -127,7 +128,7 @@ def _build_learner(
     backbone.to(ranks.device).to(memory_format=memory_format)
     if options.sync_bn:
         backbone = synchronise_batch_norms(backbone, ranks.device)
-    head = MarginSoftmax(len(identities), options.embed_size, LossSettings.of(options), options.seed)
+    head = MarginSoftmax(len(identities), options.embed_size, LossSettings.from_options(options), options.seed)
     head.to(ranks.device)
     sources = initialise(backbone, head, identities, _initial_weights(options), resumed)
     average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None

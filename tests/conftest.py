@@ -97,7 +97,7 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 
 @pytest.fixture(scope="session")
 def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small set of sample faces: 12 identities × 8 photographs, and 40 pairs in 10 folds."""
+    """A small set of sample faces: 12 identities × 8 images, and 40 pairs in 10 folds."""
     out = tmp_path_factory.mktemp("sample") / "data"
     make_sample_data(out, SAMPLE, workers=2)
     return out
@@ -113,10 +113,10 @@ def quickstart_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real photographs (not shipped): $FR_SHARED_DATA, by default ../shared/data."""
+    """Real images (not shipped): $FR_SHARED_DATA, by default ../shared/data."""
     folder = _shared_folder()
     if not folder.is_dir():
-        pytest.skip(f"no real photographs at {folder}; set FR_SHARED_DATA")
+        pytest.skip(f"no real images at {folder}; set FR_SHARED_DATA")
     return folder
 
 
@@ -207,7 +207,7 @@ SPREAD = ["--model", "shufflenetv2", "--freeze_bn", "--lr", "1e-6", "--clip_norm
 
 
 def trained_briefly(options: list[str], out: Path, model: Sequence[str] = ("--lr", "0.01")) -> Path:
-    """The snapshot of two iterations on tiny pictures. options: data, and what else there is to say.
+    """The snapshot of two iterations on tiny images. options: data, and what else there is to say.
 
     model: backbone and learning rate; `SPREAD` where scores count, though its embeddings are only some 1e-6 long.
     """

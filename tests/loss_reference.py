@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from fr.distributed import rank
 from fr.losses.classifier import MarginSoftmax, shard_rows
-from fr.losses.settings import LossSettings
+from fr.options.losses import LossSettings
 
 EMBED_SIZE = 6
 BATCH = 12  # divides by 1, 2, 3 and 4
@@ -136,7 +136,7 @@ def reference_softmax(
 
 
 class Plain:
-    """The companions of one global batch, term by term."""
+    """The auxiliary losses of one global batch, term by term."""
 
     def __init__(
         self, o: LossSettings, x: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, iteration: int
@@ -234,7 +234,7 @@ WEIGHTS = {
 def beside(
     o: LossSettings, x: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, iteration: int
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The weighted sum of the companions that are on, and the value of each."""
+    """The weighted sum of the enabled auxiliary losses, and the value of each."""
     plain = Plain(o, x, labels, weight, iteration)
     factors = {name: getattr(o, option) for name, option in WEIGHTS.items()}
     if o.margin_type != "mag":

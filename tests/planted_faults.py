@@ -11,7 +11,7 @@ from tools.make_sample_data import lfw_name
 
 
 class Planted:
-    """A copy of sample data. Photographs are called by identity and number: "1/2" is n000001/0002_01.jpg."""
+    """A copy of sample data. Images are called by identity and number: "1/2" is n000001/0002_01.jpg."""
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.data = folder / "data"
@@ -90,7 +90,7 @@ def spoil(planted: Planted) -> None:
 
 
 CUT_OFF = "can't be decoded whole: cut off, damaged, or of an unknown format"
-# Kind, photograph or identity, detail (but for how far landmarks are off), what it repeats.
+# Kind, image or identity, detail (but for how far landmarks are off), what it repeats.
 EXPECTED = {
     ("unusable", "1/2", "can't be decoded: it is empty", ""),
     ("unusable", "2/3", "can't be read: No such file or directory", ""),
@@ -98,7 +98,7 @@ EXPECTED = {
     ("landmarks", "3/1", "left and right are exchanged; unlike a face", ""),
     ("landmarks", "3/2", "left and right are exchanged; the eyes are below the mouth; unlike a face", ""),
     ("landmarks", "3/3", "unlike a face", ""),
-    ("landmarks", "3/4", "outside the picture: 3 of 5", ""),
+    ("landmarks", "3/4", "outside the image: 3 of 5", ""),
     ("small_face", "4/1", "16 pixels", ""),
     ("greyscale", "4/2", "", ""),
     ("turned", "4/3", "", ""),

@@ -1,7 +1,7 @@
 """Imports of the server that ranks are forked from, done once: most of the second that a small job
 takes goes into DALI's rewriting of the graph's Python, which a fork inherits."""
 
-from fr.data.effects import EFFECTS
+from fr.data.augmentation import EFFECTS
 from fr.data.graph import face_graph
 from fr.preprocessing import Preprocessing
 

@@ -1,4 +1,4 @@
-"""One drawn verification set in every form that sets are published in: the same pictures, pairs and folds."""
+"""One drawn verification set in every form that sets are published in: the same images, pairs and folds."""
 
 import pickle
 import struct
@@ -60,7 +60,7 @@ class Drawn:
         return written(out / "agedb_30_ann.txt", "\n".join(rows) + "\n").parent
 
     def calfw(self, out: Path) -> Path:
-        """All same pairs in front, numbered by fold; all different ones after; pictures in one flat folder."""
+        """All same pairs in front, numbered by fold; all different ones after; images in one flat folder."""
         self.pictures(out / "aligned images", ".png", flat=True)
         folds = [(index // self.per_fold + 1, *pair) for index, pair in enumerate(self.pairs)]
         rows = [
@@ -73,7 +73,7 @@ class Drawn:
         return written(out / "pairs_CALFW.txt", "\n".join(rows) + "\n").parent
 
     def cfp(self, out: Path) -> Path:
-        """Frontal and profile photographs are each all of them: FP pairs and FF pairs are the same ones."""
+        """Frontal and profile images are each all of them: FP pairs and FF pairs are the same ones."""
         self.pictures(out / "Data/Images", ".png")
         names = list(self.crops)
         for letter in "FP":

@@ -10,10 +10,9 @@ from torch import nn
 
 from fr.distributed import rank, world_size
 from fr.losses.classifier import MarginSoftmax
-from fr.options.names import MARGIN_TYPES
+from fr.options.losses import MARGINS, LossSettings
 from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
-from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES, EMBED_SIZE, FEATURES, SAMPLES = 9, 6, 8, 24
 
@@ -29,7 +28,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "--triplet_mining semihard": {"triplet_loss_weight": 1.0, "triplet_mining": "semihard"},
 }
 EQUAL: dict[str, dict[str, Any]] = {
-    **{kind: {"margin_type": kind} for kind in MARGIN_TYPES if kind not in DIFFERENT},
+    **{kind: {"margin_type": kind} for kind in MARGINS if kind not in DIFFERENT},
     "sv": {"mining_type": "sv", "t": 1.2},
     "focal": {"mining_type": "focal"},
     "smoothing": {"label_smoothing": 0.1},
@@ -46,7 +45,7 @@ def after_steps(changes: dict[str, Any], parts: int, iterations: int) -> dict[st
     """State after steps with `parts` micro-batches a rank, in float64; a network without batch norms."""
     torch.manual_seed(0)
     backbone = nn.Linear(FEATURES, EMBED_SIZE).double()
-    head = MarginSoftmax(CLASSES, EMBED_SIZE, loss_settings(**changes), seed=1).double()
+    head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(**changes), seed=1).double()
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 1e-4)
     learner = Learner(backbone, head, optimizer)
     learner.training_mode()
@@ -106,17 +105,17 @@ def test_centres_under_accumulation_walk_to_the_means_and_stay(one_rank: None) -
 
     Each micro-batch's own move, from the same start, made 8 of them overshoot: 14.5 from the means became 3,990.
     """
-    head = MarginSoftmax(3, EMBED_SIZE, loss_settings(center_loss_weight=0.1, center_loss_lr=0.9), seed=0).double()
+    head = MarginSoftmax(3, EMBED_SIZE, LossSettings(center_loss_weight=0.1, center_loss_lr=0.9), seed=0).double()
     x = 5 * torch.randn(48, EMBED_SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(48) % 3
     wanted = torch.zeros(3, EMBED_SIZE, dtype=torch.float64)
     for _ in range(12):
         for part, of_part in zip(x.chunk(8), labels.chunk(8), strict=True):
             head(part, of_part)
-        head.companions.move_centers(torch.tensor(0.0))
+        head.auxiliary.move_centers(torch.tensor(0.0))
         for j in range(3):
             of_class = x[labels == j]
             wanted[j] -= 0.9 * (wanted[j] - of_class).sum(dim=0) / (1 + len(of_class))
-        torch.testing.assert_close(head.companions.centers, wanted, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(head.auxiliary.centers, wanted, rtol=1e-12, atol=1e-12)
     means = torch.stack([x[labels == j].mean(dim=0) for j in range(3)])
     assert (wanted - means).norm() < 1e-6

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fr.alignment import Array, template_points, transform
-from fr.data.augmentation import ERASED_AT_LEAST, MAX_BOXES, Augmentation, Draws, boxes, draw, effects, geometry
-from fr.data.effects import EFFECTS
+from fr.data.augmentation import EFFECTS, ERASED_AT_LEAST, MAX_BOXES, Draws, boxes, draw, effects, geometry
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 
 PLACES = 20_000
@@ -85,7 +85,7 @@ def test_a_shift_moves_the_picture_last_but_for_the_crop() -> None:
 
 
 def test_a_crop_is_pillows_resize_of_the_window() -> None:
-    """VGGFace2-pytorch's: of a picture of 256 a window of 224, here as a picture of 128 that keeps its size."""
+    """VGGFace2-pytorch's: of an image of 256 a window of 224, here as an image of 128 that keeps its size."""
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.uniform(0, 255, (128, 128)).astype(np.float32), (0, 0), 3)
     draws = draw(replace(NEVER, crop_prob=1), 5, 0, 0, 20)

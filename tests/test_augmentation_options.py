@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from fr.data.augmentation import Augmentation
+from fr.data.augmentation import draw, effects, geometry
 from fr.errors import InputError
+from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
+from fr.preprocessing import Preprocessing
 from tests.conftest import REQUIRED, Losses
 
 # An option, a value that isn't its default, and the options without which it has no effect.
@@ -27,7 +29,7 @@ PROBABILITIES = ["zoom", "shift", "crop", "color", "gray", "lowres", "jpeg", "er
 
 
 def test_defaults_are_those_of_the_options() -> None:
-    assert Augmentation.of(train_options(REQUIRED).values) == Augmentation()
+    assert Augmentation.from_options(train_options(REQUIRED).values) == Augmentation()
 
 
 @pytest.mark.parametrize(("name", "value", "needed"), STRENGTHS)
@@ -67,14 +69,31 @@ def test_ranges(name: str, good: str, bad: str) -> None:
         train_options([*REQUIRED, *on, f"--{name}={bad}"])
 
 
-@pytest.mark.parametrize(
-    ("partner", "option"),
-    [
-        *(("", f"--{name}_prob 1") for name in PROBABILITIES),
-        *((f"--{needed[0]} 1", f"--{name} {value}") for name, value, needed in STRENGTHS),
-    ],
-)
-def test_option_changes_the_losses(
+# (options that both runs have, an option that one has)
+OPTIONS = [
+    *(("", f"--{name}_prob 1") for name in PROBABILITIES),
+    *((f"--{needed[0]} 1", f"--{name} {value}") for name, value, needed in STRENGTHS),
+]
+
+
+def augmented(options: str) -> list[bytes]:
+    """Matrices of a batch, and names, samples and parameters of its pixel transforms."""
+    settings = Augmentation.from_options(train_options([*REQUIRED, *options.split()]).values)
+    draws, preprocessing = draw(settings, 0, 0, 0, 32), Preprocessing((64, 64), template="sphereface")
+    moves = geometry(draws, preprocessing.input_size)
+    transforms = effects(settings, draws, moves, preprocessing)
+    arrays = [array for effect in transforms.values() for array in effect]
+    return [" ".join(transforms).encode(), moves.tobytes(), *(array.tobytes() for array in arrays)]
+
+
+@pytest.mark.parametrize(("partner", "option"), OPTIONS)
+def test_option_changes_the_augmentation(partner: str, option: str) -> None:
+    assert augmented(f"{partner} {option}") != augmented(partner)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("partner", "option"), OPTIONS)
+def test_option_changes_the_losses_of_a_training(
     partner: str,
     option: str,
     run_small: Callable[..., Losses],

@@ -1,4 +1,4 @@
-"""Small files that say that they hold enormous pictures: named and left alone, not decoded."""
+"""Small files that say that they hold enormous images: named and left alone, not decoded."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ from tests.builders.damaged_images import (
     faces,
     reported,
 )
-from tools.dataset.picture_facts import look_at
+from tools.dataset.image_facts import look_at
 from tools.pack_dataset import LEFT_OUT
 from tools.pack_dataset import main as pack_dataset
 
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[str, dict[str, object]]] = {
     "WebP": ("WEBP", {"lossless": True, "method": 0}),
     "TIFF": ("TIFF", {"compression": "group4"}),
 }
-DALI_OWN = 100  # MB that graphs take however small their pictures are
+DALI_OWN = 100  # MB that graphs take however small their images are
 
 
 def bomb(kind: str, side: int = SIDE) -> bytes:

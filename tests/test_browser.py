@@ -49,7 +49,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture(scope="module")
 def trained(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the quick start's recipe on less data, with pictures of half the size."""
+    """A run of the quick start's recipe on less data, with images of half the size."""
     out = tmp_path_factory.mktemp("trained")
     recipe = [f"@{ROOT}/configs/quickstart.yml", *data_options(sample_data), *validation_options(sample_data)]
     assert train.main([*recipe, *TINY, *folders(out), "--max_iterations", "4", "--val_step", "2"]) == 0
@@ -57,7 +57,7 @@ def trained(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def pictures(browser: webdriver.Chrome) -> list[int]:
-    """Widths of the pictures in the page that the browser could draw; 0 of one that it couldn't."""
+    """Widths of the images in the page that the browser could draw; 0 of one that it couldn't."""
     found: list[int] = browser.execute_script("return [...document.images].map(image => image.naturalWidth)")
     return found
 

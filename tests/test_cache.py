@@ -28,6 +28,7 @@ from fr.data.cache import _MAGIC, _TAIL, Damaged, Entry, cache_folder
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
+from fr.data.readers.source import Source
 from fr.data.storage import RecordFile, TarShards
 from fr.distributed import Ranks
 from fr.errors import InputError
@@ -58,7 +59,7 @@ def same(first: object, second: object) -> bool:
 
 
 class Data:
-    """Photographs (empty files), their list and their landmarks, old enough to be cached."""
+    """Images (empty files), their list and their landmarks, old enough to be cached."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.list_file, self.table = folder / "images", folder / "list.txt", folder / "points.csv"
@@ -104,10 +105,10 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return noted
 
 
-def noting(name: str, noted: list[str]) -> formats.Reader:
+def noting(name: str, noted: list[str]) -> Callable[[Source], LabelledFaces]:
     reader = formats.READERS[name]
 
-    def read(source: formats.Source) -> LabelledFaces:
+    def read(source: Source) -> LabelledFaces:
         noted.append(name)
         return reader(source)
 

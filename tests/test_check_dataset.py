@@ -20,9 +20,9 @@ from tests.builders.training_formats import LINES, Data, write_table
 from tests.conftest import Losses, data_options, launch, losses, validation_options
 from tests.planted_faults import EXPECTED, Planted, spoil
 from tools.check_dataset import list_lines, main
-from tools.dataset import picture_facts
+from tools.dataset import image_facts
 from tools.dataset.checks import DROPPED, KINDS, Limits, check, plain_name, same_names
-from tools.dataset.picture_facts import PictureFacts
+from tools.dataset.image_facts import ImageFacts
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +57,13 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(workers)
         return map(function, items)
 
-    monkeypatch.setattr(picture_facts, "map_in_processes", here)
+    monkeypatch.setattr(image_facts, "map_in_processes", here)
     return asked
 
 
 @pytest.fixture
 def again(checked: Path, options: list[str], tmp_path: Path, in_this_process: list[int]) -> Callable[..., Path]:
-    """again(*options): OUT of another run, with what the first one knows of the photographs."""
+    """again(*options): OUT of another run, with what the first one knows of the images."""
 
     def run(*more: str, status: int = 1) -> Path:
         out = tmp_path / "again"
@@ -156,7 +156,7 @@ def test_the_page_needs_nothing_else_and_shows_so_many_pictures(checked: Path, a
     for kind in KINDS:
         assert f"{kind}: " in page.text
     fewer = Page((again("--thumbnails", "1") / "index.html").read_text())
-    # One finding of a kind: three of the kinds show two pictures, the one unusable photograph none.
+    # One finding of a kind: three of the kinds show two images, the one unusable image none.
     assert len(fewer.addresses) == len(KINDS) - 1 + 4 + 1
     assert "The first 1 are shown." in fewer.text
 
@@ -196,10 +196,10 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, options: list[str]) -> N
 # --- checks by themselves ---------------------------------------------------------------------------------------------
 
 
-def blank_facts(count: int, side: int = 64) -> PictureFacts:
-    """Photographs that are all different."""
+def blank_facts(count: int, side: int = 64) -> ImageFacts:
+    """Images that are all different."""
     rng = np.random.default_rng(0)
-    return PictureFacts(
+    return ImageFacts(
         {},
         np.array([bytes([1 + row] * 32) for row in range(count)]),
         rng.integers(0, 2**64, (count, 4), dtype=np.uint64),
@@ -221,14 +221,14 @@ def test_aligned_crops_have_a_size_and_no_landmarks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dataset", ["ms1m", "imdbface"])
 def test_landmarks_in_boxes_are_checked_in_pixels(dataset: str, tmp_path: Path) -> None:
-    """The box ends at the edge of the picture, so that the landmarks of its second half lie outside."""
+    """The box ends at the edge of the image, so that the landmarks of its second half lie outside."""
     data = Data(tmp_path)
     data.photographs("a/1.jpg", "a/2.jpg", "a/3.jpg")
     line = "| 0.3 0.4 0.7 0.4 0.5 0.6 0.35 0.8 0.65 0.8 |"
     wide = "| 0.3 0.4 1.2 0.4 0.5 0.6 0.35 0.8 0.65 0.8 |"
     faces = data.read(dataset, f"a/1.jpg {line} 10 10 50 50\na/2.jpg {wide} 0 0 64 64\na/3.jpg {line} 0 0 64 64\n")
     found = check(faces, blank_facts(3), Limits(misfit=1000), {}).found
-    assert [(of.kind, of.row, of.detail) for of in found] == [("landmarks", 1, "outside the picture: 1 of 5")]
+    assert [(of.kind, of.row, of.detail) for of in found] == [("landmarks", 1, "outside the image: 1 of 5")]
 
 
 def test_nothing_usable_is_a_finding_and_no_failure(
@@ -242,7 +242,7 @@ def test_nothing_usable_is_a_finding_and_no_failure(
     assert main([str(out), *words]) == 1
     assert counts(out) == {"unusable": 1, "few_images": 1}
     assert (out / "cleaned_images.txt").read_text() == ""
-    note = f"1 folders of {data.root} without pictures left out: b"
+    note = f"1 folders of {data.root} without images left out: b"
     assert note in capsys.readouterr().out
     assert note in Page((out / "index.html").read_text()).text
 

@@ -61,7 +61,7 @@ def embeddings(snap: Path, faces: LabelledFaces, flipped: bool = False) -> NDArr
 
 
 def by_hand(logits: NDArray[np.float64], target: NDArray[np.int64]) -> dict[str, Any]:
-    """Sorts all classes of each picture, and counts."""
+    """Sorts all classes of each image, and counts."""
     order = np.argsort(-logits, axis=1, kind="stable")
     first, five = order[:, 0] == target, (order[:, :5] == target[:, None]).any(axis=1)
     people = np.unique(target)
@@ -110,7 +110,7 @@ def test_figures_are_those_of_sorting_the_cosines_of_all_classes(
     assert {names.index(of["identity"]): (int(of["pictures"]), int(of["top1"])) for of in lines} == expected["counts"]
     assert sum(int(of["top5"]) for of in lines) == round(96 * expected["top5"])
     said = capsys.readouterr().out
-    assert "96 photographs of 12 identities, 12 classes\n" in said
+    assert "96 images of 12 identities, 12 classes\n" in said
     assert f"top-1 {got['top1']:.4f}, top-5 {got['top5']:.4f}" in said
     assert said.count(" taken for ") == 3
 
@@ -165,7 +165,7 @@ def test_unusable_photographs_do_not_count(base: list[str], faces: LabelledFaces
         main([*base, "--train_data_root", str(root), "--max_bad_images", "0"])
     for name in faces.names.to_pylist():
         (root / name).write_bytes(b"")
-    with pytest.raises(InputError, match="none of the photographs can be used"):
+    with pytest.raises(InputError, match="none of the images can be used"):
         main([*base, "--train_data_root", str(root)])
 
 
@@ -175,7 +175,7 @@ def test_unusable_photographs_do_not_count(base: list[str], faces: LabelledFaces
 def test_an_imported_head_with_a_bias_gives_the_logits_that_it_gave(
     base: list[str], faces: LabelledFaces, tmp_path: Path
 ) -> None:
-    """facenet's with centre loss: `nn.Linear` on embeddings. Here it asks which identity's first picture is nearest."""
+    """facenet's with centre loss: `nn.Linear` on embeddings. Here it asks which identity's first image is nearest."""
     path, snap = tmp_path / "facenet.pt", tmp_path / "t.pt"
     tensors = filled(shapes_of("resnet34", 24, (160, 160)))
     torch.save({"model_state_dict": tensors}, path)
@@ -183,7 +183,7 @@ def test_an_imported_head_with_a_bias_gives_the_logits_that_it_gave(
     few = faces.take(np.arange(0, 96, 4))
     rows = embeddings(snap, few)
     middle, first = rows.mean(axis=0), rows[::2]
-    sharp = 100 / np.abs(first - middle).max()  # all pictures are much alike to this network
+    sharp = 100 / np.abs(first - middle).max()  # all images are much alike to this network
     centres, bias = sharp * (first - middle), -sharp / 2 * ((first**2).sum(axis=1) - middle @ middle)
     head = {"model.classifier.weight": torch.from_numpy(centres).float()}
     head["model.classifier.bias"] = torch.from_numpy(bias).float()
@@ -221,7 +221,7 @@ def test_tables_and_pairs_by_hand() -> None:
     more = np.array([[1, 0, 0, 0], [4, 1, 0, 4]])
     verdicts = Verdicts.of([some, more, np.zeros((0, 4), dtype=np.int64)])
     assert verdicts.place.tolist() == [1, 0, 6, 0, 4]
-    assert verdicts.figures() == {"top1": 2 / 5, "top5": 4 / 5, "mean_top1": pytest.approx((1 / 3 + 1 / 2) / 2)}
+    assert verdicts.metrics() == {"top1": 2 / 5, "top5": 4 / 5, "mean_top1": pytest.approx((1 / 3 + 1 / 2) / 2)}
     assert verdicts.confused(5) == [(0, 2, 2), (1, 0, 1)] and verdicts.confused(1) == [(0, 2, 2)]
     assert table(verdicts, ["a", "b", "c"])[1:] == [["a", 3, 1, 2, "0.3333", "c", 2], ["b", 2, 1, 2, "0.5000", "a", 1]]
 

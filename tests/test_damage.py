@@ -1,4 +1,4 @@
-"""Photographs that can't be used: a training replaces them exactly, says so, and ends in order when they are many."""
+"""Images that can't be used: a training replaces them exactly, says so, and ends in order when they are many."""
 
 import io
 import re
@@ -173,7 +173,7 @@ def test_what_stands_at_a_place_does_not_depend_on_what_was_met_before(faces: La
     assert len(reported(bad)) == 1
     kinds = ""
     for (images, _), (intact, _), (other, _) in zip(found, used, replaced, strict=True):
-        if not torch.equal(intact, other):  # the photograph is in this batch
+        if not torch.equal(intact, other):  # the image is in this batch
             kinds += "used " if torch.equal(images, intact) else "replaced "
             assert torch.equal(images, intact) or torch.equal(images, other)
     assert "used" in kinds.split("replaced ", 1)[1]
@@ -287,7 +287,7 @@ def test_stand_ins_are_the_rest_of_the_identity_and_then_the_next_ones() -> None
     labels = np.array([0, 1, 0, 2, 0, 1])
     assert list(stand_ins(labels, 2)) == [2, 4, 0, 5, 1, 3]
     assert list(stand_ins(labels, 3)) == [3, 0, 2, 4, 1, 5]
-    assert list(stand_ins(np.array([0, 2, 2]), 2)) == [2, 1, 0]  # a label without photographs
+    assert list(stand_ins(np.array([0, 2, 2]), 2)) == [2, 1, 0]  # a label without images
 
 
 # --- too many ---------------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_a_list_of_bad_photographs_alone_ends_the_run_soon(limit: int, message: 
     start = time.monotonic()
     with pytest.raises(InputError, match=message):
         batches(faces, BadImages(limit))
-    assert time.monotonic() - start < 20  # about one; two small graphs a photograph
+    assert time.monotonic() - start < 20  # about one; two small graphs an image
 
 
 # --- through the real entry -------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ RUN = ["--max_iterations", "12"]
 
 @pytest.fixture(scope="module")
 def spoilt_data(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The sample data with some photographs that can't be used, and the paths of those."""
+    """The sample data with some images that can't be used, and the paths of those."""
     data = tmp_path_factory.mktemp("spoilt") / "data"
     shutil.copytree(sample_data, data)
     names = (data / "vggface2/meta/train_list.txt").read_text().split()
@@ -343,7 +343,7 @@ def test_a_run_names_and_counts_bad_photographs_and_resumes_to_the_last_bit(
     printed = capsys.readouterr().err
     for path in paths:
         (line,) = [line for line in printed.splitlines() if path in line]
-        assert re.search(r": can't be (read|decoded): .*; another photograph stands in$", line)
+        assert re.search(r": can't be (read|decoded): .*; another image stands in$", line)
     counts = [record["bad_images"] for record in records(whole / "logs")]
     assert counts == sorted(counts)
     assert counts[0] < SPOILT == counts[5] == counts[-1]

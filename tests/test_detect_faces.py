@@ -1,4 +1,4 @@
-"""tools/detect_faces.py on real photographs: its tables, several faces and none, damage, kills and settings."""
+"""tools/detect_faces.py on real images: its tables, several faces and none, damage, kills and settings."""
 
 import os
 import shutil
@@ -124,7 +124,7 @@ def test_running_again_tries_what_is_missing(
     assert main([str(photographs), str(again), "--workers", "1"]) == 0
     said = capsys.readouterr().out
     assert f"{PEOPLE + 3} of {PEOPLE + 5} images were done before" in said
-    assert f"{PEOPLE + 2} photographs with a face, 2 of them with several; 1 without" in said  # one has a bystander
+    assert f"{PEOPLE + 2} images with a face, 2 of them with several; 1 without" in said  # one has a bystander
     assert "2 unreadable (unreadable.txt)" in said and "odd/empty.jpg: can't be decoded" in said
     assert tables(again) == tables(out)
     assert (again / JOURNAL).read_bytes() == (out / JOURNAL).read_bytes()
@@ -199,7 +199,7 @@ def test_a_list_says_which_photographs_and_a_split_what_the_tables_are_called(
 def test_what_is_not_there_or_can_not_be_told_apart_is_refused(given: LabelledFaces, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^PHOTOS .*/none: no such folder$"):
         main([str(tmp_path / "none"), str(tmp_path / "out")])
-    with pytest.raises(InputError, match=r"^PHOTOS .*: no picture in it$"):
+    with pytest.raises(InputError, match=r"^PHOTOS .*: no image in it$"):
         main([str(tmp_path), str(tmp_path / "out")])
     for name in ("a.b.jpg", "a.b.png"):
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""The face detector on real photographs: where it finds landmarks, on either side, turned, large and small."""
+"""The face detector on real images: where it finds landmarks, on either side, turned, large and small."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ from torch import nn
 
 from fr.alignment import Array, procrustes, template_points
 from fr.errors import InputError
-from fr.files.images import Photograph, Pixels
+from fr.files.images import Pixels, StoredImage
 from fr.recognition import detection
 from fr.recognition.detection import DetectedFaces, Detector, DetectorSettings, Mtcnn, choose, detect_stored
 from tests.conftest import vgg_faces
@@ -62,7 +62,7 @@ def test_a_mirrored_photograph_has_mirrored_landmarks(
         again = middle(detector(mirrored), mirrored)[OTHER_SIDE]
         again[:, 0] = pixels.shape[1] - 1 - again[:, 0]
         beside.append(points - again)
-    # A detector that puts all points d pixels to one side differs by 2d here. Single photographs spread by 0.9 pixels,
+    # A detector that puts all points d pixels to one side differs by 2d here. Single images spread by 0.9 pixels,
     # the mean of twelve by 0.25.
     assert abs(np.mean(beside, axis=(0, 1))[0]) < 0.75
 
@@ -72,15 +72,15 @@ def test_a_face_aligns_from_the_pixels_as_stored_however_they_are_turned(
     detector: Detector, photographs: tuple[list[Pixels], Array], orientation: int
 ) -> None:
     plain = photographs[0][0]
-    stored = next(  # what a viewer turns into the plain photograph
+    stored = next(  # what a viewer turns into the plain image
         pixels
         for side in (plain, plain[:, ::-1])
         for quarter in range(4)
-        if np.array_equal(Photograph(pixels := np.rot90(side, quarter), orientation).upright(), plain)
+        if np.array_equal(StoredImage(pixels := np.rot90(side, quarter), orientation).upright(), plain)
     )
-    photograph = Photograph(np.ascontiguousarray(stored), orientation)
+    photograph = StoredImage(np.ascontiguousarray(stored), orientation)
     crops = []
-    for one in (photograph, Photograph(plain, 1)):
+    for one in (photograph, StoredImage(plain, 1)):
         faces = detect_stored(detector, one)
         box, points = faces.boxes[0], faces.points[0]
         assert ((points > box[:2]) & (points < box[:2] + box[2:])).all()

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fr.alignment import template_points
-from fr.data.augmentation import Effect
-from fr.data.effects import EFFECTS
+from fr.data.augmentation import EFFECTS, Effect
 from fr.data.faces import Faces
 from fr.data.graph import face_graph
 from fr.data.pipeline import DaliSettings, FaceStream
@@ -42,7 +41,7 @@ PARAMETERS: dict[str, NDArray[Any]] = {"color": FACTORS, "lowres": SIZES, "jpeg"
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
-    """Pictures of the input's size, with all levels and edges of all directions in each channel."""
+    """Images of the input's size, with all levels and edges of all directions in each channel."""
     root = tmp_path_factory.mktemp("faces")
     for index in range(COUNT):
         noise = RNG.uniform(0, 255, (HEIGHT, WIDTH, 3)).astype(np.float32)

@@ -99,7 +99,7 @@ def trained(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out / "t_2.pt"
 
 
-def test_the_snapshot_alone_gives_the_figures_of_the_training(
+def test_the_snapshot_alone_gives_the_metrics_of_the_training(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = tmp_path / "deep" / "figures.json"

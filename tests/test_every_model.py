@@ -14,11 +14,11 @@ from fr.losses.classifier import MarginSoftmax
 from fr.models import MODELS, build_model, family
 from fr.onnx.export import Deployed, difference, embeddings_of, export_program, random_pixels, to_onnx
 from fr.onnx.model import OnnxModel
+from fr.options.losses import LossSettings
 from fr.preprocessing import Preprocessing
 from fr.train.learner import Learner, StepSettings
 from fr.train.optimizer import build_sgd
 from tests.conftest import ROOT
-from tools.benchmarks.case_ranks import loss_settings
 from tools.export_onnx import LIMIT
 
 CLASSES, EMBED_SIZE, ITERATIONS = 6, 16, 3
@@ -27,7 +27,7 @@ EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.thorough
 
 
 def batch_for(name: str) -> tuple[tuple[int, int], torch.Tensor, torch.Tensor]:
-    """(height, width), pictures [CLASSES, 3, height, width] in 0…1 and their labels."""
+    """(height, width), images [CLASSES, 3, height, width] in 0…1 and their labels."""
     size = (64, 64) if family(name).input_size[0] > 128 else (48, 48)
     return size, random_pixels(CLASSES, size) / 255, torch.arange(CLASSES)
 
@@ -37,7 +37,7 @@ def test_a_small_step_against_the_gradient_lowers_the_loss_as_it_predicts(name: 
     size, pictures, labels = batch_for(name)
     torch.manual_seed(0)
     model = build_model(name, EMBED_SIZE, size).double()
-    head = MarginSoftmax(CLASSES, EMBED_SIZE, loss_settings(s=8.0), seed=0).double()
+    head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(s=8.0), seed=0).double()
     parameters = [*model.parameters(), *head.parameters()]
     before, _ = head(model(pictures.double()), labels)
     before.backward()
@@ -57,7 +57,7 @@ def test_a_model_trains_is_saved_reloads_bit_equal_and_exports(name: str, one_ra
     size, pictures, labels = batch_for(name)
     torch.manual_seed(0)
     model = build_model(name, EMBED_SIZE, size)
-    head = MarginSoftmax(CLASSES, EMBED_SIZE, loss_settings(s=8.0), seed=0)
+    head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(s=8.0), seed=0)
     optimizer = build_sgd([*model.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
     learner = Learner(model, head, optimizer, StepSettings(clip_norm=5.0))
     learner.training_mode()

@@ -172,7 +172,7 @@ def test_every_model_has_pooled_features_or_is_known_to_have_none() -> None:
 def test_matrices_are_as_megaface_and_trillion_pairs_have_them(
     base: list[str], sample_data: Path, faces: LabelledFaces, expected: Matrix, tmp_path: Path
 ) -> None:
-    """Embeddings of length 1 unless said otherwise; in the list's order, with zeros where a picture has none."""
+    """Embeddings of length 1 unless said otherwise; in the list's order, with zeros where an image has none."""
     unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     names = faces.names.to_pylist()
     assert main([*base, "--format", "bin", "--file_ending", "_net.bin", "--out", str(tmp_path / "bin")]) == 0
@@ -220,7 +220,7 @@ def test_photographs_of_nobody_need_no_folders_and_no_list(
     assert not np.allclose(extracted([*own, *crops], tmp_path / "crops"), expected[:BATCH])
     with pytest.raises(InputError, match="--train_dataset photos needs to know where the faces are"):
         main([*own, *crops, "--aligned", "false", "--out", str(tmp_path / "none")])
-    with pytest.raises(InputError, match="no picture in it"):
+    with pytest.raises(InputError, match="no image in it"):
         main([*own, *crops, "--train_data_root", str(tables), "--out", str(tmp_path / "none")])
 
 
@@ -262,7 +262,7 @@ def test_noises_of_facescrub_become_their_identity(
         names.append(f"{person}/{person}_{row}{'0' if row == 1 else ''}.jpg")
         (root / names[-1]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(faces.path(row), root / names[-1])
-    # Picture 1 is Ann_Lee_10: the list's Ann_Lee_1 is another one.
+    # Image 1 is Ann_Lee_10: the list's Ann_Lee_1 is another one.
     listed = written(tmp_path / "facescrub_noises.txt", "Ann_Lee_2.png\nAnn_Lee_1.png\nBo_5.png\nCy_6.png\n")
     own = ["--train_dataset", "photos", "--train_data_root", str(root), "--aligned"]
     own += ["--train_list", "", "--train_landmarks", "", "--format", "bin", "--noises_list", str(listed)]
@@ -277,7 +277,7 @@ def test_noises_of_facescrub_become_their_identity(
         assert 1e-5 < difference.max() < 0.0011  # a thousandth of noise, and the length with it
     assert not (out / f"{names[6]}.bin").exists()
     said = (out / UNREADABLE).read_text()
-    assert said == f"{names[6]}: a wrong picture, and there is no right one of Cy\n"
+    assert said == f"{names[6]}: a wrong image, and there is no right one of Cy\n"
     before = tree(out)
     (out / f"{names[2]}.bin").unlink()
     (out / f"{names[3]}.bin").unlink()

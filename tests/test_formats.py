@@ -17,12 +17,13 @@ from torchvision.datasets import ImageFolder
 
 from fr.alignment import procrustes, template_points
 from fr.data.faces import Faces
-from fr.data.formats import READERS, Source, read_training_faces
+from fr.data.formats import READERS, read_training_faces
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.lines import STAYS
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.placement import matrices, scaling
 from fr.data.readers.folders import read_folders
+from fr.data.readers.source import Source
 from fr.data.readers.vgg import label_order
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -129,7 +130,7 @@ def test_hidden_and_empty_folders_are_no_classes(data: Data) -> None:
     assert faces.names.to_pylist() == ["a/1.jpg", "d/1.jpg"]
     assert faces.identities == ["a", "d"]
     assert faces.notes == (
-        f"2 folders of {data.root} without pictures left out: c, e",
+        f"2 folders of {data.root} without images left out: c, e",
         f"left out of {data.root} for their endings: 1 .txt",
     )
 
@@ -312,7 +313,7 @@ def test_a_list_of_another_format_is_not_taken_for_failed_detections(data: Data)
 
 def test_a_root_without_pictures_or_absent_is_refused(data: Data) -> None:
     (data.root / "a/1.jpg").unlink()
-    with pytest.raises(InputError, match=r"images: no folder in it holds a picture \(\.jpg, "):
+    with pytest.raises(InputError, match=r"images: no folder in it holds an image \(\.jpg, "):
         read_folders(DataRoot(data.root), "")
     for dataset in READERS:
         with pytest.raises(InputError, match=r"--train_data_root nowhere: no such folder"):
@@ -402,13 +403,13 @@ def test_each_format_has_a_reader_and_its_options() -> None:
         ),
         (
             "--train_dataset folder --train_landmarks l --aligned",
-            ["command line: --aligned: not with --train_landmarks, which align the pictures"],
+            ["command line: --aligned: not with --train_landmarks, which align the images"],
         ),
         (
             "--train_dataset folder",
             [
                 "--train_dataset folder needs to know where the faces are: give --train_landmarks (a CSV as "
-                "bb_landmark's), or --aligned if the pictures are aligned crops"
+                "bb_landmark's), or --aligned if the images are aligned crops"
             ],
         ),
     ],
@@ -427,7 +428,7 @@ def test_an_older_snapshots_options_still_name_their_faces(sample_data: Path) ->
         read_training_faces(old | {"train_dataset": "celeba"})
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
 def picture(height: int, width: int) -> NDArray[np.uint8]:
@@ -513,7 +514,7 @@ def test_ten_iterations_lose_what_vggface2s_format_loses(
     found = run_small(*converted(dataset, sample_data, tmp_path), "--max_iterations", "10", out=tmp_path)
     assert len(found) == 10
     if dataset in ("ms1m", "imdbface"):
-        # Landmarks of 1e-16 · 100 pixels beside the others: places in the picture may round to the next 1e-5 pixel of
+        # Landmarks of 1e-16 · 100 pixels beside the others: places in the image may round to the next 1e-5 pixel of
         # float32, whose effect on a loss is of the order of float32's rounding.
         assert found == pytest.approx(vgg_losses, rel=1e-5)
     else:

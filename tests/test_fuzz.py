@@ -30,10 +30,11 @@ from fr.checkpoint import snapshot
 from fr.checkpoint.dcp_files import PathlessWriter, SafeReader, shapes_in
 from fr.data.cache import _MAGIC, _TAIL, Damaged, Entry
 from fr.data.faces import Faces
-from fr.data.formats import READERS, Source
+from fr.data.formats import READERS
 from fr.data.landmark_csv import boxes_of
 from fr.data.pipeline import plain_stream
 from fr.data.placement import sizes_of
+from fr.data.readers.source import Source
 from fr.data.readers.vgg import label_order, person_names
 from fr.errors import InputError
 from fr.files import foreign_pickle
@@ -58,7 +59,7 @@ from tests.builders.vgg_and_lfw import LFW_PAIRS, LFW_ROWS, Lfw
 from tests.conftest import REQUIRED
 from tests.weight_files import python2_pickle, save_legacy
 from tools.dataset.face_journal import open_journal
-from tools.dataset.picture_facts import Fact, _keep, _kept
+from tools.dataset.image_facts import Fact, _keep, _kept
 from tools.pack_dataset import _kept_count
 
 Seeds = Callable[[Path], list[bytes]]
@@ -104,7 +105,7 @@ def put(folder: Path, name: str, content: bytes) -> Path:
 
 
 def training(dataset: str, name: str, **others: str) -> Reader:
-    """Reads what is put under a name, and each of the photographs. others: of `Source`, below the folder."""
+    """Reads what is put under a name, and each of the images. others: of `Source`, below the folder."""
 
     def read(folder: Path, content: bytes) -> None:
         put(folder, name, content)

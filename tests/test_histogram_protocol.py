@@ -114,7 +114,7 @@ def test_l2_scores_are_judged_by_their_distance() -> None:
     scores, same, fold = synthetic(4, 400, 0.5)
     cosines, distances = (verify_by_histogram(s, same, fold, d) for s, d in ((scores, "cos"), (scores - 1, "l2")))
     assert cosines.lines() == distances.lines()
-    assert "threshold_cosine" not in distances.figures()
+    assert "threshold_cosine" not in distances.metrics()
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_tpir_is_the_highest_whose_fpir_is_not_above_the_one_named(seed: int) ->
     assert tpir(found, at) == best and (fpir(found, at) or 0) <= 0.1
 
 
-def test_figures_of_nothing_are_none() -> None:
+def test_metrics_of_nothing_are_none() -> None:
     strangers = identification_metrics(searches(*[(False, 0, 0.5)] * 10))
     assert strangers["rank1"] is None and strangers["tpir@fpir=1e-01"] is None
     mates = identification_metrics(searches(*[(True, 1, 0.5)] * 10))

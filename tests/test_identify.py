@@ -1,4 +1,4 @@
-"""tools/identify.py on real photographs: names and strangers, turned and damaged ones, videos, windows, thresholds."""
+"""tools/identify.py on real images: names and strangers, turned and damaged ones, videos, windows, thresholds."""
 
 import json
 import os
@@ -33,7 +33,7 @@ Pictures = list[tuple[str, list[Path]]]
 
 @pytest.fixture(scope="module")
 def lfw(shared_data: Path) -> Pictures:
-    """People and their photographs; those with two or more first."""
+    """People and their images; those with two or more first."""
     pytest.importorskip("facenet_pytorch", reason="facenet-pytorch isn't installed: bash init_venv.sh --with detect")
     folders = sorted((shared_data / "faces-mini/lfw/lfw").iterdir())
     people = [(folder.name, sorted(folder.iterdir())) for folder in folders]
@@ -47,7 +47,7 @@ def model(shared_data: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def gallery(lfw: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One photograph of each of ten people; of the first two in folders of theirs, of the second two."""
+    """One image of each of ten people; of the first two in folders of theirs, of the second two."""
     root = tmp_path_factory.mktemp("gallery")
     for number, (name, pictures) in enumerate(lfw[:PEOPLE]):
         if number < 2:
@@ -56,13 +56,13 @@ def gallery(lfw: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copyfile(pictures[0], root / f"{name}.jpg")
     other = Image.open(lfw[PEOPLE][1][0]).convert("RGB")
-    other.save(root / lfw[1][0] / "more/other.png")  # somebody else's picture, filed as the second one's
+    other.save(root / lfw[1][0] / "more/other.png")  # somebody else's image, filed as the second one's
     return root
 
 
 @pytest.fixture(scope="module")
 def four(lfw: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small gallery, a photograph each: a detection takes a tenth of a second or more."""
+    """A small gallery, an image each: a detection takes a tenth of a second or more."""
     root = tmp_path_factory.mktemp("four")
     for name, pictures in lfw[2:6]:
         shutil.copyfile(pictures[0], root / f"{name}.jpg")
@@ -71,7 +71,7 @@ def four(lfw: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def probes(lfw: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Other photographs of the ten people, one of each, and of strangers."""
+    """Other images of the ten people, one of each, and of strangers."""
     root = tmp_path_factory.mktemp("probes")
     (root / "strangers").mkdir()
     for name, pictures in lfw[:PEOPLE]:
@@ -116,7 +116,7 @@ def test_people_of_the_gallery_are_named_and_strangers_are_not(
         of = found[f"strangers/{name}.jpg"]
         assert of["faces"] and not any(names(of))
         assert all(face["distance"] >= THRESHOLD for face in of["faces"])
-    assert f"gallery: {PEOPLE} people, {PEOPLE + 1} pictures" in said
+    assert f"gallery: {PEOPLE} people, {PEOPLE + 1} images" in said
 
 
 def test_annotated_pictures_have_a_box_where_the_record_says(
@@ -136,7 +136,7 @@ def test_annotated_pictures_have_a_box_where_the_record_says(
 def test_the_pictures_of_a_person_may_lie_in_folders_and_count_each(
     model: list[str], gallery: Path, lfw: Pictures, tmp_path: Path
 ) -> None:
-    (record,) = identify(model, gallery, lfw[PEOPLE][1][1], tmp_path)  # of whom there is a picture, filed wrongly
+    (record,) = identify(model, gallery, lfw[PEOPLE][1][1], tmp_path)  # of whom there is an image, filed wrongly
     assert lfw[1][0] in names(record)
 
 
@@ -186,7 +186,7 @@ def test_two_faces_no_face_and_a_damaged_file(
     assert found["meadow.bmp"]["faces"] == []
     assert "meadow.bmp: no face\n" in said and f"{odd}/cut.jpg: can't be decoded" in said
     count, unknown = len(found["beide ü.png"]["faces"]), names(found["beide ü.png"]).count(None)
-    assert f"2 photographs, 1 without a face; {count} faces, {unknown} unknown" in said
+    assert f"2 images, 1 without a face; {count} faces, {unknown} unknown" in said
 
 
 def test_gallery_pictures_of_no_use_are_named(
@@ -199,16 +199,16 @@ def test_gallery_pictures_of_no_use_are_named(
     said = capsys.readouterr().out
     assert "Ångström Ω" in names(record)
     assert "Ångström Ω" in (tmp_path / "out" / JOURNAL).read_text(encoding="utf-8")
-    assert f"{people}/meadow.bmp: no face found\n" in said and "meadow: no picture of use\n" in said
+    assert f"{people}/meadow.bmp: no face found\n" in said and "meadow: no image of use\n" in said
     assert re.search(r"/beide ü.png: [2-4] faces; the one meant: center\n", said)
-    assert f"{people}/cut.jpg: can't be decoded" in said and "cut: no picture of use\n" in said
-    assert "gallery: 4 people, 2 pictures" in said
+    assert f"{people}/cut.jpg: can't be decoded" in said and "cut: no image of use\n" in said
+    assert "gallery: 4 people, 2 images" in said
 
 
 def test_aligned_crops_are_used_whole(model: list[str], lfw: Pictures, tmp_path: Path) -> None:
     (tmp_path / "crops").mkdir()
     for name, pictures in lfw[:2]:
-        # What deep-funneled photographs have in their middle is nearly a crop; there is no other face to be found.
+        # What deep-funneled images have in their middle is nearly a crop; there is no other face to be found.
         Image.open(pictures[0]).convert("RGB").crop((67, 67, 183, 183)).save(tmp_path / "crops" / f"{name}.png")
     (record,) = identify(model, tmp_path / "crops", lfw[1][1][1], tmp_path / "out", "--aligned")
     (detected,) = identify(model, tmp_path / "crops", lfw[1][1][1], tmp_path / "out", "--threshold", "2")
@@ -395,7 +395,7 @@ def test_probes_give_the_figures_that_their_names_and_distances_add_up_to(
     for place, name in enumerate([*(name for name, _ in lfw[-STRANGERS:])]):
         shutil.move(people / f"strangers/{name}.jpg", people / f"stranger {place}.jpg")
     wrong = lfw[7][0]
-    shutil.copyfile(lfw[8][1][1], people / f"{wrong}.jpg")  # somebody else's picture: the person's own comes later
+    shutil.copyfile(lfw[8][1][1], people / f"{wrong}.jpg")  # somebody else's image: the person's own comes later
     faceless = people / lfw[9][0]
     faceless.mkdir()
     Image.new("RGB", (90, 90), (90, 120, 60)).save(faceless / "meadow.png")
@@ -444,14 +444,14 @@ def test_what_is_not_there_or_can_not_be_read_is_refused(
     common = [*model, "--threshold", "1"]
     for what, wrong in {
         tmp_path / "none.jpg": "none.jpg: can't be read: No such file",
-        tmp_path / "empty": "empty: no picture in it",
-        tmp_path / "text.mp4": "text.mp4: neither a picture by its name nor a video",
+        tmp_path / "empty": "empty: no image in it",
+        tmp_path / "text.mp4": "text.mp4: neither an image by its name nor a video",
         odd / "cut.jpg": "cut.jpg: can't be decoded",
         Path("99"): "--input 99: no such camera",
     }.items():
         with pytest.raises(InputError, match=wrong):
             main([*common, "--gallery", str(four), "--input", str(what)])
-    for folder, wrong in {"none": "no such folder", "empty": "no picture in it", "nobody": "no face found"}.items():
+    for folder, wrong in {"none": "no such folder", "empty": "no image in it", "nobody": "no face found"}.items():
         with pytest.raises(InputError, match=f"^--gallery .*{folder}: {wrong}"):
             main([*common, "--gallery", str(tmp_path / folder), "--input", str(odd)])
 

@@ -13,7 +13,7 @@ import evaluate_lfw
 from fr.data.pairs.ijb import Ijb, read_ijb
 from fr.data.pairs.lfw import read_lfw
 from fr.errors import InputError
-from fr.evaluation.template_verification import pool, template_figures, template_scores
+from fr.evaluation.template_verification import pool, template_metrics, template_scores
 from fr.files.data_root import DataRoot
 from tests.conftest import SPREAD, data_options, trained_briefly, validation_options
 from tests.sets import written
@@ -25,7 +25,7 @@ POINTS = "30 40 70 41 50 60 35 80 65 81.5"
 def write_ijb(
     out: Path, members: list[tuple[str, int, int]], points: list[str], pairs: list[tuple[int, int, int]]
 ) -> Path:
-    """points: ten numbers and a score of each picture; the pictures must be there already."""
+    """points: ten numbers and a score of each image; the images must be there already."""
     written(out / "meta/ijbc_face_tid_mid.txt", "".join(f"{name} {tid} {mid}\n" for name, tid, mid in members))
     rows = (f"{name} {of}\n" for (name, _, _), of in zip(members, points, strict=True))
     written(out / "meta/ijbc_name_5pts_score.txt", "".join(rows))
@@ -88,7 +88,7 @@ def test_templates_are_pooled_as_step_by_step(weighted: bool) -> None:
 def test_figures_by_hand() -> None:
     """Ten different pairs allow one false match at a FAR of 0.1, and none at 0.01."""
     scores = np.array([0.9, 0.6, 0.3, *[0.7, 0.5, *[0.1] * 8]])
-    figures = template_figures(scores, np.arange(13) < 3)
+    figures = template_metrics(scores, np.arange(13) < 3)
     assert figures["tar@far=1e-01"] == pytest.approx(2 / 3)
     assert figures["tar@far=1e-02"] is None
     assert figures["auc"] == pytest.approx((10 + 9 + 8) / 30)
@@ -104,7 +104,7 @@ def snap(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lfw_as_ijb(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each photograph of LFW's pairs is a template, and has a score of its own."""
+    """Each image of LFW's pairs is a template, and has a score of its own."""
     data, out = sample_data / "lfw", tmp_path_factory.mktemp("ijb")
     faces = read_lfw(DataRoot(Path(f"{data}/lfw")), f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
     (out / "loose_crop").symlink_to(data / "lfw")
@@ -120,7 +120,7 @@ def figures(path: Path, *options: str) -> dict[str, float]:
     return found
 
 
-def test_templates_of_one_picture_have_the_figures_of_pairs_of_pictures(
+def test_templates_of_one_picture_have_the_metrics_of_pairs_of_pictures(
     snap: Path, lfw_as_ijb: Path, sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever the detector's score, since a template has length 1 in the end."""
@@ -164,7 +164,7 @@ def test_options_of_the_command_have_their_effects_or_are_refused(
         ("face_tid_mid", "2.jpg 7 2", "2.jpg 7", ":2: '2.jpg 7' isn't 3 words with a space between"),
         ("face_tid_mid", "2.jpg 7 2", "2.jpg x 2", ":2: '2.jpg x 2' isn't 3 words with a space between"),
         ("face_tid_mid", "2.jpg 7 2", "9.jpg 7 2", "_name_5pts_score.txt:2: 2.jpg, where "),
-        ("face_tid_mid", "5.jpg 9 5\n", "", "_name_5pts_score.txt: 5 pictures, where "),
+        ("face_tid_mid", "5.jpg 9 5\n", "", "_name_5pts_score.txt: 5 images, where "),
         ("name_5pts_score", "0.5\n", "1.5\n", ":1: a score of 1.5; it must be above 0 and at most 1"),
         ("name_5pts_score", "0.5\n", "nan\n", ":1: a score of nan; "),
         ("name_5pts_score", "30 40", "nan 40", ":1: not finite, or a million pixels away"),

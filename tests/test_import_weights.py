@@ -21,7 +21,7 @@ NAMES = ["ann", "bob", "eve"]
 
 @pytest.fixture
 def ancestor_file(tmp_path: Path) -> tuple[Path, Tensors]:
-    """face_recognition.pytorch's snapshot for 32 × 32 pictures, embeddings of 16 and three classes."""
+    """face_recognition.pytorch's snapshot for 32 × 32 images, embeddings of 16 and three classes."""
     tensors = filled(layout_001("mobilenet", 16) | {"dw_pool.weight": (512, 1, 2, 2), "fc_angular.weight": (16, 3)})
     torch.save({"epoch": 1, "state_dict": tensors}, tmp_path / "001.pt")
     return tmp_path / "001.pt", tensors

@@ -19,6 +19,7 @@ from fr.distributed import rank
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model
+from fr.options.losses import LossSettings
 from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
 from fr.weights.initial_weights import InitialWeights, head_rows, initialise, read_identities
@@ -26,7 +27,6 @@ from fr.weights.loading import read_weights
 from tests.conftest import Losses, same_weights, weights
 from tests.layouts_001 import layout_001
 from tests.weight_files import filled
-from tools.benchmarks.case_ranks import loss_settings
 
 CONTENTS = snapshot.SnapshotContents("small", 3, {"input_size": [8, 8]})
 THEIRS = ["ann", "bob", "eve", "dan", "kim"]
@@ -36,7 +36,7 @@ OURS = ["kim", "zoe", "bob", "ida", "ann", "max", "eve"]
 def make_run(classes: int, seed: int) -> tuple[nn.Module, MarginSoftmax, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    head = MarginSoftmax(classes, 3, loss_settings(), seed)
+    head = MarginSoftmax(classes, 3, LossSettings(), seed)
     return backbone, head, build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
 
 
@@ -196,7 +196,7 @@ def test_a_restarted_job_goes_on_from_its_own_snapshot_alone(
 
 
 def ancestor_file(folder: Path, names: list[str]) -> tuple[Path, dict[str, torch.Tensor], torch.Tensor]:
-    """face_recognition.pytorch's snapshot for 32 × 32 pictures and embeddings of 16, and the list of its classes."""
+    """face_recognition.pytorch's snapshot for 32 × 32 images and embeddings of 16, and the list of its classes."""
     tensors = filled(layout_001("mobilenet", 16) | {"dw_pool.weight": (512, 1, 2, 2)})
     head = torch.rand(16, len(names))
     torch.save({"epoch": 1, "state_dict": tensors | {"fc_angular.weight": head}}, folder / "001.pt")
@@ -234,7 +234,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written_unless_partial(
     text = str(refusal.value)
     assert "embeddings of 16, a head of 12 classes: doesn't fit this run's network\nof another shape: 2" in text
     assert "pool.0.weight is [512, 1, 2, 2] there, [512, 1, 4, 4] here" in text
-    assert "it is for pictures of 32×32" in text
+    assert "it is for images of 32×32" in text
     assert not (tmp_path / "snapshots").exists()
     run(*STILL, *other, "--partial")
     told = printed(capsys)

@@ -30,7 +30,6 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "uses": ("fr.train", "fr.report", "fr.recognition"),
 }
 LAYER_OF = {entry: number for number, entries in enumerate(LAYERS.values()) for entry in entries}
-LIGHT = ("fr.options.definitions", "fr.data.formats", "fr.progress", "fr.alignment")  # imported without torch
 
 
 def module_of(path: Path) -> str:
@@ -56,6 +55,11 @@ def imports_of(path: Path) -> set[str]:
 
 
 GRAPH = {module: imports_of(path) for module, path in MODULES.items()}
+# Imported without torch. The readers are imported by name (`fr/data/formats.py`).
+LIGHT = [
+    *("fr.options.definitions", "fr.data.formats", "fr.progress", "fr.alignment"),
+    *(module for module in MODULES if module.startswith("fr.data.readers.")),
+]
 
 
 def test_tools_find_the_checkout_from_any_folder() -> None:
@@ -153,6 +157,28 @@ def test_contributing_answers_each_question_with_at_most_two_files() -> None:
     assert len(answers) >= 15
     assert {question: files for question, files in answers.items() if not 1 <= len(files) <= 2} == {}
     assert [name for files in answers.values() for name in files if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sphere", "sphere_r", "combined"),  # margins
+        *("rmnet", "shufflenetv2", "mbf", "mobilenet_1_5x"),  # backbones
+        *("ms1m", "imdbface", "trp", "trp_test"),  # formats
+        *("agedb", "agedb_30", "calfw", "cplfw"),  # verification sets
+        *("lowres", "lowres_prob", "zoom_range", "erase_area"),  # augmentation
+    ],
+)
+def test_a_choice_is_named_in_at_most_two_files(name: str) -> None:
+    """So that another one can be added in two files. fr.weights knows names of other systems' models besides."""
+    having = [
+        module
+        for module, path in MODULES.items()
+        if not module.startswith("fr.weights.")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value == name
+    ]
+    assert len(set(having)) <= 2, having
 
 
 def anchors_of(path: Path) -> set[str]:

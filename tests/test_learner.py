@@ -14,9 +14,9 @@ from fr.checkpoint.snapshot_writer import SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
 from fr.distributed import broadcast_buffers, rank
 from fr.losses.classifier import MarginSoftmax
+from fr.options.losses import LossSettings
 from fr.train.learner import Learner, StepSettings
 from tests.builders.optimizers import create_state
-from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES = 21
 CONTENTS = SnapshotContents("small", 3, {})
@@ -26,7 +26,7 @@ def adam_learner(seed: int) -> Learner:
     """A small network, a head of which a step sees a part, and torch's fused AdamW."""
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    head = MarginSoftmax(CLASSES, 3, loss_settings(sample_rate=0.3), seed=1)
+    head = MarginSoftmax(CLASSES, 3, LossSettings(sample_rate=0.3), seed=1)
     optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], 0.01, amsgrad=True, fused=True)
     create_state(optimizer)
     learner = Learner(backbone, head, optimizer, StepSettings(clip_norm=5.0))

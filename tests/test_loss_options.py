@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from fr.errors import InputError
-from fr.losses.settings import LossSettings
 from fr.options.definitions import train_options
-from fr.options.names import MARGIN_TYPES
+from fr.options.losses import MARGINS, LossSettings
 
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
 WEIGHTS = ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
@@ -30,7 +29,7 @@ GOES_WITH = [
     ("t", "1.3", "mining_type", "sv"),
     ("gamma", "3", "mining_type", "focal"),
 ]
-CHOICES = {"margin_type": MARGIN_TYPES, "mining_type": ("none", "sv", "focal")}
+CHOICES = {"margin_type": MARGINS, "mining_type": ("none", "sv", "focal")}
 # (option, a value that isn't its default, the weights of which one must not be 0)
 NEEDS_WEIGHT = [
     ("center_loss_lr", "0.1", ("center",)),
@@ -44,7 +43,7 @@ PARTNER |= {name: f"--{weights[0]}_loss_weight=1" for name, _, weights in NEEDS_
 
 
 def loss(*argv: str) -> LossSettings:
-    return LossSettings.of(train_options([*DATA, *argv]).values)
+    return LossSettings.from_options(train_options([*DATA, *argv]).values)
 
 
 def problems(*argv: str) -> tuple[str, ...]:
@@ -118,7 +117,7 @@ def test_auto_is_the_margin_of_the_types_paper(margin_type: str, figure: float) 
     assert loss(kind, "--m", "1.25").margin == 1.25
 
 
-@pytest.mark.parametrize("margin_type", MARGIN_TYPES)
+@pytest.mark.parametrize("margin_type", MARGINS)
 def test_auto_suits_every_margin_type(margin_type: str) -> None:
     assert loss(f"--margin_type={margin_type}", "--m", "0.2", "--m", "auto").m == "auto"
 
@@ -142,7 +141,7 @@ def test_an_option_goes_with_some_values_of_another_alone(
 
 
 @pytest.mark.parametrize(("name", "changed", "weights"), NEEDS_WEIGHT)
-def test_an_option_of_a_companion_needs_its_weight(
+def test_an_option_of_an_auxiliary_loss_needs_its_weight(
     name: str, changed: str, weights: tuple[str, ...], tmp_path: Path
 ) -> None:
     config = file(tmp_path, f"seed: 1\n{name}: {changed}\n")
@@ -159,7 +158,7 @@ def test_an_option_of_a_companion_needs_its_weight(
 def test_an_option_that_has_its_default_goes_with_everything() -> None:
     defaults = train_options(DATA).as_dict()
     argv = [f"--{name}={defaults[name]}" for name in PARTNER]
-    for margin_type in MARGIN_TYPES:
+    for margin_type in MARGINS:
         assert loss(*argv, f"--margin_type={margin_type}").margin_type == margin_type
     assert loss(*argv, "--mining_type=sv").mining_type == "sv"
 
@@ -249,4 +248,4 @@ def test_a_written_file_reads_back_as_the_same_losses(argv: str, tmp_path: Path)
     resolved.write(tmp_path / "run.yml")
     again = train_options([f"@{tmp_path / 'run.yml'}"])
     assert again.as_dict() == resolved.as_dict()
-    assert LossSettings.of(again.values) == LossSettings.of(resolved.values) != loss()
+    assert LossSettings.from_options(again.values) == LossSettings.from_options(resolved.values) != loss()

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fr.losses.classifier import MarginSoftmax, _initial_centres
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sharded import SHORTEST, cosines_to, cross_entropy
-from fr.options.names import MARGIN_TYPES
+from fr.options.losses import MARGINS, LossSettings
 from fr.train.optimizer import build_sgd
 from tests.loss_reference import (
     EMBED_SIZE,
@@ -27,7 +27,6 @@ from tests.loss_reference import (
     own_part,
     reference_softmax,
 )
-from tools.benchmarks.case_ranks import loss_settings
 
 SV = {"mining_type": "sv", "t": 1.25}
 FOCAL = {"mining_type": "focal"}
@@ -36,8 +35,8 @@ SMOOTH = {"label_smoothing": 0.1}
 
 # (classes, iteration, what differs from the defaults)
 CASES: list[tuple[int, int, dict[str, Any]]] = [
-    *((7, 0, {"margin_type": kind}) for kind in MARGIN_TYPES),
-    *((7, 0, {"margin_type": kind, **STRAIGHT}) for kind in MARGIN_TYPES[1:]),
+    *((7, 0, {"margin_type": kind}) for kind in MARGINS),
+    *((7, 0, {"margin_type": kind, **STRAIGHT}) for kind in [*MARGINS][1:]),
     *((5, 0, {"margin_type": kind, **SV}) for kind in ("cos", "arc", "softmax", "mag", "ada")),
     *((7, 0, {"margin_type": kind, **FOCAL, "s": 4.0}) for kind in ("cos", "arc", "curricular")),
     *((12, 0, {"margin_type": kind, **SMOOTH}) for kind in ("cos", "softmax", "arc", "curricular", "mag")),
@@ -61,7 +60,7 @@ def on_a_rank() -> dict[str, Any]:
     results: dict[str, Any] = {}
     for number, (classes, iteration, changes) in enumerate(CASES):
         case, own = make_case(classes, number), own_part()
-        head = head_with(case["weight"], loss_settings(**changes))
+        head = head_with(case["weight"], LossSettings(**changes))
         optimizer = build_sgd(head.parameters(), 0.1, 0.9, 1e-4)
         embeddings = case["inputs"][own].clone().requires_grad_()
         labels = case["labels"][own]
@@ -80,7 +79,7 @@ def on_a_rank() -> dict[str, Any]:
             loss.backward()
         result |= {"second": loss, "backbone": backbone.weight.grad}
         results[str(number)] = {name: value.detach().clone() for name, value in result.items() if value is not None}
-    results["initial"] = MarginSoftmax(7, EMBED_SIZE, loss_settings(), seed=5).weight.detach()
+    results["initial"] = MarginSoftmax(7, EMBED_SIZE, LossSettings(), seed=5).weight.detach()
     return results
 
 
@@ -94,7 +93,7 @@ def chunks(classes: int, world: int) -> list[int]:
 def wanted_of(number: int) -> dict[str, Any]:
     """Results that `on_a_rank` would get if it were alone and wrote out the papers."""
     classes, iteration, changes = CASES[number]
-    o, case = loss_settings(**changes), make_case(classes, number)
+    o, case = LossSettings(**changes), make_case(classes, number)
     weight, embeddings = case["weight"].clone().requires_grad_(), case["inputs"].clone().requires_grad_()
     softmax, hits, memory = reference_softmax(o, embeddings, case["labels"], weight, iteration=iteration)
     mixing = case["mixing"].requires_grad_()
@@ -141,7 +140,7 @@ def test_the_sharded_head_equals_the_reference_on_any_number_of_ranks(
 
 def initial_of_one_process(classes: int = 7, seed: int = 5, embed_size: int = EMBED_SIZE) -> torch.Tensor:
     assert not dist.is_initialized()
-    return MarginSoftmax(classes, embed_size, loss_settings(), seed).weight.detach()
+    return MarginSoftmax(classes, embed_size, LossSettings(), seed).weight.detach()
 
 
 def test_initial_centres_are_distinct_unit_vectors_of_seed_and_class() -> None:
@@ -206,12 +205,12 @@ def on_one_rank(head: MarginSoftmax, embeddings: torch.Tensor, labels: torch.Ten
 MININGS: list[dict[str, Any]] = [{}, SV, FOCAL, SMOOTH, STRAIGHT]
 
 
-@pytest.mark.parametrize("kind", MARGIN_TYPES)
+@pytest.mark.parametrize("kind", MARGINS)
 @pytest.mark.parametrize("s", [1.0, 30.0, 256.0])
 def test_extreme_embeddings_have_finite_loss_and_gradients(one_rank: None, kind: str, s: float) -> None:
     for mining in MININGS:
         for classes in (1, 5):
-            head = MarginSoftmax(classes, 8, loss_settings(margin_type=kind, s=s, **mining), seed=0)
+            head = MarginSoftmax(classes, 8, LossSettings(margin_type=kind, s=s, **mining), seed=0)
             centre, other = head.weight.detach()[0], head.weight.detach()[-1]
             scales = (0.0, 1.0, 1e4, -1.0, -1e4, 1e-8, 1e-30, -1e-30)
             embeddings = torch.stack([*(scale * centre for scale in scales), other, -1e4 * other])
@@ -220,9 +219,9 @@ def test_extreme_embeddings_have_finite_loss_and_gradients(one_rank: None, kind:
             assert all(buffer.isfinite().all() for buffer in head.buffers())
 
 
-@pytest.mark.parametrize("kind", MARGIN_TYPES)
+@pytest.mark.parametrize("kind", MARGINS)
 def test_a_batch_of_one_sample_is_possible(one_rank: None, kind: str) -> None:
-    head = MarginSoftmax(5, 8, loss_settings(margin_type=kind), seed=0)
+    head = MarginSoftmax(5, 8, LossSettings(margin_type=kind), seed=0)
     for value in on_one_rank(head, torch.ones(1, 8), torch.tensor([2])):
         assert value.isfinite().all()
 
@@ -233,7 +232,7 @@ def test_a_loss_beyond_a_hundred_is_exact(one_rank: None, changes: dict[str, Any
     centre = torch.eye(4)[0]
     weight = torch.stack([centre, -centre, torch.eye(4)[1]])
     embeddings, labels = torch.stack([-centre - 0.1 * torch.eye(4)[2], -centre + 0.2]), torch.tensor([0, 0])
-    o = loss_settings(s=128.0, **changes)
+    o = LossSettings(s=128.0, **changes)
     wanted, _, _ = reference_softmax(o, embeddings.double(), labels, weight.double())
     head = head_with(weight, o).float()
     loss, asked, _ = on_one_rank(head, embeddings, labels)
@@ -246,7 +245,7 @@ def test_margin_gradient_straight_is_the_true_value_with_the_plain_cosines_slope
     """By hand: ∂ loss / ∂ cos_y = s (p_y - 1), the softmax's own factor, with p of the logits that have the margin."""
     case = make_case(7, 1)
     true, straight = (
-        head_with(case["weight"], loss_settings(margin_type="arc", margin_gradient=kind))
+        head_with(case["weight"], LossSettings(margin_type="arc", margin_gradient=kind))
         for kind in ("true", "straight")
     )
     values = [on_one_rank(head, case["inputs"], case["labels"]) for head in (true, straight)]
@@ -266,7 +265,7 @@ def test_margin_gradient_straight_is_the_true_value_with_the_plain_cosines_slope
     [("ada", math.nan), ("ada", math.inf), ("curricular", math.nan), ("curricular", math.inf)],
 )
 def test_a_batch_that_isnt_finite_leaves_no_trace_in_what_is_remembered(one_rank: None, kind: str, bad: float) -> None:
-    head = MarginSoftmax(5, 8, loss_settings(margin_type=kind), seed=0)
+    head = MarginSoftmax(5, 8, LossSettings(margin_type=kind), seed=0)
     embeddings, labels = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 5
     head(embeddings, labels)
     before = [buffer.clone() for buffer in head.buffers()]
@@ -280,7 +279,7 @@ def test_a_batch_that_isnt_finite_leaves_no_trace_in_what_is_remembered(one_rank
 
 def test_the_head_computes_in_float32_what_a_bf16_backbone_gives(one_rank: None) -> None:
     torch.manual_seed(0)
-    head = MarginSoftmax(50, 32, loss_settings(margin_type="arc"), seed=0)
+    head = MarginSoftmax(50, 32, LossSettings(margin_type="arc"), seed=0)
     labels = torch.arange(20)
     embeddings = torch.randn(20, 32).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -298,7 +297,7 @@ def test_a_margin_makes_the_loss_larger_and_hits_fewer(one_rank: None) -> None:
     embeddings, labels = torch.randn(200, 8), torch.arange(200) % 4
     results = []
     for m in (0.0, 0.35):
-        head = MarginSoftmax(4, 8, loss_settings(s=10.0, m=m), seed=0)
+        head = MarginSoftmax(4, 8, LossSettings(s=10.0, m=m), seed=0)
         loss, figures = head(embeddings, labels)
         assert torch.equal(loss.detach(), figures["softmax_loss"])
         results.append((loss.item(), figures["classification_accuracy"].item()))

@@ -52,7 +52,7 @@ def test_lists_read_back_with_the_labels_of_the_folders(tmp_path: Path) -> None:
     made(root, out)
     reference = labels(read_folders(DataRoot(root), ""))
     trained = read_labelled_list(DataRoot(root), str(out / "train.txt"), "")
-    assert trained.identities == ["0", "1", "2", "3"]  # each has a photograph to train on
+    assert trained.identities == ["0", "1", "2", "3"]  # each has an image to train on
     assert labels(trained).items() <= reference.items()
     ids: dict[str, int] = {}
     for part in ("train", "val", "test"):
@@ -83,7 +83,7 @@ def test_parts_are_disjoint_whole_and_within_one_of_their_fraction(
     trained, validated, tested = split(names, val, test, seed)
     assert sorted(trained + validated + tested) == sorted(names)
     assert trained
-    # One more photograph than the fraction says, or one less, by chance; fewer where one must be left to train on.
+    # One more image than the fraction says, or one less, by chance; fewer where one must be left to train on.
     assert len(tested) < count * test + 1
     assert len(validated) < count * val + 2
     assert count * (1 - val - test) <= len(trained) + 1
@@ -91,7 +91,7 @@ def test_parts_are_disjoint_whole_and_within_one_of_their_fraction(
 
 
 def test_fractions_hold_over_many_identities_of_few_photographs() -> None:
-    """2,000 × 3 photographs: 600 expected in val, and 300 in test; five standard deviations (of a Bernoulli an
+    """2,000 × 3 images: 600 expected in val, and 300 in test; five standard deviations (of a Bernoulli an
     identity) are 103 and 75."""
     parts = [split([f"{person}/{number}.jpg" for number in range(3)], 0.1, 0.05, 0) for person in range(2_000)]
     assert abs(sum(len(validated) for _, validated, _ in parts) - 600) < 103

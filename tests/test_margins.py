@@ -9,8 +9,8 @@ import torch
 
 from fr.losses import margins
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
+from fr.options.losses import LossSettings
 from tests import loss_reference as paper
-from tools.benchmarks.case_ranks import loss_settings
 
 Form = Callable[[torch.Tensor], torch.Tensor]
 # At angles below 0.001 from 0 and π, sin θ is held at 0.001.
@@ -247,7 +247,7 @@ def test_adaface_knows_a_clear_face_by_its_length_alone() -> None:
 
 
 def test_magfaces_margin_is_a_line_between_two_lengths_and_lets_gradient_to_them() -> None:
-    o = loss_settings(margin_type="mag")
+    o = LossSettings(margin_type="mag")
     form = functools.partial(margins.magface_margin, m_range=(o.l_m, o.u_m), a_range=(o.l_a, o.u_a))
     lengths = torch.linspace(0.001, 200, 2000, dtype=torch.float64)
     torch.testing.assert_close(form(lengths), paper.mag_margin(lengths, o), rtol=1e-14, atol=0)
@@ -258,7 +258,7 @@ def test_magfaces_margin_is_a_line_between_two_lengths_and_lets_gradient_to_them
 
 
 def test_magfaces_regulariser_falls_up_to_the_longest_and_is_flat_beyond() -> None:
-    o = loss_settings(margin_type="mag")
+    o = LossSettings(margin_type="mag")
     form = functools.partial(margins.magface_regulariser, a_range=(o.l_a, o.u_a))
     lengths = torch.linspace(0.001, 200, 2000, dtype=torch.float64)
     torch.testing.assert_close(form(lengths), paper.mag_regulariser(lengths, o), rtol=1e-14, atol=0)
@@ -279,10 +279,10 @@ def test_magface_as_a_whole_passes_gradcheck_in_cosine_and_length() -> None:
     assert torch.autograd.gradcheck(whole, (cos, lengths))
 
 
-@pytest.mark.parametrize("name", margins.OWN_MARGIN)
+@pytest.mark.parametrize("name", paper.PAPER_MARGIN)
 def test_an_automatic_margin_is_that_of_the_paper(name: str) -> None:
-    assert loss_settings(margin_type=name).margin == paper.PAPER_MARGIN[name]
-    assert loss_settings(margin_type=name, m=1.25).margin == 1.25
+    assert LossSettings(margin_type=name).margin == paper.PAPER_MARGIN[name]
+    assert LossSettings(margin_type=name, m=1.25).margin == 1.25
 
 
 def sv(cos: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:

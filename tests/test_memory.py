@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
 from fr.data.order import Order
 from fr.data.pipeline import DaliSettings
@@ -14,6 +13,7 @@ from fr.data.readers.vgg import read_vgg
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
 from fr.files.data_root import DataRoot
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 
 BATCH = 16

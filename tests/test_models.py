@@ -18,9 +18,9 @@ from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
 from fr.models import MODELS, build_model
 from fr.models.mobilenet import InvertedResidual, MobileFaceNet
-from fr.options.names import MARGIN_TYPES, MODEL_NAMES
+from fr.options.losses import MARGINS, LossSettings
+from fr.options.names import MODEL_NAMES
 from fr.train.optimizer import build_sgd
-from tools.benchmarks.case_ranks import loss_settings
 
 
 def test_the_options_offer_exactly_the_models_there_are() -> None:
@@ -128,7 +128,11 @@ def test_channels_last_changes_nothing_but_the_rounding() -> None:
     assert F.mse_loss(other, plain).sqrt() < 1e-4 * plain.square().mean().sqrt()
 
 
-@pytest.fixture(params=[(1, 0), (4, 3), (64, 63), (64, 5)], ids=lambda ranks: f"rank {ranks[1]} of {ranks[0]}")
+# (4, 3): the last of ranks that all have classes; (64, 63): a rank without any. The others are like (4, 3).
+RANKS = [(4, 3), (64, 63), *(pytest.param(ranks, marks=pytest.mark.thorough) for ranks in ((1, 0), (64, 5)))]
+
+
+@pytest.fixture(params=RANKS, ids=lambda ranks: f"rank {ranks[1]} of {ranks[0]}")
 def fake_ranks(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
     """A process group whose collectives do nothing: one rank of many, in one process."""
     world, rank = request.param
@@ -150,16 +154,16 @@ def to_fake_gpu(module: nn.Module) -> None:
 
 
 MIXED = r"(?i)different devices|same device|device mismatch|FakeTensor"
-ALL_COMPANIONS = {
+ALL_AUXILIARY = {
     f"{name}_loss_weight": 0.1 for name in ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
 }
 LOSSES: dict[str, dict[str, Any]] = {
-    **{margin: {"margin_type": margin} for margin in MARGIN_TYPES},
+    **{margin: {"margin_type": margin} for margin in MARGINS},
     "arc, easy": {"margin_type": "arc", "easy_margin": True},
     "straight gradient": {"margin_gradient": "straight"},
     "sv, smoothed": {"mining_type": "sv", "label_smoothing": 0.1},
     "focal": {"mining_type": "focal"},
-    "companions": ALL_COMPANIONS,
+    "companions": ALL_AUXILIARY,
     "semihard triplets": {"triplet_loss_weight": 0.1, "triplet_mining": "semihard"},
 }
 
@@ -167,7 +171,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_a_forward_pass_on_a_gpu_makes_no_tensor_elsewhere(fake_ranks: tuple[int, int], loss: dict[str, Any]) -> None:
     world, rank = fake_ranks
-    head = MarginSoftmax(101, 32, loss_settings(**loss), seed=0)
+    head = MarginSoftmax(101, 32, LossSettings(**loss), seed=0)
     assert head.weight.shape == (shard_rows(101, world, rank)[1], 32)
     companions = {name.removesuffix("_weight") for name in loss if name.endswith("_loss_weight")}
     companions |= {"magnitude_loss"} if loss.get("margin_type") == "mag" else set()
@@ -210,7 +214,7 @@ def test_forward_and_backward_make_no_tensor_on_another_device(
     """On `meta`, since backward needs a driver even on a fake GPU. It has neither autocast nor generators."""
     monkeypatch.setattr(torch, "autocast", lambda *_args, **_settings: nullcontext())
     monkeypatch.setattr(torch, "Generator", NoGenerator)
-    head = MarginSoftmax(101, 32, loss_settings(**loss), seed=0).to("meta")
+    head = MarginSoftmax(101, 32, LossSettings(**loss), seed=0).to("meta")
     optimizer = build_sgd(head.parameters(), 0.1, 0.9, 0.0)
     classes = len(head.weight)
     embeddings = torch.empty(2, 32, device="meta", requires_grad=True)

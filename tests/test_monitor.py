@@ -164,7 +164,7 @@ def test_tensorboard_shows_the_figures_under_the_names_of_the_reference(tmp_path
         *("min_margin_loss", "triplet_loss", "magnitude_loss"),
     ],
 )
-def test_a_companion_is_shown_where_it_is_on(tmp_path: Path, name: str) -> None:
+def test_an_auxiliary_loss_is_shown_where_it_is_on(tmp_path: Path, name: str) -> None:
     monitor = Monitor(tmp_path, 0, 100)
     monitor.log(record(1))
     monitor.log(record(2) | {name: 0.75})

@@ -1,4 +1,4 @@
-"""Signatures of pictures, and the search for pairs of them, against brute force."""
+"""Signatures of images, and the search for pairs of them, against brute force."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from fr.data.faces import LabelledFaces
 from fr.data.readers import vgg
 from fr.files.data_root import DataRoot
 from tools.dataset.checks import Limits
+from tools.dataset.image_facts import Fact, look_at
 from tools.dataset.near_duplicates import BITS, Signatures, conflicts, near_pairs, repeats, signature
-from tools.dataset.picture_facts import Fact, look_at
 
 Grey = NDArray[np.uint8]
 
@@ -47,7 +47,7 @@ def all_pairs(signatures: Signatures, radius: int) -> list[list[int]]:
 
 
 def skewed(count: int, seed: int) -> Signatures:
-    """Bits of which most are the same in most pictures, and some copies with up to 40 of them changed."""
+    """Bits of which most are the same in most images, and some copies with up to 40 of them changed."""
     rng = np.random.default_rng(seed)
     made = rng.random((count, BITS)) < rng.beta(0.3, 0.3, BITS)
     for row in range(count // 2, count):
@@ -102,7 +102,7 @@ def test_repeats_and_conflicts_are_those_of_their_definition(pictures, edges, ra
         assert row not in found or found[row] in others
 
 
-# --- real photographs -------------------------------------------------------------------------------------------------
+# --- real images -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def photographed(people: LabelledFaces) -> Signatures:
     return signatures_of(people)
 
 
-# Found by looking at the pairs in the order of their distance, up to 60 bits: the same photograph in two files.
+# Found by looking at the pairs in the order of their distance, up to 60 bits: the same image in two files.
 TWICE = {
     ("n000011/0006_01.jpg", "n000011/0011_01.jpg"),
     ("n000084/0001_01.jpg", "n000084/0008_01.jpg"),
@@ -151,7 +151,7 @@ COPIES = {
 
 @pytest.mark.parametrize("kind", COPIES)
 def test_copies_are_found(kind: str, people: LabelledFaces, photographed: Signatures, tmp_path: Path) -> None:
-    """Every fortieth photograph, changed and written again as JPEG of quality 60, landmarks moved along."""
+    """Every fortieth image, changed and written again as JPEG of quality 60, landmarks moved along."""
     rows = np.arange(0, len(people), 40)
     landmarks = people.landmarks[rows].copy()
     for place, row in enumerate(rows.tolist()):

@@ -16,7 +16,7 @@ MEGABYTE = 1_000_000
 
 
 def pictures(notebook: NotebookNode) -> list[list[tuple[int, int]]]:
-    """Sizes of the pictures that each cell draws."""
+    """Sizes of the images that each cell draws."""
     sizes = []
     for cell in notebook.cells:
         drawn = [output.get("data", {}).get("image/jpeg") for output in cell.get("outputs", [])]

@@ -56,9 +56,9 @@ def tiny() -> Iterator[None]:
 
 
 def warmed(name: str, input_size: tuple[int, int]) -> nn.Module:
-    """Random weights, with batch statistics halfway between 0 and 1 and those of some pictures.
+    """Random weights, with batch statistics halfway between 0 and 1 and those of some images.
 
-    Not all the way: channels that hardly vary over a few pictures would blow up every rounding error.
+    Not all the way: channels that hardly vary over a few images would blow up every rounding error.
     """
     torch.manual_seed(0)
     model = build_model(name, 16, input_size)
@@ -103,7 +103,7 @@ def figures(tmp_path: Path, *options: str) -> dict[str, float]:
 
 
 @cache
-def test_a_file_says_what_it_is_and_gives_the_figures_of_its_snapshot(
+def test_a_file_says_what_it_is_and_gives_the_metrics_of_its_snapshot(
     snap: Path, exported: Path, tmp_path: Path, sample_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = OnnxModel(exported, CPU)
@@ -391,7 +391,7 @@ def test_names_that_are_no_text_are_refused(name: bytes, tmp_path: Path) -> None
 def test_an_output_that_is_no_row_a_picture_is_refused(tmp_path: Path) -> None:
     path = foreign(tmp_path / "f.onnx")
     model = onnx.load(path)
-    model.graph.node[1].attribute.append(helper.make_attribute("axis", 0))  # all pictures into one row
+    model.graph.node[1].attribute.append(helper.make_attribute("axis", 0))  # all images into one row
     onnx.save(model, path)
     with pytest.raises(InputError, match=r"two images give torch.float32 \[1, 144\] instead of two rows"):
         OnnxModel(path, CPU).embed_size((32, 48))

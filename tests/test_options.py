@@ -15,10 +15,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fr.data.augmentation import Augmentation
 from fr.errors import InputError, run_plainly
-from fr.losses.settings import LossSettings
+from fr.options.augmentation import Augmentation
 from fr.options.definitions import evaluation_options, train_options
+from fr.options.losses import LossSettings
 from fr.options.parsing import Resolved
 from fr.options.validation import check_batch_size, check_micro_batches
 from tests.conftest import REQUIRED, ROOT

@@ -1,4 +1,4 @@
-"""Photographs outside of the data root: refused however they are come to, unless --allow_outside is given."""
+"""Images outside of the data root: refused however they are come to, unless --allow_outside is given."""
 
 import io
 import shutil
@@ -13,13 +13,14 @@ import torch
 
 from fr.data.bad_images import BadImages
 from fr.data.faces import LabelledFaces
-from fr.data.formats import READERS, Source
+from fr.data.formats import READERS
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.lines import STAYS
 from fr.data.order import Order
 from fr.data.pairs.lfw import read_lfw
 from fr.data.pipeline import plain_stream
 from fr.data.readers.folders import images_below
+from fr.data.readers.source import Source
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation import scoring
@@ -47,7 +48,7 @@ LISTED = {**LINES, "vgg": lambda name, _identity: name}
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root with a photograph, and a landmark CSV beside it; elsewhere another photograph."""
+    """A data root with an image, and a landmark CSV beside it; elsewhere another image."""
     for folder in ("root/a", "elsewhere"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "1.jpg").write_bytes(encoded(picture(1)))
@@ -73,7 +74,7 @@ def linked(link: Path, target: Path, root: Path | None = None) -> str:
 @pytest.mark.parametrize("dataset", LISTED)
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_link_out_of_the_root_is_refused_in_every_list_unless_allowed(dataset: str, which: int, root: Path) -> None:
-    """The first photograph's before the first iteration, any other's when it is read."""
+    """The first image's before the first iteration, any other's when it is read."""
     names = ["a/2.jpg", "a/1.jpg"][:: -1 if which else 1]
     said = linked(root / "a/2.jpg", root.parent / "elsewhere/1.jpg")
     text = "\n".join(LISTED[dataset](name, "1") for name in names)
@@ -222,7 +223,7 @@ def test_nothing_stands_in_for_a_photograph_outside(faces: LabelledFaces, tmp_pa
 
 
 def farm(sample_data: Path, folder: Path) -> list[str]:
-    """Training data of which each photograph is a link: the options that name them."""
+    """Training data of which each image is a link: the options that name them."""
     _, root, *others = data_options(sample_data)
     for path in Path(root).rglob("*.jpg"):
         link = folder / path.relative_to(root)

@@ -79,7 +79,7 @@ def test_what_is_packed_is_read_back_to_the_byte(
     assert packed.fingerprint() == photographs.fingerprint()  # a run may go on from the shards
     sizes = [len(data) for data in shards(tmp_path).values()]
     assert len(sizes) > 1
-    # Shards are filled by count, and photographs are not of one size.
+    # Shards are filled by count, and images are not of one size.
     assert all(0.15 < size / 2**20 < 0.25 for size in sizes[:-1])
 
 
@@ -155,14 +155,14 @@ def test_unusable_pictures_are_left_out_and_named(pack: Callable[..., None], tmp
     (root / "p/2.jpg").write_bytes(b"<html>404</html>")
     (root / "p/4.jpg").unlink()
     (root / "p/4.jpg").mkdir()
-    (root / "p/4.jpg/5.jpg").write_bytes(b"?")  # which makes it a folder of pictures
+    (root / "p/4.jpg/5.jpg").write_bytes(b"?")  # which makes it a folder of images
     options = words("folder", root, "--aligned")
     pack(tmp_path / "out", *options)
     assert read(tmp_path / "out", aligned=True).names.to_pylist() == ["p/0.jpg", "p/3.jpg", "p/5.jpg"]
     expected = [
         f"{root}/p/1.jpg: can't be decoded: it is empty",
-        f"{root}/p/2.jpg: can't be decoded: no picture",
-        f"{root}/p/4.jpg/5.jpg: can't be decoded: no picture",
+        f"{root}/p/2.jpg: can't be decoded: no image",
+        f"{root}/p/4.jpg/5.jpg: can't be decoded: no image",
     ]
     assert (tmp_path / "out/shard-000000.left_out.txt").read_text().splitlines() == expected
     printed = capsys.readouterr().out
@@ -310,7 +310,7 @@ def test_what_can_not_be_packed_is_refused(sample_data: Path, tmp_path: Path) ->
     assert "--out is required" in problems()
     crops = words("folder", sample_data / "vggface2/train", "--aligned")
     assert problems("--out", str(tmp_path), *crops, "--align", "64") == (
-        "--align: these pictures are aligned crops already; they can be packed as they are",
+        "--align: these images are aligned crops already; they can be packed as they are",
     )
     write(tmp_path / "rec", with_identities(PEOPLE), 3)
     (problem,) = problems("--out", str(tmp_path / "out"), *words("rec", tmp_path / "rec"))

@@ -16,9 +16,8 @@ from nvidia.dali import backend, ops
 
 from fr.alignment import ALIGNMENTS, Array, compose, invert, template_points
 from fr.data import pipeline
-from fr.data.augmentation import Augmentation, boxes, draw, geometry
+from fr.data.augmentation import EFFECTS, boxes, draw, geometry
 from fr.data.bad_images import BadImages
-from fr.data.effects import EFFECTS
 from fr.data.faces import Faces, LabelledFaces
 from fr.data.graph import face_graph, regions
 from fr.data.order import Order
@@ -28,6 +27,7 @@ from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 from tests.conftest import vgg_faces
 
@@ -119,7 +119,7 @@ def assert_same_picture(found: Array, expected: Array) -> None:
 
 def test_plain_stream_is_opencvs_warp_of_the_decoded_photograph(photographs: LabelledFaces) -> None:
     expected = by_opencv(photographs, PLAIN)
-    assert expected.std() > 40  # a picture, not a border
+    assert expected.std() > 40  # an image, not a border
     assert_same_picture(plain(photographs), expected)
 
 
@@ -206,7 +206,7 @@ def test_a_face_that_shrinks_a_lot_is_smoothed_as_documented(tmp_path: Path) -> 
     found, expected = plain(faces), by_opencv(faces, PLAIN)
     for one, other in zip(found[:3], expected[:3], strict=True):
         # Noise is the worst case for places rounded to 1/32 pixel: 1/64 of a gradient whose size is that of the
-        # picture's own spread, and half a level of rounding on each side.
+        # image's own spread, and half a level of rounding on each side.
         assert np.abs(one - other).mean() < 0.5 + other.std() / 32
         assert np.abs(one - other).max() < 2 + 8
     # White noise after a box of 5×5 has a fifth of its deviation of 74; a plain warp leaves about two thirds.
@@ -352,7 +352,7 @@ def test_cut_out_boxes_are_black_and_the_rest_is_untouched(photographs: Labelled
     np.testing.assert_array_equal(found, expected)
 
 
-# --- photographs that can't be used ---------------------------------------------------------------------------------
+# --- images that can't be used ---------------------------------------------------------------------------------
 
 
 def spoil(path: Path, how: str) -> None:

@@ -1,4 +1,4 @@
-"""Curves from evaluate_lfw.py to a picture, and files that hold none."""
+"""Curves from evaluate_lfw.py to an image, and files that hold none."""
 
 from pathlib import Path
 

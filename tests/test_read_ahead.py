@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def
 
-from fr.data import reading
 from fr.data.bad_images import BadImages, stand_ins
 from fr.data.faces import Faces, LabelledFaces
 from fr.data.graph import as_tensors
@@ -217,7 +216,7 @@ def test_a_batch_is_read_by_one_thread_where_reads_are_quick_and_by_more_where_t
     seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = threading.local()  # the time of a thread, in which nothing takes any but reads
-    monkeypatch.setattr(reading.time, "perf_counter", lambda: getattr(clock, "now", 0.0))
+    monkeypatch.setattr(time, "perf_counter", lambda: getattr(clock, "now", 0.0))
     parts = READERS // BATCHES
     together = threading.Barrier(parts)  # more than the batches in progress
     rows = np.arange(20 * parts).reshape(20, parts)
@@ -426,7 +425,7 @@ def test_a_buffer_lives_until_dali_has_read_it() -> None:
         go_on.wait(PATIENCE)
         return array.copy()
 
-    @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
+    @pipeline_def(exec_dynamic=True)
     def graph() -> Any:
         (encoded,) = fn.external_source(source=fresh(), num_outputs=1, batch=True, no_copy=True)
         return fn.python_function(encoded, function=copied)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from fr.data import storage
-from fr.data.formats import READERS, Source
+from fr.data.formats import READERS
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.pairs.lfw import read_lfw
+from fr.data.readers.source import Source
 from fr.data.readers.vgg import label_order
 from fr.errors import InputError
 from fr.evaluation.scored_model import open_model
@@ -90,7 +91,7 @@ def test_no_more_is_read_than_allowed_and_all_of_that(tmp_path: Path, monkeypatc
 
 
 def test_a_file_of_terabytes_takes_no_memory(data: Data) -> None:
-    """It has holes, and says that it is a photograph, or a shard or records with one of that size."""
+    """It has holes, and says that it is an image, or a shard or records with one of that size."""
     data.photographs("a/2.jpg")
     os.truncate(data.root / "a/2.jpg", 1 << 42)
     faces = data.read("trp", "\n".join(f"a/{number}.jpg 1 {' '.join(map(str, POINTS))}" for number in (1, 2)))

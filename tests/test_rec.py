@@ -52,7 +52,7 @@ def test_pictures_and_classes_by_hand(tmp_path: Path) -> None:
     assert faces.landmarks.shape == (6, 0, 2)
     assert [faces.read(row).tobytes() for row in range(6)] == [image for images in PEOPLE for image in images]
     assert faces.path(2) == f"{tmp_path}/train.rec: record 3"
-    assert faces.notes == (f"{tmp_path}/property says 8 classes, and the pictures are of 3",)
+    assert faces.notes == (f"{tmp_path}/property says 8 classes, and the images are of 3",)
 
 
 def test_without_a_header_record_every_record_is_a_picture(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_classes_are_known_from_two_records_an_identity(tmp_path: Path, monk
     monkeypatch.setattr(os, "pread", counted)
     faces = read_records(DataRoot(tmp_path))
     assert faces.labels.tolist() == [0] * 50 + [1] * 50
-    assert len(calls) == 1 + 2 + 2  # the header, the identities, a picture of each
+    assert len(calls) == 1 + 2 + 2  # the header, the identities, an image of each
 
 
 @pytest.mark.parametrize("kind", ["a gap", "an overlap", "beyond", "not whole", "damaged", "one less", "nobody"])
@@ -124,7 +124,7 @@ def test_a_record_of_labels_alone_takes_no_more_than_its_bytes(tmp_path: Path) -
     write(tmp_path, {0: record([0.0, 1.0], b"picture")}, 1)
     (tmp_path / "train.rec").write_bytes(struct.pack("<4sIIfQQ", MAGIC, 24 + (64 << 20), 16 << 20, 0, 0, 0))
     os.truncate(tmp_path / "train.rec", 32 + (64 << 20))
-    with bounded(), pytest.raises(InputError, match="no picture can be read"):
+    with bounded(), pytest.raises(InputError, match="no image can be read"):
         read_records(DataRoot(tmp_path))
 
 
@@ -158,7 +158,7 @@ def sixteen() -> list[list[bytes]]:
 @pytest.mark.parametrize("when", ["before", "in mid-run"])
 def test_a_corrupt_record_is_replaced_exactly(kind: str, when: str, sixteen: list[list[bytes]], tmp_path: Path) -> None:
     """Known by its place from the identity records, which are read before it is damaged or in spite of it."""
-    row = 15 if kind == "cut short" else 4  # the first picture of an identity, or the last record of the file
+    row = 15 if kind == "cut short" else 4  # the first image of an identity, or the last record of the file
     records = with_identities(sixteen)
     records = {key: records[key] for key in [*range(17, 21), *range(17)]}  # an index may have any order
     write(tmp_path, records, 4)
@@ -193,7 +193,7 @@ def test_a_corrupt_record_whose_class_nothing_tells_is_left_out_and_said(tmp_pat
     assert faces.names.to_pylist() == ["0"]
     assert faces.notes == (
         f"5 records of {tmp_path}/train.rec whose class can't be read left out: 1, 2, 3, …",
-        f"{tmp_path}/property says 3 classes, and the pictures are of 1",
+        f"{tmp_path}/property says 3 classes, and the images are of 1",
     )
 
 
@@ -248,7 +248,7 @@ def test_an_index_of_another_file_is_refused(tmp_path: Path) -> None:
     write(tmp_path, alone(PEOPLE), 3)
     (tmp_path / "train.idx").write_text("0\t4\n1\t8\n")
     assert problems(tmp_path) == (
-        f"{tmp_path}/train.rec: no picture can be read; does {tmp_path}/train.idx belong to it?",
+        f"{tmp_path}/train.rec: no image can be read; does {tmp_path}/train.idx belong to it?",
     )
 
 
@@ -267,7 +267,7 @@ def test_options_that_it_does_not_use_are_refused() -> None:
 
 @pytest.fixture(scope="module")
 def crops(sample_data: Path) -> Path:
-    """The sample data's photographs, taken for aligned crops: one folder an identity."""
+    """The sample data's images, taken for aligned crops: one folder an identity."""
     return sample_data / "vggface2/train"
 
 

@@ -1,4 +1,4 @@
-"""Faces of pictures in memory: the same embeddings as those of the same photographs' files, in any company."""
+"""Faces of images in memory: the same embeddings as those of the same images' files, in any company."""
 
 from pathlib import Path
 

@@ -83,7 +83,7 @@ def test_page_is_self_contained_and_escapes_outside_strings(tmp_path: Path) -> N
 def test_page_shows_every_figure_and_fold(tmp_path: Path) -> None:
     scores, same, verification = lfw_like()
     html = write_report(tmp_path, verification, scores, same, FACTS, "LFW").read_text(encoding="utf-8")
-    for value in verification.figures().values():
+    for value in verification.metrics().values():
         assert f"{value:.4f}" in html
     for i in range(10):
         accuracy, threshold = verification.fold_accuracies[i], verification.fold_thresholds[i]
@@ -115,7 +115,7 @@ def test_report_json_reads_back_equal(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert record == {
         "title": "LFW é",
-        "figures": verification.figures(),
+        "figures": verification.metrics(),
         "statistics": {},
         "pairs": 1200,
         "fold_accuracies": list(verification.fold_accuracies),

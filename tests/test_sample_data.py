@@ -128,7 +128,7 @@ def test_verification_part_has_lfw_layout_and_folds_share_no_one(tiny):
 
 @pytest.mark.parametrize("identity", range(12))
 def test_landmarks_sit_where_the_features_are_drawn(identity):
-    """Irises and lips painted in colours nothing else has are found again in the picture."""
+    """Irises and lips painted in colours nothing else has are found again in the image."""
     green, blue, grey, size = np.array([0.0, 255.0, 0.0]), np.array([255.0, 0.0, 0.0]), np.full(3, 120.0), 320
     person = person_of(Options(), TRAIN, identity)
     traits = {**person.traits, "upper_lip": 0.04, "lower_lip": 0.05}

@@ -9,6 +9,7 @@ import torch
 
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count, drawn_rows
+from fr.options.losses import LossSettings
 from fr.train.optimizer import build_sgd
 from tests.loss_reference import (
     BATCH,
@@ -21,7 +22,6 @@ from tests.loss_reference import (
     own_part,
     reference_softmax,
 )
-from tools.benchmarks.case_ranks import loss_settings
 
 ROWS = 100
 OF_BATCH = torch.tensor([3, 99, 3, 0, -1, 100, 57, 250, -40])  # two of one class, four of other ranks
@@ -133,7 +133,7 @@ def on_a_rank() -> dict[str, Any]:
     results: dict[str, Any] = {}
     for number, (classes, iteration, rate, changes) in enumerate(CASES):
         case, own = make_case(classes, number), own_part()
-        head = head_with(case["weight"], loss_settings(sample_rate=rate, **changes))
+        head = head_with(case["weight"], LossSettings(sample_rate=rate, **changes))
         optimizer = build_sgd(head.parameters(), LR, MOMENTUM, DECAY)
         labels, steps, whole = case["labels"][own], [], head.weight.data_ptr()
         for step in range(STEPS):
@@ -176,7 +176,7 @@ def test_a_step_is_the_softmax_and_sgd_over_exactly_the_drawn_classes(
     assert world == 1 or not torch.equal(draws[0], draws[1])  # each rank has its own
     for number, (classes, iteration, rate, changes) in enumerate(CASES):
         case, memory = make_case(classes, number), None
-        o = loss_settings(**changes)
+        o = LossSettings(**changes)
         firsts = [shard_rows(classes, world, which)[0] for which in range(world)]
         for step in range(STEPS):
             results = [one[str(number)][step] for one in ranks]
@@ -216,7 +216,7 @@ def assert_stepped_alone(
 
 
 def build(rate: float, seed: int = 0, classes: int = 50, momentum: float = 0.9) -> tuple[MarginSoftmax, Any]:
-    head = MarginSoftmax(classes, EMBED_SIZE, loss_settings(sample_rate=rate), seed)
+    head = MarginSoftmax(classes, EMBED_SIZE, LossSettings(sample_rate=rate), seed)
     return head, build_sgd(head.parameters(), LR, momentum, DECAY)
 
 
@@ -285,12 +285,12 @@ def test_two_runs_are_the_same_bits_and_another_seed_is_not(one_rank: None) -> N
 def test_the_centres_of_the_centre_loss_are_not_sampled(one_rank: None) -> None:
     (embeddings, labels), centres = batch(), []
     for rate in (0.3, 1.0):
-        head = MarginSoftmax(50, EMBED_SIZE, loss_settings(sample_rate=rate, center_loss_weight=1.0), 0)
+        head = MarginSoftmax(50, EMBED_SIZE, LossSettings(sample_rate=rate, center_loss_weight=1.0), 0)
         for iteration in range(2):  # from 0, then from elsewhere
             with head.step(iteration, labels, build_sgd(head.parameters(), LR, MOMENTUM, DECAY)):
                 head(embeddings, labels)
-            head.companions.move_centers(torch.tensor(0.0))
-        centres.append(head.companions.centers)
+            head.auxiliary.move_centers(torch.tensor(0.0))
+        centres.append(head.auxiliary.centers)
     assert torch.equal(*centres)
     assert centres[0].any(dim=1).nonzero()[:, 0].tolist() == sorted({*labels.tolist()})
 
@@ -305,7 +305,7 @@ def test_the_classes_of_all_micro_batches_are_there_in_each(one_rank: None) -> N
         for labels in parts:
             loss, _ = head(embeddings, labels)
             wanted, _, _ = reference_softmax(
-                *(loss_settings(), embeddings.double(), torch.searchsorted(torch.cat(parts), labels)),
+                *(LossSettings(), embeddings.double(), torch.searchsorted(torch.cat(parts), labels)),
                 head.weight.detach().double(),
             )
             assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)  # float32, s = 30

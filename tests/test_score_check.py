@@ -73,7 +73,7 @@ def model(small_lfw: Path, shared_data: Path, tmp_path_factory: pytest.TempPathF
     (of,) = read_sets([f"{small_lfw}/lfw", f"{small_lfw}/pairs.txt", f"{small_lfw}/lfw_landmark.txt"], "auto", [])
     with open_ranks("cpu") as ranks:
         rows = embed(OnnxModel(source, ranks.device), of.faces, CONTRACT, DALI, ranks, 32, False)
-    spread = Spread.of(of, cosines(rows, of), averaged=False, flip="")
+    spread = Spread.measure(of, cosines(rows, of), averaged=False, flip="")
     network = onnx.load(source)
     facts = {"scores": [spread.as_dict()]}
     onnx.helper.set_model_props(network, {CONTRACT_KEY: json.dumps(CONTRACT.as_dict()), FACTS_KEY: json.dumps(facts)})
@@ -89,7 +89,7 @@ def test_the_right_preparation_raises_no_alarm(model: Path, small_lfw: Path, eva
 
 
 def shuffled(data: Path, out: Path) -> list[str]:
-    """Landmarks of other photographs."""
+    """Landmarks of other images."""
     rows = [line.split("\t") for line in (data / "lfw_landmark.txt").read_text().splitlines()]
     order = np.random.default_rng(0).permutation(len(rows))
     text = "\n".join("\t".join([row[0], *rows[other][1:]]) for row, other in zip(rows, order, strict=True))
@@ -98,8 +98,8 @@ def shuffled(data: Path, out: Path) -> list[str]:
 
 
 WRONG = {
-    "landmarks of other photographs": shuffled,
-    # LFW's published landmarks belong to its original photographs; these are the deep-funneled ones.
+    "landmarks of other images": shuffled,
+    # LFW's published landmarks belong to its original images; these are the deep-funneled ones.
     "landmarks of another frame": lambda data, _: ["--val_landmarks", str(data / "../../lfw/lfw_landmark.txt")],
     "swapped colours": lambda _data, _: ["--color_order", "bgr"],
     "another template": lambda _data, _: ["--template", "sphereface"],
@@ -141,7 +141,7 @@ def test_another_set_is_judged_by_its_different_pairs_alone(
         (tmp_path / name / "pairs.txt").write_text("\n".join(rows) + "\n")
     (tmp_path / "right" / "landmarks.csv").symlink_to(data / "bb_landmark/loose_landmark_train.csv")
     assert evaluate("--snap", str(model), "--val_sets", str(tmp_path / "right")) == ""
-    warning = evaluate("--snap", str(model), "--val_sets", str(tmp_path / "crops"))  # photographs taken for crops
+    warning = evaluate("--snap", str(model), "--val_sets", str(tmp_path / "crops"))  # images taken for crops
     assert warning.startswith("warning: pairs: the scores aren't those of the training: ")
     assert ", of lfw. Check " in warning
 
@@ -192,7 +192,7 @@ def told_on_a_rank(path: str) -> str:
     ranks = Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), 0, 1, torch.device("cpu"))
     (of,) = sets_to_score({}, contents.config, path)
     rows = embed(load_backbone(Path(path), contents, contract.input_size), of.faces, contract, DALI, ranks, 9, True)
-    now = Spread.of(of, cosines(rows, of), False, "sum")
+    now = Spread.measure(of, cosines(rows, of), False, "sum")
     return strange(now, read_spreads(Path(path), contents.scores)[:1])
 
 

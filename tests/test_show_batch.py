@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fr.data.augmentation import Augmentation, Draws, draw
+from fr.data.augmentation import Draws, draw
 from fr.data.bad_images import BadImages
 from fr.data.order import Order
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
 from fr.errors import run_plainly
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 from tests.conftest import data_options, vgg_faces
 from tools import show_batch

@@ -19,6 +19,7 @@ from fr.checkpoint.training_state import Tensors, TrainingState
 from fr.distributed import rank
 from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
+from fr.options.losses import LossSettings
 from fr.preprocessing import Preprocessing
 from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
@@ -33,7 +34,6 @@ from tests.builders.snapshots import (
     names,
     resume,
 )
-from tools.benchmarks.case_ranks import loss_settings
 
 
 def write(folder: Path, iteration: int = 5, seed: int = 1, prefix: str = "net", **loss: Any) -> dict[str, torch.Tensor]:
@@ -319,7 +319,7 @@ def test_other_classes_are_refused_by_name(one_rank: None, tmp_path: Path, ours:
 def test_a_state_of_another_shape_is_refused_with_both_shapes(one_rank: None, tmp_path: Path) -> None:
     write(tmp_path)
     backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3), nn.Linear(3, 3))
-    head = MarginSoftmax(CLASSES + 1, 3, loss_settings(), 1)
+    head = MarginSoftmax(CLASSES + 1, 3, LossSettings(), 1)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
     with pytest.raises(InputError) as caught:
         resuming.resume([tmp_path / "net_5.pt"], TrainingState(Learner(backbone, head, optimizer)), CONTENTS)

@@ -1,4 +1,4 @@
-"""Encoded pictures that aren't a file each: their bytes, their names, and what becomes of a file that changes."""
+"""Encoded images that aren't a file each: their bytes, their names, and what becomes of a file that changes."""
 
 import os
 import struct

@@ -133,7 +133,7 @@ def test_samples_without_a_picture_are_counted(tmp_path: Path) -> None:
     assert faces.names.to_pylist() == ["1.jpg"]
     assert faces.identities == ["p"]
     assert faces.notes == (
-        "2 samples without a picture (.jpg, .jpeg, .jpe, .jfif, .png, .webp, .bmp) left out",
+        "2 samples without an image (.jpg, .jpeg, .jpe, .jfif, .png, .webp, .bmp) left out",
         f"left out of {tmp_path} for their endings: 1 .gif, 1 .tiff",
     )
 
@@ -146,7 +146,7 @@ def test_crops_need_no_landmarks_if_they_are_said_to_be_crops(tmp_path: Path) ->
     assert "tools/detect_faces.py" in problem
     write_shard(tmp_path / "a.tar", sample("1", "p"))
     assert problems(tmp_path, aligned=True) == (
-        f"--aligned: not with the shards of {tmp_path}: their landmarks align the pictures",
+        f"--aligned: not with the shards of {tmp_path}: their landmarks align the images",
     )
 
 
@@ -184,7 +184,7 @@ def test_unfit_members_are_refused_together_by_shard_and_name(tmp_path: Path) ->
         f"{a}: 3.jpg: no 3.cls with its class",
         f"{a}: 4.cls: longer than 1,000 bytes",
         f"{b}: 3.cls: a second class of 3",
-        f"{b}: 1.png: a second picture of 1",
+        f"{b}: 1.png: a second image of 1",
         *(f"{b}: {name}: {special}" for name in ("5.jpg", "6.cls", "7.landmarks")),
         f"{b}: 1.landmarks: '{TEN.decode()} 5' isn't `x1 y1 … x5 y5`",
         f"{b}: 2.landmarks: 'x{TEN.decode()}' isn't `x1 y1 … x5 y5`",
@@ -270,7 +270,7 @@ def test_a_shard_cut_anywhere_gives_its_whole_samples_and_says_so(tmp_path: Path
         assert (faces.landmarks == expected.landmarks[:count]).all()
         assert [faces.identities[label] for label in faces.labels] == [f"p{n % 2}" for n in range(count)]
         whole_pictures = sum(end <= size for end in ends)
-        # The sample that is cut: with all but its picture it is a bad photograph, else it is as if it weren't there.
+        # The sample that is cut: with all but its image it is a bad image, else it is as if it weren't there.
         assert count in (whole_pictures, whole_pictures + 1) if order[-1] == "jpg" else count in range(5)
         for row in range(count):
             if ends[row] <= size:
@@ -358,7 +358,7 @@ def packed(faces: LabelledFaces, folder: Path, shards: int) -> LabelledFaces:
 
 @pytest.fixture(scope="module")
 def sixteen(tmp_path_factory: pytest.TempPathFactory) -> LabelledFaces:
-    """4 people × 4 photographs in 3 shards."""
+    """4 people × 4 images in 3 shards."""
     folder = tmp_path_factory.mktemp("sixteen")
     files = {f"p{number // 4}/{number}": encoded(picture(number), quality=95) for number in range(16)}
     for part in range(3):

@@ -16,11 +16,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import train
 from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
+from fr.losses.classifier import MarginSoftmax
+from fr.options.definitions import train_options
+from fr.options.losses import LossSettings
 from fr.train.learner import Batch, Learner
+from fr.train.optimizer import build_sgd
 from tests.conftest import (
     ROOT,
     TINY,
@@ -313,13 +318,20 @@ def test_a_validation_that_fails_is_told_and_the_training_goes_on(
     assert snapshot.read(tmp_path / "snapshots" / "tiny_3.pt").metrics == {}
 
 
+# Options whose effect on a number a unit test has: of the optimiser (test_optimizer.py, test_learner.py), the head
+# (test_losses.py), the alignment and the augmentation (test_pipeline.py, test_augmentation.py).
+ELSEWHERE = (
+    *("--lr 0.02", "--momentum 0.5", "--weight_decay 0.1", "--clip_norm 0.1", "--margin_type arc", "--s 20", "--m 0.1"),
+    *("--alignment umeyama", "--flip_prob 1", "--rotate_prob 0", "--rotate_degrees 30", "--cutout_prob 1"),
+)
+
+
 @pytest.mark.parametrize(
     "option",
     [
-        *("--lr 0.02", "--momentum 0.5", "--weight_decay 0.1", "--clip_norm 0.1", "--warmup_iterations 9"),
-        *("--margin_type arc", "--s 20", "--m 0.1", "--embed_size 24", "--input_size 48", "--seed 5"),
-        *("--template arcface", "--alignment umeyama", "--flip_prob 1", "--rotate_prob 0", "--rotate_degrees 30"),
-        *("--cutout_prob 1", "--blur_prob 1", "--freeze_bn true", "--precision bf16", "--accumulate 2"),
+        *(pytest.param(option, marks=pytest.mark.thorough) for option in ELSEWHERE),
+        *("--warmup_iterations 9", "--embed_size 24", "--input_size 48", "--seed 5", "--template arcface"),
+        *("--blur_prob 1", "--freeze_bn true", "--precision bf16", "--accumulate 2"),
         *("--train_batch_size 24", "--model mobilenet --embed_size 8", "--weighted", "--images_per_identity 2"),
     ],
 )
@@ -369,39 +381,69 @@ def test_learning_rate_drops_at_epochs_and_log_step_spaces_the_records(
 # --- every option of the losses -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("partner", "option"),
-    [
-        *(
-            ("", f"--margin_type {kind}")
-            for kind in ("softmax", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
-        ),
-        *((f"--margin_type {kind}", "--m 1.2") for kind in ("arc", "sphere", "sphere_r", "ada", "curricular")),
-        ("--margin_type arc", "--easy_margin"),
-        *(("--margin_type combined", option) for option in ("--m1 1.2", "--m2 0.5", "--m3 0.3")),
-        ("--margin_type ada", "--h 1"),
-        *(("--margin_type mag --l_a 1 --u_a 2", option) for option in ("--l_m 0.2", "--u_m 1", "--lambda_g 1")),
-        *(("--margin_type mag --l_a 1 --u_a 2", option) for option in ("--l_a 0.1", "--u_a 3")),
-        ("", "--mining_type sv"),
-        ("", "--mining_type focal"),
-        ("--mining_type sv", "--t 1.5"),
-        ("--mining_type focal", "--gamma 4"),
-        ("", "--label_smoothing 0.1"),
-        ("--train_batch_size 4", "--sample_rate 0.3"),  # of 12 classes a batch of 4 leaves some undrawn
-        *(
-            ("", f"--{name}_loss_weight 0.1")
-            for name in ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
-        ),
-        ("--center_loss_weight 0.1", "--center_loss_lr 0.1"),
-        ("--push_loss_weight 1", "--push_margin 1.2"),
-        ("--push_plus_loss_weight 1", "--push_margin 1.2"),
-        ("--global_push_loss_weight 10", "--push_margin 1.9"),  # grows from 0.15 over 40,000 iterations
-        ("--min_margin_loss_weight 1", "--min_margin 1.2"),
-        ("--triplet_loss_weight 1", "--triplet_margin 0.5"),
-        ("--triplet_loss_weight 1", "--triplet_mining semihard"),
-    ],
-)
-def test_option_of_a_loss_changes_the_losses(
+# (options that both runs have, an option that one has)
+LOSS_OPTIONS = [
+    *(
+        ("", f"--margin_type {kind}")
+        for kind in ("softmax", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
+    ),
+    *((f"--margin_type {kind}", "--m 1.2") for kind in ("arc", "sphere", "sphere_r", "ada", "curricular")),
+    ("--margin_type arc", "--easy_margin"),
+    *(("--margin_type combined", option) for option in ("--m1 1.2", "--m2 0.5", "--m3 0.3")),
+    ("--margin_type ada", "--h 1"),
+    *(("--margin_type mag --l_a 1 --u_a 2", option) for option in ("--l_m 0.2", "--u_m 1", "--lambda_g 1")),
+    *(("--margin_type mag --l_a 1 --u_a 2", option) for option in ("--l_a 0.1", "--u_a 3")),
+    ("", "--mining_type sv"),
+    ("", "--mining_type focal"),
+    ("--mining_type sv", "--t 1.5"),
+    ("--mining_type focal", "--gamma 4"),
+    ("", "--label_smoothing 0.1"),
+    ("--train_batch_size 4", "--sample_rate 0.3"),  # of 12 classes a batch of 4 leaves some undrawn
+    *(
+        ("", f"--{name}_loss_weight 0.1")
+        for name in ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
+    ),
+    ("--center_loss_weight 0.1", "--center_loss_lr 0.1"),
+    ("--push_loss_weight 1", "--push_margin 1.2"),
+    ("--push_plus_loss_weight 1", "--push_margin 1.2"),
+    ("--global_push_loss_weight 10", "--push_margin 1.9"),  # grows from 0.15 over 40,000 iterations
+    ("--min_margin_loss_weight 1", "--min_margin 1.2"),
+    ("--triplet_loss_weight 1", "--triplet_margin 0.5"),
+    ("--triplet_loss_weight 1", "--triplet_mining semihard"),
+]
+
+
+def head_losses(options: str) -> list[float]:
+    """Losses of three steps of the head alone, on fixed embeddings [B, 6] of norm 1.5."""
+    words = ["--train_data_root", "x", "--train_list", "x", "--train_landmarks", "x", *options.split()]
+    resolved = train_options(words).values
+    head = MarginSoftmax(12, 6, LossSettings.from_options(resolved), seed=0)
+    optimizer = build_sgd(head.parameters(), 0.1, 0.9, 1e-4)
+    source, batch = torch.Generator().manual_seed(0), min(resolved.train_batch_size, 24)
+    embeddings = 1.5 * F.normalize(torch.randn(batch, 6, generator=source))
+    labels = torch.arange(batch) % 12
+    seen = []
+    for iteration in range(3):
+        with head.step(iteration, labels, optimizer):
+            loss, _ = head(embeddings.clone().requires_grad_(), labels)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        head.auxiliary.move_centers(torch.tensor(0.0))
+        seen.append(loss.item())
+    return seen
+
+
+@pytest.mark.parametrize(("partner", "option"), LOSS_OPTIONS)
+def test_option_of_a_loss_changes_the_losses_of_the_head(partner: str, option: str, one_rank: None) -> None:
+    seen = head_losses(f"{partner} {option}")
+    assert all(math.isfinite(loss) for loss in seen)
+    assert seen != head_losses(partner)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("partner", "option"), LOSS_OPTIONS)
+def test_option_of_a_loss_changes_the_losses_of_a_training(
     partner: str,
     option: str,
     run_small: Callable[..., Losses],
@@ -423,7 +465,7 @@ def test_a_straight_gradient_changes_what_is_learnt_and_not_the_loss(
     assert seen[2] != pytest.approx(expected[2], rel=1e-4)
 
 
-def test_every_companion_is_in_the_log_and_its_weighted_value_in_the_loss(
+def test_every_auxiliary_loss_is_in_the_log_and_its_weighted_value_in_the_loss(
     run_small: Callable[..., Losses], tmp_path: Path
 ) -> None:
     weights = {

@@ -76,7 +76,7 @@ def test_verify_matches_brute_force_and_sklearn(pairs: Pairs) -> None:
     assert result.diff_accuracy == pytest.approx(sum(of_diff) / len(of_diff), abs=1e-14)
     assert result.threshold == pytest.approx(sum(thresholds) / len(thresholds), abs=1e-14)
     assert result.pairs == len(scores)
-    assert all(math.isfinite(value) for value in result.figures().values())
+    assert all(math.isfinite(value) for value in result.metrics().values())
 
 
 @settings(max_examples=200, deadline=None)
@@ -110,7 +110,7 @@ def test_hand_computed_case() -> None:
     result = verify(scores, same, fold)
     assert result.fold_accuracies == (0.5, 0.75)
     assert result.fold_thresholds == pytest.approx((0.55, 0.75))
-    assert result.figures() == pytest.approx(
+    assert result.metrics() == pytest.approx(
         {
             "accuracy": 0.625,
             "accuracy_std": 0.125,

@@ -84,7 +84,7 @@ def test_every_form_is_recognised_and_gives_the_same_pictures_pairs_and_folds(
 def test_people_are_as_many_in_every_form_whether_or_not_folders_are_theirs(
     sample_data: Path, published: list[str]
 ) -> None:
-    """A person may be several where no pair connects the photographs, never fewer."""
+    """A person may be several where no pair connects the images, never fewer."""
     data = sample_data / "lfw"
     lfw = people_of_pairs(read_lfw(DataRoot(Path(f"{data}/lfw")), f"{data}/pairs.txt", f"{data}/lfw_landmark.txt"))
     for word in published:
@@ -149,13 +149,13 @@ def test_a_training_validates_on_every_set_and_the_first_keeps_the_plain_names(t
     assert plain == ["accuracy", "accuracy_std"]
     stored = snapshot.read(trained).metrics
     for prefix in ("", "ema_"):
-        # One set in two forms; LFW itself is its photographs.
+        # One set in two forms; LFW itself is its images.
         assert stored[f"{prefix}calfw_auc"] == stored[f"{prefix}lfw_2_auc"]
         assert stored[f"{prefix}auc"] == pytest.approx(stored[f"{prefix}calfw_auc"], abs=0.02)
     assert logged == {"iteration": 2} | stored
 
 
-def test_tensorboard_has_the_figures_of_every_set(trained: Path) -> None:
+def test_tensorboard_has_the_metrics_of_every_set(trained: Path) -> None:
     board = EventAccumulator(str(trained.parent / "logs"))
     board.Reload()
     stored = snapshot.read(trained).metrics
@@ -225,7 +225,7 @@ def test_images_of_several_sizes_are_doubted_before_the_first_is_embedded(
 
 
 def test_pictures_with_landmarks_are_aligned_in_any_form(sample_data: Path, drawn: Drawn, tmp_path: Path) -> None:
-    """A pair list beside LFW's photographs and landmarks gives LFW's faces, by its text file and by a CSV."""
+    """A pair list beside LFW's images and landmarks gives LFW's faces, by its text file and by a CSV."""
     data = f"{sample_data}/lfw"
     lfw = read_lfw(DataRoot(Path(f"{data}/lfw")), f"{data}/pairs.txt", f"{data}/lfw_landmark.txt")
     rows = "\n".join(f"{first}.jpg\t{second}.jpg\t{int(same)}" for first, second, same in drawn.pairs)
@@ -332,11 +332,11 @@ def test_packs_whose_numbers_do_not_fit_or_that_hold_something_else_are_refused(
     path = tmp_path / "x.bin"
     pictures, same = [b"a", b"b", b"c", b"d"] * 2, [True, True, False, False]
     for content, expected in (
-        ((pictures[:7], same), "7 pictures for 4 pairs, where each has two"),
+        ((pictures[:7], same), "7 images for 4 pairs, where each has two"),
         ((pictures, [True, True, False, 7]), "pair 3 is neither True nor False"),
-        (([*pictures[:7], 5], same), "picture 7 isn't the bytes of one"),
+        (([*pictures[:7], 5], same), "image 7 isn't the bytes of one"),
         ((pictures, [True] * 4), "0 different pairs; a verification needs two of each kind at least"),
-        ({"a": 1}, "no pack of pairs: expected a list of pictures and one of True and False"),
+        ({"a": 1}, "no pack of pairs: expected a list of images and one of True and False"),
     ):
         path.write_bytes(pickle.dumps(content))
         assert problems(str(path)) == (f"{path}: {expected}",)

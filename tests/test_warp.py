@@ -19,7 +19,7 @@ PICTURES = [RANDOM.integers(0, 256, (*sides, 3), dtype=np.uint8) for sides in SI
 
 
 def matrices() -> list[np.ndarray]:
-    """Output → picture in DALI's coordinates: turned, scaled, moved out of the picture, mirrored, left alone."""
+    """Output → image in DALI's coordinates: turned, scaled, moved out of the image, mirrored, left alone."""
     turned = [[0.9, -0.3, 4.2], [0.3, 0.9, -6.7]]
     far = [[1.0, 0.0, 500.0], [0.0, 1.0, 0.0]]
     mirrored = [[-1.5, 0.2, 70.0], [-0.2, 1.5, 0.3]]
@@ -27,7 +27,7 @@ def matrices() -> list[np.ndarray]:
 
 
 def shifted() -> list[np.ndarray]:
-    """The matrices as they are when the pictures are regions that begin at STARTS."""
+    """The matrices as they are when the images are regions that begin at STARTS."""
     shifts = np.zeros((len(STARTS), 2, 3), dtype=np.float32)
     shifts[:, :, 2] = STARTS
     return list(np.stack(matrices()) + shifts)

@@ -239,7 +239,7 @@ def test_what_does_not_fit_is_named_by_kind_and_leaves_the_network_as_it_was() -
         "of another shape: 2",
         "  2.weight is [5, 4] there, [2, 4] here",
         "  2.bias is [2] torch.int64 there, [2] here",
-        "it is for pictures of 96×128: a layer over the whole last map follows --input_size",
+        "it is for images of 96×128: a layer over the whole last map follows --input_size",
     )
     same(dict(network.state_dict()), before)
 

@@ -37,7 +37,8 @@ from fr.data.samples import SampleBatch
 from fr.data.usable import usable_batches
 from fr.errors import InputError, run_plainly
 from fr.files.images import Pixels
-from fr.options.definitions import Group, tool_options
+from fr.options.definitions import tool_options
+from fr.options.fields import Group
 from fr.options.types import AT_LEAST_1, COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, SIDE, TEXT
 from fr.preprocessing import Preprocessing
 from tools.dataset.crop_files import Targets, target_names

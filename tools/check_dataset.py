@@ -45,7 +45,7 @@ from fr.options.parsing import tool_parser
 from fr.options.types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
 from tools.dataset.checks import DROPPED, KINDS, Findings, Limits, check, same_names
 from tools.dataset.findings_page import findings_page
-from tools.dataset.picture_facts import gather
+from tools.dataset.image_facts import gather
 from tools.make_list import refuse_unlistable
 
 _NEAR = checked(int, "a whole number in [0, 32]", lambda x: 0 <= x <= 32)  # beyond, blocks are too short to sort by

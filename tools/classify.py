@@ -36,7 +36,8 @@ from fr.errors import InputError, run_plainly
 from fr.evaluation.scored_model import open_model
 from fr.evaluation.scoring import wants_flip
 from fr.files.durable import write_result
-from fr.options.definitions import Group, model_tool_options
+from fr.options.definitions import model_tool_options
+from fr.options.fields import Group
 from fr.options.types import COUNT_OR_0
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import Weights, read_weights
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
         if not len(rows):
             raise InputError(
                 f"none of the {len(faces.identities):,} identities ({faces.identities[0]}, …) is a class of "
-                f"{options.snap} ({names[0]}, …); photographs of those that it was trained on are wanted"
+                f"{options.snap} ({names[0]}, …); images of those that it was trained on are wanted"
             )
         flip_mode = "sum" if wants_flip(resolved, model) else ""
         network = feature_network(model, options.snap, "embedding", flip_mode, normalize=False)
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
         extract(extractor, extractor.parts(rows), ranks, bad, take)
         every = gather_objects(np.concatenate(own))
         if not sum(map(len, every)):
-            raise InputError("none of the photographs can be used", *bad.listed[:1])
+            raise InputError("none of the images can be used", *bad.listed[:1])
         if ranks.is_main:
             verdicts = Verdicts.of(every)
             record = _record(verdicts, names, options.pairs) | {
@@ -137,7 +138,7 @@ def _record(verdicts: Verdicts, names: list[str], pairs: int) -> dict[str, Any]:
         "photographs": len(verdicts.place),
         "identities": len(counts),
         "classes": len(names),
-        **verdicts.figures(),
+        **verdicts.metrics(),
         "confused": [
             {"identity": names[target], "taken_for": names[other], "times": times, "of": counts[target][0]}
             for target, other, times in verdicts.confused(pairs)
@@ -146,7 +147,7 @@ def _record(verdicts: Verdicts, names: list[str], pairs: int) -> dict[str, Any]:
 
 
 def _lines(record: dict[str, Any]) -> list[str]:
-    count = f"{record['photographs']:,} photographs of {record['identities']:,} identities"
+    count = f"{record['photographs']:,} images of {record['identities']:,} identities"
     aside = [f"{record[key]:,} {what}" for key, what in _ASIDE.items() if record[key]]
     return [
         "; ".join([f"{count}, {record['classes']:,} classes", *aside]),

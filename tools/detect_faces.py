@@ -76,7 +76,7 @@ def _names(root: DataRoot, list_file: str) -> list[str]:
     else:
         names = images_below(root)
     if not names:
-        raise InputError(f"PHOTOS {root}: no picture in it")
+        raise InputError(f"PHOTOS {root}: no image in it")
     refuse_ambiguous(names)
     return names
 
@@ -162,7 +162,7 @@ def _write_results(out: Path, split: str, names: list[str], bad: list[str]) -> s
             else:
                 faceless.write(f"{result.name}\n")
         unreadable.writelines(f"{problem}\n" for problem in bad)
-    summary = f"{photographs - none:,} photographs with a face, {several:,} of them with several; {none:,} without"
+    summary = f"{photographs - none:,} images with a face, {several:,} of them with several; {none:,} without"
     return "\n".join([*shown(bad), f"{out}: {summary} ({NO_FACE}); {len(bad):,} unreadable ({UNREADABLE})"])
 
 

@@ -24,7 +24,7 @@ from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.scored_model import open_model
 from fr.evaluation.scoring import announce, embeddings, wants_flip
-from fr.evaluation.template_verification import pool, template_figures, template_scores
+from fr.evaluation.template_verification import pool, template_metrics, template_scores
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
 from fr.options.definitions import OF_SETS, evaluation_options
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         if ranks.is_main:
             weight = None if arguments.no_detector_score else ijb.detector
             templates = pool(rows, ijb.template, ijb.media, weight)
-            figures = template_figures(template_scores(templates, ijb.pairs), ijb.same)
+            figures = template_metrics(template_scores(templates, ijb.pairs), ijb.same)
             pairs = f"{len(ijb.same):,} pairs ({ijb.same.sum():,} same)"
             images = f"{len(ijb.faces):,} images"
             print(f"{ijb.name}: {pairs} of {len(templates):,} templates, {images}, {arguments.folder}")

@@ -43,7 +43,8 @@ from fr.errors import InputError, run_plainly
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import wants_flip
 from fr.files.durable import write_result
-from fr.options.definitions import Group, model_tool_options
+from fr.options.definitions import model_tool_options
+from fr.options.fields import Group
 from fr.options.names import UNLABELLED
 from fr.options.types import FLAG, TEXT
 from tools.dataset.crop_files import names_below

@@ -51,7 +51,7 @@ from fr.recognition.recognizer import Recognizer
 from tools.detect_faces import detector_options, settings_of
 from tools.identifying.portraits import Looking, Portraits, read_portraits
 from tools.identifying.results import JOURNAL, Seen, Sink, open_sinks
-from tools.identifying.scores import cmc_of, figures_of, lines, search_probes, write_cmc
+from tools.identifying.scores import cmc_of, lines, metrics_of, search_probes, write_cmc
 from tools.identifying.sources import Source, open_source
 
 _DISTANCE = checked(float, "a cosine distance in [0, 2]", lambda x: 0 <= x <= 2)
@@ -106,8 +106,8 @@ def _gallery(portraits: Portraits, embeddings: Rows) -> Gallery:
     names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
     gallery = new_gallery(sorted(set(portraits.people)), names, embeddings)
     missing = sorted(set(portraits.people) - set(names))
-    print("".join(f"{line}\n" for line in shown([f"{name}: no picture of use" for name in missing])), end="")
-    print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} pictures", flush=True)
+    print("".join(f"{line}\n" for line in shown([f"{name}: no image of use" for name in missing])), end="")
+    print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} images", flush=True)
     return gallery
 
 
@@ -144,7 +144,7 @@ def _identify(
 
 
 def _evaluate(searches: Searches, gallery: Gallery, threshold: float | None, out: Path | None, json_file: str) -> int:
-    figures, curve = figures_of(searches, threshold), cmc_of(searches, gallery)
+    figures, curve = metrics_of(searches, threshold), cmc_of(searches, gallery)
     print("\n".join(lines(figures)))
     if out and curve:
         write_cmc(out / "cmc.png", curve)
@@ -189,7 +189,7 @@ def _out_problems(arguments: argparse.Namespace) -> list[str]:
     if out.is_relative_to(gallery):
         return [f"--out {arguments.out}: lies in the gallery, whose people it would join"]
     if source.is_dir() and out.is_relative_to(source):
-        return [f"--out {arguments.out}: lies in --input, whose photographs it would join"]
+        return [f"--out {arguments.out}: lies in --input, whose images it would join"]
     if out == source.parent:
         return [f"--out {arguments.out}: the annotated one would take the place of --input"]
     return []

@@ -163,7 +163,7 @@ def _start_worker() -> None:
 def _write_pictures(
     root: Path, options: Options, pictures: list[Picture], workers: int
 ) -> list[tuple[Floats, list[int]]]:
-    """Landmarks and box of each picture, in order, once all are on the disk."""
+    """Landmarks and box of each image, in order, once all are on the disk."""
     jobs = [(root, options, picture) for picture in pictures]
     count = min(workers or os.cpu_count() or 1, len(jobs))
     # spawn: a fork would copy OpenCV's thread pool without its threads

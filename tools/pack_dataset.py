@@ -35,12 +35,13 @@ from fr.data import placement
 from fr.data.faces import LabelledFaces, refuse, shown
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings
-from fr.data.readers.tar_shards import PICTURES
+from fr.data.readers.tar_shards import IMAGE_ENDINGS
 from fr.errors import InputError, run_plainly
 from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, Pixels, is_too_large
 from fr.files.untrusted import read_text
-from fr.options.definitions import Group, tool_options
+from fr.options.definitions import tool_options
+from fr.options.fields import Group
 from fr.options.types import COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, POSITIVE, TEXT, checked
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
     crop = Crop(options.align, options.margin, options.quality) if options.align else None
     faces = read_training_faces(resolved.as_dict())
     if crop and not faces.landmarks.shape[1]:
-        raise InputError("--align: these pictures are aligned crops already; they can be packed as they are")
+        raise InputError("--align: these images are aligned crops already; they can be packed as they are")
     refuse([f"identity {name!r}: can't be a class in a shard" for name in faces.identities if name != _class(name)])
     if options.shuffle:
         faces = faces.take(generator(0, Purpose.ORDER).permutation(len(faces)))
@@ -210,12 +211,12 @@ def _as_they_are(faces: LabelledFaces) -> Iterator[Sample | str]:
         if is_too_large(encoded):
             yield f"{faces.path(row)}: {TOO_LARGE}"
         elif not placement.sizes_of([encoded]).all():
-            yield f"{faces.path(row)}: can't be decoded: {'no picture' if len(encoded) else 'it is empty'}"
+            yield f"{faces.path(row)}: can't be decoded: {'no image' if len(encoded) else 'it is empty'}"
         elif not placed.all():
             yield f"{faces.path(row)}: the box of its face lies outside the image"
         else:
             ending = PurePosixPath(faces.names[row].as_py()).suffix[1:].lower()
-            yield Sample(row, ending if ending in PICTURES else "jpg", encoded.tobytes(), points[0])
+            yield Sample(row, ending if ending in IMAGE_ENDINGS else "jpg", encoded.tobytes(), points[0])
 
 
 def _crops(faces: LabelledFaces, crop: Crop) -> Iterator[Sample | str]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from fr.data.augmentation import Augmentation, Draws, draw
+from fr.data.augmentation import Draws, draw
 from fr.data.bad_images import BadImages
 from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
@@ -39,6 +39,7 @@ from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.files.durable import write_result
 from fr.models import training_preprocessing
+from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
 from fr.options.parsing import tool_parser
 from fr.options.types import COUNT
@@ -211,7 +212,7 @@ def main(argv: list[str]) -> int:
         preprocessing = training_preprocessing(options)
         batch = Batch(faces, order, arguments.iteration, preprocessing, dali, ranks, options.max_bad_images)
         show = each if arguments.each else pairs
-        picture = sheet(show(batch, Augmentation.of(options), min(arguments.faces, order.batch_size)))
+        picture = sheet(show(batch, Augmentation.from_options(options), min(arguments.faces, order.batch_size)))
     png = io.BytesIO()
     picture.save(png, "PNG")
     write_result(arguments.out, png.getvalue())

@@ -11,14 +11,16 @@ Transforms, in this order:
 Shapes: N samples of a batch, K = 3 boxes at most. Lengths are pixels of the network input, or fractions of it.
 """
 
-import argparse
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from nvidia.dali import fn, types
 
 from fr.alignment import Array, compose, template_points, transform
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, uniforms
 
@@ -29,52 +31,6 @@ _BEST_JPEG = 100
 _COLUMNS = 32  # uniform numbers reserved a sample; a constant, so that a new draw leaves the older ones as they are
 
 Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Probabilities in [0, 1] (0 = off) and strengths; each is the option of train.py with that name."""
-
-    flip_prob: float = 0.5
-    rotate_prob: float = 0.95
-    rotate_degrees: float = 10.0
-    zoom_prob: float = 0.0
-    zoom_range: float = 0.1
-    shift_prob: float = 0.0
-    shift_range: float = 0.05
-    crop_prob: float = 0.0
-    crop_side: float = 0.875
-    color_prob: float = 0.0
-    color_brightness: float = 0.5
-    color_contrast: float = 0.5
-    color_saturation: float = 0.5
-    gray_prob: float = 0.0
-    cutout_prob: float = 0.05
-    blur_prob: float = 0.2
-    lowres_prob: float = 0.0
-    lowres_ratio: float = 0.2
-    jpeg_prob: float = 0.0
-    jpeg_quality: int = 20
-    erase_prob: float = 0.0
-    erase_area: float = 0.4
-    erase_aspect: float = 0.3
-
-    @classmethod
-    def of(cls, options: argparse.Namespace) -> "Augmentation":
-        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
-
-    @property
-    def effects(self) -> tuple[str, ...]:
-        """Enabled pixel transforms, in order."""
-        probabilities = {
-            "color": max(self.color_prob, self.gray_prob),
-            "cutout": self.cutout_prob,
-            "blur": self.blur_prob,
-            "lowres": self.lowres_prob,
-            "jpeg": self.jpeg_prob,
-            "erase": self.erase_prob,
-        }
-        return tuple(name for name, probability in probabilities.items() if probability)
 
 
 class Effect(NamedTuple):
@@ -259,3 +215,49 @@ def effects(
 
 def _rows(corners: Array) -> NDArray[np.float32]:
     return np.ascontiguousarray(corners.reshape(len(corners), -1), dtype=np.float32)
+
+
+# The operators are those that DALI has for CPU and GPU alike (C12), and none draws anything by itself (C2). Images are
+# [H, W, 3] uint8, RGB.
+
+
+def _color(images: Any, factors: Any) -> Any:
+    """Brightness, contrast and saturation, each clipped to 0–255, as in torchvision; contrast about the mean grey."""
+    images = fn.brightness(images, brightness=factors[0])
+    mean = fn.reductions.mean(_luma(images)).cpu()  # an argument is read on the CPU
+    images = fn.contrast(images, contrast=factors[1], contrast_center=mean)
+    if factors[2] > 0:
+        images = fn.saturation(images, saturation=factors[2])
+    else:  # what saturation 0 gives, in a tenth of the time
+        images = fn.color_space_conversion(_luma(images), image_type=types.GRAY, output_type=types.RGB)
+    return images
+
+
+def _luma(images: Any) -> Any:
+    """Grey by ITU-R BT.601: [H, W, 1]."""
+    return fn.color_space_conversion(images, image_type=types.RGB, output_type=types.GRAY)
+
+
+def _erase(images: Any, boxes: Any) -> Any:
+    return fn.erase(images, anchor=boxes[0], shape=boxes[1], axis_names="HW", fill_value=0)
+
+
+def _lowres(images: Any, size: Any) -> Any:
+    """Resize down and back, linear both ways; down with a filter as wide as a pixel of the smaller image."""
+    full = fn.cast(images.shape()[:2], dtype=types.FLOAT)
+    return fn.resize(fn.resize(images, size=size), size=full)
+
+
+def _jpeg(images: Any, quality: Any) -> Any:
+    return fn.jpeg_compression_distortion(images, quality=quality)
+
+
+EFFECTS: dict[str, Callable[[Any, Any], Any]] = {
+    "color": _color,
+    "cutout": _erase,
+    "blur": fn.filter,
+    "lowres": _lowres,
+    "jpeg": _jpeg,
+    "erase": _erase,
+}
+"""Pixel transforms of an aligned face inside the DALI graph; `effects` documents the parameters."""

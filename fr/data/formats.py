@@ -1,11 +1,11 @@
-"""Training formats: --train_dataset → reader, through the cache. Their options are in `fr/options/names.py`."""
+"""Training data by --train_dataset, through the cache. `fr/options/names.py` says which file reads a format."""
 
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from functools import partial
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,67 +14,14 @@ import pyarrow.compute as pc
 
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
 from fr.data.faces import LabelledFaces, check_first_image, refuse
-from fr.data.landmark_csv import landmark_table
-from fr.data.readers.folders import read_folders
-from fr.data.readers.insightface import FILES, read_records
-from fr.data.readers.lists import read_imdb_face, read_labelled_list, read_ms1m, read_trillion_pairs
-from fr.data.readers.tar_shards import read_tar, shard_names
-from fr.data.readers.unlabelled import read_images, read_trillion_pairs_test
-from fr.data.readers.vgg import read_vgg
+from fr.data.readers.source import Format, Source
 from fr.errors import InputError
-from fr.files.data_root import DataRoot
+from fr.options.names import DATASETS, UNLABELLED
 
-
-@dataclass(frozen=True)
-class Source:
-    """Location of the training data as options give it; "" = not given. aligned: the images are aligned crops."""
-
-    root: str
-    list_file: str
-    landmarks: str
-    meta: str
-    aligned: bool = False
-    allow_outside: bool = False
-
-    @property
-    def data_root(self) -> DataRoot:
-        return DataRoot(Path(self.root), self.allow_outside)
-
-
-Reader = Callable[[Source], LabelledFaces]
-READERS: dict[str, Reader] = {
-    "vgg": lambda source: read_vgg(source.data_root, source.list_file, source.landmarks, source.meta),
-    "folder": lambda source: read_folders(source.data_root, source.landmarks),
-    "list": lambda source: read_labelled_list(source.data_root, source.list_file, source.landmarks),
-    "ms1m": lambda source: read_ms1m(source.data_root, source.list_file),
-    "imdbface": lambda source: read_imdb_face(source.data_root, source.list_file),
-    "trp": lambda source: read_trillion_pairs(source.data_root, source.list_file),
-    "tar": lambda source: read_tar(source.data_root, source.list_file, source.aligned),
-    "rec": lambda source: read_records(source.data_root),
-    "photos": lambda source: read_images(source.data_root, source.list_file, source.landmarks),
-    "trp_test": lambda source: read_trillion_pairs_test(source.data_root, source.list_file),
+_FORMATS: dict[str, Format] = {
+    name: import_module(f"fr.data.readers.{form.file}").FORMATS[name] for name, form in (DATASETS | UNLABELLED).items()
 }
-
-
-def _texts(source: Source) -> list[Path]:
-    listed = Path(source.list_file)
-    table = [landmark_table(Path(source.landmarks), listed)] if source.landmarks else []
-    return [listed, *table, *([Path(source.meta)] if source.meta else [])]
-
-
-def _shards(source: Source) -> list[Path]:
-    listed = [Path(source.list_file)] if source.list_file else []
-    return [*listed, *(Path(source.root, name) for name in shard_names(source.data_root, source.list_file))]
-
-
-# The files whose sizes and times tell whether a format's data changed; InputError when they can't be found. A tree of
-# images has none, since a file may come or go anywhere in it: it is walked at every start, and only the ranks of one
-# run share the result.
-INPUTS: dict[str, Callable[[Source], list[Path]]] = {
-    **dict.fromkeys(("vgg", "list", "ms1m", "imdbface", "trp", "trp_test"), _texts),
-    "tar": _shards,
-    "rec": lambda source: [Path(source.root, name) for name in FILES],
-}
+READERS = {name: form.read for name, form in _FORMATS.items()}
 
 
 def read_training_faces(options: Mapping[str, Any]) -> LabelledFaces:
@@ -99,7 +46,8 @@ def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFa
     source = Source(root, list_file, landmarks, meta, aligned, allow_outside)
     folder = cache_folder(options.get("data_cache", "auto"))
     try:
-        state = state_of(INPUTS[dataset](source)) if dataset in INPUTS else run
+        inputs = _FORMATS[dataset].inputs
+        state = state_of(inputs(source)) if inputs else run
     except InputError:
         state = None  # the reader reports it, together with all other problems
     if not folder or not state:
@@ -147,7 +95,7 @@ def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
     return faces
 
 
-def _built(entry: Entry, reader: Reader, source: Source, keeps: bool) -> LabelledFaces:
+def _built(entry: Entry, reader: Callable[[Source], LabelledFaces], source: Source, keeps: bool) -> LabelledFaces:
     """Faces from the reader, mapped from their new cache entry where possible, which frees the reader's memory."""
     faces = reader(source)
     if not keeps:

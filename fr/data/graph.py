@@ -15,8 +15,7 @@ from nvidia.dali.tensors import TensorCPU, TensorListCPU
 
 from fr import alignment
 from fr.data import nvjpeg
-from fr.data.augmentation import Effect
-from fr.data.effects import EFFECTS
+from fr.data.augmentation import EFFECTS, Effect
 from fr.data.warp import warp
 from fr.files.images import MOST_PIXELS
 from fr.preprocessing import Preprocessing

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from fr import alignment
 from fr.data import augmentation
-from fr.data.augmentation import Augmentation, Effect
+from fr.data.augmentation import Effect
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 
 
@@ -17,7 +18,7 @@ class SampleBatch:
 
     indices: NDArray[np.int64]  # [N]
     moves: alignment.Array | None  # [N, 2, 3] geometric augmentation, input → input; None = none
-    effects: dict[str, Effect]  # enabled pixel transforms, in order, by a name of `fr/data/effects.py`
+    effects: dict[str, Effect]  # enabled pixel transforms, in order, by a name of `fr/data/augmentation.py`
 
     def row(self, number: int) -> "SampleBatch":
         """One of the samples, as a batch of its own."""

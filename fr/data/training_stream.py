@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages, stand_ins
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, Share
@@ -20,6 +19,7 @@ from fr.data.pipeline import DaliSettings, FaceStream, Undecodable, has_first_pi
 from fr.data.samples import augmented_batch
 from fr.distributed import Ranks
 from fr.errors import InputError
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 
 Indices = NDArray[np.int64]  # [b] samples of a micro-batch

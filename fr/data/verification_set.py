@@ -1,7 +1,7 @@
 """Verification sets by options: recognised by the files at a path, or given as root, list and landmarks.
 
 A set of --val_sets is `path` or `kind=path`; the path is a list of pairs, a .bin pack, or the folder of a whole set:
-a list (one of `_LISTS`) or CFP's `Protocol/`, the images in it or in a folder of it, and their landmarks (one of
+a list (one of `SET_LISTS`) or CFP's `Protocol/`, the images in it or in a folder of it, and their landmarks (one of
 `_LANDMARKS`); without landmarks they are aligned crops.
 """
 
@@ -23,19 +23,13 @@ from fr.data.pairs.pair_lists import list_form, read_pairs
 from fr.data.pairs.taken_for_crops import doubt, refuse_unused_landmarks
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
-from fr.options.names import SET_KINDS
+from fr.options.names import SET_KINDS, SET_LISTS, SET_NAMES
 
 OPTIONS = ("val_data_root", "val_list", "val_landmarks")
-_PAIRS, _IMAGES = "pairs.txt", "lfw"
+_PAIRS, _IMAGES = SET_LISTS[0], "lfw"
 _LFW_LANDMARKS = "lfw_landmark.txt"
 _LANDMARKS = (_LFW_LANDMARKS, "landmarks.txt", "landmarks.csv")
-_LISTS = (
-    *(_PAIRS, "pairs_CALFW.txt", "pairs_CPLFW.txt"),
-    *(f"{name}_pair.txt" for name in ("agedb_30", "cfp_fp", "cfp_ff")),  # as insightface's packs are unpacked
-    *(f"{name}_ann.txt" for name in ("lfw", "agedb_30", "calfw", "cplfw")),
-)
 _TAKEN = ("same", "diff", "ema")  # `same_accuracy` is the first set's
-_NAMES = {"cfp_fp": "cfp_fp", "cfp_ff": "cfp_ff", "agedb": "agedb_30", "calfw": "calfw", "cplfw": "cplfw", "lfw": "lfw"}
 
 
 @dataclass(frozen=True)
@@ -184,7 +178,7 @@ def _read_whole(root: DataRoot, kind: str, option: str) -> VerificationSet:
     if list_file is None:
         raise InputError(
             f"{option} {path}: no verification set: expected a list of pairs or a .bin pack, or a folder with "
-            f"{cfp.PROTOCOL}/{cfp.LISTS['F']} or one of {', '.join(_LISTS)}"
+            f"{cfp.PROTOCOL}/{cfp.LISTS['F']} or one of {', '.join(SET_LISTS)}"
         )
     form = list_form(list_file)
     _check_kind(kind, form, list_file)
@@ -218,12 +212,12 @@ def _name(path: Path, form: str, kind: str) -> str:
     if kind not in ("auto", "pairs", "bin"):
         return kind
     stem = path.stem.lower()
-    known = next((name for part, name in _NAMES.items() if part in stem), "lfw" if form == "lfw" else "")
+    known = next((name for part, name in SET_NAMES.items() if part in stem), "lfw" if form == "lfw" else "")
     return known or re.sub(r"\W+", "_", stem).strip("_") or form
 
 
 def _list_in(folder: Path) -> Path | None:
-    return next((folder / name for name in _LISTS if (folder / name).is_file()), None)
+    return next((folder / name for name in SET_LISTS if (folder / name).is_file()), None)
 
 
 def _landmarks_in(folder: Path) -> str:

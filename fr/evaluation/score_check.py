@@ -50,7 +50,7 @@ class Spread:
     sample: tuple[float, ...]
 
     @classmethod
-    def of(cls, pair_set: VerificationSet, cosines: NDArray[np.float64], averaged: bool, flip: str) -> "Spread":
+    def measure(cls, pair_set: VerificationSet, cosines: NDArray[np.float64], averaged: bool, flip: str) -> "Spread":
         """Spread of the cosines [P] of a set's pairs."""
         faces = pair_set.faces
         # The set's name is included since the image names in a pack are positions, equal in any two packs.

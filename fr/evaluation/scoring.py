@@ -64,7 +64,7 @@ def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
         faces = pair_set.faces
         rows = embeddings(options, model, faces, dali, ranks, flipped)
         scores = pair_scores(faces, rows, options.dist, options.center)
-        now = Spread.of(pair_set, pair_scores(faces, rows), options.averaged, options.flip_mode if flipped else "")
+        now = Spread.measure(pair_set, pair_scores(faces, rows), options.averaged, options.flip_mode if flipped else "")
         if (warning := strange(now, model.noted)) and ranks.is_main:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)

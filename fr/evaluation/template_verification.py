@@ -50,7 +50,7 @@ def template_scores(templates: NDArray[np.float32], pairs: NDArray[np.int32]) ->
     return scores
 
 
-def template_figures(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> dict[str, float | None]:
+def template_metrics(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> dict[str, float | None]:
     """TAR at each of FARS, EER and AUC of pairs [P]; None for a FAR that allows no false match."""
     roc = roc_curve(scores, same)
     different = int(np.count_nonzero(~same))

@@ -51,7 +51,7 @@ class Verification:
         """Threshold as a score: a pair is classified as same when its score is above it."""
         return ORIGINS[self.dist] - self.threshold
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Scalar metrics by name, not rounded; `threshold_cosine` only where scores are cosines."""
         figures = {
             "accuracy": self.accuracy,

@@ -1,4 +1,4 @@
-"""Photographs for people and detectors: pixels as the file stores them, and the way to hold them upright.
+"""Images for people and detectors: pixels as the file stores them, and the way to hold them upright.
 
 Landmark lists count the pixels of the file as stored; EXIF's orientation says how a viewer turns it
 (Exif 2.32, tag 0x0112, https://www.cipa.jp/std/documents/e/DC-X008-Translation-2019-E.pdf).
@@ -18,7 +18,7 @@ from fr.errors import InputError
 
 Pixels = NDArray[np.uint8]
 
-# Of a picture that is decoded: a quarter of a gigabyte in RGB, where Pillow draws the line. 10 kB can hold more.
+# Of an image that is decoded: a quarter of a gigabyte in RGB, where Pillow draws the line. 10 kB can hold more.
 MOST_PIXELS = (1 << 30) // 4 // 3
 TOO_LARGE = f"can't be decoded: more than {MOST_PIXELS:,} pixels"
 
@@ -39,7 +39,7 @@ _WAYS = {
 
 
 @dataclass(frozen=True)
-class Photograph:
+class StoredImage:
     """stored: [H, W, 3] RGB as in the file. orientation: EXIF's, 1 … 8."""
 
     stored: Pixels
@@ -57,18 +57,18 @@ class Photograph:
         return np.ascontiguousarray(pixels.swapaxes(0, 1) if swapped else pixels)
 
     def stored_places(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(x, y) [..., 2] in the upright picture → in the stored one; (0, 0) is the centre of the first pixel."""
+        """(x, y) [..., 2] in the upright image → in the stored one; (0, 0) is the centre of the first pixel."""
         swapped, *from_end = _WAYS[self.orientation]
         found = places[..., ::-1] if swapped else places
         height, width = self.stored.shape[:2]
         return np.where(from_end, np.array([width, height]) - 1 - found, found)
 
 
-def decode(encoded: NDArray[np.uint8], name: str) -> Photograph:
-    """An encoded picture; InputError names it if it can't be decoded, or has more than MOST_PIXELS."""
+def decode(encoded: NDArray[np.uint8], name: str) -> StoredImage:
+    """An encoded image; InputError names it if it can't be decoded, or has more than MOST_PIXELS."""
     try:
         with _opened(encoded) as image:
-            return Photograph(_rgb(image), _orientation(image))
+            return StoredImage(_rgb(image), _orientation(image))
     except _BOMB as error:
         raise InputError(f"{name}: {TOO_LARGE}") from error
     except Exception as error:  # any: foreign bytes trip parsers in many ways
@@ -76,7 +76,7 @@ def decode(encoded: NDArray[np.uint8], name: str) -> Photograph:
 
 
 def is_too_large(encoded: Pixels) -> bool:
-    """Whether an encoded picture says that it has more than MOST_PIXELS."""
+    """Whether an encoded image says that it has more than MOST_PIXELS."""
     try:
         with _opened(encoded):
             return False
@@ -116,6 +116,6 @@ def _rgb(image: Image.Image) -> Pixels:
 def _orientation(image: Image.Image) -> int:
     try:
         said = image.getexif().get(_TAG)
-    except Exception:  # any, as above; the picture may be whole all the same
+    except Exception:  # any, as above; the image may be whole all the same
         return 1
     return said if said in _WAYS else 1

@@ -17,7 +17,7 @@ _Name = str | os.PathLike[str]
 
 
 class OutsideRoot(InputError):
-    """A link leads out of the folder that a file was named in: the data aren't what they seem, not one photograph."""
+    """A link leads out of the folder that a file was named in: the data aren't what they seem, not one image."""
 
 
 def open_regular(path: _Name, root: _Name | None = None) -> int:
@@ -26,7 +26,7 @@ def open_regular(path: _Name, root: _Name | None = None) -> int:
     OSError when it can't be opened or is something else (/dev/null is an empty file), OutsideRoot.
     """
     # Without O_NONBLOCK opening a pipe waits for its writer; regular files don't mind it. One open and no stat before,
-    # which is a question more to a file server for each photograph.
+    # which is a question more to a file server for each image.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         mode = os.fstat(descriptor).st_mode

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fr.losses.margins import magface_regulariser
-from fr.losses.settings import LossSettings
 from fr.losses.sharded import SHORTEST, sum_over_ranks
+from fr.options.losses import LossSettings
 
 Part = tuple[torch.Tensor, torch.Tensor]
 

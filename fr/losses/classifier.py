@@ -19,8 +19,8 @@ from fr.losses import margins
 from fr.losses.auxiliary import AuxiliaryLosses, Gathered, Targets
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sampling import Exchange, drawn_count, drawn_rows
-from fr.losses.settings import LossSettings
 from fr.losses.sharded import SHORTEST, at_target, cosines_to, cross_entropy, gather, gather_constant, sum_over_ranks
+from fr.options.losses import LossSettings
 from fr.randomness import Purpose, uniforms
 
 # Update rate of the running means: AdaFace's statistics and CurricularFace's t (both authors' code).
@@ -51,7 +51,7 @@ class MarginSoftmax(nn.Module):
         self.classes, self.settings, self.seed = classes, settings, seed
         self.first, self._rows = shard_rows(classes, world_size(), rank())
         self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size))
-        # The attribute's name is part of the keys in snapshots ("companions.centers").
+        # The module's name is part of the keys in snapshots ("head.auxiliary.centers").
         self.companions = AuxiliaryLosses(settings, self._rows, embed_size)
         if settings.margin_type == "ada":
             self.register_buffer("norm_mean", torch.tensor(20.0))
@@ -66,6 +66,10 @@ class MarginSoftmax(nn.Module):
         self._of_step: Targets | None = None
         self._before: dict[str, torch.Tensor] = {}  # running statistics at its start
         self._seen: defaultdict[str, list[torch.Tensor]] | None = None  # what they are of, so far
+
+    @property
+    def auxiliary(self) -> AuxiliaryLosses:
+        return self.companions
 
     @contextmanager
     def step(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
@@ -124,7 +128,7 @@ class MarginSoftmax(nn.Module):
             if self.settings.mining_type == "focal":  # arXiv:1708.02002 eq. 4 with p = e^-loss
                 losses = (-torch.expm1(-losses)).clamp_min(0).pow(self.settings.gamma) * losses
             softmax_loss = losses.mean()
-            auxiliary_loss, metrics = self.companions(batch, self._of_step or batch, self.weight, self._iteration)
+            auxiliary_loss, metrics = self.auxiliary(batch, self._of_step or batch, self.weight, self._iteration)
         return softmax_loss + auxiliary_loss, {
             "softmax_loss": softmax_loss.detach(),
             "classification_accuracy": correct.mean(),
@@ -157,26 +161,8 @@ class MarginSoftmax(nn.Module):
     def _with_margin(self, batch: Gathered) -> torch.Tensor:
         """phi [N]: target cosines after the margin."""
         o, cos = self.settings, batch.target_cosines
-        match o.margin_type:
-            case "softmax":
-                phi = cos
-            case "cos":
-                phi = margins.cosface(cos, o.margin)
-            case "arc":
-                phi = (margins.arcface_easy if o.easy_margin else margins.arcface)(cos, o.margin)
-            case "sphere":
-                phi = margins.sphereface(cos, o.margin, self._iteration)
-            case "sphere_r":
-                phi = margins.sphereface_r(cos, o.margin)
-            case "combined":
-                phi = margins.combined(cos, o.m1, o.m2, o.m3)
-            case "ada":
-                phi = margins.adaface(cos, self._quality(batch.norms.detach()), o.margin)
-            case "curricular":
-                phi = margins.arcface(cos, o.margin)
-            case "mag":
-                m = margins.magface_margin(batch.norms, (o.l_m, o.u_m), (o.l_a, o.u_a))
-                phi = margins.arcface(cos, m)
+        inputs = margins.MarginInputs(cos, batch.norms, self._iteration, self._quality)
+        phi = margins.MARGINS[o.margin_type](inputs, o)
         return cos + (phi - cos).detach() if o.margin_gradient == "straight" else phi
 
     def _quality(self, norms: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,17 @@
 
 Each is a pure function of the target cosines, cos θ_y [N], in the paper's symbols; the target logit is s times its
 result. Angles are in radians. Docstrings state where a formula departs from the paper's because that would rise again
-with the angle or has an infinite gradient.
+with the angle or has an infinite gradient. MARGINS, at the end, has them by --margin_type; `fr/options/losses.py` has
+their options.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+
+from fr.options.losses import LossSettings
 
 # Lower bound of sin²θ (θ = 0.001): the gradient of cos(θ + m), sin(θ + m) / sin θ, is infinite at 0.
 _SMALLEST_SIN_SQUARED = 1e-6
@@ -97,5 +102,29 @@ def magface_regulariser(norms: torch.Tensor, a_range: tuple[float, float]) -> to
     return 1 / a + a / a_range[1] ** 2
 
 
-OWN_MARGIN = {"cos": 0.35, "arc": 0.5, "sphere": 4.0, "sphere_r": 1.5, "ada": 0.4, "curricular": 0.5}
-"""Value of `--m auto` by margin type, from its paper or the authors' code."""
+@dataclass(frozen=True)
+class MarginInputs:
+    """What margins depend on, for N samples. quality: norms [N] → AdaFace's ẑ [N], by the running statistics."""
+
+    cos: torch.Tensor  # [N] target cosines
+    norms: torch.Tensor  # [N] of the embeddings
+    iteration: int
+    quality: Callable[[torch.Tensor], torch.Tensor]
+
+
+def _arc(x: MarginInputs, o: LossSettings) -> torch.Tensor:
+    return (arcface_easy if o.easy_margin else arcface)(x.cos, o.margin)
+
+
+MARGINS: dict[str, Callable[[MarginInputs, LossSettings], torch.Tensor]] = {
+    "softmax": lambda x, o: x.cos,
+    "cos": lambda x, o: cosface(x.cos, o.margin),
+    "arc": _arc,
+    "sphere": lambda x, o: sphereface(x.cos, o.margin, x.iteration),
+    "sphere_r": lambda x, o: sphereface_r(x.cos, o.margin),
+    "combined": lambda x, o: combined(x.cos, o.m1, o.m2, o.m3),
+    "ada": lambda x, o: adaface(x.cos, x.quality(x.norms.detach()), o.margin),
+    "curricular": lambda x, o: arcface(x.cos, o.margin),
+    "mag": lambda x, o: arcface(x.cos, magface_margin(x.norms, (o.l_m, o.u_m), (o.l_a, o.u_a))),
+}
+"""Target cosines after the margin [N], by --margin_type."""

@@ -10,6 +10,8 @@ B batch, E embedding size, H × W input (224 × 224 by default). Keys as in its 
 import torch
 from torch import nn
 
+from fr.models.family import Family
+
 EXPANSION = 4
 FEATURES = 512 * EXPANSION
 RATIO = 16  # squeeze-excitation
@@ -88,3 +90,17 @@ class CaffeResNet(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         y: torch.Tensor = self.embedding(torch.flatten(self.avgpool(x), 1))
         return y
+
+
+def _family(block: type[Bottleneck]) -> Family:
+    return Family(
+        lambda embed_size, _input_size: CaffeResNet(block, embed_size),
+        (224, 224),
+        mean=MEAN_BGR,
+        std=STD_BGR,
+        color_order="bgr",
+        last_linear="embedding",
+    )
+
+
+FAMILIES = {"resnet50_caffe": _family(Bottleneck), "senet50_caffe": _family(SqueezedBottleneck)}

@@ -9,6 +9,7 @@ B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default)
 import torch
 from torch import nn
 
+from fr.models.family import HALF, Family
 from fr.models.layers import PReLU, conv
 
 STEM_CHANNELS = 128
@@ -82,3 +83,10 @@ class InsightFaceMobileFaceNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         embeddings: torch.Tensor = self.features(self.conv_sep(self.layers(images)))
         return embeddings
+
+
+FAMILIES = {
+    "mbf": Family(
+        InsightFaceMobileFaceNet, (112, 112), DOWNSCALE, HALF, HALF, last_linear="features.layers.2"
+    )
+}

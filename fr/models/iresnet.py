@@ -7,9 +7,12 @@ and initialisation are insightface's, without its dropout, whose probability the
 B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default).
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 
+from fr.models.family import HALF, Family
 from fr.models.layers import PReLU
 
 # Blocks of the four stages; each stage halves the map in its first block.
@@ -72,3 +75,8 @@ class IResNet(nn.Module):
         x = self.fc(torch.flatten(self.bn2(x), 1))
         y: torch.Tensor = self.features(x)
         return y
+
+
+FAMILIES = {
+    f"iresnet{depth}": Family(partial(IResNet, depth), (112, 112), DOWNSCALE, HALF, HALF) for depth in DEPTHS
+}

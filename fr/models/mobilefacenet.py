@@ -9,6 +9,7 @@ B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default,
 import torch
 from torch import nn
 
+from fr.models.family import Family
 from fr.models.layers import PReLU, conv
 
 # (expansion, channels, blocks, stride of the first block); 112 → 56 in the stem, → 28 → 14 → 7 here.
@@ -93,3 +94,8 @@ class PaperMobileFaceNet(nn.Module):
         x = self.blocks(self.dw_conv1(self.conv1(images)))
         x = self.linear1(self.linear7(self.conv2(x)))
         return torch.flatten(x, 1)
+
+
+FAMILIES = {
+    "mobilefacenet": Family(PaperMobileFaceNet, (112, 112), DOWNSCALE, MEAN, STD, last_linear="linear1.conv")
+}

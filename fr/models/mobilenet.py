@@ -7,9 +7,12 @@ the input, so the input is RGB in 0–1 without mean or std.
 B batch, E embedding size, H × W input (multiples of 16; 128 × 128 by default).
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 
+from fr.models.family import Family
 from fr.models.layers import PReLU, conv_norm, init_by_fan_out
 
 # (expansion, channels, blocks, stride of the first block); 128 → 64 in the stem, → 32 → 16 → 8 here.
@@ -95,3 +98,10 @@ class MobileFaceNet(nn.Module):
         x = self.stem(self.input_norm(images))
         x = self.pool(self.last(self.blocks(x)))
         return torch.flatten(self.embedding(x), 1)
+
+
+def _family(width: float) -> Family:
+    return Family(partial(MobileFaceNet, width=width), (128, 128), DOWNSCALE, last_linear="embedding")
+
+
+FAMILIES = {"mobilenet": _family(1.0), "mobilenet_1_5x": _family(1.5), "mobilenet_2x": _family(2.0)}

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fr.models.family import Family
 from fr.models.layers import conv_norm, init_by_fan_out
 
 # (channels, bottleneck channels, blocks at constant shape); 128 → 64 in the stem, → 32 → 16 → 8 in one additional block
@@ -72,3 +73,6 @@ def _stages() -> nn.Sequential:
         stages[f"stage_{number}"] = nn.Sequential(*blocks)
         inputs = channels
     return nn.Sequential(stages)
+
+
+FAMILIES = {"rmnet": Family(RMNet, (128, 128), DOWNSCALE, last_linear="conv1_extra")}

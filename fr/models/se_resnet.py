@@ -11,11 +11,13 @@ B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default)
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fr.models.family import Family
 from fr.models.layers import PReLU, conv_norm, init_by_fan_out
 
 PLANES = (64, 128, 256, 512)  # 112 → 56 in the stem's max pool, → 28 → 14 → 7 at the start of the later stages
@@ -106,3 +108,16 @@ class FaceResNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.flatten(self.model(self.bn_first(images)), 1)
+
+
+def _family(block: type[Bottleneck] | type[SEBottleneck], counts: tuple[int, ...]) -> Family:
+    return Family(partial(FaceResNet, block=block, counts=counts), (112, 112), DOWNSCALE, last_linear="model.fc")
+
+
+FAMILIES = {
+    "resnet": _family(Bottleneck, BLOCKS_50),
+    "se_resnet": _family(SEBottleneck, BLOCKS_50),  # alias of se_resnet50, face_recognition.pytorch's name
+    "se_resnet50": _family(SEBottleneck, BLOCKS_50),
+    "se_resnet101": _family(SEBottleneck, BLOCKS_101),
+    "se_resnet152": _family(SEBottleneck, BLOCKS_152),
+}

@@ -12,6 +12,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from fr.models.family import Family
 from fr.models.layers import PReLU, conv_norm, init_by_fan_out
 
 STAGES = ((116, 4), (232, 8), (464, 4))  # (channels, blocks); 128 → 64 in the stem, → 32 → 16 → 8 here
@@ -78,3 +79,6 @@ class ShuffleNetV2(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.global_pool(self.backbone(images))
         return torch.flatten(self.conv1_extra(x), 1)
+
+
+FAMILIES = {"shufflenetv2": Family(ShuffleNetV2, (128, 128), DOWNSCALE, last_linear="conv1_extra")}

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models import ResNet
+from torchvision.models import ResNet, resnet34, resnet50, resnet101
+
+from fr.models.family import HALF, Family
 
 _LENGTH = 10.0  # α of arXiv:1703.09507
 _SHORTEST = 1e-5
@@ -23,3 +25,16 @@ class FixedLengthResNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return _LENGTH * F.normalize(self.model(images), eps=_SHORTEST)
+
+
+def _family(build: Callable[..., ResNet]) -> Family:
+    return Family(
+        lambda embed_size, _input_size: FixedLengthResNet(build, embed_size),
+        (160, 160),
+        mean=HALF,
+        std=HALF,
+        last_linear="model.fc",
+    )
+
+
+FAMILIES = {"resnet34": _family(resnet34), "resnet50": _family(resnet50), "resnet101": _family(resnet101)}

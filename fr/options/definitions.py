@@ -4,18 +4,18 @@ To add one, add its line to the function of its group, here or in `fr/options/tr
 names. No default = required. How they are read and merged: `fr/options/parsing.py`.
 """
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fr.alignment import ALIGNMENTS, TEMPLATES
 from fr.options import training
+from fr.options.augmentation import Augmentation
+from fr.options.fields import Group, add_fields, adder
+from fr.options.losses import LossSettings, SoftmaxSettings
 from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
 from fr.options.types import CHANNEL, COUNT, COUNT_OR_0, FLAG, POSITIVE, SIDE, TEXT
 from fr.options.validation import evaluation_problems, tool_problems, train_problems
-
-Group = argparse._ArgumentGroup
 
 # Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
 OF_SETS = (
@@ -31,11 +31,11 @@ def train_options(argv: Sequence[str]) -> Resolved:
     _data(data)
     training.order(data)
     _preprocessing(parser.add_argument_group("preprocessing"), "sphereface", "procrustes", "the model's own")
-    training.augmentation(parser.add_argument_group("augmentation"))
+    add_fields(parser.add_argument_group("augmentation"), Augmentation)
     training.model(parser.add_argument_group("model"))
     training.initial_weights(parser.add_argument_group("initial weights"))
-    training.loss(parser.add_argument_group("loss"))
-    training.companions(parser.add_argument_group("losses beside the softmax"))
+    add_fields(parser.add_argument_group("loss"), SoftmaxSettings)
+    add_fields(parser.add_argument_group("auxiliary losses"), LossSettings)
     training.optimiser(parser.add_argument_group("optimiser"))
     training.loop(parser.add_argument_group("loop"))
     _verification(parser.add_argument_group("validation on LFW"), "empty = no validation")
@@ -96,74 +96,79 @@ def _tool_options(
 
 def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
     """datasets: those to choose from, the default first."""
-    add = group.add_argument
+    add = adder(group)
     form = "format of the data, see docs/data.md; vgg = VGGFace2"
     add("--train_dataset", default=next(iter(datasets)), choices=datasets, help=form)
     add("--train_data_root", type=TEXT, help="folder that the paths of --train_list start from")
     add("--train_list", default="", help="text file, one image a line (of tar: one shard); empty for folder and rec")
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
     add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
-    add("--aligned", **FLAG, help="the pictures of folder, list or tar are aligned crops; false = off")
-    add("--allow_outside", **FLAG, help="photographs may lie outside the data roots, by paths and links; false = off")
+    add("--aligned", **FLAG, help="the images of folder, list or tar are aligned crops; false = off")
+    add("--allow_outside", **FLAG, help="images may lie outside the data roots, by paths and links; false = off")
     where = "auto = ~/.cache/face-recognition-trainer, none = off"
-    add("--data_cache", type=TEXT, default="auto", help=f"folder that keeps what was read for the next start; {where}")
+    add("--data_cache", TEXT, "auto", f"folder for a cache of the parsed lists; {where}")
 
 
 def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
     """The contract. template, fit: defaults of the alignment. own: what an option that isn't set means."""
-    add = group.add_argument
+    add = adder(group)
     auto, instead = (["auto"], f"; auto = {own}") if template == "auto" else ([], "")
     add("--input_size", type=SIDE, nargs="*", default=[], help=f"height width, or side [pixels]; no value = {own}")
-    add("--template", default=template, choices=(*auto, *TEMPLATES), help=f"where landmarks go{instead}")
-    add("--alignment", default=fit, choices=(*auto, *ALIGNMENTS), help=f"fit of the similarity{instead}")
+    add(
+        "--template",
+        default=template,
+        choices=(*auto, *TEMPLATES),
+        help=f"landmark positions in the aligned face{instead}",
+    )
+    add("--alignment", default=fit, choices=(*auto, *ALIGNMENTS), help=f"fit of the similarity transform{instead}")
     add("--mean", type=CHANNEL, nargs="*", default=[], help=f"of R G B [on a 0-1 scale]; no value = {own}")
     add("--std", type=POSITIVE, nargs="*", default=[], help=f"of R G B [on a 0-1 scale]; no value = {own}")
     add("--color_order", default="auto", choices=("auto", "rgb", "bgr"), help=f"auto = {own}")
 
 
 def _verification(group: Group, empty: str, unsaid: str = "") -> None:
-    add = group.add_argument
+    add = adder(group)
     add("--val_data_root", default="", help=f"folder of the LFW images; {empty}")
-    add("--val_set", default="auto", choices=SET_KINDS, help="what a whole set at --val_data_root is; auto = look")
-    add("--val_sets", nargs="*", default=[], help=f"more whole sets [path or kind=path, see --val_set]; {empty}")
+    add("--val_set", default="auto", choices=SET_KINDS, help="kind of the set at --val_data_root; auto = detect")
+    add("--val_sets", nargs="*", default=[], help=f"more verification sets [path or kind=path, see --val_set]; {empty}")
     add("--val_list", default="", help=f"LFW's pairs.txt; {empty}")
     add("--val_landmarks", default="", help=f"landmark file [pixels]; {empty}")
-    add("--val_batch_size", type=COUNT, default=20, help="images per rank and forward pass [images]")
+    add("--val_batch_size", COUNT, 20, "images per rank and forward pass [images]")
     add("--flipped_emb", **FLAG, help=f"add the embedding of the mirror image; false = off{unsaid}")
 
 
 def _evaluation(group: Group) -> None:
     _model(group)
-    add = group.add_argument
-    add("--allow_outside", **FLAG, help="photographs may lie outside --val_data_root, by links; false = off")
-    add("--json", default="", help="file to write the figures to; empty = none")
+    add = adder(group)
+    add("--allow_outside", **FLAG, help="images may lie outside --val_data_root, by links; false = off")
+    add("--json", default="", help="file to write the metrics to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
-    add("--cache", **FLAG, help="keep embeddings beside --snap, and use those kept of the same pictures; false = off")
-    add("--show_failed", default="", help="folder for a picture of each wrongly judged pair; empty = none")
+    add("--cache", **FLAG, help="cache embeddings beside --snap and reuse them; false = off")
+    add("--show_failed", default="", help="folder for an image of each wrongly judged pair; empty = none")
     add("--dump_embeddings", default="", help="log folder for TensorBoard's projector; empty = none")
     add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
 
 
 def _model(group: Group) -> None:
-    add = group.add_argument
+    add = adder(group)
     add("--snap", type=TEXT, help="snapshot (.pt) or ONNX model")
     add("--model", default="", help="the backbone; empty = as --snap says")
-    add("--embed_size", type=COUNT_OR_0, default=0, help="of the embedding [numbers]; 0 = as --snap says")
+    add("--embed_size", COUNT_OR_0, 0, "length of the embedding [numbers]; 0 = as --snap says")
     add("--averaged", **FLAG, help="the moving average of the weights; false = the weights")
 
 
 def _protocol(group: Group) -> None:
-    add = group.add_argument
+    add = adder(group)
     protocols = ("standard", "histogram")
-    add("--protocol", default="standard", choices=protocols, help="histogram = as face_recognition.pytorch has it")
+    add("--protocol", default="standard", choices=protocols, help="histogram = that of face_recognition.pytorch")
     add("--dist", default="cos", choices=("cos", "l2"), help="distance: 1 - cosine, or L2 of embeddings as they are")
-    add("--flip_mode", default="sum", choices=("sum", "concat"), help="of --flipped_emb: mean, or one behind the other")
-    add("--center", **FLAG, help="subtract the set's mean embedding before the cosine; false = don't")
-    add("--bootstrap", type=COUNT_OR_0, default=1000, help="of 95 %% intervals [replicates]; 0 = no intervals")
+    add("--flip_mode", default="sum", choices=("sum", "concat"), help="of --flipped_emb: mean, or concatenated")
+    add("--center", **FLAG, help="subtract the set's mean embedding before the cosine; false = off")
+    add("--bootstrap", COUNT_OR_0, 1000, "bootstrap replicates of 95 %% intervals [count]; 0 = no intervals")
 
 
 def _machine(group: Group) -> None:
-    add = group.add_argument
+    add = adder(group)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto = cuda where there is one")
-    add("--dali_device", default="auto", choices=("auto", "cpu", "gpu"), help="decodes; auto = as --device")
-    add("--dali_threads", type=COUNT_OR_0, default=0, help="decoding threads per rank [count]; 0 = its cores")
+    add("--dali_device", default="auto", choices=("auto", "cpu", "gpu"), help="device that decodes; auto = as --device")
+    add("--dali_threads", COUNT_OR_0, 0, "decoding threads per rank [count]; 0 = its cores")

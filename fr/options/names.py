@@ -1,48 +1,64 @@
-"""The names that options choose from: models, margins, training formats, verification sets.
+"""The names that options choose from: models, training formats, verification sets.
 
 Kept apart from what they name: options are read without importing torch.
 """
 
+from dataclasses import dataclass
+
 TIMM = "timm/"  # begins the name of a model that the package timm has; which those are, timm alone knows
-MODEL_NAMES = (
-    "mobilenet",
-    "mobilenet_1_5x",
-    "mobilenet_2x",
-    "rmnet",
-    "shufflenetv2",
-    "resnet",
-    "se_resnet",
-    "se_resnet50",
-    "se_resnet101",
-    "se_resnet152",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet50_caffe",
-    "senet50_caffe",
-    "iresnet18",
-    "iresnet34",
-    "iresnet50",
-    "iresnet100",
-    "iresnet200",
-    "mbf",
-    "mobilefacenet",
+BACKBONES = {  # file of fr/models/ → its models
+    "mobilenet": ("mobilenet", "mobilenet_1_5x", "mobilenet_2x"),
+    "rmnet": ("rmnet",),
+    "shufflenet": ("shufflenetv2",),
+    "se_resnet": ("resnet", "se_resnet", "se_resnet50", "se_resnet101", "se_resnet152"),
+    "torchvision_resnet": ("resnet34", "resnet50", "resnet101"),
+    "caffe_resnet": ("resnet50_caffe", "senet50_caffe"),
+    "iresnet": ("iresnet18", "iresnet34", "iresnet50", "iresnet100", "iresnet200"),
+    "insightface_mbf": ("mbf",),
+    "mobilefacenet": ("mobilefacenet",),
+}
+MODEL_NAMES = tuple(name for names in BACKBONES.values() for name in names)
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """A format of training data. file: of fr/data/readers/, with its reader.
+
+    needed, used: options that it needs beside --train_data_root, and those that it uses if given.
+    """
+
+    file: str
+    needed: tuple[str, ...] = ()
+    used: tuple[str, ...] = ()
+
+
+DATASETS = {
+    "vgg": DataFormat("vgg", ("train_list", "train_landmarks"), ("train_meta",)),
+    "folder": DataFormat("folders", used=("train_landmarks", "aligned")),
+    "list": DataFormat("lists", ("train_list",), ("train_landmarks", "aligned")),
+    "ms1m": DataFormat("lists", ("train_list",)),
+    "imdbface": DataFormat("lists", ("train_list",)),
+    "trp": DataFormat("lists", ("train_list",)),
+    "tar": DataFormat("tar_shards", used=("train_list", "aligned")),
+    "rec": DataFormat("insightface"),
+}
+# Formats without identities, for tools that run a model on images.
+UNLABELLED = {
+    "photos": DataFormat("unlabelled", used=("train_list", "train_landmarks", "aligned")),
+    "trp_test": DataFormat("unlabelled", ("train_list",)),
+}
+# Verification sets: part of a list's file name → name of the set; the first that fits.
+SET_NAMES = {
+    "cfp_fp": "cfp_fp",
+    "cfp_ff": "cfp_ff",
+    "agedb": "agedb_30",
+    "calfw": "calfw",
+    "cplfw": "cplfw",
+    "lfw": "lfw",
+}
+SET_LISTS = (  # file names of lists that make a folder a whole set
+    *("pairs.txt", "pairs_CALFW.txt", "pairs_CPLFW.txt"),
+    *(f"{name}_pair.txt" for name in ("agedb_30", "cfp_fp", "cfp_ff")),  # as insightface's packs are unpacked
+    *(f"{name}_ann.txt" for name in ("lfw", "agedb_30", "calfw", "cplfw")),
 )
-# The formats of the training data: what each needs beside --train_data_root, and what else it uses.
-DATASETS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "vgg": (("train_list", "train_landmarks"), ("train_meta",)),
-    "folder": ((), ("train_landmarks", "aligned")),
-    "list": (("train_list",), ("train_landmarks", "aligned")),
-    "ms1m": (("train_list",), ()),
-    "imdbface": (("train_list",), ()),
-    "trp": (("train_list",), ()),
-    "tar": ((), ("train_list", "aligned")),
-    "rec": ((), ()),
-}
-# The same of photographs of nobody in particular, which tools may show to a model.
-UNLABELLED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "photos": ((), ("train_list", "train_landmarks", "aligned")),
-    "trp_test": (("train_list",), ()),
-}
-SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # of --val_set
-MARGIN_TYPES = ("softmax", "cos", "arc", "sphere", "sphere_r", "combined", "ada", "curricular", "mag")
+SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # values of --val_set

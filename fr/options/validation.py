@@ -7,19 +7,21 @@ from itertools import pairwise
 from typing import Any
 
 from fr.errors import InputError
-from fr.options.names import DATASETS, MARGIN_TYPES, UNLABELLED
+from fr.options.augmentation import Augmentation
+from fr.options.fields import needs_of
+from fr.options.losses import MARGINS, LossSettings, MarginType
+from fr.options.names import DATASETS, UNLABELLED
 
 # Options that say where the training data are.
 _DATA = ("train_list", "train_landmarks", "train_meta", "aligned")
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
 _GOES_WITH = {
-    "m": ("margin_type", ("cos", "arc", "sphere", "sphere_r", "ada", "curricular")),
-    "easy_margin": ("margin_type", ("arc",)),
-    **dict.fromkeys(("m1", "m2", "m3"), ("margin_type", ("combined",))),
-    "h": ("margin_type", ("ada",)),
-    **dict.fromkeys(("l_m", "u_m", "l_a", "u_a", "lambda_g"), ("margin_type", ("mag",))),
-    "margin_gradient": ("margin_type", MARGIN_TYPES[2:]),  # of cos the slope is 1 anyway
+    **{
+        name: ("margin_type", tuple(kind for kind, margin in MARGINS.items() if name in margin.options))
+        for margin in MARGINS.values()
+        for name in margin.options
+    },
     "t": ("mining_type", ("sv",)),
     "gamma": ("mining_type", ("focal",)),
     "pretrained": ("model", ("resnet34", "resnet50", "resnet101")),
@@ -31,22 +33,7 @@ _GOES_WITH = {
     **dict.fromkeys(("file_ending", "noises_list"), ("format", ("bin",))),
 }
 # Options that do nothing while all of these weights, probabilities or strengths are 0.
-_NEEDS_WEIGHT = {
-    "rotate_degrees": ("rotate_prob",),
-    "zoom_range": ("zoom_prob",),
-    "shift_range": ("shift_prob",),
-    "crop_side": ("crop_prob",),
-    "color_prob": ("color_brightness", "color_contrast", "color_saturation"),
-    **dict.fromkeys(("color_brightness", "color_contrast", "color_saturation"), ("color_prob",)),
-    "lowres_ratio": ("lowres_prob",),
-    "jpeg_quality": ("jpeg_prob",),
-    **dict.fromkeys(("erase_area", "erase_aspect"), ("erase_prob",)),
-    "center_loss_lr": ("center_loss_weight",),
-    "push_margin": ("push_loss_weight", "push_plus_loss_weight", "global_push_loss_weight"),
-    "min_margin": ("min_margin_loss_weight",),
-    "triplet_margin": ("triplet_loss_weight",),
-    "triplet_mining": ("triplet_loss_weight",),
-}
+_NEEDS_WEIGHT = needs_of(Augmentation, LossSettings)
 # Options that do nothing while these are empty or 0.
 _NEEDS = {
     "partial": "init_from",
@@ -54,10 +41,6 @@ _NEEDS = {
     "keep_every": "keep_snapshots",
     "spike_return": "spike_factor",
 }
-# The margin, in radians, of the types that turn the target's angle by it.
-_TURNS_BY = {"arc": "m", "ada": "m", "curricular": "m", "mag": "u_m"}
-
-
 # Options that take several values, and how many that may be.
 _LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3)}
 
@@ -113,7 +96,8 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     dataset = values.get("train_dataset")
     if dataset is None:
         return []
-    needed, used = (DATASETS | UNLABELLED)[dataset]
+    form = (DATASETS | UNLABELLED)[dataset]
+    needed, used = form.needed, form.used
     problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
     problems += [
         f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"
@@ -124,10 +108,10 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     if placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
         problems.append(
             f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
-            "bb_landmark's), or --aligned if the pictures are aligned crops"
+            "bb_landmark's), or --aligned if the images are aligned crops"
         )
     if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
-        problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the pictures")
+        problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the images")
     return problems
 
 
@@ -168,10 +152,11 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
 
     problems: list[str] = []
     kind, mining = values.get("margin_type"), values.get("mining_type")
-    turn = _TURNS_BY.get(kind or "", "")
-    if _number(values, turn, 0) > math.pi / 2:
-        complain(turn, f"{values[turn]} radians is more than a right angle; {kind} takes up to 1.57")
-    if kind in ("sphere", "sphere_r") and _number(values, "m", 1) < 1:
+    margin = MARGINS.get(kind or "", MarginType())
+    for name, largest in margin.largest.items():
+        if _number(values, name, 0) > largest:
+            complain(name, f"{values[name]} radians is more than a right angle; {kind} takes up to {largest:.2f}")
+    if _number(values, "m", margin.smallest) < margin.smallest:
         complain("m", f"{values['m']} would help the target; {kind} multiplies the angle by 1 or more")
     for low, high in (("l_m", "u_m"), ("l_a", "u_a")):
         if kind == "mag" and _number(values, low, 0) >= _number(values, high, math.inf):

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from fr.errors import InputError
-from fr.files.images import Photograph, Pixels
+from fr.files.images import Pixels, StoredImage
 
 Array = NDArray[np.float64]
 
@@ -99,18 +99,18 @@ def _network(kind: Any, weights: Path, device: torch.device) -> torch.nn.Module:
     return network.eval().requires_grad_(False).to(device)
 
 
-def detect_stored(detector: Detector, photograph: Photograph) -> DetectedFaces:
+def detect_stored(detector: Detector, image: StoredImage) -> DetectedFaces:
     """Detect faces in an image turned upright, with coordinates in the image as stored.
 
     Left and right are those of the stored image, so that a similarity without reflection aligns it.
     """
-    faces = detector(photograph.upright())
-    points = photograph.stored_places(faces.points)
+    faces = detector(image.upright())
+    points = image.stored_places(faces.points)
     low, extent = faces.boxes[:, :2], faces.boxes[:, 2:]
-    corners = photograph.stored_places(np.stack([low, low + extent], axis=1))
+    corners = image.stored_places(np.stack([low, low + extent], axis=1))
     low = corners.min(axis=1)
     boxes = np.concatenate([low, corners.max(axis=1) - low], axis=1)
-    return DetectedFaces(boxes, points[:, _MIRRORED_ORDER] if photograph.mirrored else points, faces.scores)
+    return DetectedFaces(boxes, points[:, _MIRRORED_ORDER] if image.mirrored else points, faces.scores)
 
 
 def _by_center(faces: DetectedFaces, size: Array) -> Array:

@@ -45,7 +45,7 @@ def write_report(
     histogram = png(histogram_plot(verification, score, is_same))
     content = {
         "title": title,
-        "figures": verification.figures(),
+        "figures": verification.metrics(),
         "statistics": record(statistics or {}),
         "pairs": verification.pairs,
         "fold_accuracies": verification.fold_accuracies,

@@ -95,7 +95,7 @@ class Learner:
             self.optimizer.zero_grad()
         for buffers, before in zip(self._statistics, statistics, strict=True):
             _keep_if(skipped.bool(), before, buffers)  # one image that isn't finite would stay in them for ever
-        self.head.companions.move_centers(skipped)
+        self.head.auxiliary.move_centers(skipped)
         if self.average:
             self.average.update(iteration, skipped)
         self.meters.count(skipped)

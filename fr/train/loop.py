@@ -105,7 +105,7 @@ def _reason_to_end(
     if reason not in (_NEWS, _FAILED):
         return reason, failure
     for problem in bad.share():
-        monitor.say(f"{problem}; another photograph stands in")
+        monitor.say(f"{problem}; another image stands in")
     problems = next(filter(None, gather_objects(failure.problems if failure else ())), None)
     failure = bad.excess() or failure or (InputError(*problems) if problems else None)
     return _FAILED if failure else 0, failure

@@ -51,7 +51,7 @@ class Validation:
                     self.heartbeat,
                 )
                 name = "" if one is self.sets[0] else f"{one.name}_"
-                metrics |= {f"{prefix}{name}{metric}": value for metric, value in verification.figures().items()}
+                metrics |= {f"{prefix}{name}{metric}": value for metric, value in verification.metrics().items()}
                 lines += [f"{one.name}:"] * (len(self.sets) > 1) + verification.lines()
-                spreads.append(Spread.of(one, scores, averaged=bool(prefix), flip="sum" if self.flipped else ""))
+                spreads.append(Spread.measure(one, scores, averaged=bool(prefix), flip="sum" if self.flipped else ""))
         return metrics, lines, spreads

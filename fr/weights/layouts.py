@@ -150,7 +150,7 @@ def embedding_size(name: str, shapes: Mapping[str, Shape]) -> int:
 
 
 def input_sides(name: str, embed_size: int, shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
-    """(height, width) of the pictures that a state dict with our keys is for; None when its shapes don't tell.
+    """(height, width) of the images that a state dict with our keys is for; None when its shapes don't tell.
 
     They do where a layer has a weight for each place of the last map: a kernel as large as the map, or a linear layer,
     of which only the product is known and a square is assumed.

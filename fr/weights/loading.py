@@ -173,7 +173,7 @@ def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:
     ]
     if misshaped and weights.input_size:
         height, width = weights.input_size
-        problems.append(f"it is for pictures of {width}×{height}: a layer over the whole last map follows --input_size")
+        problems.append(f"it is for images of {width}×{height}: a layer over the whole last map follows --input_size")
     header = weights.describe()
     if problems and not partial:
         raise InputError(f"{header}: doesn't fit this run's network", *problems)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fr.alignment import template_points
-from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order
@@ -21,6 +20,7 @@ from fr.data.pipeline import DaliSettings
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
 from fr.files.data_root import DataRoot
+from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 
 CPU = DaliSettings("cpu", None, 1)
@@ -45,7 +45,7 @@ def encoded(pixels: Pixels, kind: str = "JPEG", mode: str = "RGB", **settings: o
 
 @pytest.fixture
 def faces(tmp_path: Path) -> LabelledFaces:
-    """4 people × 4 photographs of 64×64."""
+    """4 people × 4 images of 64×64."""
     names = [f"p{index // EACH}/{index}.jpg" for index in range(PEOPLE * EACH)]
     for index, name in enumerate(names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -58,7 +58,7 @@ def faces(tmp_path: Path) -> LabelledFaces:
 
 
 def as_if_listed(faces: LabelledFaces, instead: dict[int, int]) -> LabelledFaces:
-    """The list of someone who knew: the rows of bad photographs are those of the ones that stand in."""
+    """The list of someone who knew: the rows of bad images are those of the ones that stand in."""
     return faces.take(np.array([instead.get(index, index) for index in range(len(faces))]))
 
 

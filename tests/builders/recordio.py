@@ -35,7 +35,7 @@ def write(folder: Path, records: dict[int, bytes], classes: int) -> None:
 
 
 def with_identities(people: list[list[bytes]], labels: list[int] | None = None) -> dict[int, bytes]:
-    """Records in face2rec2.py's layout: header 0, pictures from 1 on, then a record an identity."""
+    """Records in face2rec2.py's layout: header 0, images from 1 on, then a record an identity."""
     labels = labels or list(range(len(people)))
     pictures: list[bytes] = []
     ranges = []
@@ -48,7 +48,7 @@ def with_identities(people: list[list[bytes]], labels: list[int] | None = None) 
 
 
 def alone(people: list[list[bytes]]) -> dict[int, bytes]:
-    """No header: every record is a picture with one label, from key 0 on."""
+    """No header: every record is an image with one label, from key 0 on."""
     rows = [(float(label), image) for label, images in enumerate(people) for image in images]
     return {key: record([label], image, key) for key, (label, image) in enumerate(rows)}
 

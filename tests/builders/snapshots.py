@@ -11,10 +11,10 @@ from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.training_state import TrainingState
 from fr.distributed import rank, world_size
 from fr.losses.classifier import MarginSoftmax, shard_rows
+from fr.options.losses import LossSettings
 from fr.preprocessing import Preprocessing
 from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
-from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES = 7  # over 2 ranks 4 + 3, over 3 ranks 3 + 3 + 1
 FACTS: dict[str, Any] = {
@@ -31,7 +31,7 @@ def make_run(seed: int, **loss: Any) -> tuple[nn.Module, MarginSoftmax, torch.op
     """A small run with something of its own in each weight, buffer and momentum; the same on any number of ranks."""
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
-    head = MarginSoftmax(CLASSES, 3, loss_settings(**loss), seed)
+    head = MarginSoftmax(CLASSES, 3, LossSettings(**loss), seed)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
     with torch.no_grad():
         for buffer in backbone.buffers():

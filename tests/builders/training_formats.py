@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from fr.data.faces import LabelledFaces
-from fr.data.formats import READERS, Source
+from fr.data.formats import READERS
 from fr.data.landmark_csv import LANDMARK_COLUMNS
+from fr.data.readers.source import Source
 from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -17,7 +18,7 @@ from fr.options.definitions import train_options
 POINTS = [30.5, 40.25, 70.0, 41.0, 50.0, 60.0, 35.0, 80.0, 65.0, 81.5]
 TEN = " ".join(map(str, POINTS))
 HUNDREDTHS = " ".join(str(value / 100) for value in POINTS)
-# A line of each text format for a photograph and its identity.
+# A line of each text format for an image and its identity.
 LINES: dict[str, Callable[[str, str], str]] = {
     "list": lambda name, identity: f"{name} {identity}",
     "trp": lambda name, identity: f"{name} {identity} {TEN}",
@@ -27,7 +28,7 @@ LINES: dict[str, Callable[[str, str], str]] = {
 
 
 class Data:
-    """Photographs (empty files) and a list under construction."""
+    """Images (empty files) and a list under construction."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.list_file, self.table = folder / "images", folder / "list.txt", folder / "points.csv"
@@ -81,7 +82,7 @@ def converted(dataset: str, sample: Path, out: Path) -> list[str]:
         with Image.open(f"{faces.root}/{name}") as image:
             width, height = image.size
         x, y, w, h = (5, 8, width - 20, height) if dataset == "ms1m" else (0, 0, width, height)
-        cut = [x, y, min(w, width - x), min(h, height - y)]  # the box of ms1m reaches beyond the picture
+        cut = [x, y, min(w, width - x), min(h, height - y)]  # the box of ms1m reaches beyond the image
         fractions = (pixels - cut[:2]) / cut[2:]
         rows.append({
             "list": f"{name} {label + 5}",

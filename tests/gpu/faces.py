@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fr.data.augmentation import Augmentation
 from fr.data.faces import Faces, LabelledFaces
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings, FaceStream
 from fr.data.samples import augmented_batch
 from fr.files.data_root import DataRoot
+from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
 from tests.builders.command_options import data_options

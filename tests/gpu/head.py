@@ -12,11 +12,11 @@ import torch.nn.functional as F
 
 from fr.distributed import open_ranks
 from fr.losses.classifier import MarginSoftmax
+from fr.options.losses import LossSettings
 from fr.precision import float32_products
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tests.gpu.job import Job
 from tests.gpu.steps import DECAY, EMBED_SIZE, LR, MOMENTUM, free_memory
-from tools.benchmarks.case_ranks import loss_settings
 
 _S, _M = 30.0, 0.35
 
@@ -35,7 +35,7 @@ def check(job: Job) -> None:
     classes, samples, many = job.pick((1_000_000, 512, 2_560), (5_000, 16, 48))
     with open_ranks(job.device.type):
         start = time.perf_counter()
-        head = MarginSoftmax(classes, EMBED_SIZE, loss_settings(margin_type="cos", s=_S, m=_M), seed=0).to(job.device)
+        head = MarginSoftmax(classes, EMBED_SIZE, LossSettings(margin_type="cos", s=_S, m=_M), seed=0).to(job.device)
         job.findings.metric(f"drawing {classes:,} centres", time.perf_counter() - start, "s")
         embeddings, labels = _batch(job, head, samples)
         with float32_products(False):

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 
 from fr.data import placement
-from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
 from fr.data.faces import LabelledFaces
 from fr.data.graph import regions
@@ -22,6 +21,7 @@ from fr.data.pipeline import DaliSettings, graph_inputs
 from fr.data.samples import augmented_batch
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
+from fr.options.augmentation import Augmentation
 from tests.gpu.faces import CONTRACT, dali, read_faces
 from tests.gpu.job import Job
 

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from fr.distributed import open_ranks
 from fr.losses.classifier import MarginSoftmax
 from fr.losses.sampling import drawn_rows
-from fr.losses.settings import LossSettings
+from fr.options.losses import LossSettings
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tests.gpu.job import Job, note
 from tests.gpu.steps import DECAY, LR, MOMENTUM, free_memory, our_step
-from tools.benchmarks.case_ranks import loss_settings
 
 _N, _C, _E = 96, 2_000, 64
 # Relative, of gradients by norm. A float32 cosine has an error near 1e-7 and a logit 30 times that; the slope of a
@@ -53,7 +52,7 @@ def check(job: Job) -> None:
     """All losses one by one, then the sampled head, then whole steps."""
     with open_ranks(job.device.type):
         for name, changes in CASES.items():
-            settings, iteration = loss_settings(**changes), 20_000 if name == "global push+" else 300
+            settings, iteration = LossSettings(**changes), 20_000 if name == "global push+" else 300
             weight = MarginSoftmax(_C, _E, settings, seed=0).weight.detach()
             embeddings, labels = batch(weight)
             wanted = outcome(settings, weight.double(), embeddings.double(), labels, iteration)
@@ -62,7 +61,7 @@ def check(job: Job) -> None:
             _compare(job, name, seen, wanted)
         _check_sampled(job)
         for name, changes in list(WITHOUT_WAIT.items())[job.pick(0, -1) :]:  # on a CPU one, to see that it runs
-            _check_waits_for_nothing(job, name, loss_settings(**changes))
+            _check_waits_for_nothing(job, name, LossSettings(**changes))
 
 
 def batch(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,7 +85,7 @@ def outcome(
     with head.step(iteration, labels, optimizer):
         loss, figures = head(asked, labels)
         torch.autograd.backward(loss)
-    head.companions.move_centers(torch.zeros((), device=weight.device))
+    head.auxiliary.move_centers(torch.zeros((), device=weight.device))
     gradients = {"gradient of embeddings": asked.grad, "gradient of weight": head.weight.grad}
     return {
         "loss": loss.detach(),
@@ -115,7 +114,7 @@ def relative(seen: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def _check_sampled(job: Job) -> None:
     """PartialFC: the device draws other classes than a CPU would, so the reference is a head of those drawn alone."""
-    settings = loss_settings(margin_type="arc", sample_rate=0.1)
+    settings = LossSettings(margin_type="arc", sample_rate=0.1)
     head = MarginSoftmax(_C, _E, settings, seed=0).to(job.device)
     embeddings, labels = (one.to(job.device) for one in batch(head.weight.detach().cpu()))
     optimizer = build_sgd(head.parameters(), LR, MOMENTUM, DECAY)

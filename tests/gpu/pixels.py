@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fr.data.augmentation import Augmentation
+from fr.options.augmentation import Augmentation
 from tests.gpu.faces import PLAIN, dali, first_faces, in_gray_levels, stream
 from tests.gpu.job import Job
 

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from fr.losses.classifier import MarginSoftmax
-from fr.losses.settings import LossSettings
 from fr.models import build_model, family
+from fr.options.losses import LossSettings
 from fr.train.learner import Learner, StepSettings
 from fr.train.optimizer import build_sgd
-from tools.benchmarks.case_ranks import loss_settings
 
 CLASSES, EMBED_SIZE = 8_631, 512
 LR, MOMENTUM, DECAY = 0.01, 0.9, 1e-4
@@ -40,7 +39,7 @@ def our_step(
     torch.manual_seed(0)
     order = torch.channels_last if form.channels_last else torch.contiguous_format
     backbone = build_model(model, EMBED_SIZE, family(model).input_size).to(device).to(memory_format=order)
-    head = MarginSoftmax(CLASSES, EMBED_SIZE, settings or loss_settings(), seed=0).to(device)
+    head = MarginSoftmax(CLASSES, EMBED_SIZE, settings or LossSettings(), seed=0).to(device)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], LR, MOMENTUM, DECAY)
     of_step = StepSettings(5.0, form.precision, False, order)
     learner = Learner(backbone, head, optimizer, of_step, compiled=form.compiled)

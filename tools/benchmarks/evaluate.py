@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
             for name, form in forms.items():
                 cost = _cost(form)
                 costs[name] += [cost] if turn else []
-    print(f"{len(faces):,} photographs, {passes} passes each, {batch} a batch, {dali.threads} DALI threads")
+    print(f"{len(faces):,} images, {passes} passes each, {batch} a batch, {dali.threads} DALI threads")
     print(f"{'form':6} {'images/s':>9} {'spread':>17} {'CPU ms an image':>16}")
     for name, turns in costs.items():
         rates = [len(faces) / cost.seconds for cost in turns]

@@ -23,8 +23,9 @@ from tqdm import tqdm
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
+from fr.options.losses import LossSettings
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
-from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
+from tools.benchmarks.case_ranks import measure_in_own_processes
 
 _FLOAT, _GIGA = 4, 1e9
 _LR, _MOMENTUM, _DECAY, _S, _M = 0.1, 0.9, 1e-4, 30.0, 0.35
@@ -190,7 +191,7 @@ def _batch(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _our_step(case: Case) -> Step:
     rate = case.sample_rate if case.form == "sampled" else 1.0
-    head = MarginSoftmax(case.classes, case.embed_size, loss_settings(sample_rate=rate), seed=0)
+    head = MarginSoftmax(case.classes, case.embed_size, LossSettings(sample_rate=rate), seed=0)
     optimizer = build_sgd(head.parameters(), _LR, _MOMENTUM, _DECAY)
     optimizer.state[head.weight]["momentum_buffer"].fill_(0)  # allocates its pages
 

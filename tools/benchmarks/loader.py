@@ -35,7 +35,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from fr import alignment
-from fr.data.augmentation import Augmentation
 from fr.data.bad_images import BadImages
 from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
@@ -45,6 +44,7 @@ from fr.data.samples import augmented_batch
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks
 from fr.models import training_preprocessing
+from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
 
@@ -111,7 +111,7 @@ class _Setting:
         options = train_options(argv).values
         faces = read_training_faces(vars(options))
         order = Order(len(faces), options.train_batch_size, options.seed)
-        return cls(faces, order, training_preprocessing(options), Augmentation.of(options))
+        return cls(faces, order, training_preprocessing(options), Augmentation.from_options(options))
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax
+from fr.options.losses import LossSettings
 from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
-from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
+from tools.benchmarks.case_ranks import measure_in_own_processes
 
 _CONTENTS = SnapshotContents("linear", 0, {})
 
@@ -78,7 +79,7 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
     use_huge_pages()  # as open_ranks does
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)
     backbone = nn.Linear(512, case.embed_size)
-    head = MarginSoftmax(case.classes, case.embed_size, loss_settings(), seed=0)
+    head = MarginSoftmax(case.classes, case.embed_size, LossSettings(), seed=0)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
     state = TrainingState(Learner(backbone, head, optimizer))
     writer = SnapshotWriter(Path(case.folder), "s", state, (), lambda _: None, Kept(newest=1), case.background)

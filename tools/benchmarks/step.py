@@ -25,10 +25,11 @@ from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model, family
 from fr.models.layers import PReLU
+from fr.options.losses import LossSettings
 from fr.train.learner import Learner, StepSettings
 from fr.train.optimizer import build_sgd
 from fr.train.replicas import deterministic
-from tools.benchmarks.case_ranks import loss_settings, measure_in_own_processes
+from tools.benchmarks.case_ranks import measure_in_own_processes
 
 _CLASSES, _EMBED_SIZE = 8_631, 512
 
@@ -131,7 +132,7 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
         for module in backbone.modules():
             if isinstance(module, PReLU):
                 module.forward = partial(nn.PReLU.forward, module)  # type: ignore[method-assign]
-    head = MarginSoftmax(_CLASSES, _EMBED_SIZE, loss_settings(), seed=0)
+    head = MarginSoftmax(_CLASSES, _EMBED_SIZE, LossSettings(), seed=0)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
     settings = StepSettings(5.0, form.precision, False, order)
     learner = Learner(backbone, head, optimizer, settings, compiled=form.compiled)

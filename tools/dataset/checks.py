@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fr import alignment
 from fr.data import placement
 from fr.data.faces import LabelledFaces
+from tools.dataset.image_facts import ImageFacts
 from tools.dataset.near_duplicates import conflicts, near_pairs, repeats
-from tools.dataset.picture_facts import PictureFacts
 
 # In the order of the checks; an image dropped by an earlier one isn't the original of a later duplicate.
 KINDS = {
@@ -80,7 +80,7 @@ class Findings:
             self.stays[self._labels == label] = False
 
 
-def check(faces: LabelledFaces, facts: PictureFacts, limits: Limits, people: dict[int, str]) -> Findings:
+def check(faces: LabelledFaces, facts: ImageFacts, limits: Limits, people: dict[int, str]) -> Findings:
     """Run all checks. people: label → person of the verification set with the same name."""
     findings = Findings(faces.labels, limits.drop)
     for row, problem in facts.problems.items():
@@ -105,7 +105,7 @@ def check(faces: LabelledFaces, facts: PictureFacts, limits: Limits, people: dic
 
 
 def _check_faces(
-    faces: LabelledFaces, facts: PictureFacts, rows: NDArray[np.int64], limits: Limits, findings: Findings
+    faces: LabelledFaces, facts: ImageFacts, rows: NDArray[np.int64], limits: Limits, findings: Findings
 ) -> None:
     sizes = facts.sizes[rows]
     if faces.landmarks.shape[1] == 0:
@@ -137,7 +137,7 @@ def _suspicious(
     for flags, text in (
         (exchanged, "left and right are exchanged"),
         (down[:, 1] <= 0, "the eyes are below the mouth"),
-        (outside > 0, "outside the picture: {outside} of 5"),
+        (outside > 0, "outside the image: {outside} of 5"),
         (misfits > middle + limit * deviation, "unlike a face: off by {misfit:.2f} distances of the eyes"),
     ):
         for place in np.flatnonzero(flags).tolist():
@@ -146,7 +146,7 @@ def _suspicious(
 
 
 def _check_duplicates(
-    faces: LabelledFaces, facts: PictureFacts, rows: NDArray[np.int64], limits: Limits, findings: Findings
+    faces: LabelledFaces, facts: ImageFacts, rows: NDArray[np.int64], limits: Limits, findings: Findings
 ) -> None:
     """Check equal files first, then near-duplicates, so that no image is reported for both."""
     contents = np.unique(facts.content, return_inverse=True)[1]

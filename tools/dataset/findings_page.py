@@ -14,14 +14,14 @@ from fr.errors import InputError
 from fr.files.images import decode
 from fr.report.html_page import card, cards, inline_image, named_rows, page
 from tools.dataset.checks import KINDS, Finding, Findings
-from tools.dataset.picture_facts import PictureFacts
+from tools.dataset.image_facts import ImageFacts
 
 _EDGE = 160  # pixels of a thumbnail
 _DOT = 2.5  # radius of a landmark in it
 
 
 def findings_page(
-    faces: LabelledFaces, facts: PictureFacts, findings: Findings, drop: list[str], about: Mapping[str, str], shown: int
+    faces: LabelledFaces, facts: ImageFacts, findings: Findings, drop: list[str], about: Mapping[str, str], shown: int
 ) -> bytes:
     """HTML page. shown: findings of each kind with images; about: facts about the run, in the order shown."""
     by_kind: dict[str, list[Finding]] = defaultdict(list)
@@ -51,7 +51,7 @@ def _counts(findings: Findings, drop: list[str]) -> str:
     )
 
 
-def _card(faces: LabelledFaces, facts: PictureFacts, finding: Finding) -> str:
+def _card(faces: LabelledFaces, facts: ImageFacts, finding: Finding) -> str:
     marked = finding.kind == "landmarks"
     if finding.row is None:
         own = np.flatnonzero(faces.labels == finding.label).tolist()

@@ -7,7 +7,7 @@ from fr.alignment import Array
 from fr.data import placement
 from fr.data.faces import Faces
 from fr.errors import InputError
-from fr.files.images import Photograph, Pixels, decode
+from fr.files.images import Pixels, StoredImage, decode
 from fr.files.untrusted import OutsideRoot
 from tools.dataset.crop_files import Targets
 
@@ -38,16 +38,16 @@ def loose_crop(faces: Faces, boxes: Array | None, enlarge: float, square: bool, 
     """
     path = faces.path(index)
     try:
-        photograph = decode(faces.read(index), path)
+        image = decode(faces.read(index), path)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
-    height, width = photograph.stored.shape[:2]
+    height, width = image.stored.shape[:2]
     box = _box_by_landmarks(faces, index, (width, height)) if boxes is None else boxes[index]
     low, high = cut(box, enlarge, square, (width, height))
     if (high <= low).any():
         raise InputError(f"{path}: the box of its face lies outside the image")
-    part = photograph.stored[low[1] : high[1], low[0] : high[0]]
-    return Photograph(part, photograph.orientation).upright()
+    part = image.stored[low[1] : high[1], low[0] : high[0]]
+    return StoredImage(part, image.orientation).upright()
 
 
 def cut(box: Array, enlarge: float, square: bool, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -68,7 +68,7 @@ class Verdicts:
         every = np.concatenate(rows)
         return cls(*every[np.argsort(every[:, 0]), 1:].T)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Accuracies over images; mean_top1: mean over the identities' top-1."""
         within = {f"top{k}": float((self.place < k).mean()) for k in (1, 5)}
         shares = [right / count for count, right, _ in self.by_class().values()]

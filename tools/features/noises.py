@@ -86,7 +86,7 @@ class Centroids:
                 write_result(self.paths[row], column_matrix(_centroid(np.array(values), row)))
             else:
                 identity = identity_of(self.names[row])
-                without.append(f"{self.names[row]}: a wrong picture, and there is no right one of {identity}")
+                without.append(f"{self.names[row]}: a wrong image, and there is no right one of {identity}")
         return without
 
 

@@ -21,7 +21,7 @@ from fr.data.usable import usable_batches
 from fr.distributed import Ranks, patient_group, raise_together
 from fr.errors import InputError
 from fr.evaluation.embedding import Network
-from fr.options.definitions import Group
+from fr.options.fields import Group
 from fr.options.types import COUNT, COUNT_OR_0, FLAG
 from fr.preprocessing import Preprocessing
 from fr.progress import progress

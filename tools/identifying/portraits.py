@@ -56,7 +56,7 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     root.check_exists(option)
     names = images_below(root)
     if not names:
-        raise InputError(f"{option} {root}: no picture in it")
+        raise InputError(f"{option} {root}: no image in it")
     people = [person_of(name) for name in names]
     if looking is None:
         faces = Faces(root, pa.array(names), np.zeros((len(names), 0, 2)))
@@ -64,7 +64,7 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     results = list(_look(root, names, looking))
     usable = [isinstance(result, Found) and result.faces > 0 for result in results]
     if not any(usable):
-        raise InputError(f"{option} {root}: no face found in any of its {len(names):,} pictures")
+        raise InputError(f"{option} {root}: no face found in any of its {len(names):,} images")
     points = [result.points for result in results if isinstance(result, Found) and result.faces]
     taken = pa.array([name for name, there in zip(names, usable, strict=True) if there])
     faces = Faces(root, taken, np.array(points).reshape(-1, 5, 2))

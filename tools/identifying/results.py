@@ -81,7 +81,7 @@ class Console:
         return True
 
     def close(self, complete: bool) -> None:
-        what = "frames" if self._frames else "photographs"
+        what = "frames" if self._frames else "images"
         faces = f"{self._faces:,} faces, {self._faces - self._named:,} unknown"
         print(f"{self._shots:,} {what}, {self._faceless:,} without a face; {faces}")
 
@@ -126,7 +126,7 @@ class Journal:
             self._file.close()
 
 
-class PictureFiles:
+class ImageFiles:
     """Annotated images under their names."""
 
     def __init__(self, folder: Path) -> None:
@@ -206,5 +206,5 @@ def open_sinks(source: Source, out: Path | None, show: bool) -> list[Sink]:
     sinks: list[Sink] = [Window(frames)] if show else []
     if out:
         sinks.append(Journal(out, frames))
-        sinks.append(VideoFile(out / f"{source.name}.mp4", source.rate) if frames else PictureFiles(out))
+        sinks.append(VideoFile(out / f"{source.name}.mp4", source.rate) if frames else ImageFiles(out))
     return [*sinks, Console(frames)]

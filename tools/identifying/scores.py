@@ -22,7 +22,7 @@ def search_probes(gallery: Gallery, probes: Portraits, embeddings: Rows) -> Sear
     return search(gallery, normalised_rows(embeddings), person, probes.usable)
 
 
-def figures_of(searches: Searches, threshold: float | None) -> Figures:
+def metrics_of(searches: Searches, threshold: float | None) -> Figures:
     """Counts, the metrics of fr/recognition/identification.py and, with a threshold, the rates at it."""
     mated = int(searches.mated.sum())
     figures: Figures = {"mated_probes": mated, "strangers": len(searches.mated) - mated}

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fr.data.readers.folders import PICTURE_ENDINGS, images_below
+from fr.data.readers.folders import IMAGE_ENDINGS, images_below
 from fr.data.storage import MOST_BYTES
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -60,13 +60,13 @@ def open_source(text: str, allow_outside: bool) -> Source:
         root = DataRoot(path, allow_outside)
         names = images_below(root)
         if not names:
-            raise InputError(f"--input {text}: no picture in it")
+            raise InputError(f"--input {text}: no image in it")
         return _photographs(root, names)
     try:
         open_file(path).close()
     except OSError as error:
         raise InputError(f"--input {text}: can't be read: {error.strerror}") from error
-    if path.name.lower().endswith(PICTURE_ENDINGS):
+    if path.name.lower().endswith(IMAGE_ENDINGS):
         return _photographs(DataRoot(path.parent, outside_allowed=True), [path.name])
     return _frames(cv2.VideoCapture(text, cv2.CAP_FFMPEG), path.stem, path, live=False)
 
@@ -94,7 +94,7 @@ def _frames(capture: Any, name: str, path: Path, live: bool) -> Source:
     """Frames of an OpenCV capture, turned upright by it. live: frames during processing are dropped."""
     height, width = (int(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
     if not capture.isOpened() or not 0 < height * width <= MOST_PIXELS:
-        what = "no such camera, or it is in use" if live else "neither a picture by its name nor a video to be decoded"
+        what = "no such camera, or it is in use" if live else "neither an image by its name nor a video to be decoded"
         raise InputError(f"--input {path}: {what}")
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # for a camera: process the newest frame
     rate = capture.get(cv2.CAP_PROP_FPS)

@@ -81,7 +81,7 @@ class Shot:
     pitch: float = 0.0
     roll: float = 0.0
     zoom: float = 1.0
-    shift: tuple[float, float] = (0.0, 0.0)  # of the head's middle from the picture's, in picture sizes
+    shift: tuple[float, float] = (0.0, 0.0)  # of the head's middle from the image's, in image sizes
     smile: float = 0.0
     mouth_open: float = 0.0
     lids: float = 1.0  # how far the eyes are open

@@ -57,7 +57,7 @@ def read_ijb(root: DataRoot) -> Ijb:
     pictures, templates, media = _columns(members, [_NAMED, _WHOLE, _WHOLE])
     again, *numbers = _columns(points, [_NAMED, *[_NUMBER] * 11])
     if len(again) != len(pictures):
-        raise InputError(f"{points}: {len(again):,} pictures, where {members} has {len(pictures):,}")
+        raise InputError(f"{points}: {len(again):,} images, where {members} has {len(pictures):,}")
     differ = true_rows(pc.not_equal(again, pictures))
     strayed = true_rows(pc.or_(strays(pictures, crops), pc.equal(pictures, "")))
     refuse([f"{points}:{i + 1}: {again[i]}, where {members} has {pictures[i]}" for i in differ.tolist()])

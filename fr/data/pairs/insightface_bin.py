@@ -27,12 +27,12 @@ def read_pack(path: Path) -> VerificationFaces:
 
     Names are places in the pack, from 0. InputError for what is no pack, and for numbers that don't fit.
     """
-    pictures, same = _contents(path)
-    encoded = [_encoded(picture) for picture in pictures]
-    refuse([f"{path}: picture {i} isn't the bytes of one" for i, content in enumerate(encoded) if not content])
+    images, same = _contents(path)
+    encoded = [_encoded(image) for image in images]
+    refuse([f"{path}: image {i} isn't the bytes of one" for i, content in enumerate(encoded) if not content])
     refuse([f"{path}: pair {i} is neither True nor False" for i, label in enumerate(same) if label not in (0, 1)])
-    if len(pictures) != 2 * len(same):
-        raise InputError(f"{path}: {len(pictures)} pictures for {len(same)} pairs, where each has two")
+    if len(images) != 2 * len(same):
+        raise InputError(f"{path}: {len(images)} images for {len(same)} pairs, where each has two")
     kinds = np.array(same, dtype=bool)
     fold = tenths(kinds.tolist(), str(path))
     first: dict[bytes, int] = {}
@@ -54,14 +54,14 @@ def _contents(path: Path) -> tuple[list[Any], list[Any]]:
     except Exception as error:  # whatever damaged bytes make of an unpickler
         raise InputError(f"{path}: damaged, or no pack of pairs ({type(error).__name__}: {str(error)[:80]})") from error
     match unpickled:
-        case [list() | tuple() as pictures, list() | tuple() as same]:
-            return list(pictures), list(same)
-    raise InputError(f"{path}: no pack of pairs: expected a list of pictures and one of True and False")
+        case [list() | tuple() as images, list() | tuple() as same]:
+            return list(images), list(same)
+    raise InputError(f"{path}: no pack of pairs: expected a list of images and one of True and False")
 
 
-def _encoded(picture: Any) -> bytes:
+def _encoded(image: Any) -> bytes:
     """The bytes of an image; none of what isn't. Python 2 wrote them as text."""
     try:
-        return picture.encode("latin-1") if isinstance(picture, str) else bytes(memoryview(picture))
+        return image.encode("latin-1") if isinstance(image, str) else bytes(memoryview(image))
     except (TypeError, UnicodeEncodeError):
         return b""

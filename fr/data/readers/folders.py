@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from fr.data.faces import LabelledFaces, check_first_image, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
+from fr.data.readers.source import Format
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp")
 _NAMED = 3  # empty folders, and endings, that are listed by name
 # What file servers and systems leave in folders; their thumbnails are nobody's images.
 _OF_SYSTEMS = ("@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information")
@@ -24,7 +25,7 @@ _FILES_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
     """The images in and below each folder of `root`: classes in the order of the folders' names.
 
-    An image has one of PICTURE_ENDINGS, in capitals or not; files with others are counted in a note. Names that begin
+    An image has one of IMAGE_ENDINGS, in capitals or not; files with others are counted in a note. Names that begin
     with a dot are skipped, folders of file servers, and links back to a folder they lie in. landmarks: as of
     `read_vgg`, the table chosen by the root's name; "" for aligned crops. InputError names what can't be read, has no
     landmarks, or leads out of the root.
@@ -36,7 +37,7 @@ def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
     empty = sorted(identity for identity, pictures in classes.items() if not pictures)
     identities = sorted(classes.keys() - set(empty))
     if not identities:
-        raise InputError(f"--train_data_root {root}: no folder in it holds a picture ({', '.join(PICTURE_ENDINGS)})")
+        raise InputError(f"--train_data_root {root}: no folder in it holds an image ({', '.join(IMAGE_ENDINGS)})")
     listed = _checked(root.path, [name for identity in identities for name in classes[identity]])
     names = pa.array(listed, type=pa.string())
     labels = np.repeat(np.arange(len(identities)), [len(classes[identity]) for identity in identities])
@@ -78,7 +79,7 @@ def _scan(root: DataRoot, others: Counter[str], stray: list[str]) -> Iterator[tu
     """Folders of the root, each with the paths below the root of its images. stray: gets the images in none of them."""
     with os.scandir(root.path) as entries:
         seen = [(entry.name, entry.is_dir()) for entry in entries if not _is_hidden(entry.name)]
-    stray += [name for name, is_folder in seen if not is_folder and name.lower().endswith(PICTURE_ENDINGS)]
+    stray += [name for name, is_folder in seen if not is_folder and name.lower().endswith(IMAGE_ENDINGS)]
     for identity in (name for name, is_folder in seen if is_folder):
         yield identity, list(_images(root, identity, {_node(root.path)}, others))
 
@@ -106,7 +107,7 @@ def _images(root: DataRoot, folder: str, above: set[tuple[int, int]], others: Co
                     continue
                 if entry.is_dir():
                     yield from _images(root, f"{folder}/{entry.name}", above | {here}, others)
-                elif entry.name.lower().endswith(PICTURE_ENDINGS):
+                elif entry.name.lower().endswith(IMAGE_ENDINGS):
                     yield f"{folder}/{entry.name}"
                 else:
                     others[os.path.splitext(entry.name)[1].lower()] += 1
@@ -121,7 +122,7 @@ def _node(path: Path) -> tuple[int, int]:
 
 def _notes(root: Path, empty: list[str], stray: list[str]) -> tuple[str, ...]:
     parts = (
-        (empty, f"folders of {root} without pictures left out"),
+        (empty, f"folders of {root} without images left out"),
         (sorted(stray), f"images in {root} itself, in no identity's folder, left out"),
     )
     return tuple(
@@ -129,3 +130,6 @@ def _notes(root: Path, empty: list[str], stray: list[str]) -> tuple[str, ...]:
         for names, what in parts
         if names
     )
+
+
+FORMATS = {"folder": Format(lambda source: read_folders(source.data_root, source.landmarks), None)}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fr.data.faces import LabelledFaces, refuse
+from fr.data.readers.source import Format
 from fr.data.storage import MOST_BYTES, RecordFile, read_slice
 from fr.errors import InputError, in_short
 from fr.files.data_root import DataRoot
@@ -83,7 +84,7 @@ def read_records(root: DataRoot) -> LabelledFaces:
     classes = np.repeat([_class(records, rows[first:end]) for first, end in groups], np.diff(bounds).ravel())
     lost, rows, classes = rows[classes == _UNKNOWN], rows[classes >= 0], classes[classes >= 0]
     if not len(rows):
-        raise InputError(f"{path}: no picture can be read; does {index} belong to it?")
+        raise InputError(f"{path}: no image can be read; does {index} belong to it?")
     refuse([
         f"{path}: record {records.keys[rows[i]]}: its class {classes[i]:,} isn't one of the {count:,} of {facts}"
         for i in np.flatnonzero(classes >= count).tolist()
@@ -91,7 +92,7 @@ def read_records(root: DataRoot) -> LabelledFaces:
     distinct, labels = np.unique(classes, return_inverse=True)
     notes = _notes(path, records.keys[lost].tolist())
     if len(distinct) < count:
-        notes.append(f"{facts} says {count:,} classes, and the pictures are of {len(distinct):,}")
+        notes.append(f"{facts} says {count:,} classes, and the images are of {len(distinct):,}")
     return LabelledFaces(
         root,
         pa.array(records.keys[rows]).cast(pa.string()),
@@ -200,3 +201,10 @@ def _read_index(path: Path, of: Path, size: int) -> tuple[Keys, NDArray[np.int64
         values, counts = np.unique(column, return_counts=True)
         refuse([f"{path}: the {what} {value} for the second time" for value in values[counts > 1].tolist()])
     return keys, offsets
+
+
+FORMATS = {
+    "rec": Format(
+        lambda source: read_records(source.data_root), lambda source: [Path(source.root, name) for name in FILES]
+    )
+}

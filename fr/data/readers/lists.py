@@ -11,6 +11,7 @@ Paths may hold spaces. Lines of ms1m and imdbface without three fields are image
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from fr.data.faces import FRACTIONS, LabelledFaces, check_first_image, check_landmarks, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.data.lines import Lines, folder_classes, read_lines, sorted_classes, true_rows
+from fr.data.readers.source import Format, text_files
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 
@@ -132,3 +134,17 @@ def _detected_faces(root: DataRoot, detected: _Detected, boxes: NDArray[np.float
 def _checked(faces: LabelledFaces) -> LabelledFaces:
     check_first_image(faces, "--train_data_root")
     return faces
+
+
+def _format(reader: Callable[[DataRoot, str], LabelledFaces]) -> Format:
+    return Format(lambda source: reader(source.data_root, source.list_file), text_files)
+
+
+FORMATS = {
+    "list": Format(
+        lambda source: read_labelled_list(source.data_root, source.list_file, source.landmarks), text_files
+    ),
+    "ms1m": _format(read_ms1m),
+    "imdbface": _format(read_imdb_face),
+    "trp": _format(read_trillion_pairs),
+}

@@ -30,14 +30,15 @@ from tqdm import tqdm
 from fr.data.faces import LabelledFaces, check_landmarks, refuse
 from fr.data.lines import STAYS, read_lines, strays, true_rows
 from fr.data.readers.folders import others_note
+from fr.data.readers.source import Format, Source
 from fr.data.storage import TarShards
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 from fr.files.tar_members import CutShort, tar_members
 
-PICTURES = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp")
-_ROLES = dict.fromkeys(PICTURES, "picture") | {"cls": "class", "landmarks": "landmarks"}
+IMAGE_ENDINGS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp")
+_ROLES = dict.fromkeys(IMAGE_ENDINGS, "image") | {"cls": "class", "landmarks": "landmarks"}
 _LONGEST = 1_000  # bytes of a class or of landmarks
 _QUOTED = 80  # characters of a text that a message shows
 _WHOLE = "[0-9]{1,18}"
@@ -63,7 +64,7 @@ class _Shard:
     landmarked: NDArray[np.bool_]  # [n]
     offsets: NDArray[np.int64]  # [n] of the images
     sizes: NDArray[np.int64]  # [n]
-    pictureless: int  # samples left out
+    imageless: int  # samples left out
     others: Counter[str]  # files left out, by ending
     note: str
     problems: list[str]
@@ -139,10 +140,10 @@ def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callab
     """[N, 5, 2] pixels, or [N, 0, 2] of aligned crops."""
     landmarked = np.concatenate([part.landmarked for part in parts])
     if landmarked.any() and aligned:
-        raise InputError(f"--aligned: not with the shards of {root}: their landmarks align the pictures")
+        raise InputError(f"--aligned: not with the shards of {root}: their landmarks align the images")
     if not landmarked.any() and not aligned:
         raise InputError(
-            f"--train_data_root {root}: no landmarks in the shards; give --aligned if the pictures are aligned crops, "
+            f"--train_data_root {root}: no landmarks in the shards; give --aligned if the images are aligned crops, "
             "else find the faces with tools/detect_faces.py and pack the images anew with tools/pack_dataset.py"
         )
     if not landmarked.any():
@@ -154,8 +155,8 @@ def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callab
 
 
 def _notes(parts: list[_Shard], root: DataRoot) -> tuple[str, ...]:
-    pictureless = sum(part.pictureless for part in parts)
-    left_out = [f"{pictureless:,} samples without a picture (.{', .'.join(PICTURES)}) left out"] if pictureless else []
+    imageless = sum(part.imageless for part in parts)
+    left_out = [f"{imageless:,} samples without an image (.{', .'.join(IMAGE_ENDINGS)}) left out"] if imageless else []
     others = sum((part.others for part in parts), Counter())
     return (*(part.note for part in parts if part.note), *left_out, *others_note(root.path, others))
 
@@ -208,7 +209,7 @@ def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
     whole = next(iter(samples.values()))
     key, last = samples.popitem()
     cut = [role for role, member in last.items() if member.offset + member.size > file_size]
-    if last.keys() == whole.keys() and cut in ([], ["picture"]):
+    if last.keys() == whole.keys() and cut in ([], ["image"]):
         samples[key] = last
 
 
@@ -230,34 +231,34 @@ def _contents(
     file: BinaryIO, path: Path, samples: _Samples, others: Counter[str], problems: list[str], cut: bool
 ) -> _Shard:
     """The columns of a shard's samples. others, problems: those known already."""
-    pictures: list[_Member] = []
+    images: list[_Member] = []
     classes: list[str] = []
     points: list[list[float]] = []
     for key, parts in samples.items():
-        if "picture" not in parts:
+        if "image" not in parts:
             continue
-        if parts.keys() == {"picture"} and _shorter(key) in samples:
-            others[parts["picture"].name.removeprefix(_shorter(key))] += 1
+        if parts.keys() == {"image"} and _shorter(key) in samples:
+            others[parts["image"].name.removeprefix(_shorter(key))] += 1
             continue
         try:
             if "class" not in parts:
-                raise InputError(f"{path}: {parts['picture'].name}: no {key}.cls with its class")
+                raise InputError(f"{path}: {parts['image'].name}: no {key}.cls with its class")
             name = _class(file, path, parts["class"])
             points.append(_points(file, path, parts["landmarks"]) if "landmarks" in parts else _NOWHERE)
         except InputError as error:
             problems += error.problems
         else:
             classes.append(name)
-            pictures.append(parts["picture"])
-    note = f"{path} is cut short or damaged: {len(pictures):,} samples in it are used, what follows isn't"
+            images.append(parts["image"])
+    note = f"{path} is cut short or damaged: {len(images):,} samples in it are used, what follows isn't"
     return _Shard(
-        pa.array([picture.name for picture in pictures], type=pa.string()),
+        pa.array([image.name for image in images], type=pa.string()),
         pa.array(classes, type=pa.string()),
         np.array(points, dtype=np.float64).reshape(-1, 5, 2),
         np.array([numbers is not _NOWHERE for numbers in points], dtype=np.bool_),
-        np.array([picture.offset for picture in pictures], dtype=np.int64),
-        np.array([picture.size for picture in pictures], dtype=np.int64),
-        sum("picture" not in parts for parts in samples.values()),
+        np.array([image.offset for image in images], dtype=np.int64),
+        np.array([image.size for image in images], dtype=np.int64),
+        sum("image" not in parts for parts in samples.values()),
         others,
         note if cut else "",
         problems,
@@ -289,3 +290,13 @@ def _text(file: BinaryIO, path: Path, member: _Member) -> str:
         return os.pread(file.fileno(), member.size, member.offset).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: {member.name}: not UTF-8 text") from error
+
+
+def _shard_files(source: Source) -> list[Path]:
+    listed = [Path(source.list_file)] if source.list_file else []
+    return [*listed, *(Path(source.root, name) for name in shard_names(source.data_root, source.list_file))]
+
+
+FORMATS = {
+    "tar": Format(lambda source: read_tar(source.data_root, source.list_file, source.aligned), _shard_files)
+}

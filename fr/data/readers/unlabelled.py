@@ -19,6 +19,7 @@ from fr.data.faces import LabelledFaces, check_first_image, check_landmarks
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.data.lines import read_lines
 from fr.data.readers.folders import images_below, others_note
+from fr.data.readers.source import Format, text_files
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 
@@ -41,7 +42,7 @@ def read_images(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces
         notes = others_note(root.path, others)
         source, where = root.path, lambda _: f"--train_data_root {root}"
     if not len(names):
-        raise InputError(f"--train_data_root {root}: no picture in it")
+        raise InputError(f"--train_data_root {root}: no image in it")
     if landmarks:
         return _unlabelled(root, names, landmarks_of(names, landmark_table(Path(landmarks), source), where), notes)
     return _unlabelled(root, names, np.zeros((len(names), 0, 2)), notes)
@@ -64,3 +65,9 @@ def _unlabelled(
     faces = LabelledFaces(root, names, points, np.zeros(len(names), dtype=np.int64), [""], notes=notes)
     check_first_image(faces, "--train_data_root")
     return faces
+
+
+FORMATS = {
+    "photos": Format(lambda source: read_images(source.data_root, source.list_file, source.landmarks), None),
+    "trp_test": Format(lambda source: read_trillion_pairs_test(source.data_root, source.list_file), text_files),
+}

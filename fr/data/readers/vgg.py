@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fr.data.faces import LabelledFaces, check_first_image, refuse
 from fr.data.landmark_csv import landmark_table, landmarks_of
 from fr.data.lines import Lines, folder_classes, read_lines
+from fr.data.readers.source import Format, Source, text_files
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
@@ -98,3 +99,10 @@ def _meta_rows(path: Path) -> dict[str, re.Match[str]]:
             by_id[match["id"]] = match
     refuse(problems)
     return by_id
+
+
+def _read(source: Source) -> LabelledFaces:
+    return read_vgg(source.data_root, source.list_file, source.landmarks, source.meta)
+
+
+FORMATS = {"vgg": Format(_read, text_files)}

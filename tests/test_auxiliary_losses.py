@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from fr.losses.classifier import MarginSoftmax
-from fr.losses.settings import LossSettings
+from fr.options.losses import LossSettings
 from fr.train.optimizer import build_sgd
 from tests.loss_reference import (
     BATCH,
@@ -24,7 +24,6 @@ from tests.loss_reference import (
     own_part,
     reference_softmax,
 )
-from tools.benchmarks.case_ranks import loss_settings
 
 ONES: list[tuple[int, dict[str, Any]]] = [
     (0, {"center_loss_weight": 0.01}),
@@ -56,15 +55,15 @@ def on_a_rank(numbers: list[int]) -> dict[str, Any]:
     for number in numbers:
         classes, iteration, changes = CASES[number]
         case, own = make_case(classes, number), own_part()
-        head = head_with(case["weight"], loss_settings(**changes))
+        head = head_with(case["weight"], LossSettings(**changes))
         embeddings, labels = case["inputs"][own].clone().requires_grad_(), case["labels"][own]
         with head.step(iteration, labels, build_sgd(head.parameters(), 0.1, 0.9, 1e-4)):
             loss, figures = head(embeddings, labels)
             loss.backward()
         result = {"loss": loss.detach(), **figures, "embeddings": embeddings.grad, "weight": head.weight.grad}
         if "center_loss" in figures:
-            head.companions.move_centers(TAKEN)
-            result["centers"] = head.companions.centers.clone()
+            head.auxiliary.move_centers(TAKEN)
+            result["centers"] = head.auxiliary.centers.clone()
             _, figures = head(embeddings.detach(), labels)
             result["second"] = figures["center_loss"]
         results[str(number)] = result
@@ -84,7 +83,7 @@ def moved_centres(o: LossSettings, x: torch.Tensor, labels: torch.Tensor, classe
 @functools.cache
 def wanted_of(number: int) -> dict[str, Any]:
     classes, iteration, changes = CASES[number]
-    o, case = loss_settings(**changes), make_case(classes, number)
+    o, case = LossSettings(**changes), make_case(classes, number)
     weight, x, labels = case["weight"].clone().requires_grad_(), case["inputs"].clone().requires_grad_(), case["labels"]
     softmax, _, _ = reference_softmax(o, x, labels, weight)
     total, figures = beside(o, x, labels, weight, iteration)
@@ -109,7 +108,7 @@ def wanted_of(number: int) -> dict[str, Any]:
     ],
     ids=["1", "2", "3", "3, some without classes"],
 )
-def test_each_companion_equals_loops_over_its_terms_on_any_number_of_ranks(
+def test_each_auxiliary_loss_equals_loops_over_its_terms_on_any_number_of_ranks(
     run_distributed: Callable[..., list[dict[str, Any]]], world: int, numbers: list[int]
 ) -> None:
     ranks = run_distributed(world, on_a_rank, numbers)
@@ -129,7 +128,7 @@ def test_each_companion_equals_loops_over_its_terms_on_any_number_of_ranks(
 
 
 def build(**changes: Any) -> MarginSoftmax:
-    return MarginSoftmax(5, EMBED_SIZE, loss_settings(**changes), seed=0)
+    return MarginSoftmax(5, EMBED_SIZE, LossSettings(**changes), seed=0)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,15 +179,15 @@ def test_a_skipped_step_leaves_the_centres_as_they_were(one_rank: None, bad: flo
     head = build(center_loss_weight=0.1)
     embeddings, labels = batch()
     head(embeddings, labels)
-    head.companions.move_centers(TAKEN)
-    before = head.companions.centers.clone()
+    head.auxiliary.move_centers(TAKEN)
+    before = head.auxiliary.centers.clone()
     assert before.abs().sum() > 0
     embeddings[3, 2] = bad
     head(embeddings, labels)
-    head.companions.move_centers(SKIPPED)
-    assert torch.equal(head.companions.centers, before)
-    head.companions.move_centers(TAKEN)  # nothing is left of the skipped step
-    assert torch.equal(head.companions.centers, before)
+    head.auxiliary.move_centers(SKIPPED)
+    assert torch.equal(head.auxiliary.centers, before)
+    head.auxiliary.move_centers(TAKEN)  # nothing is left of the skipped step
+    assert torch.equal(head.auxiliary.centers, before)
 
 
 def test_centres_walk_to_the_mean_of_their_class_and_stay(one_rank: None) -> None:
@@ -199,10 +198,10 @@ def test_centres_walk_to_the_mean_of_their_class_and_stay(one_rank: None) -> Non
     values = []
     for _ in range(100):
         _, figures = head(embeddings, labels)
-        head.companions.move_centers(TAKEN)
+        head.auxiliary.move_centers(TAKEN)
         values.append(figures["center_loss"].item())
     means = torch.stack([embeddings[labels == j].mean(dim=0) for j in range(3)])
-    torch.testing.assert_close(head.companions.centers[:3], means, rtol=1e-5, atol=1e-6)  # float32
+    torch.testing.assert_close(head.auxiliary.centers[:3], means, rtol=1e-5, atol=1e-6)  # float32
     assert all(later <= earlier + 1e-5 for earlier, later in itertools.pairwise(values))
 
 

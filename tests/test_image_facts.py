@@ -26,9 +26,9 @@ from fr.files.data_root import DataRoot
 from tests.builders.damaged_images import UNUSABLE, USABLE, cut_after_row_56, encoded, picture
 from tests.builders.tar_shards import sample, write_shard
 from tests.conftest import ROOT
-from tools.dataset import picture_facts
+from tools.dataset import image_facts
+from tools.dataset.image_facts import FACE, Fact, ImageFacts, gather, look_at
 from tools.dataset.near_duplicates import signature
-from tools.dataset.picture_facts import FACE, Fact, PictureFacts, gather, look_at
 
 POINTS = np.array([[20.5, 24.0], [43.0, 23.5], [32.0, 36.0], [23.0, 47.0], [41.5, 46.5]])  # in 64×64 pixels
 Map = Callable[..., Iterator[Any]]
@@ -46,7 +46,7 @@ def fact_of(folder: Path, content: bytes) -> Fact | str:
     return found
 
 
-# --- what is found of a photograph ------------------------------------------------------------------------------------
+# --- what is found of an image ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.3, 8.0])
@@ -57,7 +57,7 @@ def test_the_face_looked_at_is_the_one_that_training_sees(tmp_path: Path, scale:
     faces = faces_of(tmp_path, encoded(pixels, "PNG"), points=(POINTS + 0.5) * scale - 0.5)
     (image,) = next(plain_stream(faces, np.arange(1), 1, FACE, DaliSettings("cpu", None, 1)))
     matrix = matrices(faces, np.arange(1), [faces.read(0)], FACE)[0][0]
-    face = picture_facts._face(pixels, matrix) / 255
+    face = image_facts._face(pixels, matrix) / 255
     difference = np.abs(face - image.permute(1, 2, 0).numpy())
     assert difference.mean() < 0.01  # of 1; neighbouring pixels differ by 0.04
     assert face.std() > 0.1
@@ -85,7 +85,7 @@ def test_unusual_photographs_are_known_by_their_size_colour_and_orientation(kind
 
 
 def test_the_same_face_has_the_same_signature_wherever_it_is(tmp_path: Path) -> None:
-    """In a picture wider than OpenCV warps, too."""
+    """In an image wider than OpenCV warps, too."""
     pixels = picture(6)
     wide = encoded(np.pad(pixels, ((0, 10), (40_000, 0), (0, 0))), "PNG")
     (plain,) = look_at(faces_of(tmp_path, encoded(pixels, "PNG")))
@@ -125,7 +125,7 @@ def test_any_bytes_are_looked_at_or_unusable(
 
 @pytest.fixture
 def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The photographs looked at, in this process."""
+    """The images looked at, in this process."""
     names: list[str] = []
 
     def here(function: Callable[[Faces], Any], items: list[Faces], *_: object) -> Iterator[Any]:
@@ -133,8 +133,8 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.extend(part.names.to_pylist())
             yield function(part)
 
-    monkeypatch.setattr(picture_facts, "map_in_processes", here)
-    monkeypatch.setattr(picture_facts, "CHUNK", 2)
+    monkeypatch.setattr(image_facts, "map_in_processes", here)
+    monkeypatch.setattr(image_facts, "CHUNK", 2)
     return names
 
 
@@ -145,7 +145,7 @@ def five(tmp_path: Path) -> Faces:
     return faces_of(folder, *(encoded(picture(seed)) for seed in range(5)))
 
 
-def assert_equal(found: PictureFacts, expected: PictureFacts) -> None:
+def assert_equal(found: ImageFacts, expected: ImageFacts) -> None:
     assert vars(found).keys() == vars(expected).keys()
     for name, value in vars(found).items():
         assert np.array_equal(value, getattr(expected, name)), name
@@ -173,7 +173,7 @@ def test_an_interrupted_run_keeps_what_it_has(
 ) -> None:
     kept = tmp_path / "facts"
     with monkeypatch.context() as patch:
-        patch.setattr(picture_facts, "signature", lambda grey: interrupt() if len(looked) > 3 else signature(grey))
+        patch.setattr(image_facts, "signature", lambda grey: interrupt() if len(looked) > 3 else signature(grey))
         with pytest.raises(KeyboardInterrupt):
             gather(five, kept, 1)
     looked.clear()
@@ -242,11 +242,11 @@ from pathlib import Path
 from fr.data.readers.folders import read_folders
 from fr.errors import run_plainly
 from fr.files.data_root import DataRoot
-from tools.dataset import picture_facts
-picture_facts.CHUNK = 8
+from tools.dataset import image_facts
+image_facts.CHUNK = 8
 if __name__ == "__main__":
     faces = read_folders(DataRoot(Path({data!r})), "")
-    run_plainly("test", lambda _: bool(picture_facts.gather(faces, Path({out!r}), 2).problems))
+    run_plainly("test", lambda _: bool(image_facts.gather(faces, Path({out!r}), 2).problems))
 """
 
 
@@ -262,7 +262,7 @@ def test_ctrl_c_ends_a_real_run_and_the_next_one_goes_on(sample_data: Path, tmp_
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     assert running.returncode == 130
     assert "Traceback" not in said
-    assert 1 <= len(kept) < 12  # of 96 photographs
+    assert 1 <= len(kept) < 12  # of 96 images
     assert subprocess.run([sys.executable, str(script)], capture_output=True, check=False).returncode == 0
     whole = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     assert len(whole) == 12

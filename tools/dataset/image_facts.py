@@ -54,7 +54,7 @@ class Fact(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PictureFacts:
+class ImageFacts:
     """Facts of N images; those with a problem have only that."""
 
     problems: dict[int, str]  # row → why training can't use it
@@ -76,7 +76,7 @@ _SCHEMA = pa.schema([
 ])
 
 
-def gather(faces: Faces, folder: Path, workers: int) -> PictureFacts:
+def gather(faces: Faces, folder: Path, workers: int) -> ImageFacts:
     """Facts of all images, from the cache in `folder` or measured and added to it.
 
     workers: processes, 0 = one per core. InputError when the folder can't be used.
@@ -90,7 +90,7 @@ def gather(faces: Faces, folder: Path, workers: int) -> PictureFacts:
     problems: dict[bytes, str] = {}
     tables = [known]
     looked_at = map_in_processes(
-        look_at, [_part(faces, chunk) for chunk in chunks], workers, "looking at photographs", f"{CHUNK} img"
+        look_at, [_part(faces, chunk) for chunk in chunks], workers, "looking at images", f"{CHUNK} img"
     )
     for chunk, facts in zip(chunks, looked_at, strict=True):
         named = dict(zip(keys.take(pa.array(chunk)).to_pylist(), facts, strict=True))
@@ -262,13 +262,13 @@ def _keep(folder: Path, facts: dict[bytes, Fact]) -> pa.Table:
     return table
 
 
-def _by_row(keys: pa.FixedSizeBinaryArray, table: pa.Table, problems: dict[bytes, str]) -> PictureFacts:
+def _by_row(keys: pa.FixedSizeBinaryArray, table: pa.Table, problems: dict[bytes, str]) -> ImageFacts:
     rows = pc.index_in(keys, value_set=table["key"])
     unusable = np.flatnonzero(rows.is_null().to_numpy(zero_copy_only=False)).tolist()
     blank = pa.table([[b"\0" * 16], [b"\0" * 32], [b"\0" * 32], [0], [0], [False], [False]], schema=_SCHEMA)
     ordered = pa.concat_tables([table, blank]).take(pc.fill_null(rows, len(table))).combine_chunks()
     column = {name: ordered[name].to_numpy() for name in ordered.column_names}
-    return PictureFacts(
+    return ImageFacts(
         {row: problems[keys[row].as_py()] for row in unusable},
         column["content"].astype("S32"),
         np.frombuffer(b"".join(column["signature"]), dtype=np.uint64).reshape(-1, 4),

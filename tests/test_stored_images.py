@@ -1,4 +1,4 @@
-"""Photographs as they are stored and as they are shown, against Pillow's own turning; bytes that aren't photographs."""
+"""Images as they are stored and as they are shown, against Pillow's own turning; bytes that aren't images."""
 
 import io
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fr.errors import InputError
-from fr.files.images import Photograph, Pixels, decode
+from fr.files.images import Pixels, StoredImage, decode
 
 NOISE: Pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -42,7 +42,7 @@ def test_upright_is_as_pillow_turns_it_and_every_place_is_found_again(orientatio
 def test_mirrored_is_what_no_turning_brings_back() -> None:
     rotations = [np.rot90(NOISE, quarter).tobytes() for quarter in range(4)]
     for orientation in range(1, 9):
-        photograph = Photograph(NOISE, orientation)
+        photograph = StoredImage(NOISE, orientation)
         assert photograph.mirrored == (photograph.upright().tobytes() not in rotations)
 
 

@@ -35,7 +35,7 @@ from fr.data.order import Order, training_order
 from fr.data.pipeline import dali_settings
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import read_sets
-from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together
+from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
 from fr.errors import InputError, run_plainly
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.models import build_model, training_preprocessing
@@ -44,7 +44,6 @@ from fr.options.definitions import train_options
 from fr.options.losses import LossSettings
 from fr.options.parsing import Resolved
 from fr.options.validation import check_batch_size, check_identities, check_micro_batches
-from fr.precision import resolved_precision
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
 from fr.train.learner import Learner, StepSettings

@@ -1,4 +1,4 @@
-"""Process group: opening and closing, ranks that also hold without one, agreements, signals."""
+"""Process group and device: opening, closing, precision; ranks that also hold without a group; agreements, signals."""
 
 import os
 import signal
@@ -16,9 +16,9 @@ from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
 from fr.errors import InputError, in_short
-from fr.precision import allow_tf32
 
 T = TypeVar("T")
+PRECISIONS = ("fp32", "tf32", "bf16")  # of products: matrix products and convolutions
 
 # [b, …] of each rank ↔ [W·b, …], in rank order; torch 2.13 renamed both and warns of the names before.
 _SINGLE = hasattr(dist, "all_gather_single")
@@ -72,6 +72,37 @@ def choose_device(wish: str, local_rank: int) -> torch.device:
             "start one process a GPU, or use --device cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+def resolved_precision(precision: str, device: torch.device) -> str:
+    """One of PRECISIONS; `auto` is bf16 where the processor multiplies matrices in it, else fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities()
+        native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bf16" if native else "fp32"
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Compute float32 products on a GPU in TensorFloat-32 (10 bits of mantissa) or in IEEE float32 (23).
+
+    torch by itself takes TF32 for convolutions and IEEE for matrix products. No effect on a CPU.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """In here, as `allow_tf32`."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    allow_tf32(tf32)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager

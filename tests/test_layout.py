@@ -15,7 +15,7 @@ DOCUMENTS = [*PAGES, "CHANGELOG.md", "LOG.md"]
 LAYERS: dict[str, tuple[str, ...]] = {
     "console": ("fr.console",),
     "errors": ("fr.errors",),
-    "ground": ("fr.randomness", "fr.alignment", "fr.progress", "fr.precision"),
+    "ground": ("fr.randomness", "fr.alignment", "fr.progress"),
     "ranks": ("fr.distributed",),
     "preprocessing": ("fr.preprocessing",),
     "files": ("fr.files",),

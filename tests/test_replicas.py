@@ -12,10 +12,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fr.distributed import broadcast_buffers
+from fr.distributed import broadcast_buffers, resolved_precision
 from fr.errors import InputError
 from fr.models import build_model
-from fr.precision import resolved_precision
 from fr.train.ema import WeightAverage
 from fr.train.optimizer import build_sgd, parameter_groups, set_lr
 from fr.train.replicas import (

@@ -25,11 +25,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from fr.distributed import use_huge_pages
+from fr.distributed import resolved_precision, use_huge_pages
 from fr.errors import run_plainly
 from fr.models import MODELS, build_model, family
 from fr.options.parsing import tool_parser
-from fr.precision import resolved_precision
 
 _TURNS = 3
 _HEAD = f"| {'model':15} | {'input':9} | {'parameters':>11} | {'M MACs':>8} | {'M activations':>13} |"

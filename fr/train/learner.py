@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fr.checkpoint.training_state import StateTensors, Tensors
+from fr.distributed import float32_products
 from fr.losses.classifier import MarginSoftmax
-from fr.precision import float32_products
 from fr.train.ema import WeightAverage
 from fr.train.meters import Meters
 from fr.train.optimizer import apply_step, gradient_norm, set_lr
@@ -25,7 +25,7 @@ _STORED_NAMES = {"momentum_buffer": "momentum"}  # torch.optim's name of a state
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Constants of a step. clip_norm: 0 = off. precision: one of `fr.precision.PRECISIONS`; the head is in float32
+    """Constants of a step. clip_norm: 0 = off. precision: one of `fr.distributed.PRECISIONS`; the head is in float32
     with all of them, in TF32 with `tf32`.
 
     freeze_bn: batch norms use their running statistics, and leave them as they are.

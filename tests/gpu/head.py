@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from fr.distributed import open_ranks
+from fr.distributed import float32_products, open_ranks
 from fr.losses.classifier import MarginSoftmax
 from fr.options.losses import LossSettings
-from fr.precision import float32_products
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tests.gpu.job import Job
 from tests.gpu.steps import DECAY, EMBED_SIZE, LR, MOMENTUM, free_memory

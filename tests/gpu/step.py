@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fr.distributed import open_ranks
+from fr.distributed import float32_products, open_ranks
 from fr.models import build_model, family
-from fr.precision import float32_products
 from fr.train.replicas import deterministic
 from tests.gpu.checks import CHECKS
 from tests.gpu.job import Job, note

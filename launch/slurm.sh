@@ -43,6 +43,8 @@ cd "${SLURM_SUBMIT_DIR:?is set by sbatch}" || exit
 . venv/bin/activate
 FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export FIRST_NODE
+# Since Slurm 22.05 a step doesn't inherit the job's cores per task: all ranks of a node would share one.
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
 srun --kill-on-bad-exit bash launch/slurm.sh "$@"
 status=$?
 if [ "$status" = "$WARNED" ]; then

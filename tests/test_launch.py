@@ -12,7 +12,8 @@ import pytest
 from fr.checkpoint import snapshot
 from tests.conftest import ROOT, TINY, data_options, folders
 
-SRUN = '#!/bin/sh\nshift\nSLURM_STEP_ID=0 exec "$@"\n'  # one node; without --kill-on-bad-exit
+# One node; without --kill-on-bad-exit.
+SRUN = '#!/bin/sh\nshift\necho "cores $SRUN_CPUS_PER_TASK" >> "$SAID"\nSLURM_STEP_ID=0 exec "$@"\n'
 SCONTROL = '#!/bin/sh\ncase "$1" in show) echo localhost;; *) echo "$@" >> "$SAID";; esac\n'
 
 
@@ -29,6 +30,7 @@ def test_a_job_that_is_warned_writes_a_snapshot_and_is_queued_again(sample_data:
     for name in ("launch", "train.py"):
         (tmp_path / name).symlink_to(ROOT / name)
     slurm = {"SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "localhost"}
+    slurm["SLURM_CPUS_PER_TASK"] = "32"
     environment = os.environ | slurm | {"SLURM_SUBMIT_DIR": str(tmp_path), "SAID": str(said), "PYTHONPATH": str(ROOT)}
     environment["PATH"] = f"{commands}:{environment['PATH']}"
     options = [*data_options(sample_data), *TINY, *folders(tmp_path), "--epoch_total_num", "9999"]
@@ -46,5 +48,5 @@ def test_a_job_that_is_warned_writes_a_snapshot_and_is_queued_again(sample_data:
         assert job.wait(120) == 138
     finally:
         job.kill()
-    assert said.read_text() == "requeue 77\n"
+    assert said.read_text() == "cores 32\nrequeue 77\n"
     assert snapshot.newest(tmp_path / "snapshots", "tiny")

@@ -17,7 +17,9 @@ def check(job: Job) -> None:
     out = job.out / "trained"
     model = ["--model", "mobilenet", "--input_size", job.pick("112", "32"), "--lr", "0.01"]
     train(job, out, *model, "--max_iterations", "3", *NO_VALIDATION)
-    snapshot = [f"{out}/snapshots/run_3.pt"]
+    # The same faces for both: a network after three steps shows the 0.02 grey levels between the decoders of GPU and
+    # CPU (AUC 0.7094 and 0.7085 on an H200), and computing convolutions in TF32 still more (0.5310).
+    snapshot = [f"{out}/snapshots/run_3.pt", "--dali_device", "cpu"]
     auc, wanted = (_figures(job, device, "snapshot", snapshot)["auc"] for device in (job.device.type, "cpu"))
     job.findings.claim(f"AUC is the CPU's to {_AUC}", abs(auc - wanted) <= _AUC, f"{auc:.4f}, {wanted:.4f}")
     if job.onnx_model:  # ONNX Runtime's CPU build runs it; the faces come from the device

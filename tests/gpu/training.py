@@ -6,7 +6,9 @@ from tests.gpu.commands import NO_VALIDATION, side_by_side, train
 from tests.gpu.job import Job
 
 _FIRST = 3  # steps before a difference of roundings has grown
-_SAME = 1e-3  # relative difference that is allowed in them
+# Relative difference that is allowed in them, by the run: a fresh network shows the 0.02 grey levels between the decoders
+# of GPU and CPU (0.3 % on an H200), and bf16's rounding.
+_ALLOWED = {"fp32, DALI on the CPU": 1e-3, "fp32": 1e-2, "bf16": 2e-2}
 
 
 def check(job: Job) -> None:
@@ -23,8 +25,8 @@ def check(job: Job) -> None:
     reference = losses.pop("CPU")
     for name, run in losses.items():
         differences = [abs(loss - wanted) / wanted for loss, wanted in zip(run, reference, strict=True)]
-        # bf16 is another network's rounding; a CPU's drawn faces at 32 px show it more than real ones on a GPU.
-        allowed = job.pick(2e-2, 5e-2) if name == "bf16" else _SAME
+        # On a CPU, drawn faces at 32 px show bf16's rounding more than real ones do.
+        allowed = _ALLOWED[name] if job.on_gpu or name != "bf16" else 5e-2
         job.findings.claim(
             f"{name}: the first {_FIRST} losses are the CPU's to {allowed:g}",
             max(differences[:_FIRST]) <= allowed,

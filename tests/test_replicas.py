@@ -257,8 +257,8 @@ def test_auto_takes_bf16_where_the_processor_computes_in_it(
     assert resolved_precision(wish, CPU) == precision
 
 
-def test_the_average_follows_weights_and_statistics_by_the_formula() -> None:
-    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), nn.Linear(3, 3)])
+def test_the_average_follows_weights_and_statistics_by_the_formula(model: nn.Module) -> None:
     average = WeightAverage(model, 0.5)
     wanted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for k in range(12):

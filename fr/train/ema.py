@@ -17,15 +17,19 @@ class WeightAverage:
         self.model = copy.deepcopy(backbone).eval().requires_grad_(False)
         self._decay = decay
         weights, average = backbone.state_dict(), self.model.state_dict()
-        self._pairs = [(average[name], weights[name]) for name in average]
+        moving = [name for name, tensor in average.items() if tensor.is_floating_point()]
+        self._moving = [average[name] for name in moving], [weights[name] for name in moving]
+        counts = [name for name in average if name not in moving]
+        self._counts = [average[name] for name in counts], [weights[name] for name in counts]
 
     @torch.no_grad()
     def update(self, iteration: int, skipped: torch.Tensor) -> None:
         """Move the average after the optimiser step of an iteration, unless that was `skipped` (1, else 0)."""
         decay = min(self._decay, (1 + iteration) / (10 + iteration))
         rate = (1 - decay) * (1 - skipped)  # on the device: nothing waits for the host
-        for average, weight in self._pairs:
-            if average.is_floating_point():
-                average.lerp_(weight, rate.to(average.dtype))
-            else:
-                average.copy_(weight)
+        averages, weights = self._moving
+        steps = torch._foreach_sub(weights, averages)  # a few kernels for all, where a lerp would take one for each
+        torch._foreach_mul_(steps, rate)
+        torch._foreach_add_(averages, steps)
+        if self._counts[0]:
+            torch._foreach_copy_(*self._counts)

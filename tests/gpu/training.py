@@ -6,8 +6,8 @@ from tests.gpu.commands import NO_VALIDATION, side_by_side, train
 from tests.gpu.job import Job
 
 _FIRST = 3  # steps before a difference of roundings has grown
-# Relative difference that is allowed in them, by the run: a fresh network shows the 0.02 grey levels between the decoders
-# of GPU and CPU (0.3 % on an H200), and bf16's rounding.
+# Relative difference that is allowed in them, by the run: a fresh network shows the 0.02 grey levels between the
+# decoders of GPU and CPU (0.3 % on an H200), and bf16's rounding.
 _ALLOWED = {"fp32, DALI on the CPU": 1e-3, "fp32": 1e-2, "bf16": 2e-2}
 
 

@@ -32,7 +32,7 @@ from fr.data.crop_contract import crop_notes, with_crop_contract
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
-from fr.data.pipeline import dali_settings
+from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
 
         heartbeat = Heartbeat()
         monitor = _open_monitor(resolved, ranks, iterations)
-        summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations)
+        summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         doubts = [f"warning: {doubt}" for one in sets if (doubt := one.doubt)] if ranks.is_main else []
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         monitor.say("\n".join([summary, *crops, *doubts, *resumed.notes, *sources]))
@@ -205,6 +205,7 @@ def _summary(
     preprocessing: Preprocessing,
     backbone: torch.nn.Module,
     iterations: range,
+    dali: DaliSettings,
 ) -> str:
     """Global quantities of the run, as lines to print."""
     _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
@@ -215,6 +216,7 @@ def _summary(
             *faces.notes,
             f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
             f"{rows:,} classes a rank; {weights:,} weights in the backbone",
+        dali.describe(),
             f"iterations {iterations.start:,} … {iterations.stop:,}, {order.iterations_per_epoch:,} an epoch",
         ]
     )

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fr.data import nvjpeg
+from fr.data.pipeline import DaliSettings
 from fr.files.images import is_cut_off
 from tests.builders.damaged_images import encoded, picture
 
@@ -33,6 +35,22 @@ def test_dali_gets_an_nvjpeg_that_decodes_regions(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     major, minor, _ = map(int, done.stdout.strip("()\n").split(","))
     assert (major, minor) >= (13, 2)
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ((13, 3, 2), "images are decoded on the GPU by nvJPEG 13.3.2"),
+        ((13, 0, 1), "images are decoded on the GPU by nvJPEG 13.0.1, without fancy upsampling, which needs 13.2"),
+        ((), "images are decoded on the GPU by nvJPEG unknown, without fancy upsampling, which needs 13.2"),
+    ],
+)
+def test_the_start_says_where_images_are_decoded(
+    version: tuple[int, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvjpeg, "version", lambda: version)
+    assert DaliSettings("gpu", 0, 4).describe() == said
+    assert DaliSettings("cpu", None, 4).describe() == "images are decoded on the CPU, 4 threads a rank"
 
 
 @pytest.mark.parametrize("kind", JPEGS)

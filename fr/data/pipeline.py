@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fr import alignment
-from fr.data import placement
+from fr.data import nvjpeg, placement
 from fr.data.faces import Faces
 from fr.data.graph import as_tensors, effect_inputs, face_graph, first_pixel_graph, regions
 from fr.data.reading import Content, ReadAhead, read_row, unreadable
@@ -36,6 +36,14 @@ class DaliSettings:
     device: str
     gpu: int | None
     threads: int
+
+    def describe(self) -> str:
+        """Where images are decoded, and by what."""
+        if self.device == "cpu":
+            return f"images are decoded on the CPU, {self.threads} threads a rank"
+        version = ".".join(map(str, nvjpeg.version())) or "unknown"
+        fancy = "" if nvjpeg.decodes_fancy_regions() else ", without fancy upsampling, which needs 13.2"
+        return f"images are decoded on the GPU by nvJPEG {version}{fancy}"
 
 
 class Undecodable(InputError):

@@ -224,7 +224,7 @@ def test_a_tilde_is_the_home_folder_in_files_and_behind_the_kind_of_a_set(
     config: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
-    file = config("train_list: ~/list.txt\nval_sets: [pairs=~/p.txt, ~, a~b, x/~/y]\nsnap_folder: ~ada/x")
+    file = config("train_list: ~/list.txt\nval_sets: [pairs=~/p.txt, '~', a~b, x/~/y]\nsnap_folder: ~ada/x")
     values = train_options([*REQUIRED, file]).values
     assert values.train_list == "/home/ada/list.txt"
     assert values.val_sets == ["pairs=/home/ada/p.txt", "/home/ada", "a~b", "x/~/y"]

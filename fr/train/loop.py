@@ -14,8 +14,8 @@ from fr.train.meters import MOST_RETURNS
 from fr.train.milestones import Milestones
 from fr.train.monitor import Silent, Stopwatch
 
-_NEWS = 1  # below the numbers of the signals that are caught: bad images were found, no reason to end
-_FAILED = 255  # above every signal number: a failure on one rank wins over a signal on another
+_NEWS = 1  # bad images were found, no reason to end; a signal counts as its number and this, since SIGHUP is 1
+_FAILED = 255  # above every signal: a failure on one rank wins over a signal on another
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,10 @@ def _reason_to_end(
     All ranks learn of the images found bad here, which costs nothing as long as there are none; and of a failure,
     since torchrun may end the rank that had it before it has written its message.
     """
-    reason = highest(_FAILED if failure else received.number or _NEWS * bad.has_news)
+    signalled = received.number and _NEWS + received.number
+    reason = highest(_FAILED if failure else signalled or _NEWS * bad.has_news)
     if reason not in (_NEWS, _FAILED):
-        return reason, failure
+        return max(0, reason - _NEWS), failure
     for problem in bad.share():
         monitor.say(f"{problem}; another image stands in")
     problems = next(filter(None, gather_objects(failure.problems if failure else ())), None)

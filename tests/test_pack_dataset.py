@@ -315,12 +315,10 @@ def test_what_can_not_be_packed_is_refused(sample_data: Path, tmp_path: Path) ->
     write(tmp_path / "rec", with_identities(PEOPLE), 3)
     (problem,) = problems("--out", str(tmp_path / "out"), *words("rec", tmp_path / "rec"))
     assert problem.startswith("none of 6 images examined can be packed: ")
-    for name in (" padded", "two\nlines"):
-        (tmp_path / "in" / name).mkdir(parents=True)
-        (tmp_path / "in" / name / "1.jpg").touch()
+    (tmp_path / "in/ padded").mkdir(parents=True)
+    (tmp_path / "in/ padded/1.jpg").touch()
     assert problems("--out", str(tmp_path / "out"), *words("folder", tmp_path / "in", "--aligned")) == (
         "identity ' padded': can't be a class in a shard",
-        "identity 'two\\nlines': can't be a class in a shard",
     )
     (tmp_path / "file").touch()
     (problem,) = problems("--out", str(tmp_path / "file/out"), *data_options(sample_data))

@@ -55,7 +55,7 @@ def begin() -> None:
 
 
 def lost_output() -> OSError | None:
-    """Why standard output is incomplete; None = it isn't, or its reader wanted no more (`| head`)."""
+    """The error that left standard output incomplete; None = there was none, or its reader ended (`| head`)."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     failure = raw.failure if isinstance(raw, SafeOutput) else None
     return failure if failure and failure.errno != errno.EPIPE else None

@@ -1,4 +1,4 @@
-"""Who writes under a prefix: a run among its own snapshots alone, and one run at a time."""
+"""Ownership of a prefix: a run writes among its own snapshots alone, and one run at a time."""
 
 import os
 import signal

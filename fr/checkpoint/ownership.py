@@ -1,4 +1,4 @@
-"""Who may write under a prefix of snapshots: one run at a time, and only among its own (C6).
+"""Ownership of a prefix of snapshots: one run writes under it at a time, and only among its own (C6).
 
 A snapshot holds the id of the run that wrote it; a resumed run keeps the id. Snapshots of before there were ids count
 as those of one run.

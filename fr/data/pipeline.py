@@ -38,7 +38,7 @@ class DaliSettings:
     threads: int
 
     def describe(self) -> str:
-        """Where images are decoded, and by what."""
+        """The place of decoding, as a line to print."""
         if self.device == "cpu":
             return f"images are decoded on the CPU, {self.threads} threads a rank"
         version = ".".join(map(str, nvjpeg.version())) or "unknown"

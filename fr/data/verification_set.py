@@ -77,7 +77,7 @@ def read_sets(
 
 
 def _unscorable(one: VerificationSet) -> list[str]:
-    """Why a set has no K-fold accuracy, a line each."""
+    """Reasons why a set has no K-fold accuracy, a line each."""
     same, folds = int(one.faces.same.sum()), len(np.unique(one.faces.fold))
     counts = {"same": same, "different": len(one.faces.pairs) - same}
     problems = [

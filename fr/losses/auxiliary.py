@@ -50,7 +50,7 @@ class Gathered(Targets):
 
 @dataclass(frozen=True)
 class _Offsets:
-    """What a micro-batch contributes to the centres' move: per sample, of its class in this micro-batch."""
+    """Contribution of a micro-batch to the centres' move: per sample, of its class in this micro-batch."""
 
     labels: torch.Tensor  # [N]
     row: torch.Tensor  # [N]

@@ -136,7 +136,7 @@ class MarginSoftmax(nn.Module):
         }
 
     def _targets(self, labels: torch.Tensor) -> Targets:
-        """Where the classes of all ranks' samples are; labels [N]: equally many of each rank."""
+        """Places of the classes of all ranks' samples; labels [N]: equally many of each rank."""
         row = labels - self.first
         owned = (row >= 0) & (row < self._rows)
         row = torch.where(owned, row, 0)

@@ -104,7 +104,7 @@ def magface_regulariser(norms: torch.Tensor, a_range: tuple[float, float]) -> to
 
 @dataclass(frozen=True)
 class MarginInputs:
-    """What margins depend on, for N samples. quality: norms [N] → AdaFace's ẑ [N], by the running statistics."""
+    """Inputs of margins, for N samples. quality: norms [N] → AdaFace's ẑ [N], by the running statistics."""
 
     cos: torch.Tensor  # [N] target cosines
     norms: torch.Tensor  # [N] of the embeddings

@@ -196,21 +196,20 @@ def small_disk(bench: Bench, run: Run, setting: str) -> None:
 def read_only(bench: Bench, run: Run, share: float) -> None:
     """The folder can't be written to from some moment on, until it can."""
     run.snapshots.mkdir(parents=True)
-    _mount("--bind", str(run.snapshots), str(run.snapshots))
-    try:
-        with run.job() as job:
-            job.pid(0)
-            time.sleep(share * _duration(bench, run.course))
-            # Refused as long as a file there is open for writing.
-            while job.status() is None and not _mounts("-o", "remount,ro,bind", str(run.snapshots)):
-                time.sleep(0.001)
-            if (status := job.wait()) == 0:
-                raise NotTried
-            _ended_plainly(job, status, os.strerror(errno.EROFS))
-            _mount("-o", "remount,rw,bind", str(run.snapshots))
-            bench.goes_on(run, job)
-    finally:
-        subprocess.run(["umount", "--lazy", run.snapshots], check=True)
+    with run.job() as job:
+        job.pid(0)
+        time.sleep(share * _duration(bench, run.course))
+        # A view over the folder: itself can't be made read-only while the run's lock is open for writing there.
+        _mount("--bind", str(run.snapshots), str(run.snapshots))
+        try:
+            _mount("-o", "remount,ro,bind", str(run.snapshots))
+            status = job.wait()
+        finally:
+            subprocess.run(["umount", "--lazy", run.snapshots], check=True)
+        if status == 0:
+            raise NotTried
+        _ended_plainly(job, status, os.strerror(errno.EROFS))
+        bench.goes_on(run, job)
 
 
 def _ended_plainly(job: Job, status: int, reason: str) -> None:

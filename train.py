@@ -210,16 +210,14 @@ def _summary(
     """Global quantities of the run, as lines to print."""
     _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
     weights = sum(parameter.numel() for parameter in backbone.parameters())
-    return "\n".join(
-        [
-            f"{len(faces):,} images of {len(faces.identities):,} identities; {preprocessing.describe()}",
-            *faces.notes,
-            f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
-            f"{rows:,} classes a rank; {weights:,} weights in the backbone",
+    return "\n".join([
+        f"{len(faces):,} images of {len(faces.identities):,} identities; {preprocessing.describe()}",
+        *faces.notes,
+        f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
+        f"{rows:,} classes a rank; {weights:,} weights in the backbone",
         dali.describe(),
-            f"iterations {iterations.start:,} … {iterations.stop:,}, {order.iterations_per_epoch:,} an epoch",
-        ]
-    )
+        f"iterations {iterations.start:,} … {iterations.stop:,}, {order.iterations_per_epoch:,} an epoch",
+    ])
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class Learner:
         """
         set_lr(self.optimizer, lr)
         means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        statistics = [torch.cat([buffer.flatten() for buffer in buffers]) for buffers in self._statistics]
+        statistics = [_end_to_end(buffers) for buffers in self._statistics]
         in_tf32 = float32_products(self._settings.precision == "tf32")
         with in_tf32, self.head.step(iteration, torch.cat([labels for _, labels in batches]), self.optimizer):
             for number, (images, labels) in enumerate(batches, start=1):
@@ -132,13 +132,17 @@ class Learner:
         return {_STORED_NAMES.get(name, name): value for name, value in state.items() if torch.is_tensor(value)}
 
 
+def _end_to_end(buffers: list[torch.Tensor]) -> torch.Tensor:
+    """Copy of all elements of buffers of one type, [n]."""
+    return torch.cat([buffer.flatten() for buffer in buffers])
+
+
 def _keep_if(undo: torch.Tensor, before: torch.Tensor, buffers: list[torch.Tensor]) -> None:
-    """Give the buffers back what they held `before`, end to end, if `undo` is true on the device.
+    """Give the buffers back what they held `before`, as of `_end_to_end`, if `undo` is true on the device.
 
     A few kernels for all buffers of a type, where one by one would take two for each.
     """
-    now = torch.cat([buffer.flatten() for buffer in buffers])
-    kept = torch.split(torch.where(undo, before, now), [buffer.numel() for buffer in buffers])
+    kept = torch.split(torch.where(undo, before, _end_to_end(buffers)), [buffer.numel() for buffer in buffers])
     torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(kept, buffers, strict=True)])
 
 

@@ -297,6 +297,4 @@ def _shard_files(source: Source) -> list[Path]:
     return [*listed, *(Path(source.root, name) for name in shard_names(source.data_root, source.list_file))]
 
 
-FORMATS = {
-    "tar": Format(lambda source: read_tar(source.data_root, source.list_file, source.aligned), _shard_files)
-}
+FORMATS = {"tar": Format(lambda source: read_tar(source.data_root, source.list_file, source.aligned), _shard_files)}

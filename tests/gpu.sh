@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bash tests/gpu.sh [--device cuda|cpu] [--only NAME …] [OUT]: check and measure on this machine's GPU, in six minutes.
+# bash tests/gpu.sh [--device cuda|cpu] [--only NAME …] [OUT]: check and measure on this machine's GPU.
 # PYTHON= names the interpreter (venv/bin/python); it needs no pytest. `--help` lists the options and the checks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

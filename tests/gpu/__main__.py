@@ -1,6 +1,6 @@
 """Run the checks of `tests/gpu.sh`, each in a process of its own with a time limit, and write the table.
 
-    bash tests/gpu.sh OUT                              # on the GPU of this machine, in six minutes
+    bash tests/gpu.sh OUT                              # on the GPU of this machine
     bash tests/gpu.sh --only step head -- OUT          # two of the checks
     bash tests/gpu.sh --device cpu OUT                 # the same code with small sizes
 

@@ -4,6 +4,7 @@ One thread draws the batches in their order and prepares the inputs of DALI's gr
 The order of the results is that of the batches, whichever file is read first.
 """
 
+import atexit
 import math
 import threading
 import time
@@ -11,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -34,7 +35,8 @@ class ReadAhead(Generic[Prepared]):
     """Results of `prepare(batch, contents)` for each of the batches; contents [N]: of each row as of `read_row`.
 
     An exception of the batches, of reading or of preparing is raised in the place of its batch and ends the iteration.
-    The threads end after the last batch, by `close`, when this object is collected, or when the interpreter exits.
+    The threads end after the last batch, by `close`, soon after this object was collected, or when the interpreter
+    exits.
     `batches` and `prepare` are called in another thread and must not refer to this object.
     """
 
@@ -46,9 +48,11 @@ class ReadAhead(Generic[Prepared]):
     ) -> None:
         self._ended = False
         self._work = _Work(faces, batches, prepare)
-        # A daemon, since the interpreter waits for other threads before it calls finalizers.
+        # A daemon, since the interpreter waits for other threads before `_end_all`.
         self._thread = threading.Thread(target=self._work.run, name="read-ahead", daemon=True)
-        self._end_threads = weakref.finalize(self, _end, self._work, self._thread)
+        # The garbage collector may call this anywhere, also amid a lock that the threads wait for: it doesn't wait.
+        weakref.finalize(self, self._work.stop).atexit = False
+        _RUNNING[self._thread] = self._work
         self._thread.start()
 
     def __iter__(self) -> "ReadAhead[Prepared]":
@@ -64,13 +68,13 @@ class ReadAhead(Generic[Prepared]):
                 raise result
             finally:
                 del result  # its traceback refers to this frame: a cycle
-        self._work.room.release()
+        self._work.room.put(None)
         return result
 
     def close(self) -> None:
         """End the threads, after the reads in progress. What was read ahead is dropped."""
         self._ended = True
-        self._end_threads()
+        self._work.stop()
         self._thread.join()
 
 
@@ -84,12 +88,19 @@ class _Work(Generic[Prepared]):
         prepare: Callable[[SampleBatch, list[Content]], Prepared],
     ) -> None:
         self.ready: SimpleQueue[Prepared | BaseException] = SimpleQueue()
-        self.room = threading.Semaphore(BATCHES)
+        self.room: SimpleQueue[None] = SimpleQueue()  # one for each batch that may be begun; safe in a finalizer
+        for _ in range(BATCHES):
+            self.room.put(None)
         self.stopped = False
         self._faces = faces
         self._batches = batches
         self._prepare = prepare
         self._read_s = math.inf  # seconds that a read took of late
+
+    def stop(self) -> None:
+        """Have the threads end after the reads in progress."""
+        self.stopped = True
+        self.room.put(None)
 
     def run(self) -> None:
         with ThreadPoolExecutor(READERS, thread_name_prefix="reader") as pool:
@@ -104,7 +115,7 @@ class _Work(Generic[Prepared]):
         end: BaseException | None = None
         while (reading or not end) and not self.stopped:
             # Where there is room the next batch is begun, so that the pool has work; else the oldest is finished.
-            if not end and self.room.acquire(blocking=not reading):
+            if not end and self._has_room(wait=not reading):
                 try:
                     batch = next(self._batches)
                 except BaseException as error:  # StopIteration, too: raised after the batches before it
@@ -118,6 +129,13 @@ class _Work(Generic[Prepared]):
                     self.ready.put(self._prepare(batch, contents))
         if end:
             self.ready.put(end)
+
+    def _has_room(self, wait: bool) -> bool:
+        try:
+            self.room.get(block=wait)
+        except Empty:
+            return False
+        return True
 
     def _begin(self, pool: ThreadPoolExecutor, indices: NDArray[np.int64]) -> list[Future[list[Content]]]:
         """Submit the rows in as many parts as the last reads were slow; BATCHES with the most parts busy all readers.
@@ -135,11 +153,14 @@ class _Work(Generic[Prepared]):
         return contents
 
 
-def _end(work: _Work[Any], thread: threading.Thread) -> None:
-    work.stopped = True
-    work.room.release()
-    # The garbage collector may call this in any thread, also in one that the others wait for.
-    if threading.current_thread() is threading.main_thread():
+_RUNNING: "weakref.WeakKeyDictionary[threading.Thread, _Work[Any]]" = weakref.WeakKeyDictionary()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the threads that still run: the interpreter's end must not come amid their work."""
+    for thread, work in list(_RUNNING.items()):
+        work.stop()
         thread.join()
 
 

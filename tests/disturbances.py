@@ -196,16 +196,18 @@ def small_disk(bench: Bench, run: Run, setting: str) -> None:
 def read_only(bench: Bench, run: Run, share: float) -> None:
     """The folder can't be written to from some moment on, until it can."""
     run.snapshots.mkdir(parents=True)
+    # A mount can be made read-only only while nothing in it is open for writing, so a view of the folder is, elsewhere.
+    (view := run.out / "view").mkdir()
+    _mount("--bind", str(run.snapshots), str(view))
+    _mount("-o", "remount,ro,bind", str(view))
     with run.job() as job:
         job.pid(0)
         time.sleep(share * _duration(bench, run.course))
-        # A view over the folder: itself can't be made read-only while the run's lock is open for writing there.
-        _mount("--bind", str(run.snapshots), str(run.snapshots))
+        _mount("--bind", str(view), str(run.snapshots))
         try:
-            _mount("-o", "remount,ro,bind", str(run.snapshots))
             status = job.wait()
         finally:
-            subprocess.run(["umount", "--lazy", run.snapshots], check=True)
+            subprocess.run(["umount", "--lazy", run.snapshots, view], check=True)
         if status == 0:
             raise NotTried
         _ended_plainly(job, status, os.strerror(errno.EROFS))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from fr.checkpoint.ownership import claim, locked, remove_others
+from fr.checkpoint.ownership import claim, locked, patience, remove_others
 from fr.checkpoint.resuming import resume
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     ):
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
         check_micro_batches(options, ranks.world_size)
-        look = partial(claim, options.snap_to_resume, folder, prefix, ranks.job, options.overwrite)
+        look = partial(claim, options.snap_to_resume, folder, prefix, ranks.job, options.overwrite, ranks.start > 1)
         claimed = look()
         faces = read_on_all_ranks(vars(options), ranks)
         check_identities(faces.identities)
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
         if resumed.contents:
             learner.meters.load(resumed.contents.meters or {})
         contents = replace(contents, run_id=resumed.contents.run_id if resumed.contents else ranks.job)
-        lock.enter_context(locked(folder, prefix))
+        lock.enter_context(locked(folder, prefix, patience(ranks.start, options.hang_timeout)))
         remove_others(look().others)  # again, since another run may have ended while this one was read in
         iterations = range(resumed.iteration, _last_iteration(options, order))
 

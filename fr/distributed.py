@@ -2,7 +2,6 @@
 
 import os
 import signal
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +12,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.constants import default_pg_timeout
 
-from fr.errors import InputError, in_short
+from fr.errors import InputError
+from fr.launcher import launcher_facts, meet
 
 T = TypeVar("T")
 PRECISIONS = ("fp32", "tf32", "bf16")  # of products: matrix products and convolutions
@@ -38,7 +38,8 @@ class Heartbeat:
 class Ranks:
     """Rank and device of this process. local_*: among the processes of this host.
 
-    job: a random name, the same on all ranks, and again when torchrun has started them anew.
+    job: a random name, the same on all ranks, and again when torchrun has started them anew. start: number of this
+    start, from 1.
     """
 
     rank: int
@@ -47,6 +48,7 @@ class Ranks:
     local_world_size: int
     device: torch.device
     job: str = field(default="", compare=False)
+    start: int = field(default=1, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -123,21 +125,10 @@ def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     # Agreements and gathered figures are CPU tensors and go over gloo also on GPUs: no wait for the CUDA stream.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=2 * hang_timeout) if hang_timeout else None
-    job = uuid.uuid4().hex
-    if launched():
-        store = _meet()
-        # Below torchrun's prefix of each start: the same store for all of them.
-        shared = store.underlying_store if isinstance(store, dist.PrefixStore) else store
-        job = shared.compare_set("face-recognition-trainer job", "", job).decode()
-        if timeout:
-            store.set_timeout(timeout)
-        # torchrun's store lives on when it starts the ranks again, and would give them the addresses of those before
-        # (pytorch issue 135712): they wait for ever, or are refused.
-        store = dist.PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    else:
-        store = dist.HashStore()
-    ranks = Ranks(**{name.lower(): number for name, number in facts.items()}, device=device, job=job)
-    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
+    meeting = meet(facts["RANK"], facts["WORLD_SIZE"], timeout or default_pg_timeout)
+    numbers = {name.lower(): number for name, number in facts.items()}
+    ranks = Ranks(**numbers, device=device, job=meeting.job, start=meeting.start)
+    dist.init_process_group(backend, store=meeting.store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
     try:
         yield ranks
         # A rank that leaves while another is still in its last collective aborts that one.
@@ -153,53 +144,6 @@ def use_huge_pages() -> None:
     than the arithmetic on it (LOG.md). On a GPU torch's allocator keeps what it has.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
-_FACTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-_MEETING = ("MASTER_ADDR", "MASTER_PORT")
-
-
-def launched() -> bool:
-    """Whether a launcher has described a group: several ranks, or one of torchrun."""
-    count = os.environ.get("WORLD_SIZE", "").strip()
-    return bool(count) and (count != "1" or all(os.environ.get(name) for name in ("RANK", *_MEETING)))
-
-
-def _meet() -> dist.Store:
-    """The store of the group's launcher, or of its first rank; InputError when the ranks don't find each other."""
-    try:
-        store: dist.Store = next(rendezvous("env://"))[0]
-    except (dist.DistError, RuntimeError) as error:
-        where = ", ".join(f"{name}={os.environ[name]}" for name in (*_MEETING, "WORLD_SIZE", "RANK"))
-        raise InputError(f"{where} in the environment, and no group comes of it: {in_short(error)}") from error
-    return store
-
-
-def launcher_facts() -> dict[str, int]:
-    """Numbers of this process by the variables of `_FACTS`, or those of a group of one.
-
-    Schedulers and notebooks leave some of these variables behind, or empty. InputError names those that describe no
-    group.
-    """
-    if not launched():
-        return dict(_FACTS)
-    advice = "start with torchrun, or unset WORLD_SIZE for one process"
-    values = {name: os.environ.get(name, "").strip() or str(default) for name, default in _FACTS.items()}
-    missing = [name for name in ("RANK", *_MEETING) if not os.environ.get(name)]
-    if missing:
-        raise InputError(f"WORLD_SIZE={values['WORLD_SIZE']} in the environment, but no {', '.join(missing)}: {advice}")
-    problems = [
-        f"{name}={value} in the environment is no whole number: {advice}"
-        for name, value in {**values, "MASTER_PORT": os.environ["MASTER_PORT"]}.items()
-        if not value.isascii() or not value.isdecimal()
-    ]
-    if problems:
-        raise InputError(*problems)
-    facts = {name: int(value) for name, value in values.items()}
-    for place, count in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
-        if facts[place] >= facts[count] and (count == "WORLD_SIZE" or os.environ.get(count)):
-            raise InputError(f"{place}={facts[place]} and {count}={facts[count]} in the environment: {advice}")
-    return facts
 
 
 def highest(value: int, group: dist.ProcessGroup | None = None) -> int:

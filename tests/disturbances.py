@@ -115,7 +115,7 @@ def killed_with_torchrun(bench: Bench, run: Run, share: float) -> None:
         if job.status() is not None:
             raise NotTried
         assert isinstance(job, Torchrun)
-        for pid in [job.agent.pid, *pids]:
+        for pid in [job.agents[0].pid, *pids]:
             os.kill(pid, signal.SIGKILL)
         job.wait()
         bench.goes_on(run, job)
@@ -306,7 +306,7 @@ def asked_by_slurm(bench: Bench, run: Run, number: signal.Signals) -> None:
             assert job.status() is None, job.said()
             time.sleep(0.01)
         assert isinstance(job, Torchrun)
-        for pid in [job.agent.pid, *(job.pid(rank) for rank in range(RANKS))]:
+        for pid in [job.agents[0].pid, *(job.pid(rank) for rank in range(RANKS))]:
             os.kill(pid, number)
         assert job.wait() != 0
         bench.goes_on(run, job)
@@ -325,9 +325,10 @@ def _ended_on(job: Job, number: signal.Signals, status: int) -> None:
 # --- restarted, and hung ----------------------------------------------------------------------------------------------
 
 
-def restarted(bench: Bench, run: Run, act: str, rank: int, at: int) -> None:
+def restarted(bench: Bench, run: Run, act: str, rank: int, at: int, hosts: int = 1) -> None:
     """torchrun starts the ranks again when one has failed, and they go on from the newest snapshot unasked."""
-    with run.job(launch=partial(Torchrun, torchrun=("--max-restarts", "3")), act=act, rank=rank, at=at) as job:
+    launch = partial(Torchrun, torchrun=("--max-restarts", "3"), hosts=hosts)
+    with run.job(launch=launch, act=act, rank=rank, at=at) as job:
         assert job.wait() == 0, job.said()
         assert job.acted()
         bench.reference.assert_nothing_lost(run, job.said())

@@ -7,12 +7,14 @@ when a rank fails, and has a smaller backbone.
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch.distributed as dist
@@ -73,24 +75,32 @@ class Job:
 
 
 class Torchrun(Job):
-    """The real command. torchrun: options of its own."""
+    """The real command, a process of it for each of some hosts. torchrun: options of its own."""
 
-    def __init__(self, fault: Fault, options: list[str], torchrun: Sequence[str] = ()) -> None:
+    def __init__(self, fault: Fault, options: list[str], torchrun: Sequence[str] = (), hosts: int = 1) -> None:
         super().__init__(Path(fault.control))
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={RANKS}", *torchrun]
-        command = [sys.executable, *torchrun, str(ROOT / "train.py"), *options]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            meeting = f"--rdzv_backend=c10d --rdzv_endpoint=127.0.0.1:{free.getsockname()[1]} --nnodes={hosts}".split()
+        torchrun = [*(meeting if hosts > 1 else ["--standalone"]), f"--nproc_per_node={RANKS // hosts}", *torchrun]
+        command = [sys.executable, "-m", "torch.distributed.run", *torchrun, str(ROOT / "train.py"), *options]
         with self._said.open("ab") as said:
             environment = os.environ | {"OMP_NUM_THREADS": "1"} | fault.environment()
-            self.agent = subprocess.Popen(command, stdout=said, stderr=said, env=environment, start_new_session=True)
+            started: dict[str, Any] = {"stdout": said, "stderr": said, "env": environment, "start_new_session": True}
+            cores = [str(core) for core in sorted(os.sched_getaffinity(0))]  # shared out, for the same threads a rank
+            self.agents = [
+                subprocess.Popen(["taskset", "-c", ",".join(cores[host::hosts]), *command], **started)
+                for host in range(hosts)
+            ]
 
     def status(self) -> int | None:
-        status = self.agent.poll()
-        return 128 - status if status is not None and status < 0 else status
+        codes = [agent.poll() for agent in self.agents]
+        return None if None in codes else max(128 - code if code and code < 0 else code or 0 for code in codes)
 
     def end(self) -> None:
-        for pid in [*_children(self.agent.pid), self.agent.pid] if self.status() is None else []:
-            os.kill(pid, signal.SIGKILL)
-        self.agent.wait()
+        for agent in self.agents:
+            for pid in [*_children(agent.pid), agent.pid] if agent.poll() is None else []:
+                os.kill(pid, signal.SIGKILL)
+            agent.wait()
         for path in self.control.glob("*.pid"):  # ranks whose torchrun was killed
             pid = int(path.read_text())
             command = Path(f"/proc/{pid}/cmdline")

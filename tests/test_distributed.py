@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,6 @@ from fr.distributed import (
     choose_device,
     gather_rows,
     highest,
-    launcher_facts,
     open_ranks,
     rank,
     use_huge_pages,
@@ -172,48 +170,6 @@ def test_sighup_stays_ignored_under_nohup() -> None:
             assert received.number == 0
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-LEFT_BEHIND = [
-    *("WORLD_SIZE=1", "WORLD_SIZE=1 RANK=0", "WORLD_SIZE=", "RANK=", "LOCAL_RANK=1", "RANK=3", "MASTER_ADDR=there"),
-    *("WORLD_SIZE=1 RANK=0 MASTER_ADDR=localhost", "LOCAL_WORLD_SIZE="),
-]
-
-
-@pytest.mark.parametrize("left", LEFT_BEHIND)
-def test_what_a_scheduler_left_in_the_environment_is_no_group(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for setting in left.split():
-        monkeypatch.setenv(*setting.split("="))
-    assert launcher_facts() == {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-
-
-@pytest.mark.parametrize(
-    ("left", "message"),
-    [
-        ("WORLD_SIZE=4", "WORLD_SIZE=4 in the environment, but no RANK, MASTER_ADDR, MASTER_PORT: .* unset WORLD_SIZE"),
-        ("WORLD_SIZE=4 RANK=2", "but no MASTER_ADDR, MASTER_PORT: "),
-        ("WORLD_SIZE=2 RANK=2 MASTER_ADDR=x MASTER_PORT=1", "RANK=2 and WORLD_SIZE=2 in the environment: "),
-        ("WORLD_SIZE=two RANK=0 MASTER_ADDR=x MASTER_PORT=1", "WORLD_SIZE=two in the environment is no whole number"),
-        ("WORLD_SIZE=2 RANK=-1 MASTER_ADDR=x MASTER_PORT=1", "RANK=-1 in the environment is no whole number"),
-        ("WORLD_SIZE=2 RANK=0 MASTER_ADDR=x MASTER_PORT=a", "MASTER_PORT=a in the environment is no whole number"),
-    ],
-)
-def test_an_environment_that_describes_no_group_is_named(
-    left: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for setting in left.split():
-        monkeypatch.setenv(*setting.split("="))
-    with pytest.raises(InputError, match=message), open_ranks("cpu"):
-        pass
-
-
-def test_a_group_that_does_not_come_about_is_told_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        for setting in f"WORLD_SIZE=1 RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT={port}".split():
-            monkeypatch.setenv(*setting.split("="))
-        with pytest.raises(InputError, match=f"MASTER_PORT={port}, .* no group comes of it"), open_ranks("cpu"):
-            pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])

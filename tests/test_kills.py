@@ -228,9 +228,11 @@ def test_a_rank_that_hangs_is_named_and_ends_the_job(bench: Bench, act: str, ran
 
 
 @pytest.mark.thorough
-def test_torchrun_brings_a_job_back_by_itself(real: Bench) -> None:
-    (at,) = some(real, SYNC, 1, 1)
-    restarted(real, real.run(SYNC), "SIGKILL", 1, at)
+@pytest.mark.parametrize(("rank", "hosts"), [(1, 1), (1, 2), (0, 2)])
+def test_torchrun_brings_a_job_back_by_itself(real: Bench, rank: int, hosts: int) -> None:
+    """On two hosts each torchrun counts the failures of its own ranks."""
+    (at,) = some(real, SYNC, rank, 1)
+    restarted(real, real.run(SYNC), "SIGKILL", rank, at, hosts)
 
 
 @pytest.mark.thorough

@@ -4,14 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 import train
-from fr.checkpoint import ownership
-from fr.checkpoint.ownership import claim, locked, remove_others
+from fr.checkpoint.ownership import claim, locked, patience, remove_others
 from fr.checkpoint.snapshot import read
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
@@ -89,29 +91,31 @@ def test_a_damaged_newest_is_tried_and_hides_no_owner(folder: Path) -> None:
     assert numbers(claim("auto", folder, "net", "job").resumable) == [100, 20, 5]  # resuming tells of the first
 
 
-def test_a_restarted_job_goes_on_from_its_own_whatever_it_began_with(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert numbers(claim("", folder, "net", "ours").resumable) == [100, 20, 5]
-    assert numbers(claim("auto", folder, "net", "ours").resumable) == [100, 20, 5]
+def test_a_restarted_job_goes_on_from_its_own_whatever_it_began_with(folder: Path) -> None:
+    again = partial(claim, restarted=True)
+    assert numbers(again("", folder, "net", "ours").resumable) == [100, 20, 5]
+    assert numbers(again("auto", folder, "net", "ours").resumable) == [100, 20, 5]
     first = write(folder, 3, "ours", prefix="elsewhere")
-    assert numbers(claim(str(first), folder, "net", "job").resumable[:-1]) == [100, 20, 5]
-    assert claim(str(first), folder, "other", "job").resumable == [first]  # none written yet
+    assert numbers(again(str(first), folder, "net", "job").resumable[:-1]) == [100, 20, 5]
+    assert again(str(first), folder, "other", "job").resumable == [first]  # none written yet
 
 
-def test_a_job_refused_for_an_earlier_ones_snapshots_is_refused_again_when_restarted(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+def test_a_job_refused_for_an_earlier_ones_snapshots_is_refused_again_when_restarted(folder: Path) -> None:
     with pytest.raises(InputError, match=r"net_100\.pt is an earlier run's"):
-        claim("", folder, "net", "another job")
+        claim("", folder, "net", "another job", restarted=True)
+
+
+def test_a_snapshot_is_the_same_however_its_path_is_spelt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    for spelt in ("net_100.pt", "./net_100.pt", f"../{folder.name}/net_100.pt"):
+        assert claim(spelt, folder, "net", "job").resumable == [folder / "net_100.pt"]
+        assert numbers(claim(spelt, folder, "net", "job", restarted=True).resumable) == [100, 20, 5]
 
 
 def test_a_job_that_may_be_restarted_does_not_begin_behind_its_newest(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(InputError, match=r"net_100\.pt is an earlier run's, .* --snap_to_resume auto"):
         claim(str(folder / "net_20.pt"), folder, "net", "job")
@@ -133,10 +137,15 @@ def test_a_prefix_is_one_runs_at_a_time(folder: Path) -> None:
 def test_a_restarted_job_waits_for_the_end_of_its_first_rank_of_before(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    with locked(folder, "net"):
-        monkeypatch.setattr(ownership, "_PATIENCE", 0.1)
-        with pytest.raises(InputError, match=r"\.net\.lock"), locked(folder, "net"):
+    assert (patience(1, 60), patience(2, 60), patience(2, 600), patience(2, 0)) == (0, 60, 120, 120)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert patience(1, 600) == 120
+    with ExitStack() as before:
+        before.enter_context(locked(folder, "net"))
+        with pytest.raises(InputError, match=r"\.net\.lock"), locked(folder, "net", patience=0.1):
+            pass
+        threading.Timer(0.3, before.close).start()
+        with locked(folder, "net", patience=60):
             pass
 
 
@@ -181,9 +190,11 @@ def test_a_run_gives_its_snapshots_one_id_which_resuming_keeps(
 
 
 def test_old_snapshots_of_another_run_are_not_removed(one_rank: None, tmp_path: Path) -> None:
-    write(tmp_path, 1, "theirs")
+    """Nor do they, nor a damaged one, count among the newest that are kept."""
+    write(tmp_path, 4, "theirs")
+    write(tmp_path, 5, CONTENTS.run_id).write_bytes(b"torn")
     state = TrainingState(Learner(*make_run(1)))
-    writer = SnapshotWriter(tmp_path, "net", state, (), print, Kept(1))
-    for iteration in (2, 3):
+    writer = SnapshotWriter(tmp_path, "net", state, (), print, Kept(2))
+    for iteration in (2, 3, 6):
         writer.write(iteration, CONTENTS)
-    assert names(tmp_path) == {f"net_{i}.{kind}" for i in (1, 3) for kind in ("pt", "state")}
+    assert names(tmp_path) == {f"net_{i}.{kind}" for i in (3, 4, 5, 6) for kind in ("pt", "state")}

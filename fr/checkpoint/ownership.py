@@ -20,7 +20,6 @@ from fr.distributed import gather_objects, raise_together, rank
 from fr.errors import InputError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # of some network mounts
-_PATIENCE = 120.0  # seconds that a restarted job waits for its first rank of before, which may be on another host
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,11 @@ class Claim:
 
 
 @contextmanager
-def locked(folder: Path, prefix: str) -> Iterator[None]:
+def locked(folder: Path, prefix: str, patience: float = 0) -> Iterator[None]:
     """Be the one run that writes under a prefix; all ranks together.
 
-    InputError where another process is, or the folder can't be written to. The lock is rank 0's, and the kernel's: it
-    ends with the process, however that ends.
+    InputError where another process still is after `patience` seconds, or the folder can't be written to. The lock is
+    rank 0's, and the kernel's: it ends with the process, however that ends.
     """
     descriptor, failure = -1, None
     if rank() == 0:
@@ -44,7 +43,7 @@ def locked(folder: Path, prefix: str) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            if _lock(descriptor, _PATIENCE if _restarted() else 0):
+            if _lock(descriptor, patience):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             else:
@@ -63,16 +62,19 @@ def locked(folder: Path, prefix: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-def claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool = False) -> Claim:
+def claim(
+    choice: str, folder: Path, prefix: str, job: str, overwrite: bool = False, restarted: bool = False
+) -> Claim:
     """Snapshots to go on from; rank 0 looks for all ranks. choice: a `.pt`, `auto` = the newest run's, empty = none.
 
-    job: the id of a run that begins afresh. torchrun starts all ranks again when one has died (--max-restarts): then
-    the run's own snapshots come first. InputError where other runs' are under this prefix, unless `overwrite`.
+    job: the id of a run that begins afresh. restarted: torchrun has started all ranks again, since one has died
+    (--max-restarts): the run's own snapshots come first. InputError where other runs' are under this prefix, unless
+    `overwrite`.
     """
     found, failure = Claim([], []), None
     if rank() == 0:
         try:
-            found = _claim(choice, folder, prefix, job, overwrite)
+            found = _claim(choice, folder, prefix, job, overwrite, restarted)
         except InputError as error:
             failure = error
     problems = gather_objects(failure.problems if failure else ())[0]
@@ -81,16 +83,26 @@ def claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool = Fa
     return gather_objects(found)[0]
 
 
-def _claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool) -> Claim:
+def patience(start: int, hang_timeout: float) -> float:
+    """Seconds to wait for a first rank of before, which may be on another host: 0 unless the job was started again.
+
+    start: of the ranks by torchrun, from 1; Slurm counts from 0.
+    """
+    again = start > 1 or int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+    return min(120.0, hang_timeout or 120.0) if again else 0.0
+
+
+def _claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool, restarted: bool) -> Claim:
     present = all_paths(folder, prefix)
     owners = {path: _owner(path) for path in present}
     newest_first = [path for path in present if state_path(path).is_dir()]
     known = (owners[path] for path in newest_first if owners[path] is not None)
     own = next(known, job) if choice == "auto" else _owner(Path(choice)) if choice else job
-    resumable = [Path(choice)] if choice else []
+    chosen = [path for path in present if path.resolve() == Path(choice).resolve()] or [Path(choice)]
+    resumable = chosen if choice else []
     if choice == "auto":
         resumable = [path for path in newest_first if owners[path] in (own, None)]
-    elif _restarted():
+    elif restarted:
         ours = [path for path in newest_first if owners[path] == own]
         resumable = ours + [path for path in resumable if path not in ours]
     if resumable and own is None:  # it can't be read, which resuming will tell
@@ -104,7 +116,7 @@ def _claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool) ->
             else f"{others[0]} is another run's than {resumable[0]}: move it away, or give --overwrite to remove it"
         )
     newer = [path for path in newest_first if owners[path] == own]
-    if choice not in ("", "auto") and newer and newer[0] not in resumable and _may_restart() and not _restarted():
+    if choice not in ("", "auto") and newer and newer[0] not in resumable and _may_restart() and not restarted:
         raise InputError(
             f"{newer[0]} is an earlier run's, and with --max-restarts this run would go on from it after a restart: "
             "say --snap_to_resume auto, or another --snap_prefix, or move it away"
@@ -146,10 +158,6 @@ def _lock(descriptor: int, patience: float) -> bool:
             if error.errno not in _NO_LOCKS:
                 raise
             return True
-
-
-def _restarted() -> bool:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _may_restart() -> bool:

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class SnapshotWriter:
         self._names = "".join(f"{name}\n" for name in identities).encode()
         self._say, self._kept, self._best = say, kept, resumed.contents.best if resumed.contents else None
         self.written = [resumed.path] if resumed.path else []
+        self._own: set[Path] = set()
         self._thread = ThreadPoolExecutor(1, WATCHED_THREAD) if background else None
         # Its collectives come between those of the training in any order, so they need a group of their own.
         self._group = new_patient_group() if background else None
@@ -138,14 +140,19 @@ class SnapshotWriter:
 
     def _remove_old(self, newest: SnapshotContents) -> None:
         """Remove superseded snapshots of this run; another run's stay, and what is ahead of the newest."""
-        known = [i for i in by_iteration(self.folder, self.prefix) if i <= newest.iteration]
-        for iteration in self._kept.superseded(known, self._best[0] if self._best else None):
-            path = snapshot_path(self.folder, self.prefix, iteration)
+        known = {i: path for i, path in by_iteration(self.folder, self.prefix).items() if i <= newest.iteration}
+        own = [i for i, path in known.items() if self._is_own(path, newest.run_id)]
+        for iteration in self._kept.superseded(own, self._best[0] if self._best else None):
             try:
-                if read_run_id(path) == newest.run_id:
-                    remove(path)
-            except (OSError, InputError) as error:
+                remove(known[iteration])
+            except OSError as error:
                 self._say(f"an old snapshot stays: {error}")
+
+    def _is_own(self, path: Path, run_id: str) -> bool:
+        with suppress(InputError):  # a damaged one can't be told, so it stays
+            if path not in self._own and read_run_id(path) == run_id:
+                self._own.add(path)
+        return path in self._own
 
     def _by_first_rank(self, path: Path, act: Callable[[], None]) -> None:
         """Call `act` on rank 0 while the others wait; if it fails, all of them raise InputError."""

@@ -20,7 +20,8 @@ from types import FrameType
 import torch.distributed as dist
 
 from fr.checkpoint.snapshot_writer import WATCHED_THREAD
-from fr.distributed import Heartbeat, Ranks, launched
+from fr.distributed import Heartbeat, Ranks
+from fr.launcher import launched
 
 STATUS = 124  # as timeout(1) has it
 _BEATS = 8  # in the time that a rank may be silent
@@ -142,4 +143,4 @@ def _open_store(ranks: Ranks, patience: float) -> dist.Store:
         timeout=timedelta(seconds=max(10, patience)),
     )
     # The agent's store lives on when it starts the ranks again.
-    return dist.PrefixStore(f"watchdog {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return dist.PrefixStore(f"watchdog {ranks.start}", store)

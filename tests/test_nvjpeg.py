@@ -57,6 +57,9 @@ def test_the_start_says_where_images_are_decoded(
 def test_whole_jpegs_are_whole_also_with_bytes_after_their_end(kind: str) -> None:
     for after in (b"", b"\0" * 100, b"\xff\xd8\xff\xda", b"\xff"):
         assert not is_cut_off(array(JPEGS[kind] + after)), after
+        filled = JPEGS[kind][:2] + b"\xff" * 5 + JPEGS[kind][2:]  # before a marker (T.81, B.1.1.2)
+        assert not is_cut_off(array(filled + after)), after
+        assert is_cut_off(array(filled[:-2] + b"\0"))
 
 
 @given(st.sampled_from(sorted(JPEGS)), st.data())

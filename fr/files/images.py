@@ -93,7 +93,10 @@ def is_cut_off(encoded: Pixels) -> bool:
     content = encoded.tobytes()
     place = 2
     while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != _SCAN:
-        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a segment of known length
+        if content[place + 1 : place + 2] == b"\xff":
+            place += 1  # any number of them may fill the space before a marker (B.1.1.2)
+        else:
+            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a segment of known length
     return content.find(_END, place) < 0  # in a scan a byte FF is followed by 00 or a restart marker
 
 

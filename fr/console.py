@@ -6,7 +6,10 @@ import os
 import select
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 _NAMES = {1: "standard output", 2: "standard error"}
@@ -66,3 +69,38 @@ def _safe(number: int, before: Any) -> io.TextIOWrapper:
     raw = SafeOutput(number, "w", closefd=False)
     encoding = getattr(before, "encoding", None) or "utf-8"
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=True)
+
+
+@dataclass
+class Received:
+    """Last signal that asked this process to end; 0 = none."""
+
+    number: int = 0
+
+
+# SIGUSR1 is what Slurm is asked to warn with, SIGHUP comes when the terminal closes.
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
+@contextmanager
+def caught_signals() -> Iterator[Received]:
+    """In here, note signals for the loop to act on; a second one ends the process as usual.
+
+    SIGHUP stays ignored where it is, as by `nohup`.
+    """
+    received = Received()
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.number = number
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,7 +4,6 @@ Both run train.py's own `main` over gloo. The second takes a second and a half i
 when a rank fails, and has a smaller backbone.
 """
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -17,11 +16,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch.distributed as dist
 from torch import nn
 
 import train
-from fr.errors import run_plainly
+from tests.builders.ranks import become_rank, run_command, start_ranks
 from tests.conftest import ROOT, one_layer
 from tests.fault_points import Fault, install
 
@@ -115,13 +113,7 @@ class Forked(Job):
         super().__init__(Path(fault.control))
         self._failed = 0
         self._deadline = float("inf")
-        self._store = dist.TCPStore("127.0.0.1", 0, RANKS, is_master=True, wait_for_workers=False)
-        server = multiprocessing.get_context("forkserver")
-        server.set_forkserver_preload(["tests.disturbed_jobs", "tests.rank_server", "torch._dynamo"])
-        arguments = (self._store.port, fault, options, str(self._said))
-        self.ranks = [server.Process(target=_run_rank, args=(rank, *arguments)) for rank in range(RANKS)]
-        for process in self.ranks:
-            process.start()
+        self.ranks, self._store = start_ranks(_run_rank, RANKS, fault, options, str(self._said))
 
     def status(self) -> int | None:
         """Asking is what makes it do as torchrun does: when a rank has failed, the others are ended."""
@@ -142,20 +134,11 @@ class Forked(Job):
             process.join()
 
 
-def _run_rank(rank: int, port: int, fault: Fault, options: list[str], said: str) -> None:
-    """A rank's process: what torchrun would have put into the environment, then train.py."""
-    torchrun: dict[str, object] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "LOCAL_WORLD_SIZE": RANKS}
-    torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
-    os.environ.update({name: str(value) for name, value in torchrun.items()})
-    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+def _run_rank(rank: int, world: int, port: int, fault: Fault, options: list[str], said: str) -> None:
+    become_rank(rank, world, port)
     install(fault, rank)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
-    multiprocessing.set_start_method("fork", force=True)  # as in a command: a lock of tqdm's then leaves nothing behind
-    sys.argv = ["train.py", *options]
     with mock.patch.object(train, "build_model", small_backbone):
-        run_plainly("train.py", train.main)
+        run_command("train.py", options, said, said)
 
 
 def small_backbone(name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:

@@ -20,7 +20,8 @@ from fr.evaluation.scored_model import load_backbone, read_backbone
 from fr.weights.layouts import shapes_of
 from fr.weights.loading import read_weights
 from tests.builders.feature_runs import run_ranks
-from tests.conftest import SPREAD, data_options, launch, vgg_faces
+from tests.builders.ranks import launch_forked
+from tests.conftest import SPREAD, data_options, vgg_faces
 from tests.sets import written
 from tests.weight_files import filled
 from tools import export_onnx, import_weights
@@ -40,7 +41,7 @@ def snap(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
     options = ["--max_iterations", "4", "--input_size", "32", "--embed_size", "16", "--train_batch_size", "16"]
     options += [*SPREAD, "--snap_folder", str(out), "--log_folder", f"{out}/logs", "--device", "cpu"]
-    result = launch("train.py", *data_options(sample_data), *options, ranks=2)
+    result = launch_forked("train.py", *data_options(sample_data), *options)
     assert result.returncode == 0, result.stderr
     return out / "FaceReidNet_4.pt"
 

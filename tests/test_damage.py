@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import fr.train.loop
 import train
 from fr.checkpoint import snapshot
+from fr.console import Received
 from fr.data import pipeline
 from fr.data.bad_images import BadImages, stand_ins
 from fr.data.faces import Faces, LabelledFaces
@@ -24,7 +25,6 @@ from fr.data.order import Order
 from fr.data.pipeline import FaceStream, Undecodable, plain_stream
 from fr.data.samples import plain_batch
 from fr.data.usable import usable_batches
-from fr.distributed import Received
 from fr.errors import InputError, run_plainly
 from fr.train.monitor import Silent
 from tests.builders.damaged_images import (
@@ -45,12 +45,12 @@ from tests.builders.damaged_images import (
     reported,
     stream,
 )
+from tests.builders.ranks import launch_forked
 from tests.conftest import (
     TINY,
     Losses,
     data_options,
     folders,
-    launch,
     losses,
     one_layer,
     records,
@@ -417,7 +417,7 @@ def test_two_ranks_name_and_count_each_photograph_once_and_see_what_one_sees(
     data, paths = spoilt_data
     options = [*data_options(data), "--max_iterations", "7", "--freeze_bn", "true"]
     one = run(*options, out=tmp_path / "one")
-    result = launch("train.py", *TINY, *options, *folders(tmp_path / "two"), ranks=2)
+    result = launch_forked("train.py", *TINY, *options, *folders(tmp_path / "two"))
     assert result.returncode == 0, result.stderr
     for path in paths:
         assert result.stderr.count(path) == 1

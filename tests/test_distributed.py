@@ -14,10 +14,10 @@ import torch
 import torch.multiprocessing as mp
 from torch import nn
 
+from fr.console import caught_signals
 from fr.distributed import (
     Ranks,
     broadcast_buffers,
-    caught_signals,
     choose_device,
     gather_rows,
     highest,

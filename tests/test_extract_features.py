@@ -1,10 +1,11 @@
 """tools/extract_features.py: numbers against a plain loop, files against their formats, ranks, kills, damage."""
 
 import json
+import os
 import shutil
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,9 +23,7 @@ from fr.errors import InputError
 from fr.evaluation.scored_model import ScoredModel, load_backbone, read_backbone
 from fr.models import MODELS, build_model
 from fr.preprocessing import Preprocessing
-from tests.builders.feature_runs import (
-    run_ranks,
-)
+from tests.builders.feature_runs import run_ranks
 from tests.conftest import ROOT, data_options, kill_when, trained_briefly, vgg_faces
 from tests.sets import written
 from tools import export_onnx
@@ -298,8 +297,18 @@ def test_parts_hold_every_picture_once_in_whole_batches_and_are_not_many(count: 
 # --- ranks, kills, damage, settings -----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """For this process and the ranks that it starts: sums over more threads have other last bits."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, {min(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(threads)
+
+
 def test_any_number_of_ranks_writes_the_same_bytes_and_embeds_each_photograph_once(
-    base: list[str], faces: LabelledFaces, tmp_path: Path
+    base: list[str], faces: LabelledFaces, tmp_path: Path, one_core: None
 ) -> None:
     main([*base, "--out", str(tmp_path / "npy1")])
     main([*base, "--format", "parquet", "--out", str(tmp_path / "parquet1")])

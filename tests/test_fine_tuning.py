@@ -11,12 +11,12 @@ import evaluate_lfw
 import train
 from fr.checkpoint import snapshot
 from fr.errors import InputError
+from tests.builders.ranks import launch_forked
 from tests.conftest import (
     TINY,
     Losses,
     data_options,
     folders,
-    launch,
     losses,
     same_weights,
     validation_options,
@@ -122,7 +122,7 @@ def test_losses_of_1_and_2_ranks_agree_with_batch_norms_over_all(
     few = ["--max_iterations", "2", "--lr", "1e-3"]
     base = [*data_options(sample_data), *TINY, *few]
     for name, option in {"joined": ["--sync_bn"], "apart": []}.items():
-        result = launch("train.py", *base, *folders(tmp_path / name), *option, ranks=2)
+        result = launch_forked("train.py", *base, *folders(tmp_path / name), *option)
         assert result.returncode == 0, result.stderr
     one, expected = run(*few, "--sync_bn", out=tmp_path / "one"), run(*few, out=tmp_path / "plain")
     for seen in (losses(tmp_path / "joined"), one):

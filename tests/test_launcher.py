@@ -9,9 +9,8 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from fr.distributed import open_ranks
+from fr.distributed import agree_on_start, launcher_facts, open_ranks
 from fr.errors import InputError
-from fr.launcher import agree_on_start, launcher_facts
 
 LEFT_BEHIND = [
     *("WORLD_SIZE=1", "WORLD_SIZE=1 RANK=0", "WORLD_SIZE=", "RANK=", "LOCAL_RANK=1", "RANK=3", "MASTER_ADDR=there"),

@@ -28,6 +28,7 @@ from fr.preprocessing import Preprocessing
 from tests.builders.onnx_files import (
     foreign,
 )
+from tests.builders.ranks import launch_forked
 from tests.conftest import launch, validation_options
 from tools import export_onnx
 
@@ -424,7 +425,7 @@ def test_a_hostile_file_ends_the_command_in_one_line(content: bytes | str, expor
 
 def test_two_ranks_score_a_file_as_one_does(exported: Path, tmp_path: Path, sample_data: Path) -> None:
     options = ["--snap", str(exported), "--val_data_root", str(sample_data / "lfw"), "--template", "sphereface"]
-    done = launch("evaluate_lfw.py", *options, "--json", str(tmp_path / "two.json"), ranks=2)
+    done = launch_forked("evaluate_lfw.py", *options, "--json", str(tmp_path / "two.json"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("overrides") == 1
     assert json.loads((tmp_path / "two.json").read_text()) == pytest.approx(figures(tmp_path, *options), abs=1e-6)

@@ -26,6 +26,7 @@ from fr.options.definitions import train_options
 from fr.options.losses import LossSettings
 from fr.train.learner import Batch, Learner
 from fr.train.optimizer import build_sgd
+from tests.builders.ranks import launch_forked
 from tests.conftest import (
     ROOT,
     TINY,
@@ -72,14 +73,15 @@ def test_faces_mini_stopped_by_a_signal_and_resumed_is_bit_equal(real_or_sample:
     iterations = 9
     options = ["@configs/faces_mini.yml", *data_options(real_or_sample), *("--val_list", "", "--val_data_root", "")]
     options += ["--val_landmarks", "", "--max_iterations", str(iterations), "--log_step", "1", "--device", "cpu"]
-    environment = os.environ | {"FR_SHARED_DATA": "unused"}
+    environment = {"FR_SHARED_DATA": "unused"}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    result = launch("train.py", *options, *folders(whole), ranks=2, cwd=ROOT, env=environment)
+    result = launch_forked("train.py", *options, *folders(whole), environment=environment)
     assert result.returncode == 0, result.stderr
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
     stopped_after = random.randrange(2, iterations - 3)
-    with subprocess.Popen([*command, *options, *folders(parts)], cwd=ROOT, env=environment, stderr=-3) as process:
+    settings: dict[str, Any] = {"cwd": ROOT, "env": os.environ | environment, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([*command, *options, *folders(parts)], **settings) as process:
         log = parts / "logs" / "log.jsonl"
         while not (log.exists() and len(log.read_text().splitlines()) >= stopped_after):
             assert process.poll() is None, "it ended before it was stopped"
@@ -91,7 +93,7 @@ def test_faces_mini_stopped_by_a_signal_and_resumed_is_bit_equal(real_or_sample:
     assert stopped_after <= snapshot.read(newest).iteration < iterations
 
     resume = ["--snap_to_resume", "auto"]
-    result = launch("train.py", *options, *folders(parts), *resume, ranks=2, cwd=ROOT, env=environment)
+    result = launch_forked("train.py", *options, *folders(parts), *resume, environment=environment)
     assert result.returncode == 0, result.stderr
     assert losses(parts) == losses(whole)  # to the last bit
     assert [record["iteration"] for record in records(parts / "logs")] == list(range(1, iterations + 1))
@@ -140,7 +142,7 @@ def test_two_ranks_that_draw_classes_do_the_same_twice(sample_data: Path, tmp_pa
     options = ["--sample_rate", "0.3", "--train_batch_size", "4", "--max_iterations", "3"]
     outs = [tmp_path / "first", tmp_path / "second"]
     for out in outs:
-        result = launch("train.py", *data_options(sample_data), *TINY, *folders(out), *options, ranks=2)
+        result = launch_forked("train.py", *data_options(sample_data), *TINY, *folders(out), *options)
         assert result.returncode == 0, result.stderr
     assert losses(outs[0]) == losses(outs[1])
     assert len(losses(outs[0])) == 3
@@ -177,7 +179,7 @@ def test_losses_of_1_and_2_ranks_agree_with_frozen_batch_statistics(
     options = ["--freeze_bn", "true", "--max_iterations", "20", "--cutout_prob", "0.5"]
     one = run(*options, out=tmp_path / "one")
     base = [*data_options(sample_data), *TINY, *folders(tmp_path / "two")]
-    result = launch("train.py", *base, *options, ranks=2)
+    result = launch_forked("train.py", *base, *options)
     assert result.returncode == 0, result.stderr
     # Sums in another order: some 1e-7 a step of float32, kept small since nothing here magnifies it.
     assert losses(tmp_path / "two") == pytest.approx(one, rel=1e-4)
@@ -214,7 +216,7 @@ def test_one_bad_photograph_too_many_ends_both_ranks_with_a_snapshot(quickstart_
     landmarks.write_text(table + '"n000001/0099_99",' + table.splitlines()[1].split(",", 1)[1] + "\n")
     options = [*data_options(data), "--train_list", str(list_file), "--train_landmarks", str(landmarks)]
     options += ["--train_batch_size", "6", "--max_bad_images", "0"]
-    result = launch("train.py", *options, *TINY, *folders(tmp_path), ranks=2)
+    result = launch_forked("train.py", *options, *TINY, *folders(tmp_path))
     assert result.returncode != 0
     problem = f"{data}/vggface2/train/n000001/0099_99.jpg: can't be read: No such file or directory"
     assert f"train.py: bad images: 1, and --max_bad_images is 0; the last: {problem}" in result.stderr
@@ -542,7 +544,7 @@ def test_skipped_steps_that_are_not_in_a_row_do_not_end_a_run(
 
 def test_two_ranks_end_together_after_skipped_steps_and_each_keeps_its_batch(sample_data: Path, tmp_path: Path) -> None:
     options = [*data_options(sample_data), *TINY, *folders(tmp_path), *DIVERGES, "--max_bad_steps", "2"]
-    result = launch("train.py", *options, ranks=2)
+    result = launch_forked("train.py", *options)
     assert result.returncode != 0
     done = len(losses(tmp_path))
     # One rank at least; torchrun may end the other before it has said so.

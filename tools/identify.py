@@ -31,9 +31,10 @@ import argparse
 import json
 from pathlib import Path
 
+from fr.console import caught_signals
 from fr.data.faces import shown
 from fr.data.pipeline import dali_settings
-from fr.distributed import Ranks, caught_signals, open_ranks
+from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.embedding import embed, with_mirror_image
 from fr.evaluation.scored_model import ScoredModel, open_model

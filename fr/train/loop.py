@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fr.console import Received, caught_signals
 from fr.data.bad_images import BadImages
 from fr.data.training_stream import TrainingStream
-from fr.distributed import Heartbeat, Received, caught_signals, gather_objects, highest
+from fr.distributed import Heartbeat, gather_objects, highest
 from fr.errors import InputError
 from fr.train.learner import Batch, Learner, Metrics
 from fr.train.meters import MOST_RETURNS

@@ -20,8 +20,7 @@ from types import FrameType
 import torch.distributed as dist
 
 from fr.checkpoint.snapshot_writer import WATCHED_THREAD
-from fr.distributed import Heartbeat, Ranks
-from fr.launcher import launched
+from fr.distributed import Heartbeat, Ranks, launched
 
 STATUS = 124  # as timeout(1) has it
 _BEATS = 8  # in the time that a rank may be silent

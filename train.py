@@ -12,6 +12,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from fr.options.definitions import train_options
+
+    refuse_early("train.py", train_options)
 
 import argparse
 from collections.abc import Sequence

@@ -13,6 +13,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.count_flops import options
+
+    refuse_early("tools/count_flops.py", options)
 
 import statistics
 import sys
@@ -28,7 +32,7 @@ from tqdm import tqdm
 from fr.distributed import resolved_precision, use_huge_pages
 from fr.errors import run_plainly
 from fr.models import MODELS, build_model, family
-from fr.options.parsing import tool_parser
+from tools.options.count_flops import options as read_options
 
 _TURNS = 3
 _HEAD = f"| {'model':15} | {'input':9} | {'parameters':>11} | {'M MACs':>8} | {'M activations':>13} |"
@@ -96,15 +100,7 @@ def _images_per_s(act: Callable[[], object], batch: int) -> float:
 
 
 def main(argv: list[str]) -> int:
-    parser = tool_parser("tools/count_flops.py", __doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", help=f"{', '.join(MODELS)}, or timm/<name>")
-    which.add_argument("--all", action="store_true", help="every model but timm's")
-    parser.add_argument("--embed_size", type=int, default=256, help="[numbers] (default: 256)")
-    parser.add_argument("--input_size", type=int, nargs=2, metavar=("H", "W"), help="[pixels] (default: its own)")
-    parser.add_argument("--batch", type=int, default=16, help="of the measured speeds [images] (default: 16)")
-    parser.add_argument("--no_speed", action="store_true", help="count only")
-    arguments = parser.parse_args(argv)
+    arguments = read_options(argv)
     use_huge_pages()
     print(_HEAD + ("" if arguments.no_speed else " forward/s | training/s |"))
     print("|" + "---|" * (5 if arguments.no_speed else 7))

@@ -111,7 +111,7 @@ def _write(out: Path, lists: dict[str, list[str]]) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = tool_parser("tools/make_list.py", __doc__)
+    parser = tool_parser("tools/make_list.py")
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder with one folder an identity")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the lists")
     share = "images held out of each identity [fraction]; 0 = none (default: 0.1)"

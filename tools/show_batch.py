@@ -15,11 +15,14 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.show_batch import options
+
+    refuse_early("tools/show_batch.py", options)
 
 import io
 import sys
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -36,15 +39,13 @@ from fr.data.order import Order, training_order
 from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, open_ranks
-from fr.errors import InputError, run_plainly
+from fr.errors import run_plainly
 from fr.files.durable import write_result
 from fr.models import training_preprocessing
 from fr.options.augmentation import Augmentation
-from fr.options.definitions import train_options
-from fr.options.parsing import tool_parser
-from fr.options.types import COUNT
 from fr.preprocessing import Preprocessing
 from fr.train.monitor import pictures
+from tools.options.show_batch import options as read_options
 
 _PROBABILITIES = [field.name for field in fields(Augmentation) if field.name.endswith("_prob")]
 _OFF: dict[str, Any] = dict.fromkeys(_PROBABILITIES, 0.0)
@@ -196,15 +197,7 @@ def _columns(shape: tuple[int, ...]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    parser = tool_parser("tools/show_batch.py", __doc__, allow_abbrev=False)
-    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
-    parser.add_argument("--iteration", type=COUNT, default=1, help="iteration to show, from 1 (default: 1)")
-    parser.add_argument("--faces", type=COUNT, default=24, help="most faces shown; with --each one row (default: 24)")
-    parser.add_argument("--each", action="store_true", help="one row for each enabled augmentation, alone")
-    arguments, rest = parser.parse_known_args(argv)
-    if arguments.out.suffix.lower() != ".png":
-        raise InputError(f"--out {arguments.out}: expected a name that ends in .png")
-    options = train_options(rest).values
+    arguments, options = read_options(argv)
     with open_ranks(options.device) as ranks:
         faces = read_training_faces(vars(options))
         order = training_order(options, faces.labels)

@@ -7,6 +7,7 @@ line number of a value for the table of options.
 """
 
 import argparse
+import ast
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from fr.errors import InputError
 from fr.options.config_files import find_option, parse_setting, printable, read_settings, yaml_text
 from fr.options.types import Value
 
+_CHECKOUT = Path(__file__).parents[2]
 Checks = Callable[[dict[str, Any], dict[str, str], dict[str, Any]], list[str]]
 
 
@@ -48,10 +50,15 @@ class Resolved:
         Path(path).write_text("".join(lines), encoding="utf-8")
 
 
-def tool_parser(program: str, description: str, **more: Any) -> argparse.ArgumentParser:
-    """A parser of argparse alone, for the arguments of a tool; --help shows the description as it stands."""
+def tool_parser(program: str, **more: Any) -> argparse.ArgumentParser:
+    """A parser of argparse alone, for the arguments of a tool; --help shows the docstring of its script."""
     form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(program, description=description, formatter_class=form, **more)
+    return argparse.ArgumentParser(program, description=docstring(program), formatter_class=form, **more)
+
+
+def docstring(script: str) -> str | None:
+    """Docstring of a file of the checkout, which isn't imported for it."""
+    return ast.get_docstring(ast.parse((_CHECKOUT / script).read_bytes()))
 
 
 def new_parser(program: str, description: str) -> argparse.ArgumentParser:

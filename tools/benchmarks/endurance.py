@@ -51,14 +51,6 @@ class Trend:
     slope: float
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--iterations", type=int, default=3000, help="in all [count] (default: %(default)s)")
-    add("--val_step", type=int, default=50, help="from snapshot to snapshot [iterations] (default: %(default)s)")
-    add("--stops", type=int, default=2, help="SIGTERMs on the way [count] (default: %(default)s)")
-    add("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py, the last of all")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Train in one process more than there are stops, then print a table for each."""
     with tempfile.TemporaryDirectory() as scratch:

@@ -31,12 +31,6 @@ class Cost:
     cpu_seconds: float  # of all threads
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--turns", type=int, default=5, help="of each form, after one that isn't [count] (default: %(default)s)")
-    add("--eval", nargs=argparse.REMAINDER, required=True, help="last: options of evaluate_lfw.py")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Measure both forms alternately, then print the table and the ratios."""
     resolved = evaluation_options(arguments.eval)

@@ -29,13 +29,12 @@ from tools.benchmarks.case_ranks import measure_in_own_processes
 
 _FLOAT, _GIGA = 4, 1e9
 _LR, _MOMENTUM, _DECAY, _S, _M = 0.1, 0.9, 1e-4, 30.0, 0.35
-FORMS = ("plain", "full", "sampled")
 Step = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Measurement case. form: of FORMS; `plain` = F.linear and F.cross_entropy on a one-hot margin."""
+    """Measurement case. form: of HEAD_FORMS; `plain` = F.linear and F.cross_entropy on a one-hot margin."""
 
     form: str
     classes: int
@@ -71,17 +70,6 @@ def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate
     # Ring collectives: embeddings and labels (two words) gathered, gradients scattered; phi, maximum, two sums reduced.
     sent = (ranks - 1) / ranks * batch * (2 * embed_size + 2 + 2 * 4)
     return Cost(2 * rows * embed_size * _FLOAT, drawn * _FLOAT, step * _FLOAT, round(sent * _FLOAT))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--classes", type=int, nargs="+", default=[8_631, 100_000, 1_000_000], help="[count] (default: %(default)s)")
-    add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
-    add("--forms", nargs="+", choices=FORMS, default=FORMS, help="plain runs on 1 rank alone (default: all)")
-    add("--embed_size", type=int, default=512, help="[numbers] (default: %(default)s)")
-    add("--batch", type=int, default=64, help="samples over all ranks [count] (default: %(default)s)")
-    add("--sample_rate", type=float, default=0.1, help="of the sampled form [fraction] (default: %(default)s)")
-    add("--steps", type=int, default=5, help="measured, after one that isn't [count] (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -51,15 +51,6 @@ from fr.preprocessing import Preprocessing
 _SIDE = 200  # pixels of face_recognition.pytorch's aligned image
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--threads", type=int, nargs="+", default=[1], help="of each form [count] (default: %(default)s)")
-    add("--batches", type=int, default=20, help="measured a turn, after two that aren't [count] (default: %(default)s)")
-    add("--turns", type=int, default=7, help="of each form [count] (default: %(default)s)")
-    add("--read_delay_ms", type=float, nargs="*", default=[], help="of further forms [ms] (default: none)")
-    add("--train", nargs=argparse.REMAINDER, required=True, help="last: options of train.py, @config.yml too")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Measure the forms alternately, then print the table and the ratios."""
     setting = _Setting.of(arguments.train)

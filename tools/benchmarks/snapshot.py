@@ -42,16 +42,6 @@ class Case:
     folder: str
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--classes", type=int, default=1_000_000, help="of the head [count] (default: %(default)s)")
-    add("--embed_size", type=int, default=512, help="of its rows [numbers] (default: %(default)s)")
-    add("--ranks", type=int, default=1, help="processes [count] (default: %(default)s)")
-    add("--snapshots", type=int, default=3, help="a turn [count] (default: %(default)s)")
-    add("--turns", type=int, default=2, help="of each form [count] (default: %(default)s)")
-    add("--folder", type=Path, default=Path("."), help="on the disk to measure, for two at a time (default: here)")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Measure both forms alternately, then print the table and the share."""
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:

@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fr.data.crop_contract import MARK
 from fr.data.faces import Faces, shown
@@ -41,6 +40,7 @@ from fr.data.usable import usable_batches
 from fr.errors import InputError, run_plainly
 from fr.files.images import Pixels
 from fr.preprocessing import Preprocessing
+from fr.progress import tracked
 from tools.dataset.crop_files import Targets, target_names
 from tools.dataset.loose_crops import write_loose
 from tools.dataset.marked_folder import open_folder
@@ -88,7 +88,7 @@ def write_aligned(faces: Faces, todo: NDArray[np.int64], targets: Targets, optio
     preprocessing = Preprocessing(size, options.template, options.alignment, color_order="bgr")
     settings = DaliSettings("cpu", None, options.workers or len(os.sched_getaffinity(0)))
     crops = aligned_crops(faces, todo, preprocessing, options.margin, settings)
-    for index, crop in tqdm(crops, total=len(todo), desc="cutting", unit="img", mininterval=1):
+    for index, crop in tracked(crops, "img", "cutting", len(todo)):
         if isinstance(crop, str):
             yield crop
         else:

@@ -19,7 +19,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     refuse_early("tools/count_flops.py", options)
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from tqdm import tqdm
 from fr.distributed import resolved_precision, use_huge_pages
 from fr.errors import run_plainly
 from fr.models import MODELS, build_model, family
+from fr.progress import tracked
 from tools.options.count_flops import options as read_options
 
 _TURNS = 3
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
     print(_HEAD + ("" if arguments.no_speed else " forward/s | training/s |"))
     print("|" + "---|" * (5 if arguments.no_speed else 7))
     names = list(MODELS) if arguments.all else [arguments.model]
-    for name in tqdm(names, desc="counting", unit="model", disable=len(names) == 1, file=sys.stderr):
+    for name in tracked(names, "model", "counting", shown=len(names) > 1):
         size = tuple(arguments.input_size or family(name).input_size)
         with torch.device("meta" if arguments.no_speed and not name.startswith("timm/") else "cpu"):
             model = build_model(name, arguments.embed_size, size)

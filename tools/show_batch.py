@@ -21,7 +21,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     refuse_early("tools/show_batch.py", options)
 
 import io
-import sys
 from dataclasses import dataclass, fields, replace
 from textwrap import wrap
 from typing import Any
@@ -29,7 +28,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from fr.data.augmentation import Draws, draw
 from fr.data.bad_images import BadImages
@@ -44,6 +42,7 @@ from fr.files.durable import write_result
 from fr.models import training_preprocessing
 from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
+from fr.progress import tracked
 from fr.train.monitor import pictures
 from tools.options.show_batch import options as read_options
 
@@ -133,7 +132,7 @@ def each(batch: Batch, augmentation: Augmentation, count: int) -> dict[str, list
     """Section of the aligned faces, and one for each enabled augmentation, alone and applied to every face."""
     count = min(count, _columns(batch.preprocessing.input_size))
     sections = {}
-    for name in tqdm(["", *_PROBABILITIES], desc="drawing", unit="row", file=sys.stderr):
+    for name in tracked(["", *_PROBABILITIES], "row", "drawing"):
         probability = getattr(augmentation, name, 0.0)
         if name and not probability:
             continue

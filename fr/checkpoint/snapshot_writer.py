@@ -41,7 +41,7 @@ class SnapshotWriter:
 
     identities: names of the head's rows, kept in the training state. background: a copy is made, and written while the
     training goes on. resumed: the snapshot that the run resumed from. say: called with a line a snapshot. written:
-    their paths, oldest first.
+    their paths, oldest first. best: iteration and accuracy of the best.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SnapshotWriter:
     ) -> None:
         self.folder, self.prefix, self._state = folder, prefix, state
         self._names = "".join(f"{name}\n" for name in identities).encode()
-        self._say, self._kept, self._best = say, kept, resumed.contents.best if resumed.contents else None
+        self._say, self._kept, self.best = say, kept, resumed.contents.best if resumed.contents else None
         self.written = [resumed.path] if resumed.path else []
         self._thread = ThreadPoolExecutor(1, WATCHED_THREAD) if background else None
         # Its collectives come between those of the training in any order, so they need a group of their own.
@@ -73,13 +73,13 @@ class SnapshotWriter:
         background; what was whole before stays so.
         """
         self.wait()
-        if "accuracy" in contents.metrics and (not self._best or contents.metrics["accuracy"] >= self._best[1]):
-            self._best = iteration, contents.metrics["accuracy"]
+        if "accuracy" in contents.metrics and (not self.best or contents.metrics["accuracy"] >= self.best[1]):
+            self.best = iteration, contents.metrics["accuracy"]
         tensors = self._state.now(copied=self._thread is not None)
         contents = replace(
             contents,
             iteration=iteration,
-            best=self._best,
+            best=self.best,
             state_dict=weights(tensors, "backbone"),
             average=weights(tensors, "average") or None,
         )
@@ -139,7 +139,7 @@ class SnapshotWriter:
     def _remove_old(self, newest: SnapshotContents) -> None:
         """Remove superseded snapshots of this run; another run's stay, and what is ahead of the newest."""
         known = [i for i in by_iteration(self.folder, self.prefix) if i <= newest.iteration]
-        for iteration in self._kept.superseded(known, self._best[0] if self._best else None):
+        for iteration in self._kept.superseded(known, self.best[0] if self.best else None):
             path = snapshot_path(self.folder, self.prefix, iteration)
             try:
                 if read_run_id(path) == newest.run_id:

@@ -24,6 +24,7 @@ from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
 from fr.options.losses import LossSettings
+from fr.progress import tracked
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tools.benchmarks.case_ranks import measure_in_own_processes
 
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     results = []
     print(f"{'classes':>10} {'ranks':>5} {'form':8} {'s a step':>9} {'spread':>15} {'step GB':>8} {'by formula':>10}")
-    for case in tqdm(cases, desc="measuring", unit="case", file=sys.stderr):
+    for case in tracked(cases, "case", "measuring"):
         result = _in_own_processes(case)
         results.append({**asdict(case), **result})
         spread = f"{result['fastest']:.3f} … {result['slowest']:.3f}"

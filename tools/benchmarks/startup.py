@@ -26,12 +26,12 @@ import pyarrow.csv
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.order import Order
 from fr.distributed import Ranks
+from fr.progress import tracked
 from tools.benchmarks.case_ranks import measure_in_own_processes
 from tools.options.benchmark import VGGFACE2_ROWS
 
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         make_files(Path(folder), arguments.rows)
         cases = [Case(folder, start, ranks) for ranks in arguments.ranks for start in _START]
         measured: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
-        for case in tqdm(cases * arguments.turns, desc="measuring", unit="start", file=sys.stderr):
+        for case in tracked(cases * arguments.turns, "start", "measuring"):
             measured[case].append(_in_own_processes(case))
     print(_COLUMNS)
     results = []

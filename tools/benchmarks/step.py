@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from tqdm import tqdm
 
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model, family
 from fr.models.layers import PReLU
 from fr.options.losses import LossSettings
+from fr.progress import tracked
 from fr.train.learner import Learner, StepSettings
 from fr.train.optimizer import build_sgd
 from fr.train.replicas import deterministic
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         for form in arguments.forms
     ]
     speeds: dict[Case, list[float]] = {case: [] for case in cases}  # the median of each turn
-    for case in tqdm(cases * arguments.turns, desc="measuring", unit="turn", file=sys.stderr):
+    for case in tracked(cases * arguments.turns, "turn", "measuring"):
         speeds[case].append(statistics.median(_in_own_processes(case)))
     print(f"{'model':>16} {'ranks':>5} {'form':14} {'images/s':>9} {'spread':>15}")
     for case, rates in speeds.items():

@@ -18,6 +18,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from fr.options.definitions import evaluation_options
+
+    refuse_early("evaluate_lfw.py", evaluation_options)
 
 import json
 from argparse import Namespace

@@ -12,8 +12,13 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from fr.options.definitions import train_options
+
+    refuse_early("train.py", train_options)
 
 import argparse
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
@@ -23,7 +28,7 @@ from pathlib import Path
 import torch
 
 from fr.checkpoint.ownership import claim, locked, patience, remove_others
-from fr.checkpoint.resuming import resume
+from fr.checkpoint.resuming import changed_options, resume
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
@@ -46,6 +51,7 @@ from fr.options.parsing import Resolved
 from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
+from fr.train.ending import closing_lines, log_folder
 from fr.train.learner import Learner, StepSettings
 from fr.train.learning_rate import lr_at
 from fr.train.loop import LoopSettings, train
@@ -59,6 +65,7 @@ from fr.weights.initial_weights import InitialWeights, initialise
 
 
 def main(argv: list[str]) -> int:
+    started = time.monotonic()
     resolved = with_crop_contract(train_options(argv))
     options = resolved.values
     folder, prefix = Path(options.snap_folder), options.snap_prefix
@@ -96,7 +103,8 @@ def main(argv: list[str]) -> int:
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         doubts = [f"warning: {doubt}" for one in sets if (doubt := one.doubt)] if ranks.is_main else []
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
-        monitor.say("\n".join([summary, *crops, *doubts, *resumed.notes, *sources]))
+        changed = changed_options(resumed, resolved.as_dict())
+        monitor.say("\n".join([summary, *crops, *doubts, *resumed.notes, *changed, *sources]))
         kept = Kept(options.keep_snapshots, options.keep_every)
         writer = SnapshotWriter(
             folder, prefix, state, faces.identities, monitor.say, kept, options.async_snapshots, resumed
@@ -115,7 +123,9 @@ def main(argv: list[str]) -> int:
         schedule = partial(lr_at, lr=options.lr, warmup=options.warmup_iterations, drops=drops)
         settings = LoopSettings(**{field.name: getattr(options, field.name) for field in fields(LoopSettings)})
         with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat):
-            return train(learner, stream, schedule, settings, milestones, heartbeat)
+            status = train(learner, stream, schedule, settings, milestones, heartbeat)
+        monitor.say("\n".join(closing_lines(argv, options, writer, status, time.monotonic() - started)))
+        return status
 
 
 def _build_learner(
@@ -180,7 +190,7 @@ def _initial_weights(options: argparse.Namespace) -> InitialWeights:
 
 
 def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent:
-    """Print the options, store them beside the snapshots, and open the logs, on rank 0; the others are silent.
+    """Print the options that were set, store all beside the snapshots, open the logs, on rank 0; others are silent.
 
     InputError on every rank when rank 0 can't write there.
     """
@@ -189,8 +199,7 @@ def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent
         snapshots = Path(options.snap_folder)
         try:
             resolved.write(snapshots / f"{options.snap_prefix}.config.yml")
-            folder = Path(options.log_folder or f"logs/{options.snap_prefix}")
-            monitor = Monitor(folder, iterations.start, iterations.stop)
+            monitor = Monitor(log_folder(options), iterations.start, iterations.stop)
             print(resolved.table(), flush=True)
         except OSError as error:
             failure = InputError(f"the folders of snapshots and logs: can't be written to: {error}")
@@ -216,8 +225,15 @@ def _summary(
         f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
         f"{rows:,} classes a rank; {weights:,} weights in the backbone",
         dali.describe(),
-        f"iterations {iterations.start:,} … {iterations.stop:,}, {order.iterations_per_epoch:,} an epoch",
+        f"{_plan(iterations)}, {order.iterations_per_epoch:,} an epoch",
     ])
+
+
+def _plan(iterations: range) -> str:
+    if iterations:
+        return f"iterations {iterations.start:,} … {iterations.stop:,}"
+    larger = "a larger --max_iterations or --epoch_total_num goes on"
+    return f"nothing left to train: {iterations.start:,} iterations are done of {iterations.stop:,}; {larger}"
 
 
 if __name__ == "__main__":

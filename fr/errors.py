@@ -36,6 +36,14 @@ def in_short(error: BaseException) -> str:
     return " ".join(str(error).split())[:_QUOTED].encode(errors="backslashreplace").decode()
 
 
+def refuse_early(program: str, read_options: Callable[[list[str]], object]) -> None:
+    """Read a command's options before it imports what takes seconds: a refusal, or --help, ends it here."""
+    try:
+        read_options(sys.argv[1:])
+    except InputError as error:
+        sys.exit(_say(program, error))
+
+
 def run_plainly(program: str, main: Callable[[list[str]], int], prints_results: bool = True) -> None:
     """Run `main` on the command line's arguments and exit with its status; an InputError is shown without traceback.
 
@@ -46,15 +54,20 @@ def run_plainly(program: str, main: Callable[[list[str]], int], prints_results: 
     try:
         status = main(sys.argv[1:])
     except InputError as error:
-        # Most problems meet every rank alike: the first tells it, and torchrun ends the others before they do, too.
-        if os.environ.get("LOCAL_RANK", "0") not in ("", "0"):
-            time.sleep(3)
-        for problem in error.problems:
-            print(f"{program}: {problem[:_LONGEST]}", file=sys.stderr, flush=True)
-        status = USAGE_STATUS
+        status = _say(program, error)
     except KeyboardInterrupt:
         status = 130
     if status == 0 and prints_results and (lost := lost_output()):
         print(f"{program}: standard output is incomplete: {lost.strerror}", file=sys.stderr, flush=True)
         status = 1
     sys.exit(status)
+
+
+def _say(program: str, error: InputError) -> int:
+    """Print the problems; return the exit status."""
+    # Most problems meet every rank alike: the first tells it, and torchrun ends the others before they do, too.
+    if os.environ.get("LOCAL_RANK", "0") not in ("", "0"):
+        time.sleep(3)
+    for problem in error.problems:
+        print(f"{program}: {problem[:_LONGEST]}", file=sys.stderr, flush=True)
+    return USAGE_STATUS

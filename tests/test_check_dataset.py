@@ -21,8 +21,9 @@ from tests.conftest import Losses, data_options, launch, losses, validation_opti
 from tests.planted_faults import EXPECTED, Planted, spoil
 from tools.check_dataset import list_lines, main
 from tools.dataset import image_facts
-from tools.dataset.checks import DROPPED, KINDS, Limits, check, plain_name, same_names
+from tools.dataset.checks import check, plain_name, same_names
 from tools.dataset.image_facts import ImageFacts
+from tools.options.check_dataset import DROPPED, KINDS, Limits
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,48 @@ def test_every_script_prepares_its_streams_before_its_imports() -> None:
     assert [name for name in runs if not 0 < texts[name].find(begin) < imports[name]] == []
 
 
+# Words that a command refuses by itself, all of whose files are missing.
+REFUSED = {
+    "train.py": ["--lr", "-1"],
+    "evaluate_lfw.py": ["--snap", "none.pt", "--center", "--dist", "l2"],
+    "tools/align_faces.py": ["--train_data_root", "none", "--out", "none", "--size", "1", "2", "3"],
+    "tools/benchmark.py": ["head", "--forms", "none"],
+    "tools/check_dataset.py": ["none", "--train_data_root", "none"],
+    "tools/classify.py": ["--snap", "none.pt", "--train_data_root", "none"],
+    "tools/compare_losses.py": ["none", "--only", "none"],
+    "tools/compare_models.py": ["a.pt", "b.pt", "--json", "none"],
+    "tools/compare_runs.py": ["none", "none", "--rtol", "2"],
+    "tools/count_flops.py": ["--model", "resnet", "--batch", "none"],
+    "tools/detect_faces.py": ["none", "none", "--min_face", "1"],
+    "tools/evaluate_ijb.py": ["none", "--snap", "none.pt", "--val_sets", "none"],
+    "tools/export_onnx.py": ["none.pt", "none.pt"],
+    "tools/extract_features.py": ["--snap", "none.pt", "--train_data_root", "none", "--out", "none", "--layer", "none"],
+    "tools/identify.py": ["--snap", "none.pt", "--gallery", "none", "--input", "none", "--json", "none"],
+    "tools/import_weights.py": ["none.pth", "none.pt", "--template", "none"],
+    "tools/make_list.py": ["none", "none", "--val", "1"],
+    "tools/make_sample_data.py": ["none", "--workers", "none"],
+    "tools/pack_dataset.py": ["--train_dataset", "tar", "--train_data_root", "none", "--out", "none", "--margin", "1"],
+    "tools/plot_roc.py": ["none.txt"],
+    "tools/show_batch.py": ["--out", "none.jpg"],
+}
+
+
+def test_every_command_is_in_the_table() -> None:
+    scripts = {f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")} - {"tools/fr.py"}
+    assert REFUSED.keys() == scripts | {"train.py", "evaluate_lfw.py"}
+
+
+@pytest.mark.parametrize("script", REFUSED)
+def test_help_and_a_refusal_wait_for_no_heavy_import(script: str, tmp_path: Path) -> None:
+    heavy = {"torch", "torchvision", "nvidia.dali", "sklearn", "matplotlib", "scipy"}
+    for words, status in ((["--help"], 0), (REFUSED[script], 2)):
+        command = [sys.executable, "-X", "importtime", str(ROOT / script), *words]  # each import is a line of stderr
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert (done.returncode, imported & heavy) == (status, set()), done.stderr[-2000:]
+        assert "argparse" in imported and "Traceback" not in done.stderr
+
+
 def train_with(options: Sequence[str], out: Path, **streams: Any) -> int:
     command = [sys.executable, str(ROOT / "train.py"), *options, *TINY, *folders(out), "--max_iterations", "2"]
     return subprocess.run(command, timeout=300, check=False, **streams).returncode

@@ -15,7 +15,7 @@ from fr.data.faces import LabelledFaces
 from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
-from fr.recognition.detection import DetectorSettings
+from fr.options.detection import DetectorSettings
 from tests.conftest import ROOT, kill_when, vgg_faces
 from tools.dataset.face_journal import Found
 from tools.dataset.face_names import key_of, refuse_ambiguous

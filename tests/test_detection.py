@@ -15,8 +15,9 @@ from torch import nn
 from fr.alignment import Array, procrustes, template_points
 from fr.errors import InputError
 from fr.files.images import Pixels, StoredImage
+from fr.options.detection import DetectorSettings
 from fr.recognition import detection
-from fr.recognition.detection import DetectedFaces, Detector, DetectorSettings, Mtcnn, choose, detect_stored
+from fr.recognition.detection import DetectedFaces, Detector, Mtcnn, choose, detect_stored
 from tests.conftest import vgg_faces
 
 CPU = torch.device("cpu")

@@ -18,8 +18,8 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.images import decode
 from fr.onnx.model import CONTRACT_KEY, FACTS_KEY
+from fr.options.detection import DetectorSettings
 from fr.preprocessing import Preprocessing
-from fr.recognition.detection import DetectorSettings
 from tools.identify import main
 from tools.identifying import portraits
 from tools.identifying.drawing import annotated

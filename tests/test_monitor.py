@@ -210,13 +210,13 @@ def test_one_grid_shows_the_images_as_they_looked_before_normalisation(tmp_path:
     (event,) = events.Images("Input")
     assert event.step == 1
     grid = np.asarray(Image.open(io.BytesIO(event.encoded_image_string))).astype(int)
-    # torchvision's grid: 8 a row, 2 pixels between and around.
+    # torch.utils.tensorboard's grid: 8 a row, side by side.
     for number in range(32):
-        top, left = number // 8 * (height + 2) + 2, number % 8 * (width + 2) + 2
+        top, left = number // 8 * height, number % 8 * width
         shown = grid[top : top + height, left : left + width]
         # Normalised, undone and cut to whole numbers: one grey level.
         assert np.abs(shown - pixels[number].permute(1, 2, 0).numpy()).max() <= 1
-    assert grid.shape == (4 * (height + 2) + 2, 8 * (width + 2) + 2, 3)
+    assert grid.shape == (4 * height, 8 * width, 3)
 
 
 def test_the_other_ranks_monitor_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from scipy.fft import dctn
 from fr.data.faces import LabelledFaces
 from fr.data.readers import vgg
 from fr.files.data_root import DataRoot
-from tools.dataset.checks import Limits
 from tools.dataset.image_facts import Fact, look_at
 from tools.dataset.near_duplicates import BITS, Signatures, conflicts, near_pairs, repeats, signature
+from tools.options.check_dataset import Limits
 
 Grey = NDArray[np.uint8]
 

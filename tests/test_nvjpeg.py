@@ -28,13 +28,25 @@ def array(content: bytes) -> np.ndarray:
     return np.frombuffer(content, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate_lfw", "fr.models"])
+@pytest.mark.parametrize("command", ["train", "evaluate_lfw", "fr.models", "fr.data.pipeline", "fr.weights.loading"])
 def test_dali_gets_an_nvjpeg_that_decodes_regions(command: str) -> None:
     """torchvision's own nvJPEG 13.0 has the same library name; whoever comes first decides for the process."""
     script = f"import {command}, torchvision; from fr.data import nvjpeg; print(nvjpeg.version())"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     major, minor, _ = map(int, done.stdout.strip("()\n").split(","))
     assert (major, minor) >= (13, 2)
+
+
+def test_the_highest_version_of_several_is_loaded_and_a_damaged_one_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["libnvjpeg.so.9", "libnvjpeg.so.13.0.2", "libnvjpeg.so.13.2", "libnvjpeg.so.12", "libnvjpeg.so.old"]
+    assert nvjpeg.newest([tmp_path / name for name in names]) == tmp_path / "libnvjpeg.so.13.2"
+    assert nvjpeg.newest([]) is None
+    damaged = tmp_path / "libnvjpeg.so.13"
+    damaged.write_bytes(b"no library")
+    monkeypatch.setattr(nvjpeg, "_installed", lambda: damaged)
+    nvjpeg.load_dalis()
 
 
 @pytest.mark.parametrize(

@@ -448,10 +448,11 @@ def test_a_written_file_reads_back_as_the_same_values(
     assert again.origins["lr"].startswith(f"{tmp_path}/run.yml:")
 
 
-def test_the_table_is_aligned_and_says_where_each_value_was_set(config: Callable[..., str]) -> None:
-    resolved = train_options([*DATA, config("# comment\nlr: .1\n")])
+def test_the_table_is_aligned_and_says_where_each_changed_value_was_set(config: Callable[..., str]) -> None:
+    resolved = train_options([*DATA, config("# comment\nlr: .1\nmomentum: 0.9\n")])
     lines = resolved.table().splitlines()
-    assert len(lines) == len(resolved.as_dict())
+    assert "momentum" in resolved.as_dict()  # which is set to its default
+    assert [line.split()[0] for line in lines] == [*(name[2:] for name in DATA[::2]), "lr"]
     assert len({line.index(" = ") for line in lines}) == len({line.rindex("   (") for line in lines}) == 1
     assert any(re.fullmatch(r"lr +=  ?0\.1 +\(x\.yml:2\)", line) for line in lines)
     resolved.write("run.yml")
@@ -537,8 +538,10 @@ def test_help_gives_a_default_and_a_unit_or_choices_for_every_option(
         options(["--lrr", "--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    entries = re.split(r"\n  (?=--)", out.split("show this help message and exit")[1])[1:]
+    entries = re.split(r"\n  (?=--)", out)[1:]
     assert len(entries) == len(options(required).as_dict())
+    begin = out.partition("to begin with:\n")[2].partition("\n\n")[0]
+    assert len(re.findall(r"^  --", begin, re.MULTILINE)) == 10 and required[0] in begin
     for entry in entries:
         text = entry.split("\n\n")[0]
         assert re.search(r"\((default: .*|required)\)$", text), text

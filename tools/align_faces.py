@@ -16,6 +16,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.align_faces import options
+
+    refuse_early("tools/align_faces.py", options)
 
 import os
 from collections.abc import Iterator
@@ -25,9 +29,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from fr.alignment import ALIGNMENTS, TEMPLATES
 from fr.data.crop_contract import MARK
 from fr.data.faces import Faces, shown
 from fr.data.formats import read_training_faces
@@ -37,14 +39,13 @@ from fr.data.samples import SampleBatch
 from fr.data.usable import usable_batches
 from fr.errors import InputError, run_plainly
 from fr.files.images import Pixels
-from fr.options.definitions import tool_options
-from fr.options.fields import Group
-from fr.options.types import AT_LEAST_1, COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, SIDE, TEXT
 from fr.preprocessing import Preprocessing
+from fr.progress import tracked
 from tools.dataset.crop_files import Targets, target_names
 from tools.dataset.loose_crops import write_loose
 from tools.dataset.marked_folder import open_folder
 from tools.dataset.parallel import map_in_processes
+from tools.options.align_faces import options as read_options
 
 UNREADABLE = "unreadable.txt"
 BATCH = 64
@@ -52,7 +53,7 @@ _WITHOUT_EFFECT = ("out", "workers", "data_cache", "allow_outside")  # options t
 
 
 def main(argv: list[str]) -> int:
-    resolved = tool_options("tools/align_faces.py", "Crop the faces of all images.", _own, _problems, argv)
+    resolved = read_options(argv)
     options = resolved.values
     faces = read_training_faces(resolved.as_dict())
     if not faces.landmarks.shape[1]:
@@ -87,7 +88,7 @@ def write_aligned(faces: Faces, todo: NDArray[np.int64], targets: Targets, optio
     preprocessing = Preprocessing(size, options.template, options.alignment, color_order="bgr")
     settings = DaliSettings("cpu", None, options.workers or len(os.sched_getaffinity(0)))
     crops = aligned_crops(faces, todo, preprocessing, options.margin, settings)
-    for index, crop in tqdm(crops, total=len(todo), desc="cutting", unit="img", mininterval=1):
+    for index, crop in tracked(crops, "img", "cutting", len(todo)):
         if isinstance(crop, str):
             yield crop
         else:
@@ -123,29 +124,6 @@ def widened(input_size: tuple[int, int], margin: float) -> NDArray[np.float64]:
     shrink = 1 / (1 + 2 * margin)
     middle = np.array([[(width - 1) / 2], [(height - 1) / 2]])
     return np.concatenate([shrink * np.eye(2), (1 - shrink) * middle], axis=1)
-
-
-def _own(group: Group) -> None:
-    add = group.add_argument
-    add("--out", type=TEXT, help="folder for the crops, new or from a previous run")
-    add("--crop", default="aligned", choices=("aligned", "loose"), help="warped to the template, or the box unchanged")
-    add("--size", type=SIDE, nargs="*", default=[112], help="size of aligned crops: height width, or side [pixels]")
-    add("--template", default="arcface", choices=TEMPLATES, help="where landmarks go in aligned crops")
-    add("--alignment", default="procrustes", choices=ALIGNMENTS, help="fit of the similarity transform")
-    beyond = "shown beyond the template's frame on each side, at the same --size [fraction of it]; 0 = none"
-    add("--margin", type=NOT_NEGATIVE, default=0.0, help=beyond)
-    by_landmarks = "a square around the landmarks, 4.2 times their root mean square distance from their middle"
-    add("--boxes", default="", help=f"loose_bb CSV for loose crops [pixels]; empty = {by_landmarks}")
-    add("--enlarge", type=AT_LEAST_1, default=1.3, help="scale of a loose crop's box [factor]; 1 = unchanged")
-    add("--square", **FLAG, help="loose crops with both sides as long as the longer one, clipped to the image")
-    add("--format", default="jpg", choices=("jpg", "png"), help="of the crops; png keeps every pixel")
-    add("--quality", type=JPEG_QUALITY, default=95, help="of jpg [1 to 100]")
-    add("--workers", type=COUNT_OR_0, default=0, help="[threads, of loose crops processes]; 0 = one per core")
-
-
-def _problems(values: dict[str, Any], origins: dict[str, str], _defaults: dict[str, Any]) -> list[str]:
-    count = len(values.get("size", [0]))
-    return [] if count in (1, 2) else [f"{origins['size']}: --size: takes 1 or 2 values, got {count}"]
 
 
 if __name__ == "__main__":

@@ -13,39 +13,20 @@
 Each prints a table, and one line of JSON at the end. Timings are medians with their spread; run nothing else meanwhile.
 """
 
-
 if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
 
-import argparse
+from importlib import import_module
 
 from fr.errors import run_plainly
-from fr.options.parsing import tool_parser
-from tools.benchmarks import endurance, evaluate, head, loader, snapshot, startup, step
-
-PARTS = {
-    head: "the softmax head",
-    step: "a whole step",
-    snapshot: "the pause for one",
-    startup: "reading the lists",
-    loader: "reading and aligning",
-    evaluate: "embedding a set",
-    endurance: "a long run",
-}
+from tools.options.benchmark import options as read_options
 
 
 def main(argv: list[str]) -> int:
-    parser = tool_parser("tools/benchmark.py", __doc__)
-    parts = parser.add_subparsers(required=True, metavar="PART")
-    for part, about in PARTS.items():
-        name, form = part.__name__.rpartition(".")[2], argparse.RawDescriptionHelpFormatter
-        command = parts.add_parser(name, help=about, description=part.__doc__, formatter_class=form)
-        part.add_arguments(command)
-        command.set_defaults(run=part.run)
-    arguments = parser.parse_args(argv)
-    arguments.run(arguments)
+    options = read_options(argv)
+    import_module(f"tools.benchmarks.{options.part}").run(options)
     return 0
 
 

@@ -22,6 +22,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.check_dataset import options
+
+    refuse_early("tools/check_dataset.py", options)
 
 import argparse
 import csv
@@ -40,20 +44,16 @@ from fr.data.readers.vgg import person_names
 from fr.errors import run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
-from fr.options.definitions import train_options
-from fr.options.parsing import tool_parser
-from fr.options.types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
-from tools.dataset.checks import DROPPED, KINDS, Findings, Limits, check, same_names
+from tools.dataset.checks import Findings, check, same_names
 from tools.dataset.findings_page import findings_page
 from tools.dataset.image_facts import gather
 from tools.make_list import refuse_unlistable
-
-_NEAR = checked(int, "a whole number in [0, 32]", lambda x: 0 <= x <= 32)  # beyond, blocks are too short to sort by
+from tools.options.check_dataset import KINDS, Limits
+from tools.options.check_dataset import options as read_options
 
 
 def main(argv: list[str]) -> int:
-    arguments, rest = _arguments(argv)
-    options = train_options(rest).values
+    arguments, options = read_options(argv)
     faces = read_training_faces(vars(options))
     lines = list_lines(options, faces)
     people = _people(options, faces)
@@ -120,31 +120,6 @@ def _table(faces: LabelledFaces, findings: Findings) -> str:
 def _summary(findings: Findings, drop: list[str]) -> list[str]:
     counts = Counter(finding.kind for finding in findings.found)
     return [f"{kind:22}{counts[kind]:9,}{'' if kind in drop else '   (kept)'}" for kind in KINDS if counts[kind]]
-
-
-def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = tool_parser(
-        "tools/check_dataset.py",
-        __doc__,
-        epilog="\n".join(["kinds of findings:", *(f"  {kind:22} {what}" for kind, what in KINDS.items())]),
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("out", type=Path, metavar="OUT", help="folder for the findings")
-    dropped = f"kinds that are left out of the cleaned list (default: {' '.join(DROPPED)})"
-    add("--drop", nargs="*", choices=KINDS, default=list(DROPPED), metavar="KIND", help=dropped)
-    fewest = "images that an identity must keep [images] (default: %(default)s)"
-    add("--min_images", type=COUNT, default=Limits.min_images, metavar="N", help=fewest)
-    side = "smallest side of an aligned face [pixels of the image] (default: %(default)g)"
-    add("--min_face", type=NOT_NEGATIVE, default=Limits.min_face, metavar="N", help=side)
-    misfit = "most that landmarks differ from a face's [robust deviations above the median] (default: %(default)g)"
-    add("--landmark_misfit", type=POSITIVE, default=Limits.misfit, metavar="X", help=misfit)
-    near = "most that near-duplicates differ [bits of 256]; above 20 it takes long (default: %(default)s)"
-    add("--near", type=_NEAR, default=Limits.near, metavar="N", help=near)
-    shown = "findings of each kind that the page shows [images] (default: %(default)s)"
-    add("--thumbnails", type=COUNT_OR_0, default=24, metavar="N", help=shown)
-    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="processes; 0 = one per core (default: 0)")
-    return parser.parse_known_args(argv)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.classify import options
+
+    refuse_early("tools/classify.py", options)
 
 import csv
 import io
@@ -36,20 +40,16 @@ from fr.errors import InputError, run_plainly
 from fr.evaluation.scored_model import open_model
 from fr.evaluation.scoring import wants_flip
 from fr.files.durable import write_result
-from fr.options.definitions import model_tool_options
-from fr.options.fields import Group
-from fr.options.types import COUNT_OR_0
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import Weights, read_weights
 from tools.features.classes import Classifier, Indices, Verdicts, judged, table
 from tools.features.layers import feature_network
-from tools.features.parts import Extractor, Features, Part, embedding_options, extract
+from tools.features.parts import Extractor, Features, Part, extract
+from tools.options.classify import options as read_options
 
 
 def main(argv: list[str]) -> int:
-    resolved = model_tool_options(
-        "tools/classify.py", "Classify held-out images.", _own, argv, labelled=True
-    )
+    resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
         model = open_model(options, ranks.device)
@@ -157,15 +157,6 @@ def _lines(record: dict[str, Any]) -> list[str]:
 
 
 _ASIDE = {"left_out": "of people without a class left out", "unusable": "unusable"}
-
-
-def _own(group: Group) -> None:
-    add = group.add_argument
-    add("--identities", default="", help="names of the head's classes, one per line; empty = from --snap")
-    embedding_options(group)
-    add("--pairs", type=COUNT_OR_0, default=10, help="most often confused identities to print [pairs]; 0 = none")
-    add("--json", default="", help="file to write the metrics to; empty = none")
-    add("--per_identity", default="", help="file.csv with one line per identity; empty = none")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
+from fr.progress import tracked
 
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES = {
@@ -63,7 +63,7 @@ def main() -> int:
     with ThreadPoolExecutor(cores.qsize()) as pool:
         jobs = [pool.submit(run, arguments.out, loss, seed, options, cores) for loss, seed in runs]
         try:
-            for job in tqdm(jobs, desc="training", unit="run"):
+            for job in tracked(jobs, "run", "training"):
                 job.result()
         except (KeyboardInterrupt, subprocess.CalledProcessError) as error:
             pool.shutdown(cancel_futures=True)

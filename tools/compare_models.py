@@ -14,8 +14,11 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.compare_models import options
 
-import argparse
+    refuse_early("tools/compare_models.py", options)
+
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +34,14 @@ from fr.evaluation.roc import area, roc_curve
 from fr.evaluation.scoring import Scored, score
 from fr.evaluation.verification import Verification, shares_of_pairs
 from fr.files.durable import write_result
-from fr.options.definitions import evaluation_options
-from fr.options.parsing import tool_parser
 from fr.report.plots import png, roc_overlay
+from tools.options.compare_models import options as read_options
 
 COMPARED = ("accuracy", "auc")
-# Options of evaluate_lfw.py for one model only.
-_NOT_HERE = ("json", "report", "roc_fname", "show_failed", "dump_embeddings")
 
 
 def main(argv: list[str]) -> int:
-    arguments, rest = _arguments(argv)
-    both = [evaluation_options(["--snap", name, *rest]) for name in (arguments.a, arguments.b)]
-    refused = [f"--{name}: not for two models" for name in _NOT_HERE if getattr(both[0].values, name)]
-    if refused:
-        raise InputError(*refused)
+    arguments, both = read_options(argv)
     options = both[0].values
     with open_ranks(options.device) as ranks:
         sets_of_a, sets_of_b = (score(resolved, ranks) for resolved in both)
@@ -84,14 +80,6 @@ def accuracy_interval(a: Verification, b: Verification, drawn: tuple[Replicates,
     # A pair's share is the same for both: folds and kinds are of the set.
     gains = shares_of_pairs(a.cell) * (b.right.astype(np.float64) - a.right)
     return wider(percentile(drawn[1]["accuracy"] - drawn[0]["accuracy"]), paired_difference(gains))
-
-
-def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = tool_parser("tools/compare_models.py", __doc__, allow_abbrev=False)
-    parser.add_argument("a", metavar="A", help="snapshot (.pt) or ONNX model")
-    parser.add_argument("b", metavar="B", help="another one")
-    parser.add_argument("--roc", type=Path, metavar="PNG", help="plot of both ROC curves to write (default: none)")
-    return parser.parse_known_args(argv)
 
 
 def _check_one_set(a: Scored, b: Scored) -> None:

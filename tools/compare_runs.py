@@ -127,7 +127,7 @@ def _alike(first: Record, second: Record, key: str, rtol: float) -> bool:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = tool_parser("tools/compare_runs.py", __doc__)
+    parser = tool_parser("tools/compare_runs.py")
     add = parser.add_argument
     add("a", type=Path, metavar="A", help="folder of logs, or JSONL file")
     add("b", type=Path, metavar="B", help="another")

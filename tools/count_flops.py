@@ -13,9 +13,12 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.count_flops import options
+
+    refuse_early("tools/count_flops.py", options)
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +31,8 @@ from tqdm import tqdm
 from fr.distributed import resolved_precision, use_huge_pages
 from fr.errors import run_plainly
 from fr.models import MODELS, build_model, family
-from fr.options.parsing import tool_parser
+from fr.progress import tracked
+from tools.options.count_flops import options as read_options
 
 _TURNS = 3
 _HEAD = f"| {'model':15} | {'input':9} | {'parameters':>11} | {'M MACs':>8} | {'M activations':>13} |"
@@ -96,20 +100,12 @@ def _images_per_s(act: Callable[[], object], batch: int) -> float:
 
 
 def main(argv: list[str]) -> int:
-    parser = tool_parser("tools/count_flops.py", __doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", help=f"{', '.join(MODELS)}, or timm/<name>")
-    which.add_argument("--all", action="store_true", help="every model but timm's")
-    parser.add_argument("--embed_size", type=int, default=256, help="[numbers] (default: 256)")
-    parser.add_argument("--input_size", type=int, nargs=2, metavar=("H", "W"), help="[pixels] (default: its own)")
-    parser.add_argument("--batch", type=int, default=16, help="of the measured speeds [images] (default: 16)")
-    parser.add_argument("--no_speed", action="store_true", help="count only")
-    arguments = parser.parse_args(argv)
+    arguments = read_options(argv)
     use_huge_pages()
     print(_HEAD + ("" if arguments.no_speed else " forward/s | training/s |"))
     print("|" + "---|" * (5 if arguments.no_speed else 7))
     names = list(MODELS) if arguments.all else [arguments.model]
-    for name in tqdm(names, desc="counting", unit="model", disable=len(names) == 1, file=sys.stderr):
+    for name in tracked(names, "model", "counting", shown=len(names) > 1):
         size = tuple(arguments.input_size or family(name).input_size)
         with torch.device("meta" if arguments.no_speed and not name.startswith("timm/") else "cpu"):
             model = build_model(name, arguments.embed_size, size)

@@ -13,29 +13,28 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.evaluate_ijb import options
 
-import argparse
+    refuse_early("tools/evaluate_ijb.py", options)
+
 import json
 from pathlib import Path
 
 from fr.data.pairs.ijb import read_ijb
 from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
-from fr.errors import InputError, run_plainly
+from fr.errors import run_plainly
 from fr.evaluation.scored_model import open_model
 from fr.evaluation.scoring import announce, embeddings, wants_flip
 from fr.evaluation.template_verification import pool, template_metrics, template_scores
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
-from fr.options.definitions import OF_SETS, evaluation_options
-from fr.options.parsing import tool_parser
+from tools.options.evaluate_ijb import options as read_options
 
 
 def main(argv: list[str]) -> int:
-    arguments, rest = _arguments(argv)
-    resolved = evaluation_options(rest)
-    if others := resolved.said(OF_SETS, "not for IJB"):
-        raise InputError(*others)
+    arguments, resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
         model = open_model(options, ranks.device)
@@ -56,13 +55,6 @@ def main(argv: list[str]) -> int:
             if options.json:
                 write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())
     return 0
-
-
-def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = tool_parser("tools/evaluate_ijb.py", __doc__, allow_abbrev=False)
-    parser.add_argument("folder", metavar="FOLDER", help="folder with loose_crop/ and meta/")
-    parser.add_argument("--no_detector_score", action="store_true", help="weight all images equally")
-    return parser.parse_known_args(argv)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.export_onnx import options
+
+    refuse_early("tools/export_onnx.py", options)
 
 import argparse
 import json
@@ -35,7 +39,6 @@ from fr.checkpoint.snapshot import SnapshotContents
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
-from fr.data.verification_set import OPTIONS as SET_OPTIONS
 from fr.data.verification_set import sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
@@ -54,8 +57,9 @@ from fr.onnx.export import (
     to_onnx,
 )
 from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
-from fr.options.parsing import tool_parser
+from fr.options.names import SET_OPTIONS
 from fr.preprocessing import Preprocessing
+from tools.options.export_onnx import options as read_options
 
 LIMIT = 1e-4  # float32 networks differ by about 1e-6
 CHECKED = 64  # images: 4,096 cosines, a few seconds
@@ -79,7 +83,7 @@ class Reference:
 
 
 def main(argv: list[str]) -> int:
-    arguments = _arguments(argv)
+    arguments = read_options(argv)
     contents, contract = read_backbone(arguments.snap)
     with open_ranks("cpu") as ranks, ExitStack() as files:
         backbone = load_backbone(arguments.snap, contents, contract.input_size, arguments.averaged)
@@ -114,32 +118,6 @@ def main(argv: list[str]) -> int:
             flipped = bool(contents.config.get("flipped_emb"))
             _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, preprocessing, dali, ranks, flipped)
     return 0
-
-
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = tool_parser("tools/export_onnx.py", __doc__)
-    add = parser.add_argument
-    add("snap", type=Path, metavar="SNAP", help="snapshot (.pt)")
-    add("out", type=Path, metavar="OUT.onnx", help="file to write")
-    add("--with_preprocessing", action="store_true", help="normalise inside: RGB pixels 0-255 in (default: outside)")
-    add("--l2_norm", action="store_true", help="embeddings of norm 1 (default: not normalised)")
-    add("--averaged", action="store_true", help="export the averaged weights (default: the weights)")
-    add("--program", type=Path, metavar="OUT.pt2", help="also write torch.export's program (default: none)")
-    help_int8 = "also write OUT.int8.onnx, calibrated with N faces [images]; 0 = don't (default: 0)"
-    add("--int8", type=int, metavar="N", default=0, help=help_int8)
-    for name, what in zip(SET_OPTIONS, ("folder of the faces", "pairs.txt", "landmark file [pixels]"), strict=True):
-        add(f"--{name}", default="", help=f"{what}, to check and score with (default: the snapshot's)")
-    arguments = parser.parse_args(argv)
-    problems = [
-        f"{what} {path}: must end in {ending}"
-        for what, path, ending in (("OUT", arguments.out, ".onnx"), ("--program", arguments.program, ".pt2"))
-        if path and path.suffix != ending
-    ]
-    if arguments.int8 < 0:
-        problems.append(f"--int8 {arguments.int8}: expected a number of images, or 0")
-    if problems:
-        raise InputError(*problems)
-    return arguments
 
 
 def _metadata(

@@ -21,6 +21,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.extract_features import options
+
+    refuse_early("tools/extract_features.py", options)
 
 import argparse
 import hashlib
@@ -43,16 +47,13 @@ from fr.errors import InputError, run_plainly
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import wants_flip
 from fr.files.durable import write_result
-from fr.options.definitions import model_tool_options
-from fr.options.fields import Group
 from fr.options.names import UNLABELLED
-from fr.options.types import FLAG, TEXT
 from tools.dataset.crop_files import names_below
 from tools.dataset.face_names import key_of, refuse_ambiguous
 from tools.dataset.marked_folder import open_folder
-from tools.features.layers import LAYERS, feature_network
+from tools.features.layers import feature_network
 from tools.features.noises import Centroids, marked, of_facescrub, read_noises
-from tools.features.parts import Extractor, Part, embedding_options, extract
+from tools.features.parts import Extractor, Part, extract
 from tools.features.sinks import (
     Columns,
     FileEach,
@@ -64,17 +65,15 @@ from tools.features.sinks import (
     write_parquet,
     write_trillion,
 )
+from tools.options.extract_features import options as read_options
 
 MARK, UNREADABLE = "features.json", "unreadable.txt"
-FORMATS = ("npy", "npz", "parquet", "bin", "trillion")
 _NORMALIZED = ("bin", "trillion")  # by default, as in face_recognition.pytorch
 T = TypeVar("T")
 
 
 def main(argv: list[str]) -> int:
-    resolved = model_tool_options(
-        "tools/extract_features.py", "Extract features of images.", _own, argv, labelled=False
-    )
+    resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
         model = open_model(options, ranks.device)
@@ -190,21 +189,6 @@ def _finish(out: Path, job: _Job, parts: list[Part], todo: list[Part], bad: BadI
     job.sink.finish(parts)
     unusable = f"{len(problems):,} unusable ({UNREADABLE})" if todo else "nothing was left to do"
     print(f"{out}: {len(job.rows):,} images, {unusable}")
-
-
-def _own(group: Group) -> None:
-    add = group.add_argument
-    add("--out", type=TEXT, help="folder for the features, new or from a previous run")
-    one = "npz, parquet, trillion: one file with all"
-    add("--format", default="npy", choices=FORMATS, help=f"npy, bin: one file per image; {one}")
-    pooled = "pooled = input of the last linear layer"
-    add("--layer", default="embedding", choices=LAYERS, help=f"the embedding, or {pooled}, if that is pooled")
-    add("--normalize", **FLAG, help="features of norm 1; false = not normalised; default: true for bin and trillion")
-    add("--flip_mode", default="sum", choices=("sum", "concat"), help="for --flipped_emb: mean or concatenation")
-    embedding_options(group)
-    add("--file_ending", type=TEXT, default=".bin", help="for bin: suffix of the image's name")
-    lists = "megaface_noises.txt or facescrub_noises.txt, to clean the features"
-    add("--noises_list", default="", help=f"for bin: {lists}; empty = none")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,11 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.identify import options
 
-import argparse
+    refuse_early("tools/identify.py", options)
+
 import json
 from pathlib import Path
 
@@ -41,27 +44,22 @@ from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import wants_flip
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
-from fr.options.definitions import OF_SETS, evaluation_options
-from fr.options.parsing import Resolved, tool_parser
-from fr.options.types import checked
+from fr.options.parsing import Resolved
 from fr.progress import progress
 from fr.recognition.detection import Detector, Mtcnn
 from fr.recognition.gallery import Gallery, Rows, new_gallery
 from fr.recognition.identification import Searches
 from fr.recognition.recognizer import Recognizer
-from tools.detect_faces import detector_options, settings_of
 from tools.identifying.portraits import Looking, Portraits, read_portraits
-from tools.identifying.results import JOURNAL, Seen, Sink, open_sinks
+from tools.identifying.results import Seen, Sink, open_sinks
 from tools.identifying.scores import cmc_of, lines, metrics_of, search_probes, write_cmc
 from tools.identifying.sources import Source, open_source
-
-_DISTANCE = checked(float, "a cosine distance in [0, 2]", lambda x: 0 <= x <= 2)
+from tools.options.detect_faces import settings_of
+from tools.options.identify import options as read_options
 
 
 def main(argv: list[str]) -> int:
-    arguments, rest = _arguments(argv)
-    resolved = evaluation_options(rest)
-    _check(arguments, resolved)
+    arguments, resolved = read_options(argv)
     options = resolved.values
     source = open_source(arguments.input, options.allow_outside) if arguments.input else None
     with open_ranks(options.device) as ranks:
@@ -153,47 +151,6 @@ def _evaluate(searches: Searches, gallery: Gallery, threshold: float | None, out
     if json_file:
         write_result(Path(json_file), (json.dumps({**figures, "cmc": curve}, indent=1) + "\n").encode())
     return 0
-
-
-def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = tool_parser("tools/identify.py", __doc__, allow_abbrev=False)
-    add = parser.add_argument
-    add("--gallery", required=True, metavar="FOLDER", help="images of the people to recognise")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--input", default="", metavar="WHAT", help="image, folder of images, video or camera number")
-    what.add_argument("--evaluate", default="", metavar="PROBES", help="folder with the gallery's layout: 1:N metrics")
-    add("--out", type=Path, metavar="OUT", help="folder for the results, or for the CMC curve (default: none)")
-    add("--show", action="store_true", help="show the result in a window; q ends (needs an OpenCV with window support)")
-    nearer = "faces below this distance are named [1 - cosine] (default: estimated in the model's validation)"
-    add("--threshold", type=_DISTANCE, metavar="D", help=nearer)
-    add("--aligned", action="store_true", help="gallery and PROBES are aligned crops (default: whole images)")
-    detector_options(parser)
-    return parser.parse_known_args(argv)
-
-
-def _check(arguments: argparse.Namespace, resolved: Resolved) -> None:
-    """Raise InputError for options without effect, and for an --out inside an input or overwriting one."""
-    problems = resolved.said([*OF_SETS, "cache"], "not for identification")
-    if arguments.evaluate and arguments.show:
-        problems.append("--show: not with --evaluate, which shows nothing")
-    if arguments.input and resolved.values.json:
-        problems.append(f"{resolved.origins['json']}: --json: goes with --evaluate; of --input, OUT gets {JOURNAL}")
-    problems += _out_problems(arguments)
-    if problems:
-        raise InputError(*problems)
-
-
-def _out_problems(arguments: argparse.Namespace) -> list[str]:
-    if not (arguments.out and arguments.input):
-        return []
-    out, gallery, source = (Path(path).resolve() for path in (arguments.out, arguments.gallery, arguments.input))
-    if out.is_relative_to(gallery):
-        return [f"--out {arguments.out}: lies in the gallery, whose people it would join"]
-    if source.is_dir() and out.is_relative_to(source):
-        return [f"--out {arguments.out}: lies in --input, whose images it would join"]
-    if out == source.parent:
-        return [f"--out {arguments.out}: the annotated one would take the place of --input"]
-    return []
 
 
 if __name__ == "__main__":

@@ -12,29 +12,26 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.import_weights import options
 
-import argparse
+    refuse_early("tools/import_weights.py", options)
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fr.alignment import TEMPLATES
 from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
 from fr.models import build_model, family
 from fr.preprocessing import Preprocessing
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import OWN, Weights, fit, read_weights
+from tools.options.import_weights import options as read_options
 
 
 def main(argv: list[str]) -> int:
-    about = "Convert another system's weights to a snapshot."
-    parser = argparse.ArgumentParser(prog="import_weights.py", description=about)
-    parser.add_argument("file", type=Path, help="the weights; docs/weights.md lists the kinds")
-    parser.add_argument("out", type=Path, help="the snapshot to write (.pt)")
-    parser.add_argument("--identities", type=Path, help="names of the head's classes, one per line, to keep the head")
-    parser.add_argument("--template", choices=sorted(TEMPLATES), help="alignment template (default: its authors')")
-    arguments = parser.parse_args(argv)
+    arguments = read_options(argv)
     if arguments.out.suffix != ".pt" or snapshot.state_path(arguments.out).exists():
         raise InputError(f"{arguments.out}: must end in .pt, and not belong to a training state beside it")
     weights = read_weights(arguments.file)

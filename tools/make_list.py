@@ -21,8 +21,6 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.readers.folders import read_folders
 from fr.errors import InputError, run_plainly
@@ -30,6 +28,7 @@ from fr.files.data_root import DataRoot
 from fr.files.durable import replace_file
 from fr.options.parsing import tool_parser
 from fr.options.types import BELOW_1, COUNT, SEED
+from fr.progress import tracked
 
 PARTS = ("train", "val", "test")
 
@@ -41,7 +40,7 @@ def main(argv: list[str]) -> int:
     refuse_unlistable(faces.names.to_pylist(), arguments.format)
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     identities: list[str] = []
-    for identity, names in tqdm(_by_identity(faces), desc="splitting", unit="identity", mininterval=1):
+    for identity, names in tracked(_by_identity(faces), "identity", "splitting"):
         if len(names) < arguments.min_images:
             continue
         for part, chosen in zip(PARTS, split(names, arguments.val, arguments.test, arguments.seed), strict=True):
@@ -111,7 +110,7 @@ def _write(out: Path, lists: dict[str, list[str]]) -> None:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = tool_parser("tools/make_list.py", __doc__)
+    parser = tool_parser("tools/make_list.py")
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder with one folder an identity")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the lists")
     share = "images held out of each identity [fraction]; 0 = none (default: 0.1)"

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from fr.errors import InputError
+from fr.progress import tracked
 from tools.sample.faces import SUPERSAMPLING, draw_face
 from tools.sample.people import Floats, Person, draw_backdrop, draw_person, draw_shot, photograph
 
@@ -169,8 +169,7 @@ def _write_pictures(
     # spawn: a fork would copy OpenCV's thread pool without its threads
     with multiprocessing.get_context("spawn").Pool(count, _start_worker) as pool:
         drawn = pool.imap(_write_picture, jobs, chunksize=8)
-        interval = 0.1 if sys.stderr.isatty() else 5.0  # seconds; a log gets a line now and then
-        return list(tqdm(drawn, total=len(jobs), unit="img", desc="faces", mininterval=interval))
+        return list(tracked(drawn, "img", "faces", len(jobs)))
 
 
 def _write_lists(root: Path, options: Options, pictures: list[Picture], drawn: list[tuple[Floats, list[int]]]) -> None:

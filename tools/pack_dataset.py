@@ -15,6 +15,10 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.pack_dataset import options
+
+    refuse_early("tools/pack_dataset.py", options)
 
 import io
 import json
@@ -40,17 +44,14 @@ from fr.errors import InputError, run_plainly
 from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, Pixels, is_too_large
 from fr.files.untrusted import read_text
-from fr.options.definitions import tool_options
-from fr.options.fields import Group
-from fr.options.types import COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, POSITIVE, TEXT, checked
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
 from tools.align_faces import aligned_crops, widened
 from tools.dataset.parallel import map_in_processes
+from tools.options.pack_dataset import options as read_options
 
 PLAN, LEFT_OUT = "pack.json", ".left_out.txt"
 _SAMPLES = 200  # images measured to estimate the number of images per shard
-_CROP = checked(int, "0, or a whole number >= 32", lambda x: x == 0 or x >= 32)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Sample:
 
 
 def main(argv: list[str]) -> int:
-    resolved = tool_options("tools/pack_dataset.py", "Pack training data into tar shards.", _own, _problems, argv)
+    resolved = read_options(argv)
     options = resolved.values
     crop = Crop(options.align, options.margin, options.quality) if options.align else None
     faces = read_training_faces(resolved.as_dict())
@@ -90,22 +91,6 @@ def main(argv: list[str]) -> int:
         raise InputError(f"{error.filename or out}: can't be written: {error.strerror}") from error
     print("\n".join([*faces.notes, _summary(out, len(faces))]))
     return 0
-
-
-def _own(group: Group) -> None:
-    add = group.add_argument
-    add("--out", type=TEXT, help="folder for the shards")
-    add("--shard_size", type=POSITIVE, default=256.0, help="approximate size of a shard [MB]")
-    add("--align", type=_CROP, default=0, help="side of crops around aligned faces [pixels]; 0 = pack images unchanged")
-    add("--margin", type=NOT_NEGATIVE, default=0.25, help="around an aligned face [fraction of its side]; 0 = none")
-    add("--quality", type=JPEG_QUALITY, default=95, help="of the crops' JPEG, without subsampling of colour [1 … 100]")
-    add("--shuffle", **FLAG, help="in a random order, always the same, for programs that read in order; false = off")
-    add("--workers", type=COUNT_OR_0, default=0, help="[processes]; 0 = one per core")
-
-
-def _problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
-    idle = [name for name in ("margin", "quality") if values.get(name, defaults[name]) != defaults[name]]
-    return [f"{origins[name]}: --{name}: no effect without --align" for name in idle if values.get("align") == 0]
 
 
 def _class(name: str) -> str:

@@ -12,8 +12,11 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.plot_roc import options
 
-import argparse
+    refuse_early("tools/plot_roc.py", options)
+
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +25,12 @@ from fr.errors import InputError, run_plainly
 from fr.evaluation.roc import Roc, area
 from fr.files.durable import write_result
 from fr.files.untrusted import read_text
-from fr.options.parsing import tool_parser
 from fr.report.plots import png, roc_overlay
+from tools.options.plot_roc import options as read_options
 
 
 def main(argv: list[str]) -> int:
-    arguments = _arguments(argv)
+    arguments = read_options(argv)
     names = arguments.names or [path.stem for path in arguments.curves]
     if len(names) != len(arguments.curves) or len({*names}) < len(names):
         raise InputError(f"--names: each curve another; {len(arguments.curves)} curves here, called {', '.join(names)}")
@@ -56,15 +59,6 @@ def read_curve(path: Path) -> Roc:
     if (np.diff(tar) < 0).any():
         raise InputError(f"{path}: no ROC curve: with a higher FPR a lower TPR")
     return Roc(far, tar, np.full(len(far), np.nan))
-
-
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = tool_parser("tools/plot_roc.py", __doc__)
-    add = parser.add_argument
-    add("curves", type=Path, nargs="+", metavar="FILE", help="of --roc_fname")
-    add("--out", type=Path, required=True, metavar="PNG", help="plot to write (required)")
-    add("--names", nargs="+", metavar="NAME", help="of the curves (default: those of the files)")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -15,18 +15,19 @@ if __name__ == "__main__":  # before the imports that take seconds
     from fr.console import begin
 
     begin()
+    from fr.errors import refuse_early
+    from tools.options.show_batch import options
+
+    refuse_early("tools/show_batch.py", options)
 
 import io
-import sys
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from fr.data.augmentation import Draws, draw
 from fr.data.bad_images import BadImages
@@ -36,15 +37,14 @@ from fr.data.order import Order, training_order
 from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, open_ranks
-from fr.errors import InputError, run_plainly
+from fr.errors import run_plainly
 from fr.files.durable import write_result
 from fr.models import training_preprocessing
 from fr.options.augmentation import Augmentation
-from fr.options.definitions import train_options
-from fr.options.parsing import tool_parser
-from fr.options.types import COUNT
 from fr.preprocessing import Preprocessing
+from fr.progress import tracked
 from fr.train.monitor import pictures
+from tools.options.show_batch import options as read_options
 
 _PROBABILITIES = [field.name for field in fields(Augmentation) if field.name.endswith("_prob")]
 _OFF: dict[str, Any] = dict.fromkeys(_PROBABILITIES, 0.0)
@@ -132,7 +132,7 @@ def each(batch: Batch, augmentation: Augmentation, count: int) -> dict[str, list
     """Section of the aligned faces, and one for each enabled augmentation, alone and applied to every face."""
     count = min(count, _columns(batch.preprocessing.input_size))
     sections = {}
-    for name in tqdm(["", *_PROBABILITIES], desc="drawing", unit="row", file=sys.stderr):
+    for name in tracked(["", *_PROBABILITIES], "row", "drawing"):
         probability = getattr(augmentation, name, 0.0)
         if name and not probability:
             continue
@@ -196,15 +196,7 @@ def _columns(shape: tuple[int, ...]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    parser = tool_parser("tools/show_batch.py", __doc__, allow_abbrev=False)
-    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
-    parser.add_argument("--iteration", type=COUNT, default=1, help="iteration to show, from 1 (default: 1)")
-    parser.add_argument("--faces", type=COUNT, default=24, help="most faces shown; with --each one row (default: 24)")
-    parser.add_argument("--each", action="store_true", help="one row for each enabled augmentation, alone")
-    arguments, rest = parser.parse_known_args(argv)
-    if arguments.out.suffix.lower() != ".png":
-        raise InputError(f"--out {arguments.out}: expected a name that ends in .png")
-    options = train_options(rest).values
+    arguments, options = read_options(argv)
     with open_ranks(options.device) as ranks:
         faces = read_training_faces(vars(options))
         order = training_order(options, faces.labels)

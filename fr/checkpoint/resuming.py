@@ -27,6 +27,7 @@ class Resumed:
 
 NOTHING = Resumed()
 _SHOWN = 5
+_OF_THE_START = ("snap_to_resume", "overwrite")  # options that change nothing later
 
 
 def resume(
@@ -50,6 +51,17 @@ def resume(
     if damaged:
         raise InputError(*damaged)
     return NOTHING
+
+
+def changed_options(resumed: Resumed, ours: dict[str, Any]) -> list[str]:
+    """A line with the options of a run that differ from those of the snapshot it resumed from; [] = none do."""
+    stored = resumed.contents.config if resumed.contents else {}
+    changed = [
+        f"--{name} {stored[name]} → {value}"
+        for name, value in ours.items()
+        if name in stored and stored[name] != value and name not in _OF_THE_START
+    ]
+    return [f"changed since: {', '.join(changed)}"] if changed else []
 
 
 def _whole(path: Path) -> tuple[SnapshotContents | None, list[str]]:

@@ -42,7 +42,7 @@ class SnapshotWriter:
 
     identities: names of the head's rows, kept in the training state. background: a copy is made, and written while the
     training goes on. resumed: the snapshot that the run resumed from. say: called with a line a snapshot. written:
-    their paths, oldest first.
+    their paths, oldest first. best: iteration and accuracy of the best.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SnapshotWriter:
     ) -> None:
         self.folder, self.prefix, self._state = folder, prefix, state
         self._names = "".join(f"{name}\n" for name in identities).encode()
-        self._say, self._kept, self._best = say, kept, resumed.contents.best if resumed.contents else None
+        self._say, self._kept, self.best = say, kept, resumed.contents.best if resumed.contents else None
         self.written = [resumed.path] if resumed.path else []
         self._own: set[Path] = set()
         self._thread = ThreadPoolExecutor(1, WATCHED_THREAD) if background else None
@@ -75,13 +75,13 @@ class SnapshotWriter:
         background; what was whole before stays so.
         """
         self.wait()
-        if "accuracy" in contents.metrics and (not self._best or contents.metrics["accuracy"] >= self._best[1]):
-            self._best = iteration, contents.metrics["accuracy"]
+        if "accuracy" in contents.metrics and (not self.best or contents.metrics["accuracy"] >= self.best[1]):
+            self.best = iteration, contents.metrics["accuracy"]
         tensors = self._state.now(copied=self._thread is not None)
         contents = replace(
             contents,
             iteration=iteration,
-            best=self._best,
+            best=self.best,
             state_dict=weights(tensors, "backbone"),
             average=weights(tensors, "average") or None,
         )
@@ -142,7 +142,7 @@ class SnapshotWriter:
         """Remove superseded snapshots of this run; another run's stay, and what is ahead of the newest."""
         known = {i: path for i, path in by_iteration(self.folder, self.prefix).items() if i <= newest.iteration}
         own = [i for i, path in known.items() if self._is_own(path, newest.run_id)]
-        for iteration in self._kept.superseded(own, self._best[0] if self._best else None):
+        for iteration in self._kept.superseded(own, self.best[0] if self.best else None):
             try:
                 remove(known[iteration])
             except OSError as error:

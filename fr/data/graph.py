@@ -20,6 +20,7 @@ from fr.data.warp import warp
 from fr.files.images import MOST_PIXELS
 from fr.preprocessing import Preprocessing
 
+nvjpeg.load_dalis()  # before anyone imports torchvision
 _FAR = 1 << 30  # pixels; beyond any side
 _REGION = ("low", "high", "matrix", "sigma")
 

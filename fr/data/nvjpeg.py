@@ -2,12 +2,15 @@
 
 torchvision's wheel brings an nvJPEG of its own, under the same library name as DALI's and older. A process that loads
 torchvision's first uses it for DALI too. Versions before 13.2 can't decode a region of an image with fancy upsampling,
-the chroma interpolation of CPU decoders: nvImageCodec then decodes each such image on the CPU. So `fr` loads DALI's
-first.
+the chroma interpolation of CPU decoders: nvImageCodec then decodes each such image on the CPU. So the modules that
+bring DALI (`fr/data/graph.py`) or torchvision (`fr/models/`) load DALI's first.
 """
 
 import ctypes
 import importlib.util
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -15,9 +18,13 @@ _FANCY_REGIONS = (13, 2)  # nvImageCodec's own bound
 
 
 def load_dalis() -> None:
-    """Load the nvJPEG installed for DALI, unless there is none (DALI's wheel for CUDA 12 finds its own)."""
+    """Load the nvJPEG installed for DALI, unless there is none (DALI's wheel for CUDA 12 finds its own).
+
+    One that can't be loaded is left to DALI, which does without on a CPU.
+    """
     if path := _installed():
-        ctypes.CDLL(str(path))
+        with suppress(OSError):
+            ctypes.CDLL(str(path))
 
 
 def version() -> tuple[int, ...]:
@@ -46,5 +53,13 @@ def _installed() -> Path | None:
     """The newest libnvjpeg of the wheels called nvidia-nvjpeg…"""
     package = importlib.util.find_spec("nvidia")
     folders = [Path(folder) for folder in (package and package.submodule_search_locations) or ()]
-    found = [path for folder in folders for path in folder.glob("*/lib/libnvjpeg.so.*")]
-    return max(found, key=lambda path: int(path.suffix[1:]), default=None)
+    return newest([path for folder in folders for path in folder.glob("*/lib/libnvjpeg.so.*")])
+
+
+def newest(libraries: Iterable[Path]) -> Path | None:
+    """The library of the highest version by its name, `libnvjpeg.so.13` or `libnvjpeg.so.13.0.2`; None for none."""
+
+    def of(path: Path) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", path.name.partition(".so")[2])]
+
+    return max(libraries, key=of, default=None)

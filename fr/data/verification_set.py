@@ -23,9 +23,8 @@ from fr.data.pairs.pair_lists import list_form, read_pairs
 from fr.data.pairs.taken_for_crops import doubt, refuse_unused_landmarks
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
-from fr.options.names import SET_KINDS, SET_LISTS, SET_NAMES
+from fr.options.names import SET_KINDS, SET_LISTS, SET_NAMES, SET_OPTIONS
 
-OPTIONS = ("val_data_root", "val_list", "val_landmarks")
 _PAIRS, _IMAGES = SET_LISTS[0], "lfw"
 _LFW_LANDMARKS = "lfw_landmark.txt"
 _LANDMARKS = (_LFW_LANDMARKS, "landmarks.txt", "landmarks.csv")
@@ -101,7 +100,7 @@ def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str)
 
     InputError when there is none, or one can't be read.
     """
-    places = [[options.get(name, "") for name in OPTIONS] for options in (said, stored)]
+    places = [[options.get(name, "") for name in SET_OPTIONS] for options in (said, stored)]
     allow_outside = bool(said.get("allow_outside"))  # a snapshot can't give this permission
     kinds = [options.get("val_set", "auto") for options in (said, stored)]
     kind = kinds[0] if kinds[0] != "auto" or any(places[0]) else kinds[1]
@@ -130,8 +129,8 @@ def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = 
         return root, "", ""
     if not (root and pairs and landmarks):
         raise InputError(
-            f"{snap} names no verification set: give --{', --'.join(OPTIONS)}, or as --{OPTIONS[0]} a folder with "
-            f"{_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"
+            f"{snap} names no verification set: give --{', --'.join(SET_OPTIONS)}, or as --{SET_OPTIONS[0]} a folder "
+            f"with {_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"
         )
     return root, pairs, landmarks
 

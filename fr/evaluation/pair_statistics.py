@@ -82,16 +82,27 @@ def pair_statistics(
 
 
 def lines(statistics: Mapping[str, Metric], people: NDArray[np.int64], count: int) -> list[str]:
-    """Output lines of EER and TARs; with a bootstrap, of accuracy and AUC with their intervals too."""
-    rows = {name: f"{metric.title}: {metric.text()}" for name, metric in statistics.items()}
-    accuracy_and_auc = [rows.pop(name) for name in ("accuracy", "auc", "auc_exact") if name in rows]
+    """Output lines of what `Verification.lines` doesn't have: EER and TARs; with a bootstrap, the intervals."""
+    rows = [
+        f"{metric.title}: {metric.text()}"
+        for name, metric in statistics.items()
+        if metric.value is not None and name not in ("accuracy", "auc")
+    ]
+    if missing := [metric for metric in statistics.values() if metric.value is None]:
+        fars = ", ".join(metric.title.partition("=")[2] for metric in missing)
+        rows.append(f"TAR@FAR={fars}: –, {missing[0].note}")
     if not count:
-        return list(rows.values())
-    bootstrap = (
-        f"95 % intervals: {np.unique(people).size:,} people redrawn {count:,} times, "
-        "at least as wide as for independent pairs"
-    )
-    return [*rows.values(), *accuracy_and_auc, bootstrap]
+        return rows
+    between = [
+        f"{metric.title} {metric.interval[0]:.4f} to {metric.interval[1]:.4f}"
+        for name in ("accuracy", "auc")
+        if (metric := statistics.get(name)) and metric.interval
+    ]
+    return [
+        *rows,
+        f"95 % intervals: {', '.join(between)}; {np.unique(people).size:,} people redrawn {count:,} times, "
+        "at least as wide as for independent pairs",
+    ]
 
 
 def record(statistics: Mapping[str, Metric]) -> dict[str, float | None]:

@@ -5,11 +5,13 @@ from importlib import import_module
 
 from torch import nn
 
+from fr.data.nvjpeg import load_dalis
 from fr.errors import InputError, unknown
 from fr.models.family import Family
 from fr.options.names import BACKBONES, TIMM
 from fr.preprocessing import Preprocessing
 
+load_dalis()  # before torchvision, which one of the files imports
 MODELS: dict[str, Family] = {
     name: import_module(f"fr.models.{module}").FAMILIES[name] for module, names in BACKBONES.items() for name in names
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models import ResNet, resnet34, resnet50, resnet101
+from torchvision.models import ResNet, WeightsEnum, get_model_weights, resnet34, resnet50, resnet101
 
 from fr.models.family import HALF, Family
 
@@ -25,6 +25,11 @@ class FixedLengthResNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return _LENGTH * F.normalize(self.model(images), eps=_SHORTEST)
+
+
+def imagenet_weights(name: str) -> WeightsEnum:
+    """torchvision's newest ImageNet weights for a model of FAMILIES."""
+    return get_model_weights(name).DEFAULT
 
 
 def _family(build: Callable[..., ResNet]) -> Family:

@@ -23,6 +23,16 @@ OF_SETS = (
     *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed", "dump_embeddings"),
 )
 
+# The options that most runs set; --help begins with them.
+_TRAIN_FIRST = (
+    *("train_data_root", "train_dataset", "train_list", "train_landmarks", "val_data_root"),
+    *("model", "lr", "train_batch_size", "epoch_total_num", "snap_to_resume"),
+)
+_EVALUATION_FIRST = (
+    *("snap", "val_data_root", "val_sets", "val_list", "val_landmarks"),
+    *("flipped_emb", "cache", "json", "report", "show_failed"),
+)
+
 
 def train_options(argv: Sequence[str]) -> Resolved:
     """The options of train.py; raises InputError with every problem found. `--help` prints and exits."""
@@ -41,7 +51,7 @@ def train_options(argv: Sequence[str]) -> Resolved:
     _verification(parser.add_argument_group("validation on LFW"), "empty = no validation")
     training.snapshots(parser.add_argument_group("snapshots and logs"))
     _machine(parser.add_argument_group("machine"))
-    return resolve(parser, argv, train_problems)
+    return resolve(parser, argv, train_problems, _TRAIN_FIRST)
 
 
 def evaluation_options(argv: Sequence[str]) -> Resolved:
@@ -52,7 +62,7 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     _verification(parser.add_argument_group("LFW"), "empty = the one stored in the snapshot", "; unsaid = as stored")
     _protocol(parser.add_argument_group("protocol"))
     _machine(parser.add_argument_group("machine"))
-    return resolve(parser, argv, evaluation_problems)
+    return resolve(parser, argv, evaluation_problems, _EVALUATION_FIRST)
 
 
 def tool_options(

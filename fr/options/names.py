@@ -62,3 +62,4 @@ SET_LISTS = (  # file names of lists that make a folder a whole set
     *(f"{name}_ann.txt" for name in ("lfw", "agedb_30", "calfw", "cplfw")),
 )
 SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # values of --val_set
+SET_OPTIONS = ("val_data_root", "val_list", "val_landmarks")  # say where a set is

@@ -7,6 +7,7 @@ line number of a value for the table of options.
 """
 
 import argparse
+import ast
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from fr.errors import InputError
 from fr.options.config_files import find_option, parse_setting, printable, read_settings, yaml_text
 from fr.options.types import Value
 
+_CHECKOUT = Path(__file__).parents[2]
 Checks = Callable[[dict[str, Any], dict[str, str], dict[str, Any]], list[str]]
 
 
@@ -27,6 +29,7 @@ class Resolved:
 
     values: argparse.Namespace
     origins: dict[str, str]  # option → "default", "command line" or "configs/x.yml:12"
+    defaults: dict[str, Any]
 
     def as_dict(self) -> dict[str, Value]:
         """Builtins alone, for a snapshot."""
@@ -37,9 +40,10 @@ class Resolved:
         return [f"{self.origins[name]}: --{name}: {why}" for name in names if self.origins[name] != "default"]
 
     def table(self) -> str:
-        """One aligned `name = value   (origin)` line an option."""
-        rows = [(name, yaml_text(value), self.origins[name]) for name, value in self.as_dict().items()]
-        names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
+        """One aligned `name = value   (origin)` line for each option that isn't at its default."""
+        changed = {name: value for name, value in self.as_dict().items() if value != self.defaults[name]}
+        rows = [(name, yaml_text(value), self.origins[name]) for name, value in changed.items()]
+        names, values = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
         return "\n".join(f"{name:{names}} = {value:{values}}   ({origin})" for name, value, origin in rows)
 
     def write(self, path: str | Path) -> None:
@@ -48,10 +52,15 @@ class Resolved:
         Path(path).write_text("".join(lines), encoding="utf-8")
 
 
-def tool_parser(program: str, description: str, **more: Any) -> argparse.ArgumentParser:
-    """A parser of argparse alone, for the arguments of a tool; --help shows the description as it stands."""
+def tool_parser(program: str, **more: Any) -> argparse.ArgumentParser:
+    """A parser of argparse alone, for the arguments of a tool; --help shows the docstring of its script."""
     form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(program, description=description, formatter_class=form, **more)
+    return argparse.ArgumentParser(program, description=docstring(program), formatter_class=form, **more)
+
+
+def docstring(script: str) -> str | None:
+    """Docstring of a file of the checkout, which isn't imported for it."""
+    return ast.get_docstring(ast.parse((_CHECKOUT / script).read_bytes()))
 
 
 def new_parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -70,17 +79,16 @@ def new_parser(program: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def resolve(parser: argparse.ArgumentParser, argv: Sequence[str], cross_checks: Checks) -> Resolved:
+def resolve(
+    parser: argparse.ArgumentParser, argv: Sequence[str], cross_checks: Checks, first: Sequence[str] = ()
+) -> Resolved:
     """Reads each setting by itself, so that all problems come out together, and merges them in order.
 
-    InputError holds every problem found. `--help` prints and exits.
+    InputError holds every problem found. `--help` prints, beginning with the options `first`, and exits.
     """
     options = {action.dest: action for action in parser._actions if action.dest != "help"}
     if {"-h", "--help"} & set(argv):
-        for action in options.values():
-            default = "required" if action.default is None else f"default: {yaml_text(action.default)}"
-            action.help = f"{action.help} ({default})"
-        parser.parse_args(["--help"])
+        _show_help(parser, options, first)
     settings, problems = read_settings(argv)
     all_read = not problems
     values: dict[str, Value] = {}
@@ -96,11 +104,25 @@ def resolve(parser: argparse.ArgumentParser, argv: Sequence[str], cross_checks: 
     for name, action in options.items():
         if name not in origins:
             origins[name], values[name] = "default", action.default
+    defaults = {name: action.default for name, action in options.items()}
     if all_read:  # else what looks forgotten may stand in the file that couldn't be read
         problems += [f"--{name} is required" for name, value in values.items() if value is None]
-        defaults = {name: action.default for name, action in options.items()}
         problems += cross_checks(values, origins, defaults)
     if problems:
         raise InputError(*problems)
     ordered = {name: values[name] for name in options}
-    return Resolved(argparse.Namespace(**ordered), {name: origins[name] for name in options})
+    return Resolved(argparse.Namespace(**ordered), {name: origins[name] for name in options}, defaults)
+
+
+def _show_help(parser: argparse.ArgumentParser, options: dict[str, argparse.Action], first: Sequence[str]) -> None:
+    """Print the options with their defaults, `first` at the start and the others by group, and exit."""
+    for action in options.values():
+        default = "required" if action.default is None else f"default: {yaml_text(action.default)}"
+        action.help = f"{action.help} ({default})"
+    if first:
+        start = parser.add_argument_group("to begin with")
+        start._group_actions = [options[name] for name in first]
+        for group in parser._action_groups[:-1]:
+            group._group_actions = [action for action in group._group_actions if action.dest not in first]
+        parser._action_groups = [start, *parser._action_groups[:-1]]
+    parser.parse_args(["--help"])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fr.errors import InputError
 from fr.files.images import Pixels, StoredImage
+from fr.options.detection import DetectorSettings
 
 Array = NDArray[np.float64]
 
@@ -44,19 +45,6 @@ class Detector(Protocol):
     """Face detector for upright images [H, W, 3] RGB."""
 
     def __call__(self, pixels: Pixels) -> DetectedFaces: ...
-
-
-@dataclass(frozen=True)
-class DetectorSettings:
-    """Settings of `Mtcnn`.
-
-    min_face: side of the smallest face [pixels]. thresholds: minimum scores of the three stages. max_side: an image
-    with a longer side is scaled down to this [pixels], which bounds the memory.
-    """
-
-    min_face: int = 20
-    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
-    max_side: int = 1600
 
 
 class Mtcnn:
@@ -121,7 +109,7 @@ def _by_center(faces: DetectedFaces, size: Array) -> Array:
 
 
 # Weight [F] of each face, from the faces and the image's (width, height); the face with the highest is chosen.
-CHOICES: dict[str, Callable[[DetectedFaces, Array], Array]] = {
+_WEIGHTS: dict[str, Callable[[DetectedFaces, Array], Array]] = {
     "center": _by_center,
     "largest": lambda faces, _: faces.boxes[:, 2:].prod(axis=1),
     "certain": lambda faces, _: faces.scores,
@@ -129,6 +117,6 @@ CHOICES: dict[str, Callable[[DetectedFaces, Array], Array]] = {
 
 
 def choose(faces: DetectedFaces, pixels: Pixels, choice: str) -> int:
-    """Choose the main face, of at least one, of an image [H, W, 3]; choice: key of `CHOICES`."""
+    """Choose the main face, of at least one, of an image [H, W, 3]; choice: of `fr.options.detection.CHOICES`."""
     size = np.array(pixels.shape[1::-1], dtype=np.float64)
-    return int(np.argmax(CHOICES[choice](faces, size)))
+    return int(np.argmax(_WEIGHTS[choice](faces, size)))

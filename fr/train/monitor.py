@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid
 
 from fr.errors import in_short
 from fr.preprocessing import Preprocessing
@@ -100,8 +99,8 @@ class Monitor(Silent):
 
     def shows(self, images: torch.Tensor, preprocessing: Preprocessing) -> None:
         """Log a grid of the first step's images [B, 3, H, W], as they enter the network."""
-        grid = make_grid(pictures(images[:_SHOWN_IMAGES], preprocessing))
-        self._keep(lambda: self._draw(lambda board: board.add_image("Input", grid, self._first)))
+        shown = pictures(images[:_SHOWN_IMAGES], preprocessing)
+        self._keep(lambda: self._draw(lambda board: board.add_images("Input", shown, self._first)))
 
     def advance(self) -> None:
         self._bar.update()

@@ -9,7 +9,6 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
-import torchvision
 from torch import nn
 
 from fr.data.faces import refuse
@@ -17,6 +16,7 @@ from fr.distributed import raise_together, rank
 from fr.errors import InputError
 from fr.files.untrusted import read_text
 from fr.losses.classifier import MarginSoftmax
+from fr.models import torchvision_resnet
 from fr.weights.loading import Weights, fit, read_weights
 
 
@@ -116,7 +116,7 @@ def imagenet_weights(model: str) -> Weights:
 
     The first rank goes ahead, so that the others of its host find the file. InputError when there is no way to it.
     """
-    enum = torchvision.models.get_model_weights(model).DEFAULT
+    enum = torchvision_resnet.imagenet_weights(model)
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(enum.url).path).name
     for leading in (True, False):
         failure = None

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fr.errors import InputError
+from fr.progress import progress
 from tools.compare_runs import read_run
 from tools.make_sample_data import Options, make_sample_data
 
@@ -51,14 +52,6 @@ class Trend:
     slope: float
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--iterations", type=int, default=3000, help="in all [count] (default: %(default)s)")
-    add("--val_step", type=int, default=50, help="from snapshot to snapshot [iterations] (default: %(default)s)")
-    add("--stops", type=int, default=2, help="SIGTERMs on the way [count] (default: %(default)s)")
-    add("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py, the last of all")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Train in one process more than there are stops, then print a table for each."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -66,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         small = Options(identities=12, images_per_identity=8, lfw_identities=40, pairs_per_fold=2)
         make_sample_data(folder / "data", small)
         results = []
-        with tqdm(total=arguments.iterations, desc="training", unit="it", file=sys.stderr) as bar:
+        with progress(arguments.iterations, "it", "training") as bar:
             for number in range(arguments.stops + 1):
                 until = arguments.iterations * (number + 1) // (arguments.stops + 1)
                 last = number == arguments.stops

@@ -8,13 +8,11 @@ ratio compares one turn. CPU time is reliable on a busy machine, too.
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
 from fr.data.pipeline import dali_settings
 from fr.data.verification_set import sets_to_score
@@ -23,18 +21,13 @@ from fr.evaluation.embedding import Network, embed
 from fr.evaluation.scored_model import open_model
 from fr.evaluation.scoring import wants_flip
 from fr.options.definitions import evaluation_options
+from fr.progress import tracked
 
 
 @dataclass(frozen=True)
 class Cost:
     seconds: float
     cpu_seconds: float  # of all threads
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--turns", type=int, default=5, help="of each form, after one that isn't [count] (default: %(default)s)")
-    add("--eval", nargs=argparse.REMAINDER, required=True, help="last: options of evaluate_lfw.py")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -52,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
             "bare": lambda: _bare(model.network, len(faces), batch, passes, model.preprocessing.input_size),
         }
         costs: dict[str, list[Cost]] = {name: [] for name in forms}
-        for turn in tqdm(range(arguments.turns + 1), desc="measuring", unit="turn", file=sys.stderr):
+        for turn in tracked(range(arguments.turns + 1), "turn", "measuring"):
             for name, form in forms.items():
                 cost = _cost(form)
                 costs[name] += [cost] if turn else []

@@ -24,18 +24,18 @@ from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
 from fr.options.losses import LossSettings
+from fr.progress import tracked
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tools.benchmarks.case_ranks import measure_in_own_processes
 
 _FLOAT, _GIGA = 4, 1e9
 _LR, _MOMENTUM, _DECAY, _S, _M = 0.1, 0.9, 1e-4, 30.0, 0.35
-FORMS = ("plain", "full", "sampled")
 Step = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Measurement case. form: of FORMS; `plain` = F.linear and F.cross_entropy on a one-hot margin."""
+    """Measurement case. form: of HEAD_FORMS; `plain` = F.linear and F.cross_entropy on a one-hot margin."""
 
     form: str
     classes: int
@@ -73,17 +73,6 @@ def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate
     return Cost(2 * rows * embed_size * _FLOAT, drawn * _FLOAT, step * _FLOAT, round(sent * _FLOAT))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--classes", type=int, nargs="+", default=[8_631, 100_000, 1_000_000], help="[count] (default: %(default)s)")
-    add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
-    add("--forms", nargs="+", choices=FORMS, default=FORMS, help="plain runs on 1 rank alone (default: all)")
-    add("--embed_size", type=int, default=512, help="[numbers] (default: %(default)s)")
-    add("--batch", type=int, default=64, help="samples over all ranks [count] (default: %(default)s)")
-    add("--sample_rate", type=float, default=0.1, help="of the sampled form [fraction] (default: %(default)s)")
-    add("--steps", type=int, default=5, help="measured, after one that isn't [count] (default: %(default)s)")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Measure all cases, then print the tables and the ratios."""
     options = vars(arguments)
@@ -97,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     results = []
     print(f"{'classes':>10} {'ranks':>5} {'form':8} {'s a step':>9} {'spread':>15} {'step GB':>8} {'by formula':>10}")
-    for case in tqdm(cases, desc="measuring", unit="case", file=sys.stderr):
+    for case in tracked(cases, "case", "measuring"):
         result = _in_own_processes(case)
         results.append({**asdict(case), **result})
         spread = f"{result['fastest']:.3f} … {result['slowest']:.3f}"

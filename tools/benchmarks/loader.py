@@ -32,7 +32,6 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from fr import alignment
 from fr.data.bad_images import BadImages
@@ -47,17 +46,9 @@ from fr.models import training_preprocessing
 from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
+from fr.progress import tracked
 
 _SIDE = 200  # pixels of face_recognition.pytorch's aligned image
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--threads", type=int, nargs="+", default=[1], help="of each form [count] (default: %(default)s)")
-    add("--batches", type=int, default=20, help="measured a turn, after two that aren't [count] (default: %(default)s)")
-    add("--turns", type=int, default=7, help="of each form [count] (default: %(default)s)")
-    add("--read_delay_ms", type=float, nargs="*", default=[], help="of further forms [ms] (default: none)")
-    add("--train", nargs=argparse.REMAINDER, required=True, help="last: options of train.py, @config.yml too")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -68,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     lines, results = [], {}
     for threads in arguments.threads:
         measured: dict[str, list[_Cost]] = {name: [] for name in forms}
-        for name in tqdm([*forms] * arguments.turns, desc=f"{threads} threads", unit="turn", file=sys.stderr):
+        for name in tracked([*forms] * arguments.turns, "turn", f"{threads} threads"):
             # Reopened for each turn: an open one would fill its queue while the others are measured.
             measured[name].append(_measure(forms[name](setting, threads), arguments.batches, setting.order.batch_size))
         results[threads] = {name: _median(costs) for name, costs in measured.items()}

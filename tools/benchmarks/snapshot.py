@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from tqdm import tqdm
 
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
@@ -25,6 +24,7 @@ from fr.checkpoint.training_state import TrainingState
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax
 from fr.options.losses import LossSettings
+from fr.progress import tracked
 from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
 from tools.benchmarks.case_ranks import measure_in_own_processes
@@ -42,16 +42,6 @@ class Case:
     folder: str
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--classes", type=int, default=1_000_000, help="of the head [count] (default: %(default)s)")
-    add("--embed_size", type=int, default=512, help="of its rows [numbers] (default: %(default)s)")
-    add("--ranks", type=int, default=1, help="processes [count] (default: %(default)s)")
-    add("--snapshots", type=int, default=3, help="a turn [count] (default: %(default)s)")
-    add("--turns", type=int, default=2, help="of each form [count] (default: %(default)s)")
-    add("--folder", type=Path, default=Path("."), help="on the disk to measure, for two at a time (default: here)")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Measure both forms alternately, then print the table and the share."""
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -60,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
             for background in (False, True)
         ]
         pauses: dict[Case, list[float]] = {case: [] for case in cases}
-        for case in tqdm(cases * arguments.turns, desc="measuring", unit="turn", file=sys.stderr):
+        for case in tracked(cases * arguments.turns, "turn", "measuring"):
             measured = measure_in_own_processes("tools.benchmarks.snapshot", case, case.ranks)
             pauses[case] += map(max, zip(*measured, strict=True))
     waited, background = (statistics.median(pauses[case]) for case in cases)

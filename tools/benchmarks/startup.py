@@ -26,15 +26,16 @@ import pyarrow.csv
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.order import Order
 from fr.distributed import Ranks
+from fr.progress import tracked
 from tools.benchmarks.case_ranks import measure_in_own_processes
+from tools.options.benchmark import VGGFACE2_ROWS
 
-_ROWS, _IDENTITIES = 3_141_890, 8_631  # of VGGFace2's training part
+_IDENTITIES = 8_631  # of VGGFace2's training part
 _FEWEST, _MOST = 80, 843  # images of one of its identities
 _TYPICAL = [75.0, 110.0, 140.0, 110.0, 108.0, 145.0, 82.0, 180.0, 136.0, 180.0]  # a loose crop's landmarks [pixels]
 _BATCH = 256
@@ -49,20 +50,13 @@ class Case:
     ranks: int
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--rows", type=int, default=_ROWS, help="of list and table [count] (default: %(default)s, as VGGFace2)")
-    add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
-    add("--turns", type=int, default=3, help="of each measurement [count] (default: %(default)s)")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Create the files, measure the cases alternately, then print the table and the main metrics."""
     with tempfile.TemporaryDirectory() as folder:
         make_files(Path(folder), arguments.rows)
         cases = [Case(folder, start, ranks) for ranks in arguments.ranks for start in _START]
         measured: dict[Case, list[dict[str, float]]] = {case: [] for case in cases}
-        for case in tqdm(cases * arguments.turns, desc="measuring", unit="start", file=sys.stderr):
+        for case in tracked(cases * arguments.turns, "start", "measuring"):
             measured[case].append(_in_own_processes(case))
     print(_COLUMNS)
     results = []
@@ -90,7 +84,7 @@ def _figures(results: list[dict[str, Any]]) -> dict[str, float]:
 def make_files(folder: Path, rows: int) -> None:
     """Create list.txt, points.csv and images/ like VGGFace2's in names, counts and sizes; modified an hour ago."""
     random = np.random.default_rng(0)
-    identities = max(1, round(rows * _IDENTITIES / _ROWS))
+    identities = max(1, round(rows * _IDENTITIES / VGGFACE2_ROWS))
     weights = random.uniform(_FEWEST, _MOST, identities)
     own = np.searchsorted(np.cumsum(weights) / weights.sum(), (np.arange(rows) + 0.5) / rows)
     first = np.searchsorted(own, np.arange(identities))

@@ -19,39 +19,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from tqdm import tqdm
 
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model, family
 from fr.models.layers import PReLU
 from fr.options.losses import LossSettings
+from fr.progress import tracked
 from fr.train.learner import Learner, StepSettings
 from fr.train.optimizer import build_sgd
 from fr.train.replicas import deterministic
 from tools.benchmarks.case_ranks import measure_in_own_processes
+from tools.options.benchmark import STEP_FORMS
 
 _CLASSES, _EMBED_SIZE = 8_631, 512
-
-
-@dataclass(frozen=True)
-class Form:
-    precision: str = "fp32"
-    channels_last: bool = False
-    compiled: bool = False
-    plain: bool = False
-    deterministic: bool = False
-
-
-FORMS = {
-    "plain": Form(plain=True),
-    "fp32": Form(),
-    "channels_last": Form(channels_last=True),
-    "bf16": Form(precision="bf16"),
-    "both": Form(precision="bf16", channels_last=True),
-    "deterministic": Form(deterministic=True),
-    "compile": Form(precision="bf16", channels_last=True, compiled=True),
-}
 
 
 @dataclass(frozen=True)
@@ -63,17 +44,6 @@ class Case:
     steps: int
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", nargs="+", default=["mobilenet", "iresnet50"], help="backbones (default: %(default)s)")
-    default = ["plain", "fp32", "channels_last", "bf16", "both"]
-    add("--forms", nargs="+", choices=FORMS, default=default, help="(default: %(default)s; compile takes minutes)")
-    add("--ranks", type=int, nargs="+", default=[1], help="processes [count] (default: %(default)s)")
-    add("--batch", type=int, default=32, help="images over all ranks [count] (default: %(default)s)")
-    add("--steps", type=int, default=3, help="measured a turn, after one that isn't [count] (default: %(default)s)")
-    add("--turns", type=int, default=3, help="of each form [count] (default: %(default)s)")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Measure the cases alternately, then print the table and the ratios."""
     cases = [
@@ -83,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
         for form in arguments.forms
     ]
     speeds: dict[Case, list[float]] = {case: [] for case in cases}  # the median of each turn
-    for case in tqdm(cases * arguments.turns, desc="measuring", unit="turn", file=sys.stderr):
+    for case in tracked(cases * arguments.turns, "turn", "measuring"):
         speeds[case].append(statistics.median(_in_own_processes(case)))
     print(f"{'model':>16} {'ranks':>5} {'form':14} {'images/s':>9} {'spread':>15}")
     for case, rates in speeds.items():
@@ -119,7 +89,7 @@ def _in_own_processes(case: Case) -> list[float]:
 
 def _measure_rank(case: Case, folder: str, rank: int) -> None:
     """Run the steps as one of the case's ranks and write their seconds to a file."""
-    form = FORMS[case.form]
+    form = STEP_FORMS[case.form]
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // case.ranks))
     if not form.plain:
         use_huge_pages()  # as open_ranks does

@@ -15,37 +15,12 @@ from fr.data import placement
 from fr.data.faces import LabelledFaces
 from tools.dataset.image_facts import ImageFacts
 from tools.dataset.near_duplicates import conflicts, near_pairs, repeats
+from tools.options.check_dataset import Limits
 
-# In the order of the checks; an image dropped by an earlier one isn't the original of a later duplicate.
-KINDS = {
-    "unusable": "Images that can't be read, decoded or aligned; training would replace them.",
-    "landmarks": "The landmarks can't be those of this face.",
-    "small_face": "The aligned face covers few pixels of the image.",
-    "greyscale": "The face has no colour.",
-    "turned": "EXIF's orientation turns or mirrors the image; training ignores it, and so must the landmarks.",
-    "duplicate_across": "The same file under two identities: one of the labels is wrong.",
-    "duplicate": "The same file repeated under the same identity.",
-    "near_duplicate_across": "The same image in different files under two identities.",
-    "near_duplicate": "The same image in different files under the same identity.",
-    "few_images": "Identities with too few remaining images.",
-    "in_verification": "Identities with the name of a person in the verification set.",
-}
-DROPPED = tuple(kind for kind in KINDS if kind not in ("small_face", "greyscale", "turned"))
 _EYES_APART = float(np.ptp(np.array(alignment.TEMPLATES["arcface"])[:2, 0]))  # fraction of the aligned face's width
 _SIDE = 112  # pixels, the usual side of published aligned faces
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _LEAST_DEVIATION = 0.01  # fraction of the eye distance; landmarks that were all computed have no deviation
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Thresholds of the checks."""
-
-    drop: Collection[str] = DROPPED  # kinds whose images are dropped from the list
-    min_images: int = 2  # images that an identity must keep
-    min_face: float = 32.0  # side of the aligned face [pixels of the image]
-    misfit: float = 6.0  # of the landmarks from the template [robust standard deviations above the median]
-    near: int = 16  # bits of 256
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fr.data.faces import LabelledFaces, refuse
 from fr.files.durable import write_result
 from fr.files.images import Pixels
+from fr.progress import tracked
 from tools.dataset.face_names import key_of, refuse_ambiguous
 
 
@@ -25,7 +25,7 @@ class Targets:
 
     def missing(self) -> NDArray[np.int64]:
         """Indices of the missing files."""
-        names = tqdm(self.names, desc="looking", unit="img", mininterval=1)
+        names = tracked(self.names, "img", "looking")
         return np.flatnonzero([not os.path.exists(self.out / name) for name in names])
 
     def remove_others(self) -> int:

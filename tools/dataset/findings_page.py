@@ -13,8 +13,9 @@ from fr.data.faces import LabelledFaces
 from fr.errors import InputError
 from fr.files.images import decode
 from fr.report.html_page import card, cards, inline_image, named_rows, page
-from tools.dataset.checks import KINDS, Finding, Findings
+from tools.dataset.checks import Finding, Findings
 from tools.dataset.image_facts import ImageFacts
+from tools.options.check_dataset import KINDS
 
 _EDGE = 160  # pixels of a thumbnail
 _DOT = 2.5  # radius of a landmark in it

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
-from tqdm import tqdm
 
 from fr import alignment
 from fr.data import placement
@@ -32,6 +31,7 @@ from fr.errors import InputError
 from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, is_too_large
 from fr.preprocessing import Preprocessing
+from fr.progress import tracked
 from tools.dataset.near_duplicates import SIDE, Signatures, signature
 from tools.dataset.parallel import map_in_processes
 
@@ -198,7 +198,7 @@ def _face(pixels: NDArray[np.uint8], matrix: alignment.Array) -> NDArray[np.uint
 def _keys(faces: Faces) -> pa.FixedSizeBinaryArray:
     """Cache keys of the images: [N]."""
     digests = []
-    for index in tqdm(range(len(faces)), desc="looking at files", unit="img", mininterval=1):
+    for index in tracked(range(len(faces)), "img", "looking at files"):
         try:
             stat = os.stat(_file(faces, index))
             stamp = f"{stat.st_size} {stat.st_mtime_ns}"

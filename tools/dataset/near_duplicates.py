@@ -10,7 +10,8 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+
+from fr.progress import tracked
 
 SIDE = 32  # pixels of the square image that is hashed
 BITS = 256
@@ -48,7 +49,7 @@ def near_pairs(signatures: Signatures, radius: int) -> NDArray[np.int64]:
     """
     count = len(signatures)
     pair_codes = np.empty(0, dtype=np.int64)
-    for mask in tqdm(_masks(radius + 2), desc="near-duplicates", unit="sort", mininterval=1):
+    for mask in tracked(_masks(radius + 2), "sort", "near-duplicates"):
         # The masked words are hashed to one number, which sorts fast; collisions are resolved by the comparison below.
         keys = ((signatures & mask) * _ODD).sum(axis=1, dtype=np.uint64)
         order = np.argsort(keys)

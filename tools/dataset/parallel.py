@@ -4,7 +4,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
@@ -12,9 +11,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from fr.errors import InputError
+from fr.progress import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,9 +35,8 @@ def map_in_processes(
     count = min(workers or len(os.sched_getaffinity(0)), len(items))
     # spawn: a fork would copy locks held by threads (OpenCV's, torch's) without the threads.
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker, (function,))
-    interval = 0.1 if sys.stderr.isatty() else 5.0  # seconds; fewer lines in a log file
     ahead: deque[Future[Result]] = deque()
-    with tqdm(total=len(items), desc=title, unit=unit, mininterval=interval) as bar:
+    with progress(len(items), unit, title) as bar:
         try:
             for item in items:
                 ahead.append(_submitted(pool, item))

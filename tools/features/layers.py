@@ -9,8 +9,6 @@ from fr.evaluation.embedding import Network, with_mirror_image
 from fr.evaluation.scored_model import ScoredModel
 from fr.models import family
 
-LAYERS = ("embedding", "pooled")
-
 
 def feature_network(model: ScoredModel, snap: str, layer: str, flip_mode: str, normalize: bool) -> Network:
     """Network [B, 3, H, W] → [B, D] up to a layer of LAYERS; InputError if it has no such layer.

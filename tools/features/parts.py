@@ -21,20 +21,10 @@ from fr.data.usable import usable_batches
 from fr.distributed import Ranks, patient_group, raise_together
 from fr.errors import InputError
 from fr.evaluation.embedding import Network
-from fr.options.fields import Group
-from fr.options.types import COUNT, COUNT_OR_0, FLAG
 from fr.preprocessing import Preprocessing
 from fr.progress import progress
 
 _MOST = 1000  # parts; a kill loses at most one part of each rank
-
-
-def embedding_options(group: Group) -> None:
-    """Add the options of tools that extract features."""
-    add = group.add_argument
-    add("--flipped_emb", **FLAG, help="mean with the mirror image's features; false = off; default: as in --snap")
-    add("--batch_size", type=COUNT, default=64, help="per rank and forward pass [images]")
-    add("--max_bad_images", type=COUNT_OR_0, default=1000, help="one more unusable ends the run [files]; 0 = the first")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from fr.data.faces import Faces
 from fr.data.readers.folders import images_below
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
+from fr.options.detection import DetectorSettings
 from fr.progress import progress
-from fr.recognition.detection import DetectorSettings, Mtcnn
+from fr.recognition.detection import Mtcnn
 from tools.dataset.face_journal import Found
 from tools.dataset.parallel import map_in_processes
 from tools.detect_faces import face_of, find_face

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.readers.source import Format
@@ -24,6 +23,7 @@ from fr.errors import InputError, in_short
 from fr.files.data_root import DataRoot
 from fr.files.record_io import Damaged, unpack
 from fr.files.untrusted import open_file, read_text
+from fr.progress import tracked
 
 FILES = ("train.rec", "train.idx", "property")
 _EXACT = 1 << 24  # the whole numbers up to here are all float32, as which records hold them; of later ones every other
@@ -79,8 +79,8 @@ def read_records(root: DataRoot) -> LabelledFaces:
     count = _class_count(facts)
     records = _Records(path, index)
     rows, bounds = _groups(records)
-    hidden = os.environ.get("LOCAL_RANK", "0") != "0"  # a minute where every record is asked: one rank shows it
-    groups = tqdm(bounds, "reading labels", unit="group", delay=2, mininterval=1, disable=hidden)
+    shown = os.environ.get("LOCAL_RANK", "0") == "0"  # a minute where every record is asked: one rank shows it
+    groups = tracked(bounds, "group", "reading labels", shown=shown)
     classes = np.repeat([_class(records, rows[first:end]) for first, end in groups], np.diff(bounds).ravel())
     lost, rows, classes = rows[classes == _UNKNOWN], rows[classes >= 0], classes[classes >= 0]
     if not len(rows):

@@ -25,7 +25,6 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fr.data.faces import LabelledFaces, check_landmarks, refuse
 from fr.data.lines import STAYS, read_lines, strays, true_rows
@@ -36,6 +35,7 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 from fr.files.tar_members import CutShort, tar_members
+from fr.progress import tracked
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp")
 _ROLES = dict.fromkeys(IMAGE_ENDINGS, "image") | {"cls": "class", "landmarks": "landmarks"}
@@ -79,8 +79,7 @@ def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
     """
     shards = shard_names(root, list_file)
     # A minute a million samples: the first rank of a host shows how far it is.
-    hidden = os.environ.get("LOCAL_RANK", "0") != "0"
-    bar = tqdm(shards, "reading shards", unit="shard", delay=2, mininterval=1, disable=hidden)
+    bar = tracked(shards, "shard", "reading shards", shown=os.environ.get("LOCAL_RANK", "0") == "0")
     parts = [_index(root.path / name, root) for name in bar]
     refuse([problem for part in parts for problem in part.problems])
     names = pa.concat_arrays([part.names for part in parts])

@@ -1,0 +1,58 @@
+"""The last lines of a run: time taken, best snapshot, and the commands that follow."""
+
+import argparse
+import shlex
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from fr.checkpoint.snapshot import snapshot_path
+from fr.checkpoint.snapshot_writer import SnapshotWriter
+from fr.distributed import launcher_facts
+
+
+def closing_lines(
+    argv: Sequence[str], options: argparse.Namespace, writer: SnapshotWriter, status: int, seconds: float
+) -> list[str]:
+    """Lines to print when a run has ended. argv: its command line. status: its exit status. seconds: it took."""
+    ended = f"stopped by {signal.Signals(status - 128).name}" if status > 128 else "done"
+    written = [path for path in writer.written if path.exists()]
+    lines = [f"{ended} after {duration(seconds)}" + ("" if written else "; no snapshot was written")]
+    if not written:
+        return lines
+    shown = written[-1]
+    if writer.best and (best := snapshot_path(writer.folder, writer.prefix, writer.best[0])).exists():
+        shown = best
+        lines.append(f"best snapshot: {best} (accuracy {writer.best[1]:.4f})")
+    else:
+        lines.append(f"newest snapshot: {shown}")
+    no_set = "" if options.val_data_root or options.val_sets else " --val_data_root LFW"
+    return [
+        *lines,
+        f"score it: python evaluate_lfw.py --snap {shlex.quote(str(shown))}{no_set}",
+        f"see the curves: tensorboard --logdir {shlex.quote(str(log_folder(options)))}",
+        f"{'go on' if status else 'train longer'}: {_resuming(argv, options, longer=not status)}",
+    ]
+
+
+def log_folder(options: argparse.Namespace) -> Path:
+    """Folder of the run's logs."""
+    return Path(options.log_folder or f"logs/{options.snap_prefix}")
+
+
+def duration(seconds: float) -> str:
+    """`1 h 02 min 03 s`, without leading parts that are 0."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min {rest:02} s"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _resuming(argv: Sequence[str], options: argparse.Namespace, longer: bool) -> str:
+    """The command that resumes the run."""
+    facts = launcher_facts()
+    launch = f"torchrun --nproc_per_node {facts['LOCAL_WORLD_SIZE']}" if facts["WORLD_SIZE"] > 1 else "python"
+    auto = [] if options.snap_to_resume == "auto" else ["--snap_to_resume", "auto"]
+    more = ["--max_iterations" if options.max_iterations else "--epoch_total_num", "MORE"] if longer else []
+    return f"{launch} train.py {shlex.join([*argv, *auto, *more])}"

@@ -1,0 +1,116 @@
+"""Options of tools/benchmark.py, a function for each part."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fr.options.parsing import docstring, tool_parser
+
+HEAD_FORMS = ("plain", "full", "sampled")
+VGGFACE2_ROWS = 3_141_890  # of its training part
+
+
+@dataclass(frozen=True)
+class Form:
+    """Form of the measured step; plain: torch's own parts."""
+
+    precision: str = "fp32"
+    channels_last: bool = False
+    compiled: bool = False
+    plain: bool = False
+    deterministic: bool = False
+
+
+STEP_FORMS = {
+    "plain": Form(plain=True),
+    "fp32": Form(),
+    "channels_last": Form(channels_last=True),
+    "bf16": Form(precision="bf16"),
+    "both": Form(precision="bf16", channels_last=True),
+    "deterministic": Form(deterministic=True),
+    "compile": Form(precision="bf16", channels_last=True, compiled=True),
+}
+
+
+def options(argv: list[str]) -> argparse.Namespace:
+    """Options of the chosen part; `part` is its name."""
+    parser = tool_parser("tools/benchmark.py")
+    parts = parser.add_subparsers(required=True, metavar="PART", dest="part")
+    for name, (add, about) in _PARTS.items():
+        description, form = docstring(f"tools/benchmarks/{name}.py"), argparse.RawDescriptionHelpFormatter
+        add(parts.add_parser(name, help=about, description=description, formatter_class=form))
+    return parser.parse_args(argv)
+
+
+def _endurance(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--iterations", type=int, default=3000, help="in all [count] (default: %(default)s)")
+    add("--val_step", type=int, default=50, help="from snapshot to snapshot [iterations] (default: %(default)s)")
+    add("--stops", type=int, default=2, help="SIGTERMs on the way [count] (default: %(default)s)")
+    add("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py, the last of all")
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--turns", type=int, default=5, help="of each form, after one that isn't [count] (default: %(default)s)")
+    add("--eval", nargs=argparse.REMAINDER, required=True, help="last: options of evaluate_lfw.py")
+
+
+def _head(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--classes", type=int, nargs="+", default=[8_631, 100_000, 1_000_000], help="[count] (default: %(default)s)")
+    add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
+    add("--forms", nargs="+", choices=HEAD_FORMS, default=HEAD_FORMS, help="plain runs on 1 rank alone (default: all)")
+    add("--embed_size", type=int, default=512, help="[numbers] (default: %(default)s)")
+    add("--batch", type=int, default=64, help="samples over all ranks [count] (default: %(default)s)")
+    add("--sample_rate", type=float, default=0.1, help="of the sampled form [fraction] (default: %(default)s)")
+    add("--steps", type=int, default=5, help="measured, after one that isn't [count] (default: %(default)s)")
+
+
+def _loader(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--threads", type=int, nargs="+", default=[1], help="of each form [count] (default: %(default)s)")
+    add("--batches", type=int, default=20, help="measured a turn, after two that aren't [count] (default: %(default)s)")
+    add("--turns", type=int, default=7, help="of each form [count] (default: %(default)s)")
+    add("--read_delay_ms", type=float, nargs="*", default=[], help="of further forms [ms] (default: none)")
+    add("--train", nargs=argparse.REMAINDER, required=True, help="last: options of train.py, @config.yml too")
+
+
+def _snapshot(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--classes", type=int, default=1_000_000, help="of the head [count] (default: %(default)s)")
+    add("--embed_size", type=int, default=512, help="of its rows [numbers] (default: %(default)s)")
+    add("--ranks", type=int, default=1, help="processes [count] (default: %(default)s)")
+    add("--snapshots", type=int, default=3, help="a turn [count] (default: %(default)s)")
+    add("--turns", type=int, default=2, help="of each form [count] (default: %(default)s)")
+    add("--folder", type=Path, default=Path("."), help="on the disk to measure, for two at a time (default: here)")
+
+
+def _startup(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--rows", type=int, default=VGGFACE2_ROWS, help="of list and table [count] (default: %(default)s, as VGGFace2)")
+    add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
+    add("--turns", type=int, default=3, help="of each measurement [count] (default: %(default)s)")
+
+
+def _step(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", nargs="+", default=["mobilenet", "iresnet50"], help="backbones (default: %(default)s)")
+    default = ["plain", "fp32", "channels_last", "bf16", "both"]
+    add("--forms", nargs="+", choices=STEP_FORMS, default=default, help="(default: %(default)s; compile takes minutes)")
+    add("--ranks", type=int, nargs="+", default=[1], help="processes [count] (default: %(default)s)")
+    add("--batch", type=int, default=32, help="images over all ranks [count] (default: %(default)s)")
+    add("--steps", type=int, default=3, help="measured a turn, after one that isn't [count] (default: %(default)s)")
+    add("--turns", type=int, default=3, help="of each form [count] (default: %(default)s)")
+
+
+_PARTS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "head": (_head, "the softmax head"),
+    "step": (_step, "a whole step"),
+    "snapshot": (_snapshot, "the pause for one"),
+    "startup": (_startup, "reading the lists"),
+    "loader": (_loader, "reading and aligning"),
+    "evaluate": (_evaluate, "embedding a set"),
+    "endurance": (_endurance, "a long run"),
+}

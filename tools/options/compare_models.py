@@ -1,0 +1,24 @@
+"""Options of tools/compare_models.py."""
+
+import argparse
+from pathlib import Path
+
+from fr.errors import InputError
+from fr.options.definitions import evaluation_options
+from fr.options.parsing import Resolved, tool_parser
+
+# Outputs of evaluate_lfw.py that are of one model.
+_NOT_HERE = ("json", "report", "roc_fname", "show_failed", "dump_embeddings")
+
+
+def options(argv: list[str]) -> tuple[argparse.Namespace, list[Resolved]]:
+    """The tool's own arguments, and evaluate_lfw.py's options for A and for B."""
+    parser = tool_parser("tools/compare_models.py", allow_abbrev=False)
+    parser.add_argument("a", metavar="A", help="snapshot (.pt) or ONNX model")
+    parser.add_argument("b", metavar="B", help="another one")
+    parser.add_argument("--roc", type=Path, metavar="PNG", help="plot of both ROC curves to write (default: none)")
+    arguments, rest = parser.parse_known_args(argv)
+    both = [evaluation_options(["--snap", name, *rest]) for name in (arguments.a, arguments.b)]
+    if refused := both[0].said(_NOT_HERE, "not for two models"):
+        raise InputError(*refused)
+    return arguments, both

@@ -1,0 +1,15 @@
+"""Options of tools/plot_roc.py."""
+
+import argparse
+from pathlib import Path
+
+from fr.options.parsing import tool_parser
+
+
+def options(argv: list[str]) -> argparse.Namespace:
+    parser = tool_parser("tools/plot_roc.py")
+    add = parser.add_argument
+    add("curves", type=Path, nargs="+", metavar="FILE", help="of --roc_fname")
+    add("--out", type=Path, required=True, metavar="PNG", help="plot to write (required)")
+    add("--names", nargs="+", metavar="NAME", help="of the curves (default: those of the files)")
+    return parser.parse_args(argv)

@@ -334,7 +334,12 @@ def test_packs_whose_numbers_do_not_fit_or_that_hold_something_else_are_refused(
     for content, expected in (
         ((pictures[:7], same), "7 images for 4 pairs, where each has two"),
         ((pictures, [True, True, False, 7]), "pair 3 is neither True nor False"),
-        (([*pictures[:7], 5], same), "image 7 isn't the bytes of one"),
+        (([*pictures[:7], 5], same), "image 7 isn't the bytes of an encoded image, such as a JPEG's"),
+        (
+            ([*pictures[:7], np.zeros((4, 4, 3), np.uint8)], same),
+            "image 7 isn't the bytes of an encoded image, such as a JPEG's",
+        ),
+        ((pictures, np.array([1.0, 0, 0, np.nan])), "pair 3 is neither True nor False"),
         ((pictures, [True] * 4), "0 different pairs; a verification needs two of each kind at least"),
         ({"a": 1}, "no pack of pairs: expected a list of images and one of True and False"),
     ):
@@ -342,6 +347,23 @@ def test_packs_whose_numbers_do_not_fit_or_that_hold_something_else_are_refused(
         assert problems(str(path)) == (f"{path}: {expected}",)
     path.write_bytes(pickle.dumps((pictures, same))[:-9])
     assert problems(str(path))[0].startswith(f"{path}: damaged, or no pack of pairs (")
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("kind", ["row", "column", "verdicts", "verdict array"])
+def test_a_pack_with_arrays_of_numpy_is_the_one_with_bytes_and_booleans(
+    kind: str, protocol: int, tmp_path: Path
+) -> None:
+    """As insightface's build_eval_pack.py pickles what cv2.imencode returned, and a comparison of arrays."""
+    pictures, same = [f"picture {i}".encode() * 100 for i in range(8)], [True, True, False, False]
+    shape = {"row": (-1,), "column": (-1, 1)}.get(kind)
+    images = [np.frombuffer(one, np.uint8).reshape(shape) for one in pictures] if shape else pictures
+    verdicts = {"verdicts": [np.bool_(one) for one in same], "verdict array": np.array(same)}.get(kind, same)
+    path = tmp_path / "x.bin"
+    path.write_bytes(pickle.dumps((images, verdicts), protocol))
+    faces = read_set(str(path)).faces
+    assert [faces.read(row).tobytes() for row in faces.pairs.ravel().tolist()] == pictures
+    assert faces.same.tolist() == same
 
 
 def test_a_pack_runs_nothing_that_it_names(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fr.data.faces import VerificationFaces
+from fr.data.faces import VerificationFaces, swapped_note
+from fr.data.landmark_csv import landmark_csvs
 from fr.data.pairs import cfp
 from fr.data.pairs.insightface_bin import read_pack
 from fr.data.pairs.lfw import read_lfw
@@ -47,8 +48,11 @@ class VerificationSet:
 
     @property
     def doubt(self) -> str:
-        """Warning that the images, which have no landmarks, are no aligned crops; "" = none."""
-        why = "" if self.faces.landmarks.shape[1] else doubt(self.faces)
+        """Warning about landmarks, or that the images, which have none, are no aligned crops; "" = none."""
+        if self.faces.landmarks.shape[1]:
+            note = swapped_note(self.faces.landmarks)
+            return note and f"{self.name}: {note}"
+        why = doubt(self.faces)
         return why and (
             f"{self.name}: no landmarks ({', '.join(_LANDMARKS)}) in {self.source}, so its images are taken for "
             f"aligned crops, but {why}"
@@ -128,10 +132,10 @@ def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = 
     root, pairs, landmarks = (here or there for here, there in zip(said, stored, strict=True))
     if root and not any(said) and not (pairs or landmarks):
         return root, "", ""
-    if not (root and pairs and landmarks):
+    if not (root and pairs):
         raise InputError(
-            f"{snap} names no verification set: give --{', --'.join(OPTIONS)}, or as --{OPTIONS[0]} a folder with "
-            f"{_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"
+            f"{snap} names no verification set: give --{', --'.join(OPTIONS)} (no landmarks = aligned crops), or as "
+            f"--{OPTIONS[0]} a folder with {_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"
         )
     return root, pairs, landmarks
 
@@ -150,6 +154,8 @@ def _read_place(place: Sequence[str], kind: str, allow_outside: bool) -> Verific
     """The set of --val_data_root, --val_list and --val_landmarks, or of --val_data_root alone."""
     folder, list_file, landmarks = place
     root = DataRoot(Path(folder), allow_outside)
+    if Path(landmarks).is_dir() and landmarks:
+        landmarks = _landmark_file(Path(landmarks))
     if not list_file:
         return _read_whole(root, kind, "--val_data_root")
     path = Path(list_file)
@@ -226,6 +232,16 @@ def _landmarks_in(folder: Path) -> str:
     if not found:
         refuse_unused_landmarks(folder, _LANDMARKS)
     return found
+
+
+def _landmark_file(folder: Path) -> str:
+    """The landmark file in a folder given as --val_landmarks: of a set, or its only CSV."""
+    named = [folder / name for name in _LANDMARKS if (folder / name).is_file()]
+    found = named[:1] or landmark_csvs(folder)
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found[:3]) or f"none, nor {', '.join(_LANDMARKS)}"
+        raise InputError(f"--val_landmarks {folder}: a folder; give the file itself; its CSV files: {names}")
+    return str(found[0])
 
 
 def _images_in(folder: Path, pairs: Pairs) -> Path:

@@ -21,6 +21,7 @@ from fr.data.pairs.pair_faces import tenths
 from fr.data.storage import Pack
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
+from fr.files.kinds import Kind, taken_for
 from fr.files.restricted_pickle import ArrayAt, InertUnpickler
 from fr.files.untrusted import read_whole
 
@@ -65,7 +66,8 @@ def _contents(path: Path) -> tuple[list[bytes], list[Any]]:
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
-        raise InputError(f"{path}: damaged, or no pack of pairs ({type(error).__name__}: {str(error)[:80]})") from error
+        said = f"{path}: damaged, or no pack of pairs ({type(error).__name__}: {str(error)[:80]})"
+        raise InputError(taken_for("a pack of pairs", path, Kind.PICKLE) or said) from error
     raise InputError(f"{path}: no pack of pairs: expected a list of images and one of True and False")
 
 

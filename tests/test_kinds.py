@@ -94,9 +94,10 @@ def test_a_file_that_is_no_snapshot_is_named_with_what_takes_it(given: tuple[Kin
 def test_a_run_cannot_be_resumed_from_it(given: tuple[Kind, Path], sample_data: Path, tmp_path: Path) -> None:
     kind, path = given
     data = sample_data / "vggface2/train"
+    small = ["--model", "rmnet", "--input_size", "32", "--train_batch_size", "16"]
     options = ["--train_dataset", "folder", "--train_data_root", str(data), "--aligned", "--snap_folder", str(tmp_path)]
     with pytest.raises(InputError, match=rf"not a snapshot of this trainer, but .*{REMEDY[kind]}"):
-        train.main([*options, "--snap_to_resume", str(path), "--model", "rmnet", "--input_size", "32"])
+        train.main([*options, "--snap_to_resume", str(path), *small])
 
 
 def test_no_training_begins_from_what_holds_no_weights(given: tuple[Kind, Path]) -> None:

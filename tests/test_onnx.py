@@ -313,7 +313,7 @@ def test_a_file_without_contract_needs_all_of_it_said(tmp_path: Path, sample_dat
     fixed = str(foreign(tmp_path / "fixed.onnx"))
     free = str(foreign(tmp_path / "free.onnx", shape=["n", 3, "h", "w"]))
     for path, missing in ((fixed, "--template, --mean, --std"), (free, "--input_size, --template, --mean, --std")):
-        with pytest.raises(InputError, match=f"{path} doesn't store its preprocessing: give {missing}$"):
+        with pytest.raises(InputError, match=f"{path} doesn't store its preprocessing: give {missing}, or write it"):
             evaluate_lfw.main(["--snap", path, *folder])
     said = ["--template", "arcface", "--mean", "0", "0", "0", "--std", "1", "1", "1"]
     assert figures(tmp_path, "--snap", fixed, *folder, *said) == figures(

@@ -129,7 +129,8 @@ def read(path: Path) -> SnapshotContents:
     """Read a `.pt` without executing anything in it; InputError unless it is whole."""
     try:
         _check_parts(path)
-        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by its name torch.load would take it for another format
+            stored: Any = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler

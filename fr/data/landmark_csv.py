@@ -73,9 +73,8 @@ def _rows_of(
 ) -> NDArray[np.float64]:
     """Columns of a table [N, K] by name; InputError names images without a row by `where`."""
     columns = _read_csv(table, wanted)
-    keys, values = columns["NAME_ID"].combine_chunks(), [columns[name].to_numpy() for name in wanted]
     try:
-        return values_by_name(names, keys, values, str(table), where)
+        return values_by_name(names, columns["NAME_ID"].combine_chunks(), columns.select(wanted), str(table), where)
     except InputError:
         read_bytes(table)  # which says if it has NULs, that Arrow takes for parts of names
         raise

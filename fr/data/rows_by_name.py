@@ -1,7 +1,7 @@
 """Rows of a table for images, looked up by name: whatever in the names differs by habit alone is overlooked."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +17,16 @@ _IMAGE_ENDING = r"(?i)\.(jpg|jpeg|jpe|jfif|png|bmp|webp)$"
 _DEEPEST = 100  # folders in one another
 _QUOTED = 80  # characters of a name that a message shows
 
-Values = NDArray[np.float64]
-
 
 def values_by_name(
-    names: pa.StringArray, keys: pa.StringArray, columns: Sequence[Values], table: str, where: Callable[[int], str]
-) -> Values:
-    """Values of images [N], looked up by name without ending among the keys [K] of a table: [N, len(columns)].
+    names: pa.StringArray, keys: pa.StringArray, columns: pa.Table, table: str, where: Callable[[int], str]
+) -> NDArray[np.float64]:
+    """Values of images [N], looked up by name without ending among the keys [K] of a table: [N, C].
 
-    columns: [K] each. Where names don't match as they are, an ending of the keys, blanks around them, `./` in front and
-    backslashes are overlooked, and then the outer folders that one side lacks (`train/n000002/0001_01.jpg`). InputError
-    names, by `where`, images without a row and those that would share one, and rows of one image that differ.
+    columns: C of K numbers each. table: its name in messages. Where names don't match as they are, an ending of the
+    keys, blanks around them, `./` in front and backslashes are overlooked, and then the outer folders that one side
+    lacks (`train/n000002/0001_01.jpg`). InputError names, by `where`, images without a row and those that would share
+    one, and rows of one image that differ.
     """
     sought = _without_ending(names)
     if sought.equals(keys):  # as VGGFace2's own files are: a second less than looking each of 3 million names up
@@ -35,9 +34,9 @@ def values_by_name(
     else:
         sought, keys, rows = _matched(names, sought, keys, table, where)
         _refuse_shared(names, rows, table, where)
-    values = np.empty((len(names), len(columns)))
-    for place, column in enumerate(columns):
-        values[:, place] = column[rows]
+    values = np.empty((len(names), columns.num_columns))
+    for place, column in enumerate(columns.columns):  # one at a time: millions of rows take 250 MB
+        values[:, place] = column.to_numpy()[rows]
     _refuse_contradictions(sought, keys, columns, table)
     return values
 
@@ -91,15 +90,13 @@ def _inner(names: pa.StringArray, depth: int) -> pa.StringArray:
     return pc.replace_substring_regex(names, rf"^.*/((?:[^/]*/){{{depth}}}[^/]*)$", r"\1")
 
 
-def _refuse_contradictions(
-    sought: pa.StringArray, keys: pa.StringArray, columns: Sequence[Values], table: str
-) -> None:
+def _refuse_contradictions(sought: pa.StringArray, keys: pa.StringArray, columns: pa.Table, table: str) -> None:
     """InputError for images [N] that have several rows with other values."""
     if pc.count_distinct(keys).as_py() == len(keys):
         return
     coded = keys.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     first = np.unique(coded, return_index=True)[1][coded]
-    values = np.column_stack(columns)
+    values = np.column_stack([column.to_numpy() for column in columns.columns])
     unlike = np.flatnonzero((values != values[first]).any(axis=1))
     used = pc.is_in(keys.take(pa.array(unlike)), value_set=sought).to_numpy(zero_copy_only=False)
     refuse([

@@ -102,7 +102,8 @@ def _landmarks(names: list[str], path: Path, where: dict[str, str]) -> NDArray[n
     if path.suffix.lower() == ".csv":
         return landmarks_of(listed, path, at)
     known = _read_lfw_landmarks(path)
-    columns = [*np.array([*known.values()], dtype=np.float64).reshape(-1, 10).T]
+    rows = np.array([*known.values()], dtype=np.float64).reshape(-1, 10)
+    columns = pa.table({str(place): column for place, column in enumerate(rows.T)})
     points = values_by_name(listed, pa.array([*known], type=pa.string()), columns, str(path), at).reshape(-1, 5, 2)
     check_landmarks(points, lambda i: f"{path}: the row of {names[i]}")
     return points

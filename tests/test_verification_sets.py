@@ -224,13 +224,15 @@ def test_images_of_several_sizes_are_doubted_before_the_first_is_embedded(
     assert f"warning: {doubt}" in capsys.readouterr().err
 
 
-def test_crops_of_lfw_need_the_list_alone_and_photographs_are_doubted(
-    drawn: Drawn, sample_data: Path, tmp_path: Path
-) -> None:
+def test_crops_of_lfw_need_the_list_alone_and_photographs_are_doubted(drawn: Drawn, tmp_path: Path) -> None:
     root = drawn.lfw(tmp_path)
     pairs = (root / "pairs.txt").rename(tmp_path / "elsewhere.txt")
     (crops,) = read_sets([str(root / "people"), str(pairs), ""], "auto", [])
     assert crops.faces.landmarks.shape == (len(drawn.crops), 0, 2) and crops.doubt == ""
+    beside = written(tmp_path / "lfw_landmark.txt", "")
+    (crops,) = read_sets([str(root / "people"), str(pairs), ""], "auto", [])
+    assert f"{beside} isn't used; give it as --val_landmarks" in crops.doubt
+    beside.unlink()
     for path in sorted((root / "people").rglob("*.png")):
         with Image.open(path) as image:
             image.resize((250, 250)).save(path)

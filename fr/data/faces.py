@@ -170,7 +170,10 @@ def check_first_image(faces: Faces, option: str) -> None:
 def _elsewhere(faces: Faces, option: str) -> str:
     """End of a message about the first image: the folder that it is in, if near the root."""
     name, root = faces.names[0].as_py(), faces.root.path
-    with os.scandir(root) as entries:
-        inside = [Path(entry.path) for entry in islice(entries, _LOOKED_INTO) if entry.is_dir()]
+    try:
+        with os.scandir(root) as entries:
+            inside = [Path(entry.path) for entry in islice(entries, _LOOKED_INTO) if entry.is_dir()]
+    except OSError:
+        inside = []
     near = next((folder for folder in (root.parent, *sorted(inside)) if os.path.exists(folder / name)), None)
     return f"; is {option} {faces.root} right?" if near is None else f"; it is in {near}: give {option} {near}"

@@ -3,6 +3,7 @@
 import codecs
 import gzip
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,6 +150,78 @@ def test_a_csv_given_itself_is_read_whatever_its_name(vgg: Vgg) -> None:
     assert vgg.read(landmarks=table).landmarks[0].tolist() == points(3)
 
 
+def test_the_only_csv_of_a_folder_is_read_whatever_its_name(vgg: Vgg) -> None:
+    """A table of boxes beside it isn't one of landmarks; of two neither is guessed."""
+    vgg.table.rename(vgg.landmarks / "points.csv")
+    (vgg.landmarks / "loose_bb_train.csv").write_text("NAME_ID,X,Y,W,H\n")
+    assert vgg.read().landmarks[0].tolist() == points(3)
+    (vgg.landmarks / "other.csv").touch()
+    (problem,) = vgg.problems()
+    assert problem.startswith(f"{vgg.table}: no such file") and "there: other.csv, points.csv; give the CSV" in problem
+
+
+def with_tabs(row: list[str]) -> str:
+    return "\t".join(row)
+
+
+SAVED_ANEW: dict[str, Callable[[list[str]], str]] = {
+    "tabs": with_tabs,
+    "tabs, decimal commas": lambda row: with_tabs([row[0], *(field.replace(".", ",") for field in row[1:])]),
+    "semicolons": lambda row: ";".join(row),
+    "semicolons, decimal commas": lambda row: ";".join([row[0], *(field.replace(".", ",") for field in row[1:])]),
+    "blanks after commas": lambda row: f'"{row[0]}", ' + ", ".join(row[1:]),
+    "lower-case header": lambda row: ",".join(row).replace(HEADER, HEADER.lower()),
+    "quoted header": lambda row: ",".join(f'"{field}"' for field in row),
+    "a column more in front": lambda row: ",".join(["" if row[0] == "NAME_ID" else "7", *row]),
+    "a comma at the end": lambda row: ",".join([*row, ""]),
+    "endings in the names": lambda row: ",".join([row[0].replace("1", "1.jpg").replace("2", "2.JPG"), *row[1:]]),
+    "blanks around the names": lambda row: ",".join([f'" {row[0]} "', *row[1:]]),
+    "backslashes": lambda row: ",".join([row[0].replace("/", "\\"), *row[1:]]),
+    "./ in front": lambda row: ",".join([row[0].replace("a/", "./a/").replace("b/", "./b/"), *row[1:]]),
+    "folders in front": lambda row: ",".join([row[0].replace("a/", "x/y/a/").replace("b/", "x/z/b/"), *row[1:]]),
+}
+
+
+@pytest.mark.parametrize("dialect", SAVED_ANEW)
+def test_a_table_that_a_spreadsheet_or_a_script_saved_anew_reads_the_same(vgg: Vgg, dialect: str) -> None:
+    expected = vgg.read().landmarks.tolist()
+    rows = [line.replace('"', "").split(",") for line in vgg.table.read_text().splitlines()]
+    vgg.table.write_text("".join(SAVED_ANEW[dialect](row) + "\n" for row in rows))
+    assert vgg.read().landmarks.tolist() == expected
+
+
+def test_a_list_with_the_split_in_front_of_its_paths_is_joined(vgg: Vgg) -> None:
+    """`train/n000002/0001_01.jpg`, with the folder above the split as root."""
+    expected = vgg.read().landmarks.tolist()
+    vgg.list_file.write_text("".join(f"train/{name}\n" for name in vgg.list_file.read_text().split()))
+    vgg.photograph("train/b/1.jpg")
+    assert vgg.read().landmarks.tolist() == expected
+    vgg.list_file.write_text("train/b/1.jpg\ntest/b/1.jpg\n")  # which of them the row is of, nobody knows
+    (problem,) = vgg.problems()
+    assert "test/b/1.jpg and train/b/1.jpg would share a row" in problem
+
+
+def test_the_root_that_the_paths_start_from_is_named(vgg: Vgg) -> None:
+    top = vgg.root
+    vgg.photograph("train/b/1.jpg")
+    (vgg.root / "b/1.jpg").unlink()
+    (problem,) = vgg.problems()
+    assert problem == f"{top}/b/1.jpg: no such file; it is in {top}/train: give --train_data_root {top}/train"
+    vgg.list_file.write_text("train/b/1.jpg\n")
+    vgg.root = top / "train"
+    (problem,) = vgg.problems()
+    assert problem == f"{top}/train/train/b/1.jpg: no such file; it is in {top}: give --train_data_root {top}"
+
+
+def test_names_that_cannot_be_joined_are_shown_beside_what_is_sought(vgg: Vgg) -> None:
+    vgg.table.write_text(f"{HEADER}\n{csv_row('0001')}\n")
+    *_, last = vgg.problems()
+    assert last == f"{vgg.table}: its names look like '0001', where 'b/1' is sought"
+    vgg.table.write_text(csv_row("b/1") + "\n")
+    (problem,) = vgg.problems()
+    assert problem.startswith(f"{vgg.table}:1: expected the header {HEADER}; the file begins with 'B/1,30.5")
+
+
 def test_a_csv_put_together_with_cat_holds_a_second_header(vgg: Vgg) -> None:
     first, second = vgg.folder / "1.csv", vgg.folder / "2.csv"
     first.write_text(f"{HEADER}\n{csv_row('b/1', 1)}\n{csv_row('a/1', 2)}\n")
@@ -282,9 +355,9 @@ FIELDS = csv_row("b/1").split(",")
     ("row", "expected"),
     [
         (",".join([*FIELDS[:3], "wide", *FIELDS[4:]]), "{table}:3: 'wide' isn't a number"),
-        (",".join(FIELDS[:-1]), "{table}:3: 10 fields instead of a name and 10 numbers"),
-        (",".join([*FIELDS, "1.0"]), "{table}:3: 12 fields instead of a name and 10 numbers"),
-        ("b/1", "{table}:3: 1 fields instead of a name and 10 numbers"),
+        (",".join(FIELDS[:-1]), "{table}:3: 10 fields, where the header has 11"),
+        (",".join([*FIELDS, "1.0"]), "{table}:3: 12 fields, where the header has 11"),
+        ("b/1", "{table}:3: 1 fields, where the header has 11"),
         (
             ",".join([*FIELDS[:3], "nan", *FIELDS[4:]]),
             "{table}: the row of b/1.jpg: not finite, or a million pixels away",
@@ -324,14 +397,15 @@ def test_a_folder_in_the_place_of_a_list_is_refused(vgg: Vgg) -> None:
 def test_several_problems_come_together_and_at_most_ten_by_name(vgg: Vgg) -> None:
     vgg.list_file.write_text("".join(f"z/{number}.jpg\n" for number in range(3)))
     assert vgg.problems() == tuple(
-        f"{vgg.list_file}:{number + 1}: z/{number}.jpg has no row in {vgg.table}" for number in range(3)
+        [f"{vgg.list_file}:{number + 1}: z/{number}.jpg has no row in {vgg.table}" for number in range(3)]
+        + [f"{vgg.table}: its names look like 'a/1', where 'z/0' is sought"]
     )
     vgg.list_file.write_text("".join(f"z/{number}.jpg\n" for number in range(10)))
-    assert len(vgg.problems()) == 10
+    assert len(vgg.problems()) == 10 + 1
     vgg.list_file.write_text("".join(f"z/{number}.jpg\n" for number in range(2_345)))
     problems = vgg.problems()
-    assert len(problems) == 11
-    assert problems[-1] == "… and 2,335 more like these"
+    assert len(problems) == 11 + 1
+    assert problems[-2] == "… and 2,335 more like these"
 
 
 @pytest.mark.parametrize("which", ["list", "table"])
@@ -412,7 +486,7 @@ def test_a_bad_header_of_pairs_is_refused_with_its_line(lfw: Lfw, header: str) -
         "Ann",
         "Ann\t1",
         "Ann\t1\tx",
-        "Ann 1 2",
+        "Ann 1 2 3 4",
         "Ann\t1\tBob\tx",
         "Ann\t1\t2\t3\t4",
         "Ann\t1\t²",
@@ -433,6 +507,45 @@ def test_malformed_pairs_are_refused_with_their_lines(lfw: Lfw, line: str) -> No
 def test_a_count_of_pairs_unlike_the_header_is_refused(lfw: Lfw) -> None:
     lfw.pairs.write_text(LFW_PAIRS.replace("2\t1\n", "2\t2\n", 1))
     assert lfw.problems() == (f"{lfw.pairs}: 4 pairs where the header says 2 × 2 × 2",)
+
+
+@pytest.mark.parametrize("separator", [" ", "  ", "\t", " \t"])
+@pytest.mark.parametrize("end", ["", " ", "\t", " \t \r"])
+def test_blanks_between_the_words_of_lfws_files_and_at_their_lines_ends(lfw: Lfw, separator: str, end: str) -> None:
+    expected = lfw.read()
+    for path in (lfw.pairs, lfw.landmarks):
+        lines = path.read_text().splitlines()
+        path.write_text("".join(line.replace("\t", separator) + end + "\n" for line in lines))
+    faces = lfw.read()
+    assert faces.landmarks.tolist() == expected.landmarks.tolist()
+    assert faces.pairs.tolist() == expected.pairs.tolist() and faces.same.tolist() == expected.same.tolist()
+
+
+def test_a_name_with_a_blank_in_lfws_files(lfw: Lfw) -> None:
+    expected = lfw.read()
+    for name in LFW_ROWS:
+        path = lfw.root / name.replace("Ann", "Ann Lee")
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    for separator in ("\t", " "):
+        for path in (lfw.pairs, lfw.landmarks):
+            text = path.read_text().replace("Ann Lee", "Ann").replace("Ann", "Ann Lee")
+            path.write_text(text.replace("\t", separator))
+        faces = lfw.read()
+        assert [name.replace(" Lee", "") for name in faces.names.to_pylist()] == expected.names.to_pylist()
+        assert faces.landmarks.tolist() == expected.landmarks.tolist()
+        assert faces.pairs.tolist() == expected.pairs.tolist()
+
+
+@pytest.mark.parametrize("old", [".jpg", "Ann/", "Bob/"])
+def test_endings_and_folders_of_lfws_landmarks_need_not_be_those_of_the_pairs(lfw: Lfw, old: str) -> None:
+    expected = lfw.read().landmarks.tolist()
+    new = {".jpg": ".JPG", "Ann/": "./Ann/", "Bob/": "lfw/Bob/"}[old]
+    text = lfw.landmarks.read_text().replace(old, new)
+    lfw.landmarks.write_text(text.replace("Ann/", "lfw/Ann/") if old == "Bob/" else text)
+    for name in LFW_ROWS:
+        (lfw.root / name).rename((lfw.root / name).with_suffix(".JPG"))
+    assert lfw.read().landmarks.tolist() == expected
 
 
 def test_pairs_without_landmarks_are_refused_with_their_first_line(lfw: Lfw) -> None:
@@ -512,7 +625,7 @@ def test_any_content_of_vgg_files_is_read_or_refused(tmp_path: Path, content: by
     try:
         faces = vgg.read()
     except InputError as error:
-        assert 1 <= len(error.problems) <= 11
+        assert 1 <= len(error.problems) <= 12
         assert str(vgg.folder) in error.problems[0]
         return
     assert faces.landmarks.shape == (len(faces), 5, 2)
@@ -529,7 +642,7 @@ def test_any_content_of_lfw_files_is_read_or_refused(tmp_path: Path, content: by
     try:
         faces = lfw.read()
     except InputError as error:
-        assert 1 <= len(error.problems) <= 11
+        assert 1 <= len(error.problems) <= 12
         assert str(lfw.folder) in error.problems[0]
         return
     assert faces.landmarks.shape == (len(faces), 5, 2)

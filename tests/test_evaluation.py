@@ -300,8 +300,9 @@ def test_a_folder_of_a_whole_set_is_enough(tmp_path: Path) -> None:
     assert find_set([str(tmp_path), "", ""], ["", "", ""], "t.pt") == (str(tmp_path / "lfw"), *found)
     assert find_set([str(tmp_path), "said.txt", ""], STORED, "t.pt") == (str(tmp_path), "said.txt", "landmarks.txt")
     assert find_set(["", "", ""], STORED, "t.pt") == STORED
+    assert find_set([str(tmp_path), "said.txt", ""], ["", "", ""], "t.pt") == (str(tmp_path), "said.txt", "")  # crops
     with pytest.raises(InputError, match=r"t\.pt names no verification set: give --val_data_root, --val_list, --val_l"):
-        find_set([str(tmp_path), "said.txt", ""], ["", "", ""], "t.pt")
+        find_set(["", "said.txt", ""], ["", "", ""], "t.pt")
 
 
 def test_what_an_option_overrides_is_said(

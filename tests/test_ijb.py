@@ -58,6 +58,26 @@ def test_columns_by_hand(small: Path) -> None:
     assert ijb.same.tolist() == [True, False, True, False]
 
 
+def test_blanks_and_an_empty_last_line_change_nothing(small: Path) -> None:
+    expected = read_ijb(DataRoot(small))
+    for path in sorted((small / "meta").iterdir()):
+        lines = path.read_text().splitlines()
+        path.write_text("\ufeff" + "".join(line.replace(" ", "\t") + " \t\r\n" for line in lines) + "\n\n")
+    ijb = read_ijb(DataRoot(small))
+    assert ijb.faces.names.equals(expected.faces.names)
+    assert ijb.faces.landmarks.tolist() == expected.faces.landmarks.tolist()
+    for name in ("template", "media", "detector", "pairs", "same"):
+        assert getattr(ijb, name).tolist() == getattr(expected, name).tolist()
+
+
+def test_a_score_that_rounding_made_more_than_1_is_1(small: Path) -> None:
+    write_ijb(small, MEMBERS, [f"{POINTS} {score}" for score in ("1.0000001", "1", "1e-3", "1.00005", ".5")], PAIRS)
+    assert read_ijb(DataRoot(small)).detector.tolist() == [1, 1, 1e-3, 1, 0.5]
+    write_ijb(small, MEMBERS, [f"{POINTS} 1.001"] * 5, PAIRS)
+    with pytest.raises(InputError, match=r"a score of 1\.001; it must be above 0 and at most 1"):
+        read_ijb(DataRoot(small))
+
+
 def step_by_step(rows: Any, template: Any, media: Any, weight: Any) -> Any:
     """The steps of insightface's eval_ijbc.py, template by template."""
     pooled = []
@@ -161,8 +181,8 @@ def test_options_of_the_command_have_their_effects_or_are_refused(
 @pytest.mark.parametrize(
     ("file", "old", "new", "expected"),
     [
-        ("face_tid_mid", "2.jpg 7 2", "2.jpg 7", ":2: '2.jpg 7' isn't 3 words with a space between"),
-        ("face_tid_mid", "2.jpg 7 2", "2.jpg x 2", ":2: '2.jpg x 2' isn't 3 words with a space between"),
+        ("face_tid_mid", "2.jpg 7 2", "2.jpg 7", ":2: '2.jpg 7' isn't 3 words with blanks between"),
+        ("face_tid_mid", "2.jpg 7 2", "2.jpg x 2", ":2: '2.jpg x 2' isn't 3 words with blanks between"),
         ("face_tid_mid", "2.jpg 7 2", "9.jpg 7 2", "_name_5pts_score.txt:2: 2.jpg, where "),
         ("face_tid_mid", "5.jpg 9 5\n", "", "_name_5pts_score.txt: 5 images, where "),
         ("name_5pts_score", "0.5\n", "1.5\n", ":1: a score of 1.5; it must be above 0 and at most 1"),

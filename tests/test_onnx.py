@@ -30,7 +30,7 @@ from tests.builders.onnx_files import (
 )
 from tests.builders.ranks import launch_forked
 from tests.conftest import launch, validation_options
-from tools import export_onnx
+from tools import compare_models, export_onnx
 
 CPU = torch.device("cpu")
 # Of weights and of their average, on a set that isn't scored here.
@@ -314,7 +314,7 @@ def test_a_file_without_contract_needs_all_of_it_said(tmp_path: Path, sample_dat
     fixed = str(foreign(tmp_path / "fixed.onnx"))
     free = str(foreign(tmp_path / "free.onnx", shape=["n", 3, "h", "w"]))
     for path, missing in ((fixed, "--template, --mean, --std"), (free, "--input_size, --template, --mean, --std")):
-        with pytest.raises(InputError, match=f"{path} doesn't store its preprocessing: give {missing}$"):
+        with pytest.raises(InputError, match=f"{path} doesn't store its preprocessing: give {missing}, or write it"):
             evaluate_lfw.main(["--snap", path, *folder])
     said = ["--template", "arcface", "--mean", "0", "0", "0", "--std", "1", "1", "1"]
     assert figures(tmp_path, "--snap", fixed, *folder, *said) == figures(
@@ -361,10 +361,13 @@ def second(name: str) -> onnx.ValueInfoProto:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"shape": ["n", 32, 48, 3]}, r"needs one input of float images .* inputs: x tensor\(float\) \['n', 32, 48"),
+        ({"shape": ["n", 32, 48, 4]}, r"needs one input of float images, .* inputs: x tensor\(float\) \['n', 32, 48"),
         ({"kind": TensorProto.DOUBLE}, "not an ONNX model that can be run"),
         ({"inputs": [second("z")]}, r"inputs: x .*; z tensor\(float\) \['n', 2\]; outputs"),
-        ({"outputs": [helper.make_tensor_value_info("map", TensorProto.FLOAT, None)]}, "outputs: y .*; map"),
+        (
+            {"outputs": [helper.make_tensor_value_info("weight", TensorProto.FLOAT, [3, 3, 1, 1])]},
+            r"2 outputs, of which 2 may be the embedding: y .*; weight .*; keep one: onnx\.utils\.extract_model\(",
+        ),
         ({"metadata": {CONTRACT_KEY: "{"}}, f"metadata {CONTRACT_KEY} isn't JSON"),
         ({"metadata": {FACTS_KEY: "[1]"}}, f"metadata {FACTS_KEY} isn't a JSON object"),
         ({"metadata": {FACTS_KEY: '{"model": 1, "iteration": "x"}'}}, "is invalid: model, iteration"),
@@ -378,6 +381,88 @@ def test_what_is_no_network_of_faces_is_refused_with_what_was_found(
 ) -> None:
     with pytest.raises(InputError, match=message):
         OnnxModel(foreign(tmp_path / "f.onnx", **parts), CPU)
+
+
+def rewritten(path: Path, change: Callable[[onnx.GraphProto], None]) -> Path:
+    """`foreign`, its graph changed."""
+    model = onnx.load(foreign(path))
+    change(model.graph)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def tensor(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def with_norm(graph: onnx.GraphProto) -> None:
+    """A second output in front, the norm of the embedding, as AdaFace's and CVLface's networks have."""
+    graph.node.append(helper.make_node("ReduceL2", ["y"], ["norm"], axes=[1]))
+    graph.output.insert(0, tensor("norm", ["n", 1]))
+
+
+def channels_last(graph: onnx.GraphProto) -> None:
+    graph.node.insert(0, helper.make_node("Transpose", ["x"], ["planes"], perm=[0, 3, 1, 2]))
+    graph.node[1].input[0] = "planes"
+    graph.input[0].CopyFrom(tensor("x", ["n", 32, 48, 3]))
+
+
+def half(graph: onnx.GraphProto) -> None:
+    graph.initializer[0].CopyFrom(
+        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(graph.initializer[0]).astype(np.float16), "weight")
+    )
+    graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def as_map(graph: onnx.GraphProto) -> None:
+    """[N, E, 1, 1], as of a network that ends in a convolution."""
+    graph.node[1].output[0] = "rows"
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 72, 1, 1]), "shape"))
+    graph.node.append(helper.make_node("Reshape", ["rows", "shape"], ["y"]))
+    graph.output[0].CopyFrom(tensor("y", ["n", 72, 1, 1]))
+
+
+@pytest.mark.parametrize("change", [with_norm, channels_last, half, as_map])
+def test_other_forms_of_inputs_and_outputs_give_the_same_embeddings(
+    change: Callable[[onnx.GraphProto], None], tmp_path: Path
+) -> None:
+    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0)).half().float()  # exact in half floats
+    expected = OnnxModel(foreign(tmp_path / "plain.onnx"), CPU)
+    model = OnnxModel(rewritten(tmp_path / "f.onnx", change), CPU)
+    assert model.input_size == expected.input_size == (32, 48)
+    assert model.embed_size((32, 48)) == 72
+    assert torch.equal(model(images), expected(images))
+
+
+def test_the_preprocessing_of_a_foreign_file_is_given_once_beside_it(
+    snap: Path, tmp_path: Path, sample_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every reader takes it; a comparison gives options to the file alone that has none."""
+    path, other = foreign(tmp_path / "f.onnx"), foreign(tmp_path / "g.onnx")
+    folder = ["--val_data_root", str(sample_data / "lfw")]
+    with pytest.raises(InputError, match=rf"give --template, --mean, --std, or write it once to {path}\.json \(docs/"):
+        evaluate_lfw.main(["--snap", str(path), *folder])
+    expected = figures(tmp_path, "--snap", str(path), *folder, *SAID.split())
+    beside = tmp_path / "f.onnx.json"
+    beside.write_text(json.dumps(CONTRACT.as_dict()))
+    capsys.readouterr()
+    assert figures(tmp_path, "--snap", str(path), *folder) == expected
+    figures(tmp_path, "--snap", str(path), *folder, "--template", "sphereface")
+    assert f"--template sphereface overrides what {path} says: arcface" in capsys.readouterr().out
+    wrong = SAID.replace("arcface", "sphereface").split()
+    assert compare_models.main([str(path), str(other), *folder, *wrong, "--bootstrap", "0"]) == 0
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy"))
+    of_other = figures(tmp_path, "--snap", str(other), *folder, *wrong)
+    assert row[1:3] == [f"{expected['accuracy']:.4f}", f"{of_other['accuracy']:.4f}"]
+    for text, said in (("{", "the file isn't JSON"), ("{}", "preprocessing doesn't fit this version: alignment")):
+        beside.write_text(text)
+        with pytest.raises(InputError, match=rf"f\.onnx\.json: .*{said}"):
+            OnnxModel(path, CPU)
+    foreign(path, metadata={CONTRACT_KEY: json.dumps(CONTRACT.as_dict())})
+    with pytest.raises(InputError, match="stores its preprocessing itself; remove this file"):
+        OnnxModel(path, CPU)
 
 
 @pytest.mark.parametrize("name", [b"theirs", b"seen"])
@@ -416,7 +501,7 @@ def test_a_hostile_file_ends_the_command_in_one_line(content: bytes | str, expor
         path.write_bytes(model.SerializeToString())
     else:
         path.write_bytes(content)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=f"^{path}: not an ONNX model that can be run: .*$") as refusal:
+    with pytest.raises(InputError, match=f"^{path}: not an ONNX model(, but| that can be run:) .*$") as refusal:
         evaluate_lfw.main(["--snap", str(path), "--val_data_root", "x"])
     assert len(str(refusal.value).splitlines()) == 1
     with pytest.raises(InputError, match=r"missing\.onnx: can't be read: No such file"):

@@ -358,9 +358,25 @@ def test_all_problems_come_out_together(config: Callable[..., str]) -> None:
         "x.yml:2: lr: expected a number > 0, got 'abc'",
         "command line: --train_list: the environment variable $UNSET_LIST in '$UNSET_LIST' isn't set",
         "--train_data_root is required",  # but not --train_list, which was given
-        f"{LFW}: all three or none; empty: --val_data_root, --val_landmarks",
+        f"{LFW}: give all three, a list without landmarks (aligned crops), or the folder of a whole set alone; "
+        "empty: --val_data_root",
         "x.yml:3: --lr_drops: [3, 3] must increase",
     )
+
+
+def test_a_verification_set_needs_its_folder_and_landmarks_a_list() -> None:
+    """The folder of a whole set is enough alone, as for evaluate_lfw.py; without landmarks the images are crops."""
+    root, pairs, landmarks = ["--val_data_root", "r"], ["--val_list", "p"], ["--val_landmarks", "l"]
+    for words in ([], root, root + pairs, root + pairs + landmarks):
+        train_options([*DATA, *words])
+    for words, empty in (
+        (pairs, "--val_data_root"),
+        (pairs + landmarks, "--val_data_root"),
+        (landmarks, "--val_data_root, --val_list"),
+        (root + landmarks, "--val_list"),
+    ):
+        (problem,) = problems(*DATA, *words)
+        assert problem.startswith(f"{LFW}: give all three") and problem.endswith(f"; empty: {empty}")
 
 
 def test_an_unreadable_file_is_not_followed_by_what_it_may_have_held(config: Callable[..., str]) -> None:

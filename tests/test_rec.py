@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def
 
 from fr.data.bad_images import BadImages
+from fr.data.formats import read_training_faces
 from fr.data.readers import insightface
 from fr.data.readers.insightface import read_records
 from fr.data.storage import RecordFile
@@ -61,6 +63,29 @@ def test_without_a_header_record_every_record_is_a_picture(tmp_path: Path) -> No
     assert faces.names.to_pylist() == ["0", "1", "2", "3", "4", "5"]
     assert faces.labels.tolist() == [0, 0, 1, 2, 2, 2]
     assert not faces.notes
+
+
+def test_the_property_file_of_im2rec_and_of_rec_builder(tmp_path: Path) -> None:
+    """MXNet's im2rec writes none and names the files by its prefix; rec_builder.py adds the number of images."""
+    write(tmp_path, alone(PEOPLE), 4)
+    expected = read_records(DataRoot(tmp_path))
+    assert expected.notes == (f"{tmp_path}/property says 4 classes, and the images are of 3",)
+    (tmp_path / "property").write_text("3,112,112\n6\n")
+    faces = read_records(DataRoot(tmp_path))
+    assert (faces.labels.tolist(), faces.notes) == (expected.labels.tolist(), ())
+    (tmp_path / "property").unlink()
+    for name in ("train.rec", "train.idx"):
+        (tmp_path / name).rename(tmp_path / f"my.faces{Path(name).suffix}")
+    options = {"train_dataset": "rec", "train_data_root": str(tmp_path), "data_cache": str(tmp_path / "cache")}
+    unsettled = time.time() - 60  # the cache leaves files alone that may still be written
+    for path in tmp_path.glob("my.*"):
+        os.utime(path, (unsettled, unsettled))
+    for faces in (read_records(DataRoot(tmp_path)), read_training_faces(options), read_training_faces(options)):
+        assert (faces.labels.tolist(), faces.notes) == (expected.labels.tolist(), ())
+        assert [faces.read(row).tobytes() for row in range(6)] == [image for images in PEOPLE for image in images]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    (tmp_path / "train.rec").touch()  # which is read rather than another one
+    assert problems(tmp_path) == (f"{tmp_path}/train.idx: can't be read: No such file or directory",)
 
 
 def test_records_are_those_that_dali_reads(tmp_path: Path) -> None:
@@ -200,7 +225,7 @@ def test_a_corrupt_record_whose_class_nothing_tells_is_left_out_and_said(tmp_pat
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["train.rec", "train.idx", "property"])
+@pytest.mark.parametrize("name", ["train.rec", "train.idx"])
 def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     write(tmp_path, with_identities(PEOPLE), 3)
     (tmp_path / name).unlink()
@@ -241,7 +266,8 @@ def test_the_class_count_is_checked(tmp_path: Path) -> None:
     )
     for text in ("", "3", "3,112", "three,112,112", "3,112,112\n4,112,112"):
         facts.write_text(text)
-        assert problems(tmp_path) == (f"{facts}: isn't `classes,height,width`",)
+        (problem,) = problems(tmp_path)
+        assert problem.startswith(f"{facts}: isn't `classes,height,width`")
 
 
 def test_an_index_of_another_file_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -292,7 +293,7 @@ def test_resume_spells_out_what_differs(one_rank: None, tmp_path: Path, differen
         facts[name] = facts[name] | value if isinstance(value, dict) else value
     with pytest.raises(InputError, match=said) as caught:
         resume(tmp_path / "net_5.pt", facts)
-    assert len(caught.value.problems) == 1
+    assert len(caught.value.problems) == 1 + 1  # what to do follows
     with pytest.raises(InputError) as caught:
         resume(tmp_path / "net_5.pt", facts | {"model": "x", "embed_size": 1, "run": {"seed": 9}})
     assert len(caught.value.problems) >= 3
@@ -326,6 +327,19 @@ def test_a_state_of_another_shape_is_refused_with_both_shapes(one_rank: None, tm
     text = str(caught.value)
     assert "head is (7, 3), this run needs (8, 3)" in text
     assert "backbone.3.weight is missing" in text and "momentum.3.bias is missing" in text
+
+
+def test_a_state_of_other_losses_is_refused_with_the_options_that_differ(one_rank: None, tmp_path: Path) -> None:
+    stored, ours = (CONTENTS.config | {"center_loss_weight": weight, "lr": weight} for weight in (0.0, 1.0))
+    writer = SnapshotWriter(tmp_path, "net", TrainingState(Learner(*make_run(1))), (), print)
+    writer.write(5, replace(CONTENTS, config=stored))
+    run = TrainingState(Learner(*make_run(1, center_loss_weight=1.0)))
+    with pytest.raises(InputError) as refusal:
+        resuming.resume([tmp_path / "net_5.pt"], run, replace(CONTENTS, config=ours))
+    missing, option, advice = refusal.value.problems
+    assert missing.endswith("net_5.state: head.companions.centers is missing")
+    assert option == "--center_loss_weight is 0.0 there and 1.0 in this run"
+    assert advice.startswith("a run resumes with the data, model and losses that it began with; to begin another")
 
 
 def write_on_two_ranks(folder: str) -> dict[str, torch.Tensor]:
@@ -436,7 +450,9 @@ def test_a_snapshot_without_what_the_head_should_remember_is_refused(
     with pytest.raises(InputError) as refusal:
         resume(tmp_path / "net_5.pt", **loss)
     state = tmp_path / "net_5.state"
-    assert refusal.value.problems == tuple(f"{state}: head.{name} is missing" for name in missing)
+    *problems, advice = refusal.value.problems
+    assert problems == [f"{state}: head.{name} is missing" for name in missing]
+    assert f"--init_from {tmp_path}/net_5.pt and another --snap_prefix, without --snap_to_resume" in advice
     write(tmp_path, **loss)
     resume(tmp_path / "net_5.pt", **loss)
     resume(tmp_path / "net_5.pt")  # more than needed does no harm

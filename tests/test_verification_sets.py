@@ -224,6 +224,69 @@ def test_images_of_several_sizes_are_doubted_before_the_first_is_embedded(
     assert f"warning: {doubt}" in capsys.readouterr().err
 
 
+def test_crops_of_lfw_need_the_list_alone_and_photographs_are_doubted(drawn: Drawn, tmp_path: Path) -> None:
+    root = drawn.lfw(tmp_path)
+    pairs = (root / "pairs.txt").rename(tmp_path / "elsewhere.txt")
+    (crops,) = read_sets([str(root / "people"), str(pairs), ""], "auto", [])
+    assert crops.faces.landmarks.shape == (len(drawn.crops), 0, 2) and crops.doubt == ""
+    beside = written(tmp_path / "lfw_landmark.txt", "")
+    (crops,) = read_sets([str(root / "people"), str(pairs), ""], "auto", [])
+    assert f"{beside} isn't used; give it as --val_landmarks" in crops.doubt
+    beside.unlink()
+    for path in sorted((root / "people").rglob("*.png")):
+        with Image.open(path) as image:
+            image.resize((250, 250)).save(path)
+    (photographs,) = read_sets([str(root / "people"), str(pairs), ""], "auto", [])
+    assert photographs.doubt.endswith("but they are 250×250, as LFW's photographs are")
+
+
+def test_the_landmarks_of_a_set_may_be_given_by_their_folder(sample_data: Path, tmp_path: Path) -> None:
+    data = sample_data / "lfw"
+    expected = read_sets([f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt"], "auto", [])[0]
+    by_folder = read_sets([f"{data}/lfw", f"{data}/pairs.txt", str(data)], "auto", [])[0]
+    assert np.array_equal(by_folder.faces.landmarks, expected.faces.landmarks)
+    head = ",".join(["NAME_ID", *(f"P{i}{axis}" for i in range(1, 6) for axis in "XY")])
+    rows = (data / "lfw_landmark.txt").read_text().replace("\t", ",")
+    written(tmp_path / "bb/any.csv", f"{head}\n{rows}")
+    by_table = read_sets([f"{data}/lfw", f"{data}/pairs.txt", f"{tmp_path}/bb"], "auto", [])[0]
+    assert np.array_equal(by_table.faces.landmarks, expected.faces.landmarks)
+    written(tmp_path / "bb/second.csv", head)
+    with pytest.raises(InputError, match=r"a folder; give the file itself; its CSV files: any\.csv, second\.csv"):
+        read_sets([f"{data}/lfw", f"{data}/pairs.txt", f"{tmp_path}/bb"], "auto", [])
+
+
+def test_landmarks_with_left_and_right_swapped_are_doubted(sample_data: Path, tmp_path: Path) -> None:
+    data = sample_data / "lfw"
+    place = [f"{data}/lfw", f"{data}/pairs.txt"]
+    assert read_sets([*place, f"{data}/lfw_landmark.txt"], "auto", [])[0].doubt == ""
+    rows = [line.split("\t") for line in (data / "lfw_landmark.txt").read_text().splitlines()]
+    swapped = (row[:1] + row[3:5] + row[1:3] + row[5:7] + row[9:] + row[7:9] for row in rows)
+    path = written(tmp_path / "swapped.txt", "".join("\t".join(row) + "\n" for row in swapped))
+    (one,) = read_sets([*place, str(path)], "auto", [])
+    count = len(one.faces)
+    assert one.doubt.startswith(f"lfw: left and right are swapped in the landmarks of {count} of {count} images")
+
+
+@pytest.mark.parametrize("form", ["mine", "agedb_30", "calfw"])
+def test_paths_with_blanks_in_lists_without_tabs(form: str, drawn: Drawn, tmp_path: Path) -> None:
+    path = FORMS[form][1](drawn, tmp_path / "set")
+    expected = read_set(str(path)).faces
+    list_file = path if path.is_file() else next(path.glob("*.txt"))
+    folder = list_file.parent
+    images = sorted(folder.rglob("*.png"))
+    for image in images:
+        new = image.with_name(f"a {image.name}")
+        image.rename(new)
+    text = list_file.read_text()
+    for image in images:
+        for ending in (".png", ".jpg"):
+            text = text.replace(f"{image.stem}{ending}", f"a {image.stem}{ending}")
+    list_file.write_text(text)
+    faces = read_set(str(path)).faces
+    assert [name.replace("a ", "") for name in faces.names.to_pylist()] == expected.names.to_pylist()
+    assert faces.pairs.tolist() == expected.pairs.tolist() and faces.same.tolist() == expected.same.tolist()
+
+
 def test_pictures_with_landmarks_are_aligned_in_any_form(sample_data: Path, drawn: Drawn, tmp_path: Path) -> None:
     """A pair list beside LFW's images and landmarks gives LFW's faces, by its text file and by a CSV."""
     data = f"{sample_data}/lfw"
@@ -328,13 +391,25 @@ def test_what_is_no_set_or_another_kind_is_refused(published: list[str], tmp_pat
     assert problems(f"bin={published[1]}") == (f"{published[1]}: not bin, but of the form pairs",)
 
 
+@pytest.mark.parametrize("first", ["Ann\t2\t1", "Ann 1 Bob 0", "Ann\t1\tBob\t7"])
+def test_lfws_pairs_without_their_first_line_are_told_what_is_due(first: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "pairs.txt", f"{first}\nBob\t4\t5\n")
+    due = "the number of folds and of pairs of a kind in each, such as 10 300"
+    assert problems(str(path)) == (f"{path}:1: LFW's pairs without the line before them: {due}",)
+
+
 def test_packs_whose_numbers_do_not_fit_or_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
     pictures, same = [b"a", b"b", b"c", b"d"] * 2, [True, True, False, False]
     for content, expected in (
         ((pictures[:7], same), "7 images for 4 pairs, where each has two"),
         ((pictures, [True, True, False, 7]), "pair 3 is neither True nor False"),
-        (([*pictures[:7], 5], same), "image 7 isn't the bytes of one"),
+        (([*pictures[:7], 5], same), "image 7 isn't the bytes of an encoded image, such as a JPEG's"),
+        (
+            ([*pictures[:7], np.zeros((4, 4, 3), np.uint8)], same),
+            "image 7 isn't the bytes of an encoded image, such as a JPEG's",
+        ),
+        ((pictures, np.array([1.0, 0, 0, np.nan])), "pair 3 is neither True nor False"),
         ((pictures, [True] * 4), "0 different pairs; a verification needs two of each kind at least"),
         ({"a": 1}, "no pack of pairs: expected a list of images and one of True and False"),
     ):
@@ -342,6 +417,23 @@ def test_packs_whose_numbers_do_not_fit_or_that_hold_something_else_are_refused(
         assert problems(str(path)) == (f"{path}: {expected}",)
     path.write_bytes(pickle.dumps((pictures, same))[:-9])
     assert problems(str(path))[0].startswith(f"{path}: damaged, or no pack of pairs (")
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("kind", ["row", "column", "verdicts", "verdict array"])
+def test_a_pack_with_arrays_of_numpy_is_the_one_with_bytes_and_booleans(
+    kind: str, protocol: int, tmp_path: Path
+) -> None:
+    """As insightface's build_eval_pack.py pickles what cv2.imencode returned, and a comparison of arrays."""
+    pictures, same = [f"picture {i}".encode() * 100 for i in range(8)], [True, True, False, False]
+    shape = {"row": (-1,), "column": (-1, 1)}.get(kind)
+    images = [np.frombuffer(one, np.uint8).reshape(shape) for one in pictures] if shape else pictures
+    verdicts = {"verdicts": [np.bool_(one) for one in same], "verdict array": np.array(same)}.get(kind, same)
+    path = tmp_path / "x.bin"
+    path.write_bytes(pickle.dumps((images, verdicts), protocol))
+    faces = read_set(str(path)).faces
+    assert [faces.read(row).tobytes() for row in faces.pairs.ravel().tolist()] == pictures
+    assert faces.same.tolist() == same
 
 
 def test_a_pack_runs_nothing_that_it_names(tmp_path: Path) -> None:
@@ -377,7 +469,7 @@ def read_or_refused(word: str) -> None:
     try:
         faces = read_set(word).faces
     except InputError as error:
-        assert 1 <= len(error.problems) <= 11
+        assert 1 <= len(error.problems) <= 12
         assert all("\n" not in of and len(of) < 1500 for of in error.problems)
         return
     assert len(faces.pairs) == len(faces.same) == len(faces.fold) > 3

@@ -26,6 +26,7 @@ from tests.weight_files import (
     network_of,
     python2_pickle,
     save_legacy,
+    save_safetensors,
     with_prefix,
 )
 
@@ -110,6 +111,23 @@ def whole_module(save: Callable[[Any, Path], None]) -> Callable[[Path], tuple[Te
     return write
 
 
+def wrapped(*prefixes: str, **beside: torch.Tensor) -> Callable[[Path], tuple[Tensors, None]]:
+    """insightface's network as a part of a model: prefixes, one within another, and other tensors beside it."""
+
+    def write(path: Path) -> tuple[Tensors, None]:
+        tensors = filled(layout("iresnet18", 512))
+        torch.save({"state_dict": beside | with_prefix(tensors, "".join(prefixes))}, path)
+        return tensors, None
+
+    return write
+
+
+def insightface_safetensors(path: Path) -> tuple[Tensors, None]:
+    tensors = filled(layout("iresnet18", 512))
+    save_safetensors(tensors, path)
+    return tensors, None
+
+
 def xiaoccer_checkpoint(path: Path) -> tuple[Tensors, None]:
     tensors = filled(layout("mobilefacenet", 128, (7, 6)))
     save_legacy({"iter": 1, "net_state_dict": tensors}, path)
@@ -129,8 +147,26 @@ FILES: dict[str, tuple[Any, str, str, int, tuple[int, int] | None, Callable[[Ten
     "mbf.pth": (insightface_file("mbf"), "insightface", "mbf", 512, (112, 112), unchanged),
     "whole.pth": (whole_module(torch.save), "insightface", "iresnet18", 512, (112, 112), unchanged),
     "whole_old.pth": (whole_module(save_legacy), "insightface", "iresnet18", 512, (112, 112), unchanged),
+    **{
+        f"{'_'.join(prefixes)}.pth": (wrapped(*prefixes), "insightface", "iresnet18", 512, (112, 112), unchanged)
+        for prefixes in (
+            *(["backbone."], ["model."], ["net."], ["network."], ["_orig_mod."]),
+            *(["module.", "_orig_mod."], ["_orig_mod.", "module."], ["model.", "backbone.", "net."]),
+        )
+    },
+    "model.safetensors": (insightface_safetensors, "insightface", "iresnet18", 512, (112, 112), unchanged),
     "068.ckpt": (xiaoccer_checkpoint, "MobileFaceNet_Pytorch", "mobilefacenet", 128, (112, 96), unchanged),
 }
+
+
+def test_what_stands_beside_a_network_under_a_prefix_is_told(tmp_path: Path) -> None:
+    write = wrapped("model.", "net.", **{"head.kernel": torch.ones(2), "model.loss.s": torch.ones(1)})
+    tensors, _ = write(tmp_path / "f.ckpt")
+    weights = read_weights(tmp_path / "f.ckpt")
+    same(weights.backbone, tensors)
+    assert weights.left_out == ("head.kernel", "model.loss.s")
+    model = build_model("iresnet18", 512, (112, 112))
+    assert fit(model, weights, partial=False)[1:] == ["left out: 2", "  head.kernel", "  model.loss.s"]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,6 +1,7 @@
 """Weight files as other systems write them, from a state dict: for tests that read them back."""
 
 import contextlib
+import json
 import struct
 import sys
 import types
@@ -38,6 +39,21 @@ def save_legacy(content: Any, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a class of these tests has no source file
         torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def save_safetensors(tensors: Tensors, path: Path) -> None:
+    """Save in the format of https://github.com/huggingface/safetensors#format."""
+    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    names |= {torch.int64: "I64", torch.uint8: "U8", torch.bool: "BOOL"}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    parts: list[bytes] = []
+    for name, tensor in tensors.items():
+        begin = sum(map(len, parts))
+        parts.append(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        end = begin + len(parts[-1])
+        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
 
 
 def python2_pickle(tensors: Tensors) -> bytes:

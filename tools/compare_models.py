@@ -4,7 +4,8 @@
     python tools/compare_models.py a.pt b.onnx --val_data_root /data/lfw
     python tools/compare_models.py a.pt b.pt --val_data_root /data/lfw --flipped_emb --roc both.png
 
-Both are scored as by evaluate_lfw.py, whose options may follow and apply to both. Output: metrics of each, B − A with a
+Both are scored as by evaluate_lfw.py, whose options may follow and apply to both; where one of the files stores no
+preprocessing, options of it apply to that file alone. Output: metrics of each, B − A with a
 95 % interval from bootstrap draws of identities shared by both, and the pairs that only one classifies correctly, each
 at the thresholds of its own folds. A difference isn't chance where its interval excludes 0. McNemar's exact test (1947,
 https://doi.org/10.1007/BF02295996) takes pairs for independent: where people are in several pairs, its p is too small.
@@ -31,6 +32,7 @@ from fr.evaluation.bootstrap import Replicates, replicates
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.intervals import Interval, paired_difference, percentile, wider
 from fr.evaluation.roc import area, roc_curve
+from fr.evaluation.scored_model import stores_preprocessing
 from fr.evaluation.scoring import Scored, score
 from fr.evaluation.verification import Verification, shares_of_pairs
 from fr.files.durable import write_result
@@ -43,8 +45,9 @@ COMPARED = ("accuracy", "auc")
 def main(argv: list[str]) -> int:
     arguments, both = read_options(argv)
     options = both[0].values
+    overriding = len({stores_preprocessing(Path(resolved.values.snap)) for resolved in both}) == 1
     with open_ranks(options.device) as ranks:
-        sets_of_a, sets_of_b = (score(resolved, ranks) for resolved in both)
+        sets_of_a, sets_of_b = (score(resolved, ranks, overriding) for resolved in both)
         if len(sets_of_a) != len(sets_of_b):
             raise InputError(f"A was scored on {len(sets_of_a)} sets, B on {len(sets_of_b)}: name them with --val_sets")
         curves = {}

@@ -1,15 +1,16 @@
 """Resuming from a snapshot: the newest that is whole, if it is of the same run (C7)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from fr.checkpoint.snapshot import SnapshotContents, read, state_path
-from fr.checkpoint.training_state import TrainingState, read_names
+from fr.checkpoint.training_state import TrainingState, Unfit, read_names
 from fr.distributed import gather_objects
 from fr.errors import InputError
 from fr.files.checksums import damages
+from fr.options.losses import LossSettings
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Resumed:
 
 
 NOTHING = Resumed()
+_BEGIN = (
+    "a run resumes with the data, model and losses that it began with; to begin another with its weights, give "
+    "--init_from {} and another --snap_prefix, without --snap_to_resume"
+)
 _SHOWN = 5
 _OF_THE_START = ("snap_to_resume", "overwrite")  # options that change nothing later
 
@@ -44,8 +49,12 @@ def resume(
         if contents and not problems:
             problems = _differences(contents.required(), ours.required(), f"{path}: ") + _other_people(path, identities)
             if problems:
-                raise InputError(*problems)
-            state.load(state_path(path))
+                raise InputError(*problems, _BEGIN.format(path))
+            try:
+                state.load(state_path(path))
+            except Unfit as error:
+                options = _other_options(contents.config, ours.config)
+                raise InputError(*error.problems, *options, _BEGIN.format(path)) from error
             return Resumed(path, contents, [*damaged, f"going on from {path}"])
         damaged += problems
     if damaged:
@@ -87,6 +96,15 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str) ->
         elif stored.get(key) != value:
             problems.append(f"{prefix}{key} is {stored.get(key)} there and {value} in this run")
     return problems
+
+
+def _other_options(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Options that decide what a training state holds, and that differ: a line each."""
+    return [
+        f"--{name} is {stored[name]} there and {wanted[name]} in this run"
+        for name in [*(one.name for one in fields(LossSettings)), "ema_decay", "momentum"]
+        if name in stored and name in wanted and stored[name] != wanted[name]
+    ]
 
 
 def _other_people(path: Path, ours: Sequence[str]) -> list[str]:

@@ -17,8 +17,10 @@ from torch import nn
 
 from fr.errors import InputError
 from fr.files.durable import sync_folder, write_durably
+from fr.files.kinds import Kind, taken_for
 
 FORMAT = 1
+_A_SNAPSHOT = "a snapshot of this trainer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +60,8 @@ class SnapshotContents:
     @classmethod
     def from_dict(cls, path: Path, stored: Any) -> "SnapshotContents":
         """Contents from the entries of a `.pt`; InputError unless every part is there and of its type."""
-        if not isinstance(stored, dict):
-            raise InputError(f"{path}: not a snapshot of this trainer")
+        if not isinstance(stored, dict) or "format" not in stored:
+            raise InputError(taken_for(_A_SNAPSHOT, path) or f"{path}: not {_A_SNAPSHOT}")
         given = {name: stored[name] for name in _FITS if stored.get(name) is not None}
         missing = [name for name in _NEEDED if name not in given]
         wrong = missing + [name for name, value in given.items() if not _FITS[name](value)]
@@ -127,11 +129,12 @@ def read(path: Path) -> SnapshotContents:
     """Read a `.pt` without executing anything in it; InputError unless it is whole."""
     try:
         _check_parts(path)
-        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by its name torch.load would take it for another format
+            stored: Any = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
-        raise InputError(f"{path}: not a snapshot, or damaged") from error
+        raise InputError(taken_for(_A_SNAPSHOT, path, Kind.TORCH) or f"{path}: not a snapshot, or damaged") from error
     return SnapshotContents.from_dict(path, stored)
 
 

@@ -26,6 +26,10 @@ IDENTITIES = "identities.txt"
 Tensors = dict[str, torch.Tensor]
 
 
+class Unfit(InputError):
+    """A training state is of a run with other losses or options: tensors are missing, or of another shape."""
+
+
 @dataclass(frozen=True)
 class StateTensors:
     """Live tensors of a training state, by name.
@@ -71,7 +75,7 @@ class TrainingState:
         return whole | self._sharded(rows, state.classes)
 
     def load(self, folder: Path) -> None:
-        """Read the state into the live tensors, on any number of ranks; InputError when it doesn't fit."""
+        """Read the state into the live tensors, on any number of ranks; Unfit, or InputError when it is damaged."""
         state = self._learner.state()
         tensors = state.whole | self._sharded(state.rows, state.classes)
         reader = SafeReader(folder)
@@ -84,7 +88,7 @@ class TrainingState:
             if name in stored and stored[name] != tuple(tensor.shape)
         ]
         if problems:
-            raise InputError(*problems)
+            raise Unfit(*problems)
         try:
             dcp.load(tensors | random_states, storage_reader=reader)
         except CheckpointException as error:

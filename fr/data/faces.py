@@ -7,6 +7,8 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,7 @@ from fr.files.data_root import DataRoot
 from fr.files.names import form_note
 
 _SHOWN = 10  # problems listed one by one; the rest is counted
+_LOOKED_INTO = 1000  # folders of a root that may be the right one
 _BLOCK = 4096  # rows that fit into a core's cache
 
 
@@ -135,6 +138,22 @@ def check_landmarks(
     )
 
 
+def swapped_note(points: NDArray[np.float64]) -> str:
+    """Note that left and right are swapped in most of the landmarks [N, 5, 2]; "" = they aren't.
+
+    No rotation turns such points into a face's: the similarity that fits them best shows no face upright.
+    """
+    if not points.shape[1]:
+        return ""
+    swapped = int(np.sum((points[:, 0, 0] > points[:, 1, 0]) & (points[:, 3, 0] > points[:, 4, 0])))
+    if 2 * swapped <= len(points):
+        return ""
+    return (
+        f"left and right are swapped in the landmarks of {swapped:,} of {len(points):,} images: the first point is the "
+        "eye on the left of the image, the fourth the corner of the mouth there"
+    )
+
+
 def check_first_image(faces: Faces, option: str) -> None:
     """InputError unless the first image is there, and inside the root.
 
@@ -143,6 +162,18 @@ def check_first_image(faces: Faces, option: str) -> None:
     """
     if not os.path.exists(faces.path(0)):
         first = faces.path(0)
-        note = form_note(first, os.path.exists) or f"; is {option} {faces.root} right?"
+        note = form_note(first, os.path.exists) or _elsewhere(faces, option)
         raise InputError(f"{first}: no such file{note}")
     faces.root.check_inside(faces.path(0))
+
+
+def _elsewhere(faces: Faces, option: str) -> str:
+    """End of a message about the first image: the folder that it is in, if near the root."""
+    name, root = faces.names[0].as_py(), faces.root.path
+    try:
+        with os.scandir(root) as entries:
+            inside = [Path(entry.path) for entry in islice(entries, _LOOKED_INTO) if entry.is_dir()]
+    except OSError:
+        inside = []
+    near = next((folder for folder in (root.parent, *sorted(inside)) if os.path.exists(folder / name)), None)
+    return f"; is {option} {faces.root} right?" if near is None else f"; it is in {near}: give {option} {near}"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
-from fr.data.faces import LabelledFaces, check_first_image, refuse
+from fr.data.faces import LabelledFaces, check_first_image, refuse, swapped_note
 from fr.data.readers.source import Format, Source
 from fr.errors import InputError
 from fr.options.names import DATASETS, UNLABELLED
@@ -61,7 +61,8 @@ def _read(dataset: str, source: Source) -> LabelledFaces:
     faces = READERS[dataset](source)
     broken = [name for name in faces.identities if {"\n", "\r"} & {*name}]
     refuse([f"{source.root}: the identity {name!r} has a line break in its name; rename it" for name in broken])
-    return replace(faces, notes=(*faces.notes, *_shared_images(faces)))
+    doubts = filter(None, [swapped_note(faces.landmarks)])
+    return replace(faces, notes=(*faces.notes, *_shared_images(faces), *doubts))
 
 
 def _shared_images(faces: LabelledFaces) -> list[str]:

@@ -1,29 +1,32 @@
-"""VGGFace2's `bb_landmark/loose_landmark_*.csv` and `loose_bb_*.csv`: points and box of each image, by name."""
+"""VGGFace2's `bb_landmark/loose_landmark_*.csv` and `loose_bb_*.csv`: points and box of each image, by name.
+
+A spreadsheet may have saved them anew: with tabs or semicolons (and decimal commas), blanks after the commas, more
+columns, or another case of the header.
+"""
 
 import csv
-import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
 from fr.data.faces import PIXELS, check_landmarks, refuse
+from fr.data.rows_by_name import values_by_name
 from fr.errors import InputError, in_short
-from fr.files.names import form_note
 from fr.files.untrusted import open_file, read_bytes, read_text
 
 _QUOTED = 80  # characters of a field that a message shows
-_ENDING = r"\.[^./]*$"
+_LONGEST_HEADER = 1 << 16  # bytes
 LANDMARK_COLUMNS = [f"P{point}{axis}" for point in range(1, 6) for axis in "XY"]
 BOX_COLUMNS = ["X", "Y", "W", "H"]
 
 
 def landmark_table(given: Path, source: Path) -> Path:
-    """The CSV `given`, or the one in the folder `given` for a list or folder named like `source`."""
+    """The CSV `given`, or the one in the folder `given` for a list or folder named like `source`, or its only one."""
     if given.is_file():
         return given
     if not given.is_dir():
@@ -31,14 +34,24 @@ def landmark_table(given: Path, source: Path) -> Path:
     kind = next((kind for kind in ("train", "test") if kind in source.name), "all")
     table = given / f"loose_landmark_{kind}.csv"
     if not table.is_file():
+        others = landmark_csvs(given)
+        if len(others) == 1:
+            return others[0]
+        there = f"; there: {', '.join(path.name for path in others[:3])}" if others else ""
         raise InputError(
-            f"{table}: no such file (chosen for the name {source.name}); give the CSV itself with --train_landmarks"
+            f"{table}: no such file (chosen for the name {source.name}){there}; give the CSV itself with "
+            "--train_landmarks"
         )
     return table
 
 
+def landmark_csvs(folder: Path) -> list[Path]:
+    """CSV files of a folder, sorted, without tables of boxes."""
+    return sorted(path for path in folder.glob("*.csv") if path.is_file() and not path.name.startswith("loose_bb_"))
+
+
 def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:
-    """Landmarks of images [N], looked up by name without ending: [N, 5, 2] pixels.
+    """Landmarks of images [N], looked up by name as of `values_by_name`: [N, 5, 2] pixels.
 
     InputError names those without a row by `where`, and rows that give no similarity.
     """
@@ -58,119 +71,79 @@ def boxes_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) ->
 def _rows_of(
     names: pa.StringArray, table: Path, wanted: list[str], where: Callable[[int], str]
 ) -> NDArray[np.float64]:
-    """Columns of a table [N, K], by name without ending; InputError names images without a row by `where`."""
+    """Columns of a table [N, K] by name; InputError names images without a row by `where`."""
     columns = _read_csv(table, wanted)
-    values = np.empty((len(names), len(wanted)))
-    rows = _places(names, columns["NAME_ID"].combine_chunks(), table, where)
-    for place, column in enumerate(wanted):
-        values[:, place] = columns[column].to_numpy()[rows]
-    _refuse_contradictions(columns, wanted, table, names)
-    return values
-
-
-def _refuse_contradictions(columns: pa.Table, wanted: list[str], table: Path, names: pa.StringArray) -> None:
-    """InputError for images [N] that have several rows with other values."""
-    keys = columns["NAME_ID"].combine_chunks()
-    if pc.count_distinct(keys).as_py() == len(keys):
-        return
-    coded = keys.dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    first = np.unique(coded, return_index=True)[1][coded]
-    values = np.column_stack([columns[column].to_numpy() for column in wanted])
-    unlike = np.flatnonzero((values != values[first]).any(axis=1))
-    used = pc.is_in(keys.take(pa.array(unlike)), value_set=_without_ending(names)).to_numpy(zero_copy_only=False)
-    refuse([
-        f"{table}: rows {first[i] + 1} and {i + 1} are both of {keys[i]}, and differ"
-        for i in unlike[used].tolist()
-    ])
-
-
-def _places(
-    names: pa.StringArray, known: pa.StringArray, table: Path, where: Callable[[int], str]
-) -> NDArray[np.int32] | slice:
-    """Rows of the table by image."""
-    wanted = _without_ending(names)
-    if wanted.equals(known):  # as VGGFace2's own files are: a second less than looking each of 3 million names up
-        return slice(None)
-    indices = pc.index_in(wanted, value_set=known)
-    missing = np.flatnonzero(indices.is_null().to_numpy(zero_copy_only=False)).tolist()
-    if missing:
+    try:
+        return values_by_name(names, columns["NAME_ID"].combine_chunks(), columns.select(wanted), str(table), where)
+    except InputError:
         read_bytes(table)  # which says if it has NULs, that Arrow takes for parts of names
-    rows_there = set(known.to_pylist()) if missing else set()
-    refuse([
-        f"{where(i)}: {names[i]} has no row in {table}{form_note(wanted[i].as_py(), rows_there.__contains__)}"
-        for i in missing
-    ])
-    rows: NDArray[np.int32] = indices.to_numpy()
-    _refuse_shared(names, rows, table, where)
-    return rows
+        raise
 
 
-def _refuse_shared(
-    names: pa.StringArray, rows: NDArray[np.int32], table: Path, where: Callable[[int], str]
-) -> None:
-    """InputError for images [N] that differ only by their ending, and so share a row; rows: [N].
+@dataclass(frozen=True)
+class _Dialect:
+    """How the fields of a table are separated, and the header's, in capitals without blanks around them."""
 
-    An image that is listed twice isn't refused.
-    """
-    shared = np.flatnonzero(np.bincount(rows)[rows] > 1)
-    if not len(shared):  # as most lists are; the rest would take longer than that
-        return
-    first = np.empty(rows.max() + 1, dtype=np.int64)
-    first[rows[::-1]] = np.arange(len(rows))[::-1]  # what is written last stays
-    others = first[rows[shared]]
-    unlike = pc.not_equal(names.take(pa.array(shared)), names.take(pa.array(others))).to_numpy(zero_copy_only=False)
-    refuse([
-        f"{where(i)}: {names[i]} and {names[other]} would share a row of {table}; rename one of them"
-        for i, other in zip(shared[unlike].tolist(), others[unlike].tolist(), strict=True)
-    ])
+    header: list[str]
+    delimiter: str
+    decimal_point: str
 
 
-def _without_ending(names: pa.StringArray) -> pa.StringArray:
-    ending = re.search(_ENDING, names[0].as_py())
-    if ending and pc.all(pc.ends_with(names, ending[0])).as_py():  # then cutting it off takes a tenth of the time
-        return pc.utf8_slice_codeunits(names, 0, -len(ending[0]))
-    return pc.replace_substring_regex(names, _ENDING, "")
+def _dialect(path: Path) -> _Dialect:
+    """As the first two lines have it; OSError when they can't be read."""
+    with open_file(path) as file:
+        begin = file.read(_LONGEST_HEADER).decode("utf-8-sig", errors="replace")
+    first, *others = begin.replace("\r", "\n").split("\n")
+    second = next(filter(None, others), "")
+    delimiter = max(",;\t", key=first.count)
+    header = [field.strip().strip('"').strip().upper() for field in first.split(delimiter)]
+    return _Dialect(header, delimiter, "," if delimiter != "," and "," in second else ".")
 
 
 def _read_csv(path: Path, wanted: list[str]) -> pa.Table:
     """NAME_ID, and the wanted columns as float64."""
     types: dict[str, pa.DataType] = {"NAME_ID": pa.string()} | dict.fromkeys(wanted, pa.float64())
     try:
+        dialect = _dialect(path)
+        if not types.keys() <= {*dialect.header}:
+            read_text(path)  # which says if it isn't UTF-8 at all
+            begin = dialect.delimiter.join(dialect.header)[:_QUOTED]
+            raise InputError(f"{path}:1: expected the header {','.join(types)}; the file begins with {begin!r}")
         with open_file(path) as file:  # by its name Arrow would unpack a .gz, to any size
             return pyarrow.csv.read_csv(
                 file,
-                convert_options=pyarrow.csv.ConvertOptions(
+                pyarrow.csv.ReadOptions(column_names=dialect.header, skip_rows=1),
+                pyarrow.csv.ParseOptions(delimiter=dialect.delimiter),
+                pyarrow.csv.ConvertOptions(
                     column_types=types,
                     include_columns=list(types),
                     # `cat train.csv test.csv` leaves a second header inside; as nulls it matches no image.
                     null_values=wanted,
+                    decimal_point=dialect.decimal_point,
                 ),
             )
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
-    except pa.ArrowKeyError as error:
-        read_text(path)  # which says if it isn't UTF-8 at all
-        raise InputError(f"{path}:1: expected the header {','.join(types)}") from error
     except pa.ArrowInvalid as error:
-        raise InputError(_bad_csv_row(path, wanted) or f"{path}: {in_short(error)}") from error
+        raise InputError(_bad_csv_row(path, dialect, wanted) or f"{path}: {in_short(error)}") from error
 
 
-def _bad_csv_row(path: Path, wanted: list[str]) -> str:
+def _bad_csv_row(path: Path, dialect: _Dialect, wanted: list[str]) -> str:
     """The first row that pyarrow can't have read, found the slow way since its messages give no line."""
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if number == 1 or not line:
             continue
         try:
-            fields = next(csv.reader([line]))
+            fields = next(csv.reader([line], delimiter=dialect.delimiter))
         except csv.Error as error:
             return f"{path}:{number}: {error}"
-        if fields[1:] == wanted:
-            continue
-        if len(fields) != 1 + len(wanted):
-            return f"{path}:{number}: {len(fields)} fields instead of a name and {len(wanted)} numbers"
-        for field in fields[1:]:
+        if len(fields) != len(dialect.header):
+            return f"{path}:{number}: {len(fields)} fields, where the header has {len(dialect.header)}"
+        for name, field in zip(dialect.header, fields, strict=True):
+            if name not in wanted or field == name:
+                continue
             try:
-                float(field)
+                float(field.replace(dialect.decimal_point, "."))
             except ValueError:
                 return f"{path}:{number}: {field[:_QUOTED]!r} isn't a number"
     return ""

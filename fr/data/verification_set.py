@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fr.data.faces import VerificationFaces
+from fr.data.faces import VerificationFaces, swapped_note
+from fr.data.landmark_csv import landmark_csvs
 from fr.data.pairs import cfp
 from fr.data.pairs.insightface_bin import read_pack
 from fr.data.pairs.lfw import read_lfw
@@ -33,11 +34,15 @@ _TAKEN = ("same", "diff", "ema")  # `same_accuracy` is the first set's
 
 @dataclass(frozen=True)
 class VerificationSet:
-    """A set and the name of its metrics. source: the path it was read from, for messages."""
+    """A set and the name of its metrics.
+
+    source: the path it was read from, for messages. unused: landmark file beside the list of aligned crops; "" = none.
+    """
 
     name: str
     source: str
     faces: VerificationFaces
+    unused: str = ""
 
     def describe(self) -> str:
         """`calfw: 6,000 pairs of 7,156 images, aligned crops, /data/calfw`"""
@@ -46,8 +51,16 @@ class VerificationSet:
 
     @property
     def doubt(self) -> str:
-        """Warning that the images, which have no landmarks, are no aligned crops; "" = none."""
-        why = "" if self.faces.landmarks.shape[1] else doubt(self.faces)
+        """Warning about landmarks, or that the images, which have none, are no aligned crops; "" = none."""
+        if self.faces.landmarks.shape[1]:
+            note = swapped_note(self.faces.landmarks)
+            return note and f"{self.name}: {note}"
+        if self.unused:
+            return (
+                f"{self.name}: the images are taken for aligned crops, and {self.unused} isn't used; give it as "
+                "--val_landmarks if they are photographs"
+            )
+        why = doubt(self.faces)
         return why and (
             f"{self.name}: no landmarks ({', '.join(_LANDMARKS)}) in {self.source}, so its images are taken for "
             f"aligned crops, but {why}"
@@ -127,10 +140,10 @@ def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = 
     root, pairs, landmarks = (here or there for here, there in zip(said, stored, strict=True))
     if root and not any(said) and not (pairs or landmarks):
         return root, "", ""
-    if not (root and pairs and landmarks):
+    if not (root and pairs):
         raise InputError(
-            f"{snap} names no verification set: give --{', --'.join(SET_OPTIONS)}, or as --{SET_OPTIONS[0]} a folder "
-            f"with {_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"
+            f"{snap} names no verification set: give --{', --'.join(SET_OPTIONS)} (no landmarks = aligned crops), or as "
+            f"--{SET_OPTIONS[0]} a folder with {_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"
         )
     return root, pairs, landmarks
 
@@ -149,15 +162,18 @@ def _read_place(place: Sequence[str], kind: str, allow_outside: bool) -> Verific
     """The set of --val_data_root, --val_list and --val_landmarks, or of --val_data_root alone."""
     folder, list_file, landmarks = place
     root = DataRoot(Path(folder), allow_outside)
+    if landmarks and Path(landmarks).is_dir():
+        landmarks = _landmark_file(Path(landmarks))
     if not list_file:
         return _read_whole(root, kind, "--val_data_root")
     path = Path(list_file)
+    unused = "" if landmarks else _named_landmarks(path.parent)
     form = "lfw" if kind == "lfw" else list_form(path)
     if form == "lfw":
-        return VerificationSet(_name(path, form, kind), folder, read_lfw(root, list_file, landmarks))
+        return VerificationSet(_name(path, form, kind), folder, read_lfw(root, list_file, landmarks), unused)
     _check_kind(kind, form, path)
     faces = faces_of_pairs(root, read_pairs(path, form), landmarks, "--val_data_root")
-    return VerificationSet(_name(path, form, kind), list_file, faces)
+    return VerificationSet(_name(path, form, kind), list_file, faces, unused)
 
 
 def _read_whole(root: DataRoot, kind: str, option: str) -> VerificationSet:
@@ -221,10 +237,25 @@ def _list_in(folder: Path) -> Path | None:
 
 def _landmarks_in(folder: Path) -> str:
     """Landmark file of a set's folder, "" = none; InputError where there seems to be one under another name."""
-    found = next((str(folder / name) for name in _LANDMARKS if (folder / name).is_file()), "")
+    found = _named_landmarks(folder)
     if not found:
         refuse_unused_landmarks(folder, _LANDMARKS)
     return found
+
+
+def _named_landmarks(folder: Path) -> str:
+    return next((str(folder / name) for name in _LANDMARKS if (folder / name).is_file()), "")
+
+
+def _landmark_file(folder: Path) -> str:
+    """The landmark file in a folder given as --val_landmarks: of a set, or its only CSV."""
+    if named := _named_landmarks(folder):
+        return named
+    tables = landmark_csvs(folder)
+    if len(tables) != 1:
+        names = ", ".join(path.name for path in tables[:3]) or f"none, nor {', '.join(_LANDMARKS)}"
+        raise InputError(f"--val_landmarks {folder}: a folder; give the file itself; its CSV files: {names}")
+    return str(tables[0])
 
 
 def _images_in(folder: Path, pairs: Pairs) -> Path:

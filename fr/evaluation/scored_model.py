@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from fr.checkpoint.snapshot import SnapshotContents
 from fr.errors import InputError
 from fr.evaluation.embedding_cache import weights_digest
 from fr.evaluation.score_check import Spread, read_spreads
-from fr.files.untrusted import open_file
+from fr.files.kinds import Kind, kind_of
 from fr.models import build_model, family
 from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
@@ -47,25 +46,27 @@ class ScoredModel:
     unit_length: bool = False
 
 
-def open_model(options: argparse.Namespace, device: torch.device) -> ScoredModel:
+def open_model(options: argparse.Namespace, device: torch.device, overriding: bool = True) -> ScoredModel:
     """Open `--snap` with the options of evaluate_lfw.py.
 
+    overriding: false = options of the preprocessing are for a file that stores none; where it does, it counts.
     InputError when the file is neither a snapshot nor an ONNX model, when it contradicts --model or --embed_size, and
     when neither file nor options define the preprocessing.
     """
     path = Path(options.snap)
     digest = weights_digest(path) if getattr(options, "cache", False) else ""  # of the file before it is read
-    is_snapshot = path.suffix == ".pt" or _is_zip(path)
-    return replace((_open_snapshot if is_snapshot else _open_onnx)(path, options, device), digest=digest)
+    opened = (_open_onnx if _is_onnx(path) else _open_snapshot)(path, options, device, overriding)
+    return replace(opened, digest=digest)
 
 
-def _is_zip(path: Path) -> bool:
-    """Test for a ZIP archive; False if the file can't be opened, which the ONNX reader then reports."""
-    try:
-        with open_file(path) as file:
-            return zipfile.is_zipfile(file)
-    except OSError:
-        return False
+def stores_preprocessing(path: Path) -> bool:
+    """Whether a model's preprocessing is known without options; InputError for an ONNX model that can't be run."""
+    return not _is_onnx(path) or OnnxModel(path, torch.device("cpu")).preprocessing is not None
+
+
+def _is_onnx(path: Path) -> bool:
+    kind = kind_of(path)
+    return kind is Kind.ONNX or path.suffix == ".onnx" or (kind is None and path.suffix != ".pt")
 
 
 def read_backbone(path: Path) -> tuple[SnapshotContents, Preprocessing]:
@@ -90,10 +91,10 @@ def load_backbone(
     return model.eval()
 
 
-def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device) -> ScoredModel:
+def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device, overriding: bool) -> ScoredModel:
     contents, stored = read_backbone(path)
     _check_claims(path, options, contents.model, contents.embed_size)
-    preprocessing = _with_options(stored, options)
+    preprocessing = _with_options(stored, options) if overriding else stored
     return ScoredModel(
         load_backbone(path, contents, preprocessing.input_size, options.averaged).to(device),
         preprocessing,
@@ -106,12 +107,12 @@ def _open_snapshot(path: Path, options: argparse.Namespace, device: torch.device
     )
 
 
-def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device) -> ScoredModel:
+def _open_onnx(path: Path, options: argparse.Namespace, device: torch.device, overriding: bool) -> ScoredModel:
     if options.averaged:
         raise InputError(f"--averaged: {path} isn't a snapshot; export one with tools/export_onnx.py --averaged")
     model = OnnxModel(path, device)
     stored = model.preprocessing or _preprocessing_from_options(path, options, model.input_size)
-    preprocessing = _with_options(stored, options)
+    preprocessing = _with_options(stored, options) if overriding or not model.preprocessing else stored
     facts = {"model": "unknown", "iteration": None} | model.facts | {
         "embed_size": model.embed_size(preprocessing.input_size)
     }
@@ -168,7 +169,10 @@ def _preprocessing_from_options(
     if not (input_size or options.input_size):
         missing.insert(0, "--input_size")
     if missing:
-        raise InputError(f"{path} doesn't store its preprocessing: give {', '.join(missing)}")
+        raise InputError(
+            f"{path} doesn't store its preprocessing: give {', '.join(missing)}, or write it once to {path}.json "
+            "(docs/evaluation.md)"
+        )
     return Preprocessing(input_size or (0, 0), alignment=_SIMILARITY)
 
 

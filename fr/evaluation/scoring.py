@@ -46,13 +46,14 @@ class Scored:
         return self.pair_set.faces
 
 
-def score(resolved: Resolved, ranks: Ranks) -> list[Scored]:
+def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Scored]:
     """Score `--snap` on each set with the options of evaluate_lfw.py; the same on every rank.
 
-    InputError for invalid input of any set, before the first is scored. The first rank prints overrides and warnings.
+    overriding: as of `open_model`. InputError for invalid input of any set, before the first is scored. The first rank
+    prints overrides and warnings.
     """
     options = resolved.values
-    model = open_model(options, ranks.device)
+    model = open_model(options, ranks.device, overriding)
     sets = sets_to_score(vars(options), model.config, options.snap)
     flipped = wants_flip(resolved, model)
     if ranks.is_main:

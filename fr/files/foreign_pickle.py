@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from fr.errors import InputError, in_short
+from fr.files.kinds import Kind, taken_for
 from fr.files.restricted_pickle import ArrayAt, InertUnpickler, StandIn, Storage, TensorAt, count
 from fr.files.untrusted import open_file
 
@@ -45,8 +46,10 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
-        said = f"{type(error).__name__}: {in_short(error)}"
-        raise InputError(f"{path}: damaged, or not a file of weights ({said})") from error
+        unknown = isinstance(error, KeyError) and isinstance(error.args[0], int)  # an opcode
+        reason = "not a pickle" if unknown else f"{type(error).__name__}: {in_short(error)}"
+        said = f"{path}: damaged, or not a file of weights ({reason})"
+        raise InputError(taken_for("weights to train on", path, Kind.TORCH, Kind.PICKLE) or said) from error
 
 
 def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:
@@ -97,7 +100,7 @@ def read_archive(file: IO[bytes]) -> Any:
         for key, storage in storages.items():
             name = f"{folder}data/{key}"
             with archive.open(name) as part:
-                flat[key] = _flat(part, archive.getinfo(name).file_size, storage)
+                flat[key] = read_storage(part, archive.getinfo(name).file_size, storage)
         return _resolved(tree, flat, unpickler.pay)
 
 
@@ -114,11 +117,11 @@ def _read_pickles(file: IO[bytes]) -> Any:
         for key in keys:
             (elements,) = struct.unpack("<q", content.read(8))
             storage = storages[key]._replace(elements=count(elements))
-            flat[key] = _flat(content, min(storage.size, len(content) - content.tell()), storage)
+            flat[key] = read_storage(content, min(storage.size, len(content) - content.tell()), storage)
         return _resolved(tree, flat, pay)
 
 
-def _flat(file: IO[bytes] | mmap.mmap, size: int, storage: Storage) -> torch.Tensor:
+def read_storage(file: IO[bytes] | mmap.mmap, size: int, storage: Storage) -> torch.Tensor:
     """Read a storage of `size` bytes from the file's position, in pieces, so that there is no second copy."""
     if size != storage.size:
         raise pickle.UnpicklingError(f"{size} bytes of a storage of {storage.elements} × {storage.dtype}")

@@ -1,9 +1,13 @@
 """Inference with an ONNX file through ONNX Runtime, and its metadata.
 
+The preprocessing of a file of others can be put beside it: `NAME.onnx.json`, in the form of the metadata.
+
 B images, E embedding size, H × W input.
 """
 
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from fr.errors import InputError, in_short
-from fr.files.untrusted import open_file
+from fr.files.kinds import Kind, taken_for
+from fr.files.untrusted import open_file, read_text
 from fr.preprocessing import Preprocessing
 
 # Keys of `metadata_props` that tools/export_onnx.py writes, both JSON: Preprocessing.as_dict(), and facts about the
@@ -21,6 +26,7 @@ from fr.preprocessing import Preprocessing
 CONTRACT_KEY = "face_recognition.preprocessing"
 FACTS_KEY = "face_recognition.model"
 _FACTS: dict[str, type] = {"model": str, "iteration": int, "flipped_emb": bool}  # facts read here
+_DTYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _ROUNDING = 1e-4  # of a norm; half floats have three to four digits, but few files compute in them to the end
 _FATAL_ONLY = 4  # log level: ONNX Runtime also logs the errors that it raises
 
@@ -28,27 +34,26 @@ _FATAL_ONLY = 4  # log level: ONNX Runtime also logs the errors that it raises
 class OnnxModel:
     """ONNX network with a backbone's call: [B, 3, H, W] float32 → [B, E] float32 on the same device, for any B.
 
-    A file with a fixed batch size is called as often as needed. InputError when the file can't be run, or doesn't have
-    one image input [B, 3, H, W] and one output.
-    preprocessing: stored in the file, else None. input_size: (H, W) where the graph fixes them.
+    The file may have a fixed batch size, half floats, images [B, H, W, 3] and embeddings [B, E, 1, 1]. InputError when
+    it can't be run, doesn't have one image input, or has several outputs that may be the embedding.
+    preprocessing: stored in the file or in NAME.onnx.json, else None. input_size: (H, W) where the graph fixes them.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self._path = path
         self._session = _open(path, device)
         try:
-            self._input, self._output, shape = _image_input(path, self._session)
+            self._input = _image_input(path, self._session)
+            self._output = _embedding_output(path, self._session)
             stored = self._session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: a name in it isn't UTF-8") from error
-        batch, _, height, width = (side if isinstance(side, int) else None for side in shape)
-        self._batch = batch
-        self.input_size = (height, width) if height and width else None
-        self.facts = _json(path, stored, FACTS_KEY)
+        self._batch = self._input.batch
+        self.input_size = self._input.size
+        self.facts = _json(f"{path}: its metadata {FACTS_KEY}", stored.get(FACTS_KEY, "{}"))
         if wrong := [name for name, kind in _FACTS.items() if type(self.facts.get(name, kind())) is not kind]:
             raise InputError(f"{path}: its metadata {FACTS_KEY} is invalid: {', '.join(wrong)}")
-        contract = _json(path, stored, CONTRACT_KEY)
-        self.preprocessing = _contract(path, contract) if CONTRACT_KEY in stored else None
+        self.preprocessing = _preprocessing(path, stored)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.cpu().numpy()
@@ -59,8 +64,12 @@ class OnnxModel:
     def _run(self, pixels: NDArray[np.float32], size: int) -> NDArray[np.float32]:
         missing = size - len(pixels)
         padded = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.float32)]) if missing else pixels
-        rows: NDArray[np.float32] = self._session.run([self._output], {self._input: padded})[0]
-        return rows[: len(pixels)]
+        images = padded.transpose(0, 2, 3, 1) if self._input.channels_last else padded
+        rows = self._session.run([self._output], {self._input.name: images.astype(self._input.dtype, order="C")})[0]
+        if rows.ndim > 2 and math.prod(rows.shape[2:]) == 1:
+            rows = rows.reshape(rows.shape[:2])
+        result: NDArray[np.float32] = rows.astype(np.float32) if rows.dtype == np.float16 else rows
+        return result[: len(pixels)]
 
     def embed_size(self, input_size: tuple[int, int]) -> int:
         """Determine E by embedding two black images of (H, W); InputError when that fails or isn't [2, E]."""
@@ -97,32 +106,79 @@ def _open(path: Path, device: torch.device) -> Any:
     try:
         return onnxruntime.InferenceSession(path, settings, providers)
     except Exception as error:  # ONNX Runtime's have no common class below this one
-        raise InputError(f"{path}: not an ONNX model that can be run: {in_short(error)}") from error
+        said = f"{path}: not an ONNX model that can be run: {in_short(error)}"
+        raise InputError(taken_for("an ONNX model", path, Kind.ONNX) or said) from error
 
 
-def _image_input(path: Path, session: Any) -> tuple[str, str, list[int | str | None]]:
-    """Names of input and output, and the input's shape (a name or None where it is dynamic)."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) == len(outputs) == 1 and inputs[0].type == "tensor(float)":
-        match inputs[0].shape:
-            case [_, 3 | str() | None, _, _] as shape:
-                return inputs[0].name, outputs[0].name, shape
-    present = ["; ".join(f"{one.name} {one.type} {one.shape}" for one in values) for values in (inputs, outputs)]
+@dataclass(frozen=True)
+class _Images:
+    """Input of images. batch, size (H, W): where they are fixed. channels_last: [B, H, W, 3]."""
+
+    name: str
+    dtype: type[np.floating[Any]]
+    batch: int | None
+    size: tuple[int, int] | None
+    channels_last: bool
+
+
+def _image_input(path: Path, session: Any) -> _Images:
+    inputs = session.get_inputs()
+    dtype = _DTYPES.get(inputs[0].type) if len(inputs) == 1 else None
+    if dtype:
+        batch, *sides = (side if isinstance(side, int) else None for side in inputs[0].shape)
+        match sides:
+            case [3 | None as channels, height, width] if channels or width != 3:
+                return _Images(inputs[0].name, dtype, batch, _size(height, width), channels_last=False)
+            case [height, width, 3]:
+                return _Images(inputs[0].name, dtype, batch, _size(height, width), channels_last=True)
     raise InputError(
-        f"{path}: needs one input of float images [batch, 3, height, width] and one output; "
-        f"inputs: {present[0] or 'none'}; outputs: {present[1] or 'none'}"
+        f"{path}: needs one input of float images, [batch, 3, height, width] or [batch, height, width, 3]; inputs: "
+        f"{_listed(inputs)}; outputs: {_listed(session.get_outputs())}"
     )
 
 
-def _json(path: Path, stored: dict[str, str], key: str) -> dict[str, Any]:
-    """Read a JSON object from the metadata; empty if there is none."""
+def _size(height: int | None, width: int | None) -> tuple[int, int] | None:
+    return (height, width) if height and width else None
+
+
+def _embedding_output(path: Path, session: Any) -> str:
+    """Name of the only output, or of the only one with more than one number an image, [B, E] or [B, E, 1, 1]."""
+    outputs = session.get_outputs()
+    rows = [one for one in outputs if len(one.shape) >= 2 and one.shape[1] != 1 and {*one.shape[2:]} <= {1}]
+    chosen = outputs if len(outputs) == 1 else rows
+    if len(chosen) != 1:
+        name = session.get_inputs()[0].name
+        raise InputError(
+            f"{path}: {len(outputs)} outputs, of which {len(rows)} may be the embedding: {_listed(outputs)}; keep one: "
+            f"onnx.utils.extract_model({str(path)!r}, 'OUT.onnx', [{name!r}], [NAME])"
+        )
+    found: str = chosen[0].name
+    return found
+
+
+def _listed(values: Any) -> str:
+    return "; ".join(f"{one.name} {one.type} {one.shape}" for one in values) or "none"
+
+
+def _json(what: str, text: str) -> dict[str, Any]:
+    """A JSON object; InputError about `what`, file and place, if the text is none."""
     try:
-        value = json.loads(stored.get(key, "{}"))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its metadata {key} isn't JSON") from error
+        raise InputError(f"{what} isn't JSON") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: its metadata {key} isn't a JSON object")
+        raise InputError(f"{what} isn't a JSON object")
     return value
+
+
+def _preprocessing(path: Path, stored: dict[str, str]) -> Preprocessing | None:
+    """From the metadata or NAME.onnx.json, None without; InputError where both have it."""
+    beside = path.with_name(f"{path.name}.json")
+    if CONTRACT_KEY not in stored:
+        return _contract(beside, _json(f"{beside}: the file", read_text(beside))) if beside.exists() else None
+    if beside.exists():
+        raise InputError(f"{beside}: {path} stores its preprocessing itself; remove this file")
+    return _contract(path, _json(f"{path}: its metadata {CONTRACT_KEY}", stored[CONTRACT_KEY]))
 
 
 def _contract(path: Path, stored: dict[str, Any]) -> Preprocessing:

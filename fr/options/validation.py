@@ -66,10 +66,13 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     """Problems between options, a line each. An option whose own value was refused is absent from `values`."""
     problems = []
     lfw = ("val_data_root", "val_list", "val_landmarks")
-    empty = [f"--{name}" for name in lfw if values.get(name) == ""]
-    whole = values.get("val_data_root") and len(empty) == 2 and values.get("val_set") != "auto"
-    if empty and any(values.get(name) for name in lfw) and not whole:
-        problems.append(f"--{', --'.join(lfw)}: all three or none; empty: {', '.join(empty)}")
+    root, pairs, landmarks = (values.get(name) for name in lfw)
+    if (root == "" and (pairs or landmarks)) or (pairs == "" and landmarks):
+        empty = [f"--{name}" for name in lfw[:2] if values.get(name) == ""]
+        problems.append(
+            f"--{', --'.join(lfw)}: give all three, a list without landmarks (aligned crops), or the folder of a whole "
+            f"set alone; empty: {', '.join(empty)}"
+        )
     drops = values.get("lr_drops", [])
     if any(later <= earlier for earlier, later in pairwise(drops)):
         problems.append(f"{origins['lr_drops']}: --lr_drops: {drops} must increase")

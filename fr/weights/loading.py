@@ -1,6 +1,6 @@
 """Weights of other files for the models of this one: found out, renamed, held against a model and put into it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from torch import nn
 from fr.checkpoint import snapshot
 from fr.checkpoint.training_state import read_head
 from fr.errors import InputError
-from fr.files import foreign_pickle
+from fr.files import foreign_pickle, safetensors
+from fr.files.kinds import Kind, kind_of
 from fr.files.names import is_unicode
 from fr.files.restricted_pickle import StandIn
 from fr.weights.layouts import LAYOUTS, Layout, embedding_size, input_sides, likeliest_model
@@ -20,8 +21,16 @@ _QUOTED = 80  # characters of a name
 _SHOWN = 20  # keys of a kind that are named; the rest is counted
 # Where checkpoints keep the state dict: face_recognition.pytorch, VGGFace2-pytorch and facenet, MobileFaceNet_Pytorch,
 # insightface, torchvision's own training scripts.
-_WRAPPERS = ("state_dict", "model_state_dict", "net_state_dict", "state_dict_backbone", "model")
+_WRAPPERS = (
+    *("state_dict", "model_state_dict", "net_state_dict", "state_dict_backbone", "model"),
+    *("backbone", "net", "network", "state_dict_ema", "model_ema"),  # timm's averaged weights, where no others are
+)
+# In front of keys: DDP, torch.compile, Lightning and others that hold the network as an attribute of the model.
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.", "network.")
+_MOST_PREFIXES = 6  # one within another
 _COUNTER = "num_batches_tracked"  # of batch norms; nothing here depends on it, and older files lack it
+
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,19 +71,35 @@ def read_weights(path: Path) -> Weights:
 
     InputError when it can't be read, is damaged, or is of no known kind. Executes nothing (C10).
     """
-    tree = foreign_pickle.read(path)
+    tree = safetensors.read(path) if kind_of(path) is Kind.SAFETENSORS else foreign_pickle.read(path)
     if isinstance(tree, dict) and {"format", "preprocessing", "run"} <= tree.keys():
         return _of_snapshot(path, tree)
     tensors = {key.removeprefix("module."): tensor for key, tensor in _state_dict(tree, path).items()}
     if odd := next((key for key in tensors if not is_unicode(key)), ""):
         raise InputError(f"{path}: a name in it isn't UTF-8: {odd[:_QUOTED]!r}")
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    layout = next((layout for layout in LAYOUTS if layout.describes(shapes)), None)
-    if layout is None:
+    recognised = _recognised(tensors)
+    if recognised is None:
         some = ", ".join(list(tensors)[:4])
         known = ", ".join(dict.fromkeys(layout.system.source for layout in LAYOUTS))
         raise InputError(f"{path}: weights of no known kind (its keys: {some}, …); known: {known}")
-    return _of_layout(path, layout, tensors)
+    layout, inner, outside = recognised
+    weights = _of_layout(path, layout, inner)
+    return replace(weights, left_out=(*weights.left_out, *outside))
+
+
+def _recognised(tensors: Tensors, depth: int = _MOST_PREFIXES) -> tuple[Layout, Tensors, tuple[str, ...]] | None:
+    """Layout of the tensors as they are named, or of those behind one of _PREFIXES, or several; keys of the others."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    layout = next((layout for layout in LAYOUTS if layout.describes(shapes)), None)
+    if layout:
+        return layout, tensors, ()
+    for prefix in _PREFIXES if depth else ():
+        inner = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        if inner and (recognised := _recognised(inner, depth - 1)):
+            layout, named, outside = recognised
+            beside = (key for key in tensors if not key.startswith(prefix))
+            return layout, named, (*beside, *(f"{prefix}{key}" for key in outside))
+    return None
 
 
 def _state_dict(tree: Any, path: Path) -> dict[str, torch.Tensor]:

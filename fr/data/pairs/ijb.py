@@ -7,10 +7,13 @@
 - `x_template_pair_label.txt`, lines `template template 0|1`: the pairs that are scored, millions of them.
 """
 
+import codecs
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +25,10 @@ from fr.data.faces import Faces, check_landmarks, refuse
 from fr.data.lines import strays, true_rows
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
-from fr.files.untrusted import read_text
+from fr.files.untrusted import read_bytes, read_text
 
 _MEMBERS, _POINTS, _PAIRS = "_face_tid_mid.txt", "_name_5pts_score.txt", "_template_pair_label.txt"
+_ROUNDING = 1e-4  # of a score of 1, by a detector that computes in float16 or float32
 SHOWN = 10  # problems named one by one
 _NAMED, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
 
@@ -66,6 +70,7 @@ def read_ijb(root: DataRoot) -> Ijb:
     landmarks = np.stack([column.to_numpy() for column in numbers[:10]], axis=1).reshape(-1, 5, 2)
     check_landmarks(landmarks, lambda i: f"{points}:{i + 1}")
     detector = numbers[10].to_numpy()
+    detector = np.where((detector > 1) & (detector <= 1 + _ROUNDING), 1, detector)
     unsure = np.flatnonzero(~((detector > 0) & (detector <= 1))).tolist()  # true for NaN, too
     refuse([f"{points}:{i + 1}: a score of {detector[i]:g}; it must be above 0 and at most 1" for i in unsure])
     known, template = np.unique(templates.to_numpy(), return_inverse=True)
@@ -100,17 +105,24 @@ def _refuse_rows(rows: NDArray[np.int64], problem: Callable[[int], str]) -> None
 
 
 def _columns(path: Path, types: list[pa.DataType]) -> list[pa.Array]:
-    """The words of all lines, parted by a space; InputError for a file with others, or none."""
+    """The words of all lines, parted by blanks; InputError for a file with others, or none."""
     names = [str(place) for place in range(len(types))]
-    try:
-        table = pyarrow.csv.read_csv(
-            path,
+
+    def read(file: Any) -> pa.Table:
+        return pyarrow.csv.read_csv(
+            file,
             read_options=pyarrow.csv.ReadOptions(column_names=names),
             parse_options=pyarrow.csv.ParseOptions(delimiter=" ", quote_char=False, ignore_empty_lines=False),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=dict(zip(names, types, strict=True)), null_values=[], strings_can_be_null=False
             ),
         )
+
+    try:
+        try:
+            table = read(path)
+        except pa.ArrowInvalid:  # with other blanks; to replace them takes longer than to read
+            table = read(pa.BufferReader(_single_spaces(read_bytes(path))))
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
     except pa.ArrowException as error:
@@ -120,16 +132,22 @@ def _columns(path: Path, types: list[pa.DataType]) -> list[pa.Array]:
     return [column.combine_chunks() for column in table.columns]
 
 
+def _single_spaces(content: bytes) -> bytes:
+    """Lines with one space between words, and none at their ends; no empty ones after the last."""
+    lines = re.sub(rb"[ \t]+", b" ", content.removeprefix(codecs.BOM_UTF8))
+    return re.sub(rb" ?\r?\n ?", b"\n", lines).rstrip() + b"\n"
+
+
 def _problems(path: Path, types: list[pa.DataType]) -> Iterator[str]:
     """Lines that Arrow can't have read, found the slow way since its messages seldom give them."""
     readers = {_NAMED: str, _WHOLE: int, _NUMBER: float}
-    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), start=1):
-        words = line.split(" ")
+    for number, line in enumerate(read_text(path).rstrip().split("\n"), start=1):
+        words = line.split()
         try:
             for read, word in zip((readers[kind] for kind in types), words, strict=True):
                 read(word)
         except ValueError:
-            yield f"{path}:{number}: {line[:80]!r} isn't {len(types)} words with a space between, numbers after a name"
+            yield f"{path}:{number}: {line[:80]!r} isn't {len(types)} words with blanks between, numbers after a name"
 
 
 def _check_images(faces: Faces, members: Path) -> None:

@@ -1,24 +1,28 @@
 """insightface's verification packs, such as `agedb_30.bin`, `cfp_fp.bin` and `lfw.bin`.
 
 A pack is a pickle of two lists, by Python 2 or 3: the encoded images, two a pair, and whether each pair is one person
-(insightface, `recognition/arcface_torch/eval/verification.py`, `load_bin`). The images are aligned crops. It is read
-by the unpickler that builds containers, numbers and text alone (C10).
+(insightface, `recognition/arcface_torch/eval/verification.py`, `load_bin`). An image is bytes or, as cv2.imencode makes
+it, a NumPy array of bytes (`build_eval_pack.py`); a verdict may be NumPy's, too. The images are aligned crops. It is
+read by the unpickler that builds containers, numbers and text alone (C10).
 """
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.pair_faces import tenths
 from fr.data.storage import Pack
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
-from fr.files.restricted_pickle import InertUnpickler
+from fr.files.kinds import Kind, taken_for
+from fr.files.restricted_pickle import ArrayAt, InertUnpickler
 from fr.files.untrusted import read_whole
 
 
@@ -27,12 +31,15 @@ def read_pack(path: Path) -> VerificationFaces:
 
     Names are places in the pack, from 0. InputError for what is no pack, and for numbers that don't fit.
     """
-    images, same = _contents(path)
-    encoded = [_encoded(image) for image in images]
-    refuse([f"{path}: image {i} isn't the bytes of one" for i, content in enumerate(encoded) if not content])
+    encoded, same = _contents(path)
+    refuse([
+        f"{path}: image {i} isn't the bytes of an encoded image, such as a JPEG's"
+        for i, content in enumerate(encoded)
+        if not content
+    ])
     refuse([f"{path}: pair {i} is neither True nor False" for i, label in enumerate(same) if label not in (0, 1)])
-    if len(images) != 2 * len(same):
-        raise InputError(f"{path}: {len(images)} images for {len(same)} pairs, where each has two")
+    if len(encoded) != 2 * len(same):
+        raise InputError(f"{path}: {len(encoded)} images for {len(same)} pairs, where each has two")
     kinds = np.array(same, dtype=bool)
     fold = tenths(kinds.tolist(), str(path))
     first: dict[bytes, int] = {}
@@ -45,22 +52,41 @@ def read_pack(path: Path) -> VerificationFaces:
     return VerificationFaces(DataRoot(path.parent), names, points, pairs, kinds, fold, storage=storage)
 
 
-def _contents(path: Path) -> tuple[list[Any], list[Any]]:
+def _contents(path: Path) -> tuple[list[bytes], list[Any]]:
+    """The bytes of each image, none of what isn't one, and the verdict on each pair."""
     try:
         content = read_whole(path, sys.maxsize)
-        unpickled = InertUnpickler(io.BytesIO(content), len(content), {}).load()
+        unpickler = InertUnpickler(io.BytesIO(content), len(content), {})
+        match unpickler.load():
+            case [list() | tuple() as images, list() | tuple() | ArrayAt() as same]:
+                verdicts = _plain(same, unpickler.pay)
+                if isinstance(verdicts, list | tuple):
+                    encoded = [_encoded(_array(image, unpickler.pay)) for image in images]
+                    return encoded, [_plain(verdict, unpickler.pay) for verdict in verdicts]
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
-        raise InputError(f"{path}: damaged, or no pack of pairs ({type(error).__name__}: {str(error)[:80]})") from error
-    match unpickled:
-        case [list() | tuple() as images, list() | tuple() as same]:
-            return list(images), list(same)
+        said = f"{path}: damaged, or no pack of pairs ({type(error).__name__}: {str(error)[:80]})"
+        raise InputError(taken_for("a pack of pairs", path, Kind.PICKLE) or said) from error
     raise InputError(f"{path}: no pack of pairs: expected a list of images and one of True and False")
 
 
+def _array(value: Any, pay: Callable[[int], None]) -> Any:
+    """A tensor in place of an array's description; pay: as of `BoundedUnpickler`."""
+    return value.read(pay) if isinstance(value, ArrayAt) else value
+
+
+def _plain(value: Any, pay: Callable[[int], None]) -> Any:
+    """Python's numbers in place of an array's description."""
+    array = _array(value, pay)
+    return array.tolist() if isinstance(array, torch.Tensor) else array
+
+
 def _encoded(image: Any) -> bytes:
-    """The bytes of an image; none of what isn't. Python 2 wrote them as text."""
+    """The bytes of an image; none of what isn't, such as pixels. Python 2 wrote them as text."""
+    if isinstance(image, torch.Tensor):
+        is_row = image.dtype == torch.uint8 and max(image.shape, default=0) == image.numel()  # [N] or [N, 1]
+        return image.numpy().tobytes() if is_row else b""
     try:
         return image.encode("latin-1") if isinstance(image, str) else bytes(memoryview(image))
     except (TypeError, UnicodeEncodeError):

@@ -11,6 +11,7 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
 
+HEADER = "the number of folds and of pairs of a kind in each, such as 10 300"
 _NUMBER = re.compile("[0-9]{1,9}")  # str.isdigit also takes what int() doesn't
 _PERSON = re.compile(r"(?!\.\.?$)[^/]+")  # a folder of the root, neither itself nor the one above
 
@@ -24,24 +25,26 @@ def read_lfw(root: DataRoot, pairs_file: str, landmark_file: str) -> Verificatio
 def read_lfw_pairs(path: Path) -> Pairs:
     """`name i j` and `name i other j` after a line with the number of folds and of pairs of a kind in each.
 
+    Separated by tabs, or by blanks: a name may hold some, but no number of its own then.
     InputError names the lines that are neither, and a number of pairs that isn't the one in the first line.
     """
     lines = read_text(path).splitlines()
     header = lines[0].split() if lines else []
     if len(header) != 2 or not all(_NUMBER.fullmatch(field) and int(field) > 0 for field in header):
-        raise InputError(f"{path}:1: expected the number of folds and of pairs of a kind in each, such as 10 300")
+        raise InputError(f"{path}:1: expected {HEADER}")
     per_fold = 2 * int(header[1])
     names: list[tuple[str, str]] = []
     same: list[bool] = []
     where: dict[str, str] = {}
     problems: list[str] = []
     for number, line in enumerate(lines[1:], start=2):
-        match line.split("\t"):
+        fields = _fields(line)
+        match fields:
             case [name, first, second]:
                 pair = _lfw_name(name, first), _lfw_name(name, second)
             case [name, first, other, second]:
                 pair = _lfw_name(name, first), _lfw_name(other, second)
-            case [""]:
+            case []:
                 continue
             case _:
                 pair = "", ""
@@ -49,13 +52,26 @@ def read_lfw_pairs(path: Path) -> Pairs:
             problems.append(f"{path}:{number}: neither `name i j` nor `name i other j`, separated by tabs")
             continue
         names.append(pair)
-        same.append(line.count("\t") == 2)
+        same.append(len(fields) == 3)
         for image in pair:
             where.setdefault(image, f"{path}:{number}")
     refuse(problems)
     if len(names) != int(header[0]) * per_fold:
         raise InputError(f"{path}: {len(names)} pairs where the header says {header[0]} × 2 × {header[1]}")
     return Pairs(names, same, np.arange(len(names)) // per_fold, where)
+
+
+def _fields(line: str) -> list[str]:
+    """Names and numbers of a line; its words where they don't part into these."""
+    text = line.strip()
+    if "\t" in text:
+        return [field.strip() for field in text.split("\t")]
+    words = text.split()
+    match [place for place, word in enumerate(words) if place and _NUMBER.fullmatch(word)]:
+        case [first, last] if last == len(words) - 1:
+            other = [" ".join(words[first + 1 : last])] if last > first + 1 else []
+            return [" ".join(words[:first]), words[first], *other, words[last]]
+    return words
 
 
 def _lfw_name(person: str, number: str) -> str:

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from fr.data.faces import VerificationFaces, check_first_image, check_landmarks, refuse
 from fr.data.landmark_csv import landmarks_of
 from fr.data.lines import strays, true_rows
+from fr.data.rows_by_name import values_by_name
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import form_note
 from fr.files.untrusted import read_text
 
 FOLDS = 10  # of a list that doesn't say its own
-ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # of cropped copies, which keep the names
+_ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # of cropped copies, which keep the names
+ENDINGS = (*_ENDINGS, *(ending.upper() for ending in _ENDINGS))
 
 
 @dataclass(frozen=True)
@@ -92,32 +94,39 @@ def _exists(path: Path) -> bool:
 
 def _landmarks(names: list[str], path: Path, where: dict[str, str]) -> NDArray[np.float64]:
     """Landmarks of named images [N], in pixels: [N, 5, 2]."""
-    if path.suffix == ".csv":
-        return landmarks_of(pa.array(names, type=pa.string()), path, lambda i: where[names[i]])
+    listed = pa.array(names, type=pa.string())
+
+    def at(row: int) -> str:
+        return where[names[row]]
+
+    if path.suffix.lower() == ".csv":
+        return landmarks_of(listed, path, at)
     known = _read_lfw_landmarks(path)
-    refuse([
-        f"{where[name]}: {name} has no row in {path}{form_note(name, known.__contains__)}"
-        for name in names
-        if name not in known
-    ])
-    points = np.array([known[name] for name in names]).reshape(-1, 5, 2)
+    rows = np.array([*known.values()], dtype=np.float64).reshape(-1, 10)
+    columns = pa.table({str(place): column for place, column in enumerate(rows.T)})
+    points = values_by_name(listed, pa.array([*known], type=pa.string()), columns, str(path), at).reshape(-1, 5, 2)
     check_landmarks(points, lambda i: f"{path}: the row of {names[i]}")
     return points
 
 
 def _read_lfw_landmarks(path: Path) -> dict[str, list[float]]:
+    """Name → ten numbers; of several rows of a name the last counts."""
     known: dict[str, list[float]] = {}
     problems: list[str] = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        name, *fields = line.split("\t")
-        if not line.strip():
+        text = line.strip()
+        if not text:
             continue
+        # With tabs alone between the fields, blanks are the name's.
+        name, *fields = text.split("\t") if "\t" in text else text.rsplit(maxsplit=10)
         try:
-            known[name] = [float(field) for field in fields]
+            numbers = [float(field) for field in fields]
         except ValueError:
             problems.append(f"{path}:{number}: a landmark isn't a number")
             continue
-        if len(fields) != 10:
-            problems.append(f"{path}:{number}: {len(fields)} numbers instead of ten after the name")
+        if len(numbers) != 10:
+            problems.append(f"{path}:{number}: {len(numbers)} numbers instead of ten after the name")
+            continue
+        known[name] = numbers
     refuse(problems)
     return known

@@ -6,15 +6,15 @@
 | pairs | `path path 0\\|1` (FaceTechnologyTool; `agedb_30_pair.txt`), or `0\\|1 path path` (`agedb_30_ann.txt`) |
 | two_lines | `path n` and `path n`, the two of a pair; n is 0 for two people (CALFW, CPLFW) |
 
-A line with tabs is split at tabs alone, so that paths may hold spaces.
+A line with tabs is split at tabs alone, any other behind the endings of images, so that paths may hold spaces.
 """
 
 import re
 from pathlib import Path
 
 from fr.data.faces import refuse
-from fr.data.pairs.lfw import read_lfw_pairs
-from fr.data.pairs.pair_faces import Pairs, tenths
+from fr.data.pairs.lfw import HEADER, read_lfw_pairs
+from fr.data.pairs.pair_faces import ENDINGS, Pairs, tenths
 from fr.errors import InputError
 from fr.files.untrusted import read_text
 
@@ -31,6 +31,8 @@ def list_form(path: Path) -> str:
             return "lfw"
         case [_, number] if _WHOLE.fullmatch(number):
             return "two_lines"
+        case [name, number, *_, last] if [bool(_WHOLE.fullmatch(one)) for one in (name, number, last)] == [0, 1, 1]:
+            raise InputError(f"{path}:1: LFW's pairs without the line before them: {HEADER}")
         case [first_word, _, last] if first_word in _KINDS or last in _KINDS:
             return "pairs"
     raise InputError(
@@ -47,7 +49,20 @@ def read_pairs(path: Path, form: str) -> Pairs:
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     """Numbers and words of the lines that aren't blank."""
     lines = enumerate(read_text(path).split("\n"), start=1)
-    return [(number, line.split("\t") if "\t" in line else line.split()) for number, line in lines if line.strip()]
+    return [(number, _words(line.strip())) for number, line in lines if line.strip()]
+
+
+def _words(line: str) -> list[str]:
+    if "\t" in line:
+        return [word.strip() for word in line.split("\t")]
+    words = line.split()
+    ends = [place for place, word in enumerate(words) if word.endswith(ENDINGS)]
+    if not ends:
+        return words
+    in_front = words[0] in _KINDS and ends[-1] == len(words) - 1
+    starts = [int(in_front), *(end + 1 for end in ends)]
+    paths = [" ".join(words[start : end + 1]) for start, end in zip(starts, ends, strict=False)]
+    return [*words[: int(in_front)], *paths, *words[ends[-1] + 1 :]]
 
 
 def _read_pairs(path: Path) -> Pairs:

@@ -1,7 +1,8 @@
 """Training data as insightface ships them: `train.rec`, `train.idx` and `property` in one folder, read without MXNet.
 
 `train.idx` has a line `key<tab>offset` for each record of the RecordIO file `train.rec` (`fr/files/record_io.py`), and
-`property` is `classes,height,width`. The first label of an image's record is its class; images are aligned crops.
+`property` is `classes,height,width`, with a second line of insightface's rec_builder.py, the number of images; MXNet's
+im2rec writes none. The first label of an image's record is its class; images are aligned crops.
 Record 0 may be a header, one with labels a, b and no image: records 1 … a - 1 are the images, ordered by class, and
 each of a … b - 1 stands for an identity, with the first of its images and the one after its last as labels
 (insightface's `face2rec2.py`). So the classes of millions of images are known from two records an identity.
@@ -67,14 +68,14 @@ class _Records:
 
 
 def read_records(root: DataRoot) -> LabelledFaces:
-    """The images of `root`/train.rec in order of their keys. Classes ascend by label; gaps are closed.
+    """The images of a folder's records in order of their keys. Classes ascend by label; gaps are closed.
 
     A record that can't be read is left out where nothing else gives its class. InputError when the files contradict
     each other.
     """
     root.check_exists("--train_data_root")
-    path, index, facts = (root.path / name for name in FILES)
-    for file in (path, index, facts):
+    path, index, facts = files = record_files(root.path)
+    for file in files:
         root.check_inside(file)
     count = _class_count(facts)
     records = _Records(path, index)
@@ -87,11 +88,11 @@ def read_records(root: DataRoot) -> LabelledFaces:
         raise InputError(f"{path}: no image can be read; does {index} belong to it?")
     refuse([
         f"{path}: record {records.keys[rows[i]]}: its class {classes[i]:,} isn't one of the {count:,} of {facts}"
-        for i in np.flatnonzero(classes >= count).tolist()
+        for i in ([] if count is None else np.flatnonzero(classes >= count).tolist())
     ])
     distinct, labels = np.unique(classes, return_inverse=True)
     notes = _notes(path, records.keys[lost].tolist())
-    if len(distinct) < count:
+    if count is not None and len(distinct) < count:
         notes.append(f"{facts} says {count:,} classes, and the images are of {len(distinct):,}")
     return LabelledFaces(
         root,
@@ -102,6 +103,14 @@ def read_records(root: DataRoot) -> LabelledFaces:
         storage=RecordFile(path.name, records.offsets[rows], records.sizes[rows]),
         notes=tuple(notes),
     )
+
+
+def record_files(folder: Path) -> list[Path]:
+    """Records, index and property file of a folder: FILES, or those of its only `.rec` if none has that name."""
+    named = folder / FILES[0]
+    others = [] if named.exists() else list(folder.glob("*.rec"))
+    records = others[0] if len(others) == 1 else named
+    return [records, records.with_suffix(".idx"), folder / FILES[2]]
 
 
 def _groups(records: _Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -166,10 +175,13 @@ def _notes(path: Path, lost: list[int]) -> list[str]:
     return [f"{len(lost):,} records of {path} whose class can't be read left out: {named}"]
 
 
-def _class_count(path: Path) -> int:
-    match = re.fullmatch(r"\s*([0-9]{1,9})\s*,\s*[0-9]+\s*,\s*[0-9]+\s*", read_text(path))
+def _class_count(path: Path) -> int | None:
+    """The number of classes in a property file; None without the file."""
+    if not path.exists():
+        return None
+    match = re.fullmatch(r"\s*([0-9]{1,9})\s*,\s*[0-9]+\s*,\s*[0-9]+\s*(\n\s*[0-9]+\s*)?", read_text(path))
     if not match:
-        raise InputError(f"{path}: isn't `classes,height,width`")
+        raise InputError(f"{path}: isn't `classes,height,width`, with or without the number of images on a second line")
     return int(match[1])
 
 
@@ -205,6 +217,7 @@ def _read_index(path: Path, of: Path, size: int) -> tuple[Keys, NDArray[np.int64
 
 FORMATS = {
     "rec": Format(
-        lambda source: read_records(source.data_root), lambda source: [Path(source.root, name) for name in FILES]
+        lambda source: read_records(source.data_root),
+        lambda source: [path for path in record_files(Path(source.root)) if path.name != FILES[2] or path.exists()],
     )
 }

@@ -1,12 +1,14 @@
-"""Standard streams and signals of a command: output that can't be written never ends it, Ctrl-C ends it plainly."""
+"""Streams and signals of a command: output that can't be written never ends it, Ctrl-C ends it plainly."""
 
 import errno
 import io
 import os
 import select
+import shlex
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 _NAMES = {1: "standard output", 2: "standard error"}
@@ -52,6 +54,16 @@ def begin() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
     sys.stdout, sys.stderr = _safe(1, sys.stdout), _safe(2, sys.stderr)
+
+
+def next_command(program: str, *words: str) -> str:
+    """Line that ends a command's output: the command that comes next, as a shell takes it from this folder.
+
+    program: path below the checkout.
+    """
+    path = Path(__file__).parents[1] / program
+    here = os.path.relpath(path)
+    return f"next: python {shlex.join([str(path) if here.startswith('..') else here, *words])}"
 
 
 def lost_output() -> OSError | None:

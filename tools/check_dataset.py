@@ -88,7 +88,7 @@ def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] |
     if options.train_dataset == "folder":
         names = faces.names.to_pylist()
         refuse_unlistable(names, "list")
-        return [f"{name} {label}" for name, label in zip(names, faces.labels.tolist(), strict=True)]
+        return [f"{name}\t{faces.identities[label]}" for name, label in zip(names, faces.labels.tolist(), strict=True)]
     texts = read_lines(Path(options.train_list)).texts
     if options.train_dataset in ("ms1m", "imdbface"):  # their other lines are images without a face
         texts = texts.filter(has_face(texts))

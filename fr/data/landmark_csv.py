@@ -23,18 +23,21 @@ BOX_COLUMNS = ["X", "Y", "W", "H"]
 
 
 def landmark_table(given: Path, source: Path) -> Path:
-    """The CSV `given`, or the one in the folder `given` for a list or folder named like `source`."""
+    """The CSV `given`; or of a folder the one for a list or folder named like `source`, or the only one."""
     if given.is_file():
         return given
     if not given.is_dir():
         raise InputError(f"--train_landmarks {given}: no such file or folder")
     kind = next((kind for kind in ("train", "test") if kind in source.name), "all")
     table = given / f"loose_landmark_{kind}.csv"
-    if not table.is_file():
+    if table.is_file():
+        return table
+    tables = list(given.glob("loose_landmark_*.csv"))
+    if len(tables) != 1:
         raise InputError(
             f"{table}: no such file (chosen for the name {source.name}); give the CSV itself with --train_landmarks"
         )
-    return table
+    return tables[0]
 
 
 def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:
@@ -45,6 +48,13 @@ def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]
     landmarks = _rows_of(names, table, LANDMARK_COLUMNS, where).reshape(-1, 5, 2)
     check_landmarks(landmarks, lambda i: f"{table}: the row of {names[i]}")
     return landmarks
+
+
+def has_landmarks(names: pa.StringArray, table: Path) -> NDArray[np.bool_]:
+    """Mask [N] of the images that have a row in a table."""
+    known = _read_csv(table, LANDMARK_COLUMNS)["NAME_ID"]
+    mask: NDArray[np.bool_] = pc.is_in(_without_ending(names), value_set=known).to_numpy(zero_copy_only=False)
+    return mask
 
 
 def boxes_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:

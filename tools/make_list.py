@@ -76,14 +76,14 @@ def main(argv: list[str]) -> int:
 
 
 def _next(arguments: argparse.Namespace, table: Path | None, paired: bool) -> str:
-    """The training on the lists."""
-    root, out = str(arguments.root), arguments.out
-    places = ["--train_data_root", root, "--train_list", str(out / "train.txt")]
-    places += ["--train_landmarks", str(table)] if table else ["--aligned"]
-    if paired:
-        places += ["--val_data_root", root, "--val_list", str(out / f"{PAIRS}.txt")]
-        places += ["--val_landmarks", str(table)] if table else []
-    return next_command("train.py", "@configs/own_faces.yml", "--train_dataset", arguments.format, *places)
+    """The training on the lists, without landmarks on aligned crops."""
+    root, landmarks, lists = str(arguments.root), str(table or ""), arguments.out
+    pairs = (root, str(lists / f"{PAIRS}.txt"), landmarks) if paired else ("", "", "")
+    places = {"train_data_root": root, "train_list": str(lists / f"{PARTS[0]}.txt"), "train_landmarks": landmarks}
+    places |= dict(zip(("val_data_root", "val_list", "val_landmarks"), pairs, strict=True))
+    words = [word for name, place in places.items() for word in (f"--{name}", place)]
+    crops = [] if table else ["--aligned"]
+    return next_command("train.py", "@configs/own_faces.yml", "--train_dataset", arguments.format, *words, *crops)
 
 
 def _chosen(faces: LabelledFaces, list_file: str, table: Path | None) -> tuple[LabelledFaces, list[str]]:

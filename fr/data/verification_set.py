@@ -26,6 +26,7 @@ from fr.files.data_root import DataRoot
 from fr.options.names import SET_KINDS, SET_LISTS, SET_NAMES
 
 OPTIONS = ("val_data_root", "val_list", "val_landmarks")
+FOLDER = "working_folder"  # of a training, beside its options in a snapshot
 _PAIRS, _IMAGES = SET_LISTS[0], "lfw"
 _LFW_LANDMARKS = "lfw_landmark.txt"
 _LANDMARKS = (_LFW_LANDMARKS, "landmarks.txt", "landmarks.csv")
@@ -101,6 +102,7 @@ def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str)
 
     InputError when there is none, or one can't be read.
     """
+    stored = _found(stored)
     places = [[options.get(name, "") for name in OPTIONS] for options in (said, stored)]
     allow_outside = bool(said.get("allow_outside"))  # a snapshot can't give this permission
     kinds = [options.get("val_set", "auto") for options in (said, stored)]
@@ -108,11 +110,34 @@ def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str)
     sets = said.get("val_sets") or ([] if any(places[0]) else stored.get("val_sets", []))
     if sets and not any(places[0]) and (said.get("val_sets") or not any(places[1])):
         return read_sets(["", "", ""], kind, sets, allow_outside)
-    return read_sets(find_set(places[0], places[1], snap, kind), kind, sets, allow_outside)
+    crops = bool(stored.get("aligned")) and not any(places[0])
+    return read_sets(find_set(places[0], places[1], snap, kind, crops), kind, sets, allow_outside)
 
 
-def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = "auto") -> tuple[str, str, str]:
+def _found(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a training with the paths of its sets as they are found from here.
+
+    A path that isn't there is tried from the folder that the training ran in.
+    """
+    folder = stored.get(FOLDER, "")
+
+    def path(text: str) -> str:
+        return text if not text or os.path.exists(text) else os.path.join(folder, text)
+
+    def word(text: str) -> str:
+        kind, equals, rest = text.partition("=")
+        return f"{kind}={path(rest)}" if equals and kind in SET_KINDS else path(text)
+
+    places = {name: path(stored[name]) for name in OPTIONS if name in stored}
+    return {**stored, **places, "val_sets": [word(text) for text in stored.get("val_sets", [])]}
+
+
+def find_set(
+    said: Sequence[str], stored: Sequence[str], snap: str, kind: str = "auto", crops: bool = False
+) -> tuple[str, str, str]:
     """Root, list and landmarks, from those on the command line (`said`) and those in the snapshot; "" = unknown.
+
+    crops: the images of the stored set are aligned crops, without landmarks.
 
     A root given alone may be a whole set. LFW's folder, with pairs.txt, lfw_landmark.txt, and the people's folders in
     it or in lfw/, gives all three; another the root alone. InputError when something is missing.
@@ -128,7 +153,7 @@ def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = 
     root, pairs, landmarks = (here or there for here, there in zip(said, stored, strict=True))
     if root and not any(said) and not (pairs or landmarks):
         return root, "", ""
-    if not (root and pairs and landmarks):
+    if not (root and pairs and (landmarks or crops)):
         raise InputError(
             f"{snap} names no verification set: give --{', --'.join(OPTIONS)}, or as --{OPTIONS[0]} a folder with "
             f"{_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"

@@ -65,14 +65,17 @@ def evaluation_problems(values: dict[str, Any], origins: dict[str, str], default
 def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Problems between options, a line each. An option whose own value was refused is absent from `values`."""
     problems = []
-    lfw = ("val_data_root", "val_list", "val_landmarks")
+    # Beside aligned crops, which training runs on without landmarks, the images to verify are crops, too.
+    lfw = ("val_data_root", "val_list", *(() if values.get("aligned") else ("val_landmarks",)))
     empty = [f"--{name}" for name in lfw if values.get(name) == ""]
-    whole = values.get("val_data_root") and len(empty) == 2 and values.get("val_set") != "auto"
+    whole = values.get("val_data_root") and len(empty) == len(lfw) - 1 and values.get("val_set") != "auto"
     if empty and any(values.get(name) for name in lfw) and not whole:
-        problems.append(f"--{', --'.join(lfw)}: all three or none; empty: {', '.join(empty)}")
+        problems.append(f"--{', --'.join(lfw)}: all of them or none; empty: {', '.join(empty)}")
     drops = values.get("lr_drops", [])
     if any(later <= earlier for earlier, later in pairwise(drops)):
         problems.append(f"{origins['lr_drops']}: --lr_drops: {drops} must increase")
+    if values.get("warmup_epochs") and values.get("warmup_iterations"):
+        problems.append(f"{origins['warmup_epochs']}: --warmup_epochs: not with --warmup_iterations; give one of them")
     if values.get("compile") and values.get("activation_checkpointing"):
         problems.append(
             f"{origins['activation_checkpointing']}: --activation_checkpointing: not with --compile, which decides by "

@@ -49,6 +49,7 @@ from fr.recognition.gallery import Gallery, Rows, new_gallery
 from fr.recognition.identification import Searches
 from fr.recognition.recognizer import Recognizer
 from tools.detect_faces import detector_options, settings_of
+from tools.identifying.drawing import undrawable
 from tools.identifying.portraits import Looking, Portraits, read_portraits
 from tools.identifying.results import JOURNAL, Seen, Sink, open_sinks
 from tools.identifying.scores import cmc_of, lines, metrics_of, search_probes, write_cmc
@@ -83,6 +84,8 @@ def main(argv: list[str]) -> int:
         sinks = open_sinks(source, arguments.out, arguments.show)
         detector = Mtcnn(settings, ranks.device)
         gallery = _gallery(*_embedded("--gallery", arguments.gallery, looking, model, resolved, ranks))
+        if arguments.out or arguments.show:
+            print("".join(f"{line}\n" for line in shown(undrawable(gallery.people))), end="")
         network = with_mirror_image(model.network, options.flip_mode) if wants_flip(resolved, model) else model.network
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
         recognizer = Recognizer(network, model.preprocessing, dali, ranks.device, options.val_batch_size)
@@ -155,7 +158,8 @@ def _evaluate(searches: Searches, gallery: Gallery, threshold: float | None, out
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = tool_parser("tools/identify.py", __doc__, allow_abbrev=False)
+    model = "model:\n  --snap FILE           snapshot (.pt) or ONNX model (required)"
+    parser = tool_parser("tools/identify.py", __doc__, allow_abbrev=False, epilog=model)
     add = parser.add_argument
     add("--gallery", required=True, metavar="FOLDER", help="images of the people to recognise")
     what = parser.add_mutually_exclusive_group(required=True)

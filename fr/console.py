@@ -59,11 +59,16 @@ def begin() -> None:
 def next_command(program: str, *words: str) -> str:
     """Line that ends a command's output: the command that comes next, as a shell takes it from this folder.
 
-    program: path below the checkout.
+    program, and words that begin with @: paths below the checkout.
     """
-    path = Path(__file__).parents[1] / program
+    words = tuple(f"@{_from_here(word[1:])}" if word.startswith("@") else word for word in words)
+    return f"next: python {shlex.join([_from_here(program), *words])}"
+
+
+def _from_here(name: str) -> str:
+    path = Path(__file__).parents[1] / name
     here = os.path.relpath(path)
-    return f"next: python {shlex.join([str(path) if here.startswith('..') else here, *words])}"
+    return str(path) if here.startswith("..") else here
 
 
 def lost_output() -> OSError | None:

@@ -198,7 +198,7 @@ def test_people_held_out_are_in_pairs_alone_each_pair_once_and_as_said(
     assert sum(same == "1" for *_, same in pairs) == 45
     assert made(root, tmp_path / "again", "--people", "0.3") == parts
     last = shlex.split(capsys.readouterr().out.splitlines()[-1])
-    assert last[:3] == ["next:", "python", "train.py"]
+    assert last[:4] == ["next:", "python", "train.py", "@configs/own_faces.yml"]
     assert last[last.index("--val_list") + 1] == str(tmp_path / "again/pairs.txt")
     with pytest.raises(InputError, match=r"--people 0\.9: holds out 9 of 10 identities"):
         main([str(root), str(tmp_path / "out"), "--people", "0.9"])

@@ -101,12 +101,12 @@ def _chosen(faces: LabelledFaces, list_file: str, table: Path | None) -> tuple[L
             for row in np.flatnonzero(~np.isin(listed, names)).tolist()
         ])
         stays &= np.isin(names, listed)
-        notes.append(f"{len(faces) - stays.sum():,} images that aren't in {list_file} left out")
+        notes.append((len(faces) - stays.sum(), f"images that aren't in {list_file} left out"))
     if table:
         missing = stays & ~has_landmarks(faces.names, table)
         stays &= ~missing
-        notes.append(f"{missing.sum():,} images without a row in {table} left out")
-    return faces.take(np.flatnonzero(stays)), notes
+        notes.append((missing.sum(), f"images without a row in {table} left out"))
+    return faces.take(np.flatnonzero(stays)), [f"{count:,} {what}" for count, what in notes if count]
 
 
 def _held_out(images: Mapping[str, Sequence[str]], fraction: float, seed: int) -> set[str]:

@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     refuse_early("evaluate_lfw.py", evaluation_options)
 
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,12 +32,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
+from fr.console import next_command
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.pair_statistics import Metric, lines, pair_statistics, record
 from fr.evaluation.roc import roc_curve
+from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
 from fr.options.definitions import evaluation_options
@@ -90,7 +94,30 @@ def main(argv: list[str]) -> int:
                     _write_curve(options.roc_fname, scored, several)
             if options.dump_embeddings:
                 _dump_embeddings(Path(options.dump_embeddings), scored_sets)
+            _keep_threshold(options, scored_sets[0])
+            _print_next(options, scored_sets[0].model)
     return 0
+
+
+def _keep_threshold(options: Namespace, scored: Scored) -> None:
+    """Keep the threshold of embeddings as tools/identify.py compares them in an imported snapshot, which has none."""
+    snap = Path(options.snap)
+    comparable = options.protocol == "standard" and options.dist == "cos" and options.flip_mode == "sum"
+    if not comparable or options.center or options.averaged or not isinstance(scored.model.network, nn.Module):
+        return
+    try:
+        if keep_threshold(snap, scored.verification.metrics(), scored.flipped):
+            print(f"{snap}: keeps the threshold, for tools/identify.py", flush=True)
+    except OSError as error:
+        print(f"{snap}: can't keep the threshold: {error.strerror}", file=sys.stderr, flush=True)
+
+
+def _print_next(options: Namespace, model: ScoredModel) -> None:
+    """Print how people in other images are identified, after a training on folders of people."""
+    config = model.config
+    if config.get("train_dataset") in ("list", "folder") and not config.get("aligned"):
+        people = ["--gallery", config["train_data_root"], "--input", "NEW_IMAGES", "--out", "seen"]
+        print(next_command("tools/identify.py", "--snap", options.snap, *people))
 
 
 def _write_reports(options: Namespace, scored: Scored, statistics: dict[str, Metric], subfolder: str) -> None:

@@ -18,8 +18,9 @@ if __name__ == "__main__":  # before the imports that take seconds
     refuse_early("train.py", train_options)
 
 import argparse
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
 from functools import partial
@@ -39,7 +40,7 @@ from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
 from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.training_stream import TrainingStream
-from fr.data.verification_set import read_sets
+from fr.data.verification_set import FOLDER, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
 from fr.errors import InputError, run_plainly
 from fr.losses.classifier import MarginSoftmax, shard_rows
@@ -53,7 +54,7 @@ from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
 from fr.train.ending import closing_lines, log_folder
 from fr.train.learner import Learner, StepSettings
-from fr.train.learning_rate import lr_at
+from fr.train.learning_rate import doubts, lr_at
 from fr.train.loop import LoopSettings, train
 from fr.train.milestones import Milestones
 from fr.train.monitor import Monitor, Silent
@@ -101,10 +102,12 @@ def main(argv: list[str]) -> int:
         heartbeat = Heartbeat()
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
-        doubts = [f"warning: {doubt}" for one in sets if (doubt := one.doubt)] if ranks.is_main else []
+        schedule, unlikely = _schedule(options, order)
+        unlikely += [doubt for one in sets if (doubt := one.doubt)] if ranks.is_main else []
+        warnings = [f"warning: {doubt}" for doubt in unlikely]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
-        monitor.say("\n".join([summary, *crops, *doubts, *resumed.notes, *changed, *sources]))
+        monitor.say("\n".join([summary, *crops, *warnings, *resumed.notes, *changed, *sources]))
         kept = Kept(options.keep_snapshots, options.keep_every)
         writer = SnapshotWriter(
             folder, prefix, state, faces.identities, monitor.say, kept, options.async_snapshots, resumed
@@ -119,9 +122,8 @@ def main(argv: list[str]) -> int:
         stream = TrainingStream(
             faces, order, iterations, ranks, options.accumulate, preprocessing, augmentation, dali, bad
         )
-        drops = [epoch * order.iterations_per_epoch for epoch in options.lr_drops]
-        schedule = partial(lr_at, lr=options.lr, warmup=options.warmup_iterations, drops=drops)
         settings = LoopSettings(**{field.name: getattr(options, field.name) for field in fields(LoopSettings)})
+        settings = replace(settings, val_step=options.val_step or order.iterations_per_epoch)
         with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat):
             status = train(learner, stream, schedule, settings, milestones, heartbeat)
         monitor.say("\n".join(closing_lines(argv, options, writer, status, time.monotonic() - started)))
@@ -163,6 +165,15 @@ def _named_parameters(backbone: torch.nn.Module, head: MarginSoftmax) -> dict[st
     }
 
 
+def _schedule(options: argparse.Namespace, order: Order) -> tuple[Callable[[int], float], list[str]]:
+    """Learning rate by iteration, and reasons why the schedule can't work."""
+    epoch = order.iterations_per_epoch
+    drops = [number * epoch for number in options.lr_drops]
+    warmup = options.warmup_iterations or round(options.warmup_epochs * epoch)
+    schedule = partial(lr_at, lr=options.lr, warmup=warmup, drops=drops)
+    return schedule, doubts(options.lr, warmup, drops, options.epoch_total_num * epoch)
+
+
 def _last_iteration(options: argparse.Namespace, order: Order) -> int:
     last: int = options.epoch_total_num * order.iterations_per_epoch
     return min(last, options.max_iterations or last)
@@ -181,7 +192,8 @@ def _snapshot_contents(
         "data": faces.fingerprint(),
         **({"images_per_identity": order.balance.images} if order.balance else {}),
     }
-    return SnapshotContents(options.model, options.embed_size, preprocessing.as_dict(), run, resolved.as_dict())
+    config = resolved.as_dict() | {FOLDER: os.getcwd()}
+    return SnapshotContents(options.model, options.embed_size, preprocessing.as_dict(), run, config)
 
 
 def _initial_weights(options: argparse.Namespace) -> InitialWeights:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fr.alignment import template_points, transform
 from fr.data.readers.vgg import person_names
 from fr.errors import InputError
+from fr.files.images import StoredImage
 from tests.builders.damaged_images import encoded, picture
 from tests.builders.pages import Page
 from tests.builders.tar_shards import sample, write_shard
@@ -21,7 +23,7 @@ from tests.conftest import Losses, data_options, launch, losses, validation_opti
 from tests.planted_faults import EXPECTED, Planted, spoil
 from tools.check_dataset import list_lines, main
 from tools.dataset import image_facts
-from tools.dataset.checks import check, plain_name, same_names
+from tools.dataset.checks import _suspicious, check, plain_name, same_names
 from tools.dataset.image_facts import ImageFacts
 from tools.options.check_dataset import DROPPED, KINDS, Limits
 
@@ -206,7 +208,7 @@ def blank_facts(count: int, side: int = 64) -> ImageFacts:
         rng.integers(0, 2**64, (count, 4), dtype=np.uint64),
         np.full((count, 2), side),
         np.zeros(count, dtype=bool),
-        np.zeros(count, dtype=bool),
+        np.ones(count, dtype=np.int64),
     )
 
 
@@ -287,3 +289,19 @@ def test_people_of_vggface2_are_found_in_lfw_by_name(shared_data: Path) -> None:
 )
 def test_names_are_compared_without_case_accents_and_punctuation(name: str, plain: str) -> None:
     assert plain_name(name) == plain
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_face_is_upright_where_the_image_is_shown(orientation: int) -> None:
+    """Landmarks as detect_faces.py writes them: in the image as stored, left and right as seen there."""
+    turned = orientation > 4
+    image = StoredImage(np.zeros((100, 80, 3) if turned else (80, 100, 3), dtype=np.uint8), orientation)
+    tilted = transform(np.array([[[0.8, -0.6, 40], [0.6, 0.8, 10]]]), template_points("arcface", (40, 40))[None])
+    points = image.stored_places(tilted)
+    if image.mirrored:
+        points = points[:, [1, 0, 2, 4, 3]]
+    size = np.array([image.stored.shape[1::-1]])
+    none = np.zeros(1)
+    assert _suspicious(points, size, np.array([orientation]), none, 6) == {}
+    opposite = {1: 3, 2: 4, 3: 1, 4: 2, 5: 7, 6: 8, 7: 5, 8: 6}[orientation]  # shown upside down
+    assert _suspicious(points, size, np.array([opposite]), none, 6) == {0: "the eyes are below the mouth"}

@@ -19,7 +19,7 @@ from fr.options.detection import DetectorSettings
 from tests.conftest import ROOT, kill_when, vgg_faces
 from tools.dataset.face_journal import Found
 from tools.dataset.face_names import key_of, refuse_ambiguous
-from tools.detect_faces import JOURNAL, find_face, main
+from tools.detect_faces import JOURNAL, _names, find_face, main
 
 PEOPLE = 12
 PATIENCE = 120  # seconds until a run is taken for one that hangs
@@ -81,6 +81,17 @@ def test_landmarks_are_within_two_and_a_half_pixels_of_the_given(
     assert len(both) == PEOPLE
     mine, theirs = (of.landmarks[list(rows)] for of, rows in zip((found, given), zip(*both, strict=True), strict=True))
     assert np.linalg.norm(mine - theirs, axis=2).mean() < 2.5
+
+
+def test_a_stray_image_beside_folders_is_left_out_by_name_and_flat_folders_are_searched(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "stray.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    root = DataRoot(tmp_path)
+    note = f"1 images in {tmp_path} itself, in no identity's folder, left out: stray.jpg"
+    assert _names(root, "") == (["a/1.jpg"], (note,))
+    shutil.rmtree(tmp_path / "a")
+    assert _names(root, "") == (["stray.jpg"], ())
 
 
 def test_boxes_hold_their_landmarks(out: Path, photographs: Path) -> None:

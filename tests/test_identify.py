@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib
 import numpy as np
 import onnx
 import pytest
@@ -20,9 +21,10 @@ from fr.files.images import decode
 from fr.onnx.model import CONTRACT_KEY, FACTS_KEY
 from fr.options.detection import DetectorSettings
 from fr.preprocessing import Preprocessing
+from fr.report import font as fonts
 from tools.identify import main
 from tools.identifying import portraits
-from tools.identifying.drawing import annotated
+from tools.identifying.drawing import annotated, undrawable
 from tools.identifying.portraits import Looking, read_portraits
 from tools.identifying.results import JOURNAL, Console
 
@@ -111,7 +113,8 @@ def test_people_of_the_gallery_are_named_and_strangers_are_not(
         assert name in names(found[f"{name}.jpg"])
         face = nearest(found[f"{name}.jpg"])
         assert face["nearest"] == name and face["distance"] < THRESHOLD
-        assert any(line.startswith(f"{name}.jpg: ") and f"{name} ({face['distance']:.2f})" in line for line in said)
+        told = f"{name} (distance {face['distance']:.2f})"
+        assert any(line.startswith(f"{name}.jpg: ") and told in line for line in said)
     for name, _ in lfw[-STRANGERS:]:
         of = found[f"strangers/{name}.jpg"]
         assert of["faces"] and not any(names(of))
@@ -225,6 +228,18 @@ def test_labels_are_drawn_in_any_european_script_and_never_outside() -> None:
     at_the_corner = annotated(plain, np.array([[190.0, 110, 50, 50]]), ["a long name"], [False])
     ground = (at_the_corner == [196, 87, 44]).all(axis=2)
     assert ground[:, :140].any() and ground[80:].any()  # it was moved to the left, and stands above its box
+
+
+def test_a_font_with_the_letters_is_taken_and_a_name_without_one_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    serif = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSerif.ttf")
+    monkeypatch.setattr(fonts, "_system_files", lambda: [str(serif)])
+    fonts._file_with.cache_clear()
+    assert fonts.font(11, "Αθήνα 12").path == fonts.font(11, "").path
+    assert fonts.font(11, "\u1d2f").path == str(serif)  # a letter that DejaVu Sans lacks
+    assert fonts.font(11, "Chen 陈").path == fonts.font(11, "").path
+    (line,) = undrawable(["Fatima فاطمة", "Chen 陈"])
+    assert line.startswith("Chen 陈: boxes stand for letters of it in images")
+    fonts._file_with.cache_clear()
 
 
 # --- thresholds -------------------------------------------------------------------------------------------------------

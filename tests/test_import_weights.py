@@ -9,6 +9,7 @@ import torchvision
 import evaluate_lfw
 from fr.checkpoint import snapshot
 from fr.errors import InputError
+from fr.evaluation.scored_model import threshold_of
 from fr.weights.loading import read_weights
 from tests.conftest import same_weights, validation_options
 from tests.layouts_001 import layout_001
@@ -70,8 +71,18 @@ def test_an_imported_file_is_scored_as_it_is(
     assert import_weights.main([str(path), str(tmp_path / "out.pt")]) == 0
     assert "32×32 RGB, procrustes to the sphereface template" in capsys.readouterr().out
     command = ["--snap", str(tmp_path / "out.pt"), *validation_options(sample_data), "--device", "cpu"]
+    before = snapshot.read(tmp_path / "out.pt")
+    assert evaluate_lfw.main([*command, "--flipped_emb"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}/out.pt: keeps the threshold, for tools/identify.py" in printed
+    kept = snapshot.read(tmp_path / "out.pt")
+    assert f"Estimated threshold: {kept.metrics['threshold']:.4f}" in printed
+    assert kept.config["flipped_emb"] is True
+    assert threshold_of(kept.metrics) is not None
+    assert same_weights(kept.state_dict, before.state_dict)
     assert evaluate_lfw.main(command) == 0
-    assert "ccuracy" in capsys.readouterr().out
+    assert "keeps the threshold" not in capsys.readouterr().out
+    assert snapshot.read(tmp_path / "out.pt").metrics == kept.metrics
 
 
 def test_what_makes_no_snapshot_is_refused(ancestor_file: tuple[Path, Tensors], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Lists from folders: what reads back, what is held out, what is refused."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -52,17 +53,15 @@ def test_lists_read_back_with_the_labels_of_the_folders(tmp_path: Path) -> None:
     made(root, out)
     reference = labels(read_folders(DataRoot(root), ""))
     trained = read_labelled_list(DataRoot(root), str(out / "train.txt"), "")
-    assert trained.identities == ["0", "1", "2", "3"]  # each has an image to train on
+    assert trained.identities == ["a", "b c", "d", "é"]  # each has an image to train on
     assert labels(trained).items() <= reference.items()
-    ids: dict[str, int] = {}
+    listed: dict[str, str] = {}
     for part in ("train", "val", "test"):
-        lines = [line.rpartition(" ") for line in (out / f"{part}.txt").read_text().splitlines()]
-        found = {name: int(label) for name, _, label in lines}
+        found = dict(line.split("\t") for line in (out / f"{part}.txt").read_text().splitlines())
         assert list(found) == sorted(found)  # the order of the folders
-        assert not ids.keys() & found.keys()
-        ids |= found
-    assert ids == reference
-    assert (out / "identities.txt").read_text() == "0 a\n1 b c\n2 d\n3 é\n"
+        assert not listed.keys() & found.keys()
+        listed |= found
+    assert listed == {name: trained.identities[label] for name, label in reference.items()}
 
 
 def test_an_identity_is_split_8_1_1_and_always_trained_on(tmp_path: Path) -> None:
@@ -99,7 +98,7 @@ def test_fractions_hold_over_many_identities_of_few_photographs() -> None:
 
 
 def without_ids(parts: Split) -> dict[str, set[str]]:
-    return {part: {line.rpartition(" ")[0] for line in parts[part]} for part in ("train", "val", "test")}
+    return {part: {line.partition("\t")[0] for line in parts[part]} for part in ("train", "val", "test")}
 
 
 def test_other_identities_do_not_move_a_photograph_and_another_seed_does(tmp_path: Path) -> None:
@@ -120,7 +119,6 @@ def test_a_second_run_gives_the_same_bytes_and_clears_what_it_no_longer_holds_ou
 def test_identities_of_few_photographs_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = people(tmp_path / "root", {"a": 2, "b": 5, "c": 1})
     parts = made(root, tmp_path / "out", "--min_images", "2", "--val", "0", "--test", "0")
-    assert parts["identities"] == ["0 a", "1 b"]
     assert [line[0] for line in parts["train"]] == list("aabbbbb")
     assert "2 identities; train 7, val 0, test 0; 1 with too few images left out" in capsys.readouterr().out
 
@@ -145,6 +143,65 @@ def test_names_that_no_list_can_hold_are_refused(tmp_path: Path, name: str) -> N
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
     lambda name: not name.startswith(".")
 )
+
+
+def test_a_space_at_the_end_of_an_identity_and_equal_numbers_are_refused(tmp_path: Path) -> None:
+    root = photographs(tmp_path / "root", "a /1.jpg")
+    with pytest.raises(InputError, match=r"'a /1\.jpg': the identity ends with a space or holds a tab"):
+        main([str(root), str(tmp_path / "out")])
+    root = photographs(tmp_path / "numbers", "7/1.jpg", "07/1.jpg")  # numbers are identities by their value
+    with pytest.raises(InputError, match="folders with equal numbers as names"):
+        main([str(root), str(tmp_path / "out")])
+
+
+TABLE = "NAME_ID," + ",".join(f"P{point}{axis}" for point in range(1, 6) for axis in "XY") + "\n"
+
+
+def test_images_without_a_row_in_the_detectors_table_and_not_in_the_list_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, tables = people(tmp_path / "root", {"a b": 3, "c": 2}), tmp_path / "tables"
+    photographs(root, "stray.jpg")
+    tables.mkdir()
+    rows = {"a b/000": 1, "a b/001": 2, "c/000": 3, "c/001": 4}
+    table = tables / "loose_landmark_train.csv"
+    table.write_text(TABLE + "".join(f'"{key}"' + f",{at},0,9,0,5,5,1,9,9,9\n" for key, at in rows.items()))
+    (tmp_path / "kept.txt").write_text("a b/000.jpg\nc/000.jpg\nc/001.jpg\tc\n")
+    options = ["--landmarks", str(tables), "--list", str(tmp_path / "kept.txt"), "--val", "0", "--test", "0.5"]
+    parts = made(root, tmp_path / "out", *options)
+    names = sorted(parts["train"] + parts["test"])
+    assert names == ["a b/000.jpg\ta b", "c/000.jpg\tc", "c/001.jpg\tc"]
+    for part in ("train", "test"):  # the folder's one table, whatever the list is called
+        if parts[part]:
+            read = read_labelled_list(DataRoot(root), str(tmp_path / f"out/{part}.txt"), str(tables))
+            keys = [name.removesuffix(".jpg") for name in read.names.to_pylist()]
+            assert read.landmarks[:, 0, 0].tolist() == [rows[key] for key in keys]
+    told = capsys.readouterr().out
+    assert f"1 images in {root} itself, in no identity's folder, left out: stray.jpg" in told
+    assert f"2 images that aren't in {tmp_path}/kept.txt left out" in told
+    with pytest.raises(InputError, match=r"kept\.txt:1: 'stray\.jpg' is no image in a folder of"):
+        (tmp_path / "kept.txt").write_text("stray.jpg\n")
+        main([str(root), str(tmp_path / "out"), *options])
+
+
+def test_people_held_out_are_in_pairs_alone_each_pair_once_and_as_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = people(tmp_path / "root", {f"p {number}": 6 for number in range(10)})
+    parts = made(root, tmp_path / "out", "--people", "0.3")
+    pairs = [line.split("\t") for line in parts["pairs"]]
+    held = {name.partition("/")[0] for *names, _ in pairs for name in names}
+    trained = {line.partition("\t")[2] for part in ("train", "val", "test") for line in parts[part]}
+    assert (len(held), len(trained), held & trained) == (3, 7, set())
+    assert len({frozenset(names) for *names, _ in pairs}) == len(pairs) == 90  # 3 · 6 · 5 / 2 of the same, and as many
+    assert all((first.split("/")[0] == second.split("/")[0]) == (same == "1") for first, second, same in pairs)
+    assert sum(same == "1" for *_, same in pairs) == 45
+    assert made(root, tmp_path / "again", "--people", "0.3") == parts
+    last = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert last[:4] == ["next:", "python", "train.py", "@configs/own_faces.yml"]
+    assert last[last.index("--val_list") + 1] == str(tmp_path / "again/pairs.txt")
+    with pytest.raises(InputError, match=r"--people 0\.9: holds out 9 of 10 identities"):
+        main([str(root), str(tmp_path / "out"), "--people", "0.9"])
 
 
 @settings(max_examples=300, deadline=None)

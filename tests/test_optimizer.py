@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fr.distributed import rank
-from fr.train.learning_rate import lr_at
+from fr.train.learning_rate import doubts, lr_at
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm, set_lr
 
 
@@ -30,6 +30,22 @@ def test_the_rate_drops_tenfold_at_each_iteration_of_the_list() -> None:
 def test_the_rate_depends_on_the_iteration_alone() -> None:
     forwards = [lr_at(iteration, 0.1, 7, [20, 30]) for iteration in range(40)]
     assert [lr_at(iteration, 0.1, 7, [20, 30]) for iteration in reversed(range(40))] == forwards[::-1]
+
+
+@pytest.mark.parametrize(
+    ("warmup", "drops", "last", "lines"),
+    [
+        (0, [6, 12, 18], 60, ["the learning rate is down to 0.0004 by iteration 18, before much is learned"]),
+        (100, [80], 300, ["the learning rate is down to 0.04 by iteration 80, within the warm-up"]),
+        (0, [200, 300], 300, ["1 of 2 drops of the learning rate are after the end, iteration 300"]),
+        (60, [], 60, ["the warm-up of 60 iterations is no shorter than the run of 60"]),
+        (20, [50, 80], 90, []),
+    ],
+)
+def test_a_schedule_that_cannot_work_is_told(warmup: int, drops: list[int], last: int, lines: list[str]) -> None:
+    told = doubts(0.4, warmup, drops, last)
+    assert len(told) == len(lines)
+    assert all(line.startswith(begin) for line, begin in zip(told, lines, strict=True))
 
 
 def parameters() -> list[nn.Parameter]:

@@ -40,6 +40,7 @@ NOT_IN_RECIPES = {
     *("weighted", "images_per_identity"),
     *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
+    *("warmup_iterations", "warmup_epochs"),  # one of them
     *({field.name for field in fields(LossSettings)} - {"margin_type", "s"}),
     *({field.name for field in fields(Augmentation)} - BASIC_AUGMENTATION),
 }
@@ -99,7 +100,7 @@ def test_defaults_are_those_documented() -> None:
         "global_push_loss_weight": 0, "push_margin": 0.7, "min_margin_loss_weight": 0, "min_margin": 0.7,
         "triplet_loss_weight": 0, "triplet_margin": 0.2, "triplet_mining": "hard",
         "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4, "lr_drops": [3, 6, 9, 13],
-        "warmup_iterations": 0, "clip_norm": 0, "freeze": [], "lr_scale": [], "ema_decay": 0,
+        "warmup_iterations": 0, "warmup_epochs": 0, "clip_norm": 0, "freeze": [], "lr_scale": [], "ema_decay": 0,
         "train_batch_size": 170, "accumulate": 1,
         "epoch_total_num": 30, "max_iterations": 0, "max_bad_steps": 10, "max_bad_images": 100, "freeze_bn": False,
         "precision": "fp32",

@@ -321,7 +321,7 @@ def test_a_detector_refuses_links_and_a_list_may_name_them(root: Path, tmp_path:
         find_face(DataRoot(root), None, "cpu", "center", "a/0.jpg")  # type: ignore[arg-type]  # not reached
     assert caught.value.problems == (said,)
     assert make_list([str(root), str(tmp_path / "lists"), "--val", "0", "--test", "0"]) == 0
-    assert (tmp_path / "lists/train.txt").read_text() == "a/0.jpg 0\na/1.jpg 0\n"
+    assert (tmp_path / "lists/train.txt").read_text() == "a/0.jpg\ta\na/1.jpg\ta\n"
 
 
 def test_a_snapshot_cannot_allow_it_and_the_command_line_can(

@@ -380,6 +380,21 @@ def test_learning_rate_drops_at_epochs_and_log_step_spaces_the_records(
     assert [record["lr"] for record in seen] == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
 
 
+def test_warm_up_and_validation_by_epochs(
+    run: Callable[..., Losses], sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Epochs of six iterations."""
+    options = ["--epoch_total_num", "2", "--lr_drops", "1", "--max_iterations", "0", "--log_step", "1"]
+    run(*validation_options(sample_data), *options, "--warmup_epochs", "0.5", "--val_step", "0")
+    rates = [record["lr"] for record in records(tmp_path / "logs")]
+    assert rates == pytest.approx([0.05 / 3, 0.1 / 3, *[0.05] * 4, *[0.005] * 6])
+    assert sorted(path.name for path in (tmp_path / "snapshots").glob("*.pt")) == ["tiny_12.pt", "tiny_6.pt"]
+    printed = capsys.readouterr()
+    assert "warning: the learning rate is down to 0.005 by iteration 6, before much is learned" in printed.err
+    snap = f"{tmp_path}/snapshots/tiny_12.pt"
+    assert printed.out.splitlines()[-1] == f"next: python evaluate_lfw.py --snap {snap} --report tiny_report"
+
+
 # --- every option of the losses -------------------------------------------------------------------------------------
 
 

@@ -185,6 +185,21 @@ def test_a_snapshot_is_scored_on_the_sets_of_its_training_unless_others_are_said
         sets_to_score({}, {}, "t.pt")
 
 
+def test_relative_paths_of_a_training_are_found_from_another_folder(
+    sample_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(sample_data)
+    places = {"val_data_root": "lfw/lfw", "val_list": "lfw/pairs.txt", "val_landmarks": "lfw/lfw_landmark.txt"}
+    words = [word for name, path in places.items() for word in (f"--{name}", path)]
+    snap = trained_briefly([*data_options(sample_data), *words, "--val_sets", "lfw=lfw"], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    config = snapshot.read(snap).config
+    assert {name: config[name] for name in places} == places
+    assert [len(one.faces) for one in sets_to_score({}, config, str(snap))] == [
+        len(one.faces) for one in read_sets([str(sample_data / path) for path in places.values()], "auto", [])
+    ] * 2
+
+
 def test_names_that_would_hide_figures_get_a_number(drawn: Drawn, tmp_path: Path) -> None:
     pack = drawn.pack(tmp_path).rename(tmp_path / "same.bin")
     assert [of.name for of in read_sets(["", "", ""], "auto", [str(pack), str(pack)])] == ["same_2", "same_3"]

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.console import next_command
 from fr.data.crop_contract import MARK
 from fr.data.faces import Faces, shown
 from fr.data.formats import read_training_faces
@@ -79,6 +80,8 @@ def main(argv: list[str]) -> int:
     targets.write(UNREADABLE, "".join(f"{problem}\n" for problem in bad).encode())
     summary = f"{targets.out}: {len(faces) - len(bad):,} crops; {len(bad):,} unusable images ({UNREADABLE})"
     print("\n".join([*faces.notes, *shown(bad), summary]))
+    if options.crop == "aligned":
+        print(next_command("tools/make_list.py", options.out, f"{targets.out}_lists", "--people", "0.2"))
     return 0
 
 

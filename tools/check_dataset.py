@@ -35,6 +35,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fr.console import next_command
 from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
 from fr.data.lines import folder_classes, read_lines
@@ -78,6 +79,10 @@ def main(argv: list[str]) -> int:
         write_result(arguments.out / name, content)
     wrote = ", ".join(str(arguments.out / name) for name in files)
     print("\n".join([*faces.notes, *_summary(findings, arguments.drop), about["Photographs"], f"wrote {wrote}"]))
+    if lines is not None and options.train_dataset in ("vgg", "folder", "list"):
+        places = [options.train_data_root, str(arguments.out / "lists"), "--list", str(arguments.out / name)]
+        places += ["--landmarks", options.train_landmarks] if options.train_landmarks else []
+        print(next_command("tools/make_list.py", *places, "--people", "0.2"))
     return 0 if findings.stays.all() else 1
 
 
@@ -88,7 +93,7 @@ def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] |
     if options.train_dataset == "folder":
         names = faces.names.to_pylist()
         refuse_unlistable(names, "list")
-        return [f"{name} {label}" for name, label in zip(names, faces.labels.tolist(), strict=True)]
+        return [f"{name}\t{faces.identities[label]}" for name, label in zip(names, faces.labels.tolist(), strict=True)]
     texts = read_lines(Path(options.train_list)).texts
     if options.train_dataset in ("ms1m", "imdbface"):  # their other lines are images without a face
         texts = texts.filter(has_face(texts))

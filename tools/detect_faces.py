@@ -34,9 +34,10 @@ from typing import TextIO
 import numpy as np
 import torch
 
+from fr.console import next_command
 from fr.data.faces import shown
 from fr.data.landmark_csv import LANDMARK_COLUMNS
-from fr.data.readers.folders import images_below
+from fr.data.readers.folders import images_below, stray_note
 from fr.data.readers.lists import read_labelled_list
 from fr.data.storage import MOST_BYTES
 from fr.distributed import choose_device
@@ -61,28 +62,39 @@ def main(argv: list[str]) -> int:
     settings = settings_of(options)
     device = str(choose_device(options.device, 0))
     Mtcnn(settings, torch.device("cpu"))  # a missing package is reported before anything is written
-    names = _names(root, options.list)
+    names, notes = _names(root, options.list)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         bad = _detect(root, names, options, settings, device)
-        print(_write_results(options.out, options.split, names, bad))
+        print("\n".join([*notes, _write_results(options.out, options.split, names, bad)]))
     except OSError as error:  # errors of reading images are handled in `face_of`
         raise InputError(f"{error.filename or options.out}: can't be written: {error.strerror}") from error
+    if "/" in names[0]:
+        table = [str(options.out / f"{options.split}_list.txt"), "--train_landmarks", str(options.out)]
+        data = ["--train_data_root", str(options.photographs), "--train_list", *table]
+        print(next_command("tools/check_dataset.py", str(options.out / "check"), *data))
     return 0
 
 
-def _names(root: DataRoot, list_file: str) -> list[str]:
-    """Paths below the root of the images to search for faces."""
+def _names(root: DataRoot, list_file: str) -> tuple[list[str], tuple[str, ...]]:
+    """Paths below the root of the images to search for faces, and lines on those left out.
+
+    Beside folders of identities, an image in the root itself is left out: it is nobody's.
+    """
     root.check_exists("PHOTOS")
+    notes: tuple[str, ...] = ()
     if list_file:
         names: list[str] = read_labelled_list(root, list_file, "").names.to_pylist()
         names = list(dict.fromkeys(names))
     else:
         names = images_below(root)
+        stray = [name for name in names if "/" not in name]
+        if len(stray) < len(names):
+            names, notes = [name for name in names if "/" in name], stray_note(root.path, stray)
     if not names:
         raise InputError(f"PHOTOS {root}: no image in it")
     refuse_ambiguous(names)
-    return names
+    return names, notes
 
 
 def _detect(

@@ -50,6 +50,7 @@ from fr.recognition.detection import Detector, Mtcnn
 from fr.recognition.gallery import Gallery, Rows, new_gallery
 from fr.recognition.identification import Searches
 from fr.recognition.recognizer import Recognizer
+from tools.identifying.drawing import undrawable
 from tools.identifying.portraits import Looking, Portraits, read_portraits
 from tools.identifying.results import Seen, Sink, open_sinks
 from tools.identifying.scores import cmc_of, lines, metrics_of, search_probes, write_cmc
@@ -82,6 +83,8 @@ def main(argv: list[str]) -> int:
         sinks = open_sinks(source, arguments.out, arguments.show)
         detector = Mtcnn(settings, ranks.device)
         gallery = _gallery(*_embedded("--gallery", arguments.gallery, looking, model, resolved, ranks))
+        if arguments.out or arguments.show:
+            print("".join(f"{line}\n" for line in shown(undrawable(gallery.people))), end="")
         network = with_mirror_image(model.network, options.flip_mode) if wants_flip(resolved, model) else model.network
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
         recognizer = Recognizer(network, model.preprocessing, dali, ranks.device, options.val_batch_size)

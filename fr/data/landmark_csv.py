@@ -15,7 +15,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from fr.data.faces import PIXELS, check_landmarks, refuse
-from fr.data.rows_by_name import values_by_name
+from fr.data.rows_by_name import has_rows, values_by_name
 from fr.errors import InputError, in_short
 from fr.files.untrusted import open_file, read_bytes, read_text
 
@@ -33,16 +33,16 @@ def landmark_table(given: Path, source: Path) -> Path:
         raise InputError(f"--train_landmarks {given}: no such file or folder")
     kind = next((kind for kind in ("train", "test") if kind in source.name), "all")
     table = given / f"loose_landmark_{kind}.csv"
-    if not table.is_file():
-        others = landmark_csvs(given)
-        if len(others) == 1:
-            return others[0]
+    if table.is_file():
+        return table
+    others = landmark_csvs(given)
+    if len(others) != 1:
         there = f"; there: {', '.join(path.name for path in others[:3])}" if others else ""
         raise InputError(
             f"{table}: no such file (chosen for the name {source.name}){there}; give the CSV itself with "
             "--train_landmarks"
         )
-    return table
+    return others[0]
 
 
 def landmark_csvs(folder: Path) -> list[Path]:
@@ -58,6 +58,11 @@ def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]
     landmarks = _rows_of(names, table, LANDMARK_COLUMNS, where).reshape(-1, 5, 2)
     check_landmarks(landmarks, lambda i: f"{table}: the row of {names[i]}")
     return landmarks
+
+
+def has_landmarks(names: pa.StringArray, table: Path) -> NDArray[np.bool_]:
+    """Mask [N] of the images that have a row in a table."""
+    return has_rows(names, _read_csv(table, LANDMARK_COLUMNS)["NAME_ID"].combine_chunks())
 
 
 def boxes_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:

@@ -45,15 +45,9 @@ def _matched(
     names: pa.StringArray, sought: pa.StringArray, keys: pa.StringArray, table: str, where: Callable[[int], str]
 ) -> tuple[pa.StringArray, pa.StringArray, NDArray[np.int32]]:
     """Names and keys as they match, and the row of each image; InputError names images without one."""
-    best: tuple[pa.StringArray, pa.StringArray, pa.Array] | None = None
-    for form, key_form in _readings(sought, keys):
-        rows = pc.index_in(form, value_set=key_form)
-        if best is None or rows.null_count < best[2].null_count:
-            best = form, key_form, rows
-        if not rows.null_count:
-            return form, key_form, rows.to_numpy()
-    assert best
-    form, key_form, rows = best
+    form, key_form, rows = _best_match(sought, keys)
+    if not rows.null_count:
+        return form, key_form, rows.to_numpy()
     there = set(key_form.to_pylist())
     problems = [
         f"{where(i)}: {names[i]} has no row in {table}{form_note(form[i].as_py(), there.__contains__)}"
@@ -63,6 +57,28 @@ def _matched(
         looks = f"{table}: its names look like {keys[0].as_py()[:_QUOTED]!r}"
         raise InputError(*shown(problems), f"{looks}, where {sought[0].as_py()[:_QUOTED]!r} is sought")
     raise InputError(*shown(problems))
+
+
+def has_rows(names: pa.StringArray, keys: pa.StringArray) -> NDArray[np.bool_]:
+    """Mask [N] of the images that `values_by_name` finds among the keys [K] of a table."""
+    *_, rows = _best_match(_without_ending(names), keys)
+    mask: NDArray[np.bool_] = rows.is_valid().to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _best_match(
+    sought: pa.StringArray, keys: pa.StringArray
+) -> tuple[pa.StringArray, pa.StringArray, pa.Int32Array]:
+    """Names and keys in the reading that finds most, and the row of each name, null without one."""
+    best: tuple[pa.StringArray, pa.StringArray, pa.Int32Array] | None = None
+    for form, key_form in _readings(sought, keys):
+        rows = pc.index_in(form, value_set=key_form)
+        if best is None or rows.null_count < best[2].null_count:
+            best = form, key_form, rows
+        if not rows.null_count:
+            break
+    assert best
+    return best
 
 
 def _readings(sought: pa.StringArray, keys: pa.StringArray) -> Iterator[tuple[pa.StringArray, pa.StringArray]]:

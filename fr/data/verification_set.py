@@ -26,6 +26,7 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.options.names import SET_KINDS, SET_LISTS, SET_NAMES, SET_OPTIONS
 
+FOLDER = "working_folder"  # of a training, beside its options in a snapshot
 _PAIRS, _IMAGES = SET_LISTS[0], "lfw"
 _LFW_LANDMARKS = "lfw_landmark.txt"
 _LANDMARKS = (_LFW_LANDMARKS, "landmarks.txt", "landmarks.csv")
@@ -113,6 +114,7 @@ def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str)
 
     InputError when there is none, or one can't be read.
     """
+    stored = _found(stored)
     places = [[options.get(name, "") for name in SET_OPTIONS] for options in (said, stored)]
     allow_outside = bool(said.get("allow_outside"))  # a snapshot can't give this permission
     kinds = [options.get("val_set", "auto") for options in (said, stored)]
@@ -121,6 +123,24 @@ def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str)
     if sets and not any(places[0]) and (said.get("val_sets") or not any(places[1])):
         return read_sets(["", "", ""], kind, sets, allow_outside)
     return read_sets(find_set(places[0], places[1], snap, kind), kind, sets, allow_outside)
+
+
+def _found(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a training with the paths of its sets as they are found from here.
+
+    A path that isn't there is tried from the folder that the training ran in.
+    """
+    folder = stored.get(FOLDER, "")
+
+    def path(text: str) -> str:
+        return text if not text or os.path.exists(text) else os.path.join(folder, text)
+
+    def word(text: str) -> str:
+        kind, equals, rest = text.partition("=")
+        return f"{kind}={path(rest)}" if equals and kind in SET_KINDS else path(text)
+
+    places = {name: path(stored[name]) for name in SET_OPTIONS if name in stored}
+    return {**stored, **places, "val_sets": [word(text) for text in stored.get("val_sets", [])]}
 
 
 def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = "auto") -> tuple[str, str, str]:
@@ -142,8 +162,8 @@ def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = 
         return root, "", ""
     if not (root and pairs):
         raise InputError(
-            f"{snap} names no verification set: give --{', --'.join(SET_OPTIONS)} (no landmarks = aligned crops), or as "
-            f"--{SET_OPTIONS[0]} a folder with {_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"
+            f"{snap} names no verification set: give --{', --'.join(SET_OPTIONS)} (no landmarks = aligned crops), or "
+            f"as --{SET_OPTIONS[0]} a folder with {_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"
         )
     return root, pairs, landmarks
 

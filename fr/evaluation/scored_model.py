@@ -136,6 +136,20 @@ def threshold_of(metrics: dict[str, Any], averaged: bool = False) -> float | Non
     return threshold if isinstance(threshold, float) and math.isfinite(threshold) else None
 
 
+def keep_threshold(path: Path, metrics: dict[str, float], flipped: bool) -> bool:
+    """Write the metrics of an evaluation into a snapshot that comes from no training of this trainer and has none.
+
+    flipped: whether embeddings were added to their mirror images', as they then are by default. False if it has a
+    training or metrics. OSError when it can't be written.
+    """
+    contents = snapshot.read(path)
+    if contents.run or contents.metrics:
+        return False
+    config = contents.config | {"flipped_emb": flipped}
+    snapshot.write_weights(path, replace(contents, metrics=dict(metrics), config=config))
+    return True
+
+
 def _check_claims(path: Path, options: argparse.Namespace, model: str, embed_size: int) -> None:
     """Check --model and --embed_size, which 001 needed, against the file."""
     problems = [

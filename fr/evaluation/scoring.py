@@ -29,7 +29,8 @@ PROTOCOLS = {"standard": verify, "histogram": verify_by_histogram}
 class Scored:
     """Model, scored set, embeddings [N, E] and scores [P] of its pairs.
 
-    embedding: description of how it was computed. warning: from the score check; "" = none.
+    embedding: description of how it was computed. warning: from the score check; "" = none. flipped: embeddings are
+    the images' with their mirror images'.
     """
 
     model: ScoredModel
@@ -40,6 +41,7 @@ class Scored:
     embeddings: NDArray[np.float32]
     scores: NDArray[np.float64]
     warning: str
+    flipped: bool
 
     @property
     def faces(self) -> VerificationFaces:
@@ -69,7 +71,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
         if (warning := strange(now, model.noted)) and ranks.is_main:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
-        scored.append(Scored(model, pair_set, dali, embedding, verification, rows, scores, warning))
+        scored.append(Scored(model, pair_set, dali, embedding, verification, rows, scores, warning, flipped))
     return scored
 
 

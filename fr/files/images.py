@@ -64,6 +64,22 @@ class StoredImage:
         return np.where(from_end, np.array([width, height]) - 1 - found, found)
 
 
+def upright_directions(directions: NDArray[np.float64], orientations: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Directions (x, y) [N, 2] in stored images → in the upright ones. orientations: EXIF's [N], 1 … 8."""
+    ways = np.array([_WAYS[orientation] for orientation in orientations.tolist()]).reshape(-1, 3)
+    signed = np.where(ways[:, 1:], -directions, directions)
+    return np.where(ways[:, :1], signed[:, ::-1], signed)
+
+
+def orientation_of(encoded: Pixels) -> int:
+    """EXIF's orientation of an encoded image, 1 … 8; 1 if it says none, or can't be opened."""
+    try:
+        with _opened(encoded) as image:
+            return _orientation(image)
+    except Exception:  # any, as in `decode`
+        return 1
+
+
 def decode(encoded: NDArray[np.uint8], name: str) -> StoredImage:
     """An encoded image; InputError names it if it can't be decoded, or has more than MOST_PIXELS."""
     try:

@@ -65,6 +65,7 @@ def optimiser(group: Group) -> None:
         help="multiply --lr by 0.1 from these on [epochs]; no value = never",
     )
     add("--warmup_iterations", COUNT_OR_0, 0, "linear warm-up [iterations]; 0 = off")
+    add("--warmup_epochs", NOT_NEGATIVE, 0.0, "linear warm-up, in place of --warmup_iterations [epochs]; 0 = off")
     add("--clip_norm", NOT_NEGATIVE, 0.0, "largest norm of the gradient [L2]; 0 = off")
     names = "backbone.<name> or head.weight, * = any text"
     add("--freeze", nargs="*", default=[], help=f"frozen weights [patterns of {names}]; no value = none")
@@ -102,7 +103,7 @@ def loop(group: Group) -> None:
 
 def snapshots(group: Group) -> None:
     add = adder(group)
-    add("--val_step", COUNT, 1000, "interval of validations and snapshots [iterations]")
+    add("--val_step", COUNT_OR_0, 1000, "interval of validations and snapshots [iterations]; 0 = an epoch")
     add("--snap_folder", TEXT, "./snapshots/", "folder of the snapshots")
     add("--snap_prefix", PREFIX, "FaceReidNet", "prefix of the names <snap_prefix>_<iteration>.pt")
     add("--snap_to_resume", default="", help="snapshot to resume from; auto = newest complete one, empty = none")

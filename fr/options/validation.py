@@ -76,6 +76,8 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     drops = values.get("lr_drops", [])
     if any(later <= earlier for earlier, later in pairwise(drops)):
         problems.append(f"{origins['lr_drops']}: --lr_drops: {drops} must increase")
+    if values.get("warmup_epochs") and values.get("warmup_iterations"):
+        problems.append(f"{origins['warmup_epochs']}: --warmup_epochs: not with --warmup_iterations; give one of them")
     if values.get("compile") and values.get("activation_checkpointing"):
         problems.append(
             f"{origins['activation_checkpointing']}: --activation_checkpointing: not with --compile, which decides by "

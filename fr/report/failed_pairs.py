@@ -101,13 +101,13 @@ def _jpeg(pair: WrongPair, score_name: str) -> bytes:
     verdict = "one person, judged different" if pair.same else "two people, judged the same"
     lines = [f"{score_name} {pair.score:.4f}: {verdict}", *map(printable, pair.names)]
     height, width = pair.images[0].shape[:2]
-    text_width = max(int(font(_FONT).getlength(line)) + 1 for line in lines)
+    text_width = max(int(font(_FONT, line).getlength(line)) + 1 for line in lines)
     sheet = Image.new("RGB", (max(2 * width + _GAP, text_width), height + _GAP + _LINE * len(lines)), "white")
     for place, image in zip((0, width + _GAP), pair.images, strict=True):
         sheet.paste(Image.fromarray(image), (place, 0))
     draw = ImageDraw.Draw(sheet)
     for row, line in enumerate(lines):
-        draw.text((0, height + _GAP + _LINE * row), line, "black", font(_FONT))
+        draw.text((0, height + _GAP + _LINE * row), line, "black", font(_FONT, line))
     buffer = io.BytesIO()
     sheet.save(buffer, format="JPEG", quality=95, subsampling=0, comment="\n".join(lines).encode())
     return buffer.getvalue()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fr import alignment
 from fr.data import placement
 from fr.data.faces import LabelledFaces
+from fr.files.images import upright_directions
 from tools.dataset.image_facts import ImageFacts
 from tools.dataset.near_duplicates import conflicts, near_pairs, repeats
 from tools.options.check_dataset import Limits
@@ -65,7 +66,7 @@ def check(faces: LabelledFaces, facts: ImageFacts, limits: Limits, people: dict[
     rows = np.flatnonzero(usable)
     if len(rows):
         _check_faces(faces, facts, rows, limits, findings)
-        for kind, flags in (("greyscale", facts.grey), ("turned", facts.turned)):
+        for kind, flags in (("greyscale", facts.grey), ("turned", facts.orientation != 1)):
             for row in rows[flags[rows]].tolist():
                 findings.add(kind, row)
         _check_duplicates(faces, facts, rows, limits, findings)
@@ -91,16 +92,24 @@ def _check_faces(
         matrices = alignment.umeyama(points, template)
         sides = _SIDE / np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))
         off = np.sqrt(((alignment.transform(matrices, points) - template) ** 2).sum(axis=2).mean(axis=1))
-        for place, problem in _suspicious(points, sizes, off / (_SIDE * _EYES_APART), limits.misfit).items():
+        misfits = off / (_SIDE * _EYES_APART)
+        for place, problem in _suspicious(points, sizes, facts.orientation[rows], misfits, limits.misfit).items():
             findings.add("landmarks", int(rows[place]), problem)
     for place in np.flatnonzero(sides < limits.min_face).tolist():
         findings.add("small_face", int(rows[place]), f"{sides[place]:.0f} pixels")
 
 
 def _suspicious(
-    points: alignment.Array, sizes: NDArray[np.int64], misfits: alignment.Array, limit: float
+    points: alignment.Array,
+    sizes: NDArray[np.int64],
+    orientations: NDArray[np.int64],
+    misfits: alignment.Array,
+    limit: float,
 ) -> dict[int, str]:
-    """Reasons why landmarks [n, 5, 2] can't be right. misfits: [n] from the template, in its eye distances."""
+    """Reasons why landmarks [n, 5, 2] can't be right. misfits: [n] from the template, in its eye distances.
+
+    Landmarks are in the image as stored, a face that EXIF's orientation [n] turns is upright in the image as shown.
+    """
     left_eye, right_eye, _, left_mouth, right_mouth = np.moveaxis(points, 1, 0)
     across, along = right_eye - left_eye, right_mouth - left_mouth
     down = (left_mouth + right_mouth - left_eye - right_eye) / 2
@@ -111,7 +120,7 @@ def _suspicious(
     reasons: dict[int, list[str]] = {}
     for flags, text in (
         (exchanged, "left and right are exchanged"),
-        (down[:, 1] <= 0, "the eyes are below the mouth"),
+        (upright_directions(down, orientations)[:, 1] <= 0, "the eyes are below the mouth"),
         (outside > 0, "outside the image: {outside} of 5"),
         (misfits > middle + limit * deviation, "unlike a face: off by {misfit:.2f} distances of the eyes"),
     ):

@@ -6,7 +6,6 @@ and the size and time of its file. Unusable images aren't cached but tried again
 
 import hashlib
 import os
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,7 +20,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
-from PIL import Image
 
 from fr import alignment
 from fr.data import placement
@@ -29,17 +27,16 @@ from fr.data.faces import Faces
 from fr.data.storage import Pack, RecordFile, TarShards
 from fr.errors import InputError
 from fr.files.durable import replace_file
-from fr.files.images import TOO_LARGE, is_too_large
+from fr.files.images import TOO_LARGE, is_too_large, orientation_of
 from fr.preprocessing import Preprocessing
 from fr.progress import tracked
 from tools.dataset.near_duplicates import SIDE, Signatures, signature
 from tools.dataset.parallel import map_in_processes
 
 CHUNK = 256  # images per work item and cache file
+_VERSION = 2  # of the keys; to count up when what is measured changes
 FACE = Preprocessing((4 * SIDE, 4 * SIDE), template="arcface", alignment="umeyama")  # the measured face
 _GREY_LEVELS = 2  # of 255; rounding of a grey image stored as colour JPEG
-_EXIF_ORIENTATION = 0x0112
-_AS_STORED = 1
 
 
 class Fact(NamedTuple):
@@ -50,7 +47,7 @@ class Fact(NamedTuple):
     width: int  # pixels, as stored
     height: int
     grey: bool  # whether its face has no colour
-    turned: bool  # whether EXIF's orientation turns or mirrors it
+    orientation: int  # EXIF's, 1 … 8
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class ImageFacts:
     signatures: Signatures  # [N, 4]
     sizes: NDArray[np.int64]  # [N, 2] width, height in pixels
     grey: NDArray[np.bool_]  # [N]
-    turned: NDArray[np.bool_]  # [N]
+    orientation: NDArray[np.int64]  # [N] EXIF's, 1 … 8
 
 
 _SCHEMA = pa.schema([
@@ -72,7 +69,7 @@ _SCHEMA = pa.schema([
     ("width", pa.int32()),
     ("height", pa.int32()),
     ("grey", pa.bool_()),
-    ("turned", pa.bool_()),
+    ("orientation", pa.int8()),
 ])
 
 
@@ -122,8 +119,7 @@ def _fact(faces: Faces, index: int) -> Fact:
         raise _Unusable(f"can't be read: {error.strerror}") from error
     if is_too_large(encoded):
         raise _Unusable(TOO_LARGE)
-    turned = _orientation(encoded) != _AS_STORED
-    pixels = _decoded(encoded)
+    pixels, orientation = _decoded(encoded), orientation_of(encoded)
     matrices, placed = placement.matrices(faces, np.array([index]), [encoded], FACE)
     if not placed[0]:
         raise _Unusable("the box of its face lies outside the image")
@@ -133,16 +129,7 @@ def _fact(faces: Faces, index: int) -> Fact:
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     grey = bool(spread.max() <= _GREY_LEVELS)
     small = np.asarray(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)).reshape(SIDE, 4, SIDE, 4).mean(axis=(1, 3))
-    return Fact(hashlib.sha256(encoded.data).digest(), signature(small).tobytes(), width, height, grey, turned)
-
-
-def _orientation(encoded: NDArray[np.uint8]) -> int:
-    """EXIF orientation; 1 if there is none."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(encoded.data)) as image:
-            return int(image.getexif().get(_EXIF_ORIENTATION, _AS_STORED))
-    except Exception:  # parsers of untrusted bytes raise many types, and DALI decodes the image next
-        return _AS_STORED
+    return Fact(hashlib.sha256(encoded.data).digest(), signature(small).tobytes(), width, height, grey, orientation)
 
 
 @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
@@ -204,7 +191,7 @@ def _keys(faces: Faces) -> pa.FixedSizeBinaryArray:
             stamp = f"{stat.st_size} {stat.st_mtime_ns}"
         except OSError:
             stamp = ""
-        digest = hashlib.blake2b(f"{faces.path(index)}\0{stamp}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{_VERSION}\0{faces.path(index)}\0{stamp}".encode(), digest_size=16)
         digest.update(faces.landmarks[index].tobytes())
         if faces.boxes is not None:
             digest.update(faces.boxes[index].tobytes())
@@ -265,7 +252,7 @@ def _keep(folder: Path, facts: dict[bytes, Fact]) -> pa.Table:
 def _by_row(keys: pa.FixedSizeBinaryArray, table: pa.Table, problems: dict[bytes, str]) -> ImageFacts:
     rows = pc.index_in(keys, value_set=table["key"])
     unusable = np.flatnonzero(rows.is_null().to_numpy(zero_copy_only=False)).tolist()
-    blank = pa.table([[b"\0" * 16], [b"\0" * 32], [b"\0" * 32], [0], [0], [False], [False]], schema=_SCHEMA)
+    blank = pa.table([[b"\0" * 16], [b"\0" * 32], [b"\0" * 32], [0], [0], [False], [1]], schema=_SCHEMA)
     ordered = pa.concat_tables([table, blank]).take(pc.fill_null(rows, len(table))).combine_chunks()
     column = {name: ordered[name].to_numpy() for name in ordered.column_names}
     return ImageFacts(
@@ -274,5 +261,5 @@ def _by_row(keys: pa.FixedSizeBinaryArray, table: pa.Table, problems: dict[bytes
         np.frombuffer(b"".join(column["signature"]), dtype=np.uint64).reshape(-1, 4),
         np.stack([column["width"], column["height"]], axis=1).astype(np.int64),
         column["grey"].astype(bool),
-        column["turned"].astype(bool),
+        column["orientation"].astype(np.int64),
     )

@@ -15,6 +15,9 @@ from fr.progress import tracked
 
 SIDE = 32  # pixels of the square image that is hashed
 BITS = 256
+_LONG_BLOCKS = 16  # largest radius at which two blocks are long enough for millions of signatures
+_FEW = 30_000  # signatures that any blocks will do for
+_SORTS, _KEY_BITS = 200, 24  # 1 - (1 - C(224, 24) / C(256, 24)) ** 200 = 0.9991
 _ROUNDING = 1e-6  # grey levels; rounding errors of a uniform image are below
 
 Signatures = NDArray[np.uint64]
@@ -42,14 +45,16 @@ def _basis() -> NDArray[np.float64]:
 
 
 def near_pairs(signatures: Signatures, radius: int) -> NDArray[np.int64]:
-    """All pairs of signatures [N, 4] that differ in at most `radius` bits: [P, 2], the lower row first.
+    """Pairs of signatures [N, 4] that differ in at most `radius` bits: [P, 2], the lower row first.
 
     Cut into radius + 2 blocks, two such signatures are equal in at least two blocks (Manku, Jain and Sarma, "Detecting
-    Near-Duplicates for Web Crawling", 2007): sorted by each pair of blocks, they are adjacent.
+    Near-Duplicates for Web Crawling", 2007): sorted by each pair of blocks, they are adjacent. So all are found, unless
+    blocks would be too short to sort many signatures by: then of 10,000 pairs that differ in 32 bits 9 are missed.
     """
     count = len(signatures)
     pair_codes = np.empty(0, dtype=np.int64)
-    for mask in tracked(_masks(radius + 2), "sort", "near-duplicates"):
+    masks = _masks(radius + 2) if radius <= _LONG_BLOCKS or count <= _FEW else _random_masks()
+    for mask in tracked(masks, "sort", "near-duplicates"):
         # The masked words are hashed to one number, which sorts fast; collisions are resolved by the comparison below.
         keys = ((signatures & mask) * _ODD).sum(axis=1, dtype=np.uint64)
         order = np.argsort(keys)
@@ -73,6 +78,13 @@ def _masks(blocks: int) -> list[Signatures]:
     """Bit masks of each pair of blocks. Neighbouring frequencies, which are correlated, go to different blocks."""
     block = np.arange(BITS) % blocks
     return [np.packbits(np.isin(block, chosen)).view(np.uint64) for chosen in combinations(range(blocks), 2)]
+
+
+def _random_masks() -> list[Signatures]:
+    """Bit masks that two signatures with 32 of 256 bits unlike agree in with a probability of 3.4 % each."""
+    random = np.random.default_rng(0)
+    chosen = (random.choice(BITS, _KEY_BITS, replace=False) for _ in range(_SORTS))
+    return [np.packbits(np.isin(np.arange(BITS), bits)).view(np.uint64) for bits in chosen]
 
 
 def repeats(nodes: Rows, alike: Mapping[int, Sequence[int]], labels: Rows, rows: list[int]) -> dict[int, int]:

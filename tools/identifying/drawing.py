@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fr.files.images import Pixels
-from fr.report.font import font
+from fr.report.font import can_be_drawn, font
 
 _KNOWN, _UNKNOWN, _WHITE = "#1f6f9f", "#c4572c", "#ffffff"
 _LINES = 32  # lines of text per shorter side of the image
@@ -27,14 +27,20 @@ def annotated(pixels: Pixels, boxes: NDArray[np.float64], labels: Sequence[str],
     return np.array(picture)
 
 
+def undrawable(names: Sequence[str]) -> list[str]:
+    """A line about each name that no font of this machine has the letters of."""
+    fonts = "boxes stand for letters of it in images: no font here has them (Debian: fonts-noto-cjk, fonts-noto-core)"
+    return [f"{name}: {fonts}" for name in names if not can_be_drawn(name)]
+
+
 def _write(
     draw: ImageDraw.ImageDraw, picture: tuple[int, int], corner: tuple[float, float], label: str, size: int, color: str
 ) -> None:
     """Draw a label on a background above a box, or inside it if there is no room; always within the image."""
-    left, _, right, _ = draw.textbbox((0, 0), label, font=font(size))
+    left, _, right, _ = draw.textbbox((0, 0), label, font=font(size, label))
     width, height = right - left + size // 2, size + size // 2
     x = max(0, min(corner[0], picture[0] - width))
     y = corner[1] - height if corner[1] >= height else max(0, corner[1])
     y = min(y, max(0, picture[1] - height))
     draw.rectangle((x, y, x + width, y + height), fill=color)
-    draw.text((x + size // 4 - left, y + size // 8), label, font=font(size), fill=_WHITE)
+    draw.text((x + size // 4 - left, y + size // 8), label, font=font(size, label), fill=_WHITE)

@@ -46,7 +46,7 @@ class Seen:
     @cached_property
     def picture(self) -> Pixels:
         """Image with boxes and names."""
-        labels = [f"{name} {distance:.2f}" for name, distance in zip(self.names, self.distances, strict=True)]
+        labels = [f"{name}, distance {distance:.2f}" for name, distance in zip(self.names, self.distances, strict=True)]
         return annotated(self.shot.pixels, self.boxes, labels, self.named.tolist())
 
 
@@ -76,8 +76,8 @@ class Console:
                 tqdm.write(f"{seen.shot.seconds:.2f} s: {line}")
             self._last = line
         else:
-            faces = zip(seen.names, seen.distances, strict=True)
-            tqdm.write(f"{seen.shot.name}: " + (", ".join(f"{name} ({d:.2f})" for name, d in faces) or "no face"))
+            faces = [f"{name} (distance {d:.2f})" for name, d in zip(seen.names, seen.distances, strict=True)]
+            tqdm.write(f"{seen.shot.name}: {', '.join(faces) or 'no face'}")
         return True
 
     def close(self, complete: bool) -> None:

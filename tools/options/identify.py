@@ -14,7 +14,8 @@ _DISTANCE = checked(float, "a cosine distance in [0, 2]", lambda x: 0 <= x <= 2)
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     """The tool's own arguments, and evaluate_lfw.py's options."""
-    parser = tool_parser("tools/identify.py", allow_abbrev=False)
+    model = "model:\n  --snap FILE           snapshot (.pt) or ONNX model (required)"
+    parser = tool_parser("tools/identify.py", epilog=model, allow_abbrev=False)
     add = parser.add_argument
     add("--gallery", required=True, metavar="FOLDER", help="images of the people to recognise")
     what = parser.add_mutually_exclusive_group(required=True)

@@ -45,7 +45,8 @@ def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
         points = landmarks_of(names, landmark_table(Path(landmarks), root.path), lambda _: f"--train_data_root {root}")
     else:
         points = np.zeros((len(names), 0, 2))
-    notes = (*_notes(root.path, empty, stray), *others_note(root.path, others))
+    notes = (*_named(f"folders of {root} without images left out", empty), *stray_note(root.path, stray))
+    notes += others_note(root.path, others)
     faces = LabelledFaces(root, names, points, labels.astype(np.int64), identities, notes=notes)
     check_first_image(faces, "--train_data_root")
     return faces
@@ -120,16 +121,14 @@ def _node(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _notes(root: Path, empty: list[str], stray: list[str]) -> tuple[str, ...]:
-    parts = (
-        (empty, f"folders of {root} without images left out"),
-        (sorted(stray), f"images in {root} itself, in no identity's folder, left out"),
-    )
-    return tuple(
-        f"{len(names):,} {what}: {', '.join(names[:_NAMED])}{', …' if len(names) > _NAMED else ''}"
-        for names, what in parts
-        if names
-    )
+def stray_note(root: Path, stray: list[str]) -> tuple[str, ...]:
+    """A line on images in the root itself, which are nobody's; none without."""
+    return _named(f"images in {root} itself, in no identity's folder, left out", sorted(stray))
+
+
+def _named(what: str, names: list[str]) -> tuple[str, ...]:
+    more = ", …" if len(names) > _NAMED else ""
+    return (f"{len(names):,} {what}: {', '.join(names[:_NAMED])}{more}",) if names else ()
 
 
 FORMATS = {"folder": Format(lambda source: read_folders(source.data_root, source.landmarks), None)}

@@ -393,7 +393,7 @@ def test_an_unreadable_file_is_not_followed_by_what_it_may_have_held(config: Cal
         ("flip_prob", "1", "1.1"), ("rotate_prob", "0", "-1"), ("cutout_prob", "1", "2"),
         ("blur_prob", "0", "7"), ("rotate_degrees", "180", "181"), ("train_batch_size", "1", "0"),
         ("val_batch_size", "1", "0"),
-        ("val_step", "1", "0"), ("log_step", "1", "0"), ("accumulate", "1", "0"),
+        ("val_step", "0", "-1"), ("log_step", "1", "0"), ("accumulate", "1", "0"),
         ("epoch_total_num", "1", "0"), ("max_iterations", "0", "-1"), ("embed_size", "1", "0"),
         ("warmup_iterations", "0", "-1"),
         ("dali_threads", "0", "-1"), ("lr_drops", "1", "0"), ("input_size", "32", "16"),

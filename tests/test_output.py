@@ -60,9 +60,9 @@ def test_a_training_prints_what_was_set_and_ends_with_the_commands_that_follow(
     assert re.fullmatch(r"done after (\d+ min )?\d+ s", lines[-5])
     assert re.fullmatch(rf"best snapshot: {snap} \(accuracy 0\.\d{{4}}\)", lines[-4])
     assert lines[-3:] == [
-        f"score it: python evaluate_lfw.py --snap {snap}",
         f"see the curves: tensorboard --logdir {tmp_path}/logs",
         f"train longer: python train.py {' '.join(first)} --snap_to_resume auto --max_iterations MORE",
+        f"next: python evaluate_lfw.py --snap {snap} --report tiny_report",
     ]
 
     again = [*options, "--max_iterations", "1", "--snap_to_resume", "auto"]
@@ -85,5 +85,5 @@ def test_ctrl_c_ends_with_the_command_that_goes_on(sample_data: Path, tmp_path: 
     assert training.returncode == 130
     (snap,) = (tmp_path / "snapshots").glob("*.pt")
     assert lines[-5].startswith("stopped by SIGINT after ") and lines[-4] == f"newest snapshot: {snap}"
-    assert lines[-3] == f"score it: python evaluate_lfw.py --snap {snap} --val_data_root LFW"
-    assert lines[-1] == f"go on: python train.py {' '.join(options)} --snap_to_resume auto"
+    assert lines[-2] == f"go on: python train.py {' '.join(options)} --snap_to_resume auto"
+    assert lines[-1] == f"next: python evaluate_lfw.py --snap {snap} --val_data_root LFW --report tiny_report"

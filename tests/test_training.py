@@ -391,8 +391,6 @@ def test_warm_up_and_validation_by_epochs(
     assert sorted(path.name for path in (tmp_path / "snapshots").glob("*.pt")) == ["tiny_12.pt", "tiny_6.pt"]
     printed = capsys.readouterr()
     assert "warning: the learning rate is down to 0.005 by iteration 6, before much is learned" in printed.err
-    snap = f"{tmp_path}/snapshots/tiny_12.pt"
-    assert printed.out.splitlines()[-1] == f"next: python evaluate_lfw.py --snap {snap} --report tiny_report"
 
 
 # --- every option of the losses -------------------------------------------------------------------------------------

@@ -81,4 +81,4 @@ def _kind_of_start(start: bytes) -> Kind | None:
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         return Kind.PICKLE
     # ModelProto begins with its first field, ir_version, which is a small number.
-    return Kind.ONNX if start[:1] == b"\x08" and 0 < start[1] < 32 and len(start) > 2 else None
+    return Kind.ONNX if len(start) > 2 and start[0] == 8 and 0 < start[1] < 32 else None

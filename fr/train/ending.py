@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fr.checkpoint.snapshot import snapshot_path
 from fr.checkpoint.snapshot_writer import SnapshotWriter
+from fr.console import next_command
 from fr.distributed import launcher_facts
 
 
@@ -26,12 +27,12 @@ def closing_lines(
         lines.append(f"best snapshot: {best} (accuracy {writer.best[1]:.4f})")
     else:
         lines.append(f"newest snapshot: {shown}")
-    no_set = "" if options.val_data_root or options.val_sets else " --val_data_root LFW"
+    no_set = [] if options.val_data_root or options.val_sets else ["--val_data_root", "LFW"]
     return [
         *lines,
-        f"score it: python evaluate_lfw.py --snap {shlex.quote(str(shown))}{no_set}",
         f"see the curves: tensorboard --logdir {shlex.quote(str(log_folder(options)))}",
         f"{'go on' if status else 'train longer'}: {_resuming(argv, options, longer=not status)}",
+        next_command("evaluate_lfw.py", "--snap", str(shown), *no_set, "--report", f"{writer.prefix}_report"),
     ]
 
 

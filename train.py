@@ -124,7 +124,7 @@ def main(argv: list[str]) -> int:
         )
         settings = LoopSettings(**{field.name: getattr(options, field.name) for field in fields(LoopSettings)})
         settings = replace(settings, val_step=options.val_step or order.iterations_per_epoch)
-        with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat):
+        with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat, log_folder(options)):
             status = train(learner, stream, schedule, settings, milestones, heartbeat)
         monitor.say("\n".join(closing_lines(argv, options, writer, status, time.monotonic() - started)))
         return status

@@ -352,4 +352,6 @@ def hung(bench: Bench, run: Run, act: str, rank: int, at: int) -> None:
         assert act != "SIGSTOP" or f"rank {1 - rank} has hung" not in job.said(), "it was the other"
         # torchrun gives ranks that it ends half a minute before it kills them.
         assert job.wait(timeout=45) != 0
+        traced = {path.name for path in (run.out / "logs").glob("collectives_*")}
+        assert f"collectives_{1 - rank}" in traced, traced  # of the one that waited
         bench.goes_on(run, job)

@@ -1,6 +1,7 @@
 """A rank that hangs ends the run, and is named."""
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -37,45 +38,56 @@ def test_the_culprits_are_the_suspended_or_those_that_are_behind(
     assert culprits(earlier, now) == named
 
 
-def run_alone(code: str) -> subprocess.CompletedProcess[str]:
+def run_alone(code: str, logs: Path) -> subprocess.CompletedProcess[str]:
     setup = "import time, torch\nfrom fr.distributed import Heartbeat, Ranks\nfrom fr.train.watchdog import watched\n"
     setup += "ranks = Ranks(0, 1, 0, 1, torch.device('cpu'))\nheart = Heartbeat()\n"
+    setup += f"import pathlib\nlogs = pathlib.Path({str(logs)!r})\n"
     environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
     return subprocess.run(
         [sys.executable, "-c", setup + code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
 
 
-def test_a_process_that_hangs_says_where_and_ends() -> None:
+def test_a_process_that_hangs_says_where_and_ends(tmp_path: Path) -> None:
     began = time.monotonic()
-    hung = run_alone("def hangs():\n    time.sleep(600)\nwith watched(ranks, 1.0, heart):\n    hangs()")
+    group = "import torch.distributed as dist\n"
+    group += "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+    group += "dist.all_reduce(torch.ones(5))\n"
+    hangs = "def hangs():\n    time.sleep(600)\nwith watched(ranks, 1.0, heart, logs):\n    hangs()"
+    hung = run_alone(group + hangs, tmp_path / "logs")
     assert hung.returncode == STATUS
-    assert hung.stderr == "rank 0 has hung: in <string>:7 (hangs) for 1 s at iteration 0\n"
+    said, traced = hung.stderr.splitlines()
+    assert said == "rank 0 has hung: in <string>:12 (hangs) for 1 s at iteration 0"
+    assert traced == f"the ranks' last collectives, by torch's flight recorder: {tmp_path}/logs/collectives_*"
+    (collective,) = pickle.loads((tmp_path / "logs/collectives_0").read_bytes())["entries"]
+    assert collective["input_sizes"] == [[5]] and "reduce" in collective["profiling_name"]
     assert time.monotonic() - began > 1
 
 
-def test_who_waits_for_a_snapshot_in_the_background_says_where_that_hangs() -> None:
+def test_who_waits_for_a_snapshot_in_the_background_says_where_that_hangs(tmp_path: Path) -> None:
     pools = "from concurrent.futures import ThreadPoolExecutor\n"
     pools += "from fr.checkpoint.snapshot_writer import WATCHED_THREAD\n"
     pools += "idle, busy = (ThreadPoolExecutor(1, WATCHED_THREAD + name) for name in ('_idle', '_busy'))\n"
     pools += "idle.submit(int).result()\n"
-    hangs = "def writes():\n    time.sleep(600)\nwith watched(ranks, 1.0, heart):\n    busy.submit(writes).result()"
-    hung = run_alone(pools + hangs)
-    assert re.fullmatch(
-        r"rank 0 has hung: in threading\.py:\d+ \(wait\), its thread snapshot_busy_0 in <string>:11 \(writes\) "
+    hangs = "def writes():\n    time.sleep(600)\n"
+    hangs += "with watched(ranks, 1.0, heart, logs):\n    busy.submit(writes).result()"
+    hung = run_alone(pools + hangs, tmp_path)
+    assert re.match(
+        r"rank 0 has hung: in threading\.py:\d+ \(wait\), its thread snapshot_busy_0 in <string>:13 \(writes\) "
         r"for 1 s at iteration 0\n",
         hung.stderr,
     )
 
 
-def test_who_goes_on_lives_and_0_watches_nobody() -> None:
+def test_who_goes_on_lives_and_0_watches_nobody(tmp_path: Path) -> None:
     goes_on = "for _ in range(40):\n        time.sleep(0.1)\n        heart.count += 1"
-    assert run_alone(f"with watched(ranks, 1.0, heart):\n    {goes_on}\nprint('lived')").stdout == "lived\n"
-    assert run_alone("with watched(ranks, 0, heart):\n    time.sleep(2)\nprint('lived')").stdout == "lived\n"
+    for patience, acts in ((1.0, goes_on), (0, "time.sleep(2)")):
+        alone = run_alone(f"with watched(ranks, {patience}, heart, logs):\n    {acts}\nprint('lived')", tmp_path)
+        assert alone.stdout == "lived\n"
 
 
-def test_after_the_training_nobody_watches() -> None:
-    with watched(Ranks(0, 1, 0, 1, torch.device("cpu")), 0.2, Heartbeat()):
+def test_after_the_training_nobody_watches(tmp_path: Path) -> None:
+    with watched(Ranks(0, 1, 0, 1, torch.device("cpu")), 0.2, Heartbeat(), tmp_path):
         pass
     time.sleep(0.5)  # or this process would be gone
 

@@ -11,19 +11,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
 import torch.distributed as dist
+from torch._C import _distributed_c10d
 
 from fr.checkpoint.snapshot_writer import WATCHED_THREAD
 from fr.distributed import Heartbeat, Ranks, launched
 
 STATUS = 124  # as timeout(1) has it
 _BEATS = 8  # in the time that a rank may be silent
+_TRACES = "collectives_"  # begins the names of files, before the rank
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,16 @@ class Post:
 
 
 @contextmanager
-def watched(ranks: Ranks, patience: float, heartbeat: Heartbeat) -> Iterator[None]:
+def watched(ranks: Ranks, patience: float, heartbeat: Heartbeat, folder: Path) -> Iterator[None]:
     """In here, end the process when `heartbeat` has not counted for `patience` seconds; 0 = never.
 
-    One rank then names the culprits.
+    One rank then names the culprits, and each leaves its last collectives in `folder`.
     """
     if not patience:
         yield
         return
     over = threading.Event()
-    arguments = (ranks, patience, heartbeat, _open_store(ranks, patience), over)
+    arguments = (ranks, patience, heartbeat, folder, _open_store(ranks, patience), over)
     thread = threading.Thread(target=_watch, args=arguments, daemon=True)
     thread.start()
     try:
@@ -68,7 +70,7 @@ def culprits(earlier: dict[int, Post], now: dict[int, Post]) -> list[int]:
 
 
 def _watch(
-    ranks: Ranks, patience: float, heartbeat: Heartbeat, store: dist.Store, over: threading.Event
+    ranks: Ranks, patience: float, heartbeat: Heartbeat, folder: Path, store: dist.Store, over: threading.Event
 ) -> None:
     beat, seen, since = 0, -1, time.monotonic()
     earlier: dict[int, Post] = {}
@@ -86,15 +88,35 @@ def _watch(
         if silent >= patience and earlier:
             named = culprits(earlier, posts)
             others = posts.keys() - named
+            traced = _trace(ranks, folder)
             if ranks.rank != min(others or named):
                 time.sleep(3)  # torchrun ends the others when one has ended: give that one time to write
-            _end([_message(rank, posts[rank], earlier[rank], patience) for rank in named])
+            _end([*(_message(rank, posts[rank], earlier[rank], patience) for rank in named), *traced])
         earlier = earlier or posts
 
 
 def _message(rank: int, now: Post, earlier: Post, patience: float) -> str:
     symptom = "no sign of life" if now.beat == earlier.beat else f"in {now.where}"
     return f"rank {rank} has hung: {symptom} for {patience:g} s at iteration {now.iteration}"
+
+
+def _trace(ranks: Ranks, folder: Path) -> list[str]:
+    """Write the last collectives of this rank as torch's flight recorder has them; a line on them if that succeeds.
+
+    In a thread, since the recorder of NCCL may wait for what hangs.
+    """
+    recorder = "_dump_nccl_trace" if ranks.device.type == "cuda" else "_dump_fr_trace"
+    path = folder / f"{_TRACES}{ranks.rank}"
+
+    def write() -> None:
+        with suppress(Exception):  # an interface that torch doesn't document
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(getattr(_distributed_c10d, recorder)())
+
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    writing.join(5)
+    return [f"the ranks' last collectives, by torch's flight recorder: {folder}/{_TRACES}*"] if path.exists() else []
 
 
 def _end(lines: list[str]) -> None:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
+from fr.losses.sharded import PIECE
 from fr.options.losses import LossSettings
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
 from tools.benchmarks.case_ranks import measure_in_own_processes
@@ -61,13 +62,12 @@ class Cost:
 
 
 def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0) -> Cost:
-    """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses, N <= E."""
+    """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses."""
     rows = shard_rows(classes, ranks, 0)[1]
     active = rows if sample_rate == 1 else drawn_count(rows, batch, sample_rate)
     drawn = 0 if sample_rate == 1 else 2 * active * embed_size
-    # The peak is in backward: the gradient of the centres and three [N, C_r]: cosines, their gradient, and the scaled
-    # copy that both matrix products read. (Four [N, C_r] before the centres' gradient exists: more only for N > E.)
-    step = active * embed_size + 3 * batch * active
+    # In backward, as fr/losses/sharded.py says: the cosines and two pieces of them, then the centres' gradient.
+    step = batch * active + max(active * embed_size, 2 * min(PIECE, batch * active))
     # Ring collectives: embeddings and labels (two words) gathered, gradients scattered; phi, maximum, two sums reduced.
     sent = (ranks - 1) / ranks * batch * (2 * embed_size + 2 + 2 * 4)
     return Cost(2 * rows * embed_size * _FLOAT, drawn * _FLOAT, step * _FLOAT, round(sent * _FLOAT))

@@ -79,7 +79,7 @@ def test_the_command_prints_a_table_and_ends_with_json() -> None:
         *(("plain", 1), ("full", 1), ("sampled", 1), ("full", 2), ("sampled", 2))
     ]
     assert all(run["seconds"] > 0 for run in figures["results"])
-    assert any("100,000,000" in line for line in table)
+    assert len(table) == 6
 
 
 @pytest.mark.thorough

@@ -43,6 +43,7 @@ from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import FOLDER, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
 from fr.errors import InputError, run_plainly
+from fr.evaluation.embedding import batch_size_on
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.models import build_model, training_preprocessing
 from fr.options.augmentation import Augmentation
@@ -113,8 +114,9 @@ def main(argv: list[str]) -> int:
             folder, prefix, state, faces.identities, monitor.say, kept, options.async_snapshots, resumed
         )
         models = {"": learner.backbone} | ({"ema_": learner.average.model} if learner.average else {})
+        batch_size = batch_size_on(ranks.device, options.val_batch_size)
         validation = Validation(
-            sets, models, preprocessing, dali, ranks, options.val_batch_size, options.flipped_emb, heartbeat
+            sets, models, preprocessing, dali, ranks, batch_size, options.flipped_emb, heartbeat
         )
         milestones = Milestones(contents, state, writer, learner.meters, validation, monitor)
         bad = BadImages(options.max_bad_images)

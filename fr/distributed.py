@@ -253,6 +253,13 @@ def raise_together(failure: InputError | None, elsewhere: str, group: dist.Proce
         raise failure or InputError(elsewhere)
 
 
+def raise_reason(failure: Exception | None) -> None:
+    """Raise on every rank if one has failed: its own failure, or an InputError with the message of the first."""
+    if highest(failure is not None):
+        messages = gather_objects(str(failure) if failure else "")
+        raise failure or InputError(next(filter(None, messages), "another rank failed"))
+
+
 def new_patient_group() -> dist.ProcessGroup:
     """Create a gloo group of all ranks with a 7-day timeout; the default group's is half an hour."""
     group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
@@ -289,8 +296,10 @@ def gather_rows(rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
     Padded to equal sizes for the collective, since gloo and NCCL only share that form.
     """
     longest = max(counts)
-    padded = rows.new_zeros((longest, *rows.shape[1:]))
-    padded[: len(rows)] = rows
+    if len(rows) < longest:
+        rows = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))])
     gathered = rows.new_empty((len(counts) * longest, *rows.shape[1:]))
-    all_gather_single(gathered, padded)
+    all_gather_single(gathered, rows)
+    if min(counts) == longest:
+        return gathered
     return torch.cat([gathered[i * longest : i * longest + count] for i, count in enumerate(counts)])

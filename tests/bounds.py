@@ -1,9 +1,12 @@
 """Limits of time and memory for readers of files that ask for more."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
+
+from torch.profiler import ProfilerActivity, profile
 
 MEGABYTES = 200
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -34,3 +37,12 @@ def _memory(name: str) -> int:
     """In kB: resident now, or at most since the last reset."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))
     return int(line.split()[1])
+
+
+def peak_of_tensors(act: Callable[[], object]) -> int:
+    """The most bytes that the CPU tensors of `act` hold at a time, beside what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        act()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))

@@ -10,9 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fr.losses import auxiliary
 from fr.losses.classifier import MarginSoftmax
 from fr.options.losses import LossSettings
 from fr.train.optimizer import build_sgd
+from tests.bounds import peak_of_tensors
 from tests.loss_reference import (
     BATCH,
     EMBED_SIZE,
@@ -219,3 +221,14 @@ def test_steps_downhill_make_every_loss_smaller(one_rank: None, mining: str) -> 
             head.weight.sub_(0.01 * head.weight.grad)
             _, after = head(x - 0.01 * x.grad, labels)
         assert after[key] < before[key], key
+
+
+def test_semi_hard_triplets_take_the_memory_of_a_few_anchors(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all anchors at once it was 7 · B · N² numbers."""
+    samples, anchors = 160, 2
+    monkeypatch.setattr(auxiliary, "PIECE", anchors * samples**2)
+    head = build(triplet_loss_weight=1.0, triplet_mining="semihard")
+    source = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(samples, EMBED_SIZE, generator=source).requires_grad_(), torch.arange(samples) % 5
+    numbers = peak_of_tensors(lambda: torch.autograd.backward(head(x, labels)[0])) / x.itemsize
+    assert numbers < (4 * anchors + 10) * samples**2

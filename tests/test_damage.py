@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import fr.train.loop
 import train
 from fr.checkpoint import snapshot
 from fr.console import Received
-from fr.data import pipeline
+from fr.data import pipeline, usable
 from fr.data.bad_images import BadImages, stand_ins
 from fr.data.faces import Faces, LabelledFaces
 from fr.data.order import Order
@@ -261,6 +261,19 @@ def test_usable_batches_name_every_problem_once_and_keep_the_order(faces: Labell
     assert [indices.tolist() for _, indices, _ in found] == [[0, 3], [], [8, 9, 10, 11], [12, 14, 15]]
     assert torch.equal(torch.cat([images for images, _, _ in found]), expected[good])
     assert [sorted(problems) for _, _, problems in found] == [[1, 2], [4, 5, 6, 7], [], [13]]
+
+
+def test_usable_batches_pass_a_failure_on_that_comes_before_any_batch(
+    faces: LabelledFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usable, "FaceStream", lambda *_, **__: iter(failing()))
+
+    def failing() -> Iterator[None]:
+        raise Undecodable({}, "no device")
+        yield
+
+    with pytest.raises(Undecodable, match="DALI failed: no device"):
+        list(usable_batches(faces, iter([]), 4, SMALL, CPU))
 
 
 def test_a_failure_that_no_photograph_explains_ends_the_run(

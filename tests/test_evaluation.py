@@ -19,15 +19,17 @@ import train
 from fr.alignment import procrustes, template_points
 from fr.checkpoint import snapshot
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.data.verification_set import find_set
-from fr.distributed import Ranks, open_ranks
+from fr.data.verification_set import VerificationSet, find_set
+from fr.distributed import Heartbeat, Ranks, open_ranks
 from fr.errors import InputError
-from fr.evaluation.embedding import embed, people_of_pairs
+from fr.evaluation import embedding
+from fr.evaluation.embedding import batch_size_on, embed, people_of_pairs
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.scored_model import load_backbone
 from fr.evaluation.verification import Verification, cosine_scores, verify
 from fr.preprocessing import Preprocessing
 from fr.report import projector
+from fr.train.validation import Validation
 from tests.builders.verification_faces import (
     faces_of,
 )
@@ -60,6 +62,43 @@ def test_every_rank_gets_the_embeddings_of_one(
     assert len(alone) == len(faces_of(sample_data))
     for embeddings in run_distributed(3, embed_on_a_rank, str(sample_data), False):
         assert np.array_equal(embeddings.numpy(), alone)  # pixels are the same, however they are batched
+
+
+def measured_on_a_rank(data: str) -> list[str]:
+    """What three validations say: one that fails on rank 1 in the network, one in the scores, and a good one."""
+    ranks = ranks_here(torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+    class Failing(Pixels):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if ranks.rank == 1:
+                raise MemoryError("all gone")
+            return super().forward(images)
+
+    one = VerificationSet("mine", "", faces_of(Path(data)))
+    said = []
+    for network, scores_of in ((Failing(), verify), (Pixels(), {1: None}.get(ranks.rank, verify)), (Pixels(), verify)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(embedding, "verify", scores_of)
+            validation = Validation([one], {"": network}, SMALL, DALI, ranks, 7, False, Heartbeat())
+            try:
+                said.append(", ".join(validation.measure()[0]))
+            except InputError as error:
+                said.append(str(error))
+    return said
+
+
+def test_a_validation_that_fails_on_one_rank_fails_on_all_and_the_next_does_not(
+    run_distributed: Callable[..., list[list[str]]], sample_data: Path
+) -> None:
+    first, second = run_distributed(2, measured_on_a_rank, str(sample_data))
+    assert first[0] == "all gone" and re.match(r"mine: MemoryError: all gone \(.*test_evaluation.py:\d+\)$", second[0])
+    assert re.match(r"mine: TypeError: 'NoneType' object is not callable \(.*embedding.py:\d+\)$", second[1])
+    assert first[1:] == second[1:] and "auc" in first[2]
+
+
+def test_a_batch_size_of_zero_is_the_devices() -> None:
+    assert [batch_size_on(torch.device(kind), 0) for kind in ("cpu", "cuda")] == [20, 256]
+    assert batch_size_on(torch.device("cuda"), 7) == 7
 
 
 def test_flipping_averages_picture_and_mirror_image(sample_data: Path, one_rank: None) -> None:

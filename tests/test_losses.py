@@ -11,10 +11,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
+from fr.losses import auxiliary, sharded
 from fr.losses.classifier import MarginSoftmax, _initial_centres
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
-from fr.losses.sharded import SHORTEST, cosines_to, cross_entropy
+from fr.losses.sharded import SHORTEST, Shard, cosines_to, cross_entropy
 from fr.options.losses import MARGINS, LossSettings
 from fr.train.optimizer import build_sgd
 from tests.loss_reference import (
@@ -55,8 +57,9 @@ CASES: list[tuple[int, int, dict[str, Any]]] = [
 ]
 
 
-def on_a_rank() -> dict[str, Any]:
+def on_a_rank(piece: int) -> dict[str, Any]:
     """Results of this rank of the group: a result per case, of two batches one after the other, and initial centres."""
+    sharded.PIECE = piece
     results: dict[str, Any] = {}
     for number, (classes, iteration, changes) in enumerate(CASES):
         case, own = make_case(classes, number), own_part()
@@ -117,11 +120,11 @@ def wanted_of(number: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize(("world", "piece"), [(1, 10**6), (2, 10**6), (3, 10**6), (4, 10**6), (1, 24), (3, 1)])
 def test_the_sharded_head_equals_the_reference_on_any_number_of_ranks(
-    run_distributed: Callable[..., list[dict[str, Any]]], world: int
+    run_distributed: Callable[..., list[dict[str, Any]]], world: int, piece: int
 ) -> None:
-    ranks = run_distributed(world, on_a_rank)
+    ranks = run_distributed(world, on_a_rank, piece)
     for number, what in enumerate(CASES):
         wanted, results = wanted_of(number), [one[str(number)] for one in ranks]
         for result in results:
@@ -165,33 +168,70 @@ def test_initial_centres_are_the_same_however_they_are_cut_into_blocks() -> None
     assert whole.norm(dim=1).sub(1).abs().max() < 3e-7
 
 
+def cosines_again(unit: torch.Tensor, weight: torch.Tensor, shard: Shard) -> tuple[torch.Tensor, ...]:
+    """As `cosines_to`; each backward pass computes them anew, since it overwrites them and gradcheck makes several."""
+    result: tuple[torch.Tensor, ...] = checkpoint(cosines_to, unit, weight, shard, use_reentrant=False)
+    return result
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_cosines_pass_gradcheck_for_centres_of_any_length(seed: int) -> None:
     source = torch.Generator().manual_seed(seed)
     unit = F.normalize(torch.randn(6, 5, generator=source, dtype=torch.float64)).requires_grad_()
     centres = torch.randn(4, 5, generator=source, dtype=torch.float64)
     centres = (centres * torch.tensor([[0.1], [1.0], [3.0], [40.0]])).requires_grad_()
-    assert torch.autograd.gradcheck(cosines_to, (unit, centres))
+    shard = Shard(torch.tensor([0, 3, 2, 2, 0, 1]), torch.tensor([True, True, True, True, False, True]))
+    assert torch.autograd.gradcheck(functools.partial(cosines_again, shard=shard), (unit, centres))
+    cosines, targets = cosines_to(unit, centres, shard)
     wanted = (unit @ centres.T / centres.norm(dim=1)).detach()
-    torch.testing.assert_close(cosines_to(unit, centres).detach(), wanted, rtol=1e-14, atol=1e-15)
+    torch.testing.assert_close(cosines.detach(), wanted, rtol=1e-14, atol=1e-15)
+    assert targets.tolist() == [cosines[0, 0], cosines[1, 3], cosines[2, 2], cosines[3, 2], 0, cosines[5, 1]]
     # Shorter than is normalised: a fixed divisor.
     tiny = (torch.randn(4, 5, generator=source, dtype=torch.float64) * 1e-7).requires_grad_()
-    (gradient,) = torch.autograd.grad(cosines_to(unit, tiny).sum(), tiny)
+    (gradient,) = torch.autograd.grad(cosines_to(unit, tiny, shard)[0].sum(), tiny)
     torch.testing.assert_close(gradient, (unit.sum(dim=0) / SHORTEST).detach().expand(4, 5), rtol=1e-12, atol=0)
+    loss = cosines_to(unit, centres, shard)[0].sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("kind", [Negatives(), SupportVectors(1.25), Curriculum(torch.tensor(0.3).double())])
 def test_the_cross_entropy_passes_gradcheck(one_rank: None, kind: Negatives, smoothing: float) -> None:
     source = torch.Generator().manual_seed(3)
-    cosines = (2 * torch.rand(6, 5, generator=source, dtype=torch.float64) - 1).requires_grad_()
+    unit = F.normalize(torch.randn(6, 4, generator=source, dtype=torch.float64)).requires_grad_()
+    centres = torch.randn(5, 4, generator=source, dtype=torch.float64).requires_grad_()
     phi = (2 * torch.rand(6, generator=source, dtype=torch.float64) - 1.2).requires_grad_()
-    column, owned = torch.tensor([0, 4, 2, 2, 1, 3]), torch.ones(6, dtype=torch.bool)
+    shard = Shard(torch.tensor([0, 4, 2, 2, 1, 3]), torch.ones(6, dtype=torch.bool))
     # No cosine within gradcheck's step of its threshold, and some on both sides.
+    cosines = (unit @ F.normalize(centres).T).detach()
     assert (cosines - phi[:, None]).abs().min() > 1e-4 and 5 < (cosines > phi[:, None]).sum() < 25
-    assert torch.autograd.gradcheck(
-        lambda cosines, phi: cross_entropy(cosines, phi, column, owned, 4.0, smoothing, 5, kind)[0], (cosines, phi)
-    )
+
+    def losses(unit: torch.Tensor, centres: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+        cosines, targets = cosines_again(unit, centres, shard)
+        return cross_entropy(cosines, phi + 0.1 * targets, shard, 4.0, smoothing, 5, kind)[0]
+
+    assert torch.autograd.gradcheck(losses, (unit, centres, phi))
+
+
+PIECES = [{}, SV, SMOOTH, {"margin_type": "curricular"}, {"triplet_loss_weight": 1.0, "triplet_mining": "semihard"}]
+
+
+@pytest.mark.parametrize("changes", PIECES)
+def test_pieces_change_no_bit_of_loss_and_gradients(
+    one_rank: None, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """Rows are summed as a whole, and classes over all samples: each in the order of the whole tensor."""
+    head = MarginSoftmax(1003, 16, LossSettings(**changes), seed=0)
+    source = torch.Generator().manual_seed(0)
+    embeddings, labels = torch.randn(24, 16, generator=source), torch.arange(24) % 5 * 250
+    whole = on_one_rank(head, embeddings, labels)
+    head = MarginSoftmax(1003, 16, LossSettings(**changes), seed=0)
+    for module in (sharded, auxiliary):
+        monkeypatch.setattr(module, "PIECE", 3500)  # 3 samples of 8, 128 classes of 1003, 6 anchors of 24
+    for one, other in zip(whole, on_one_rank(head, embeddings, labels), strict=True):
+        assert torch.equal(one, other)
 
 
 def on_one_rank(head: MarginSoftmax, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -3,6 +3,7 @@
 
     python tools/benchmark.py head                          # the softmax head, up to a million classes
     python tools/benchmark.py head --classes 8631 --ranks 1 # a quick look
+    python tools/benchmark.py scaling                       # bytes, messages, memory on up to 512 ranks, by formula
     python tools/benchmark.py step --model iresnet50        # a whole training step of a backbone
     python tools/benchmark.py snapshot                      # snapshot writing, at a million classes
     python tools/benchmark.py startup                       # reading lists as long as VGGFace2's

@@ -39,7 +39,7 @@ from fr.data.faces import shown
 from fr.data.pipeline import dali_settings
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation.embedding import embed, with_mirror_image
+from fr.evaluation.embedding import batch_size_on, embed, with_mirror_image
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import wants_flip
 from fr.files.data_root import DataRoot
@@ -87,7 +87,8 @@ def main(argv: list[str]) -> int:
             print("".join(f"{line}\n" for line in shown(undrawable(gallery.people))), end="")
         network = with_mirror_image(model.network, options.flip_mode) if wants_flip(resolved, model) else model.network
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-        recognizer = Recognizer(network, model.preprocessing, dali, ranks.device, options.val_batch_size)
+        most = batch_size_on(ranks.device, options.val_batch_size)
+        recognizer = Recognizer(network, model.preprocessing, dali, ranks.device, most)
         return _identify(source, detector, recognizer, gallery, threshold, sinks)
 
 
@@ -98,7 +99,8 @@ def _embedded(
     options = resolved.values
     portraits = read_portraits(option, DataRoot(Path(root), options.allow_outside), looking)
     print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
-    dali, batch = dali_settings(options.dali_device, options.dali_threads, ranks), options.val_batch_size
+    dali = dali_settings(options.dali_device, options.dali_threads, ranks)
+    batch = batch_size_on(ranks.device, options.val_batch_size)
     flipped, mode = wants_flip(resolved, model), options.flip_mode
     return portraits, embed(model.network, portraits.faces, model.preprocessing, dali, ranks, batch, flipped, mode)
 

@@ -143,7 +143,7 @@ class _Work(Generic[Prepared]):
         Threads that need no waiting would only take Python's lock from each other.
         """
         parts = min(READERS // BATCHES, 1 + self._read_s / _QUICK)
-        each = -(-len(indices) // int(parts))
+        each = max(1, -(-len(indices) // int(parts)))  # a batch may be empty
         return [pool.submit(self._read, indices[first : first + each]) for first in range(0, len(indices), each)]
 
     def _read(self, indices: NDArray[np.int64]) -> list[Content]:

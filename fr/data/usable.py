@@ -53,6 +53,8 @@ def usable_batches(
         except StopIteration:
             return
         except Undecodable as failure:
+            if not failure.rows:  # DALI failed, perhaps before any batch
+                raise
             yield usable_rows(handed.popleft(), failure)
         else:
             handed.popleft()

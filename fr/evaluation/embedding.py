@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.distributed import Heartbeat, Ranks, gather_rows, raise_together
+from fr.distributed import Heartbeat, Ranks, gather_rows, raise_reason
 from fr.errors import InputError
 from fr.evaluation.verification import Verification, cosine_scores, l2_scores, verify
 from fr.preprocessing import Preprocessing
@@ -36,29 +36,41 @@ def embed(
 
     flipped: use the mirror image too: mean of both embeddings (flip_mode "sum") or both concatenated, [N, 2E]
     ("concat"). batch_size: images per rank. A backbone must be in evaluation mode. InputError, on all ranks together,
-    names images that can't be read or whose embedding isn't finite.
+    names images that can't be read or whose embedding isn't finite; another exception on one rank is an InputError on
+    the others.
     """
     network = with_mirror_image(model, flip_mode) if flipped else model
     counts = [len(part) for part in np.array_split(np.arange(len(faces)), ranks.world_size)]
     first = sum(counts[: ranks.rank])
     indices = np.arange(first, first + counts[ranks.rank])
-    parts, failure = [], None
+    rows, done = torch.empty(0), 0
+    failure: Exception | None = None
     with progress(len(indices), "img", "embedding", shown=ranks.is_main) as bar:
         try:
             for batch in plain_stream(faces, indices, batch_size, preprocessing, settings):
                 images = batch.to(ranks.device, non_blocking=True)
-                parts.append(network(images).float())  # left on the device: copying each would wait for it
+                of_batch = network(images).float()
+                if not done:
+                    rows = of_batch.new_empty(len(indices), of_batch.shape[1])
+                rows[done : done + len(images)] = of_batch  # on the device: copying each to the CPU would wait for it
+                done += len(images)
                 if heartbeat:
                     heartbeat.count += 1
                 bar.update(len(images))
-        except InputError as error:
+            rows = (rows if done else _no_rows(network, preprocessing, ranks)).cpu()
+        except Exception as error:
             failure = error
-    raise_together(failure, "another rank can't read its images")
-    rows = gather_rows((torch.cat(parts) if parts else _no_rows(network, preprocessing, ranks)).cpu(), counts).numpy()
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
+    raise_reason(failure)
+    embeddings: NDArray[np.float32] = gather_rows(rows, counts).numpy()
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist()
     if bad:
         raise InputError(*[f"{faces.path(i)}: its embedding isn't finite" for i in bad[:10]])
-    return rows
+    return embeddings
+
+
+def batch_size_on(device: torch.device, wish: int) -> int:
+    """Value of --val_batch_size: `wish`, or for 0 what keeps the device busy."""
+    return wish or (256 if device.type == "cuda" else 20)
 
 
 def with_mirror_image(model: Network, flip_mode: str) -> Network:

@@ -14,7 +14,7 @@ from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.verification_set import VerificationSet, sets_to_score
 from fr.distributed import Ranks
 from fr.errors import InputError
-from fr.evaluation.embedding import embed, pair_scores
+from fr.evaluation.embedding import batch_size_on, embed, pair_scores
 from fr.evaluation.embedding_cache import kept_or_embedded
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.score_check import Spread, strange
@@ -94,7 +94,7 @@ def embeddings(
     options: argparse.Namespace, model: ScoredModel, faces: Faces, dali: DaliSettings, ranks: Ranks, flipped: bool
 ) -> NDArray[np.float32]:
     """Embeddings of all images with evaluate_lfw.py's options, [N, E] on every rank; from the cache with --cache."""
-    mode, batch = options.flip_mode, options.val_batch_size
+    mode, batch = options.flip_mode, batch_size_on(ranks.device, options.val_batch_size)
 
     def compute() -> NDArray[np.float32]:
         return embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped, mode)

@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from fr.losses.margins import magface_regulariser
-from fr.losses.sharded import SHORTEST, sum_over_ranks
+from fr.losses.sharded import PIECE, SHORTEST, Shard, sum_over_ranks
 from fr.options.losses import LossSettings
 
 Part = tuple[torch.Tensor, torch.Tensor]
@@ -46,6 +47,7 @@ class Gathered(Targets):
     unit: torch.Tensor  # [N, E]
     cosines: torch.Tensor  # [N, C_r]
     target_cosines: torch.Tensor  # [N], 0 where not owned
+    shard: Shard
 
 
 @dataclass(frozen=True)
@@ -214,10 +216,20 @@ def semi_hard_triplet_loss(batch: Gathered, m: float) -> Part:
     n is the nearest negative that is farther than p, or the farthest negative where all are nearer.
     """
     distances, same, other = _triplet_distances(batch)
-    farther = other[:, None] & (distances[:, None] > distances[:, :, None])  # [a, p, n]
-    nearest = torch.where(farther, distances[:, None], torch.inf).amin(dim=2)
-    farthest = torch.where(other, distances, -1).amax(dim=1)[:, None]
-    negative = torch.where(nearest.isfinite(), nearest, farthest)
+    # [a, p, n] for a few anchors at a time, and again in backward: of all at once it would be B · N² numbers.
+    anchors = max(1, PIECE // len(batch.labels) ** 2)
+    parts = zip(torch.split(distances, anchors), torch.split(other, anchors), strict=True)
+    negative = torch.cat([
+        checkpoint(_semi_hard_negatives, *part, use_reentrant=False, preserve_rng_state=False) for part in parts
+    ])
     complete = same & other.any(dim=1, keepdim=True)
     terms = torch.where(complete, m + distances - negative, 0).clamp_min(0)
     return terms.sum(), _count(complete)
+
+
+def _semi_hard_negatives(distances: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Distance of the negative for each pair of an anchor and a positive [a, p], from distances and `other` [a, n]."""
+    farther = other[:, None] & (distances[:, None] > distances[:, :, None])  # [a, p, n]
+    nearest = torch.where(farther, distances[:, None], torch.inf).amin(dim=2)
+    farthest = torch.where(other, distances, -1).amax(dim=1)[:, None]
+    return torch.where(nearest.isfinite(), nearest, farthest)

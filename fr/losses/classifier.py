@@ -19,7 +19,7 @@ from fr.losses import margins
 from fr.losses.auxiliary import AuxiliaryLosses, Gathered, Targets
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sampling import Exchange, drawn_count, drawn_rows
-from fr.losses.sharded import SHORTEST, at_target, cosines_to, cross_entropy, gather, gather_constant, sum_over_ranks
+from fr.losses.sharded import SHORTEST, Shard, cosines_to, cross_entropy, gather, gather_constant, sum_over_ranks
 from fr.options.losses import LossSettings
 from fr.randomness import Purpose, uniforms
 
@@ -118,8 +118,7 @@ class MarginSoftmax(nn.Module):
             losses, correct = cross_entropy(
                 batch.cosines,
                 phi,
-                batch.column,
-                batch.owned,
+                batch.shard,
                 self.settings.s,
                 self.settings.label_smoothing,
                 self._classes_in_sum,
@@ -148,14 +147,16 @@ class MarginSoftmax(nn.Module):
         all_embeddings = gather(embeddings.to(self.weight.dtype))
         targets = self._targets(gather_constant(labels))
         unit = F.normalize(all_embeddings, eps=SHORTEST)
-        cosines = cosines_to(unit, self.weight)
+        shard = Shard(targets.column, targets.owned)
+        cosines, target_cosines = cosines_to(unit, self.weight, shard)
         return Gathered(
             **vars(targets),
             embeddings=all_embeddings,
             norms=torch.linalg.vector_norm(all_embeddings, dim=1),
             unit=unit,
             cosines=cosines,
-            target_cosines=at_target(cosines, targets.column, targets.owned),
+            target_cosines=target_cosines,
+            shard=shard,
         )
 
     def _with_margin(self, batch: Gathered) -> torch.Tensor:

@@ -4,11 +4,15 @@ N samples of the global batch, B = N / W of this rank, W ranks, E embedding size
 
 Each rank backpropagates its part of the gradient; `gather`'s backward sums the parts of all ranks.
 
-Memory: between forward and backward one [N, C_r] tensor is kept, the cosines. Forward peaks at two (three where
-`negatives` reweights), backward at four: the cosines, the gradient of the cross-entropy, and two in the scatter of the
-target cosines' gradient. Later three are left beside the centres' gradient [C_r, E]: a scaled copy replaces those two.
+Memory: one [N, C_r] tensor, the cosines, from forward to the end of backward, where their gradient replaces them. All
+that is computed from them comes in pieces of at most PIECE numbers, a few rows in forward and a few classes in
+backward: one piece at a time in forward, two in backward (three and a mask where `negatives` reweights). After the
+pieces of backward comes the centres' gradient [C_r, E]. So the peak is N · C_r + max(C_r · E, 2 · min(PIECE, N · C_r))
+numbers; `--accumulate` adds a second C_r · E, and the global push loss, which needs whole tensors, 5.5 · N · C_r.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +23,8 @@ from fr.losses.negatives import Negatives
 
 # Lower bound of a norm in normalisation: shorter vectors stay shorter than 1, and their gradient finite.
 SHORTEST = 1e-5
+
+PIECE = 1 << 24  # elements of a temporary tensor: 64 MB in float32
 
 
 class _Gather(torch.autograd.Function):
@@ -83,41 +89,119 @@ def sum_over_ranks(part: torch.Tensor, parts_follow: bool = False) -> torch.Tens
     return result
 
 
+def _pieces(length: int, width: int) -> Iterator[slice]:
+    """Slices of `length` rows of `width` elements, of at most PIECE elements each; none of an empty tensor."""
+    step = max(1, PIECE // max(1, width))
+    step -= step % 64 if step > 64 else 0  # whole vectors: a column is summed as it is in the whole tensor
+    return (slice(first, min(first + step, length)) for first in range(0, length if width else 0, step))
+
+
+@dataclass
+class _Softmax:
+    """Softmax of a batch, as far as its gradient needs it: of the cosines c, factor · (e^(s c - log_total) - floor)."""
+
+    phi: torch.Tensor  # [N]
+    log_total: torch.Tensor  # [N]
+    factor: torch.Tensor  # [N]
+    s: float
+    floor: float
+    negatives: Negatives
+
+    def gradient(self, cosines: torch.Tensor) -> torch.Tensor:
+        """Gradient of some non-target cosines [N, k], a new tensor."""
+        shares = (self.negatives.values(cosines, self.phi) * self.s).sub_(self.log_total[:, None]).exp_()
+        if self.floor:
+            shares.sub_(self.floor)
+        shares.mul_(self.factor[:, None])
+        self.negatives.chain_(shares, cosines, self.phi)
+        return shares
+
+
+@dataclass
+class Shard:
+    """Place of each sample's class among this rank's C_r: column [N], meaningless where not `owned` [N] bool.
+
+    softmax: left by the backward of `cross_entropy` for that of `cosines_to`, which computes the gradient of the
+    cosines from it in pieces. In the hands of autograd it would be another [N, C_r].
+    """
+
+    column: torch.Tensor
+    owned: torch.Tensor
+    softmax: _Softmax | None = None
+
+    def targets_of(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Select each sample's target from [N, C_r]: [N], 0 where its class is on another rank."""
+        if not matrix.shape[1]:
+            return matrix.new_zeros(len(matrix))
+        return torch.where(self.owned, matrix.gather(1, self.column[:, None])[:, 0], 0)
+
+    def put_targets(self, piece: torch.Tensor, values: torch.Tensor, rows: slice, first: int = 0) -> None:
+        """Replace the targets in a piece [n, k] of an [N, C_r], from class `first` on, by their values [n]."""
+        column = self.column[rows] - first
+        inside = self.owned[rows] & (column >= 0) & (column < piece.shape[1])
+        column = torch.where(inside, column, 0)[:, None]
+        piece.scatter_(1, column, torch.where(inside, values, piece.gather(1, column)[:, 0])[:, None])
+
+
 class _Cosines(torch.autograd.Function):
     """Cosines without a normalised copy of the centres, which takes 2 GB at C_r = 10⁶ and E = 512."""
 
     @staticmethod
-    def forward(ctx: Any, unit: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, unit: torch.Tensor, weight: torch.Tensor, shard: Shard
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = torch.linalg.vector_norm(weight, dim=1)
         cosines = (unit @ weight.T).div_(lengths.clamp_min(SHORTEST))
         ctx.save_for_backward(unit, weight, lengths, cosines)
-        return cosines
+        ctx.shard = shard
+        ctx.set_materialize_grads(False)
+        return cosines, shard.targets_of(cosines)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        (gradient,) = gradients
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, None]:
         unit, weight, lengths, cosines = ctx.saved_tensors
         shrink = lengths.clamp_min(SHORTEST).reciprocal_()
-        scaled = gradient * cosines
-        # With u = w / |w|, unit embeddings x_n, gradients a_n of their cosines c_n, and g = Σ_n a_n x_n, the gradient
-        # of w is (g - (g · u) u) / |w|, and g · u = Σ_n a_n c_n.
-        along = torch.where(lengths > SHORTEST, scaled.sum(dim=0) * shrink * shrink, 0)
-        torch.mul(gradient, shrink, out=scaled)
-        weight_gradient = (scaled.T @ unit).addcmul_(weight, along[:, None], value=-1)
-        return scaled @ weight, weight_gradient
+        along = _replace_by_gradient(cosines, shrink, ctx.shard, *gradients)
+        along = torch.where(lengths > SHORTEST, along * shrink * shrink, 0)
+        weight_gradient = (cosines.T @ unit).addcmul_(weight, along[:, None], value=-1)
+        return cosines @ weight, weight_gradient, None
 
 
-def cosines_to(unit: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Cosines [N, C_r] between unit embeddings [N, E] and centres [C_r, E] of any norm."""
-    result: torch.Tensor = _Cosines.apply(unit, weight)
+def _replace_by_gradient(
+    cosines: torch.Tensor,
+    shrink: torch.Tensor,
+    shard: Shard,
+    of_cosines: torch.Tensor | None,
+    of_targets: torch.Tensor | None,
+) -> torch.Tensor:
+    """Replace cosines [N, C_r] by their gradient times `shrink` [C_r]; return Σ_n a_n c_n [C_r].
+
+    With u = w / |w|, unit embeddings x_n, gradients a_n of their cosines c_n, and g = Σ_n a_n x_n, the gradient of w
+    is (g - (g · u) u) / |w|, and g · u = Σ_n a_n c_n. of_cosines [N, C_r], of_targets [N]: gradients beside that of
+    the cross-entropy; None = 0.
+    """
+    softmax, shard.softmax = shard.softmax, None
+    along = torch.empty_like(shrink)
+    if of_targets is None:
+        of_targets = cosines.new_zeros(len(cosines))
+    for part in _pieces(cosines.shape[1], len(cosines)):
+        values = cosines[:, part]
+        gradient = softmax.gradient(values) if softmax else torch.zeros_like(values)
+        shard.put_targets(gradient, of_targets, slice(None), part.start)
+        if of_cosines is not None:
+            gradient.add_(of_cosines[:, part])
+        along[part] = (gradient * values).sum(dim=0)
+        torch.mul(gradient, shrink[part], out=values)
+    return along
+
+
+def cosines_to(unit: torch.Tensor, weight: torch.Tensor, shard: Shard) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines [N, C_r] between unit embeddings [N, E] and centres [C_r, E] of any norm, and target cosines [N].
+
+    The target cosines are 0 where the class is on another rank. One backward pass only, which overwrites the cosines.
+    """
+    result: tuple[torch.Tensor, torch.Tensor] = _Cosines.apply(unit, weight, shard)
     return result
-
-
-def at_target(values: torch.Tensor, column: torch.Tensor, owned: torch.Tensor) -> torch.Tensor:
-    """Select each sample's target from values [N, C_r]: [N], 0 where its class is on another rank."""
-    if not values.shape[1]:
-        return values.new_zeros(len(values))
-    return torch.where(owned, values.gather(1, column[:, None])[:, 0], 0)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -126,50 +210,51 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any,
         cosines: torch.Tensor,
         phi: torch.Tensor,
-        column: torch.Tensor,
-        owned: torch.Tensor,
+        shard: Shard,
         s: float,
         smoothing: float,
         classes: int,
         negatives: Negatives,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = _logits(cosines, phi, column, owned, s, negatives)
-        largest = logits.amax(dim=1) if logits.shape[1] else logits.new_full((len(logits),), -torch.inf)
+        def logits(rows: slice) -> torch.Tensor:
+            of_rows = negatives.values(cosines[rows], phi[rows]) * s
+            shard.put_targets(of_rows, s * phi[rows], rows)
+            return of_rows
+
+        largest = torch.full_like(phi, -torch.inf)
+        for rows in _pieces(*cosines.shape):
+            largest[rows] = logits(rows).amax(dim=1)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        logit_sum = logits.sum(dim=1) if smoothing else torch.zeros_like(largest)
-        sums = torch.stack([logit_sum, logits.sub_(largest[:, None]).exp_().sum(dim=1)])
+        sums = phi.new_zeros(2, len(phi))
+        for rows in _pieces(*cosines.shape):
+            of_rows = logits(rows)
+            if smoothing:
+                sums[0, rows] = of_rows.sum(dim=1)
+            sums[1, rows] = of_rows.sub_(largest[rows, None]).exp_().sum(dim=1)
         dist.all_reduce(sums)
         log_total = sums[1].log() + largest
         target = s * phi
         losses = log_total - (1 - smoothing) * target - smoothing / classes * sums[0]
         correct = (target >= largest).to(losses.dtype)
-        ctx.save_for_backward(cosines, phi, column, owned, log_total)
-        ctx.constants = s, smoothing, classes, negatives
+        ctx.save_for_backward(phi, log_total)
+        ctx.shard, ctx.constants = shard, (s, smoothing, classes, negatives)
         ctx.mark_non_differentiable(correct)
         return losses, correct
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        cosines, phi, column, owned, log_total = ctx.saved_tensors
+        phi, log_total = ctx.saved_tensors
         s, smoothing, classes, negatives = ctx.constants
-        factor = s * gradients[0]
-        shares = _logits(cosines, phi, column, owned, s, negatives).sub_(log_total[:, None]).exp_()
-        if smoothing:
-            shares.sub_(smoothing / classes)
-        shares.mul_(factor[:, None])
-        negatives.chain_(shares, cosines, phi)
-        if shares.shape[1]:
-            others = torch.where(owned, 0, shares.gather(1, column[:, None])[:, 0])
-            shares.scatter_(1, column[:, None], others[:, None])
-        phi_gradient = factor * ((s * phi - log_total).exp() - (1 - smoothing) - smoothing / classes)
-        return shares, phi_gradient, *[None] * 6
+        factor, floor = s * gradients[0], smoothing / classes
+        ctx.shard.softmax = _Softmax(phi, log_total, factor, s, floor, negatives)
+        phi_gradient = factor * ((s * phi - log_total).exp() - (1 - smoothing) - floor)
+        return None, phi_gradient, *[None] * 5
 
 
 def cross_entropy(
     cosines: torch.Tensor,
     phi: torch.Tensor,
-    column: torch.Tensor,
-    owned: torch.Tensor,
+    shard: Shard,
     s: float,
     smoothing: float,
     classes: int,
@@ -177,23 +262,11 @@ def cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy over the classes of all ranks: losses [N] and correct [N] (1 or 0), the same on every rank.
 
-    cosines [N, C_r]; phi [N]: target cosines after the margin, equal on all ranks; column [N]: the sample's class
-    among this rank's, if owned [N]. The target logit is s · phi; the others are s · `negatives` of the cosines.
-    smoothing: label smoothing over all `classes`, arXiv:1512.00567. correct: whether the target logit, after the
-    margin, is the largest.
+    cosines [N, C_r]: of `cosines_to` with the same `shard`; phi [N]: target cosines after the margin, equal on all
+    ranks. The target logit is s · phi; the others are s · `negatives` of the cosines. smoothing: label smoothing over
+    all `classes`, arXiv:1512.00567. correct: whether the target logit, after the margin, is the largest.
     """
     result: tuple[torch.Tensor, torch.Tensor] = _CrossEntropy.apply(
-        cosines, phi, column, owned, s, smoothing, classes, negatives
+        cosines, phi, shard, s, smoothing, classes, negatives
     )
     return result
-
-
-def _logits(
-    cosines: torch.Tensor, phi: torch.Tensor, column: torch.Tensor, owned: torch.Tensor, s: float, negatives: Negatives
-) -> torch.Tensor:
-    """Logits [N, C_r], always a new tensor."""
-    logits = negatives.values(cosines, phi) * s
-    if logits.shape[1]:
-        at_column = torch.where(owned, s * phi, logits.gather(1, column[:, None])[:, 0])
-        logits.scatter_(1, column[:, None], at_column[:, None])
-    return logits

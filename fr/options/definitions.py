@@ -14,7 +14,7 @@ from fr.options.fields import Group, add_fields, adder
 from fr.options.losses import LossSettings, SoftmaxSettings
 from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
-from fr.options.types import CHANNEL, COUNT, COUNT_OR_0, FLAG, POSITIVE, SIDE, TEXT
+from fr.options.types import CHANNEL, COUNT_OR_0, FLAG, POSITIVE, SIDE, TEXT
 from fr.options.validation import evaluation_problems, tool_problems, train_problems
 
 # Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
@@ -143,7 +143,7 @@ def _verification(group: Group, empty: str, unsaid: str = "") -> None:
     add("--val_sets", nargs="*", default=[], help=f"more verification sets [path or kind=path, see --val_set]; {empty}")
     add("--val_list", default="", help=f"LFW's pairs.txt; {empty}")
     add("--val_landmarks", default="", help=f"landmark file [pixels]; {empty}")
-    add("--val_batch_size", COUNT, 20, "images per rank and forward pass [images]")
+    add("--val_batch_size", COUNT_OR_0, 0, "images per rank and forward pass [images]; 0 = 256 on a GPU, 20 on a CPU")
     add("--flipped_emb", **FLAG, help=f"add the embedding of the mirror image; false = off{unsaid}")
 
 

@@ -44,7 +44,7 @@ class Milestones:
             metrics, lines, spreads = self.validation.measure()
             if metrics:
                 self.monitor.validated(iteration, metrics, lines)
-        except (InputError, ValueError) as error:  # a reason to look, not one to lose the training
+        except InputError as error:  # a reason to look, not one to lose the training
             self.monitor.say(f"iteration {iteration}: no validation: {error}")
         self.save(iteration, metrics, spreads)
 

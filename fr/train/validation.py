@@ -1,14 +1,17 @@
 """Validation during training: every set, with the weights and with their moving average."""
 
+import traceback
 from dataclasses import dataclass
 
 from torch import nn
 
 from fr.data.pipeline import DaliSettings
 from fr.data.verification_set import VerificationSet
-from fr.distributed import Heartbeat, Ranks, broadcast_buffers
+from fr.distributed import Heartbeat, Ranks, broadcast_buffers, raise_reason
+from fr.errors import InputError, in_short
 from fr.evaluation.embedding import evaluate
 from fr.evaluation.score_check import Spread
+from fr.evaluation.verification import Verification
 from fr.preprocessing import Preprocessing
 
 
@@ -31,7 +34,7 @@ class Validation:
     def measure(self) -> tuple[dict[str, float], list[str], list[Spread]]:
         """Metrics by name, lines to print, and score distributions, the same on every rank; empty without a set.
 
-        InputError if a set can't be read.
+        InputError on all ranks, for whatever failed on one of them.
         """
         metrics: dict[str, float] = {}
         lines: list[str] = []
@@ -40,18 +43,32 @@ class Validation:
             broadcast_buffers(model)
             lines += ["averaged weights:"] * bool(prefix)
             for one in self.sets:
-                verification, scores = evaluate(
-                    model.eval(),
-                    one.faces,
-                    self.preprocessing,
-                    self.dali,
-                    self.ranks,
-                    self.batch_size,
-                    self.flipped,
-                    self.heartbeat,
-                )
+                verification, spread = self._measure(model.eval(), one, averaged=bool(prefix))
                 name = "" if one is self.sets[0] else f"{one.name}_"
                 metrics |= {f"{prefix}{name}{metric}": value for metric, value in verification.metrics().items()}
                 lines += [f"{one.name}:"] * (len(self.sets) > 1) + verification.lines()
-                spreads.append(Spread.measure(one, scores, averaged=bool(prefix), flip="sum" if self.flipped else ""))
+                spreads.append(spread)
         return metrics, lines, spreads
+
+    def _measure(self, model: nn.Module, one: VerificationSet, averaged: bool) -> tuple[Verification, Spread]:
+        failure = None
+        try:
+            verification, scores = evaluate(
+                model,
+                one.faces,
+                self.preprocessing,
+                self.dali,
+                self.ranks,
+                self.batch_size,
+                self.flipped,
+                self.heartbeat,
+            )
+            spread = Spread.measure(one, scores, averaged, flip="sum" if self.flipped else "")
+        except InputError as error:
+            failure = error
+        except Exception as error:  # such as a GPU without memory
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{at.filename}:{at.lineno}"
+            failure = InputError(f"{one.name}: {type(error).__name__}: {in_short(error)} ({where})")
+        raise_reason(failure)
+        return verification, spread

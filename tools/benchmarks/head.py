@@ -23,6 +23,7 @@ from tqdm import tqdm
 from fr.distributed import use_huge_pages
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count
+from fr.losses.sharded import PIECE
 from fr.options.losses import LossSettings
 from fr.progress import tracked
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
@@ -61,16 +62,46 @@ class Cost:
 
 
 def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0) -> Cost:
-    """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses, N <= E."""
+    """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses."""
     rows = shard_rows(classes, ranks, 0)[1]
     active = rows if sample_rate == 1 else drawn_count(rows, batch, sample_rate)
     drawn = 0 if sample_rate == 1 else 2 * active * embed_size
-    # The peak is in backward: the gradient of the centres and three [N, C_r]: cosines, their gradient, and the scaled
-    # copy that both matrix products read. (Four [N, C_r] before the centres' gradient exists: more only for N > E.)
-    step = active * embed_size + 3 * batch * active
-    # Ring collectives: embeddings and labels (two words) gathered, gradients scattered; phi, maximum, two sums reduced.
-    sent = (ranks - 1) / ranks * batch * (2 * embed_size + 2 + 2 * 4)
-    return Cost(2 * rows * embed_size * _FLOAT, drawn * _FLOAT, step * _FLOAT, round(sent * _FLOAT))
+    # In backward, as fr/losses/sharded.py says: the cosines and two pieces of them, then the centres' gradient.
+    step = batch * active + max(active * embed_size, 2 * min(PIECE, batch * active))
+    sent = sum(one.sent(ranks) for one in head_collectives(embed_size, batch))
+    return Cost(2 * rows * embed_size * _FLOAT, drawn * _FLOAT, step * _FLOAT, round(sent))
+
+
+@dataclass(frozen=True)
+class Collective:
+    """A collective of a step. kind: all_reduce, all_gather or reduce_scatter; size: bytes of the whole tensor."""
+
+    kind: str
+    size: int
+
+    def sent(self, ranks: int) -> float:
+        """Bytes that a rank sends in a ring."""
+        return self.hops(ranks) / ranks * self.size
+
+    def hops(self, ranks: int) -> int:
+        """Messages one after the other in a ring."""
+        return (2 if self.kind == "all_reduce" else 1) * (ranks - 1)
+
+
+def head_collectives(embed_size: int, batch: int) -> list[Collective]:
+    """Collectives of the head in a micro-batch of N samples over all ranks, in order; no auxiliary losses.
+
+    Embeddings and labels; target cosines, largest logit, two sums; gradient of the embeddings.
+    """
+    embeddings = batch * embed_size * _FLOAT
+    return [
+        Collective("all_gather", embeddings),
+        Collective("all_gather", batch * 8),
+        Collective("all_reduce", batch * _FLOAT),
+        Collective("all_reduce", batch * _FLOAT),
+        Collective("all_reduce", 2 * batch * _FLOAT),
+        Collective("reduce_scatter", embeddings),
+    ]
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -95,7 +126,6 @@ def run(arguments: argparse.Namespace) -> None:
             f"{case.classes:10,} {case.ranks:5} {case.form:8} {result['seconds']:9.3f} {spread:>15} "
             f"{result['step_bytes'] / _GIGA:8.2f} {formula}"
         )
-    _print_outlook(arguments.embed_size, arguments.sample_rate)
     print(json.dumps({**_ratios(results), "results": results}))
 
 
@@ -104,19 +134,6 @@ def _added(case: Case) -> int:
     rate = case.sample_rate if case.form == "sampled" else 1.0
     cost = head_cost(case.classes, case.embed_size, case.batch, case.ranks, rate)
     return cost.memory - cost.kept
-
-
-def _print_outlook(embed_size: int, sample_rate: float) -> None:
-    print(f"\nA rank's need by the formulas, E = {embed_size}, 64 samples a rank, rate 1 and {sample_rate}:")
-    print(f"{'classes':>12} {'ranks':>5} {'full GB':>9} {'sampled GB':>11} {'MB sent a step':>15}")
-    for classes in (10_000_000, 100_000_000):
-        for ranks in (8, 64, 512):
-            full = head_cost(classes, embed_size, 64 * ranks, ranks)
-            sampled = head_cost(classes, embed_size, 64 * ranks, ranks, sample_rate)
-            print(
-                f"{classes:12,} {ranks:5} {full.memory / _GIGA:9.2f} {sampled.memory / _GIGA:11.2f} "
-                f"{full.sent / 1e6:15.2f}"
-            )
 
 
 def _ratios(results: list[dict[str, Any]]) -> dict[str, float]:

@@ -94,6 +94,14 @@ def _startup(parser: argparse.ArgumentParser) -> None:
     add("--turns", type=int, default=3, help="of each measurement [count] (default: %(default)s)")
 
 
+def _scaling(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--weights", type=int, default=65_150_912, help="of the backbone [count] (default: iresnet100's, %(default)s)")
+    add("--embed_size", type=int, default=512, help="[numbers] (default: %(default)s)")
+    add("--batch", type=int, default=64, help="samples of a rank [count] (default: %(default)s)")
+    add("--sample_rate", type=float, default=0.1, help="of the last columns [fraction] (default: %(default)s)")
+
+
 def _step(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", nargs="+", default=["mobilenet", "iresnet50"], help="backbones (default: %(default)s)")
@@ -107,6 +115,7 @@ def _step(parser: argparse.ArgumentParser) -> None:
 
 _PARTS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "head": (_head, "the softmax head"),
+    "scaling": (_scaling, "many ranks, by formula"),
     "step": (_step, "a whole step"),
     "snapshot": (_snapshot, "the pause for one"),
     "startup": (_startup, "reading the lists"),

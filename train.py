@@ -214,7 +214,7 @@ def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent
         try:
             resolved.write(snapshots / f"{options.snap_prefix}.config.yml")
             monitor = Monitor(log_folder(options), iterations.start, iterations.stop)
-            print(resolved.table(), flush=True)
+            print("\n".join([resolved.table(), *resolved.notes]), flush=True)
         except OSError as error:
             failure = InputError(f"the folders of snapshots and logs: can't be written to: {error}")
     raise_together(failure, "rank 0 can't write to the folders of snapshots and logs")

@@ -529,6 +529,62 @@ def test_undecodable_arguments_are_refused_in_printable_words() -> None:
         problem.encode()
 
 
+RECIPE = "train_dataset: vgg\ntrain_list: $UNSET/l.txt\ntrain_landmarks: $UNSET/bb\ntrain_meta: meta.csv\n"
+LFW_OF_RECIPE = "val_data_root: $UNSET/lfw\nval_set: lfw\nval_list: pairs.txt\nval_landmarks: marks.txt\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "left", "notes"),
+    [
+        (
+            ["--train_dataset", "folder", "--aligned"],
+            {"train_list": "", "train_landmarks": "", "train_meta": "", "aligned": True},
+            [
+                "not used with --train_dataset folder: --train_list (x.yml:2), --train_meta (x.yml:4)",
+                "not used with --aligned: --train_landmarks (x.yml:3)",
+            ],
+        ),
+        (
+            ["--train_dataset", "tar"],  # which can have a list, but of shards
+            {"train_list": "", "train_landmarks": "", "train_meta": ""},
+            [
+                "not used with --train_dataset tar: "
+                "--train_list (x.yml:2), --train_landmarks (x.yml:3), --train_meta (x.yml:4)"
+            ],
+        ),
+        (
+            ["--train_dataset", "vgg", "--train_list", "own.txt", "--train_landmarks", "own"],
+            {"train_list": "own.txt", "train_landmarks": "own", "train_meta": "meta.csv"},
+            [],
+        ),
+    ],
+)
+def test_data_of_a_recipe_that_the_command_line_replaces_are_dropped(
+    words: list[str], left: dict[str, object], notes: list[str], config: Callable[..., str]
+) -> None:
+    resolved = train_options([config(RECIPE), "--train_data_root", "own", *words])
+    assert {name: resolved.as_dict()[name] for name in left} == left
+    assert resolved.notes == notes
+
+
+def test_val_sets_alone_switch_the_lfw_of_a_recipe_off(config: Callable[..., str]) -> None:
+    recipe = config(RECIPE.replace("$UNSET", "here") + LFW_OF_RECIPE)
+    resolved = train_options([recipe, "--train_data_root", "own", "--val_sets", "own.bin"])
+    values = resolved.as_dict()
+    assert [values[name] for name in ("val_data_root", "val_set", "val_list", "val_landmarks")] == ["", "auto", "", ""]
+    assert resolved.notes == [
+        "not used with --val_sets: "
+        "--val_data_root (x.yml:5), --val_set (x.yml:6), --val_list (x.yml:7), --val_landmarks (x.yml:8)"
+    ]
+    both = ["--val_sets", "own.bin", "--val_data_root", "lfw"]
+    assert train_options([recipe, "--train_data_root", "own", *both]).values.val_list == "pairs.txt"
+
+
+def test_a_file_of_the_command_line_keeps_its_list_for_another_format(config: Callable[..., str]) -> None:
+    options = [config("train_list: own.txt\n"), "--train_dataset", "list", "--aligned", "--train_data_root", "own"]
+    assert train_options(options).values.train_list == "own.txt"
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yml")), ids=lambda path: path.stem)
 def test_a_shipped_recipe_is_complete_and_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in re.findall(r"\$(\w+)", path.read_text()):

@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     bad = [problem for problem in problems if problem]
     targets.write(UNREADABLE, "".join(f"{problem}\n" for problem in bad).encode())
     summary = f"{targets.out}: {len(faces) - len(bad):,} crops; {len(bad):,} unusable images ({UNREADABLE})"
-    print("\n".join([*faces.notes, *shown(bad), summary]))
+    print("\n".join([*resolved.notes, *faces.notes, *shown(bad), summary]))
     if options.crop == "aligned":
         print(next_command("tools/make_list.py", options.out, f"{targets.out}_lists", "--people", "0.2"))
     return 0

@@ -54,7 +54,8 @@ from tools.options.check_dataset import options as read_options
 
 
 def main(argv: list[str]) -> int:
-    arguments, options = read_options(argv)
+    arguments, resolved = read_options(argv)
+    options = resolved.values
     faces = read_training_faces(vars(options))
     lines = list_lines(options, faces)
     people = _people(options, faces)
@@ -78,7 +79,8 @@ def main(argv: list[str]) -> int:
     for name, content in files.items():
         write_result(arguments.out / name, content)
     wrote = ", ".join(str(arguments.out / name) for name in files)
-    print("\n".join([*faces.notes, *_summary(findings, arguments.drop), about["Photographs"], f"wrote {wrote}"]))
+    notes = [*resolved.notes, *faces.notes]
+    print("\n".join([*notes, *_summary(findings, arguments.drop), about["Photographs"], f"wrote {wrote}"]))
     if lines is not None and options.train_dataset in ("vgg", "folder", "list"):
         places = [options.train_data_root, str(arguments.out / "lists"), "--list", str(arguments.out / name)]
         places += ["--landmarks", options.train_landmarks] if options.train_landmarks else []

@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
                 "left_out": len(faces) - len(rows),
                 "unusable": bad.count,
             }
-            print("\n".join([*faces.notes, *_lines(record)]))
+            print("\n".join([*resolved.notes, *faces.notes, *_lines(record)]))
             if options.json:
                 write_result(Path(options.json), (json.dumps(record, indent=1) + "\n").encode())
             if options.per_identity:

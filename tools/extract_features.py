@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
         if ranks.is_main:
             before = len(job.rows) - sum(len(part.rows) for part in todo)
             resumed = [f"{before:,} of {len(job.rows):,} images were done before"] if before else []
-            for line in (*model.overrides, *faces.notes, *resumed):
+            for line in (*resolved.notes, *model.overrides, *faces.notes, *resumed):
                 print(line, flush=True)
         bad = BadImages(options.max_bad_images)
         extract(extractor, todo, ranks, bad, job.sink.take)

@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
         _pack(faces, crop, options.shard_size, out, options.workers)
     except OSError as error:
         raise InputError(f"{error.filename or out}: can't be written: {error.strerror}") from error
-    print("\n".join([*faces.notes, _summary(out, len(faces))]))
+    print("\n".join([*resolved.notes, *faces.notes, _summary(out, len(faces))]))
     return 0
 
 

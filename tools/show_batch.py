@@ -196,7 +196,8 @@ def _columns(shape: tuple[int, ...]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    arguments, options = read_options(argv)
+    arguments, resolved = read_options(argv)
+    options = resolved.values
     with open_ranks(options.device) as ranks:
         faces = read_training_faces(vars(options))
         order = training_order(options, faces.labels)
@@ -208,6 +209,7 @@ def main(argv: list[str]) -> int:
     png = io.BytesIO()
     picture.save(png, "PNG")
     write_result(arguments.out, png.getvalue())
+    print("\n".join([*resolved.notes, f"wrote {arguments.out}"]))
     return 0
 
 

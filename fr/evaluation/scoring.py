@@ -59,6 +59,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     sets = sets_to_score(vars(options), model.config, options.snap)
     flipped = wants_flip(resolved, model)
     if ranks.is_main:
+        print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
         announce(model, options, flipped, [doubt for one in sets if (doubt := one.doubt)])
     dali = dali_settings(options.dali_device, options.dali_threads, ranks)
     embedding = _EMBEDDINGS[options.flip_mode if flipped else ""] + (", less the set's mean" if options.center else "")

@@ -16,6 +16,7 @@ import yaml
 from fr.errors import InputError
 from fr.files.names import is_unicode
 from fr.files.untrusted import read_text
+from fr.options.names import ELSEWHERE
 
 COMMAND_LINE = "command line"
 _LARGEST = 1 << 16  # bytes, for which PyYAML takes two seconds; a recipe has one or two thousand
@@ -103,8 +104,10 @@ def find_option(options: dict[str, argparse.Action], setting: Setting, program: 
     if setting.problem:
         raise InputError(setting.problem)
     name = setting.name.lstrip("-")
+    if name in ELSEWHERE and name not in options:
+        raise InputError(f"no such option; here it is {ELSEWHERE[name]}")
     numbers = bool(setting.words) and all(word.isdecimal() for word in setting.words)
-    if name == "devices" or (name == "device" and numbers):
+    if name in ("devices", "gpu", "gpus") or (name == "device" and numbers):
         visible = ",".join(setting.words) if numbers else "0,1"
         count = visible.count(",") + 1
         launch = f"torchrun --nproc_per_node {count}" if count > 1 else "python"

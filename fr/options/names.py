@@ -62,4 +62,34 @@ SET_LISTS = (  # file names of lists that make a folder a whole set
     *(f"{name}_ann.txt" for name in ("lfw", "agedb_30", "calfw", "cplfw")),
 )
 SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # values of --val_set
+# Options of the systems of docs/coming-from.md, of which none is called so here → what to use instead.
+ELSEWHERE = {
+    **dict.fromkeys(("learning_rate", "learning-rate"), "--lr"),
+    **dict.fromkeys(("epochs", "epoch", "num_epochs", "max_epoch"), "--epoch_total_num"),
+    **dict.fromkeys(("batch_size", "batch-size", "bs"), "--train_batch_size"),
+    **dict.fromkeys(("backbone", "arch", "arch_type", "network", "net"), "--model"),
+    **dict.fromkeys(("embedding_size", "embedding-size", "feature_dim", "emb_size"), "--embed_size"),
+    **dict.fromkeys(("pre-trained", "pre_trained", "weight_file", "weights", "ckpt"), "--init_from"),
+    **dict.fromkeys(("metric", "loss", "head"), "--margin_type; arcface = arc, cosface = cos, see docs/losses.md"),
+    **dict.fromkeys(("margin_arc", "margin_cos"), "--m"),
+    **dict.fromkeys(("center_loss_alpha", "alpha_center", "center_loss_alfa"), "--center_loss_lr"),
+    **dict.fromkeys(("center_loss_factor", "lambda_center"), "--center_loss_weight"),
+    **dict.fromkeys(("opt", "optimizer", "optim"), "nothing: SGD with --momentum and --weight_decay alone"),
+    **dict.fromkeys(("dataset-root", "dataset_root", "dataset_dir", "dataset-dir"), "--train_data_root"),
+    **dict.fromkeys(("train-list", "train_img_list_file", "csv"), "--train_list"),
+    **dict.fromkeys(("val-list", "test_img_list_file"), "--held_out_list"),
+    "meta_file": "--train_meta",
+    **dict.fromkeys(("lfw", "lfw_dir", "lfw-dir", "lfw_path"), "--val_data_root"),
+    **dict.fromkeys(("lfw_pairs", "lfw-pairs"), "--val_list"),
+    **dict.fromkeys(("num-classes", "num_classes"), "nothing: identities are counted in the data"),
+    **dict.fromkeys(("resume", "resume_from", "checkpoint"), "--snap_to_resume"),
+    **dict.fromkeys(("checkpoint_dir", "checkpoint-dir", "output", "save_dir"), "--snap_folder"),
+    **dict.fromkeys(("log_file", "log_dir", "logdir"), "--log_folder"),
+    **dict.fromkeys(("workers", "num_workers", "num-workers"), "--dali_threads"),
+    **dict.fromkeys(("engine", "plugin_dir", "fr_model", "lm_model"), "nothing: --snap takes .pt and .onnx alike"),
+    "feature_dir": "tools/extract_features.py --out",
+    "horizontal_flip": "--flipped_emb",
+    "compr_config": "nothing: weights aren't compressed in training; tools/export_onnx.py --int8",
+    "to-onnx": "tools/export_onnx.py",
+}
 SET_OPTIONS = ("val_data_root", "val_list", "val_landmarks")  # say where a set is

@@ -9,14 +9,16 @@ line number of a value for the table of options.
 import argparse
 import ast
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import configargparse
 
 from fr.errors import InputError
-from fr.options.config_files import find_option, parse_setting, printable, read_settings, yaml_text
+from fr.options.config_files import Setting, find_option, parse_setting, printable, read_settings, yaml_text
+from fr.options.recipes import drop_replaced
 from fr.options.types import Value
 
 _CHECKOUT = Path(__file__).parents[2]
@@ -30,6 +32,7 @@ class Resolved:
     values: argparse.Namespace
     origins: dict[str, str]  # option → "default", "command line" or "configs/x.yml:12"
     defaults: dict[str, Any]
+    notes: list[str] = field(default_factory=list)  # lines to print on what of a recipe was dropped
 
     def as_dict(self) -> dict[str, Value]:
         """Builtins alone, for a snapshot."""
@@ -91,13 +94,19 @@ def resolve(
         _show_help(parser, options, first)
     settings, problems = read_settings(argv)
     all_read = not problems
+    last: dict[str, Setting] = {}  # the one of each option that counts
+    for setting in settings:
+        with suppress(InputError):  # it is raised again below
+            last[find_option(options, setting, parser.prog).dest] = setting
+    notes = drop_replaced(last, settings)
     values: dict[str, Value] = {}
     origins: dict[str, str] = {}
     for setting in settings:
         try:
             action = find_option(options, setting, parser.prog)
-            origins[action.dest] = setting.origin
-            values[action.dest] = parse_setting(parser, action, setting)
+            if last.get(action.dest) is setting:
+                origins[action.dest] = setting.origin
+                values[action.dest] = parse_setting(parser, action, setting)
         except InputError as error:
             where = f"{setting.origin}: {printable(setting.name)}"
             problems += [f"{where}: {problem}" for problem in error.problems]
@@ -111,7 +120,7 @@ def resolve(
     if problems:
         raise InputError(*problems)
     ordered = {name: values[name] for name in options}
-    return Resolved(argparse.Namespace(**ordered), {name: origins[name] for name in options}, defaults)
+    return Resolved(argparse.Namespace(**ordered), {name: origins[name] for name in options}, defaults, notes)
 
 
 def _show_help(parser: argparse.ArgumentParser, options: dict[str, argparse.Action], first: Sequence[str]) -> None:

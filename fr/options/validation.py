@@ -11,9 +11,7 @@ from fr.options.augmentation import Augmentation
 from fr.options.fields import needs_of
 from fr.options.losses import MARGINS, LossSettings, MarginType
 from fr.options.names import DATASETS, UNLABELLED
-
-# Options that say where the training data are.
-_DATA = ("train_list", "train_landmarks", "train_meta", "aligned")
+from fr.options.recipes import DATA
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
 _GOES_WITH = {
@@ -106,7 +104,7 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
     problems += [
         f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"
-        for name in _DATA
+        for name in DATA
         if values.get(name) and name not in needed + used
     ]
     placeless = values.get("train_landmarks") == "" and values.get("aligned") is False

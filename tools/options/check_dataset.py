@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fr.options.definitions import train_options
-from fr.options.parsing import tool_parser
+from fr.options.parsing import Resolved, tool_parser
 from fr.options.types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
 
 # In the order of the checks; an image dropped by an earlier one isn't the original of a later duplicate.
@@ -38,7 +38,7 @@ class Limits:
     near: int = 16  # bits of 256
 
 
-def options(argv: list[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
+def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     """The tool's own arguments, and train.py's options."""
     parser = tool_parser(
         "tools/check_dataset.py",
@@ -61,4 +61,4 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
     add("--thumbnails", type=COUNT_OR_0, default=24, metavar="N", help=shown)
     add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="processes; 0 = one per core (default: 0)")
     arguments, rest = parser.parse_known_args(argv)
-    return arguments, train_options(rest).values
+    return arguments, train_options(rest)

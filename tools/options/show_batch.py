@@ -5,11 +5,11 @@ from pathlib import Path
 
 from fr.errors import InputError
 from fr.options.definitions import train_options
-from fr.options.parsing import tool_parser
+from fr.options.parsing import Resolved, tool_parser
 from fr.options.types import COUNT
 
 
-def options(argv: list[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
+def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     """The tool's own arguments, and train.py's options."""
     parser = tool_parser("tools/show_batch.py", allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
@@ -19,4 +19,4 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, argparse.Namespace]:
     arguments, rest = parser.parse_known_args(argv)
     if arguments.out.suffix.lower() != ".png":
         raise InputError(f"--out {arguments.out}: expected a name that ends in .png")
-    return arguments, train_options(rest).values
+    return arguments, train_options(rest)

@@ -1,0 +1,44 @@
+"""What a recipe says about data that the command line replaces: it is dropped, and that is said."""
+
+from collections.abc import Sequence
+
+from fr.options.config_files import COMMAND_LINE, Setting
+from fr.options.names import DATASETS, SET_OPTIONS, UNLABELLED
+
+DATA = ("train_list", "train_landmarks", "train_meta", "aligned")  # options that say where the training data are
+
+
+def drop_replaced(last: dict[str, Setting], settings: Sequence[Setting]) -> list[str]:
+    """Remove options of files for which the command line leaves no use; a line for each option that does so.
+
+    last: the setting of each option that counts. settings: all, in order.
+    """
+    said = {name for name, setting in last.items() if setting.origin == COMMAND_LINE}
+    by: dict[str, set[str]] = {}
+    if "train_dataset" in said:
+        dataset = "".join(last["train_dataset"].words)
+        by[f"--train_dataset {dataset}"] = _unused(dataset, settings)
+    if "aligned" in said and last["aligned"].words != ["false"]:
+        by["--aligned"] = {"train_landmarks"}
+    if "train_landmarks" in said:
+        by["--train_landmarks"] = {"aligned"}
+    if "val_sets" in said and not said & {*SET_OPTIONS, "val_set"}:
+        by["--val_sets"] = {*SET_OPTIONS, "val_set"}
+    notes = []
+    for reason, names in by.items():
+        dropped = [name for name in last if name in names - said and last[name].words not in ([""], ["auto"])]
+        if dropped:
+            notes.append(f"not used with {reason}: {', '.join(f'--{name} ({last[name].origin})' for name in dropped)}")
+        for name in dropped:
+            del last[name]
+    return notes
+
+
+def _unused(dataset: str, settings: Sequence[Setting]) -> set[str]:
+    """Options of DATA that a format doesn't use, and the list of files that name another format."""
+    form = (DATASETS | UNLABELLED).get(dataset)
+    if form is None:  # which is refused later
+        return set()
+    of_files = [setting.words for setting in settings if setting.name == "train_dataset"]
+    lists = {"train_list"} if of_files and of_files[-1] != [dataset] else set()
+    return {name for name in DATA if name not in form.needed + form.used} | lists

@@ -255,6 +255,16 @@ def test_crops_of_lfw_need_the_list_alone_and_photographs_are_doubted(drawn: Dra
     assert photographs.doubt.endswith("but they are 250×250, as LFW's photographs are")
 
 
+def test_the_folder_of_lfw_is_enough_for_a_training_too(sample_data: Path) -> None:
+    data = sample_data / "lfw"
+    (expected,) = read_sets([f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt"], "auto", [])
+    (whole,) = read_sets([str(data), "", ""], "auto", [])
+    assert whole.name == expected.name == "lfw"
+    assert whole.faces.names.equals(expected.faces.names)
+    assert np.array_equal(whole.faces.landmarks, expected.faces.landmarks)
+    assert np.array_equal(whole.faces.pairs, expected.faces.pairs)
+
+
 def test_the_landmarks_of_a_set_may_be_given_by_their_folder(sample_data: Path, tmp_path: Path) -> None:
     data = sample_data / "lfw"
     expected = read_sets([f"{data}/lfw", f"{data}/pairs.txt", f"{data}/lfw_landmark.txt"], "auto", [])[0]

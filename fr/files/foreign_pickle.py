@@ -46,7 +46,7 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
     except Exception as error:  # whatever damaged bytes make of an unpickler
-        unknown = isinstance(error, KeyError) and isinstance(error.args[0], int)  # an opcode
+        unknown = isinstance(error, KeyError) and isinstance(next(iter(error.args), ""), int)  # an opcode
         reason = "not a pickle" if unknown else f"{type(error).__name__}: {in_short(error)}"
         said = f"{path}: damaged, or not a file of weights ({reason})"
         raise InputError(taken_for("weights to train on", path, Kind.TORCH, Kind.PICKLE) or said) from error

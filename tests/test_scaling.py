@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fr.console import Received, rank
+from fr.console import Received
 from fr.data.bad_images import BadImages
+from fr.distributed import rank
 from fr.losses.classifier import MarginSoftmax
 from fr.options.losses import LossSettings
 from fr.train.learner import Learner, StepSettings

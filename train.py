@@ -20,11 +20,12 @@ if __name__ == "__main__":  # before the imports that take seconds
 import argparse
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -55,15 +56,17 @@ from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
 from fr.train.ending import closing_lines, log_folder
 from fr.train.learner import Learner, StepSettings
-from fr.train.learning_rate import doubts, lr_at
+from fr.train.learning_rate import Schedule
 from fr.train.loop import LoopSettings, train
 from fr.train.milestones import Milestones
 from fr.train.monitor import Monitor, Silent
-from fr.train.optimizer import build_sgd, parameter_groups
+from fr.train.optimizer import OptimizerSettings, build_optimizer, parameter_groups
 from fr.train.replicas import checkpoint_blocks, deterministic, synchronise_batch_norms
 from fr.train.validation import Validation
 from fr.train.watchdog import watched
 from fr.weights.initial_weights import InitialWeights, initialise
+
+T = TypeVar("T", LoopSettings, OptimizerSettings)
 
 
 def main(argv: list[str]) -> int:
@@ -103,7 +106,8 @@ def main(argv: list[str]) -> int:
         heartbeat = Heartbeat()
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
-        schedule, unlikely = _schedule(options, order)
+        schedule = _schedule(options, order)
+        unlikely = schedule.doubts()
         unlikely += [doubt for one in sets if (doubt := one.doubt)] if ranks.is_main else []
         warnings = [f"warning: {doubt}" for doubt in unlikely]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
@@ -124,8 +128,7 @@ def main(argv: list[str]) -> int:
         stream = TrainingStream(
             faces, order, iterations, ranks, options.accumulate, preprocessing, augmentation, dali, bad
         )
-        settings = LoopSettings(**{field.name: getattr(options, field.name) for field in fields(LoopSettings)})
-        settings = replace(settings, val_step=options.val_step or order.iterations_per_epoch)
+        settings = replace(_settings(LoopSettings, options), val_step=options.val_step or order.iterations_per_epoch)
         with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat, log_folder(options)):
             status = train(learner, stream, schedule, settings, milestones, heartbeat)
         monitor.say("\n".join(closing_lines(argv, options, writer, status, time.monotonic() - started)))
@@ -145,13 +148,19 @@ def _build_learner(
     head.to(ranks.device)
     sources = initialise(backbone, head, identities, _initial_weights(options), resumed)
     average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
-    groups = parameter_groups(_named_parameters(backbone, head), options.freeze, options.lr_scale)
-    optimizer = build_sgd(groups, options.lr, options.momentum, options.weight_decay)
+    named = _named_parameters(backbone, head)
+    groups = parameter_groups(named, options.freeze, options.lr_scale, options.decay_norm_and_bias)
+    optimizer = build_optimizer(groups, _settings(OptimizerSettings, options))
     if options.activation_checkpointing:
         checkpoint_blocks(backbone)
     precision = resolved_precision(options.precision, ranks.device)
     settings = StepSettings(options.clip_norm, precision, options.freeze_bn, memory_format)
     return Learner(backbone, head, optimizer, settings, average, options.compile), sources
+
+
+def _settings(kind: type[T], options: argparse.Namespace) -> T:
+    """A value of a dataclass whose fields are called as options are."""
+    return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})
 
 
 def _first_set(options: argparse.Namespace) -> tuple[str, str, str]:
@@ -167,13 +176,17 @@ def _named_parameters(backbone: torch.nn.Module, head: MarginSoftmax) -> dict[st
     }
 
 
-def _schedule(options: argparse.Namespace, order: Order) -> tuple[Callable[[int], float], list[str]]:
-    """Learning rate by iteration, and reasons why the schedule can't work."""
+def _schedule(options: argparse.Namespace, order: Order) -> Schedule:
     epoch = order.iterations_per_epoch
-    drops = [number * epoch for number in options.lr_drops]
-    warmup = options.warmup_iterations or round(options.warmup_epochs * epoch)
-    schedule = partial(lr_at, lr=options.lr, warmup=warmup, drops=drops)
-    return schedule, doubts(options.lr, warmup, drops, options.epoch_total_num * epoch)
+    return Schedule(
+        options.lr,
+        options.warmup_iterations or round(options.warmup_epochs * epoch),
+        [number * epoch for number in options.lr_drops],
+        options.epoch_total_num * epoch,
+        options.lr_schedule,
+        options.lr_end,
+        options.lr_power,
+    )
 
 
 def _last_iteration(options: argparse.Namespace, order: Order) -> int:

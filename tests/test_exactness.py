@@ -53,6 +53,10 @@ CHOICES: dict[str, list[str]] = {
     "accumulate": ["", "--accumulate 2"],
     "average": ["", "--ema_decay 0.9"],
     "precision": ["", "--precision bf16"],
+    "optimizer": [
+        *("", "--optimizer adam --lr 1e-3 --lr_schedule poly"),
+        "--optimizer adamw --lr 1e-3 --lr_schedule cosine --decay_norm_and_bias false",
+    ],
     "augmentation": [
         "--rotate_prob 0 --flip_prob 0 --cutout_prob 0 --blur_prob 0",
         "--zoom_prob 0.5 --shift_prob 0.5 --crop_prob 0.5 --color_prob 0.5 --gray_prob 0.3 --cutout_prob 0.5 "
@@ -60,6 +64,7 @@ CHOICES: dict[str, list[str]] = {
     ],
     "stop": [AT_THE_LIMIT, BY_SIGNAL, BETWEEN_MICRO_BATCHES, BEFORE_VALIDATION, AFTER_VALIDATION],
 }
+MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")
 FREE = {("margin", name) for name in ("mining", "order", "stop")}  # whose choices needn't all meet
 Row = dict[str, str]
 
@@ -177,7 +182,8 @@ def ranks_there_are(_device: str, _hang_timeout: float) -> Iterator[Ranks]:
 
 def rows_of(head: MarginSoftmax, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Copies of what this rank has a row a class of."""
-    rows = {"head": head.weight.detach(), "momentum": optimizer.state[head.weight]["momentum_buffer"]}
+    state = optimizer.state[head.weight]
+    rows = {"head": head.weight.detach(), **{name: state[name] for name in state if name in MOMENTS}}
     return {name: tensor.clone() for name, tensor in [*rows.items(), *head.named_buffers()] if tensor.ndim}
 
 
@@ -214,6 +220,7 @@ def whole_batches(of_ranks: list[dict[str, Any]], name: str) -> list[torch.Tenso
     [
         ([1, 2, 3, 2, 1], "--margin_type curricular --center_loss_weight 0.01 --accumulate 2 --ema_decay 0.9"),
         ([3, 1], "--margin_type ada --triplet_loss_weight 0.1 --images_per_identity 2 --color_prob 0.5 --momentum 0.5"),
+        ([2, 3], "--optimizer adamw --lr 1e-3 --lr_schedule cosine"),
     ],
 )
 def test_a_run_goes_on_with_other_numbers_of_ranks(

@@ -17,8 +17,7 @@ from fr.errors import InputError
 from fr.train.ema import WeightAverage
 from fr.train.learner import Batch, Learner, Metrics, StepSettings
 from fr.train.meters import Meters
-from fr.train.optimizer import build_sgd
-from tests.builders.optimizers import create_state
+from fr.train.optimizer import OptimizerSettings, build_optimizer
 from tests.builders.snapshots import CLASSES, make_run
 from tests.conftest import Losses, records, same_weights, skip_two_of_three, weights
 
@@ -124,10 +123,7 @@ def test_a_run_that_only_spikes_ends_with_advice(
 def learner_of(optimizer: str, **loss: Any) -> Learner:
     backbone, head, _ = make_run(1, **loss)
     parameters = [*backbone.parameters(), *head.parameters()]
-    built: torch.optim.Optimizer = build_sgd(parameters, 0.1, 0.9, 0.0)
-    if optimizer == "adam":
-        built = torch.optim.AdamW(parameters, 0.1, fused=True)
-        create_state(built)
+    built = build_optimizer(parameters, OptimizerSettings(optimizer, weight_decay=0.0))
     return Learner(backbone, head, built, StepSettings(5.0), WeightAverage(backbone, 0.9))
 
 
@@ -157,6 +153,7 @@ def before_and_after_a_bad_step(optimizer: str, loss: dict[str, Any]) -> list[di
         ("sgd", {"margin_type": "ada"}),
         ("sgd", {"margin_type": "mag", "center_loss_weight": 0.1, "sample_rate": 0.9}),
         ("adam", {"margin_type": "ada", "center_loss_weight": 0.1}),
+        ("adamw", {"margin_type": "arc", "sample_rate": 0.9}),
     ],
 )
 def test_an_image_that_is_no_number_leaves_nothing_behind_on_any_rank(

@@ -1,6 +1,7 @@
 """The schedule by hand-computed rates; step and norm against torch.optim.SGD and clip_grad_norm_ on one process."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,28 +9,61 @@ import torch
 from torch import nn
 
 from fr.distributed import rank
-from fr.train.learning_rate import doubts, lr_at
-from fr.train.optimizer import apply_step, build_sgd, gradient_norm, set_lr
+from fr.options.names import SCHEDULES
+from fr.train.learning_rate import Schedule
+from fr.train.optimizer import OptimizerSettings, apply_step, build_optimizer, build_sgd, gradient_norm, set_lr
 
 
 def test_warm_up_goes_from_a_share_to_the_whole_learning_rate() -> None:
-    rates = [lr_at(iteration, 0.4, 4, []) for iteration in range(6)]
+    rates = [Schedule(0.4, 4)(iteration) for iteration in range(6)]
     # One rounding of a division and one of a product.
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4], rel=1e-15)
     assert rates[3] == 0.4
-    assert lr_at(0, 0.4, 1, []) == lr_at(0, 0.4, 0, []) == 0.4
+    assert Schedule(0.4, 1)(0) == Schedule(0.4, 0)(0) == 0.4
 
 
 def test_the_rate_drops_tenfold_at_each_iteration_of_the_list() -> None:
-    rates = {iteration: lr_at(iteration, 0.4, 0, [10, 20]) for iteration in (0, 9, 10, 19, 20, 10**6)}
+    schedule = Schedule(0.4, 0, [10, 20])
     wanted = {0: 0.4, 9: 0.4, 10: 0.04, 19: 0.04, 20: 0.004, 10**6: 0.004}
-    assert rates == pytest.approx(wanted, rel=1e-14)
-    assert lr_at(5, 0.4, 10, [3]) == pytest.approx(0.4 * 0.6 * 0.1, rel=1e-14)  # drops during the warm-up count
+    assert {iteration: schedule(iteration) for iteration in wanted} == pytest.approx(wanted, rel=1e-14)
+    assert Schedule(0.4, 10, [3])(5) == pytest.approx(0.4 * 0.6 * 0.1, rel=1e-14)  # drops during the warm-up count
 
 
-def test_the_rate_depends_on_the_iteration_alone() -> None:
-    forwards = [lr_at(iteration, 0.1, 7, [20, 30]) for iteration in range(40)]
-    assert [lr_at(iteration, 0.1, 7, [20, 30]) for iteration in reversed(range(40))] == forwards[::-1]
+@pytest.mark.parametrize("shape", SCHEDULES)
+def test_the_rate_depends_on_the_iteration_alone(shape: str) -> None:
+    schedule = Schedule(0.1, 7, [20, 30], 40, shape)
+    forwards = [schedule(iteration) for iteration in range(40)]
+    assert [schedule(iteration) for iteration in reversed(range(40))] == forwards[::-1]
+    assert all(later <= earlier for earlier, later in pairwise(forwards[6:]))
+
+
+@pytest.mark.parametrize("warmup", [0, 5])
+def test_poly_and_cosine_are_torchs_after_the_warm_up(warmup: int) -> None:
+    """torch's own multiply the rate step by step, and so round some 1e-16 a step."""
+    last, end = 50, 0.02
+    ours = [
+        Schedule(0.4, warmup, (), last, "poly", power=2.0),
+        Schedule(0.4, warmup, (), last, "poly", power=1.0),
+        Schedule(0.4, warmup, (), last, "cosine", end),
+    ]
+    optimizers = [torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.4) for _ in ours]
+    schedulers = torch.optim.lr_scheduler
+    theirs: list[Any] = [
+        schedulers.PolynomialLR(optimizers[0], last - warmup, power=2.0),
+        schedulers.PolynomialLR(optimizers[1], last - warmup, power=1.0),
+        schedulers.CosineAnnealingLR(optimizers[2], last - warmup, end),
+    ]
+    for schedule, optimizer, scheduler in zip(ours, optimizers, theirs, strict=True):
+        assert [schedule(i) for i in range(warmup)] == pytest.approx([0.4 * (i + 1) / 5 for i in range(warmup)])
+        for iteration in range(warmup, last + 1):
+            assert schedule(iteration) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12, abs=1e-15)
+            optimizer.step()
+            scheduler.step()
+        assert schedule(last + 100) == schedule(last) == pytest.approx(schedule.end, abs=1e-15)
+
+
+def test_a_constant_rate_stays() -> None:
+    assert {Schedule(0.4, 2, [3], 9, "constant")(iteration) for iteration in range(1, 12)} == {0.4}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +77,8 @@ def test_the_rate_depends_on_the_iteration_alone() -> None:
     ],
 )
 def test_a_schedule_that_cannot_work_is_told(warmup: int, drops: list[int], last: int, lines: list[str]) -> None:
-    told = doubts(0.4, warmup, drops, last)
+    told = Schedule(0.4, warmup, drops, last).doubts()
+    assert drops == [] or Schedule(0.4, 0, drops, last, "cosine").doubts() == []
     assert len(told) == len(lines)
     assert all(line.startswith(begin) for line, begin in zip(told, lines, strict=True))
 
@@ -84,6 +119,23 @@ def test_steps_equal_torchs_sgd_with_clipping(one_rank: None, clip_norm: float, 
     assert not torch.equal(ours[0], parameters()[0])
 
 
+@pytest.mark.parametrize(("name", "reference"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_steps_equal_torchs_adam(one_rank: None, name: str, reference: type[torch.optim.Adam]) -> None:
+    ours, theirs = parameters(), parameters()
+    settings = OptimizerSettings(name, 0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+    optimizer, other = build_optimizer(ours, settings), reference(theirs, 0.01, (0.8, 0.95), 1e-6, 0.1, foreach=False)
+    source = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        for own, their in zip(ours, theirs, strict=True):
+            own.grad = torch.randn(own.shape, generator=source)
+            their.grad = own.grad.clone()
+        assert apply_step(optimizer, gradient_norm(ours[:2], ours[2:]), torch.tensor(1.0), 0.0) == 0
+        other.step()
+        for own, their in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(own, their, rtol=2e-6, atol=1e-6)  # as above
+    assert not torch.equal(ours[0], parameters()[0])
+
+
 def on_two_ranks() -> dict[str, Any]:
     """Norms and steps where the first half of the parameters is replicated and the rest sharded by rank."""
     results: dict[str, Any] = {}
@@ -114,7 +166,7 @@ def on_two_ranks() -> dict[str, Any]:
     return results
 
 
-def snapshot_of(optimizer: torch.optim.SGD) -> list[torch.Tensor]:
+def snapshot_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """Copies of weights and momentum."""
     weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     momentum = [optimizer.state[parameter]["momentum_buffer"] for parameter in weights]

@@ -41,6 +41,7 @@ NOT_IN_RECIPES = {
     *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
     *("warmup_iterations", "warmup_epochs"),  # one of them
+    *("optimizer", "betas", "eps", "decay_norm_and_bias", "lr_schedule", "lr_end", "lr_power"),
     *({field.name for field in fields(LossSettings)} - {"margin_type", "s"}),
     *({field.name for field in fields(Augmentation)} - BASIC_AUGMENTATION),
 }
@@ -100,6 +101,8 @@ def test_defaults_are_those_documented() -> None:
         "global_push_loss_weight": 0, "push_margin": 0.7, "min_margin_loss_weight": 0, "min_margin": 0.7,
         "triplet_loss_weight": 0, "triplet_margin": 0.2, "triplet_mining": "hard",
         "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4, "lr_drops": [3, 6, 9, 13],
+        "optimizer": "sgd", "betas": [0.9, 0.999], "eps": 1e-8, "decay_norm_and_bias": True,
+        "lr_schedule": "step", "lr_end": 0, "lr_power": 2,
         "warmup_iterations": 0, "warmup_epochs": 0, "clip_norm": 0, "freeze": [], "lr_scale": [], "ema_decay": 0,
         "train_batch_size": 170, "accumulate": 1,
         "epoch_total_num": 30, "max_iterations": 0, "max_bad_steps": 10, "max_bad_images": 100, "freeze_bn": False,
@@ -355,7 +358,7 @@ def test_all_problems_come_out_together(config: Callable[..., str]) -> None:
         "--m", "x", file, "--val_list", "p", "--train_list", "$UNSET_LIST", "--train_landmarks", "l"
     ) == (
         "command line: --m: expected auto or a number >= 0, got 'x'",
-        "x.yml:1: lrr: no such option; the closest: lr, lr_drops",
+        "x.yml:1: lrr: no such option; the closest: lr, lr_power",
         "x.yml:2: lr: expected a number > 0, got 'abc'",
         "command line: --train_list: the environment variable $UNSET_LIST in '$UNSET_LIST' isn't set",
         "--train_data_root is required",  # but not --train_list, which was given
@@ -474,6 +477,11 @@ def test_the_table_is_aligned_and_says_where_each_changed_value_was_set(config: 
     assert any(re.fullmatch(r"lr +=  ?0\.1 +\(x\.yml:2\)", line) for line in lines)
     resolved.write("run.yml")
     assert "lr: 0.1  # x.yml:2\n" in Path("run.yml").read_text()
+
+
+def test_adam_has_two_averages() -> None:
+    assert problems(*DATA, "--betas", "0.9") == ("command line: --betas: expected two numbers",)
+    assert train_options([*DATA, "--betas", "0.8", "0.99"]).values.betas == [0.8, 0.99]
 
 
 def test_as_dict_shares_nothing_with_the_values() -> None:

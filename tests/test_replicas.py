@@ -292,6 +292,20 @@ def test_groups_freeze_and_scale_by_name() -> None:
         torch.testing.assert_close(parameter.detach(), old - step)
 
 
+def test_biases_norms_and_slopes_can_be_left_without_decay() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Linear(4, 2))
+    groups = parameter_groups(dict(model.named_parameters()), [], ["4.*=2"], decay_all=False)
+    optimizer = build_sgd(groups, 0.1, 0.0, 0.5)
+    decays = {
+        id(parameter): (group["lr_scale"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    kernel, bias, norm, shift, slope, matrix, offset = (decays[id(p)] for p in model.parameters())
+    assert (kernel, matrix) == ((1.0, 0.5), (2.0, 0.5))
+    assert bias == norm == shift == slope == (1.0, 0.0) and offset == (2.0, 0.0)
+
+
 @pytest.mark.parametrize(("freeze", "scale"), [(["backbone.wieght"], []), ([], ["backbone.wieght=3"])])
 def test_a_pattern_that_matches_nothing_is_refused(freeze: list[str], scale: list[str]) -> None:
     named = {"backbone.weight": nn.Parameter(torch.zeros(1))}

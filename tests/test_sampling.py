@@ -10,7 +10,7 @@ import torch
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.losses.sampling import drawn_count, drawn_rows
 from fr.options.losses import LossSettings
-from fr.train.optimizer import build_sgd
+from fr.train.optimizer import OptimizerSettings, build_optimizer, build_sgd
 from tests.loss_reference import (
     BATCH,
     EMBED_SIZE,
@@ -260,6 +260,33 @@ def test_drawn_rows_get_the_bits_of_the_same_sgd_on_them_alone(one_rank: None, m
         other.step()
         assert torch.equal(head.weight.detach()[drawn], alone.detach())
         assert torch.equal(momentum_of(head, optimizer)[drawn], other.state[alone]["momentum_buffer"])
+
+
+def test_adam_on_drawn_rows_is_torchs_sparse_adam(one_rank: None) -> None:
+    """Moments of undrawn rows are untouched, and one count of steps corrects the bias of all rows (SparseAdam)."""
+    tiny = 1e-16  # SparseAdam adds it before the bias is corrected, Adam afterwards
+    head = MarginSoftmax(50, EMBED_SIZE, LossSettings(sample_rate=0.3), 0)
+    optimizer = build_optimizer(head.parameters(), OptimizerSettings("adam", 0.01, eps=tiny, weight_decay=0.0))
+    reference = torch.nn.Parameter(head.weight.detach().clone())
+    sparse = torch.optim.SparseAdam([reference], 0.01, eps=tiny)
+    embeddings, labels = batch()
+    for iteration in range(4):
+        with head.step(iteration, labels, optimizer):
+            drawn = head._drawn
+            loss, _ = head(embeddings, labels)
+            loss.backward()
+            assert head.weight.grad is not None and drawn is not None and len(drawn) < 50
+            gradient = head.weight.grad, (50, EMBED_SIZE)
+            reference.grad = torch.sparse_coo_tensor(drawn[None], *gradient, check_invariants=True)
+            del loss
+            optimizer.step()
+        sparse.step()
+        # Another order of a division and a square root in float32, times a few steps.
+        torch.testing.assert_close(head.weight.detach(), reference.detach(), rtol=1e-5, atol=1e-7)
+        for name in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(
+                optimizer.state[head.weight][name], sparse.state[reference][name], rtol=1e-5, atol=1e-9
+            )
 
 
 def test_a_rate_of_1_gives_the_bits_of_a_head_that_knows_no_steps(one_rank: None) -> None:

@@ -102,7 +102,7 @@ def _other_options(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Options that decide what a training state holds, and that differ: a line each."""
     return [
         f"--{name} is {stored[name]} there and {wanted[name]} in this run"
-        for name in [*(one.name for one in fields(LossSettings)), "ema_decay", "momentum"]
+        for name in [*(one.name for one in fields(LossSettings)), "ema_decay", "optimizer", "momentum"]
         if name in stored and name in wanted and stored[name] != wanted[name]
     ]
 

@@ -42,6 +42,8 @@ DATASETS = {
     "tar": DataFormat("tar_shards", used=("train_list", "aligned")),
     "rec": DataFormat("insightface"),
 }
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("step", "poly", "cosine", "constant")
 # Formats without identities, for tools that run a model on images.
 UNLABELLED = {
     "photos": DataFormat("unlabelled", used=("train_list", "train_landmarks", "aligned")),
@@ -74,7 +76,8 @@ ELSEWHERE = {
     **dict.fromkeys(("margin_arc", "margin_cos"), "--m"),
     **dict.fromkeys(("center_loss_alpha", "alpha_center", "center_loss_alfa"), "--center_loss_lr"),
     **dict.fromkeys(("center_loss_factor", "lambda_center"), "--center_loss_weight"),
-    **dict.fromkeys(("opt", "optimizer", "optim"), "nothing: SGD with --momentum and --weight_decay alone"),
+    **dict.fromkeys(("opt", "optim"), "--optimizer"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "sched"), "--lr_schedule"),
     **dict.fromkeys(("dataset-root", "dataset_root", "dataset_dir", "dataset-dir"), "--train_data_root"),
     **dict.fromkeys(("train-list", "train_img_list_file", "csv"), "--train_list"),
     **dict.fromkeys(("val-list", "test_img_list_file"), "--held_out_list"),

@@ -5,7 +5,7 @@ required.
 """
 
 from fr.options.fields import Group, adder
-from fr.options.names import MODEL_NAMES
+from fr.options.names import MODEL_NAMES, OPTIMIZERS, SCHEDULES
 from fr.options.types import (
     BELOW_1,
     COUNT,
@@ -53,17 +53,26 @@ def initial_weights(group: Group) -> None:
 
 def optimiser(group: Group) -> None:
     add = adder(group)
-    drops = [3, 6, 9, 13]
-    add("--lr", POSITIVE, 0.4, "learning rate of SGD [per step]")
-    add("--momentum", BELOW_1, 0.9, "momentum of SGD [fraction]; 0 = none")
-    add("--weight_decay", NOT_NEGATIVE, 1e-4, "L2 penalty [factor]; 0 = off")
+    drops, averages = [3, 6, 9, 13], "Adam's averages of gradient and of its square [two fractions kept a step]"
+    add("--optimizer", default="sgd", choices=OPTIMIZERS, help="adamw: Adam with decoupled weight decay")
+    add("--lr", POSITIVE, 0.4, "learning rate [per step]")
+    add("--momentum", BELOW_1, 0.9, "momentum of sgd [fraction]; 0 = none")
+    add("--betas", type=BELOW_1, nargs="*", default=[0.9, 0.999], help=averages)
+    add("--eps", POSITIVE, 1e-8, "added to the denominator of Adam [number]")
+    add("--weight_decay", NOT_NEGATIVE, 1e-4, "L2 penalty; adamw: decay [factor]; 0 = off")
+    every = "weight decay also of biases, norms and PReLU slopes; false = of matrices and kernels alone"
+    add("--decay_norm_and_bias", **FLAG | {"default": True}, help=every)
+    shapes = "after the warm-up; step: --lr_drops; poly, cosine: from --lr to --lr_end in --epoch_total_num"
+    add("--lr_schedule", default="step", choices=SCHEDULES, help=shapes)
     add(
         "--lr_drops",
         type=COUNT,
         nargs="*",
         default=drops,
-        help="multiply --lr by 0.1 from these on [epochs]; no value = never",
+        help="of step: multiply --lr by 0.1 from these on [epochs]; no value = never",
     )
+    add("--lr_end", NOT_NEGATIVE, 0.0, "learning rate at the end of poly and cosine [per step]")
+    add("--lr_power", POSITIVE, 2.0, "exponent of poly [number]")
     add("--warmup_iterations", COUNT_OR_0, 0, "linear warm-up [iterations]; 0 = off")
     add("--warmup_epochs", NOT_NEGATIVE, 0.0, "linear warm-up, in place of --warmup_iterations [epochs]; 0 = off")
     add("--clip_norm", NOT_NEGATIVE, 0.0, "largest norm of the gradient [L2]; 0 = off")

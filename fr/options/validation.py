@@ -71,6 +71,8 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
             f"--{', --'.join(lfw)}: give all three, a list without landmarks (aligned crops), or the folder of a whole "
             f"set alone; empty: {', '.join(empty)}"
         )
+    if len(values.get("betas", "12")) != 2:
+        problems.append(f"{origins['betas']}: --betas: expected two numbers")
     drops = values.get("lr_drops", [])
     if any(later <= earlier for earlier, later in pairwise(drops)):
         problems.append(f"{origins['lr_drops']}: --lr_drops: {drops} must increase")

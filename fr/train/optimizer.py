@@ -1,8 +1,9 @@
-"""Optimisers over backbone and head: parameter groups, SGD, gradient norm over shards, the step."""
+"""Optimisers over backbone and head: parameter groups, SGD and Adam, gradient norm over shards, the step."""
 
 import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +13,29 @@ from torch import nn
 from fr.errors import InputError
 
 
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """optimizer: one of `fr.options.names.OPTIMIZERS`. momentum: of sgd. betas, eps: of Adam (arXiv:1412.6980, alg. 1).
+
+    weight_decay: added to the gradient times the weight; of adamw decoupled (arXiv:1711.05101, alg. 2).
+    """
+
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    betas: Sequence[float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-4
+
+
 def parameter_groups(
-    named: dict[str, nn.Parameter], freeze: Sequence[str], lr_scale: Sequence[str]
+    named: dict[str, nn.Parameter], freeze: Sequence[str], lr_scale: Sequence[str], decay_all: bool = True
 ) -> list[dict[str, Any]]:
-    """Parameter groups by learning rate, for `build_sgd`; parameters that match `freeze` stop learning.
+    """Parameter groups by learning rate and decay, for an optimiser; parameters that match `freeze` stop learning.
 
     freeze: shell patterns of names. lr_scale: `pattern=factor` each, of the learning rate; the last that matches
-    counts. InputError for a pattern that matches no name.
+    counts. decay_all: false = no weight decay of vectors: biases, norms and slopes. InputError for a pattern that
+    matches no name.
     """
     factors = dict.fromkeys(named, 1.0)
     for entry in lr_scale:
@@ -27,9 +44,14 @@ def parameter_groups(
     for pattern in freeze:
         for name in _matching(named, pattern, "--freeze"):
             named[name].requires_grad_(False)
+    kinds = {name: (factors[name], decay_all or parameter.ndim > 1) for name, parameter in named.items()}
     return [
-        {"params": [named[name] for name in named if factors[name] == factor], "lr_scale": factor}
-        for factor in dict.fromkeys(factors.values())
+        {
+            "params": [named[name] for name in named if kinds[name] == (factor, decays)],
+            "lr_scale": factor,
+            **({} if decays else {"weight_decay": 0.0}),
+        }
+        for factor, decays in dict.fromkeys(kinds.values())
     ]
 
 
@@ -41,20 +63,41 @@ def _matching(names: Iterable[str], pattern: str, option: str) -> list[str]:
     return matching
 
 
-def build_sgd(
-    parameters: Iterable[nn.Parameter | dict[str, Any]], lr: float, momentum: float, weight_decay: float
-) -> torch.optim.SGD:
-    """Fused SGD, weight decay on everything as in face_recognition.pytorch. parameters: plain, or in groups.
+def build_optimizer(
+    parameters: Iterable[nn.Parameter | dict[str, Any]], settings: OptimizerSettings
+) -> torch.optim.Optimizer:
+    """A fused optimiser of torch. parameters: plain, or in groups.
 
-    Momentum starts as zeros, not as nothing: the first step is the same, a skipped first step leaves nothing
+    Its state starts as zeros, not as nothing: the first step is the same, a skipped first step leaves nothing
     undefined, and a snapshot always has the same tensors.
     """
     groups: Any = list(parameters)
-    optimizer = torch.optim.SGD(groups, lr, momentum, weight_decay=weight_decay, fused=True)
+    optimizer: torch.optim.Optimizer
+    if settings.optimizer == "sgd":
+        names: tuple[str, ...] = ("momentum_buffer",)
+        optimizer = torch.optim.SGD(
+            groups, settings.lr, settings.momentum, weight_decay=settings.weight_decay, fused=True
+        )
+    else:
+        names, kind = ("exp_avg", "exp_avg_sq"), {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        first, second = settings.betas
+        optimizer = kind[settings.optimizer](
+            groups, settings.lr, (first, second), settings.eps, settings.weight_decay, fused=True
+        )
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            state = optimizer.state[parameter]
+            state.update({name: torch.zeros_like(parameter) for name in names})
+            if settings.optimizer != "sgd":
+                state["step"] = torch.zeros((), device=parameter.device)
     return optimizer
+
+
+def build_sgd(
+    parameters: Iterable[nn.Parameter | dict[str, Any]], lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """`build_optimizer` of SGD."""
+    return build_optimizer(parameters, OptimizerSettings("sgd", lr, momentum, weight_decay=weight_decay))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -27,7 +27,7 @@ CONFIG = {"lr": 0.4, "model": "mobilenet", "lr_drops": [1, 2], "freeze_bn": Fals
 CONTENTS = SnapshotContents(**FACTS, metrics={"accuracy": 0.5}, config=CONFIG)
 
 
-def make_run(seed: int, **loss: Any) -> tuple[nn.Module, MarginSoftmax, torch.optim.SGD]:
+def make_run(seed: int, **loss: Any) -> tuple[nn.Module, MarginSoftmax, torch.optim.Optimizer]:
     """A small run with something of its own in each weight, buffer and momentum; the same on any number of ranks."""
     torch.manual_seed(seed)
     backbone = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
@@ -45,7 +45,7 @@ def make_run(seed: int, **loss: Any) -> tuple[nn.Module, MarginSoftmax, torch.op
     return backbone, head, optimizer
 
 
-def content(backbone: nn.Module, head: MarginSoftmax, optimizer: torch.optim.SGD) -> dict[str, torch.Tensor]:
+def content(backbone: nn.Module, head: MarginSoftmax, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Copies of everything that a run goes on from; head and its momentum are this rank's."""
     tensors = dict(backbone.state_dict())
     tensors |= {f"m.{n}": optimizer.state[p]["momentum_buffer"] for n, p in backbone.named_parameters()}

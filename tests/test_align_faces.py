@@ -339,7 +339,7 @@ def test_aligned_crops_are_not_cut_again(crops: Path, tmp_path: Path) -> None:
     ("table", "said"),
     [
         ("NAME_ID,X,Y,W\n", ":1: expected the header NAME_ID,X,Y,W,H"),
-        ('NAME_ID,X,Y,W,H\n"n000001/0001_01",1,2,3\n', ":2: 4 fields instead of a name and 4 numbers"),
+        ('NAME_ID,X,Y,W,H\n"n000001/0001_01",1,2,3\n', ":2: 4 fields, where the header has 5"),
         ('NAME_ID,X,Y,W,H\n"n000001/0001_01",1,2,3,x\n', ":2: 'x' isn't a number"),
         ('NAME_ID,X,Y,W,H\n"n000001/0001_01",1,2,0,3\n', "the row of n000001/0001_01.jpg: no box"),
         ('NAME_ID,X,Y,W,H\n"n000001/0001_01",1,nan,2,3\n', "the row of n000001/0001_01.jpg: no box"),

@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     refuse_early("evaluate_lfw.py", evaluation_options)
 
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ import numpy as np
 from torch import nn
 
 from fr.console import next_command
+from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
 from fr.evaluation.embedding import people_of_pairs
@@ -116,8 +118,9 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
     """Print how people in other images are identified, after a training on folders of people."""
     config = model.config
     if config.get("train_dataset") in ("list", "folder") and not config.get("aligned"):
-        people = ["--gallery", config["train_data_root"], "--input", "NEW_IMAGES", "--out", "seen"]
-        print(next_command("tools/identify.py", "--snap", options.snap, *people))
+        people = os.path.join(config.get(FOLDER, ""), config["train_data_root"])
+        images = ["--input", "NEW_IMAGES", "--out", "seen"]
+        print(next_command("tools/identify.py", "--snap", options.snap, "--gallery", people, *images))
 
 
 def _write_reports(options: Namespace, scored: Scored, statistics: dict[str, Metric], subfolder: str) -> None:

@@ -399,6 +399,7 @@ def test_an_unreadable_file_is_not_followed_by_what_it_may_have_held(config: Cal
         ("val_step", "0", "-1"), ("log_step", "1", "0"), ("accumulate", "1", "0"),
         ("epoch_total_num", "1", "0"), ("max_iterations", "0", "-1"), ("embed_size", "1", "0"),
         ("warmup_iterations", "0", "-1"),
+        ("warmup_epochs", "0", "-1"),
         ("dali_threads", "0", "-1"), ("lr_drops", "1", "0"), ("input_size", "32", "16"),
         ("seed", "4294967295", "4294967296"), ("seed", "0", "-1"),
         ("snap_prefix", "a.b", "a/b"),
@@ -480,7 +481,7 @@ def test_the_table_is_aligned_and_says_where_each_changed_value_was_set(config: 
 
 
 def test_adam_has_two_averages() -> None:
-    assert problems(*DATA, "--betas", "0.9") == ("command line: --betas: expected two numbers",)
+    assert problems(*DATA, "--betas", "0.9") == ("command line: --betas: takes 2 values, got 1",)
     assert train_options([*DATA, "--betas", "0.8", "0.99"]).values.betas == [0.8, 0.99]
 
 

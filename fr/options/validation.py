@@ -40,7 +40,7 @@ _NEEDS = {
     "spike_return": "spike_factor",
 }
 # Options that take several values, and how many that may be.
-_LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3)}
+_LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3), "betas": (2,)}
 
 
 def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: dict[str, Any]) -> list[str]:
@@ -48,7 +48,7 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
     return [
         f"{origins[name]}: --{name}: takes {' or '.join(str(n) for n in lengths if n)} values, got {len(values[name])}"
         for name, lengths in _LENGTHS.items()
-        if len(values.get(name, [])) not in lengths
+        if name in values and len(values[name]) not in lengths
     ]
 
 
@@ -71,8 +71,6 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
             f"--{', --'.join(lfw)}: give all three, a list without landmarks (aligned crops), or the folder of a whole "
             f"set alone; empty: {', '.join(empty)}"
         )
-    if len(values.get("betas", "12")) != 2:
-        problems.append(f"{origins['betas']}: --betas: expected two numbers")
     drops = values.get("lr_drops", [])
     if any(later <= earlier for earlier, later in pairwise(drops)):
         problems.append(f"{origins['lr_drops']}: --lr_drops: {drops} must increase")

@@ -243,13 +243,13 @@ def test_the_stopwatch_divides_by_the_time_since_the_last_reading(monkeypatch: p
     for _ in range(3):
         fetch(40, 0.5)
     now[0] += 4.5
-    assert watch.read() == {"images_per_s": 20.0, "data_wait": 0.25}
+    assert watch.lap()() == {"images_per_s": 20.0, "data_wait": 0.25}
     now[0] += 1
     fetch(10, 1.0)
-    assert watch.read() == {"images_per_s": 5.0, "data_wait": 0.5}  # nothing of the first reading
+    assert watch.lap()() == {"images_per_s": 5.0, "data_wait": 0.5}  # nothing of the first lap
     fetch(1000, 1.0)
     now[0] += 60  # a validation, left out by restarting
     watch.restart()
     now[0] += 1
     fetch(8, 0.0)
-    assert watch.read() == {"images_per_s": 8.0, "data_wait": 0.0}
+    assert watch.lap()() == {"images_per_s": 8.0, "data_wait": 0.0}

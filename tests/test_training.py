@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import fr.train.loop
 import train
 from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
@@ -25,6 +26,7 @@ from fr.losses.classifier import MarginSoftmax
 from fr.options.definitions import train_options
 from fr.options.losses import LossSettings
 from fr.train.learner import Batch, Learner
+from fr.train.milestones import Milestones
 from fr.train.optimizer import build_sgd
 from tests.builders.ranks import launch_forked
 from tests.conftest import (
@@ -391,6 +393,26 @@ def test_warm_up_and_validation_by_epochs(
     assert sorted(path.name for path in (tmp_path / "snapshots").glob("*.pt")) == ["tiny_12.pt", "tiny_6.pt"]
     printed = capsys.readouterr()
     assert "warning: the learning rate is down to 0.005 by iteration 6, before much is learned" in printed.err
+
+
+def test_a_record_is_read_after_the_next_agreement_and_before_the_next_step_or_snapshot(
+    run_small: Callable[..., Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            order.append(name)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(fr.train.loop, "_reason_to_end", noted("agree", fr.train.loop._reason_to_end))
+    monkeypatch.setattr(fr.train.loop, "_settle", noted("read", fr.train.loop._settle))
+    monkeypatch.setattr(Learner, "step", noted("step", Learner.step))
+    monkeypatch.setattr(Milestones, "save", noted("save", Milestones.save))
+    run_small("--max_iterations", "4", "--log_step", "2", "--val_step", "3", out=tmp_path)
+    assert " ".join(order) == "agree step agree step agree read step save agree step read save"
 
 
 # --- every option of the losses -------------------------------------------------------------------------------------

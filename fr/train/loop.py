@@ -47,11 +47,12 @@ def train(
 
     A signal or bad input on any rank ends the run on all of them before the next step, with a snapshot (C6, C11);
     bad input then raises InputError, as do too many skipped steps in a row, which are counted on log steps. Too many
-    replaced images are bad input.
+    replaced images are bad input. A log record is read and judged before the next step, but after its batch.
     """
     monitor, iterations, batches_ahead = milestones.monitor, stream.iterations, iter(stream)
     watch = Stopwatch(learner.device)
     saved = iterations.start
+    record: _Record | None = None
     learner.training_mode()
     with caught_signals() as received:
         for iteration in iterations:
@@ -60,6 +61,9 @@ def train(
             batches, failure = _fetch(batches_ahead, stream, learner, watch)
             failure = failure or milestones.write_failure()
             reason, failure = _reason_to_end(failure, received, stream.bad, monitor)
+            if record:  # only now: the device was busy while the ranks fetched and agreed
+                _settle(record, settings, milestones)
+                record = None
             if reason:
                 if iteration > saved:
                     milestones.save(iteration)
@@ -72,10 +76,12 @@ def train(
             metrics = learner.step(batches, iteration, lr)
             done = iteration + 1
             if done % settings.log_step == 0:
-                loss = _log(monitor, done, lr, metrics, stream.bad, watch)
-                _judge(loss, done, batches, settings, milestones)
+                record = _Record(done, lr, metrics, batches, stream.bad.count, watch)
             monitor.advance()
             if done % settings.val_step == 0 or done == iterations.stop:
+                if record:
+                    _settle(record, settings, milestones)
+                    record = None
                 milestones.validate_and_save(done)
                 saved = done
                 learner.training_mode()
@@ -141,9 +147,31 @@ def _judge(loss: float, done: int, batches: list[Batch], settings: LoopSettings,
     meters.logged(loss)
 
 
-def _log(monitor: Silent, done: int, lr: float, metrics: Metrics, bad: BadImages, watch: Stopwatch) -> float:
-    """Write the record of an iteration; return its loss."""
-    values = torch.stack(list(metrics.values())).tolist()  # the one place where host and device meet
-    known = dict(zip(metrics, values, strict=True))
-    monitor.log({"iteration": done, **known, "lr": lr, "bad_images": bad.count, **watch.read()})
-    return float(known["loss"])
+class _Record:
+    """A log record whose metrics are on their way from the device."""
+
+    def __init__(
+        self, done: int, lr: float, metrics: Metrics, batches: list[Batch], bad_images: int, watch: Stopwatch
+    ) -> None:
+        self.done, self.batches = done, batches
+        self._others = {"lr": lr, "bad_images": bad_images}
+        self._names, self._figures = list(metrics), watch.lap()
+        values = torch.stack(list(metrics.values()))
+        self._values = values.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._arrived:
+            self._arrived.record()
+
+    def read(self) -> dict[str, float]:
+        """The record, as soon as the metrics are here: the one place where the host waits for the device."""
+        if self._arrived:
+            self._arrived.synchronize()
+        metrics = dict(zip(self._names, self._values.tolist(), strict=True))
+        return {"iteration": self.done, **metrics, **self._others, **self._figures()}
+
+
+def _settle(record: _Record, settings: LoopSettings, milestones: Milestones) -> None:
+    """Write a log record, and judge its loss, before the next step or snapshot."""
+    known = record.read()
+    milestones.monitor.log(known)
+    _judge(known["loss"], record.done, record.batches, settings, milestones)

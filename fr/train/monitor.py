@@ -171,7 +171,7 @@ class Monitor(Silent):
 
 
 class Stopwatch:
-    """Images per second and the share of time in which the device waited for data, since the last reading.
+    """Images per second and the share of time in which the device waited for data, from lap to lap.
 
     A CPU waits as long as fetching a batch takes. A GPU still computes the last step meanwhile: it waits from the end
     of its kernels until the batch is there, which CUDA events tell.
@@ -182,7 +182,7 @@ class Stopwatch:
         self.restart()
 
     def restart(self) -> None:
-        self._since, self._images = time.perf_counter(), 0
+        self._since, self._images = self._now(), 0
         self._waits: list[tuple[Any, Any]] = []
 
     @contextmanager
@@ -193,13 +193,21 @@ class Stopwatch:
         self._waits.append((start, self._now()))
         self._images += images
 
-    def read(self) -> dict[str, float]:
-        """Figures since the last reading; the device must have been waited for since the last batch was fetched."""
-        elapsed = time.perf_counter() - self._since
-        waited = sum(start.elapsed_time(end) / 1e3 if self._on_gpu else end - start for start, end in self._waits)
-        figures = {"images_per_s": self._images / elapsed, "data_wait": waited / elapsed}
+    def lap(self) -> Callable[[], dict[str, float]]:
+        """Begin a lap; return a function for the figures of the one that ends, once the device has come this far."""
+        since, images, waits = self._since, self._images, self._waits
         self.restart()
+        end = self._since
+
+        def figures() -> dict[str, float]:
+            elapsed = self._seconds(since, end)
+            waited = sum(self._seconds(*wait) for wait in waits)
+            return {"images_per_s": images / elapsed, "data_wait": waited / elapsed}
+
         return figures
+
+    def _seconds(self, start: Any, end: Any) -> float:
+        return float(start.elapsed_time(end) / 1e3 if self._on_gpu else end - start)
 
     def _now(self) -> Any:
         if not self._on_gpu:

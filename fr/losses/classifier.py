@@ -39,7 +39,9 @@ class MarginSoftmax(nn.Module):
     """Margin softmax over C identities plus auxiliary losses: the loss of the global batch, the same on every rank.
 
     `weight` [C_r, E] are this rank's centres, initialised to normalised uniform draws from [-1, 1]^E that depend only
-    on the seed and the class. Buffers hold running statistics of the margin type, equal on all ranks.
+    on the seed and the class. With `linear` it is [C_r, E + 1], a linear layer's weights and, in the last column, its
+    bias, initialised as torch.nn.Linear's, from the same draws. Buffers hold running statistics of the margin type,
+    equal on all ranks.
     """
 
     norm_mean: torch.Tensor
@@ -50,7 +52,8 @@ class MarginSoftmax(nn.Module):
         super().__init__()
         self.classes, self.settings, self.seed = classes, settings, seed
         self.first, self._rows = shard_rows(classes, world_size(), rank())
-        self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size))
+        self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size, settings.linear))
+        self._scale = 1.0 if settings.linear else settings.s
         # The module's name is part of the keys in snapshots ("head.auxiliary.centers").
         self.companions = AuxiliaryLosses(settings, self._rows, embed_size)
         if settings.margin_type == "ada":
@@ -120,7 +123,7 @@ class MarginSoftmax(nn.Module):
                 phi,
                 batch.column,
                 batch.owned,
-                self.settings.s,
+                self._scale,
                 self.settings.label_smoothing,
                 self._classes_in_sum,
                 self._negatives(batch),
@@ -148,7 +151,10 @@ class MarginSoftmax(nn.Module):
         all_embeddings = gather(embeddings.to(self.weight.dtype))
         targets = self._targets(gather_constant(labels))
         unit = F.normalize(all_embeddings, eps=SHORTEST)
-        cosines = cosines_to(unit, self.weight)
+        if self.settings.linear:
+            cosines = F.pad(all_embeddings, (0, 1), value=1.0) @ self.weight.T  # logits, in whose place they stand
+        else:
+            cosines = cosines_to(unit, self.weight)
         return Gathered(
             **vars(targets),
             embeddings=all_embeddings,
@@ -202,11 +208,15 @@ class MarginSoftmax(nn.Module):
         return moved
 
 
-def _initial_centres(seed: int, first: int, rows: int, embed_size: int) -> torch.Tensor:
-    """Initial centres [rows, E], drawn in blocks: ten million classes in float64 at once would take 40 GB."""
-    centres = torch.empty(rows, embed_size)
+def _initial_centres(seed: int, first: int, rows: int, embed_size: int, linear: bool = False) -> torch.Tensor:
+    """Initial weight [rows, E], or [rows, E + 1] if `linear`.
+
+    Drawn in blocks: ten million classes in float64 at once would take 40 GB.
+    """
+    width = embed_size + linear
+    initial = torch.empty(rows, width)
     for start in range(0, rows, _ROWS_AT_A_TIME):
-        block = centres[start : start + _ROWS_AT_A_TIME]
-        drawn = torch.from_numpy(uniforms(seed, Purpose.HEAD, first + start, len(block), embed_size))
-        block.copy_(F.normalize(2 * drawn - 1))
-    return centres
+        block = initial[start : start + _ROWS_AT_A_TIME]
+        drawn = 2 * torch.from_numpy(uniforms(seed, Purpose.HEAD, first + start, len(block), width)) - 1
+        block.copy_(drawn / embed_size**0.5 if linear else F.normalize(drawn))
+    return initial

@@ -35,7 +35,7 @@ NOT_IN_RECIPES = {
     *("max_iterations", "max_bad_steps", "max_bad_images", "snap_to_resume", "log_folder"),
     *("device", "dali_device", "dali_threads", "data_cache", "allow_outside"),
     *("mean", "std", "color_order"),  # the model's own
-    *("train_meta", "aligned"),  # of other data
+    *("train_meta", "aligned", "held_out_list"),  # of other data
     *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
     *("overwrite", "async_snapshots", "keep_snapshots", "keep_every"),
     *("weighted", "images_per_identity"),

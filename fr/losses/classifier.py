@@ -26,6 +26,7 @@ from fr.randomness import Purpose, uniforms
 # Update rate of the running means: AdaFace's statistics and CurricularFace's t (both authors' code).
 _RATE = 0.01
 _ROWS_AT_A_TIME = 65_536
+_SAMPLES_AT_A_TIME = 1024
 
 
 def shard_rows(classes: int, ranks: int, which: int) -> tuple[int, int]:
@@ -151,10 +152,7 @@ class MarginSoftmax(nn.Module):
         all_embeddings = gather(embeddings.to(self.weight.dtype))
         targets = self._targets(gather_constant(labels))
         unit = F.normalize(all_embeddings, eps=SHORTEST)
-        if self.settings.linear:
-            cosines = F.pad(all_embeddings, (0, 1), value=1.0) @ self.weight.T  # logits, in whose place they stand
-        else:
-            cosines = cosines_to(unit, self.weight)
+        cosines = self._cosines(all_embeddings, unit)
         return Gathered(
             **vars(targets),
             embeddings=all_embeddings,
@@ -163,6 +161,27 @@ class MarginSoftmax(nn.Module):
             cosines=cosines,
             target_cosines=at_target(cosines, targets.column, targets.owned),
         )
+
+    def _cosines(self, embeddings: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+        """Cosines [N, C_r] of embeddings [N, E], also given as unit vectors; with `linear` logits in their place."""
+        if self.settings.linear:
+            return F.pad(embeddings, (0, 1), value=1.0) @ self.weight.T
+        return cosines_to(unit, self.weight)
+
+    @torch.no_grad()
+    def larger_logits(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Number of classes [n] with a larger logit than the label's, without a margin: 0 = top-1.
+
+        embeddings [n, E], labels [n]: the same on every rank, all ranks together; outside of a step.
+        """
+        counts = []
+        for first in range(0, len(labels), _SAMPLES_AT_A_TIME):
+            rows = embeddings[first : first + _SAMPLES_AT_A_TIME]
+            targets = self._targets(labels[first : first + _SAMPLES_AT_A_TIME])
+            logits = self._cosines(rows, F.normalize(rows, eps=SHORTEST))
+            target = sum_over_ranks(at_target(logits, targets.column, targets.owned))
+            counts.append(sum_over_ranks((logits > target[:, None]).sum(dim=1)))
+        return torch.cat(counts)
 
     def _with_margin(self, batch: Gathered) -> torch.Tensor:
         """phi [N]: target cosines after the margin."""

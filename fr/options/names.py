@@ -66,10 +66,8 @@ SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "c
 ELSEWHERE = {
     **dict.fromkeys(("dataset_dir", "dataroot", "dataset-root"), "--train_data_root"),
     **dict.fromkeys(("train_img_list_file", "train-list"), "--train_list"),
-    **dict.fromkeys(
-        ("test_img_list_file", "val-list", "valid_split"),
-        "tools/classify.py, which scores the head on images held out by tools/make_list.py",
-    ),
+    **dict.fromkeys(("test_img_list_file", "val-list"), "--held_out_list"),
+    "valid_split": "--held_out_list, with a list of tools/make_list.py",
     "meta_file": "--train_meta",
     **dict.fromkeys(("num-classes", "num_classes"), "nothing to set: the identities of the data are counted"),
     **dict.fromkeys(("arch_type", "backbone"), "--model"),

@@ -107,6 +107,8 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         for name in DATA
         if values.get(name) and name not in needed + used
     ]
+    if values.get("held_out_list") and "train_list" not in needed + used:
+        problems.append(f"{origins['held_out_list']}: --held_out_list: --train_dataset {dataset} has no lists")
     placeless = values.get("train_landmarks") == "" and values.get("aligned") is False
     if placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
         problems.append(

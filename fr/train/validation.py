@@ -2,19 +2,22 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from fr.data.pipeline import DaliSettings
 from fr.data.verification_set import VerificationSet
 from fr.distributed import Heartbeat, Ranks, broadcast_buffers
-from fr.evaluation.embedding import evaluate
+from fr.evaluation.embedding import embed, evaluate
 from fr.evaluation.score_check import Spread
+from fr.losses.classifier import MarginSoftmax
 from fr.preprocessing import Preprocessing
+from fr.train.held_out import HeldOut
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Verification of the current models on every set.
+    """Verification of the current models on every set, and classification of held-out images.
 
     models: by the prefix of their metrics' names; the name of the set follows, except for the first set.
     """
@@ -27,6 +30,8 @@ class Validation:
     batch_size: int
     flipped: bool
     heartbeat: Heartbeat
+    held_out: HeldOut | None = None
+    head: MarginSoftmax | None = None  # which classifies them
 
     def measure(self) -> tuple[dict[str, float], list[str], list[Spread]]:
         """Metrics by name, lines to print, and score distributions, the same on every rank; empty without a set.
@@ -36,7 +41,7 @@ class Validation:
         metrics: dict[str, float] = {}
         lines: list[str] = []
         spreads: list[Spread] = []
-        for prefix, model in self.models.items() if self.sets else ():
+        for prefix, model in self.models.items() if self.sets or self.held_out else ():
             broadcast_buffers(model)
             lines += ["averaged weights:"] * bool(prefix)
             for one in self.sets:
@@ -54,4 +59,22 @@ class Validation:
                 metrics |= {f"{prefix}{name}{metric}": value for metric, value in verification.metrics().items()}
                 lines += [f"{one.name}:"] * (len(self.sets) > 1) + verification.lines()
                 spreads.append(Spread.measure(one, scores, averaged=bool(prefix), flip="sum" if self.flipped else ""))
+            if self.held_out and self.head:
+                accuracies = self._held_out_accuracies(self.held_out, self.head, model)
+                metrics |= {f"{prefix}{name}": value for name, value in accuracies.items()}
+                top1, top5 = accuracies.values()
+                lines.append(f"{len(self.held_out.faces):,} held-out images: top-1 {top1:.4f}, top-5 {top5:.4f}")
         return metrics, lines, spreads
+
+    def _held_out_accuracies(self, held_out: HeldOut, head: MarginSoftmax, model: nn.Module) -> dict[str, float]:
+        rows = embed(
+            model.eval(),
+            held_out.faces,
+            self.preprocessing,
+            self.dali,
+            self.ranks,
+            self.batch_size,
+            self.flipped,
+            heartbeat=self.heartbeat,
+        )
+        return held_out.accuracies(head, torch.from_numpy(rows).to(self.ranks.device))

@@ -83,7 +83,7 @@ def test_defaults_are_those_documented() -> None:
     assert resolved.as_dict() == {
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
         "train_meta": "", "aligned": False, "allow_outside": False, "data_cache": "auto",
-        "weighted": False, "images_per_identity": 0,
+        "held_out_list": "", "weighted": False, "images_per_identity": 0,
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,

@@ -55,6 +55,7 @@ from fr.options.validation import check_batch_size, check_identities, check_micr
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
 from fr.train.ending import closing_lines, log_folder
+from fr.train.held_out import read_held_out
 from fr.train.learner import Learner, StepSettings
 from fr.train.learning_rate import Schedule
 from fr.train.loop import LoopSettings, train
@@ -86,6 +87,7 @@ def main(argv: list[str]) -> int:
         faces = read_on_all_ranks(vars(options), ranks)
         check_identities(faces.identities)
         sets = read_sets(_first_set(options), options.val_set, options.val_sets, options.allow_outside)
+        held_out = read_held_out(vars(options), faces.identities, ranks)
         order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
@@ -118,9 +120,9 @@ def main(argv: list[str]) -> int:
             folder, prefix, state, faces.identities, monitor.say, kept, options.async_snapshots, resumed
         )
         models = {"": learner.backbone} | ({"ema_": learner.average.model} if learner.average else {})
-        batch_size = batch_size_on(ranks.device, options.val_batch_size)
+        batch_size, flipped = batch_size_on(ranks.device, options.val_batch_size), options.flipped_emb
         validation = Validation(
-            sets, models, preprocessing, dali, ranks, batch_size, options.flipped_emb, heartbeat
+            sets, models, preprocessing, dali, ranks, batch_size, flipped, heartbeat, held_out, learner.head
         )
         milestones = Milestones(contents, state, writer, learner.meters, validation, monitor)
         bad = BadImages(options.max_bad_images)

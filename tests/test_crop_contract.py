@@ -60,7 +60,13 @@ def test_images_with_landmarks_are_no_crops(tmp_path: Path) -> None:
     assert crop_notes(str(tmp_path), aligned=False) == []
 
 
-@pytest.mark.parametrize("settings", ["{", "[1]", '"x"', "[" * 100_000, {**CUT, "template": "face"}, "\0"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *("{", "[1]", '"x"', "[" * 100_000, "\0"),
+        *({**CUT, "template": "face"}, {**CUT, "margin": "wide"}, {**CUT, "margin": None}),
+    ],
+)
 def test_a_file_that_is_no_contract_is_refused(tmp_path: Path, settings: Any) -> None:
     with pytest.raises(InputError, match=r"crops\.json"):
         with_crop_contract(options(written(tmp_path, settings)))

@@ -19,6 +19,7 @@ from fr.errors import InputError, run_plainly
 from fr.options.augmentation import Augmentation
 from fr.options.definitions import evaluation_options, train_options
 from fr.options.losses import LossSettings
+from fr.options.names import ELSEWHERE
 from fr.options.parsing import Resolved
 from fr.options.validation import check_batch_size, check_micro_batches
 from tests.conftest import REQUIRED, ROOT
@@ -34,7 +35,7 @@ NOT_IN_RECIPES = {
     *("max_iterations", "max_bad_steps", "max_bad_images", "snap_to_resume", "log_folder"),
     *("device", "dali_device", "dali_threads", "data_cache", "allow_outside"),
     *("mean", "std", "color_order"),  # the model's own
-    *("train_meta", "aligned"),  # of other data
+    *("train_meta", "aligned", "held_out_list"),  # of other data
     *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
     *("overwrite", "async_snapshots", "keep_snapshots", "keep_every"),
     *("weighted", "images_per_identity"),
@@ -84,7 +85,7 @@ def test_defaults_are_those_documented() -> None:
     assert resolved.as_dict() == {
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
         "train_meta": "", "aligned": False, "allow_outside": False, "data_cache": "auto",
-        "weighted": False, "images_per_identity": 0,
+        "held_out_list": "", "weighted": False, "images_per_identity": 0,
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,
@@ -536,6 +537,37 @@ def test_undecodable_arguments_are_refused_in_printable_words() -> None:
     word = os.fsdecode(b"\xff")
     for problem in problems(*DATA, "--log_folder", word, f"--{word}", f"@{word}", "--m", word):
         problem.encode()
+
+
+@pytest.mark.parametrize(
+    ("words", "pointer"),
+    [
+        (
+            ["--opt", "sgd"],
+            "command line: --opt: no such option; here it is SGD alone, with --momentum and --weight_decay",
+        ),
+        (["--epochs", "3"], "command line: --epochs: no such option; here it is --epoch_total_num"),
+        (["--pre-trained", "x"], "command line: --pre-trained: no such option; here it is --init_from"),
+        (["--learning_rate", "1"], "command line: --learning_rate: no such option; here it is --lr"),
+        (
+            ["--gpu", "1"],
+            "command line: --gpu: which GPUs is said at the launch here: CUDA_VISIBLE_DEVICES=1 python train.py ...",
+        ),
+    ],
+)
+def test_options_of_other_systems_get_a_pointer(words: list[str], pointer: str) -> None:
+    assert problems(*DATA, *words) == (pointer,)
+
+
+def test_pointers_name_options_that_exist_and_hide_none() -> None:
+    known = train_options(DATA).as_dict() | evaluation_options(["--snap", "x.pt"]).as_dict()
+    tools = " ".join(path.read_text() for path in (ROOT / "tools/options").glob("*.py"))
+    for name, pointer in ELSEWHERE.items():
+        for option in re.findall(r"--(\w+)", pointer):
+            assert option in known or f'"--{option}"' in tools, (name, option)
+    assert not ELSEWHERE.keys() & known.keys()
+    with pytest.raises(InputError, match="no such option; the closest: --val_batch_size"):
+        evaluation_options(["--snap", "x.pt", "--batch_size", "3"])  # which has no --train_batch_size
 
 
 RECIPE = "train_dataset: vgg\ntrain_list: $UNSET/l.txt\ntrain_landmarks: $UNSET/bb\ntrain_meta: meta.csv\n"

@@ -23,6 +23,7 @@ from fr.progress import tracked
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES = {
     "softmax": ["--margin_type", "softmax"],
+    "linear": ["--margin_type", "linear"],
     "cos": ["--margin_type", "cos"],
     "arc": ["--margin_type", "arc"],
     "arc, easy margin": ["--margin_type", "arc", "--easy_margin", "true"],

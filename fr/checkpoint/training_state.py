@@ -34,8 +34,8 @@ class Unfit(InputError):
 class StateTensors:
     """Live tensors of a training state, by name.
 
-    whole: alike on all ranks. rows: this rank's rows of [classes, E] tensors. by_rank_0: those of `whole` in which the
-    ranks may differ for now; rank 0's count.
+    whole: alike on all ranks. rows: this rank's rows of tensors [classes, …] of two dimensions. by_rank_0: those of
+    `whole` in which the ranks may differ for now; rank 0's count.
     """
 
     whole: Tensors
@@ -106,13 +106,12 @@ class TrainingState:
         return states
 
     def _sharded(self, rows: Tensors, classes: int) -> Tensors:
-        shape = torch.Size((classes, rows["head"].shape[1]))
-        return {
-            name: DTensor.from_local(
-                local, self._meshes[local.device.type], [Shard(0)], run_check=False, shape=shape, stride=(shape[1], 1)
-            )
-            for name, local in rows.items()
-        }
+        def whole(local: torch.Tensor) -> torch.Tensor:
+            shape, stride = torch.Size((classes, local.shape[1])), (local.shape[1], 1)
+            mesh = self._meshes[local.device.type]
+            return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+
+        return {name: whole(local) for name, local in rows.items()}
 
     def _copy(self, tensors: Tensors) -> Tensors:
         for name, tensor in tensors.items():

@@ -44,10 +44,8 @@ def crop_notes(root: str, aligned: bool) -> list[str]:
     crops = _settings(Path(root, MARK)) if aligned else {}
     if crops.get("crop") == "loose":
         return [f"{root}: loose crops, but sets with landmarks are aligned for the validation: give it crops too"]
-    if margin := crops.get("margin"):
-        if not isinstance(margin, int | float):
-            raise InputError(f"{Path(root, MARK)}: margin {margin!r} isn't a number; tools/align_faces.py writes it")
-        beyond = f"crops show {margin:g} of the frame beyond the template on each side"
+    if crops.get("margin"):
+        beyond = f"crops show {crops['margin']:g} of the frame beyond the template on each side"
         return [f"{root}: {beyond}, the validation's alignment doesn't"]
     return []
 
@@ -62,4 +60,6 @@ def _settings(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: isn't JSON; tools/align_faces.py writes it") from error
     if not isinstance(crops, dict):
         raise InputError(f"{path}: isn't a JSON object; tools/align_faces.py writes it")
+    if not isinstance(margin := crops.get("margin", 0), int | float):
+        raise InputError(f"{path}: margin {margin!r} isn't a number; tools/align_faces.py writes it")
     return crops

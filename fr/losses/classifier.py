@@ -26,6 +26,7 @@ from fr.randomness import Purpose, uniforms
 # Update rate of the running means: AdaFace's statistics and CurricularFace's t (both authors' code).
 _RATE = 0.01
 _ROWS_AT_A_TIME = 65_536
+_SAMPLES_AT_A_TIME = 1024
 
 
 def shard_rows(classes: int, ranks: int, which: int) -> tuple[int, int]:
@@ -39,7 +40,9 @@ class MarginSoftmax(nn.Module):
     """Margin softmax over C identities plus auxiliary losses: the loss of the global batch, the same on every rank.
 
     `weight` [C_r, E] are this rank's centres, initialised to normalised uniform draws from [-1, 1]^E that depend only
-    on the seed and the class. Buffers hold running statistics of the margin type, equal on all ranks.
+    on the seed and the class. With `linear` it is [C_r, E + 1], a linear layer's weights and, in the last column, its
+    bias, initialised as torch.nn.Linear's, from the same draws. Buffers hold running statistics of the margin type,
+    equal on all ranks.
     """
 
     norm_mean: torch.Tensor
@@ -50,7 +53,8 @@ class MarginSoftmax(nn.Module):
         super().__init__()
         self.classes, self.settings, self.seed = classes, settings, seed
         self.first, self._rows = shard_rows(classes, world_size(), rank())
-        self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size))
+        self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size, settings.linear))
+        self._scale = 1.0 if settings.linear else settings.s
         # The module's name is part of the keys in snapshots ("head.auxiliary.centers").
         self.companions = AuxiliaryLosses(settings, self._rows, embed_size)
         if settings.margin_type == "ada":
@@ -119,7 +123,7 @@ class MarginSoftmax(nn.Module):
                 batch.cosines,
                 phi,
                 batch.shard,
-                self.settings.s,
+                self._scale,
                 self.settings.label_smoothing,
                 self._classes_in_sum,
                 self._negatives(batch),
@@ -148,7 +152,7 @@ class MarginSoftmax(nn.Module):
         targets = self._targets(gather_constant(labels))
         unit = F.normalize(all_embeddings, eps=SHORTEST)
         shard = Shard(targets.column, targets.owned)
-        cosines, target_cosines = cosines_to(unit, self.weight, shard)
+        cosines, target_cosines = self._cosines(all_embeddings, unit, shard)
         return Gathered(
             **vars(targets),
             embeddings=all_embeddings,
@@ -158,6 +162,30 @@ class MarginSoftmax(nn.Module):
             target_cosines=target_cosines,
             shard=shard,
         )
+
+    def _cosines(
+        self, embeddings: torch.Tensor, unit: torch.Tensor, shard: Shard
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`cosines_to` of embeddings [N, E], also given as unit vectors; with `linear` logits in their place."""
+        if self.settings.linear:
+            return cosines_to(F.pad(embeddings, (0, 1), value=1.0), self.weight, shard, products=True)
+        return cosines_to(unit, self.weight, shard)
+
+    @torch.no_grad()
+    def larger_logits(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Number of classes [n] with a larger logit than the label's, without a margin: 0 = top-1.
+
+        embeddings [n, E], labels [n]: the same on every rank, all ranks together; outside of a step.
+        """
+        counts = []
+        for first in range(0, len(labels), _SAMPLES_AT_A_TIME):
+            rows = embeddings[first : first + _SAMPLES_AT_A_TIME]
+            targets = self._targets(labels[first : first + _SAMPLES_AT_A_TIME])
+            shard = Shard(targets.column, targets.owned)
+            logits, target = self._cosines(rows, F.normalize(rows, eps=SHORTEST), shard)
+            target = sum_over_ranks(target)
+            counts.append(sum_over_ranks((logits > target[:, None]).sum(dim=1)))
+        return torch.cat(counts)
 
     def _with_margin(self, batch: Gathered) -> torch.Tensor:
         """phi [N]: target cosines after the margin."""
@@ -203,11 +231,15 @@ class MarginSoftmax(nn.Module):
         return moved
 
 
-def _initial_centres(seed: int, first: int, rows: int, embed_size: int) -> torch.Tensor:
-    """Initial centres [rows, E], drawn in blocks: ten million classes in float64 at once would take 40 GB."""
-    centres = torch.empty(rows, embed_size)
+def _initial_centres(seed: int, first: int, rows: int, embed_size: int, linear: bool = False) -> torch.Tensor:
+    """Initial weight [rows, E], or [rows, E + 1] if `linear`.
+
+    Drawn in blocks: ten million classes in float64 at once would take 40 GB.
+    """
+    width = embed_size + linear
+    initial = torch.empty(rows, width)
     for start in range(0, rows, _ROWS_AT_A_TIME):
-        block = centres[start : start + _ROWS_AT_A_TIME]
-        drawn = torch.from_numpy(uniforms(seed, Purpose.HEAD, first + start, len(block), embed_size))
-        block.copy_(F.normalize(2 * drawn - 1))
-    return centres
+        block = initial[start : start + _ROWS_AT_A_TIME]
+        drawn = 2 * torch.from_numpy(uniforms(seed, Purpose.HEAD, first + start, len(block), width)) - 1
+        block.copy_(drawn / embed_size**0.5 if linear else F.normalize(drawn))
+    return initial

@@ -118,6 +118,7 @@ def _arc(x: MarginInputs, o: LossSettings) -> torch.Tensor:
 
 MARGINS: dict[str, Callable[[MarginInputs, LossSettings], torch.Tensor]] = {
     "softmax": lambda x, o: x.cos,
+    "linear": lambda x, o: x.cos,  # which are logits
     "cos": lambda x, o: cosface(x.cos, o.margin),
     "arc": _arc,
     "sphere": lambda x, o: sphereface(x.cos, o.margin, x.iteration),

@@ -148,23 +148,25 @@ class _Cosines(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, unit: torch.Tensor, weight: torch.Tensor, shard: Shard
+        ctx: Any, unit: torch.Tensor, weight: torch.Tensor, shard: Shard, products: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        lengths = torch.linalg.vector_norm(weight, dim=1)
+        lengths = weight.new_ones(len(weight)) if products else torch.linalg.vector_norm(weight, dim=1)
         cosines = (unit @ weight.T).div_(lengths.clamp_min(SHORTEST))
         ctx.save_for_backward(unit, weight, lengths, cosines)
-        ctx.shard = shard
+        ctx.shard, ctx.products = shard, products
         ctx.set_materialize_grads(False)
         return cosines, shard.targets_of(cosines)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         unit, weight, lengths, cosines = ctx.saved_tensors
         shrink = lengths.clamp_min(SHORTEST).reciprocal_()
         along = _replace_by_gradient(cosines, shrink, ctx.shard, *gradients)
-        along = torch.where(lengths > SHORTEST, along * shrink * shrink, 0)
-        weight_gradient = (cosines.T @ unit).addcmul_(weight, along[:, None], value=-1)
-        return cosines @ weight, weight_gradient, None
+        weight_gradient = cosines.T @ unit
+        if not ctx.products:  # which grow with the length
+            along = torch.where(lengths > SHORTEST, along * shrink * shrink, 0)
+            weight_gradient.addcmul_(weight, along[:, None], value=-1)
+        return cosines @ weight, weight_gradient, None, None
 
 
 def _replace_by_gradient(
@@ -195,12 +197,15 @@ def _replace_by_gradient(
     return along
 
 
-def cosines_to(unit: torch.Tensor, weight: torch.Tensor, shard: Shard) -> tuple[torch.Tensor, torch.Tensor]:
+def cosines_to(
+    unit: torch.Tensor, weight: torch.Tensor, shard: Shard, products: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines [N, C_r] between unit embeddings [N, E] and centres [C_r, E] of any norm, and target cosines [N].
 
-    The target cosines are 0 where the class is on another rank. One backward pass only, which overwrites the cosines.
+    The target cosines are 0 where the class is on another rank. products: inner products in place of cosines, of
+    vectors of any norm. One backward pass only, which overwrites the cosines.
     """
-    result: tuple[torch.Tensor, torch.Tensor] = _Cosines.apply(unit, weight, shard)
+    result: tuple[torch.Tensor, torch.Tensor] = _Cosines.apply(unit, weight, shard, products)
     return result
 
 

@@ -104,8 +104,9 @@ def find_option(options: dict[str, argparse.Action], setting: Setting, program: 
     if setting.problem:
         raise InputError(setting.problem)
     name = setting.name.lstrip("-")
-    if name in ELSEWHERE and name not in options:
-        raise InputError(f"no such option; here it is {ELSEWHERE[name]}")
+    pointer = "" if name in options else ELSEWHERE.get(name, "")
+    if pointer and (not pointer.startswith("--") or pointer.partition(",")[0].removeprefix("--") in options):
+        raise InputError(f"no such option; here it is {pointer}")
     numbers = bool(setting.words) and all(word.isdecimal() for word in setting.words)
     if name in ("devices", "gpu", "gpus") or (name == "device" and numbers):
         visible = ",".join(setting.words) if numbers else "0,1"

@@ -29,6 +29,7 @@ _RIGHT_ANGLE = math.pi / 2
 
 MARGINS: dict[str, MarginType] = {
     "softmax": MarginType(),
+    "linear": MarginType(),  # logits, not cosines: no --s
     "cos": MarginType(("m",), 0.35),  # no --margin_gradient: the slope is 1 anyway
     "arc": MarginType(("m", "easy_margin", "margin_gradient"), 0.5, largest={"m": _RIGHT_ANGLE}),
     "sphere": MarginType(("m", "margin_gradient"), 4.0, smallest=1),
@@ -44,7 +45,7 @@ MARGINS: dict[str, MarginType] = {
 class SoftmaxSettings(OptionFields):
     """Margin softmax: options of the group "loss"."""
 
-    margin_type: str = option("cos", choices=MARGINS, help="see docs/losses.md")
+    margin_type: str = option("cos", choices=MARGINS, help="linear = a linear layer with bias; see docs/losses.md")
     s: float = option(30.0, POSITIVE, "scale of the logits [factor]", flags=("--scale",))
     m: float | str = option(
         "auto",
@@ -68,6 +69,11 @@ class SoftmaxSettings(OptionFields):
     gamma: float = option(2.0, AT_LEAST_1, "focal: exponent of the sample weight [exponent]")
     label_smoothing: float = option(0.0, BELOW_1, "label smoothing [fraction]; 0 = off")
     sample_rate: float = option(1.0, RATE, "share of the classes sampled per step (PartialFC) [fraction]; 1 = all")
+
+    @property
+    def linear(self) -> bool:
+        """Whether the logits are those of a linear layer with bias, not scaled cosines."""
+        return self.margin_type == "linear"
 
     @property
     def margin(self) -> float:

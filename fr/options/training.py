@@ -23,6 +23,8 @@ from fr.options.types import (
 
 def order(group: Group) -> None:
     add = adder(group)
+    held_out = "list as --train_list of images that aren't trained on, for top-1 and top-5 accuracy; empty = none"
+    add("--held_out_list", default="", help=held_out)
     add("--weighted", **FLAG, help="draw identities equally often; false = each image once an epoch")
     add(
         "--images_per_identity",

@@ -20,6 +20,11 @@ _GOES_WITH = {
         for margin in MARGINS.values()
         for name in margin.options
     },
+    # What is about cosines to the classes' centres.
+    **dict.fromkeys(
+        ("s", "push_plus_loss_weight", "global_push_loss_weight", "min_margin_loss_weight"),
+        ("margin_type", tuple(kind for kind in MARGINS if kind != "linear")),
+    ),
     "t": ("mining_type", ("sv",)),
     "gamma": ("mining_type", ("focal",)),
     "pretrained": ("model", ("resnet34", "resnet50", "resnet101")),
@@ -107,6 +112,8 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         for name in DATA
         if values.get(name) and name not in needed + used
     ]
+    if values.get("held_out_list") and "train_list" not in needed + used:
+        problems.append(f"{origins['held_out_list']}: --held_out_list: --train_dataset {dataset} has no lists")
     placeless = values.get("train_landmarks") == "" and values.get("aligned") is False
     if placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
         problems.append(
@@ -167,6 +174,8 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
             complain(said, f"{values[said]} must be {'less' if said == low else 'more'} than --{other} {values[other]}")
     if kind == "curricular" and mining == "sv":
         complain("mining_type", "sv and --margin_type curricular both weigh the same hard classes; choose one")
+    if kind == "linear" and mining == "sv":
+        complain("mining_type", "sv weighs cosines, and --margin_type linear has none")
     if mining == "focal" and values.get("label_smoothing"):
         complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
     return problems

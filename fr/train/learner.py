@@ -113,7 +113,7 @@ class Learner:
             whole |= {f"{name}.{parameter_name}": tensor for name, tensor in self._optimizer_state(parameter).items()}
         of_head = {f"{name}_head": tensor for name, tensor in self._optimizer_state(self.head.weight).items()}
         of_head |= _named("head", dict(self.head.named_buffers()))
-        rows = {name: tensor for name, tensor in of_head.items() if tensor.shape == self.head.weight.shape}
+        rows = {name: tensor for name, tensor in of_head.items() if tensor.ndim == 2}  # a row a class
         return StateTensors(
             whole=whole | {name: tensor for name, tensor in of_head.items() if name not in rows},
             rows={"head": self.head.weight.detach(), **rows},

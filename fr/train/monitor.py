@@ -46,6 +46,10 @@ _VALIDATION = {
     "accuracy": "Accuracy/Val_accuracy",
     "auc": "Accuracy/AUC",
     "threshold": "Estimated_threshold",
+    "held_out_top1": "Accuracy/held_out_top1",
+    "held_out_top5": "Accuracy/held_out_top5",
+    "ema_held_out_top1": "Accuracy/held_out_top1_ema",
+    "ema_held_out_top5": "Accuracy/held_out_top5_ema",
     "ema_accuracy": "Accuracy/Val_accuracy_ema",
     "ema_auc": "Accuracy/AUC_ema",
 }

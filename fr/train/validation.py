@@ -1,23 +1,28 @@
 """Validation during training: every set, with the weights and with their moving average."""
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from fr.data.pipeline import DaliSettings
 from fr.data.verification_set import VerificationSet
 from fr.distributed import Heartbeat, Ranks, broadcast_buffers, raise_reason
 from fr.errors import InputError, in_short
-from fr.evaluation.embedding import evaluate
+from fr.evaluation.embedding import embed, evaluate
 from fr.evaluation.score_check import Spread
 from fr.evaluation.verification import Verification
+from fr.losses.classifier import MarginSoftmax
 from fr.preprocessing import Preprocessing
+from fr.train.held_out import HeldOut
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Verification of the current models on every set.
+    """Verification of the current models on every set, and classification of held-out images.
 
     models: by the prefix of their metrics' names; the name of the set follows, except for the first set.
     """
@@ -30,6 +35,8 @@ class Validation:
     batch_size: int
     flipped: bool
     heartbeat: Heartbeat
+    held_out: HeldOut | None = None
+    head: MarginSoftmax | None = None  # which classifies them
 
     def measure(self) -> tuple[dict[str, float], list[str], list[Spread]]:
         """Metrics by name, lines to print, and score distributions, the same on every rank; empty without a set.
@@ -39,7 +46,7 @@ class Validation:
         metrics: dict[str, float] = {}
         lines: list[str] = []
         spreads: list[Spread] = []
-        for prefix, model in self.models.items() if self.sets else ():
+        for prefix, model in self.models.items() if self.sets or self.held_out else ():
             broadcast_buffers(model)
             lines += ["averaged weights:"] * bool(prefix)
             for one in self.sets:
@@ -48,11 +55,15 @@ class Validation:
                 metrics |= {f"{prefix}{name}{metric}": value for metric, value in verification.metrics().items()}
                 lines += [f"{one.name}:"] * (len(self.sets) > 1) + verification.lines()
                 spreads.append(spread)
+            if self.held_out and self.head:
+                accuracies = self._held_out_accuracies(self.held_out, self.head, model.eval())
+                metrics |= {f"{prefix}{name}": value for name, value in accuracies.items()}
+                top1, top5 = accuracies.values()
+                lines.append(f"{len(self.held_out.faces):,} held-out images: top-1 {top1:.4f}, top-5 {top5:.4f}")
         return metrics, lines, spreads
 
     def _measure(self, model: nn.Module, one: VerificationSet, averaged: bool) -> tuple[Verification, Spread]:
-        failure = None
-        try:
+        with _told_together(one.name):
             verification, scores = evaluate(
                 model,
                 one.faces,
@@ -64,11 +75,32 @@ class Validation:
                 self.heartbeat,
             )
             spread = Spread.measure(one, scores, averaged, flip="sum" if self.flipped else "")
-        except InputError as error:
-            failure = error
-        except Exception as error:  # such as a GPU without memory
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{at.filename}:{at.lineno}"
-            failure = InputError(f"{one.name}: {type(error).__name__}: {in_short(error)} ({where})")
-        raise_reason(failure)
         return verification, spread
+
+    def _held_out_accuracies(self, held_out: HeldOut, head: MarginSoftmax, model: nn.Module) -> dict[str, float]:
+        with _told_together("held-out images"):
+            rows = embed(
+                model,
+                held_out.faces,
+                self.preprocessing,
+                self.dali,
+                self.ranks,
+                self.batch_size,
+                self.flipped,
+                heartbeat=self.heartbeat,
+            )
+        return held_out.accuracies(head, torch.from_numpy(rows).to(self.ranks.device))
+
+
+@contextmanager
+def _told_together(name: str) -> Iterator[None]:
+    """In here, InputError on all ranks for whatever fails on one, such as a GPU without memory."""
+    failure = None
+    try:
+        yield
+    except InputError as error:
+        failure = error
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        failure = InputError(f"{name}: {type(error).__name__}: {in_short(error)} ({at.filename}:{at.lineno})")
+    raise_reason(failure)

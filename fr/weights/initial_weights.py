@@ -67,12 +67,16 @@ def _begin_head(head: MarginSoftmax, weights: Weights, identities: Sequence[str]
         return "head: all classes begin afresh, the file has none"
     if theirs is None:
         return f"head: all classes begin afresh; who the file's {len(weights.head):,} are says --init_identities"
+    rows = weights.head
+    if head.settings.linear:  # the bias is the last column
+        bias = weights.bias if weights.bias is not None else rows.new_zeros(len(rows))
+        rows = torch.cat([rows, bias[:, None]], dim=1)
     embed_size = head.weight.shape[1]
-    if wish.partial and weights.head.shape[1] != embed_size:
-        return f"head: all classes begin afresh; the file's have {weights.head.shape[1]} numbers, here {embed_size}"
+    if wish.partial and rows.shape[1] != embed_size:
+        return f"head: all classes begin afresh; the file's have {rows.shape[1]} numbers, here {embed_size}"
     own = identities[head.first : head.first + len(head.weight)]
     with torch.no_grad():
-        head.weight.copy_(head_rows(weights.head, theirs, own, head.weight))
+        head.weight.copy_(head_rows(rows, theirs, own, head.weight))
     kept = len({*identities}.intersection(theirs))
     return f"head: {kept:,} of {len(identities):,} classes go on from the file's, {len(identities) - kept:,} are new"
 

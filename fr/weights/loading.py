@@ -151,9 +151,11 @@ def _of_layout(path: Path, layout: Layout, tensors: dict[str, torch.Tensor]) -> 
 def _of_snapshot(path: Path, stored: dict[str, Any]) -> Weights:
     contents = snapshot.SnapshotContents.from_dict(path, stored)
     sides: Any = contents.preprocessing.get("input_size")
-    head, names = contents.head, contents.identities
+    head, bias, names = contents.head, contents.head_bias, contents.identities
     if snapshot.state_path(path).is_dir():
         head, names = read_head(snapshot.state_path(path))
+        if contents.config.get("margin_type") == "linear" and head.ndim == 2:
+            head, bias = head[:, :-1], head[:, -1]
     elif head is None or head.ndim != 2 or names is None:
         head, names = None, None
     sized = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in sides)
@@ -166,7 +168,7 @@ def _of_snapshot(path: Path, stored: dict[str, Any]) -> Weights:
         _tensors_of(contents.state_dict),
         head,
         names,
-        _bias(head, contents.head_bias),
+        _bias(head, bias),
     )
 
 

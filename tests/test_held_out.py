@@ -1,0 +1,73 @@
+"""Top-1 and top-5 on held-out images: the sharded head against torch.topk, and a training against tools/classify.py."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import train
+from fr.errors import InputError
+from fr.losses.classifier import MarginSoftmax
+from fr.options.definitions import train_options
+from fr.options.losses import LossSettings
+from tests.conftest import SPREAD, TINY, data_options, folders
+from tools.classify import main as classify
+
+CLASSES, EMBED_SIZE, IMAGES = 11, 6, 2500  # more than are looked at at a time
+
+
+def embeddings_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
+    source = torch.Generator().manual_seed(2)
+    return torch.randn(IMAGES, EMBED_SIZE, generator=source), torch.randint(CLASSES, (IMAGES,), generator=source)
+
+
+def larger_on_a_rank(kind: str) -> dict[str, torch.Tensor]:
+    head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(margin_type=kind), seed=1)
+    return {"larger": head.larger_logits(*embeddings_and_labels()), "weight": head.weight.detach()}
+
+
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("kind", ["arc", "linear"])
+def test_a_sharded_head_ranks_classes_as_torch_does(
+    run_distributed: Callable[..., list[dict[str, Any]]], world: int, kind: str
+) -> None:
+    ranks = run_distributed(world, larger_on_a_rank, kind)
+    weight = torch.cat([one["weight"] for one in ranks]).double()
+    embeddings, labels = embeddings_and_labels()
+    if kind == "linear":
+        logits = F.linear(embeddings.double(), weight[:, :-1], weight[:, -1])
+    else:
+        logits = F.normalize(embeddings.double()) @ F.normalize(weight).T
+    for k in (1, 5):
+        wanted = (logits.topk(k).indices == labels[:, None]).any(dim=1)
+        for one in ranks:
+            assert torch.equal(one["larger"] < k, wanted)
+
+
+def test_a_training_scores_its_held_out_list_as_classify_does(sample_data: Path, tmp_path: Path) -> None:
+    root, landmarks = data_options(sample_data)[:2], data_options(sample_data)[4:]
+    lines = (sample_data / "vggface2/meta/train_list.txt").read_text().splitlines()
+    names = {part: tmp_path / f"{part}_list.txt" for part in ("train", "train_held_out")}
+    names["train"].write_text("".join(f"{line}\n" for at, line in enumerate(lines) if at % 5))
+    names["train_held_out"].write_text("".join(f"{line}\n" for line in lines[::5]))
+    options = [*root, *landmarks, "--train_list", str(names["train"])]
+    held_out = ["--held_out_list", str(names["train_held_out"])]
+    short = ["--max_iterations", "2", "--val_step", "1"]
+    assert train.main([*options, *TINY, *SPREAD, *short, *held_out, *folders(tmp_path)]) == 0
+    first, last = (json.loads(line) for line in (tmp_path / "logs/validation.jsonl").read_text().splitlines())
+    assert first.keys() == last.keys() == {"iteration", "held_out_top1", "held_out_top5"}
+    figures, snap = tmp_path / "f.json", ["--snap", str(tmp_path / "snapshots/tiny_2.pt")]
+    options = [*root, *landmarks, "--train_list", str(names["train_held_out"])]
+    assert classify([*snap, *options, "--json", str(figures), "--device", "cpu"]) == 0
+    metrics = json.loads(figures.read_text())
+    assert metrics["photographs"] == len(lines[::5])
+    assert (metrics["top1"], metrics["top5"]) == (last["held_out_top1"], last["held_out_top5"])
+
+
+def test_a_format_without_lists_is_refused() -> None:
+    with pytest.raises(InputError, match="--held_out_list: --train_dataset rec has no lists"):
+        train_options(["--train_dataset", "rec", "--train_data_root", "x", "--held_out_list", "y"])

@@ -544,7 +544,7 @@ def test_undecodable_arguments_are_refused_in_printable_words() -> None:
     [
         (
             ["--opt", "sgd"],
-            "command line: --opt: no such option; here it is SGD alone, with --momentum and --weight_decay",
+            "command line: --opt: no such option; here it is --optimizer",
         ),
         (["--epochs", "3"], "command line: --epochs: no such option; here it is --epoch_total_num"),
         (["--pre-trained", "x"], "command line: --pre-trained: no such option; here it is --init_from"),

@@ -128,7 +128,7 @@ def test_a_file_says_what_it_is_and_gives_the_metrics_of_its_snapshot(
 
 @pytest.mark.parametrize(("options", "threshold"), [([], 0.61), (["--averaged"], 0.64)])
 def test_a_snapshot_and_its_export_say_the_threshold_of_the_validation(
-    snap: Path, exported: Path, options: list[str], threshold: float, tmp_path: Path
+    snap: Path, options: list[str], threshold: float, tmp_path: Path
 ) -> None:
     contents = torch.load(snap, weights_only=True)
     contents |= {"metrics": {"threshold": 0.61, "ema_threshold": 0.64}, "average": contents["state_dict"], "config": {}}
@@ -139,7 +139,9 @@ def test_a_snapshot_and_its_export_say_the_threshold_of_the_validation(
         return open_model(evaluation_options(["--snap", *words]).values, CPU).threshold
 
     assert said(str(tmp_path / "t_8.pt"), *options) == said(str(tmp_path / "t.onnx")) == threshold
-    assert said(str(snap)) is None and said(str(exported)) is None
+    torch.save(contents | {"metrics": {}}, tmp_path / "t_9.pt")
+    export_onnx.main([str(tmp_path / "t_9.pt"), str(tmp_path / "none.onnx"), *options])
+    assert said(str(tmp_path / "t_9.pt"), *options) is None and said(str(tmp_path / "none.onnx")) is None
 
 
 @pytest.mark.parametrize("options", [["--with_preprocessing"], ["--l2_norm"], ["--with_preprocessing", "--l2_norm"]])

@@ -86,7 +86,7 @@ class Torchrun(Job):
             started: dict[str, Any] = {"stdout": said, "stderr": said, "env": environment, "start_new_session": True}
             cores = [str(core) for core in sorted(os.sched_getaffinity(0))]  # shared out, for the same threads a rank
             self.agents = [
-                subprocess.Popen(["taskset", "-c", ",".join(cores[host::hosts]), *command], **started)
+                subprocess.Popen(["taskset", "-c", ",".join(cores[host::hosts] or cores), *command], **started)
                 for host in range(hosts)
             ]
 

@@ -219,7 +219,7 @@ def test_names_that_cannot_be_joined_are_shown_beside_what_is_sought(vgg: Vgg) -
     assert last == f"{vgg.table}: its names look like '0001', where 'b/1' is sought"
     vgg.table.write_text(csv_row("b/1") + "\n")
     (problem,) = vgg.problems()
-    assert problem.startswith(f"{vgg.table}:1: expected the header {HEADER}; the file begins with 'B/1,30.5")
+    assert problem.startswith(f"{vgg.table}:1: expected the header {HEADER}; the file begins with '\"b/1\",30.5")
 
 
 def test_a_csv_put_together_with_cat_holds_a_second_header(vgg: Vgg) -> None:

@@ -294,7 +294,7 @@ def network(folder: Path, content: bytes) -> None:
 
 
 def facts(folder: Path) -> list[bytes]:
-    fact = Fact(b"c" * 32, b"s" * 32, 5, 6, False, True)
+    fact = Fact(b"c" * 32, b"s" * 32, 5, 6, False, 6)
     _keep(folder, {b"k" * 16: fact, b"l" * 16: fact})
     (path,) = folder.glob("*.parquet")
     return [path.read_bytes()]

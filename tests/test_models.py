@@ -172,7 +172,8 @@ LOSSES: dict[str, dict[str, Any]] = {
 def test_a_forward_pass_on_a_gpu_makes_no_tensor_elsewhere(fake_ranks: tuple[int, int], loss: dict[str, Any]) -> None:
     world, rank = fake_ranks
     head = MarginSoftmax(101, 32, LossSettings(**loss), seed=0)
-    assert head.weight.shape == (shard_rows(101, world, rank)[1], 32)
+    columns = 33 if loss.get("margin_type") == "linear" else 32  # the bias
+    assert head.weight.shape == (shard_rows(101, world, rank)[1], columns)
     companions = {name.removesuffix("_weight") for name in loss if name.endswith("_loss_weight")}
     companions |= {"magnitude_loss"} if loss.get("margin_type") == "mag" else set()
     with FakeTensorMode(allow_non_fake_inputs=False):

@@ -111,8 +111,7 @@ def _read_csv(path: Path, wanted: list[str]) -> pa.Table:
     try:
         dialect = _dialect(path)
         if not types.keys() <= {*dialect.header}:
-            read_text(path)  # which says if it isn't UTF-8 at all
-            begin = dialect.delimiter.join(dialect.header)[:_QUOTED]
+            begin = read_text(path).partition("\n")[0][:_QUOTED]  # or that it isn't UTF-8 at all
             raise InputError(f"{path}:1: expected the header {','.join(types)}; the file begins with {begin!r}")
         with open_file(path) as file:  # by its name Arrow would unpack a .gz, to any size
             return pyarrow.csv.read_csv(

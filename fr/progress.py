@@ -10,13 +10,14 @@ T = TypeVar("T")
 
 _LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} so far, {remaining} left, {rate_fmt}{postfix}"
 _SECONDS = 10.0  # between lines
+_UP = "\x1b[A"  # tqdm's, to the line of a bar that is open around this one
 
 
 class _Lines:
     """Standard error for a bar of tqdm: each time it is drawn is a line."""
 
     def write(self, text: str) -> int:
-        if line := text.strip():
+        if line := text.replace(_UP, "").strip():
             sys.stderr.write(f"{line}\n")
         return len(text)
 

@@ -66,7 +66,8 @@ def test_a_log_folder_that_is_removed_is_made_anew(tmp_path: Path, capsys: pytes
     folder = tmp_path / "logs/run"
     monitor = Monitor(folder, 0, 100)
     monitor.log(record(1))
-    shutil.rmtree(tmp_path / "logs")
+    (tmp_path / "logs").rename(tmp_path / "gone")  # at once, or TensorBoard's thread makes a file meanwhile
+    shutil.rmtree(tmp_path / "gone", ignore_errors=True)
     for iteration in (2, 3):
         monitor.log(record(iteration))
     monitor.validated(3, FIGURES, [])

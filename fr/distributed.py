@@ -152,7 +152,7 @@ _MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Meeting:
-    """What the ranks have in common. store: of this start alone, empty before it.
+    """Things that the ranks have in common. store: of this start alone, empty before it.
 
     job: a random name, the same on all ranks, and again when torchrun has started them anew. start: number of this
     start of the ranks, from 1.

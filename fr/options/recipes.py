@@ -1,4 +1,4 @@
-"""What a recipe says about data that the command line replaces: it is dropped, and that is said."""
+"""Settings of a recipe about data that the command line replaces: they are dropped, and that is said."""
 
 from collections.abc import Sequence
 

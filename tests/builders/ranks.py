@@ -45,7 +45,7 @@ def _on_cores(cores: set[int], target: Callable[..., None], *arguments: Any) -> 
 
 
 def become_rank(rank: int, world: int, port: int) -> None:
-    """What torchrun would have put into the environment, and the defaults of a process that is no test."""
+    """Set the environment as torchrun does, and the defaults of a process that is no test."""
     torchrun: dict[str, object] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
     os.environ.update({name: str(value) for name, value in torchrun.items()})

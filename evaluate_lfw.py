@@ -107,6 +107,8 @@ def _keep_threshold(options: Namespace, scored: Scored) -> None:
     comparable = options.protocol == "standard" and options.dist == "cos" and options.flip_mode == "sum"
     if not comparable or options.center or options.averaged or not isinstance(scored.model.network, nn.Module):
         return
+    if scored.model.config:  # of a training: no need to read all of the file once more
+        return
     try:
         if keep_threshold(snap, scored.verification.metrics(), scored.flipped):
             print(f"{snap}: keeps the threshold, for tools/identify.py", flush=True)

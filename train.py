@@ -22,10 +22,9 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -66,8 +65,6 @@ from fr.train.replicas import checkpoint_blocks, deterministic, synchronise_batc
 from fr.train.validation import Validation
 from fr.train.watchdog import watched
 from fr.weights.initial_weights import InitialWeights, initialise
-
-T = TypeVar("T", LoopSettings, OptimizerSettings)
 
 
 def main(argv: list[str]) -> int:
@@ -130,7 +127,7 @@ def main(argv: list[str]) -> int:
         stream = TrainingStream(
             faces, order, iterations, ranks, options.accumulate, preprocessing, augmentation, dali, bad
         )
-        settings = replace(_settings(LoopSettings, options), val_step=options.val_step or order.iterations_per_epoch)
+        settings = replace(LoopSettings.from_options(options), val_step=options.val_step or order.iterations_per_epoch)
         with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat, log_folder(options)):
             status = train(learner, stream, schedule, settings, milestones, heartbeat)
         monitor.say("\n".join(closing_lines(argv, options, writer, status, time.monotonic() - started)))
@@ -152,17 +149,12 @@ def _build_learner(
     average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
     named = _named_parameters(backbone, head)
     groups = parameter_groups(named, options.freeze, options.lr_scale, options.decay_norm_and_bias)
-    optimizer = build_optimizer(groups, _settings(OptimizerSettings, options))
+    optimizer = build_optimizer(groups, OptimizerSettings.from_options(options))
     if options.activation_checkpointing:
         checkpoint_blocks(backbone)
     precision = resolved_precision(options.precision, ranks.device)
     settings = StepSettings(options.clip_norm, precision, options.freeze_bn, memory_format)
     return Learner(backbone, head, optimizer, settings, average, options.compile), sources
-
-
-def _settings(kind: type[T], options: argparse.Namespace) -> T:
-    """A value of a dataclass whose fields are called as options are."""
-    return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})
 
 
 def _first_set(options: argparse.Namespace) -> tuple[str, str, str]:

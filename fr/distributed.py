@@ -125,10 +125,9 @@ def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     # Agreements and gathered figures are CPU tensors and go over gloo also on GPUs: no wait for the CUDA stream.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=2 * hang_timeout) if hang_timeout else None
-    meeting = meet(facts["RANK"], facts["WORLD_SIZE"], timeout or default_pg_timeout)
-    numbers = {name.lower(): number for name, number in facts.items()}
-    ranks = Ranks(**numbers, device=device, job=meeting.job, start=meeting.start)
-    dist.init_process_group(backend, store=meeting.store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
+    store, job, start = _meet(facts["RANK"], facts["WORLD_SIZE"], timeout or default_pg_timeout)
+    ranks = Ranks(**{name.lower(): number for name, number in facts.items()}, device=device, job=job, start=start)
+    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
     try:
         yield ranks
         # A rank that leaves while another is still in its last collective aborts that one.
@@ -148,19 +147,6 @@ def use_huge_pages() -> None:
 
 _FACTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 _MEETING = ("MASTER_ADDR", "MASTER_PORT")
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Things that the ranks have in common. store: of this start alone, empty before it.
-
-    job: a random name, the same on all ranks, and again when torchrun has started them anew. start: number of this
-    start of the ranks, from 1.
-    """
-
-    store: dist.Store
-    job: str
-    start: int
 
 
 def launched() -> bool:
@@ -196,10 +182,10 @@ def launcher_facts() -> dict[str, int]:
     return facts
 
 
-def meet(rank: int, world_size: int, patience: timedelta) -> Meeting:
-    """Meet the other ranks of this start; InputError when they don't find each other in time."""
+def _meet(rank: int, world_size: int, patience: timedelta) -> tuple[dist.Store, str, int]:
+    """Store of this start of the ranks alone, `job` and `start` of Ranks; InputError when they don't meet in time."""
     if not launched():
-        return Meeting(dist.HashStore(), uuid.uuid4().hex, 1)
+        return dist.HashStore(), uuid.uuid4().hex, 1
     try:
         store: dist.Store = next(rendezvous("env://"))[0]
         store.set_timeout(patience)
@@ -211,7 +197,7 @@ def meet(rank: int, world_size: int, patience: timedelta) -> Meeting:
         where = ", ".join(f"{name}={os.environ[name]}" for name in (*_MEETING, "WORLD_SIZE", "RANK"))
         raise InputError(f"{where} in the environment, and no group comes of it: {in_short(error)}") from error
     # What earlier ranks wrote would be taken for these ranks' addresses (pytorch issue 135712).
-    return Meeting(dist.PrefixStore(f"start {start}", shared), job, start)
+    return dist.PrefixStore(f"start {start}", shared), job, start
 
 
 def agree_on_start(store: dist.Store, rank: int, world_size: int, patience: timedelta) -> int:

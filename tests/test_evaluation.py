@@ -65,7 +65,7 @@ def test_every_rank_gets_the_embeddings_of_one(
 
 
 def measured_on_a_rank(data: str) -> list[str]:
-    """What three validations say: one that fails on rank 1 in the network, one in the scores, and a good one."""
+    """Messages of three validations: one that fails on rank 1 in the network, one in the scores, and a good one."""
     ranks = ranks_here(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
     class Failing(Pixels):

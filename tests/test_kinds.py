@@ -1,4 +1,4 @@
-"""What a file is that was given for a snapshot, weights or an ONNX model, and the command that takes it."""
+"""Kinds of files that were given for a snapshot, weights or an ONNX model, and the commands that take them."""
 
 import gzip
 import json

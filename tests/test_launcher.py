@@ -1,4 +1,4 @@
-"""What a launcher tells a process, and how the ranks of a start find each other."""
+"""The launcher's description of a process, and the meeting of the ranks of a start."""
 
 import socket
 import threading
@@ -55,7 +55,7 @@ def test_a_group_that_does_not_come_about_is_told_by_its_variables(monkeypatch: 
 
 
 def started(store: dist.Store, order: list[int], wait: Callable[[], None] = lambda: None) -> dict[int, int]:
-    """What ranks that come in an order agree on, each in a thread of its own."""
+    """Numbers that ranks agree on who come in an order, each in a thread of its own."""
     starts: dict[int, int] = {}
 
     def come(rank: int) -> None:

@@ -1,4 +1,4 @@
-"""What a command prints: options that were set, progress as lines in a pipe, and the last lines of a training."""
+"""Output of a command: options that were set, progress as lines in a pipe, and the last lines of a training."""
 
 import re
 import signal

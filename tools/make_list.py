@@ -32,6 +32,7 @@ from fr.data.readers.folders import read_folders
 from fr.errors import InputError, run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.durable import replace_file
+from fr.options.names import SET_OPTIONS
 from fr.options.parsing import tool_parser
 from fr.options.types import BELOW_1, COUNT, SEED
 from fr.progress import tracked
@@ -80,7 +81,7 @@ def _next(arguments: argparse.Namespace, table: Path | None, paired: bool) -> st
     root, landmarks, lists = str(arguments.root), str(table or ""), arguments.out
     pairs = (root, str(lists / f"{PAIRS}.txt"), landmarks) if paired else ("", "", "")
     places = {"train_data_root": root, "train_list": str(lists / f"{PARTS[0]}.txt"), "train_landmarks": landmarks}
-    places |= dict(zip(("val_data_root", "val_list", "val_landmarks"), pairs, strict=True))
+    places |= dict(zip(SET_OPTIONS, pairs, strict=True))
     words = [word for name, place in places.items() for word in (f"--{name}", place)]
     crops = [] if table else ["--aligned"]
     return next_command("train.py", "@configs/own_faces.yml", "--train_dataset", arguments.format, *words, *crops)

@@ -98,13 +98,14 @@ def _claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool, re
     newest_first = [path for path in present if state_path(path).is_dir()]
     known = (owners[path] for path in newest_first if owners[path] is not None)
     own = next(known, job) if choice == "auto" else _owner(Path(choice)) if choice else job
-    chosen = [path for path in present if path.resolve() == Path(choice).resolve()] or [Path(choice)]
-    resumable = chosen if choice else []
     if choice == "auto":
         resumable = [path for path in newest_first if owners[path] in (own, None)]
-    elif restarted:
-        ours = [path for path in newest_first if owners[path] == own]
-        resumable = ours + [path for path in resumable if path not in ours]
+    else:
+        given = Path(choice).resolve()
+        same = [path for path in present if path.resolve() == given]
+        chosen = (same or [Path(choice)]) if choice else []
+        ours = [path for path in newest_first if owners[path] == own] if restarted else []
+        resumable = ours + [path for path in chosen if path not in ours]
     if resumable and own is None:  # it can't be read, which resuming will tell
         return Claim(resumable, [])
     others = [path for path in present if owners[path] != own and (owners[path] is not None or not resumable)]

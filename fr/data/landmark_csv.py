@@ -87,7 +87,7 @@ def _rows_of(
 
 @dataclass(frozen=True)
 class _Dialect:
-    """How the fields of a table are separated, and the header's, in capitals without blanks around them."""
+    """Separator and decimal point of a table, and the fields of its header, in capitals without blanks around them."""
 
     header: list[str]
     delimiter: str
@@ -95,7 +95,7 @@ class _Dialect:
 
 
 def _dialect(path: Path) -> _Dialect:
-    """As the first two lines have it; OSError when they can't be read."""
+    """Dialect by the first two lines; OSError when they can't be read."""
     with open_file(path) as file:
         begin = file.read(_LONGEST_HEADER).decode("utf-8-sig", errors="replace")
     first, *others = begin.replace("\r", "\n").split("\n")

@@ -10,7 +10,7 @@ from fr.errors import InputError
 from fr.options.augmentation import Augmentation
 from fr.options.fields import needs_of
 from fr.options.losses import MARGINS, LossSettings, MarginType
-from fr.options.names import DATASETS, UNLABELLED
+from fr.options.names import DATASETS, SET_OPTIONS, UNLABELLED
 from fr.options.recipes import DATA
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
@@ -68,13 +68,12 @@ def evaluation_problems(values: dict[str, Any], origins: dict[str, str], default
 def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Problems between options, a line each. An option whose own value was refused is absent from `values`."""
     problems = []
-    lfw = ("val_data_root", "val_list", "val_landmarks")
-    root, pairs, landmarks = (values.get(name) for name in lfw)
+    root, pairs, landmarks = (values.get(name) for name in SET_OPTIONS)
     if (root == "" and (pairs or landmarks)) or (pairs == "" and landmarks):
-        empty = [f"--{name}" for name in lfw[:2] if values.get(name) == ""]
+        empty = [f"--{name}" for name in SET_OPTIONS[:2] if values.get(name) == ""]
         problems.append(
-            f"--{', --'.join(lfw)}: give all three, a list without landmarks (aligned crops), or the folder of a whole "
-            f"set alone; empty: {', '.join(empty)}"
+            f"--{', --'.join(SET_OPTIONS)}: give all three, a list without landmarks (aligned crops), or the folder of "
+            f"a whole set alone; empty: {', '.join(empty)}"
         )
     drops = values.get("lr_drops", [])
     if any(later <= earlier for earlier, later in pairwise(drops)):

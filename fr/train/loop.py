@@ -10,6 +10,7 @@ from fr.data.bad_images import BadImages
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Heartbeat, gather_objects, highest
 from fr.errors import InputError
+from fr.options.fields import OptionFields
 from fr.train.learner import Batch, Learner, Metrics
 from fr.train.meters import MOST_RETURNS
 from fr.train.milestones import Milestones
@@ -20,7 +21,7 @@ _FAILED = 255  # above every signal: a failure on one rank wins over a signal on
 
 
 @dataclass(frozen=True)
-class LoopSettings:
+class LoopSettings(OptionFields):
     """Intervals and limits of the loop.
 
     log_step, val_step: iterations between log records, and between validations with their snapshots. max_bad_steps:

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import nn
 
 from fr.errors import InputError
+from fr.options.fields import OptionFields
 
 
 @dataclass(frozen=True)
-class OptimizerSettings:
+class OptimizerSettings(OptionFields):
     """optimizer: one of `fr.options.names.OPTIMIZERS`. momentum: of sgd. betas, eps: of Adam (arXiv:1412.6980, alg. 1).
 
     weight_decay: added to the gradient times the weight; of adamw decoupled (arXiv:1711.05101, alg. 2).

@@ -40,7 +40,8 @@ from fr.errors import InputError
 from fr.files import foreign_pickle
 from fr.files.data_root import DataRoot
 from fr.files.images import MOST_PIXELS, decode
-from fr.onnx.model import CONTRACT_KEY, OnnxModel
+from fr.files.model_metadata import CONTRACT_KEY
+from fr.onnx.model import OnnxModel
 from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
 from fr.train.monitor import _keep_records

@@ -34,10 +34,12 @@ def main(argv: list[str]) -> int:
     arguments = read_options(argv)
     if arguments.out.suffix != ".pt" or snapshot.state_path(arguments.out).exists():
         raise InputError(f"{arguments.out}: must end in .pt, and not belong to a training state beside it")
-    weights = read_weights(arguments.file)
+    weights = read_weights(arguments.file, arguments.model)
     if weights.source == OWN:
         raise InputError(f"{arguments.file}: is a snapshot of this trainer already")
-    contents = _snapshot_of(weights, arguments.template or weights.template)
+    if arguments.model not in ("", weights.model):
+        raise InputError(f"--model {arguments.model}: {weights.describe()}")
+    contents = _snapshot_of(weights, arguments.template or weights.template, arguments.color_order)
     contents = replace(contents, **_head_of(weights, arguments.identities))
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -45,17 +47,18 @@ def main(argv: list[str]) -> int:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{arguments.out}: can't be written: {error}") from error
     print(f"wrote {arguments.out}: {Preprocessing.from_dict(contents.preprocessing).describe()}")
+    print(f"Next: python evaluate_lfw.py --snap {arguments.out} --val_data_root LFW")
     return 0
 
 
-def _snapshot_of(weights: Weights, template: str) -> snapshot.SnapshotContents:
+def _snapshot_of(weights: Weights, template: str, color_order: str | None) -> snapshot.SnapshotContents:
     """Contents of the `.pt`; prints a summary; InputError for weights that don't fit the model completely."""
     if not weights.embed_size:
         raise InputError(f"{weights.describe()}: there is nothing to score; train on with --init_from")
     own = family(weights.model)
     preprocessing = Preprocessing(
         weights.input_size or own.input_size, template, weights.alignment, own.color_order, own.mean, own.std
-    )
+    ).with_overrides((), (), (), color_order or weights.color_order or "auto")
     model = build_model(weights.model, weights.embed_size, preprocessing.input_size)
     print("\n".join(fit(model, weights, partial=False)))
     return snapshot.SnapshotContents(

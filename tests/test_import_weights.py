@@ -45,6 +45,7 @@ def test_an_imported_file_is_a_snapshot_with_the_familys_preprocessing(
     assert "mobilefacenet (MobileFaceNet_Pytorch), " in printed
     assert "embeddings of 128, no head" in printed
     assert "96×112 RGB, umeyama to the sphereface template" in printed
+    assert printed.splitlines()[-1] == f"next: python evaluate_lfw.py --snap {out} --val_data_root LFW"
     assert [path.name for path in out.parent.iterdir()] == ["net_0.pt"]
     assert snapshot.newest(out.parent, "net") is None  # without a training state there is nothing to resume
 

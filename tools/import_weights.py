@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fr.checkpoint import snapshot
+from fr.console import next_command
 from fr.errors import InputError, run_plainly
 from fr.models import build_model, family
 from fr.preprocessing import Preprocessing
@@ -34,10 +35,10 @@ def main(argv: list[str]) -> int:
     arguments = read_options(argv)
     if arguments.out.suffix != ".pt" or snapshot.state_path(arguments.out).exists():
         raise InputError(f"{arguments.out}: must end in .pt, and not belong to a training state beside it")
-    weights = read_weights(arguments.file, arguments.model)
+    weights = read_weights(arguments.file, arguments.model or "")
     if weights.source == OWN:
         raise InputError(f"{arguments.file}: is a snapshot of this trainer already")
-    if arguments.model not in ("", weights.model):
+    if arguments.model not in (None, weights.model):
         raise InputError(f"--model {arguments.model}: {weights.describe()}")
     contents = _snapshot_of(weights, arguments.template or weights.template, arguments.color_order)
     contents = replace(contents, **_head_of(weights, arguments.identities))
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{arguments.out}: can't be written: {error}") from error
     print(f"wrote {arguments.out}: {Preprocessing.from_dict(contents.preprocessing).describe()}")
-    print(f"Next: python evaluate_lfw.py --snap {arguments.out} --val_data_root LFW")
+    print(next_command("evaluate_lfw.py", "--snap", str(arguments.out), "--val_data_root", "LFW"))
     return 0
 
 

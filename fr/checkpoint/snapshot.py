@@ -190,7 +190,7 @@ def load_weights(model: nn.Module, contents: SnapshotContents, path: Path, avera
     """Load the backbone's weights of a snapshot, or their average, into a model; InputError lists what doesn't fit."""
     weights = contents.average if averaged else contents.state_dict
     if weights is None:
-        raise InputError(f"{path}: holds no averaged weights: it was trained without --ema_decay")
+        raise InputError(f"{path}: holds no averaged weights: it was trained without --ema_decay, or is an export")
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

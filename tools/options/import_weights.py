@@ -18,5 +18,5 @@ def options(argv: list[str]) -> argparse.Namespace:
     help_order = "order of the input's channels (default: its authors')"
     parser.add_argument("--color_order", choices=("rgb", "bgr"), help=help_order)
     help_model = "network whose keys the file has as they are, as timm/NAME (default: found out)"
-    parser.add_argument("--model", type=model_name(MODEL_NAMES), default="", help=help_model)
+    parser.add_argument("--model", type=model_name(MODEL_NAMES), help=help_model)
     return parser.parse_args(argv)

@@ -28,13 +28,13 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fr.console import next_command
 from fr.errors import InputError, run_plainly
 from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
 from fr.files import safetensors
 from fr.files.durable import write_whole
 from fr.files.model_metadata import as_strings
 from fr.files.names import HUB_WEIGHTS
+from fr.options.commands import next_command
 from fr.preprocessing import Preprocessing
 from fr.report.model_card import CARD, model_card
 from tools.options.export_weights import options as read_options

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from fr.checkpoint import snapshot
-from fr.console import next_command
 from fr.errors import InputError, run_plainly
 from fr.models import build_model, family
+from fr.options.commands import next_command
 from fr.preprocessing import Preprocessing
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import OWN, Weights, fit, read_weights

@@ -137,6 +137,19 @@ def threshold_of(metrics: dict[str, Any], averaged: bool = False) -> float | Non
     return threshold if isinstance(threshold, float) and math.isfinite(threshold) else None
 
 
+def exported_facts(path: Path, contents: SnapshotContents, averaged: bool = False) -> dict[str, Any]:
+    """Facts about a snapshot's network for the metadata of an exported file, which has the weights or their average.
+
+    Without the training's options, which contain paths of this machine.
+    """
+    facts = {name: getattr(contents, name) for name in ("model", "embed_size", "iteration")}
+    facts["flipped_emb"] = bool(contents.config.get("flipped_emb"))
+    kept = [one for one in read_spreads(path, contents.scores or []) if one.averaged == averaged]
+    facts["scores"] = [replace(one, averaged=False).as_dict() for one in kept]
+    threshold = threshold_of(contents.metrics, averaged)
+    return facts if threshold is None else facts | {"threshold": threshold}
+
+
 def keep_threshold(path: Path, metrics: dict[str, float], flipped: bool) -> bool:
     """Write the metrics of an evaluation into a snapshot that comes from no training of this trainer and has none.
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "fr-detect": "tools/detect_faces.py",
     "fr-evaluate-ijb": "tools/evaluate_ijb.py",
     "fr-export-onnx": "tools/export_onnx.py",
+    "fr-export-weights": "tools/export_weights.py",
     "fr-extract": "tools/extract_features.py",
     "fr-identify": "tools/identify.py",
     "fr-import-weights": "tools/import_weights.py",

@@ -14,7 +14,7 @@ from fr.options.fields import Group, add_fields, adder
 from fr.options.losses import LossSettings, SoftmaxSettings
 from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
-from fr.options.types import CHANNEL, COUNT_OR_0, FLAG, POSITIVE, SIDE, TEXT
+from fr.options.types import CHANNEL, COUNT_OR_0, FLAG, MODEL_FILE, POSITIVE, SIDE, TEXT
 from fr.options.validation import evaluation_problems, tool_problems, train_problems
 
 # Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
@@ -162,7 +162,7 @@ def _evaluation(group: Group) -> None:
 
 def _model(group: Group) -> None:
     add = adder(group)
-    add("--snap", type=TEXT, help="snapshot (.pt) or ONNX model")
+    add("--snap", MODEL_FILE, help="snapshot (.pt, .safetensors), Hub folder or ONNX model")
     add("--model", default="", help="the backbone; empty = as --snap says")
     add("--embed_size", COUNT_OR_0, 0, "length of the embedding [numbers]; 0 = as --snap says")
     add("--averaged", **FLAG, help="the moving average of the weights; false = the weights")

@@ -14,8 +14,10 @@ BACKBONES = {  # file of fr/models/ → its models
     "torchvision_resnet": ("resnet34", "resnet50", "resnet101"),
     "caffe_resnet": ("resnet50_caffe", "senet50_caffe"),
     "iresnet": ("iresnet18", "iresnet34", "iresnet50", "iresnet100", "iresnet200"),
+    "ir": ("ir18", "ir34", "ir50", "ir101"),
     "insightface_mbf": ("mbf",),
     "mobilefacenet": ("mobilefacenet",),
+    "inception_resnet_v1": ("inception_resnet_v1",),
 }
 MODEL_NAMES = tuple(name for names in BACKBONES.values() for name in names)
 

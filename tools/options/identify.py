@@ -14,7 +14,7 @@ _DISTANCE = checked(float, "a cosine distance in [0, 2]", lambda x: 0 <= x <= 2)
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     """The tool's own arguments, and evaluate_lfw.py's options."""
-    model = "model:\n  --snap FILE           snapshot (.pt) or ONNX model (required)"
+    model = "model:\n  --snap FILE           snapshot (.pt, .safetensors), Hub folder or ONNX model (required)"
     parser = tool_parser("tools/identify.py", epilog=model, allow_abbrev=False)
     add = parser.add_argument
     add("--gallery", required=True, metavar="FOLDER", help="images of the people to recognise")

@@ -69,7 +69,7 @@ def stream(
     rank: int = 0,
     world: int = 1,
     accumulate: int = 1,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[torch.Tensor, ...]]:
     order = Order(len(faces), BATCH, seed=3)
     ranks = Ranks(rank, world, rank, world, torch.device("cpu"))
     return iter(TrainingStream(faces, order, iterations, ranks, accumulate, SMALL, STRONG, CPU, bad))

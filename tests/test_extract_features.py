@@ -169,7 +169,8 @@ def test_pooled_features_are_what_the_last_linear_layer_takes(name: str) -> None
 
 def test_every_model_has_pooled_features_or_is_known_to_have_none() -> None:
     assert {name for name, family in MODELS.items() if not family.last_linear} == {
-        f"iresnet{depth}" for depth in (18, 34, 50, 100, 200)
+        *(f"iresnet{depth}" for depth in (18, 34, 50, 100, 200)),
+        *(f"ir{depth}" for depth in (18, 34, 50, 101)),
     }
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "fr-align": "tools/align_faces.py",
     "fr-benchmark": "tools/benchmark.py",
     "fr-check": "tools/check_dataset.py",
+    "fr-choose-threshold": "tools/choose_threshold.py",
     "fr-classify": "tools/classify.py",
     "fr-compare-losses": "tools/compare_losses.py",
     "fr-compare-models": "tools/compare_models.py",

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
         if ranks.world_size > 1:
             raise InputError("runs in one process only: start it without torchrun")
         model = open_model(options, ranks.device)
-        if model.preprocessing.alignment == CENTER_CROP and not arguments.aligned:
+        if model.preprocessing.alignment == CENTER_CROP and (source or not arguments.aligned):
             raise InputError(
                 f"{options.snap} sees the centre of an image ({CENTER_CROP}), not its faces: give another --alignment, "
                 "or crops of faces as --gallery and --evaluate with --aligned"

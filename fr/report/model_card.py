@@ -75,7 +75,7 @@ def _input(contract: Preprocessing) -> str:
 def _use(facts: Mapping[str, Any]) -> str:
     return f"""## Use
 
-With the program that wrote this folder, FOLDER being this one:
+With face-recognition-trainer, which wrote this folder, here FOLDER:
 
     python evaluate_lfw.py --snap FOLDER --val_data_root LFW
     python tools/identify.py --snap FOLDER --gallery PEOPLE --input IMAGES

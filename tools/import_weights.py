@@ -17,10 +17,12 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     refuse_early("tools/import_weights.py", options)
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fr.alignment import CENTER_CROP
 from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
 from fr.models import build_model, family
@@ -40,7 +42,9 @@ def main(argv: list[str]) -> int:
         raise InputError(f"{arguments.file}: is a snapshot of this trainer already")
     if arguments.model not in (None, weights.model):
         raise InputError(f"--model {arguments.model}: {weights.describe()}")
-    contents = _snapshot_of(weights, arguments.template or weights.template, arguments.color_order)
+    if arguments.template and (arguments.alignment or weights.alignment) == CENTER_CROP:
+        raise InputError(f"--template: not with the alignment {CENTER_CROP}; give another --alignment")
+    contents = _snapshot_of(weights, arguments)
     contents = replace(contents, **_head_of(weights, arguments.identities))
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -52,14 +56,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _snapshot_of(weights: Weights, template: str, color_order: str | None) -> snapshot.SnapshotContents:
+def _snapshot_of(weights: Weights, arguments: argparse.Namespace) -> snapshot.SnapshotContents:
     """Contents of the `.pt`; prints a summary; InputError for weights that don't fit the model completely."""
     if not weights.embed_size:
         raise InputError(f"{weights.describe()}: there is nothing to score; train on with --init_from")
     own = family(weights.model)
     preprocessing = Preprocessing(
-        weights.input_size or own.input_size, template, weights.alignment, own.color_order, own.mean, own.std
-    ).with_overrides((), (), (), color_order or weights.color_order or "auto")
+        weights.input_size or own.input_size,
+        arguments.template or weights.template,
+        arguments.alignment or weights.alignment,
+        own.color_order,
+        own.mean,
+        own.std,
+    ).with_overrides((), (), (), arguments.color_order or weights.color_order or "auto")
     model = build_model(weights.model, weights.embed_size, preprocessing.input_size)
     print("\n".join(fit(model, weights, partial=False)))
     return snapshot.SnapshotContents(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from fr.alignment import CENTER_CROP
 from fr.errors import InputError
 from fr.models import build_model, family
 from fr.models.ir import BLOCKS
@@ -102,7 +103,14 @@ _ADAFACE = System(
 )
 _CVLFACE = System("CVLface", {name: [(r"^net\.", "")] for name in _IRS}, template="arcface", alignment="umeyama")
 _FACENET = System("facenet-pytorch", head="logits.weight", bias="logits.bias", drops=("logits.bias",))
-_CAFFE = System("VGGFace2-pytorch", head="fc.weight", bias="fc.bias", drops=("fc.bias",), pooled=2048)
+_CAFFE = System(
+    "VGGFace2-pytorch",
+    head="fc.weight",
+    bias="fc.bias",
+    drops=("fc.bias",),
+    pooled=2048,
+    alignment=CENTER_CROP,
+)
 _IMAGENET = System(
     "torchvision, trained on ImageNet",
     {name: [("^", "model.")] for name in _RESNETS},

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fr.alignment import TEMPLATES
+from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.options.names import MODEL_NAMES
 from fr.options.types import model_name, snapshot_file
 
@@ -15,6 +15,8 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="the snapshot to write (.pt)")
     parser.add_argument("--identities", type=Path, help="names of the head's classes, one per line, to keep the head")
     parser.add_argument("--template", choices=sorted(TEMPLATES), help="alignment template (default: its authors')")
+    fits = (*ALIGNMENTS, CENTER_CROP)
+    parser.add_argument("--alignment", choices=fits, help="as train.py's (default: its authors')")
     help_order = "order of the input's channels (default: its authors')"
     parser.add_argument("--color_order", choices=("rgb", "bgr"), help=help_order)
     help_model = "network whose keys the file has as they are, as timm/NAME (default: found out)"

@@ -228,7 +228,8 @@ def test_keys_of_this_trainers_models_are_known_where_the_model_is_named(tmp_pat
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("model.net.keypoint_linear.weight", "CVLface with KP-RPE, which takes the landmarks, too"),
+        ("net.feature.0.weight", "ViT of CVLface, with patches of 8"),
+        ("model.net.keypoint_linear.weight", "CVLface with KP-RPE, which takes the landmarks"),
         ("net.blocks.0.attn.rpe_k.lookup_table_weight", "CVLface with relative positions"),
         ("model.body.0.res_layer.se_block.fc1.weight", "IR-SE network"),
         ("body.0.res_layer.5.fc1.weight", "IR-SE network"),
@@ -236,7 +237,7 @@ def test_keys_of_this_trainers_models_are_known_where_the_model_is_named(tmp_pat
     ],
 )
 def test_known_networks_that_nothing_here_runs_are_named(key: str, said: str, tmp_path: Path) -> None:
-    torch.save({"state_dict": {"a.weight": torch.ones(1), key: torch.ones(1)}}, tmp_path / "f.pt")
+    torch.save({"state_dict": {"a.weight": torch.ones(1), key: torch.ones(1).expand(512, 100352)}}, tmp_path / "f.pt")
     with pytest.raises(InputError, match=rf"f\.pt: no network of this trainer, but an? .*{said}"):
         read_weights(tmp_path / "f.pt")
 

@@ -56,16 +56,16 @@ def open_model(options: argparse.Namespace, device: torch.device, overriding: bo
     """
     path = Path(options.snap)
     digest = weights_digest(path) if getattr(options, "cache", False) else ""  # of the file before it is read
-    opened = (_open_onnx if _is_onnx(path) else _open_snapshot)(path, options, device, overriding)
+    opened = (_open_onnx if is_onnx(path) else _open_snapshot)(path, options, device, overriding)
     return replace(opened, digest=digest)
 
 
 def stores_preprocessing(path: Path) -> bool:
     """Whether a model's preprocessing is known without options; InputError for an ONNX model that can't be run."""
-    return not _is_onnx(path) or OnnxModel(path, torch.device("cpu")).preprocessing is not None
+    return not is_onnx(path) or OnnxModel(path, torch.device("cpu")).preprocessing is not None
 
 
-def _is_onnx(path: Path) -> bool:
+def is_onnx(path: Path) -> bool:
     kind = kind_of(path)
     return kind is Kind.ONNX or path.suffix == ".onnx" or (kind is None and path.suffix != ".pt")
 

@@ -44,6 +44,9 @@ _NEEDS = {
     "init_identities": "init_from",
     "keep_every": "keep_snapshots",
     "spike_return": "spike_factor",
+    "distill_cosine_weight": "teacher",
+    "distill_mse_weight": "teacher",
+    "distill_relation_weight": "teacher",
 }
 # Options that take several values, and how many that may be.
 _LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3), "betas": (2,)}
@@ -197,6 +200,8 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         complain("mining_type", "sv weighs cosines, and --margin_type linear has none")
     if mining == "focal" and values.get("label_smoothing"):
         complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
+    if values.get("softmax_weight") == 0 and not any(values[name] for name in values if name.endswith("_weight")):
+        complain("softmax_weight", "0 leaves no loss; give one of the auxiliary losses a weight")
     return problems
 
 

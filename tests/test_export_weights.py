@@ -96,10 +96,13 @@ def test_the_metadata_describe_the_weights_that_were_written(
     assert (opened.threshold, opened.noted, opened.preprocessing) == (threshold, [SPREADS[0]], CONTRACT)
 
 
-def test_a_training_begins_with_a_hub_folder(snap: Path, tmp_path: Path) -> None:
-    assert export_weights.main([str(snap), str(tmp_path / "hub")]) == 0
-    path = train_options([*REQUIRED, "--init_from", str(tmp_path / "hub")]).values.init_from
-    assert path == str(tmp_path / "hub" / "model.safetensors")
+def test_a_training_begins_with_a_hub_folder_and_learns_from_it(snap: Path, tmp_path: Path) -> None:
+    hub = str(tmp_path / "hub")
+    assert export_weights.main([str(snap), hub]) == 0
+    words = ["--init_from", hub, "--teacher", hub, "--distill_cosine_weight", "1"]
+    options = train_options([*REQUIRED, *words]).values
+    path = options.init_from
+    assert path == options.teacher == str(tmp_path / "hub" / "model.safetensors")
     weights = read_weights(Path(path))
     assert (weights.source, weights.model, weights.embed_size) == (OWN, "rmnet", 16)
     assert (weights.input_size, weights.head) == ((32, 48), None)

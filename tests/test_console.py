@@ -126,6 +126,7 @@ REFUSED = {
     "tools/detect_faces.py": ["none", "none", "--min_face", "1"],
     "tools/evaluate_ijb.py": ["none", "--snap", "none.pt", "--val_sets", "none"],
     "tools/export_onnx.py": ["none.pt", "none.pt"],
+    "tools/export_weights.py": ["none.pt", "none.pt"],
     "tools/extract_features.py": ["--snap", "none.pt", "--train_data_root", "none", "--out", "none", "--layer", "none"],
     "tools/identify.py": ["--snap", "none.pt", "--gallery", "none", "--input", "none", "--json", "none"],
     "tools/import_weights.py": ["none.pth", "none.pt", "--template", "none"],

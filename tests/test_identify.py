@@ -18,7 +18,7 @@ from PIL import Image
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.images import decode
-from fr.onnx.model import CONTRACT_KEY, FACTS_KEY
+from fr.files.model_metadata import CONTRACT_KEY, FACTS_KEY
 from fr.options.detection import DetectorSettings
 from fr.preprocessing import Preprocessing
 from fr.report import font as fonts

@@ -442,6 +442,7 @@ LOSS_OPTIONS = [
     ("--mining_type focal", "--gamma 4"),
     ("", "--label_smoothing 0.1"),
     ("", "--sub_centers 2"),
+    ("", "--softmax_weight 0.5"),
     ("--train_batch_size 4", "--sample_rate 0.3"),  # of 12 classes a batch of 4 leaves some undrawn
     *(
         ("", f"--{name}_loss_weight 0.1")

@@ -112,13 +112,16 @@ class MarginSoftmax(nn.Module):
         finally:
             self._drawn, self._classes_in_sum = None, self.classes
 
-    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(
+        self, embeddings: torch.Tensor, labels: torch.Tensor, teachers: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Training loss and metrics of all N samples, from this rank's embeddings [B, E] and labels [B] int64.
 
-        Metrics: `softmax_loss`, `classification_accuracy`, and the value of each enabled auxiliary loss.
+        teachers [B, E_t]: the teacher's embeddings, for the distillation losses. Metrics: `softmax_loss`,
+        `classification_accuracy`, and the value of each enabled auxiliary loss.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            batch = self._gathered(embeddings, labels)
+            batch = self._gathered(embeddings, labels, teachers)
             phi = sum_over_ranks(torch.where(batch.owned, self._with_margin(batch), 0))
             losses, correct = cross_entropy(
                 batch.cosines,
@@ -133,7 +136,7 @@ class MarginSoftmax(nn.Module):
                 losses = (-torch.expm1(-losses)).clamp_min(0).pow(self.settings.gamma) * losses
             softmax_loss = losses.mean()
             auxiliary_loss, metrics = self.auxiliary(batch, self._of_step or batch, self.weight, self._iteration)
-        return softmax_loss + auxiliary_loss, {
+        return self.settings.softmax_weight * softmax_loss + auxiliary_loss, {
             "softmax_loss": softmax_loss.detach(),
             "classification_accuracy": correct.mean(),
             **metrics,
@@ -148,7 +151,9 @@ class MarginSoftmax(nn.Module):
         share = len(labels) // world_size()
         return Targets(labels, slice(rank() * share, (rank() + 1) * share), row, column, owned)
 
-    def _gathered(self, embeddings: torch.Tensor, labels: torch.Tensor) -> Gathered:
+    def _gathered(
+        self, embeddings: torch.Tensor, labels: torch.Tensor, teachers: torch.Tensor | None
+    ) -> Gathered:
         all_embeddings = gather(embeddings.to(self.weight.dtype))
         targets = self._targets(gather_constant(labels))
         unit = F.normalize(all_embeddings, eps=SHORTEST)
@@ -162,6 +167,7 @@ class MarginSoftmax(nn.Module):
             cosines=cosines,
             target_cosines=target_cosines,
             shard=shard,
+            teachers=None if teachers is None else gather_constant(teachers.to(self.weight.dtype)),
         )
 
     def _cosines(

@@ -46,6 +46,7 @@ class SoftmaxSettings(OptionFields):
     """Margin softmax: options of the group "loss"."""
 
     margin_type: str = option("cos", choices=MARGINS, help="linear = a linear layer with bias; see docs/losses.md")
+    softmax_weight: float = option(1.0, NOT_NEGATIVE, "softmax loss [weight]; 0 = only the auxiliary losses")
     s: float = option(30.0, POSITIVE, "scale of the logits [factor]", flags=("--scale",))
     m: float | str = option(
         "auto",
@@ -91,6 +92,7 @@ def _weight(what: str) -> float:
 
 _PUSH = "push_loss_weight push_plus_loss_weight global_push_loss_weight"
 _TRIPLET = "triplet_loss_weight"
+_DISTILLATION = "distill_cosine_weight distill_mse_weight distill_relation_weight"
 
 
 @dataclass(frozen=True)
@@ -114,3 +116,9 @@ class LossSettings(SoftmaxSettings):
     triplet_mining: str = option(
         "hard", choices=("hard", "semihard"), help="selection of triplets in a batch", needs=_TRIPLET
     )
+    teacher: str = option(
+        "", str, "trained model to distil from: a snapshot or an ONNX model; empty = none", needs=_DISTILLATION
+    )
+    distill_cosine_weight: float = _weight("1 - cosine between embedding and the teacher's")
+    distill_mse_weight: float = _weight("mean squared difference of embedding and the teacher's")
+    distill_relation_weight: float = _weight("squared difference of cosines between samples from the teacher's")

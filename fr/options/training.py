@@ -4,6 +4,7 @@ To add one, add its line here; one that other commands share goes into `fr/optio
 required.
 """
 
+from fr.files.names import model_file
 from fr.options.fields import Group, adder
 from fr.options.names import MODEL_NAMES, OPTIMIZERS, SCHEDULES
 from fr.options.types import (
@@ -43,7 +44,8 @@ def model(group: Group) -> None:
 
 def initial_weights(group: Group) -> None:
     add = adder(group)
-    add("--init_from", default="", help="initial weights: a snapshot or another system's file; empty = none")
+    help_init = "initial weights: a snapshot, another system's file, or a Hub folder; empty = none"
+    add("--init_from", type=model_file, default="", help=help_init)
     add("--partial", **FLAG, help="load the weights of --init_from that fit, list the others; false = all must fit")
     add(
         "--init_identities",

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from fr.alignment import CENTER_CROP
 from fr.errors import InputError
 from fr.options.augmentation import Augmentation
 from fr.options.fields import needs_of
 from fr.options.losses import MARGINS, LossSettings, MarginType
 from fr.options.names import DATASETS, SET_OPTIONS, UNLABELLED
-from fr.options.recipes import DATA
+from fr.options.recipes import DATA, LANDMARKS
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
 _GOES_WITH = {
@@ -43,6 +44,9 @@ _NEEDS = {
     "init_identities": "init_from",
     "keep_every": "keep_snapshots",
     "spike_return": "spike_factor",
+    "distill_cosine_weight": "teacher",
+    "distill_mse_weight": "teacher",
+    "distill_relation_weight": "teacher",
 }
 # Options that take several values, and how many that may be.
 _LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3), "betas": (2,)}
@@ -59,7 +63,7 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
 
 def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for evaluate_lfw.py."""
-    problems = length_problems(values, origins, defaults)
+    problems = length_problems(values, origins, defaults) + _center_crop_problems(values, origins, defaults)
     if values.get("center") and values.get("dist") == "l2":
         problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
     return problems
@@ -89,12 +93,14 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
         problems.append(f"{origins['pretrained']}: --pretrained: not with --init_from; a run begins with one of them")
     problems += length_problems(values, origins, defaults)
     problems += _data_problems(values, origins) + _order_problems(values, origins)
+    problems += _center_crop_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
 
 
 def tool_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for tools that read training data."""
     problems = length_problems(values, origins, defaults) + _data_problems(values, origins)
+    problems += _center_crop_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults)
 
 
@@ -105,6 +111,9 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         return []
     form = (DATASETS | UNLABELLED)[dataset]
     needed, used = form.needed, form.used
+    aligns = values.get("alignment") != CENTER_CROP
+    if not aligns:
+        needed = tuple(name for name in needed if name != "train_landmarks")
     problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
     problems += [
         f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"
@@ -114,13 +123,27 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     if values.get("held_out_list") and "train_list" not in needed + used:
         problems.append(f"{origins['held_out_list']}: --held_out_list: --train_dataset {dataset} has no lists")
     placeless = values.get("train_landmarks") == "" and values.get("aligned") is False
-    if placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
+    if aligns and placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
         problems.append(
             f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
-            "bb_landmark's), or --aligned if the images are aligned crops"
+            "bb_landmark's), or --aligned if the images are aligned crops, or the network's are centre crops"
         )
     if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
         problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the images")
+    return problems
+
+
+def _center_crop_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """Options about landmarks beside a preprocessing that has none."""
+    if values.get("alignment") != CENTER_CROP:
+        return []
+    problems = [
+        f"{origins[name]}: --{name}: not with --alignment {CENTER_CROP}, which uses no landmarks"
+        for name in LANDMARKS
+        if values.get(name, defaults.get(name)) != defaults.get(name)
+    ]
+    if values.get("cutout_prob"):
+        problems.append(f"--cutout_prob: boxes over landmarks, and --alignment {CENTER_CROP} has none: give 0")
     return problems
 
 
@@ -179,6 +202,8 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         complain("min_margin_loss_weight", "not with --sub_centers: it is about the one centre of a class")
     if mining == "focal" and values.get("label_smoothing"):
         complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
+    if values.get("softmax_weight") == 0 and not any(values[name] for name in values if name.endswith("_weight")):
+        complain("softmax_weight", "0 leaves no loss; give one of the auxiliary losses a weight")
     return problems
 
 

@@ -1,7 +1,7 @@
 """The learner: everything that an optimiser step changes, the step itself, and its state for snapshots."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from fr.train.meters import Meters
 from fr.train.optimizer import apply_step, gradient_norm, set_lr
 from fr.train.replicas import replicate, unshared
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # images [b, 3, H, W], labels [b]
+Batch = tuple[torch.Tensor, ...]  # images [b, 3, H, W], labels [b], and with a teacher its images [b, 3, H_t, W_t]
 Metrics = dict[str, torch.Tensor]  # scalars on the device, equal on all ranks
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precision of the backbone's products
@@ -42,7 +42,8 @@ class StepSettings:
 class Learner:
     """Backbone, head, optimiser, weight average and meters of a run, as this rank has them.
 
-    compiled: through torch.compile. Needs a process group.
+    compiled: through torch.compile. teacher: network whose embeddings the head compares with, never changed or stored.
+    Needs a process group.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class Learner:
         settings: StepSettings = StepSettings(),
         average: WeightAverage | None = None,
         compiled: bool = False,
+        teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.backbone, self.head, self.optimizer, self.average = backbone, head, optimizer, average
         self.device = head.weight.device
         self.meters = Meters(self.device)
         self._settings, self._half = settings, _HALVES.get(settings.precision)
         self._scale = LossScale(self.device) if settings.precision == "fp16" else None
+        self._teacher = teacher
         self._replicas = replicate(backbone, compiled)
         # Buffers that a forward pass changes: batch statistics, and the head's scalars (its centres follow later).
         changing = [*backbone.buffers(), *(buffer for buffer in head.buffers() if not buffer.ndim)]
@@ -85,12 +88,13 @@ class Learner:
         means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         statistics = [_end_to_end(buffers) for buffers in self._statistics]
         in_tf32 = float32_products(self._settings.precision == "tf32")
-        with in_tf32, self.head.step(iteration, torch.cat([labels for _, labels in batches]), self.optimizer):
-            for number, (images, labels) in enumerate(batches, start=1):
+        with in_tf32, self.head.step(iteration, torch.cat([batch[1] for batch in batches]), self.optimizer):
+            for number, (images, labels, *for_teacher) in enumerate(batches, start=1):
                 with unshared(self._replicas) if number < len(batches) else nullcontext():
                     with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
+                        teachers = self._teach(*for_teacher)
                         embeddings = self._replicas(images)
-                    loss, metrics = self.head(embeddings, labels)
+                    loss, metrics = self.head(embeddings, labels, teachers)
                     part = loss / len(batches)
                     (part if scale is None else part * scale).backward()
                 for name, value in {"loss": loss.detach(), **metrics}.items():
@@ -136,10 +140,15 @@ class Learner:
             by_rank_0=[*self.backbone.buffers(), *(self.average.model.buffers() if self.average else ())],
         )
 
-    def on_device(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
+    def on_device(self, images: torch.Tensor, labels: torch.Tensor, *for_teacher: torch.Tensor) -> Batch:
         """Move a micro-batch to where, and into the memory order in which, `step` takes it."""
         images = images.to(self.device, non_blocking=True, memory_format=self._settings.memory_format)
-        return images, labels.to(self.device, non_blocking=True)
+        return images, *(tensor.to(self.device, non_blocking=True) for tensor in (labels, *for_teacher))
+
+    @torch.no_grad()
+    def _teach(self, *images: torch.Tensor) -> torch.Tensor | None:
+        """The teacher's embeddings of a micro-batch, None without a teacher."""
+        return self._teacher(*images) if self._teacher else None
 
     def _optimizer_state(self, parameter: nn.Parameter) -> Tensors:
         """Tensors that torch.optim keeps of a parameter, by their stored names."""

@@ -130,6 +130,7 @@ REFUSED = {
     "tools/extract_features.py": ["--snap", "none.pt", "--train_data_root", "none", "--out", "none", "--layer", "none"],
     "tools/identify.py": ["--snap", "none.pt", "--gallery", "none", "--input", "none", "--json", "none"],
     "tools/import_weights.py": ["none.pth", "none.pt", "--template", "none"],
+    "tools/label_noise.py": ["--out", "none", "--snap", "none.pt", "--train_data_root", "none"],
     "tools/make_list.py": ["none", "none", "--val", "1"],
     "tools/make_sample_data.py": ["none", "--workers", "none"],
     "tools/pack_dataset.py": ["--train_dataset", "tar", "--train_data_root", "none", "--out", "none", "--margin", "1"],

@@ -56,7 +56,7 @@ def test_rows_follow_their_names(data: st.DataObject) -> None:
 def test_names_or_rows_of_another_number_are_refused_with_both() -> None:
     with pytest.raises(InputError, match="2 identities for a head of 3 classes"):
         head_rows(torch.ones(3, 4), ["a", "b"], ["a"], torch.ones(1, 4))
-    with pytest.raises(InputError, match="rows of 4 numbers, the embeddings of this run have 5"):
+    with pytest.raises(InputError, match="has 4 numbers, one of this run 5"):
         head_rows(torch.ones(1, 4), ["a"], ["a"], torch.ones(1, 5))
 
 

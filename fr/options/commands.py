@@ -33,6 +33,7 @@ COMMANDS = {
     "fr-extract": "tools/extract_features.py",
     "fr-identify": "tools/identify.py",
     "fr-import-weights": "tools/import_weights.py",
+    "fr-label-noise": "tools/label_noise.py",
     "fr-make-list": "tools/make_list.py",
     "fr-sample-data": "tools/make_sample_data.py",
     "fr-pack": "tools/pack_dataset.py",

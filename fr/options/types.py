@@ -56,6 +56,7 @@ def _has_factor(pattern: str, _equals: str, factor: str) -> bool:
 
 COUNT = checked(int, "a whole number >= 1", lambda x: x >= 1)
 COUNT_OR_0 = checked(int, "a whole number >= 0", lambda x: x >= 0)
+CENTERS = checked(int, "a whole number in [1, 255]", lambda x: 1 <= x <= 255)  # which is the nearest, in a byte
 MODEL_FILE = checked(model_file, "a text that isn't empty", lambda x: x != "")
 TEXT = checked(str, "a text that isn't empty", lambda x: x != "")
 POSITIVE = checked(float, "a number > 0", lambda x: x > 0)

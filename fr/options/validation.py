@@ -23,7 +23,7 @@ _GOES_WITH = {
     },
     # What is about cosines to the classes' centres.
     **dict.fromkeys(
-        ("s", "push_plus_loss_weight", "global_push_loss_weight", "min_margin_loss_weight"),
+        ("s", "sub_centers", "push_plus_loss_weight", "global_push_loss_weight", "min_margin_loss_weight"),
         ("margin_type", tuple(kind for kind in MARGINS if kind != "linear")),
     ),
     "t": ("mining_type", ("sv",)),
@@ -198,6 +198,8 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         complain("mining_type", "sv and --margin_type curricular both weigh the same hard classes; choose one")
     if kind == "linear" and mining == "sv":
         complain("mining_type", "sv weighs cosines, and --margin_type linear has none")
+    if values.get("sub_centers", 1) > 1 and values.get("min_margin_loss_weight"):
+        complain("min_margin_loss_weight", "not with --sub_centers: it is about the one centre of a class")
     if mining == "focal" and values.get("label_smoothing"):
         complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
     if values.get("softmax_weight") == 0 and not any(values[name] for name in values if name.endswith("_weight")):

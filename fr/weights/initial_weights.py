@@ -94,7 +94,8 @@ def head_rows(
         raise InputError(f"{len(theirs):,} identities for a head of {len(head):,} classes")
     if head.shape[1] != fresh.shape[1]:
         raise InputError(
-            f"the file's head has rows of {head.shape[1]} numbers, the embeddings of this run have {fresh.shape[1]}"
+            f"a class of the file's head has {head.shape[1]} numbers, one of this run {fresh.shape[1]} (--embed_size "
+            "times --sub_centers)"
         )
     row_of = {name: row for row, name in enumerate(theirs)}
     places = [place for place, name in enumerate(ours) if name in row_of]

@@ -49,10 +49,11 @@ class Weights:
     """Content of a weights file, in the terms of this trainer.
 
     source: for people. embed_size: E; 0 when the file has no embedding layer. input_size: (height, width), None when
-    the shapes don't tell. backbone: our key → tensor. head: [C, E], a row a class, as it stood there. bias: [C], what
-    is added to the logits of a plain softmax; None = the head's are cosines. identities: the classes' names, where the
-    file gives them. left_out: its keys that have no place here. lacks: our keys that no file
-    of its kind has. template, alignment: how its authors align faces. color_order: of its input; "" = the model's.
+    the shapes don't tell. backbone: our key → tensor. head: [C, E] (K centres a class: [C, K · E]), a row a class, as
+    it stood there. bias: [C], what is added to the logits of a plain softmax; None = the head's are cosines.
+    identities: the classes' names, where the file gives them. left_out: its keys that have no place here. lacks: our
+    keys that no file of its kind has. template, alignment: how its authors align faces. color_order: of its
+    input; "" = the model's.
     """
 
     path: Path

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -178,7 +179,7 @@ APART = ("n000135/0002_01.jpg", "n000135/0016_01.jpg")
 
 def pairs_of(faces: LabelledFaces, signatures: Signatures) -> set[tuple[str, str]]:
     """The names of near-duplicates as the check finds them, without worker processes."""
-    blank = np.zeros(len(faces))
+    blank: Any = np.zeros(len(faces))
     facts = ImageFacts({}, blank, signatures, blank, blank, blank)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registration, "map_in_processes", lambda function, items, *_: map(function, items))
@@ -265,7 +266,7 @@ def test_pictures_are_compared_once_registered_and_where_both_are_shown() -> Non
     one, other = (cv2.GaussianBlur(rng.uniform(0, 255, (120, 120)), (0, 0), 4) for _ in range(2))
     one, other = (np.clip((grey - 127) * 6 + 127, 0, 255).astype(np.uint8) for grey in (one, other))
     place = np.array([[0.95, 0.03, -9.0], [-0.03, 0.95, -12.0]])
-    moved = cv2.warpAffine(one, place, (96, 96))
+    moved = np.asarray(cv2.warpAffine(one, place, (96, 96)), dtype=np.uint8)
     plain, unlike = one[12:108, 12:108], other[12:108, 12:108]
     assert likeness(view(plain), view(moved)) > 0.98
     darker = (moved * 0.6 + 20).astype(np.uint8)

@@ -191,9 +191,9 @@ def face_of(pixels: NDArray[np.uint8], matrix: alignment.Array, size: tuple[int,
     moved = alignment.compose(matrix[None], np.array([[[1.0, 0, low[0]], [0, 1, low[1]]]]))
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
     if scale < 1:  # bilinear interpolation alone would alias
-        size = np.maximum(np.round(np.array(region.shape[1::-1]) * scale), 1).astype(int)
-        shrunk = placement.scaling(np.array([region.shape[1::-1]]), (int(size[1]), int(size[0])))
-        region = np.asarray(cv2.resize(region, size.tolist(), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        across, down = np.maximum(np.round(np.array(region.shape[1::-1]) * scale), 1).astype(int).tolist()
+        shrunk = placement.scaling(np.array([region.shape[1::-1]]), (down, across))
+        region = np.asarray(cv2.resize(region, (across, down), interpolation=cv2.INTER_AREA), dtype=np.uint8)
         moved = alignment.compose(moved, alignment.invert(shrunk))
     return np.asarray(cv2.warpAffine(region, moved[0], (width, height)), dtype=np.uint8)
 

@@ -48,7 +48,8 @@ def same_pictures(faces: Faces, pairs: Pairs, workers: int) -> Pairs:
         rows, places = np.unique(pairs[first : first + _CHUNK], return_inverse=True)
         items.append((part_of(faces, rows), places.reshape(-1, 2)))
     same = map_in_processes(compare, items, workers, "comparing images", f"{_CHUNK} pairs")
-    return pairs[np.concatenate([np.zeros(0, dtype=bool), *same])]
+    there: Pairs = pairs[np.concatenate([np.zeros(0, dtype=bool), *same])]
+    return there
 
 
 def compare(item: tuple[Faces, Pairs]) -> NDArray[np.bool_]:
@@ -69,7 +70,8 @@ def _view(faces: Faces, row: int) -> View | None:
     matrix = alignment.compose(_TO_VIEW, matrix[None])[0]
     grey = np.asarray(cv2.cvtColor(face_of(pixels, matrix, (_SIDE, _SIDE)), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
     across, down = np.meshgrid(np.arange(_SIDE), np.arange(_SIDE))
-    places = alignment.transform(alignment.invert(matrix[None]), np.stack([across, down], axis=2).reshape(1, -1, 2))
+    corners = np.stack([across, down], axis=2).reshape(1, -1, 2).astype(np.float64)
+    places = alignment.transform(alignment.invert(matrix[None]), corners)
     inside = ((places >= 0) & (places <= np.array(pixels.shape[1::-1]) - 1)).all(axis=2)
     return View(grey, inside.reshape(_SIDE, _SIDE))
 
@@ -86,14 +88,19 @@ def likeness(first: View, second: View) -> float:
             small = partial(cv2.resize, dsize=(side, side), interpolation=cv2.INTER_AREA)
             moved[:, 2] /= level
             shown = small(second.shown.astype(np.uint8))
-            _, moved = cv2.findTransformECC(
-                small(first.grey), small(second.grey), moved, cv2.MOTION_AFFINE, _STOP, shown, 3 if level > 2 else 5
+            window = 3 if level > 2 else 5
+            found = cv2.findTransformECC(
+                small(first.grey), small(second.grey), moved, cv2.MOTION_AFFINE, _STOP, shown, window
             )
+            moved = np.asarray(found[1], dtype=np.float32)
             moved[:, 2] *= level
     except cv2.error:  # it doesn't converge: they are unlike
         return 0.0
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    registered, seen = (cv2.warpAffine(array, moved, (_SIDE, _SIDE), flags=flags) for array in _smooth(second))
+    registered, seen = (
+        np.asarray(cv2.warpAffine(array, moved, (_SIDE, _SIDE), flags=flags), dtype=np.float32)
+        for array in _smooth(second)
+    )
     smooth, own = _smooth(first)
     both = (own == 1) & (seen > 0.99)
     if both.mean() < _LEAST_SEEN:

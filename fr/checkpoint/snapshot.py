@@ -22,6 +22,7 @@ from fr.files.kinds import Kind, kind_of, taken_for
 from fr.files.model_metadata import CONTRACT_KEY, read_contract, read_facts
 
 FORMAT = 1
+OF_THE_NETWORK = ("model", "embed_size", "iteration")  # fields that exported files keep beside the preprocessing
 _A_SNAPSHOT = "a snapshot of this trainer"
 
 
@@ -147,7 +148,7 @@ def described(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, 
     if CONTRACT_KEY not in metadata:
         raise InputError(taken_for(_A_SNAPSHOT, path))
     facts = read_facts(path, metadata)
-    known = {name: facts.get(name) for name in ("model", "embed_size", "iteration", "scores")}
+    known = {name: facts.get(name) for name in (*OF_THE_NETWORK, "scores")}
     return SnapshotContents.from_dict(
         path,
         {

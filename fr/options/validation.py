@@ -47,6 +47,7 @@ _NEEDS = {
     "distill_cosine_weight": "teacher",
     "distill_mse_weight": "teacher",
     "distill_relation_weight": "teacher",
+    "mix_prob": "teacher",
 }
 # Options that take several values, and how many that may be.
 _LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3), "betas": (2,)}
@@ -204,6 +205,8 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
     if values.get("softmax_weight") == 0 and not any(values[name] for name in values if name.endswith("_weight")):
         complain("softmax_weight", "0 leaves no loss; give one of the auxiliary losses a weight")
+    if values.get("mix_prob") and values.get("softmax_weight"):
+        complain("mix_prob", "a blend of two images has no label: goes with --softmax_weight 0")
     return problems
 
 
@@ -220,14 +223,17 @@ def check_identities(identities: Sequence[str]) -> None:
 
 
 def check_micro_batches(options: argparse.Namespace, world_size: int) -> None:
-    """Raises InputError for micro-batches of one image, whose batch norms have no variance."""
-    ranks_together = world_size if options.sync_bn else 1
-    images = options.train_batch_size // (world_size * options.accumulate) * ranks_together
-    if images == 1 and not options.freeze_bn:
+    """Raises InputError for micro-batches of one image, whose batch norms have no variance, or odd ones to be mixed."""
+    images = options.train_batch_size // (world_size * options.accumulate)
+    if images * (world_size if options.sync_bn else 1) == 1 and not options.freeze_bn:
         raise InputError(
             f"--train_batch_size {options.train_batch_size} on {world_size} (ranks) x {options.accumulate} "
             "(--accumulate): one image in each micro-batch, and batch norms need two: give a larger --train_batch_size "
             "or a smaller --accumulate, or --freeze_bn"
+        )
+    if options.mix_prob and images % 2:
+        raise InputError(
+            f"--mix_prob: blends pairs of images, and a micro-batch has {images}: change --train_batch_size"
         )
 
 

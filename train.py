@@ -62,6 +62,7 @@ from fr.train.milestones import Milestones
 from fr.train.monitor import Monitor, Silent
 from fr.train.optimizer import OptimizerSettings, build_optimizer, parameter_groups
 from fr.train.replicas import checkpoint_blocks, deterministic, synchronise_batch_norms
+from fr.train.teacher import Teacher, open_teacher
 from fr.train.validation import Validation
 from fr.train.watchdog import watched
 from fr.weights.initial_weights import InitialWeights, initialise
@@ -87,12 +88,14 @@ def main(argv: list[str]) -> int:
         held_out = read_held_out(vars(options), faces.identities, ranks)
         order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)
+        losses, aligned = LossSettings.from_options(options), not faces.landmarks.shape[1]
+        teacher = open_teacher(losses, options.embed_size, preprocessing, aligned, ranks.device)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
 
         torch.manual_seed(options.seed)
-        contents = _snapshot_contents(resolved, preprocessing, faces, order)
+        contents = _snapshot_contents(resolved, preprocessing, faces, order, teacher)
         resuming = bool(claimed.resumable)
-        learner, sources = _build_learner(options, ranks, preprocessing, faces.identities, resuming)
+        learner, sources = _build_learner(options, ranks, preprocessing, faces.identities, resuming, teacher)
         state = TrainingState(learner)
         resumed = resume(claimed.resumable, state, contents, faces.identities)
         if resumed.contents:
@@ -111,7 +114,8 @@ def main(argv: list[str]) -> int:
         warnings = [f"warning: {doubt}" for doubt in unlikely]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
-        monitor.say("\n".join([summary, *crops, *warnings, *resumed.notes, *changed, *sources]))
+        taught = [f"distilling from {options.teacher}: {teacher.describe()}"] if teacher else []
+        monitor.say("\n".join([summary, *taught, *crops, *warnings, *resumed.notes, *changed, *sources]))
         kept = Kept(options.keep_snapshots, options.keep_every)
         writer = SnapshotWriter(
             folder, prefix, state, faces.identities, monitor.say, kept, options.async_snapshots, resumed
@@ -124,8 +128,9 @@ def main(argv: list[str]) -> int:
         milestones = Milestones(contents, state, writer, learner.meters, validation, monitor)
         bad = BadImages(options.max_bad_images)
         augmentation = Augmentation.from_options(options)
+        of_teacher = teacher.preprocessing if teacher else None
         stream = TrainingStream(
-            faces, order, iterations, ranks, options.accumulate, preprocessing, augmentation, dali, bad
+            faces, order, iterations, ranks, options.accumulate, preprocessing, augmentation, dali, bad, of_teacher
         )
         settings = replace(LoopSettings.from_options(options), val_step=options.val_step or order.iterations_per_epoch)
         with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat, log_folder(options)):
@@ -135,7 +140,12 @@ def main(argv: list[str]) -> int:
 
 
 def _build_learner(
-    options: argparse.Namespace, ranks: Ranks, preprocessing: Preprocessing, identities: Sequence[str], resumed: bool
+    options: argparse.Namespace,
+    ranks: Ranks,
+    preprocessing: Preprocessing,
+    identities: Sequence[str],
+    resumed: bool,
+    teacher: Teacher | None,
 ) -> tuple[Learner, list[str]]:
     """The learner of the options, and lines on the sources of its initial weights. resumed: a snapshot follows."""
     memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
@@ -145,7 +155,7 @@ def _build_learner(
         backbone = synchronise_batch_norms(backbone, ranks.device)
     head = MarginSoftmax(len(identities), options.embed_size, LossSettings.from_options(options), options.seed)
     head.to(ranks.device)
-    sources = initialise(backbone, head, identities, _initial_weights(options), resumed)
+    sources = initialise(backbone, head, identities, InitialWeights.from_options(options), resumed)
     average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
     named = _named_parameters(backbone, head)
     groups = parameter_groups(named, options.freeze, options.lr_scale, options.decay_norm_and_bias)
@@ -154,7 +164,8 @@ def _build_learner(
         checkpoint_blocks(backbone)
     precision = resolved_precision(options.precision, ranks.device)
     settings = StepSettings(options.clip_norm, precision, options.freeze_bn, memory_format)
-    return Learner(backbone, head, optimizer, settings, average, options.compile), sources
+    network = teacher.network if teacher else None
+    return Learner(backbone, head, optimizer, settings, average, options.compile, network), sources
 
 
 def _first_set(options: argparse.Namespace) -> tuple[str, str, str]:
@@ -189,7 +200,7 @@ def _last_iteration(options: argparse.Namespace, order: Order) -> int:
 
 
 def _snapshot_contents(
-    resolved: Resolved, preprocessing: Preprocessing, faces: LabelledFaces, order: Order
+    resolved: Resolved, preprocessing: Preprocessing, faces: LabelledFaces, order: Order, teacher: Teacher | None
 ) -> SnapshotContents:
     """Contents of the run's snapshots, as far as no iteration changes them."""
     options = resolved.values
@@ -200,14 +211,10 @@ def _snapshot_contents(
         "identities": len(faces.identities),
         "data": faces.fingerprint(),
         **({"images_per_identity": order.balance.images} if order.balance else {}),
+        **({"teacher": teacher.digest} if teacher else {}),
     }
     config = resolved.as_dict() | {FOLDER: os.getcwd()}
     return SnapshotContents(options.model, options.embed_size, preprocessing.as_dict(), run, config)
-
-
-def _initial_weights(options: argparse.Namespace) -> InitialWeights:
-    imagenet = options.model if options.pretrained else ""
-    return InitialWeights(options.init_from, options.partial, options.init_identities, imagenet)
 
 
 def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent:

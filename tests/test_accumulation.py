@@ -26,6 +26,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "--global_push_loss_weight": {"global_push_loss_weight": 1.0},
     "--triplet_loss_weight": {"triplet_loss_weight": 1.0},
     "--triplet_mining semihard": {"triplet_loss_weight": 1.0, "triplet_mining": "semihard"},
+    "--distill_relation_weight": {"distill_relation_weight": 1.0},
 }
 EQUAL: dict[str, dict[str, Any]] = {
     **{kind: {"margin_type": kind} for kind in MARGINS if kind not in DIFFERENT},
@@ -38,6 +39,7 @@ EQUAL: dict[str, dict[str, Any]] = {
     "minimum margin": {"min_margin_loss_weight": 1.0, "min_margin": 1.2},
     "minimum margin, sampling": {"min_margin_loss_weight": 1.0, "min_margin": 1.2, "sample_rate": 0.3},
     "magnitude": {"margin_type": "mag", "lambda_g": 5.0},
+    "distillation": {"distill_cosine_weight": 1.0, "distill_mse_weight": 1.0, "softmax_weight": 0.5},
 }
 
 
@@ -47,7 +49,7 @@ def after_steps(changes: dict[str, Any], parts: int, iterations: int) -> dict[st
     backbone = nn.Linear(FEATURES, EMBED_SIZE).double()
     head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(**changes), seed=1).double()
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.1, 0.9, 1e-4)
-    learner = Learner(backbone, head, optimizer)
+    learner = Learner(backbone, head, optimizer, teacher=lambda images: images[:, :EMBED_SIZE])
     learner.training_mode()
     share = SAMPLES // world_size()
     for iteration in range(iterations):
@@ -55,7 +57,7 @@ def after_steps(changes: dict[str, Any], parts: int, iterations: int) -> dict[st
         inputs = 20 * torch.randn(SAMPLES, FEATURES, dtype=torch.float64, generator=source)
         labels = torch.randint(CLASSES, (SAMPLES,), generator=source)
         own = slice(rank() * share, (rank() + 1) * share)
-        batches = list(zip(inputs[own].chunk(parts), labels[own].chunk(parts), strict=True))
+        batches = list(zip(*(every[own].chunk(parts) for every in (inputs, labels, inputs)), strict=True))
         learner.step(batches, iteration, 0.1)
     state = learner.state()
     return {name: tensor.clone() for name, tensor in {**state.whole, **state.rows}.items()}

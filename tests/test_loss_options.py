@@ -11,6 +11,7 @@ from fr.options.losses import MARGINS, LossSettings
 
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
 WEIGHTS = ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
+DISTILLATION = tuple(f"distill_{name}_weight" for name in ("cosine", "mse", "relation"))
 
 # (option, a value that isn't its default, the option it goes with, the values of that which it goes with)
 GOES_WITH = [
@@ -58,8 +59,8 @@ def file(folder: Path, text: str) -> str:
 
 
 def test_these_tables_have_every_option_of_a_loss() -> None:
-    alone = {"margin_type", "s", "mining_type", "label_smoothing", "sample_rate"}
-    alone |= {f"{name}_loss_weight" for name in WEIGHTS}
+    alone = {"margin_type", "softmax_weight", "s", "mining_type", "label_smoothing", "sub_centers", "sample_rate"}
+    alone |= {"teacher"} | {f"{name}_loss_weight" for name in WEIGHTS}.union(DISTILLATION)
     assert {field.name for field in fields(LossSettings)} == alone | PARTNER.keys()
 
 
@@ -82,8 +83,11 @@ def test_these_tables_have_every_option_of_a_loss() -> None:
         ("t", "1 1.5", "0.9 nan"),
         ("gamma", "1 5", "0.5 0"),
         ("label_smoothing", "0 0.99", "1 -0.1 nan"),
+        ("sub_centers", "1 3 255", "0 256 1.5"),
         ("sample_rate", "0.001 1", "0 1.1 -1"),
+        ("softmax_weight", "0.5 10", "-1 nan"),
         *((f"{name}_loss_weight", "0 1e-3 10", "-1 nan") for name in WEIGHTS),
+        *((name, "0", "-1 nan") for name in DISTILLATION),
         ("center_loss_lr", "0.1 1", "0 -1"),
         ("push_margin", "0.1 1.5", "0 -1"),
         ("min_margin", "0.1 1.5", "0 -1"),
@@ -155,6 +159,22 @@ def test_an_option_of_an_auxiliary_loss_needs_its_weight(
             assert problems(config, f"--{weight}_loss_weight=0.1") == refusal
 
 
+def test_a_teacher_and_the_losses_that_compare_with_it_need_each_other() -> None:
+    listed = ", ".join(f"--{name}" for name in DISTILLATION)
+    assert problems("--teacher=x.pt") == (f"command line: --teacher: no effect while 0: {listed}",)
+    for name in DISTILLATION:
+        assert problems(f"--{name}=1") == (f"command line: --{name}: no effect without --teacher",)
+        assert getattr(loss("--teacher=x.pt", f"--{name}=2.5", "--softmax_weight=0"), name) == 2.5
+
+
+def test_blends_of_images_are_for_a_teacher_alone() -> None:
+    assert problems("--mix_prob=.5") == (
+        "command line: --mix_prob: no effect without --teacher",
+        "command line: --mix_prob: a blend of two images has no label: goes with --softmax_weight 0",
+    )
+    loss("--mix_prob=.5", "--teacher=x.pt", "--distill_mse_weight=1", "--softmax_weight=0")
+
+
 def test_an_option_that_has_its_default_goes_with_everything() -> None:
     defaults = train_options(DATA).as_dict()
     argv = [f"--{name}={defaults[name]}" for name in PARTNER]
@@ -187,6 +207,7 @@ def test_all_that_does_not_go_together_comes_out_together() -> None:
 @pytest.mark.parametrize(
     ("argv", "problem"),
     [
+        ("--softmax_weight=0", "--softmax_weight: 0 leaves no loss; give one of the auxiliary losses a weight"),
         (
             "--margin_type=curricular --mining_type=sv",
             "--mining_type: sv and --margin_type curricular both weigh the same hard classes; choose one",
@@ -234,11 +255,12 @@ def test_their_neighbours_are_accepted(argv: str) -> None:
     [
         "--margin_type=arc --m=0.45 --easy_margin --margin_gradient=straight --mining_type=sv --t=1.3",
         "--margin_type=combined --m1=1.1 --m2=0.25 --m3=0.05 --mining_type=focal --gamma=3.5",
-        "--margin_type=ada --m=auto --h=0.3 --label_smoothing=0.1 --sample_rate=0.3",
+        "--margin_type=ada --m=auto --h=0.3 --label_smoothing=0.1 --sub_centers=3 --sample_rate=0.3",
         "--margin_type=mag --l_m=0.4 --u_m=0.9 --l_a=5 --u_a=50 --lambda_g=1e-3 --max_bad_steps=0",
         "--margin_type=softmax --center_loss_weight=3e-3 --center_loss_lr=0.1 --push_loss_weight=.1 --push_margin=.5",
         "--push_plus_loss_weight=.2 --global_push_loss_weight=.3 --min_margin_loss_weight=.4 --min_margin=.9",
         "--triplet_loss_weight=1 --triplet_margin=.3 --triplet_mining=semihard",
+        "--teacher=x.onnx --distill_cosine_weight=2 --distill_mse_weight=.1 --distill_relation_weight=3",
     ],
 )
 def test_a_written_file_reads_back_as_the_same_losses(argv: str, tmp_path: Path) -> None:

@@ -22,21 +22,28 @@ from fr.preprocessing import Preprocessing
 
 nvjpeg.load_dalis()  # before anyone imports torchvision
 _FAR = 1 << 30  # pixels; beyond any side
-_REGION = ("low", "high", "matrix", "sigma")
+TEACHER = "teacher."  # prefix of the inputs that are about the teacher's images
 
 
-def input_names(effects: tuple[str, ...]) -> tuple[str, ...]:
+def input_names(effects: tuple[str, ...], with_teacher: bool = False) -> tuple[str, ...]:
     """Names of the inputs of `face_graph`, in the order in which DALI gets them.
 
     `encoded` [N]: the bytes of an image; the region's as of `regions`; of each effect `name.drawn` and
-    `name.parameters`, as of `fr.data.augmentation.effects`.
+    `name.parameters`, as of `fr.data.augmentation.effects`. With a teacher also what its images differ in.
     """
-    return ("encoded", *_REGION, *(f"{name}.{part}" for name in effects for part in Effect._fields))
+    of_view = ("matrix", "sigma", *(f"{name}.{part}" for name in effects for part in Effect._fields))
+    return ("encoded", "low", "high", *of_view, *(TEACHER + name for name in of_view if with_teacher))
 
 
 def effect_inputs(effects: dict[str, Effect]) -> dict[str, NDArray[Any]]:
     """Inputs of `face_graph` for the effects of a batch."""
     return {f"{name}.{part}": array for name, effect in effects.items() for part, array in effect._asdict().items()}
+
+
+def with_teachers(inputs: dict[str, Any], teachers: dict[str, Any]) -> dict[str, Any]:
+    """Inputs of `face_graph` with those of the teacher's images; the decoded region covers both."""
+    low, high = np.minimum(inputs["low"], teachers.pop("low")), np.maximum(inputs["high"], teachers.pop("high"))
+    return inputs | {"low": low, "high": high} | {TEACHER + name: value for name, value in teachers.items()}
 
 
 def as_tensors(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +115,12 @@ def _region(encoded: Any, sides: tuple[Any, Any], start: Any, end: Any, dali_dev
     )
 
 
+def _resized(sides: tuple[Any, Any], shorter: int) -> Any:
+    """Height and width [2] of images whose shorter side becomes `shorter`, rounded as torchvision does."""
+    height, width = sides
+    return fn.cast(fn.stack(*(shorter * side // math.min(height, width) for side in sides)), dtype=types.FLOAT)
+
+
 @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
 def first_pixel_graph(source: Any, dali_device: str) -> Any:
     """Encoded image → its first pixel, [1, 1, 3] uint8."""
@@ -117,12 +130,19 @@ def first_pixel_graph(source: Any, dali_device: str) -> Any:
 
 
 @pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]
-def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effects: tuple[str, ...]) -> Any:
+def face_graph(
+    source: Any,
+    preprocessing: Preprocessing,
+    dali_device: str,
+    effects: tuple[str, ...],
+    teacher: Preprocessing | None = None,
+) -> Any:
     """Batches of `input_names` → aligned faces [N, 3, H, W] float32 in the units of `preprocessing`.
 
     source: iterator of mappings name → tensors, as of `as_tensors`. effects: enabled pixel transforms, in order.
+    teacher: preprocessing of a second output, of the same decoded images.
     """
-    names = input_names(effects)
+    names = input_names(effects, teacher is not None)
     ordered = _in_order(source, names)
     # Without a copy: the tensors own their memory, and nobody writes to it.
     nodes = fn.external_source(source=ordered, num_outputs=len(names), batch=True, no_copy=True)
@@ -132,12 +152,38 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effe
     size = fn.cast(fn.stack(*reversed(sides)), dtype=types.FLOAT)
     start = math.clamp(inputs["low"], 0.0, size - 1.0)
     end = math.clamp(inputs["high"], start + 1.0, size)
-    images = _region(encoded, sides, start, end, dali_device)
-    images = warp(images, start, inputs["matrix"], inputs["sigma"], preprocessing.input_size, dali_device)
+    if preprocessing.alignment == alignment.CENTER_CROP:  # then the teacher's, too
+        start, end = start * 0.0, math.max(end, size)
+    decoded = _region(encoded, sides, start, end, dali_device)
+    images = _input_images(decoded, sides, start, inputs, "", preprocessing, effects, dali_device)
+    if teacher is None:
+        return images
+    return images, _input_images(decoded, sides, start, inputs, TEACHER, teacher, effects, dali_device)
+
+
+def _input_images(
+    decoded: Any,
+    sides: tuple[Any, Any],
+    start: Any,
+    inputs: dict[str, Any],
+    prefix: str,
+    preprocessing: Preprocessing,
+    effects: tuple[str, ...],
+    dali_device: str,
+) -> Any:
+    """Input of a network from decoded regions, of images of these sides, that begin at `start`.
+
+    inputs: those of that prefix are used.
+    """
+    if preprocessing.alignment == alignment.CENTER_CROP:
+        # An antialiased resampling of its own, before the warp, which is a shift by whole pixels without augmentation.
+        decoded = fn.resize(decoded, size=_resized(sides, preprocessing.resized), interp_type=types.INTERP_LINEAR)
+    matrix, sigma = inputs[f"{prefix}matrix"], inputs[f"{prefix}sigma"]
+    images = warp(decoded, start, matrix, sigma, preprocessing.input_size, dali_device)
     for name in effects:
-        drawn = inputs[f"{name}.drawn"]
+        drawn = inputs[f"{prefix}{name}.drawn"]
         if drawn:  # only selected samples pay for an effect
-            images = EFFECTS[name](images, inputs[f"{name}.parameters"])
+            images = EFFECTS[name](images, inputs[f"{prefix}{name}.parameters"])
     if preprocessing.color_order == "bgr":
         images = fn.color_space_conversion(images, image_type=types.RGB, output_type=types.BGR)
     return fn.crop_mirror_normalize(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fr import alignment
 from fr.data import nvjpeg, placement
 from fr.data.faces import Faces
-from fr.data.graph import as_tensors, effect_inputs, face_graph, first_pixel_graph, regions
+from fr.data.graph import as_tensors, effect_inputs, face_graph, first_pixel_graph, regions, with_teachers
 from fr.data.reading import Content, ReadAhead, read_row, unreadable
 from fr.data.samples import SampleBatch, plain_batch
 from fr.distributed import Ranks
@@ -74,7 +74,7 @@ class FaceStream:
     ReadAhead. With `ahead` = 1 a batch is drawn and read when it is asked for, in this thread. Problems are raised in
     the iteration that needs the batch, as Undecodable, or as OutsideRoot, for which nothing may be substituted. The
     next iteration goes on with the next batch, unless DALI itself failed: then `broken` is set, the threads have ended,
-    and the stream is of no more use.
+    and the stream is of no more use. teacher: preprocessing of a second input of the same images, which `views` gives.
     """
 
     def __init__(
@@ -86,23 +86,27 @@ class FaceStream:
         settings: DaliSettings,
         effects: tuple[str, ...],
         ahead: int = 2,
+        teacher: Preprocessing | None = None,
     ) -> None:
         self.broken = False
         self._faces = faces
         self._preprocessing = preprocessing
         self._settings = settings
         self._effects = effects
+        self._teacher = teacher
         self._pending: deque[Pending] = deque()
         self._stream = torch.cuda.current_stream(settings.gpu) if settings.device == "gpu" else None
         # The graph doesn't refer to this stream: a cycle would keep the memory of a dropped graph for long. Nor does it
         # keep the threads, since DALI's objects may refer to each other until the garbage collector comes.
-        self._ahead = None if ahead == 1 else ReadAhead(faces, batches, partial(_prepared, faces, preprocessing))
+        prepare = partial(_prepared, faces, preprocessing, teacher)
+        self._ahead = None if ahead == 1 else ReadAhead(faces, batches, prepare)
         source = _taken(weakref.proxy(self._ahead), self._pending) if self._ahead else None
         self._graph = face_graph(
-            source=source or graph_inputs(faces, batches, self._pending, preprocessing),
+            source=source or graph_inputs(faces, batches, self._pending, preprocessing, teacher),
             preprocessing=preprocessing,
             dali_device=settings.device,
             effects=effects,
+            teacher=teacher,
             batch_size=max_batch_size,
             num_threads=settings.threads,
             device_id=settings.gpu if settings.device == "gpu" else None,
@@ -113,8 +117,13 @@ class FaceStream:
         return self
 
     def __next__(self) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        views, indices = self.views()
+        return views[0], indices
+
+    def views(self) -> tuple[list[torch.Tensor], NDArray[np.int64]]:
+        """Same as the next iteration, with the images [N, 3, H, W] of the network and, where there is one, teacher."""
         try:
-            (output,) = self._graph.run(self._stream) if self._stream else self._graph.run()
+            outputs = self._graph.run(self._stream) if self._stream else self._graph.run()
         except RuntimeError as error:
             self.broken = True
             if self._ahead:
@@ -127,8 +136,7 @@ class FaceStream:
         samples, problems = self._pending.popleft()
         if problems:
             raise Undecodable(_messages(problems))
-        images: torch.Tensor = torch.from_dlpack(output.as_tensor())
-        return images, samples.indices
+        return [torch.from_dlpack(output.as_tensor()) for output in outputs], samples.indices
 
     def _search(self, batch: SampleBatch) -> dict[int, str]:
         """Row → problem of the images that DALI refuses, found by running the graph on one image at a time."""
@@ -139,7 +147,8 @@ class FaceStream:
         while row < len(batch.indices):
             ones = (batch.row(number) for number in range(row, len(batch.indices)))
             try:
-                for _ in FaceStream(self._faces, ones, 1, self._preprocessing, self._settings, self._effects):
+                how = self._preprocessing, self._settings, self._effects
+                for _ in FaceStream(self._faces, ones, 1, *how, teacher=self._teacher):
                     row += 1
             except Undecodable as failure:
                 problems[row] = str(failure)
@@ -160,6 +169,7 @@ def graph_inputs(
     batches: Iterator[SampleBatch],
     pending: deque[Pending],
     preprocessing: Preprocessing,
+    teacher: Preprocessing | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Inputs of `face_graph` by name, batch by batch; each batch is appended to `pending` with its problems.
 
@@ -167,7 +177,7 @@ def graph_inputs(
     """
     for batch in batches:
         contents = [read_row(faces, index) for index in batch.indices.tolist()]
-        prepared = _prepared(faces, preprocessing, batch, contents)
+        prepared = _prepared(faces, preprocessing, teacher, batch, contents)
         pending.append(prepared.pending)
         yield prepared.inputs
 
@@ -179,12 +189,26 @@ def _taken(prepared: ReadAhead[_Prepared], pending: deque[Pending]) -> Iterator[
         yield one.inputs
 
 
-def _prepared(faces: Faces, preprocessing: Preprocessing, batch: SampleBatch, contents: list[Content]) -> _Prepared:
+def _prepared(
+    faces: Faces,
+    preprocessing: Preprocessing,
+    teacher: Preprocessing | None,
+    batch: SampleBatch,
+    contents: list[Content],
+) -> _Prepared:
     encoded, matrices, problems = read_images(faces, batch.indices, contents, preprocessing)
+    inputs = {"encoded": encoded} | _view_inputs(batch, matrices, preprocessing)
+    if teacher and batch.for_teacher:
+        matrices, _ = placement.matrices(faces, batch.indices, encoded, teacher)
+        inputs = with_teachers(inputs, _view_inputs(batch.for_teacher, matrices, teacher))
+    return _Prepared(as_tensors(inputs), Pending(batch, problems))
+
+
+def _view_inputs(batch: SampleBatch, matrices: alignment.Array, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Inputs of the graph for the images of one network; matrices [N, 2, 3]: image → input, without augmentation."""
     if batch.moves is not None:
         matrices = alignment.compose(batch.moves, matrices)
-    inputs = {"encoded": encoded} | regions(matrices, preprocessing.input_size) | effect_inputs(batch.effects)
-    return _Prepared(as_tensors(inputs), Pending(batch, problems))
+    return regions(matrices, preprocessing.input_size) | effect_inputs(batch.effects)
 
 
 def read_images(

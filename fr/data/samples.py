@@ -19,6 +19,7 @@ class SampleBatch:
     indices: NDArray[np.int64]  # [N]
     moves: alignment.Array | None  # [N, 2, 3] geometric augmentation, input → input; None = none
     effects: dict[str, Effect]  # enabled pixel transforms, in order, by a name of `fr/data/augmentation.py`
+    for_teacher: "SampleBatch | None" = None  # the same samples and draws, for the input of the teacher
 
     def row(self, number: int) -> "SampleBatch":
         """One of the samples, as a batch of its own."""
@@ -30,7 +31,7 @@ class SampleBatch:
         effects = {
             name: Effect(effect.drawn[chosen], effect.parameters[chosen]) for name, effect in self.effects.items()
         }
-        return SampleBatch(self.indices[chosen], moves, effects)
+        return SampleBatch(self.indices[chosen], moves, effects, self.for_teacher and self.for_teacher.rows(chosen))
 
 
 def plain_batch(indices: NDArray[np.int64]) -> SampleBatch:
@@ -45,8 +46,13 @@ def augmented_batch(
     seed: int,
     epoch: int,
     first: int,
+    teacher: Preprocessing | None = None,
 ) -> SampleBatch:
-    """A batch at positions `first` … of an epoch, with the draws of those positions."""
+    """A batch at positions `first` … of an epoch, with the draws of those positions; teacher: its preprocessing."""
     draws = augmentation.draw(settings, seed, epoch, first, len(indices))
-    moves = augmentation.geometry(draws, preprocessing.input_size)
-    return SampleBatch(indices, moves, augmentation.effects(settings, draws, moves, preprocessing))
+
+    def transformed(contract: Preprocessing, for_teacher: SampleBatch | None = None) -> SampleBatch:
+        moves = augmentation.geometry(draws, contract.input_size)
+        return SampleBatch(indices, moves, augmentation.effects(settings, draws, moves, contract), for_teacher)
+
+    return transformed(preprocessing, transformed(teacher) if teacher else None)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fr.data.augmentation import mix
 from fr.data.bad_images import BadImages, stand_ins
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, Share
@@ -30,7 +31,8 @@ class TrainingStream:
     """Images and labels of one rank for the given iterations, `accumulate` micro-batches each.
 
     Iterate for [b, 3, H, W] float32 on DALI's device and [b] int64 on the CPU, where
-    b = batch_size / ranks / accumulate. Images that are replaced are reported to `bad`. InputError when they are too
+    b = batch_size / ranks / accumulate; teacher: the preprocessing of a third output, the same faces with the same
+    draws [b, 3, H_t, W_t]. Images that are replaced are reported to `bad`. InputError when they are too
     many, when no image can be a replacement, or when DALI fails for a reason that no single image explains.
     """
 
@@ -43,18 +45,24 @@ class TrainingStream:
     augment: Augmentation
     settings: DaliSettings
     bad: BadImages
+    teacher: Preprocessing | None = None
     _hopeless: set[int] = field(default_factory=set, init=False)  # samples that decode at no position: not tried again
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         stream = self._open(self._shown_from(0))
         for number in range(len(self.iterations) * self.accumulate):
             if stream.broken:
                 stream = self._open(self._shown_from(number))
             try:
-                images, indices = next(stream)
+                (images, *for_teacher), indices = stream.views()
             except Undecodable as failure:
-                images, indices = self._replaced(self._share(number), failure)
-            yield images, torch.from_numpy(self.faces.labels[indices])
+                (images, *for_teacher), indices = self._replaced(self._share(number), failure)
+            if self.augment.mix_prob:
+                images, *for_teacher = (self._mixed(self._share(number), view) for view in (images, *for_teacher))
+            yield images, torch.from_numpy(self.faces.labels[indices]), *for_teacher
+
+    def _mixed(self, share: Share, images: torch.Tensor) -> torch.Tensor:
+        return mix(self.augment, self.order.seed, share.epoch, share.first, images)
 
     @property
     def _size(self) -> int:
@@ -75,11 +83,11 @@ class TrainingStream:
     def _open(self, shown: Iterable[tuple[Indices, int, int]], size: int = 0) -> FaceStream:
         """size: of a batch; 0 = that of a micro-batch."""
         batches = (
-            augmented_batch(indices, self.preprocessing, self.augment, self.order.seed, epoch, first)
+            augmented_batch(indices, self.preprocessing, self.augment, self.order.seed, epoch, first, self.teacher)
             for indices, epoch, first in shown
         )
-        effects = self.augment.effects
-        return FaceStream(self.faces, batches, size or self._size, self.preprocessing, self.settings, effects)
+        how = self.preprocessing, self.settings, self.augment.effects
+        return FaceStream(self.faces, batches, size or self._size, *how, teacher=self.teacher)
 
     def _standing(self, indices: Indices) -> Indices:
         if self._hopeless.isdisjoint(indices.tolist()):
@@ -89,8 +97,8 @@ class TrainingStream:
     def _candidates(self, index: int) -> Iterator[int]:
         return (other for other in stand_ins(self.faces.labels, index) if other not in self._hopeless)
 
-    def _replaced(self, share: Share, failure: Undecodable) -> tuple[torch.Tensor, Indices]:
-        """Images and samples of a share, those of the failed rows replaced."""
+    def _replaced(self, share: Share, failure: Undecodable) -> tuple[list[torch.Tensor], Indices]:
+        """Images, of each network, and samples of a share, those of the failed rows replaced."""
         before = None
         chosen = self._standing(share.indices)
         while True:
@@ -100,7 +108,7 @@ class TrainingStream:
             if before is not None and np.array_equal(chosen, before):
                 raise failure  # the second time with the same images; the first may be a disk away for a moment
             try:
-                return next(self._open([(chosen, share.epoch, share.first)]))
+                return self._open([(chosen, share.epoch, share.first)]).views()
             except Undecodable as error:
                 failure, before = error, chosen
 

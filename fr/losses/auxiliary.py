@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from fr.losses import distillation
+from fr.losses.distillation import Part
 from fr.losses.margins import magface_regulariser
 from fr.losses.sharded import PIECE, SHORTEST, Shard, sum_over_ranks
 from fr.options.losses import LossSettings
-
-Part = tuple[torch.Tensor, torch.Tensor]
 
 # Margin schedule of global push+: linear from this margin to `push_margin` (face_recognition.pytorch).
 _START_MARGIN, _MARGIN_ITERATIONS = 0.15, 40_000
@@ -48,6 +48,7 @@ class Gathered(Targets):
     cosines: torch.Tensor  # [N, C_r]
     target_cosines: torch.Tensor  # [N], 0 where not owned
     shard: Shard
+    teachers: torch.Tensor | None = None  # [N, E_t] the teacher's embeddings of the same faces
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,23 @@ class AuxiliaryLosses(nn.Module):
         if o.margin_type == "mag" and o.lambda_g:
             regulariser = magface_regulariser(batch.norms[batch.own], (o.l_a, o.u_a))
             parts["magnitude_loss"] = o.lambda_g, (regulariser.sum(), _count(regulariser))
+        return parts | self._distillation(batch)
+
+    def _distillation(self, batch: Gathered) -> dict[str, tuple[float, Part]]:
+        """Same as `_parts`, of the losses that compare with the teacher."""
+        o, own, teachers = self.settings, batch.own, batch.teachers
+        parts: dict[str, tuple[float, Part]] = {}
+        if teachers is None:
+            return parts
+        embeddings = batch.embeddings[own]
+        if o.distill_cosine_weight:
+            cosine_loss = distillation.cosine_loss(embeddings, teachers[own])
+            parts["distill_cosine_loss"] = o.distill_cosine_weight, cosine_loss
+        if o.distill_mse_weight:
+            parts["distill_mse_loss"] = o.distill_mse_weight, distillation.mse_loss(embeddings, teachers[own])
+        if o.distill_relation_weight:
+            relation_loss = distillation.relation_loss(batch.unit, teachers, own)
+            parts["distill_relation_loss"] = o.distill_relation_weight, relation_loss
         return parts
 
     def _center_loss(self, batch: Gathered) -> Part:

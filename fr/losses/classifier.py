@@ -40,9 +40,10 @@ class MarginSoftmax(nn.Module):
     """Margin softmax over C identities plus auxiliary losses: the loss of the global batch, the same on every rank.
 
     `weight` [C_r, E] are this rank's centres, initialised to normalised uniform draws from [-1, 1]^E that depend only
-    on the seed and the class. With `linear` it is [C_r, E + 1], a linear layer's weights and, in the last column, its
-    bias, initialised as torch.nn.Linear's, from the same draws. Buffers hold running statistics of the margin type,
-    equal on all ranks.
+    on the seed and the class. With K sub-centres it is [C_r, K · E], the centres of a class one after the other, of
+    which the nearest to an embedding counts (Deng et al., ECCV 2020). With `linear` it is [C_r, E + 1], a linear
+    layer's weights and, in the last column, its bias, initialised as torch.nn.Linear's, from the same draws. Buffers
+    hold running statistics of the margin type, equal on all ranks.
     """
 
     norm_mean: torch.Tensor
@@ -53,7 +54,7 @@ class MarginSoftmax(nn.Module):
         super().__init__()
         self.classes, self.settings, self.seed = classes, settings, seed
         self.first, self._rows = shard_rows(classes, world_size(), rank())
-        self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size, settings.linear))
+        self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size, settings))
         self._scale = 1.0 if settings.linear else settings.s
         # The module's name is part of the keys in snapshots ("head.auxiliary.centers").
         self.companions = AuxiliaryLosses(settings, self._rows, embed_size)
@@ -111,13 +112,16 @@ class MarginSoftmax(nn.Module):
         finally:
             self._drawn, self._classes_in_sum = None, self.classes
 
-    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(
+        self, embeddings: torch.Tensor, labels: torch.Tensor, teachers: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Training loss and metrics of all N samples, from this rank's embeddings [B, E] and labels [B] int64.
 
-        Metrics: `softmax_loss`, `classification_accuracy`, and the value of each enabled auxiliary loss.
+        teachers [B, E_t]: the teacher's embeddings, for the distillation losses. Metrics: `softmax_loss`,
+        `classification_accuracy`, and the value of each enabled auxiliary loss.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            batch = self._gathered(embeddings, labels)
+            batch = self._gathered(embeddings, labels, teachers)
             phi = sum_over_ranks(torch.where(batch.owned, self._with_margin(batch), 0))
             losses, correct = cross_entropy(
                 batch.cosines,
@@ -132,7 +136,7 @@ class MarginSoftmax(nn.Module):
                 losses = (-torch.expm1(-losses)).clamp_min(0).pow(self.settings.gamma) * losses
             softmax_loss = losses.mean()
             auxiliary_loss, metrics = self.auxiliary(batch, self._of_step or batch, self.weight, self._iteration)
-        return softmax_loss + auxiliary_loss, {
+        return self.settings.softmax_weight * softmax_loss + auxiliary_loss, {
             "softmax_loss": softmax_loss.detach(),
             "classification_accuracy": correct.mean(),
             **metrics,
@@ -147,7 +151,9 @@ class MarginSoftmax(nn.Module):
         share = len(labels) // world_size()
         return Targets(labels, slice(rank() * share, (rank() + 1) * share), row, column, owned)
 
-    def _gathered(self, embeddings: torch.Tensor, labels: torch.Tensor) -> Gathered:
+    def _gathered(
+        self, embeddings: torch.Tensor, labels: torch.Tensor, teachers: torch.Tensor | None
+    ) -> Gathered:
         all_embeddings = gather(embeddings.to(self.weight.dtype))
         targets = self._targets(gather_constant(labels))
         unit = F.normalize(all_embeddings, eps=SHORTEST)
@@ -161,6 +167,7 @@ class MarginSoftmax(nn.Module):
             cosines=cosines,
             target_cosines=target_cosines,
             shard=shard,
+            teachers=None if teachers is None else gather_constant(teachers.to(self.weight.dtype)),
         )
 
     def _cosines(
@@ -231,15 +238,18 @@ class MarginSoftmax(nn.Module):
         return moved
 
 
-def _initial_centres(seed: int, first: int, rows: int, embed_size: int, linear: bool = False) -> torch.Tensor:
-    """Initial weight [rows, E], or [rows, E + 1] if `linear`.
+def _initial_centres(seed: int, first: int, rows: int, embed_size: int, settings: LossSettings) -> torch.Tensor:
+    """Initial weight [rows, K · E], or [rows, E + 1] of a linear layer.
 
     Drawn in blocks: ten million classes in float64 at once would take 40 GB.
     """
-    width = embed_size + linear
+    width = settings.sub_centers * embed_size + settings.linear
     initial = torch.empty(rows, width)
     for start in range(0, rows, _ROWS_AT_A_TIME):
         block = initial[start : start + _ROWS_AT_A_TIME]
         drawn = 2 * torch.from_numpy(uniforms(seed, Purpose.HEAD, first + start, len(block), width)) - 1
-        block.copy_(drawn / embed_size**0.5 if linear else F.normalize(drawn))
+        if settings.linear:
+            block.copy_(drawn / embed_size**0.5)
+        else:
+            block.copy_(F.normalize(drawn.reshape(-1, embed_size)).view_as(block))
     return initial

@@ -7,8 +7,9 @@ there.
 import math
 from dataclasses import dataclass, field
 
+from fr.files.names import model_file
 from fr.options.fields import OptionFields, option
-from fr.options.types import AT_LEAST_1, BELOW_1, FLAG, MARGIN, NOT_NEGATIVE, POSITIVE, RATE
+from fr.options.types import AT_LEAST_1, BELOW_1, CENTERS, FLAG, MARGIN, NOT_NEGATIVE, POSITIVE, RATE
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class SoftmaxSettings(OptionFields):
     """Margin softmax: options of the group "loss"."""
 
     margin_type: str = option("cos", choices=MARGINS, help="linear = a linear layer with bias; see docs/losses.md")
+    softmax_weight: float = option(1.0, NOT_NEGATIVE, "softmax loss [weight]; 0 = only the auxiliary losses")
     s: float = option(30.0, POSITIVE, "scale of the logits [factor]", flags=("--scale",))
     m: float | str = option(
         "auto",
@@ -68,6 +70,9 @@ class SoftmaxSettings(OptionFields):
     t: float = option(1.1, AT_LEAST_1, "sv: weight of hard classes [factor]; 1 = none")
     gamma: float = option(2.0, AT_LEAST_1, "focal: exponent of the sample weight [exponent]")
     label_smoothing: float = option(0.0, BELOW_1, "label smoothing [fraction]; 0 = off")
+    sub_centers: int = option(
+        1, CENTERS, "centres of a class, of which the nearest counts, for noisy data [count]; 1 = none"
+    )
     sample_rate: float = option(1.0, RATE, "share of the classes sampled per step (PartialFC) [fraction]; 1 = all")
 
     @property
@@ -88,6 +93,7 @@ def _weight(what: str) -> float:
 
 _PUSH = "push_loss_weight push_plus_loss_weight global_push_loss_weight"
 _TRIPLET = "triplet_loss_weight"
+_DISTILLATION = "distill_cosine_weight distill_mse_weight distill_relation_weight"
 
 
 @dataclass(frozen=True)
@@ -111,3 +117,9 @@ class LossSettings(SoftmaxSettings):
     triplet_mining: str = option(
         "hard", choices=("hard", "semihard"), help="selection of triplets in a batch", needs=_TRIPLET
     )
+    teacher: str = option(
+        "", model_file, "trained model to distil from: as of evaluate_lfw.py --snap; empty = none", needs=_DISTILLATION
+    )
+    distill_cosine_weight: float = _weight("1 - cosine between embedding and the teacher's")
+    distill_mse_weight: float = _weight("mean squared difference of embedding and the teacher's")
+    distill_relation_weight: float = _weight("squared difference of cosines between samples from the teacher's")

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from fr.alignment import CENTER_CROP
 from fr.errors import InputError
 from fr.options.augmentation import Augmentation
 from fr.options.fields import needs_of
 from fr.options.losses import MARGINS, LossSettings, MarginType
 from fr.options.names import DATASETS, SET_OPTIONS, UNLABELLED
-from fr.options.recipes import DATA
+from fr.options.recipes import DATA, LANDMARKS
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
 _GOES_WITH = {
@@ -22,7 +23,7 @@ _GOES_WITH = {
     },
     # What is about cosines to the classes' centres.
     **dict.fromkeys(
-        ("s", "push_plus_loss_weight", "global_push_loss_weight", "min_margin_loss_weight"),
+        ("s", "sub_centers", "push_plus_loss_weight", "global_push_loss_weight", "min_margin_loss_weight"),
         ("margin_type", tuple(kind for kind in MARGINS if kind != "linear")),
     ),
     "t": ("mining_type", ("sv",)),
@@ -43,6 +44,10 @@ _NEEDS = {
     "init_identities": "init_from",
     "keep_every": "keep_snapshots",
     "spike_return": "spike_factor",
+    "distill_cosine_weight": "teacher",
+    "distill_mse_weight": "teacher",
+    "distill_relation_weight": "teacher",
+    "mix_prob": "teacher",
 }
 # Options that take several values, and how many that may be.
 _LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3), "betas": (2,)}
@@ -59,7 +64,7 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
 
 def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for evaluate_lfw.py."""
-    problems = length_problems(values, origins, defaults)
+    problems = length_problems(values, origins, defaults) + _center_crop_problems(values, origins, defaults)
     if values.get("center") and values.get("dist") == "l2":
         problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
     return problems
@@ -89,12 +94,14 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
         problems.append(f"{origins['pretrained']}: --pretrained: not with --init_from; a run begins with one of them")
     problems += length_problems(values, origins, defaults)
     problems += _data_problems(values, origins) + _order_problems(values, origins)
+    problems += _center_crop_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
 
 
 def tool_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for tools that read training data."""
     problems = length_problems(values, origins, defaults) + _data_problems(values, origins)
+    problems += _center_crop_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults)
 
 
@@ -105,6 +112,9 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         return []
     form = (DATASETS | UNLABELLED)[dataset]
     needed, used = form.needed, form.used
+    aligns = values.get("alignment") != CENTER_CROP
+    if not aligns:
+        needed = tuple(name for name in needed if name != "train_landmarks")
     problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
     problems += [
         f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"
@@ -114,13 +124,27 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     if values.get("held_out_list") and "train_list" not in needed + used:
         problems.append(f"{origins['held_out_list']}: --held_out_list: --train_dataset {dataset} has no lists")
     placeless = values.get("train_landmarks") == "" and values.get("aligned") is False
-    if placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
+    if aligns and placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
         problems.append(
             f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
-            "bb_landmark's), or --aligned if the images are aligned crops"
+            "bb_landmark's), or --aligned if the images are aligned crops, or the network's are centre crops"
         )
     if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
         problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the images")
+    return problems
+
+
+def _center_crop_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """Options about landmarks beside a preprocessing that has none."""
+    if values.get("alignment") != CENTER_CROP:
+        return []
+    problems = [
+        f"{origins[name]}: --{name}: not with --alignment {CENTER_CROP}, which uses no landmarks"
+        for name in LANDMARKS
+        if values.get(name, defaults.get(name)) != defaults.get(name)
+    ]
+    if values.get("cutout_prob"):
+        problems.append(f"--cutout_prob: boxes over landmarks, and --alignment {CENTER_CROP} has none: give 0")
     return problems
 
 
@@ -175,8 +199,14 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         complain("mining_type", "sv and --margin_type curricular both weigh the same hard classes; choose one")
     if kind == "linear" and mining == "sv":
         complain("mining_type", "sv weighs cosines, and --margin_type linear has none")
+    if values.get("sub_centers", 1) > 1 and values.get("min_margin_loss_weight"):
+        complain("min_margin_loss_weight", "not with --sub_centers: it is about the one centre of a class")
     if mining == "focal" and values.get("label_smoothing"):
         complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
+    if values.get("softmax_weight") == 0 and not any(values[name] for name in values if name.endswith("_weight")):
+        complain("softmax_weight", "0 leaves no loss; give one of the auxiliary losses a weight")
+    if values.get("mix_prob") and values.get("softmax_weight"):
+        complain("mix_prob", "a blend of two images has no label: goes with --softmax_weight 0")
     return problems
 
 
@@ -193,14 +223,17 @@ def check_identities(identities: Sequence[str]) -> None:
 
 
 def check_micro_batches(options: argparse.Namespace, world_size: int) -> None:
-    """Raises InputError for micro-batches of one image, whose batch norms have no variance."""
-    ranks_together = world_size if options.sync_bn else 1
-    images = options.train_batch_size // (world_size * options.accumulate) * ranks_together
-    if images == 1 and not options.freeze_bn:
+    """Raises InputError for micro-batches of one image, whose batch norms have no variance, or odd ones to be mixed."""
+    images = options.train_batch_size // (world_size * options.accumulate)
+    if images * (world_size if options.sync_bn else 1) == 1 and not options.freeze_bn:
         raise InputError(
             f"--train_batch_size {options.train_batch_size} on {world_size} (ranks) x {options.accumulate} "
             "(--accumulate): one image in each micro-batch, and batch norms need two: give a larger --train_batch_size "
             "or a smaller --accumulate, or --freeze_bn"
+        )
+    if options.mix_prob and images % 2:
+        raise InputError(
+            f"--mix_prob: blends pairs of images, and a micro-batch has {images}: change --train_batch_size"
         )
 
 

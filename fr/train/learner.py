@@ -1,7 +1,7 @@
 """The learner: everything that an optimiser step changes, the step itself, and its state for snapshots."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -13,13 +13,15 @@ from fr.checkpoint.training_state import StateTensors, Tensors
 from fr.distributed import float32_products
 from fr.losses.classifier import MarginSoftmax
 from fr.train.ema import WeightAverage
+from fr.train.loss_scale import LossScale
 from fr.train.meters import Meters
 from fr.train.optimizer import apply_step, gradient_norm, set_lr
 from fr.train.replicas import replicate, unshared
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # images [b, 3, H, W], labels [b]
+Batch = tuple[torch.Tensor, ...]  # images [b, 3, H, W], labels [b], and with a teacher its images [b, 3, H_t, W_t]
 Metrics = dict[str, torch.Tensor]  # scalars on the device, equal on all ranks
 
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precision of the backbone's products
 _STORED_NAMES = {"momentum_buffer": "momentum"}  # torch.optim's name of a state → its name in a training state
 
 
@@ -40,7 +42,8 @@ class StepSettings:
 class Learner:
     """Backbone, head, optimiser, weight average and meters of a run, as this rank has them.
 
-    compiled: through torch.compile. Needs a process group.
+    compiled: through torch.compile. teacher: network whose embeddings the head compares with, never changed or stored.
+    Needs a process group.
     """
 
     def __init__(
@@ -51,11 +54,14 @@ class Learner:
         settings: StepSettings = StepSettings(),
         average: WeightAverage | None = None,
         compiled: bool = False,
+        teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.backbone, self.head, self.optimizer, self.average = backbone, head, optimizer, average
         self.device = head.weight.device
         self.meters = Meters(self.device)
-        self._settings = settings
+        self._settings, self._half = settings, _HALVES.get(settings.precision)
+        self._scale = LossScale(self.device) if settings.precision == "fp16" else None
+        self._teacher = teacher
         self._replicas = replicate(backbone, compiled)
         # Buffers that a forward pass changes: batch statistics, and the head's scalars (its centres follow later).
         changing = [*backbone.buffers(), *(buffer for buffer in head.buffers() if not buffer.ndim)]
@@ -74,37 +80,48 @@ class Learner:
         """Forward and backward of the micro-batches, then one optimiser step, all ranks together.
 
         batches: of this rank, as `on_device` gives them.
-        A step whose gradient or loss isn't finite is skipped: it changes nothing but the meters. Nothing here waits
-        for the device.
+        A step whose gradient or loss isn't finite is skipped: it changes nothing but the meters and the loss scale.
+        Nothing here waits for the device.
         """
+        scale = self._scale.value if self._scale else None
         set_lr(self.optimizer, lr)
         means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         statistics = [_end_to_end(buffers) for buffers in self._statistics]
         in_tf32 = float32_products(self._settings.precision == "tf32")
-        with in_tf32, self.head.step(iteration, torch.cat([labels for _, labels in batches]), self.optimizer):
-            for number, (images, labels) in enumerate(batches, start=1):
+        with in_tf32, self.head.step(iteration, torch.cat([batch[1] for batch in batches]), self.optimizer):
+            for number, (images, labels, *for_teacher) in enumerate(batches, start=1):
                 with unshared(self._replicas) if number < len(batches) else nullcontext():
-                    with torch.autocast(self.device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
+                    with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
+                        teachers = self._teach(*for_teacher)
                         embeddings = self._replicas(images)
-                    loss, metrics = self.head(embeddings, labels)
-                    (loss / len(batches)).backward()
+                    loss, metrics = self.head(embeddings, labels, teachers)
+                    part = loss / len(batches)
+                    (part if scale is None else part * scale).backward()
                 for name, value in {"loss": loss.detach(), **metrics}.items():
                     means[name] = means[name] + value / len(batches)
             norm = gradient_norm(self.backbone.parameters(), self.head.parameters())
-            skipped = apply_step(self.optimizer, norm, means["loss"], self._settings.clip_norm)
+            norm = norm if scale is None else norm / scale
+            skipped = apply_step(self.optimizer, norm, means["loss"], self._settings.clip_norm, scale)
             self.optimizer.zero_grad()
         for buffers, before in zip(self._statistics, statistics, strict=True):
             _keep_if(skipped.bool(), before, buffers)  # one image that isn't finite would stay in them for ever
         self.head.auxiliary.move_centers(skipped)
         if self.average:
             self.average.update(iteration, skipped)
-        self.meters.count(skipped)
-        return {**means, "gradient_norm": norm, "skipped_steps": self.meters.skipped}
+        metrics = {**means, "gradient_norm": norm}
+        if self._scale is None:
+            self.meters.count(skipped)
+        else:
+            self.meters.count(skipped, self._scale.explains(means["loss"]))
+            self._scale.update(skipped)
+            metrics["loss_scale"] = self._scale.value.clone()
+        return {**metrics, "skipped_steps": self.meters.skipped}
 
     def state(self) -> StateTensors:
         """The live tensors that the next step depends on, by their names in a training state.
 
-        State of the optimiser: `<name>.<parameter>` of the backbone's, `<name>_head` of the head's.
+        State of the optimiser: `<name>.<parameter>` of the backbone's, `<name>_head` of the head's. With fp16 also
+        `loss_scale`, which begins afresh where the run before had another precision.
         """
         whole = _named("backbone", self.backbone.state_dict())
         if self.average:
@@ -114,17 +131,24 @@ class Learner:
         of_head = {f"{name}_head": tensor for name, tensor in self._optimizer_state(self.head.weight).items()}
         of_head |= _named("head", dict(self.head.named_buffers()))
         rows = {name: tensor for name, tensor in of_head.items() if tensor.ndim == 2}  # a row a class
+        whole |= {name: tensor for name, tensor in of_head.items() if name not in rows}
         return StateTensors(
-            whole=whole | {name: tensor for name, tensor in of_head.items() if name not in rows},
+            whole=whole | ({"loss_scale": self._scale.state} if self._scale else {}),
             rows={"head": self.head.weight.detach(), **rows},
             classes=self.head.classes,
+            optional=("loss_scale",),
             by_rank_0=[*self.backbone.buffers(), *(self.average.model.buffers() if self.average else ())],
         )
 
-    def on_device(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
+    def on_device(self, images: torch.Tensor, labels: torch.Tensor, *for_teacher: torch.Tensor) -> Batch:
         """Move a micro-batch to where, and into the memory order in which, `step` takes it."""
         images = images.to(self.device, non_blocking=True, memory_format=self._settings.memory_format)
-        return images, labels.to(self.device, non_blocking=True)
+        return images, *(tensor.to(self.device, non_blocking=True) for tensor in (labels, *for_teacher))
+
+    @torch.no_grad()
+    def _teach(self, *images: torch.Tensor) -> torch.Tensor | None:
+        """The teacher's embeddings of a micro-batch, None without a teacher."""
+        return self._teacher(*images) if self._teacher else None
 
     def _optimizer_state(self, parameter: nn.Parameter) -> Tensors:
         """Tensors that torch.optim keeps of a parameter, by their stored names."""

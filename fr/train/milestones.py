@@ -71,7 +71,8 @@ class Milestones:
         path = self.writer.folder / f"{self.writer.prefix}_{iteration}.bad_batch_{rank()}.pt"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({"iteration": iteration, "batches": [(x.cpu(), y.cpu()) for x, y in batches]}, path)
+            on_cpu = [tuple(tensor.cpu() for tensor in batch) for batch in batches]
+            torch.save({"iteration": iteration, "batches": on_cpu}, path)
         except (OSError, RuntimeError) as error:  # torch.save raises either when the disk is full
             return f"this step's batch couldn't be kept in {path}: {error}"
         return f"this step's batch is in {path}"

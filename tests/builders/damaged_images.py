@@ -27,7 +27,7 @@ CPU = DaliSettings("cpu", None, 1)
 SMALL = Preprocessing((32, 32), template="sphereface")
 STRONG = Augmentation(flip_prob=0.5, rotate_prob=0.9, rotate_degrees=20, cutout_prob=0.5, blur_prob=0.5)
 PEOPLE, EACH, BATCH = 4, 4, 8  # two iterations an epoch
-Batches = list[tuple[torch.Tensor, torch.Tensor]]
+Batches = list[tuple[torch.Tensor, ...]]
 Pixels = NDArray[np.uint8]
 
 
@@ -69,7 +69,7 @@ def stream(
     rank: int = 0,
     world: int = 1,
     accumulate: int = 1,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[torch.Tensor, ...]]:
     order = Order(len(faces), BATCH, seed=3)
     ranks = Ranks(rank, world, rank, world, torch.device("cpu"))
     return iter(TrainingStream(faces, order, iterations, ranks, accumulate, SMALL, STRONG, CPU, bad))

@@ -1,0 +1,85 @@
+"""The teacher of a distillation: a trained network, and the preprocessing that its file stores."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fr.alignment import CENTER_CROP
+from fr.errors import InputError
+from fr.evaluation.embedding_cache import weights_digest
+from fr.evaluation.scored_model import is_onnx, load_backbone, read_backbone
+from fr.onnx.model import OnnxModel
+from fr.options.losses import LossSettings
+from fr.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network in evaluation mode: [B, 3, H, W], preprocessed as `preprocessing`, on the device → [B, embed_size].
+
+    digest: SHA-256 of its file, "" if an ONNX file refers to others.
+    """
+
+    network: Callable[[torch.Tensor], torch.Tensor]
+    preprocessing: Preprocessing
+    embed_size: int
+    digest: str
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return f"{self.embed_size} numbers an embedding; {self.preprocessing.describe()}"
+
+
+def open_teacher(
+    settings: LossSettings, embed_size: int, student: Preprocessing, aligned: bool, device: torch.device
+) -> Teacher | None:
+    """Open `--teacher`; None without. embed_size, student: of the network that is trained. aligned: on aligned crops.
+
+    InputError when it can't be read, doesn't store its preprocessing, or doesn't go with network, losses or data.
+    """
+    if not settings.teacher:
+        return None
+    path = Path(settings.teacher)
+    try:
+        teacher = (_onnx_teacher if is_onnx(path) else _snapshot_teacher)(path, device)
+    except InputError as error:
+        raise InputError(*[f"--teacher: {problem}" for problem in error.problems]) from error
+    elementwise = [name for name in ("distill_cosine_weight", "distill_mse_weight") if getattr(settings, name)]
+    problems = []
+    if elementwise and teacher.embed_size != embed_size:
+        problems.append(
+            f"--{', --'.join(elementwise)}: the embeddings of {path} have {teacher.embed_size} numbers: give "
+            f"--embed_size {teacher.embed_size}, or --distill_relation_weight alone"
+        )
+    if aligned and teacher.preprocessing.template != student.template:
+        problems.append(
+            f"--teacher: {path} takes faces aligned to the {teacher.preprocessing.template} template, the crops of "
+            f"--aligned are of --template {student.template}; train on images with landmarks"
+        )
+    if CENTER_CROP in (student.alignment, teacher.preprocessing.alignment) and (
+        student.alignment != teacher.preprocessing.alignment
+    ):
+        problems.append(
+            f"--teacher: {path} has the alignment {teacher.preprocessing.alignment}, the training {student.alignment}: "
+            "only one of them uses landmarks"
+        )
+    if problems:
+        raise InputError(*problems)
+    return teacher
+
+
+def _snapshot_teacher(path: Path, device: torch.device) -> Teacher:
+    digest = weights_digest(path)  # before the file is read
+    contents, preprocessing = read_backbone(path)
+    network = load_backbone(path, contents, preprocessing.input_size).to(device).requires_grad_(False)
+    return Teacher(network, preprocessing, contents.embed_size, digest)
+
+
+def _onnx_teacher(path: Path, device: torch.device) -> Teacher:
+    digest = weights_digest(path)
+    network = OnnxModel(path, device)
+    if not network.preprocessing:
+        raise InputError(f"{path} doesn't store its preprocessing: write it to {path}.json (docs/evaluation.md)")
+    return Teacher(network, network.preprocessing, network.embed_size(network.preprocessing.input_size), digest)

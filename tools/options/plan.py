@@ -42,6 +42,8 @@ def options(argv: list[str]) -> PlanOptions:
     check_batch_size(training.train_batch_size, own.gpus, training.accumulate)
     if training.precision != "auto" and training.precision not in CARDS[own.gpu].flops:
         raise InputError(f"--precision {training.precision}: not computed by a {own.gpu}")
+    if training.teacher:
+        raise InputError("--teacher: memory and speed of a teacher aren't planned; plan without it")
     if own.gpus > own.gpus_per_node and own.gpus % own.gpus_per_node:
         raise InputError(f"--gpus {own.gpus}: not a whole number of nodes of --gpus_per_node {own.gpus_per_node}")
     return PlanOptions(own, training, words)

@@ -34,12 +34,12 @@ _DECODED = 3 * 256 * 256  # an image in DALI before it is aligned, assumed to be
 _QUEUE = 2  # batches that DALI has ready (`FaceStream`), beside that of the step
 
 
-class _LiveStorages(TorchDispatchMode):
+class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of tensors that operators made and that still live, and the most of them at a time."""
 
     def __init__(self, known: list[torch.Tensor]) -> None:
         """known: tensors of before, which don't count."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
         self.live = self.peak = 0
 
@@ -82,8 +82,15 @@ class BackboneStep:
 
 @lru_cache(maxsize=32)
 def _backbone_step(
-    model: str, embed_size: int, size: tuple[int, int], batch: int, bf16: bool, channels_last: bool, frozen: bool,
-    checkpointing: bool, freeze: tuple[str, ...],
+    model: str,
+    embed_size: int,
+    size: tuple[int, int],
+    batch: int,
+    half: bool,
+    channels_last: bool,
+    frozen: bool,
+    checkpointing: bool,
+    freeze: tuple[str, ...],
 ) -> BackboneStep:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     with FakeTensorMode(allow_non_fake_inputs=True):  # such as the state of the random generator
@@ -99,9 +106,9 @@ def _backbone_step(
             checkpoint_blocks(backbone)
         trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
         for parameter in trained:  # gradients are counted apart
-            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
         with _LiveStorages([*backbone.parameters(), *backbone.buffers(), images]) as storages:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 embeddings = backbone(images)
             kept = storages.live
             if trained:
@@ -118,8 +125,15 @@ def backbone_step(options: argparse.Namespace, batch: int, precision: str) -> Ba
     """Step of a micro-batch of `batch` images with train.py's options. precision: not auto."""
     size = training_preprocessing(options).input_size
     return _backbone_step(
-        options.model, options.embed_size, size, batch, precision == "bf16", options.channels_last, options.freeze_bn,
-        options.activation_checkpointing, tuple(options.freeze),
+        options.model,
+        options.embed_size,
+        size,
+        batch,
+        precision in ("bf16", "fp16"),
+        options.channels_last,
+        options.freeze_bn,
+        options.activation_checkpointing,
+        tuple(options.freeze),
     )
 
 
@@ -147,18 +161,19 @@ def memory(options: argparse.Namespace, ranks: int, classes: int, precision: str
     micro = options.train_batch_size // options.accumulate
     batch = micro // ranks
     backbone = backbone_step(options, batch, precision)
-    states, linear = _STATES[options.optimizer], options.margin_type == "linear"
-    embed_size = options.embed_size + linear  # the bias
-    head = head_cost(classes, embed_size, micro, ranks, options.sample_rate, states)
-    centres = head.active * embed_size * _FLOAT
-    centers = head.kept // (1 + states) if options.center_loss_weight else 0
+    states = _STATES[options.optimizer]
+    width = options.embed_size * options.sub_centers + (options.margin_type == "linear")  # of a class in the head
+    head = head_cost(classes, width, micro, ranks, options.sample_rate, states)
+    centres = head.active * width * _FLOAT
+    nearest = micro * head.active if options.sub_centers > 1 else 0  # a byte each
+    centers = classes // ranks * options.embed_size * _FLOAT if options.center_loss_weight else 0
     pairs = 5.5 * micro * head.active * _FLOAT if options.global_push_loss_weight else 0.0
-    samples = _OF_SAMPLES * micro * embed_size * _FLOAT
+    samples = _OF_SAMPLES * micro * options.embed_size * _FLOAT
     # DDP's buckets are there from the start; a rank alone has no gradients before the backward pass.
     gradients = backbone.trained if ranks > 1 or options.accumulate > 1 else 0
     earlier = centres if options.accumulate > 1 else 0
     step = max(
-        backbone.kept + gradients + earlier + head.step + int(pairs) + samples,
+        backbone.kept + gradients + earlier + head.step + int(pairs) + nearest + samples,
         backbone.peak + backbone.trained + earlier + centres,
     )
     height, width = training_preprocessing(options).input_size

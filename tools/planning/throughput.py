@@ -59,8 +59,9 @@ def speed(options: argparse.Namespace, card: Card, ranks: int, per_node: int, cl
     active = head_cost(classes, options.embed_size, micro, ranks, options.sample_rate).active
     cosines = options.train_batch_size * active
     products = card.flops["tf32" if precision == "tf32" else "fp32"]
-    head = 6 * cosines * options.embed_size / (PRODUCTS * products) + HEAD_PASSES * _FLOAT * cosines / card.bandwidth
-    updated = weights + active * options.embed_size
+    width = options.embed_size * options.sub_centers
+    head = 6 * cosines * width / (PRODUCTS * products) + HEAD_PASSES * _FLOAT * cosines / card.bandwidth
+    updated = weights + active * width
     optimiser = OPTIMISER_PASSES * _FLOAT * updated / card.bandwidth
     # The cards of a node send what its GPUs send to other nodes.
     rate = NETWORK * (card.link if ranks <= per_node else min(card.link, per_node * card.network))

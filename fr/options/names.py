@@ -15,8 +15,10 @@ BACKBONES = {  # file of fr/models/ → its models
     "caffe_resnet": ("resnet50_caffe", "senet50_caffe"),
     "iresnet": ("iresnet18", "iresnet34", "iresnet50", "iresnet100", "iresnet200"),
     "insightface_mbf": ("mbf",),
+    "insightface_vit": ("vit_t", "vit_s", "vit_b"),
     "mobilefacenet": ("mobilefacenet",),
 }
+PRETRAINED = BACKBONES["torchvision_resnet"]  # have ImageNet weights of torchvision for --pretrained
 MODEL_NAMES = tuple(name for names in BACKBONES.values() for name in names)
 
 

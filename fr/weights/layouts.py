@@ -110,6 +110,7 @@ LAYOUTS = (
         {"features.weight": None, "layer1.0.prelu.weight": None},
     ),
     Layout(_INSIGHTFACE, ("mbf",), {"conv_sep.layers.0.weight": None}),
+    Layout(_INSIGHTFACE, ("vit_t", "vit_s", "vit_b"), {"mask_token": None, "feature.2.weight": None}),
     Layout(_MOBILEFACENET, ("mobilefacenet",), {"linear7.conv.weight": None}),
     Layout(_CAFFE, ("senet50_caffe",), {"layer1.0.conv4.weight": None}),
     Layout(_IMAGENET, _RESNETS, {**_STEM, "fc.weight": (1000, None)}),

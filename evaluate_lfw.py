@@ -35,7 +35,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fr.console import next_command
 from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
@@ -45,6 +44,7 @@ from fr.evaluation.roc import roc_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
+from fr.options.commands import next_command
 from fr.options.definitions import evaluation_options
 from fr.report.failed_pairs import WrongPair, aligned, load_pairs, write_pairs, wrong_pairs
 from fr.report.plots import SCORE_NAMES

@@ -696,9 +696,9 @@ def test_usage_problems_print_nothing(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for name in ("VGGFace2_ROOT", "LFW_ROOT"):
+    for name in ("VGGFace2_ROOT", "LFW_ROOT", "MS1MV3_ROOT", "VAL_ROOT"):
         monkeypatch.setenv(name, f"/{name}")
-    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    documents = [ROOT / "README.md", ROOT / "configs/README.md", *sorted((ROOT / "docs").glob("*.md"))]
     text = "\n".join(path.read_text() for path in documents).replace("\\\n", " ")
     indented = (line for line in text.splitlines() if line.strip().startswith(("python ", "torchrun ")))
     lines = [shlex.split(line, comments=True) for line in indented]

@@ -35,7 +35,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fr.console import next_command
 from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
 from fr.data.lines import folder_classes, read_lines
@@ -45,6 +44,7 @@ from fr.data.readers.vgg import person_names
 from fr.errors import run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
+from fr.options.commands import next_command
 from tools.dataset.checks import Findings, check, same_names
 from tools.dataset.findings_page import findings_page
 from tools.dataset.image_facts import gather

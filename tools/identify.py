@@ -34,6 +34,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import json
 from pathlib import Path
 
+from fr.alignment import CENTER_CROP
 from fr.console import caught_signals
 from fr.data.faces import shown
 from fr.data.pipeline import dali_settings
@@ -67,6 +68,11 @@ def main(argv: list[str]) -> int:
         if ranks.world_size > 1:
             raise InputError("runs in one process only: start it without torchrun")
         model = open_model(options, ranks.device)
+        if model.preprocessing.alignment == CENTER_CROP and not arguments.aligned:
+            raise InputError(
+                f"{options.snap} sees the centre of an image ({CENTER_CROP}), not its faces: give another --alignment, "
+                "or crops of faces as --gallery and --evaluate with --aligned"
+            )
         print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
         threshold = model.threshold if arguments.threshold is None else arguments.threshold
         settings = settings_of(arguments)

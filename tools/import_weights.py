@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fr.alignment import CENTER_CROP
 from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
 from fr.models import build_model, family
@@ -37,7 +38,10 @@ def main(argv: list[str]) -> int:
     weights = read_weights(arguments.file)
     if weights.source == OWN:
         raise InputError(f"{arguments.file}: is a snapshot of this trainer already")
-    contents = _snapshot_of(weights, arguments.template or weights.template)
+    fit_of = arguments.alignment or weights.alignment
+    if arguments.template and fit_of == CENTER_CROP:
+        raise InputError(f"--template: not with the alignment {CENTER_CROP}; give another --alignment")
+    contents = _snapshot_of(weights, arguments.template or weights.template, fit_of)
     contents = replace(contents, **_head_of(weights, arguments.identities))
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -48,13 +52,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _snapshot_of(weights: Weights, template: str) -> snapshot.SnapshotContents:
+def _snapshot_of(weights: Weights, template: str, alignment: str) -> snapshot.SnapshotContents:
     """Contents of the `.pt`; prints a summary; InputError for weights that don't fit the model completely."""
     if not weights.embed_size:
         raise InputError(f"{weights.describe()}: there is nothing to score; train on with --init_from")
     own = family(weights.model)
     preprocessing = Preprocessing(
-        weights.input_size or own.input_size, template, weights.alignment, own.color_order, own.mean, own.std
+        weights.input_size or own.input_size, template, alignment, own.color_order, own.mean, own.std
     )
     model = build_model(weights.model, weights.embed_size, preprocessing.input_size)
     print("\n".join(fit(model, weights, partial=False)))

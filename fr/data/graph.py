@@ -108,6 +108,12 @@ def _region(encoded: Any, sides: tuple[Any, Any], start: Any, end: Any, dali_dev
     )
 
 
+def _resized(sides: tuple[Any, Any], shorter: int) -> Any:
+    """Height and width [2] of images whose shorter side becomes `shorter`, rounded as torchvision does."""
+    height, width = sides
+    return fn.cast(fn.stack(*(shorter * side // math.min(height, width) for side in sides)), dtype=types.FLOAT)
+
+
 @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
 def first_pixel_graph(source: Any, dali_device: str) -> Any:
     """Encoded image → its first pixel, [1, 1, 3] uint8."""
@@ -132,7 +138,12 @@ def face_graph(source: Any, preprocessing: Preprocessing, dali_device: str, effe
     size = fn.cast(fn.stack(*reversed(sides)), dtype=types.FLOAT)
     start = math.clamp(inputs["low"], 0.0, size - 1.0)
     end = math.clamp(inputs["high"], start + 1.0, size)
+    if preprocessing.alignment == alignment.CENTER_CROP:
+        start, end = start * 0.0, math.max(end, size)
     images = _region(encoded, sides, start, end, dali_device)
+    if preprocessing.alignment == alignment.CENTER_CROP:
+        # An antialiased resampling of its own, before the warp, which is a shift by whole pixels without augmentation.
+        images = fn.resize(images, size=_resized(sides, preprocessing.resized), interp_type=types.INTERP_LINEAR)
     images = warp(images, start, inputs["matrix"], inputs["sigma"], preprocessing.input_size, dali_device)
     for name in effects:
         drawn = inputs[f"{name}.drawn"]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fr.alignment import CENTER_CROP
 from fr.checkpoint import snapshot
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.errors import InputError
@@ -178,7 +179,7 @@ def _preprocessing_from_options(
 ) -> Preprocessing:
     """Preprocessing for a file that stores none, completed by the options; InputError names all that are missing."""
     missing = [f"--{name}" for name in ("mean", "std") if not getattr(options, name)]
-    if options.template == "auto":
+    if options.template == "auto" and options.alignment != CENTER_CROP:
         missing.insert(0, "--template")
     if not (input_size or options.input_size):
         missing.insert(0, "--input_size")

@@ -7,7 +7,7 @@ names. No default = required. How they are read and merged: `fr/options/parsing.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fr.alignment import ALIGNMENTS, TEMPLATES
+from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.options import training
 from fr.options.augmentation import Augmentation
 from fr.options.fields import Group, add_fields, adder
@@ -130,7 +130,8 @@ def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
         choices=(*auto, *TEMPLATES),
         help=f"landmark positions in the aligned face{instead}",
     )
-    add("--alignment", default=fit, choices=(*auto, *ALIGNMENTS), help=f"fit of the similarity transform{instead}")
+    fits = f"fit of the similarity transform, or {CENTER_CROP}: without landmarks, see docs/data.md{instead}"
+    add("--alignment", default=fit, choices=(*auto, *ALIGNMENTS, CENTER_CROP), help=fits)
     add("--mean", type=CHANNEL, nargs="*", default=[], help=f"of R G B [on a 0-1 scale]; no value = {own}")
     add("--std", type=POSITIVE, nargs="*", default=[], help=f"of R G B [on a 0-1 scale]; no value = {own}")
     add("--color_order", default="auto", choices=("auto", "rgb", "bgr"), help=f"auto = {own}")

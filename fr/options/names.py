@@ -65,7 +65,12 @@ SET_LISTS = (  # file names of lists that make a folder a whole set
     *(f"{name}_pair.txt" for name in ("agedb_30", "cfp_fp", "cfp_ff")),  # as insightface's packs are unpacked
     *(f"{name}_ann.txt" for name in ("lfw", "agedb_30", "calfw", "cplfw")),
 )
-SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # values of --val_set
+SET_FORMS = {  # file of fr/data/pairs/ → kinds of its sets; of several forms at a path the first
+    "cfp": ("cfp_fp", "cfp_ff"),
+    "insightface_bin": ("bin",),
+    "pair_lists": ("lfw", "pairs", "agedb_30", "calfw", "cplfw"),
+}
+SET_KINDS = ("auto", *(kind for kinds in SET_FORMS.values() for kind in kinds))  # values of --val_set
 # Options of the systems of docs/coming-from.md, by their names there → what there is here.
 ELSEWHERE = {
     **dict.fromkeys(("dataset_dir", "dataroot", "dataset-root"), "--train_data_root"),

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from fr.alignment import CENTER_CROP
 from fr.errors import InputError
 from fr.options.augmentation import Augmentation
 from fr.options.fields import needs_of
 from fr.options.losses import MARGINS, LossSettings, MarginType
 from fr.options.names import DATASETS, PRETRAINED, SET_OPTIONS, TIMM, UNLABELLED
-from fr.options.recipes import DATA
+from fr.options.recipes import DATA, LANDMARKS
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
 _GOES_WITH = {
@@ -58,7 +59,7 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
 
 def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for evaluate_lfw.py."""
-    problems = length_problems(values, origins, defaults)
+    problems = length_problems(values, origins, defaults) + _center_crop_problems(values, origins, defaults)
     if values.get("center") and values.get("dist") == "l2":
         problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
     return problems
@@ -95,12 +96,14 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
         problems.append(f"{origins['model_kwargs']}: --model_kwargs: more than one value of {', '.join(twice)}")
     problems += length_problems(values, origins, defaults)
     problems += _data_problems(values, origins) + _order_problems(values, origins)
+    problems += _center_crop_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
 
 
 def tool_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for tools that read training data."""
     problems = length_problems(values, origins, defaults) + _data_problems(values, origins)
+    problems += _center_crop_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults)
 
 
@@ -111,6 +114,9 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         return []
     form = (DATASETS | UNLABELLED)[dataset]
     needed, used = form.needed, form.used
+    aligns = values.get("alignment") != CENTER_CROP
+    if not aligns:
+        needed = tuple(name for name in needed if name != "train_landmarks")
     problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
     problems += [
         f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"
@@ -120,13 +126,27 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     if values.get("held_out_list") and "train_list" not in needed + used:
         problems.append(f"{origins['held_out_list']}: --held_out_list: --train_dataset {dataset} has no lists")
     placeless = values.get("train_landmarks") == "" and values.get("aligned") is False
-    if placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
+    if aligns and placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
         problems.append(
             f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
-            "bb_landmark's), or --aligned if the images are aligned crops"
+            "bb_landmark's), or --aligned if the images are aligned crops, or the network's are centre crops"
         )
     if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
         problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the images")
+    return problems
+
+
+def _center_crop_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """Options about landmarks beside a preprocessing that has none."""
+    if values.get("alignment") != CENTER_CROP:
+        return []
+    problems = [
+        f"{origins[name]}: --{name}: not with --alignment {CENTER_CROP}, which uses no landmarks"
+        for name in LANDMARKS
+        if values.get(name, defaults.get(name)) != defaults.get(name)
+    ]
+    if values.get("cutout_prob"):
+        problems.append(f"--cutout_prob: boxes over landmarks, and --alignment {CENTER_CROP} has none: give 0")
     return problems
 
 

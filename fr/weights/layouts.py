@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import torch
 
+from fr.alignment import CENTER_CROP
 from fr.models import build_model, family
 from fr.models.iresnet import DEPTHS
 from fr.weights.face_recognition_pytorch import KEYS_001, Rules
@@ -88,7 +89,14 @@ _CENTRE_LOSS = System(
 )
 _INSIGHTFACE = System("insightface", head="weight", template="arcface", alignment="umeyama")
 _MOBILEFACENET = System("MobileFaceNet_Pytorch", alignment="umeyama")  # SphereFace's points in 96 × 112
-_CAFFE = System("VGGFace2-pytorch", head="fc.weight", bias="fc.bias", drops=("fc.bias",), pooled=2048)
+_CAFFE = System(
+    "VGGFace2-pytorch",
+    head="fc.weight",
+    bias="fc.bias",
+    drops=("fc.bias",),
+    pooled=2048,
+    alignment=CENTER_CROP,
+)
 _IMAGENET = System(
     "torchvision, trained on ImageNet",
     {name: [("^", "model.")] for name in _RESNETS},

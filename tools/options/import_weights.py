@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fr.alignment import TEMPLATES
+from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 
 
 def options(argv: list[str]) -> argparse.Namespace:
@@ -13,4 +13,6 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="the snapshot to write (.pt)")
     parser.add_argument("--identities", type=Path, help="names of the head's classes, one per line, to keep the head")
     parser.add_argument("--template", choices=sorted(TEMPLATES), help="alignment template (default: its authors')")
+    fits = (*ALIGNMENTS, CENTER_CROP)
+    parser.add_argument("--alignment", choices=fits, help="as train.py's (default: its authors')")
     return parser.parse_args(argv)

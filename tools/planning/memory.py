@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fr.models import build_model, training_preprocessing
+from fr.options.types import keyword_arguments
 from fr.train.optimizer import parameter_groups
 from fr.train.replicas import checkpoint_blocks
 from tools.benchmarks.head import head_cost
@@ -34,12 +35,12 @@ _DECODED = 3 * 256 * 256  # an image in DALI before it is aligned, assumed to be
 _QUEUE = 2  # batches that DALI has ready (`FaceStream`), beside that of the step
 
 
-class _LiveStorages(TorchDispatchMode):
+class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of tensors that operators made and that still live, and the most of them at a time."""
 
     def __init__(self, known: list[torch.Tensor]) -> None:
         """known: tensors of before, which don't count."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
         self.live = self.peak = 0
 
@@ -83,11 +84,11 @@ class BackboneStep:
 @lru_cache(maxsize=32)
 def _backbone_step(
     model: str, embed_size: int, size: tuple[int, int], batch: int, bf16: bool, channels_last: bool, frozen: bool,
-    checkpointing: bool, freeze: tuple[str, ...],
+    checkpointing: bool, freeze: tuple[str, ...], model_kwargs: tuple[str, ...],
 ) -> BackboneStep:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     with FakeTensorMode(allow_non_fake_inputs=True):  # such as the state of the random generator
-        backbone = build_model(model, embed_size, size).train()
+        backbone = build_model(model, embed_size, size, keyword_arguments(model_kwargs)).train()
         images = torch.empty(batch, 3, *size).to(memory_format=memory_format)
         named = {f"backbone.{name}": parameter for name, parameter in backbone.named_parameters()}
         parameter_groups(named | {"head.weight": nn.Parameter(torch.empty(0))}, freeze, [])
@@ -99,7 +100,7 @@ def _backbone_step(
             checkpoint_blocks(backbone)
         trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
         for parameter in trained:  # gradients are counted apart
-            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
         with _LiveStorages([*backbone.parameters(), *backbone.buffers(), images]) as storages:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 embeddings = backbone(images)
@@ -119,7 +120,7 @@ def backbone_step(options: argparse.Namespace, batch: int, precision: str) -> Ba
     size = training_preprocessing(options).input_size
     return _backbone_step(
         options.model, options.embed_size, size, batch, precision == "bf16", options.channels_last, options.freeze_bn,
-        options.activation_checkpointing, tuple(options.freeze),
+        options.activation_checkpointing, tuple(options.freeze), tuple(options.model_kwargs),
     )
 
 

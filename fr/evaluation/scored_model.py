@@ -87,7 +87,7 @@ def load_backbone(
 
     averaged: with the averaged weights (`--ema_decay`).
     """
-    model = build_model(contents.model, contents.embed_size, input_size)
+    model = build_model(contents.model, contents.embed_size, input_size, contents.model_kwargs)
     snapshot.load_weights(model, contents, path, averaged)
     return model.eval()
 

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fr.models import build_model, training_preprocessing
+from fr.options.types import keyword_arguments
 from fr.train.optimizer import parameter_groups
 from fr.train.replicas import checkpoint_blocks
 from tools.benchmarks.head import head_cost
@@ -91,10 +92,11 @@ def _backbone_step(
     frozen: bool,
     checkpointing: bool,
     freeze: tuple[str, ...],
+    model_kwargs: tuple[str, ...],
 ) -> BackboneStep:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     with FakeTensorMode(allow_non_fake_inputs=True):  # such as the state of the random generator
-        backbone = build_model(model, embed_size, size).train()
+        backbone = build_model(model, embed_size, size, keyword_arguments(model_kwargs)).train()
         images = torch.empty(batch, 3, *size).to(memory_format=memory_format)
         named = {f"backbone.{name}": parameter for name, parameter in backbone.named_parameters()}
         parameter_groups(named | {"head.weight": nn.Parameter(torch.empty(0))}, freeze, [])
@@ -134,6 +136,7 @@ def backbone_step(options: argparse.Namespace, batch: int, precision: str) -> Ba
         options.freeze_bn,
         options.activation_checkpointing,
         tuple(options.freeze),
+        tuple(options.model_kwargs),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from fr.models import build_model, training_preprocessing
+from fr.options.types import keyword_arguments
 from tools.benchmarks.head import head_cost
 from tools.benchmarks.scaling import step_collectives
 from tools.count_flops import count
@@ -51,7 +52,8 @@ def speed(options: argparse.Namespace, card: Card, ranks: int, per_node: int, cl
     whole = argparse.Namespace(**vars(options) | {"activation_checkpointing": False})
     kept = backbone_step(whole, micro // ranks, precision).kept * options.accumulate
     with torch.device("meta"):
-        cost = count(build_model(options.model, options.embed_size, size), size)
+        kwargs = keyword_arguments(options.model_kwargs)
+        cost = count(build_model(options.model, options.embed_size, size, kwargs), size)
     weights = cost.parameters
     again = 4 / 3 if options.activation_checkpointing else 1.0  # a second forward pass
     flops = again * 3 * 2 * cost.macs * images

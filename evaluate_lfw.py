@@ -122,7 +122,7 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
     """Print how people in other images are identified, after a training on folders of people."""
     config = model.config
     if config.get("train_dataset") in ("list", "folder") and not config.get("aligned"):
-        people = os.path.join(config.get(FOLDER, ""), config["train_data_root"])
+        people = os.path.normpath(os.path.join(config.get(FOLDER, ""), config["train_data_root"]))
         images = ["--input", "NEW_IMAGES", "--out", "seen"]
         print(next_command("tools/identify.py", "--snap", options.snap, "--gallery", people, *images))
 

@@ -50,10 +50,14 @@ def network() -> nn.Module:
 
 
 def steps(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels of the global batch of each step: the same, but one image is far shorter in step 14."""
+    """Images and labels of the global batch of each step: the same, but in step 14 the last image is empty.
+
+    Its embedding is 0, whose gradient is 1 / SHORTEST times that of a unit vector: too much for a float16.
+    """
     images = torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(4))
     batches = [(images.clone(), torch.arange(BATCH) % CLASSES) for _ in range(count)]
-    batches[14][0][-1] *= 1e-3
+    for bad, _ in batches[14:15]:
+        bad[-1] = 0
     return batches
 
 
@@ -139,22 +143,16 @@ def test_ranks_and_micro_batches_share_one_scale_and_skip_together(
     for step, skipped in zip(first, skips, strict=True):
         scale /= 2 if skipped else 1
         assert step["loss_scale"] == scale
-    # All steps before the first that isn't skipped leave the weights as they were: it is float32's first one.
-    half, single = first[skips.index(False)], trained(15, precision="fp32")[0]
-    for name in ("loss", "gradient_norm"):
-        torch.testing.assert_close(half[name], single[name], rtol=1e-2, atol=0)  # float16 has 11 bits of mantissa
+    # The steps that weren't skipped are float32's, up to the 11 bits of a float16.
+    halves = [step for step, skipped in zip(first[:14], skips, strict=False) if not skipped]
+    assert len(halves) > 3
+    for half, single in zip(halves, trained(len(halves), precision="fp32"), strict=True):
+        for name in ("loss", "gradient_norm"):
+            torch.testing.assert_close(half[name], single[name], rtol=2e-2, atol=0)
 
 
 def weights_in(step: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in step.items() if name.endswith("weight")}
-
-
-def test_fp16_learns_as_float32_does(one_rank: None) -> None:
-    """By the steps that weren't skipped: those begin later, and so the last losses are compared."""
-    half, single = trained(60), trained(60, precision="fp32")
-    first, last = (sum(step["loss"] for step in some) / 10 for some in (single[:10], single[-10:]))
-    assert last < first - 1
-    torch.testing.assert_close(sum(step["loss"] for step in half[-10:]) / 10, last, rtol=0.2, atol=0)
 
 
 def learner(scale: float = 0.0) -> Learner:

@@ -74,7 +74,7 @@ def test_a_recipe_trains(path: Path, sample_data: Path, tmp_path: Path) -> None:
     if timm:
         pytest.importorskip("timm")
     options = [f"@{path}", "--train_dataset", "vgg", *data_options(sample_data), *NO_VALIDATION, "--val_sets"]
-    options += ["--init_from", "", "--train_batch_size", str(max(4, recipe.train_batch_size // 16))]
+    options += ["--init_from", "", "--train_batch_size", str(min(64, max(4, recipe.train_batch_size // 16)))]
     options += [] if timm else ["--input_size", "32"]
     options += ["--max_iterations", "10", "--log_step", "1", "--device", "cpu", "--dali_threads", "1"]
     assert train.main([*options, *folders(tmp_path)]) == 0

@@ -67,7 +67,7 @@ def test_the_dominant_centre_is_that_of_most_images() -> None:
 @pytest.fixture(scope="module")
 def snap(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = [*data_options(sample_data), "--device", "cpu"]
-    return trained_briefly([*options, "--sub_centers", "2"], tmp_path_factory.mktemp("sub"), SPREAD)
+    return trained_briefly([*options, "--sub_centers", "8"], tmp_path_factory.mktemp("sub"), SPREAD)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def truth(sample_data: Path, snap: Path) -> dict[str, Any]:
     """Images, embeddings, head and class of each image, without the tool."""
     faces: LabelledFaces = vgg_faces(sample_data)
     head, names = read_head(state_path(snap))
-    assert names is not None and head.shape == (12, 2 * 16)
+    assert names is not None and head.shape == (12, 8 * 16)
     target = np.array([names.index(faces.identities[label]) for label in faces.labels])
     return {"faces": faces, "rows": torch.from_numpy(embeddings(snap, faces)), "head": head, "target": target}
 
@@ -92,7 +92,7 @@ def test_the_files_are_those_of_a_computation_by_hand(
     faces, target = truth["faces"], truth["target"]
     angles = angles_to(truth["head"][target], truth["rows"])
     nearest = angles.argmin(axis=1)
-    most = np.array([np.bincount(nearest[target == one], minlength=2).argmax() for one in range(12)])[target]
+    most = np.array([np.bincount(nearest[target == one], minlength=8).argmax() for one in range(12)])[target]
     to_dominant = angles[np.arange(96), most]
     limit = float(np.median(to_dominant[nearest != most]).round(1)) + 0.05
     wanted = (nearest != most) & (to_dominant > limit)

@@ -155,7 +155,7 @@ def _build_learner(
         backbone = synchronise_batch_norms(backbone, ranks.device)
     head = MarginSoftmax(len(identities), options.embed_size, LossSettings.from_options(options), options.seed)
     head.to(ranks.device)
-    sources = initialise(backbone, head, identities, _initial_weights(options), resumed)
+    sources = initialise(backbone, head, identities, InitialWeights.from_options(options), resumed)
     average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
     named = _named_parameters(backbone, head)
     groups = parameter_groups(named, options.freeze, options.lr_scale, options.decay_norm_and_bias)
@@ -215,11 +215,6 @@ def _snapshot_contents(
     }
     config = resolved.as_dict() | {FOLDER: os.getcwd()}
     return SnapshotContents(options.model, options.embed_size, preprocessing.as_dict(), run, config)
-
-
-def _initial_weights(options: argparse.Namespace) -> InitialWeights:
-    imagenet = options.model if options.pretrained else ""
-    return InitialWeights(options.init_from, options.partial, options.init_identities, imagenet)
 
 
 def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent:

@@ -74,6 +74,7 @@ def umeyama(points: Array, template: Array) -> Array:
 
 
 ALIGNMENTS: dict[str, Callable[[Array, Array], Array]] = {"procrustes": procrustes, "umeyama": umeyama}
+CENTER_CROP = "center_crop"  # in place of one of these: no landmarks (`fr.preprocessing`)
 
 
 def compose(after: Array, before: Array) -> Array:

@@ -4,13 +4,11 @@ import errno
 import io
 import os
 import select
-import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -57,21 +55,6 @@ def begin() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
     sys.stdout, sys.stderr = _safe(1, sys.stdout), _safe(2, sys.stderr)
-
-
-def next_command(program: str, *words: str) -> str:
-    """Line that ends a command's output: the command that comes next, as a shell takes it from this folder.
-
-    program, and words that begin with @: paths below the checkout.
-    """
-    words = tuple(f"@{_from_here(word[1:])}" if word.startswith("@") else word for word in words)
-    return f"next: python {shlex.join([_from_here(program), *words])}"
-
-
-def _from_here(name: str) -> str:
-    path = Path(__file__).parents[1] / name
-    here = os.path.relpath(path)
-    return str(path) if here.startswith("..") else here
 
 
 def lost_output() -> OSError | None:

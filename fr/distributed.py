@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from fr.errors import InputError, in_short
 
 T = TypeVar("T")
-PRECISIONS = ("fp32", "tf32", "bf16")  # of products: matrix products and convolutions
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # of products: matrix products and convolutions
 
 # [b, …] of each rank ↔ [W·b, …], in rank order; torch 2.13 renamed both and warns of the names before.
 _SINGLE = hasattr(dist, "all_gather_single")
@@ -77,15 +77,16 @@ def choose_device(wish: str, local_rank: int) -> torch.device:
 
 
 def resolved_precision(precision: str, device: torch.device) -> str:
-    """One of PRECISIONS; `auto` is bf16 where the processor multiplies matrices in it, else fp32."""
+    """One of PRECISIONS; `auto` is bf16 where the device multiplies matrices in it, fp16 on older GPUs from compute
+    capability 7.0 on, else fp32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        able = torch.cpu.get_capabilities()
-        native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return "bf16" if native else "fp32"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
 
 
 def allow_tf32(allowed: bool) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fr.alignment import ALIGNMENTS, TEMPLATES
+from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.errors import InputError
 
 
@@ -14,8 +14,11 @@ class Preprocessing:
     """The contract between pixels and network; stored in every snapshot.
 
     input_size: (height, width) in pixels. template: key of `fr.alignment.TEMPLATES`, where the five landmarks
-    go. alignment: `procrustes` or `umeyama`, the fit of the similarity. mean and std: per channel, in
+    go. alignment: `procrustes` or `umeyama`, the fit of the similarity, or `center_crop`. mean and std: per channel, in
     `color_order`, on the 0–1 scale; the network sees (pixel / 255 - mean) / std. Pixels outside the image are black.
+
+    With the alignment `center_crop` neither template nor landmarks are used: the image is resized to `resized`, with
+    Pillow's bilinear filter, and its centre is the input, as by torchvision's Resize and CenterCrop.
     """
 
     input_size: tuple[int, int]
@@ -44,6 +47,11 @@ class Preprocessing:
             self, input_size=size, mean=channels(mean, self.mean), std=channels(std, self.std), color_order=order
         )
 
+    @property
+    def resized(self) -> int:
+        """Shorter side of the image before its centre is cropped [pixels]: 256 for an input of 224, as is usual."""
+        return round(max(self.input_size) * 8 / 7)
+
     def as_dict(self) -> dict[str, Any]:
         """Builtins only, so that a snapshot holding it loads with `weights_only=True`."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -62,9 +70,12 @@ class Preprocessing:
     def describe(self) -> str:
         """One line for the log."""
         height, width = self.input_size
+        how = f"{self.alignment} to the {self.template} template"
+        if self.alignment == CENTER_CROP:
+            how = f"centre of the image with a shorter side of {self.resized}"
         return (
-            f"{width}×{height} {self.color_order.upper()}, {self.alignment} to the {self.template} template, "
-            f"{self.interpolation}, mean {self.mean}, std {self.std}"
+            f"{width}×{height} {self.color_order.upper()}, {how}, {self.interpolation}, mean {self.mean}, "
+            f"std {self.std}"
         )
 
 
@@ -80,7 +91,7 @@ def _numbers(value: Any, count: int, kinds: tuple[type, ...], above: float) -> b
 _FITS: dict[str, Callable[[Any], bool]] = {
     "input_size": lambda value: _numbers(value, 2, (int,), 0),
     "template": list(TEMPLATES).__contains__,
-    "alignment": list(ALIGNMENTS).__contains__,
+    "alignment": [*ALIGNMENTS, CENTER_CROP].__contains__,
     "color_order": ["rgb", "bgr"].__contains__,
     "mean": lambda value: _numbers(value, 3, (int, float), -math.inf),
     "std": lambda value: _numbers(value, 3, (int, float), 0),

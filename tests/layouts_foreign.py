@@ -120,6 +120,71 @@ def _mobilefacenet(embed_size: int, last_map: tuple[int, int]) -> Layout:
     return keys | convolution("linear1", (embed_size, 512, 1, 1), slopes=False)
 
 
+def _ir(*counts: int) -> Callable[[int, tuple[int, int]], Layout]:
+    def build(embed_size: int, last_map: tuple[int, int]) -> Layout:
+        keys: Layout = {"input_layer.0.weight": (64, 3, 3, 3), **batch_norm("input_layer.1", 64)}
+        keys |= {"input_layer.2.weight": (64,), **batch_norm("output_layer.0", 512)}
+        keys["output_layer.3.weight"] = (embed_size, 512 * last_map[0] * last_map[1])
+        keys["output_layer.3.bias"] = (embed_size,)
+        without_scale = batch_norm("output_layer.4", embed_size)
+        keys |= {key: shape for key, shape in without_scale.items() if not key.endswith(("weight", "bias"))}
+        inputs = 64
+        widths = [channels for channels, count in zip((64, 128, 256, 512), counts, strict=True) for _ in range(count)]
+        for index, channels in enumerate(widths):
+            key = f"body.{index}"
+            if inputs != channels:
+                keys[f"{key}.shortcut_layer.0.weight"] = (channels, inputs, 1, 1)
+                keys |= batch_norm(f"{key}.shortcut_layer.1", channels)
+            keys |= batch_norm(f"{key}.res_layer.0", inputs)
+            keys[f"{key}.res_layer.1.weight"] = (channels, inputs, 3, 3)
+            keys |= batch_norm(f"{key}.res_layer.2", channels)
+            keys[f"{key}.res_layer.3.weight"] = (channels,)
+            keys[f"{key}.res_layer.4.weight"] = (channels, channels, 3, 3)
+            keys |= batch_norm(f"{key}.res_layer.5", channels)
+            inputs = channels
+        return keys
+
+    return build
+
+
+def _inception_resnet_v1(embed_size: int, _last_map: tuple[int, int]) -> Layout:
+    def convolution(key: str, inputs: int, outputs: int, height: int, width: int) -> Layout:
+        return {f"{key}.conv.weight": (outputs, inputs, height, width), **batch_norm(f"{key}.bn", outputs)}
+
+    def branches(key: str, inputs: int, *rows: list[tuple[int, int, int]]) -> Layout:
+        """A row a branch, of (outputs, height, width)."""
+        keys: Layout = {}
+        for number, row in enumerate(rows):
+            channels = inputs
+            for place, (outputs, height, width) in enumerate(row):
+                # A branch of one convolution isn't a sequence, but that convolution.
+                name = f"{key}.branch{number}" + (f".{place}" if len(row) > 1 else "")
+                keys |= convolution(name, channels, outputs, height, width)
+                channels = outputs
+        return keys
+
+    def residual(key: str, channels: int, *rows: list[tuple[int, int, int]]) -> Layout:
+        wide = sum(row[-1][0] for row in rows)
+        weight = {f"{key}.conv2d.weight": (channels, wide, 1, 1), f"{key}.conv2d.bias": (channels,)}
+        return branches(key, channels, *rows) | weight
+
+    keys = convolution("conv2d_1a", 3, 32, 3, 3) | convolution("conv2d_2a", 32, 32, 3, 3)
+    keys |= convolution("conv2d_2b", 32, 64, 3, 3) | convolution("conv2d_3b", 64, 80, 1, 1)
+    keys |= convolution("conv2d_4a", 80, 192, 3, 3) | convolution("conv2d_4b", 192, 256, 3, 3)
+    one, three = (32, 1, 1), (32, 3, 3)
+    for index in range(5):
+        keys |= residual(f"repeat_1.{index}", 256, [one], [one, three], [one, three, three])
+    keys |= branches("mixed_6a", 256, [(384, 3, 3)], [(192, 1, 1), (192, 3, 3), (256, 3, 3)])
+    for index in range(10):
+        keys |= residual(f"repeat_2.{index}", 896, [(128, 1, 1)], [(128, 1, 1), (128, 1, 7), (128, 7, 1)])
+    first = (256, 1, 1)
+    keys |= branches("mixed_7a", 896, [first, (384, 3, 3)], [first, (256, 3, 3)], [first, (256, 3, 3), (256, 3, 3)])
+    for key in (*(f"repeat_3.{index}" for index in range(5)), "block8"):
+        keys |= residual(key, 1792, [(192, 1, 1)], [(192, 1, 1), (192, 1, 3), (192, 3, 1)])
+    keys["last_linear.weight"] = (embed_size, 1792)
+    return keys | batch_norm("last_bn", embed_size)
+
+
 LAYOUTS = {
     "resnet50_caffe": _caffe_resnet(squeezed=False),
     "senet50_caffe": _caffe_resnet(squeezed=True),
@@ -128,6 +193,11 @@ LAYOUTS = {
     "iresnet50": _iresnet(3, 4, 14, 3),
     "iresnet100": _iresnet(3, 13, 30, 3),
     "iresnet200": _iresnet(6, 26, 60, 6),
+    "ir18": _ir(2, 2, 2, 2),
+    "ir34": _ir(3, 4, 6, 3),
+    "ir50": _ir(3, 4, 14, 3),
+    "ir101": _ir(3, 13, 30, 3),
     "mbf": _mbf,
     "mobilefacenet": _mobilefacenet,
+    "inception_resnet_v1": _inception_resnet_v1,
 }

@@ -113,9 +113,14 @@ def reference_softmax(
     memory: Memory | None = None,
     iteration: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, Memory]:
-    """All embeddings [N, E], all centres [C, E] → mean loss, share of hits, and what is remembered afterwards."""
+    """All embeddings [N, E], all centres [C, K · E] → mean loss, share of hits, and what is remembered afterwards.
+
+    Of a class's K cosines the largest counts: Deng et al., ECCV 2020, sec. 3.2.
+    """
     lengths = embeddings.norm(dim=1)
-    cos = (embeddings / lengths[:, None]) @ (weight / weight.norm(dim=1, keepdim=True)).T
+    centres = weight.view(len(weight), -1, embeddings.shape[1])
+    of_each = torch.einsum("ne,cke->nck", embeddings / lengths[:, None], centres / centres.norm(dim=2, keepdim=True))
+    cos = of_each.amax(dim=2)
     own = F.one_hot(labels, len(weight)).bool()
     target = cos[own]
     memory = remembered(o, memory or fresh_memory(), lengths, target)
@@ -143,7 +148,7 @@ class Plain:
     ) -> None:
         self.o, self.x, self.labels, self.weight, self.iteration = o, x, labels.tolist(), weight, iteration
         self.unit = [row / row.norm() for row in x]
-        self.centres = [row / row.norm() for row in weight]
+        self.centres = [[part / part.norm() for part in row.view(-1, x.shape[1])] for row in weight]
 
     def others(self, i: int) -> list[int]:
         return [j for j in range(BATCH) if self.labels[j] != self.labels[i]]
@@ -152,7 +157,11 @@ class Plain:
         return [j for j in range(BATCH) if self.labels[j] == self.labels[i] and j != i]
 
     def to_own_centre(self, i: int) -> torch.Tensor:
-        return 1 - self.unit[i] @ self.centres[self.labels[i]]
+        return 1 - self.cosine(i, self.labels[i])
+
+    def cosine(self, i: int, label: int) -> torch.Tensor:
+        """With the nearest centre of the class."""
+        return max(self.unit[i] @ centre for centre in self.centres[label])
 
     def squared(self, i: int, j: int) -> torch.Tensor:
         return ((self.unit[i] - self.unit[j]) ** 2).sum()
@@ -176,15 +185,15 @@ class Plain:
     def global_push_loss(self) -> torch.Tensor:
         margin = 0.15 + (self.o.push_margin - 0.15) * min(self.iteration, 40_000) / 40_000
         return mean_over_violated(
-            margin + self.to_own_centre(i) - (1 - self.unit[i] @ centre)
+            margin + self.to_own_centre(i) - (1 - self.cosine(i, j))
             for i in range(BATCH)
-            for j, centre in enumerate(self.centres)
+            for j in range(len(self.centres))
             if j != self.labels[i]
         )
 
     def min_margin_loss(self) -> torch.Tensor:
         return mean_over_violated(
-            self.o.min_margin - (1 - self.centres[a] @ self.centres[b])
+            self.o.min_margin - (1 - self.centres[a][0] @ self.centres[b][0])
             for a, b in itertools.permutations(sorted(set(self.labels)), 2)
         )
 
@@ -244,25 +253,26 @@ def beside(
     return total, {name: value.detach() for name, value in values.items()}
 
 
-def make_case(classes: int, seed: int) -> dict[str, torch.Tensor]:
-    """A global batch of lengths 2 … 150: some samples near their centre, some opposite it, the rest anywhere."""
+def make_case(classes: int, seed: int, sub_centers: int = 1) -> dict[str, torch.Tensor]:
+    """A global batch of lengths 2 … 150: some near their (first) centre, some opposite it, the rest anywhere."""
     source = torch.Generator().manual_seed(seed)
 
     def randn(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=source, dtype=torch.float64)
 
-    weight, labels = randn(classes, EMBED_SIZE), torch.randint(classes, (BATCH,), generator=source)
+    weight, labels = randn(classes, sub_centers * EMBED_SIZE), torch.randint(classes, (BATCH,), generator=source)
     inputs = randn(BATCH, EMBED_SIZE)
-    inputs[:5] = inputs[:5] * 0.2 + weight[labels[:5]] * 3
-    inputs[5] = -weight[labels[5]] + 0.1 * inputs[5]  # θ near π: the far side of ArcFace
+    centres = weight[labels, :EMBED_SIZE]
+    inputs[:5] = inputs[:5] * 0.2 + centres[:5] * 3
+    inputs[5] = -centres[5] + 0.1 * inputs[5]  # θ near π: the far side of ArcFace
     inputs *= torch.linspace(1, 30, BATCH)[torch.randperm(BATCH, generator=source), None]
     mixing = torch.eye(EMBED_SIZE, dtype=torch.float64) + 0.1 * randn(EMBED_SIZE, EMBED_SIZE)
     return {"weight": weight, "labels": labels, "inputs": inputs, "mixing": mixing}
 
 
 def head_with(weight: torch.Tensor, settings: LossSettings, seed: int = 5) -> MarginSoftmax:
-    """This rank's part of a float64 head with the centres `weight` [C, E]."""
-    head = MarginSoftmax(len(weight), weight.shape[1], settings, seed).double()
+    """This rank's part of a float64 head with the centres `weight` [C, K · E]."""
+    head = MarginSoftmax(len(weight), weight.shape[1] // settings.sub_centers, settings, seed).double()
     first, rows = shard_rows(len(weight), dist.get_world_size(), rank())
     with torch.no_grad():
         head.weight.copy_(weight[first : first + rows])

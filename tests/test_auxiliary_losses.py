@@ -43,7 +43,10 @@ ONES: list[tuple[int, dict[str, Any]]] = [
 ]
 # (classes, iteration, what differs from the defaults); a case's number is its seed. 7 and 5 make uneven shards; with 4
 # classes the last of three ranks has none, with 1 class the last two.
-CASES = [(classes, *one) for classes in (7, 5, 4, 1) for one in ONES] + [(40, *ONES[-1])]
+CASES = [(classes, *one) for classes in (7, 5, 4, 1) for one in ONES] + [
+    (40, *ONES[-1]),
+    (7, 20_000, {WEIGHTS[name]: 0.5 for name in WEIGHTS if name[:3] not in ("mag", "min")} | {"sub_centers": 2}),
+]
 MANY = [number for number, case in enumerate(CASES) if case[0] > 4]
 FEW = [number for number, case in enumerate(CASES) if case[0] <= 4]
 
@@ -56,7 +59,7 @@ def on_a_rank(numbers: list[int]) -> dict[str, Any]:
     results = {}
     for number in numbers:
         classes, iteration, changes = CASES[number]
-        case, own = make_case(classes, number), own_part()
+        case, own = make_case(classes, number, changes.get("sub_centers", 1)), own_part()
         head = head_with(case["weight"], LossSettings(**changes))
         embeddings, labels = case["inputs"][own].clone().requires_grad_(), case["labels"][own]
         with head.step(iteration, labels, build_sgd(head.parameters(), 0.1, 0.9, 1e-4)):
@@ -85,7 +88,7 @@ def moved_centres(o: LossSettings, x: torch.Tensor, labels: torch.Tensor, classe
 @functools.cache
 def wanted_of(number: int) -> dict[str, Any]:
     classes, iteration, changes = CASES[number]
-    o, case = LossSettings(**changes), make_case(classes, number)
+    o, case = LossSettings(**changes), make_case(classes, number, changes.get("sub_centers", 1))
     weight, x, labels = case["weight"].clone().requires_grad_(), case["inputs"].clone().requires_grad_(), case["labels"]
     softmax, _, _ = reference_softmax(o, x, labels, weight)
     total, figures = beside(o, x, labels, weight, iteration)

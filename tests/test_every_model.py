@@ -28,7 +28,7 @@ EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.thorough
 
 def batch_for(name: str) -> tuple[tuple[int, int], torch.Tensor, torch.Tensor]:
     """(height, width), images [CLASSES, 3, height, width] in 0…1 and their labels."""
-    size = (64, 64) if family(name).input_size[0] > 128 else (48, 48)
+    size = (80, 80) if family(name).input_size[0] > 128 else (48, 48)
     return size, random_pixels(CLASSES, size) / 255, torch.arange(CLASSES)
 
 

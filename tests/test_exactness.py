@@ -49,10 +49,11 @@ CHOICES: dict[str, list[str]] = {
     ],
     "mining": ["", "--mining_type sv", "--mining_type focal"],
     "order": ["", "--weighted", "--images_per_identity 2"],
+    "centres": ["", "--sub_centers 2"],
     "sampling": ["", "--sample_rate 0.3"],  # of 11 classes a batch of 8 leaves some to draw from, or not
     "accumulate": ["", "--accumulate 2"],
     "average": ["", "--ema_decay 0.9"],
-    "precision": ["", "--precision bf16"],
+    "precision": ["", "--precision bf16", "--precision fp16"],
     "optimizer": [
         *("", "--optimizer adam --lr 1e-3 --lr_schedule poly"),
         "--optimizer adamw --lr 1e-3 --lr_schedule cosine --decay_norm_and_bias false",
@@ -71,6 +72,7 @@ Row = dict[str, str]
 
 def possible(row: Row) -> bool:
     refused = {"--margin_type curricular", "--mining_type sv"} <= {*row.values()}
+    refused |= row.get("centres", "") != "" and "--min_margin" in row.get("companions", "")
     return not refused and not {BETWEEN_MICRO_BATCHES, row.get("accumulate", "given")} >= {row.get("stop"), ""}
 
 

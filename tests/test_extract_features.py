@@ -15,8 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
+from torchvision import transforms
 
+from fr.checkpoint import snapshot
 from fr.data.faces import LabelledFaces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.errors import InputError
@@ -25,8 +28,10 @@ from fr.models import MODELS, build_model
 from fr.preprocessing import Preprocessing
 from tests.builders.feature_runs import run_ranks
 from tests.conftest import ROOT, data_options, kill_when, trained_briefly, vgg_faces
+from tests.layouts_foreign import layout
 from tests.sets import written
-from tools import export_onnx
+from tests.weight_files import filled, python2_pickle
+from tools import export_onnx, import_weights
 from tools.extract_features import MARK, UNREADABLE, main
 from tools.features.layers import feature_network
 from tools.features.parts import Extractor
@@ -143,18 +148,18 @@ def test_layers_lengths_and_mirror_images_are_those_by_hand(
 
 
 SIZES = {"mobilenet": 512, "rmnet": 256, "shufflenetv2": 1024, "resnet": 2048, "se_resnet": 2048, "resnet34": 512}
-SIZES |= {"resnet50_caffe": 2048, "mbf": 512, "mobilefacenet": 512}
+SIZES |= {"resnet50_caffe": 2048, "mbf": 512, "mobilefacenet": 512, "inception_resnet_v1": 1792}
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_pooled_features_are_what_the_last_linear_layer_takes(name: str) -> None:
-    model = build_model(name, 24, (64, 64)).eval()
+    model = build_model(name, 24, (80, 80)).eval()
     ran: list[tuple[nn.Module, torch.Tensor]] = []
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.register_forward_hook(lambda layer, inputs, _: ran.append((layer, inputs[0])))
-    images = torch.rand(2, 3, 64, 64)
-    scored = ScoredModel(model, Preprocessing((64, 64)), {}, {}, [], name)
+    images = torch.rand(2, 3, 80, 80)
+    scored = ScoredModel(model, Preprocessing((80, 80)), {}, {}, [], name)
     with torch.inference_mode():
         got = feature_network(scored, "x", "pooled", "", False)(images)
     last, taken = ran[-1]
@@ -164,7 +169,8 @@ def test_pooled_features_are_what_the_last_linear_layer_takes(name: str) -> None
 
 def test_every_model_has_pooled_features_or_is_known_to_have_none() -> None:
     assert {name for name, family in MODELS.items() if not family.last_linear} == {
-        f"iresnet{depth}" for depth in (18, 34, 50, 100, 200)
+        *(f"iresnet{depth}" for depth in (18, 34, 50, 100, 200)),
+        *(f"ir{depth}" for depth in (18, 34, 50, 101)),
     }
 
 
@@ -221,6 +227,32 @@ def test_photographs_of_nobody_need_no_folders_and_no_list(
         main([*own, *crops, "--aligned", "false", "--out", str(tmp_path / "none")])
     with pytest.raises(InputError, match="no image in it"):
         main([*own, *crops, "--train_data_root", str(tables), "--out", str(tmp_path / "none")])
+
+
+def test_a_network_of_vggface2_pytorch_has_the_features_of_its_own_preprocessing(
+    sample_data: Path, tmp_path: Path
+) -> None:
+    """Resize to 256 and crop the centre, BGR less the mean, as its authors do with torchvision and NumPy."""
+    tensors = filled(layout("resnet50_caffe", 2048))
+    numbers = {key: tensor for key, tensor in tensors.items() if not key.endswith("tracked")}
+    (tmp_path / "weight.pkl").write_bytes(python2_pickle(numbers | {"fc.weight": torch.rand(3, 2048)}))
+    assert import_weights.main([str(tmp_path / "weight.pkl"), str(tmp_path / "net.pt")]) == 0
+    root, snap = tmp_path / "photographs", tmp_path / "net.pt"
+    shutil.copytree(sample_data / "vggface2/train/n000001", root)
+    words = ["--snap", str(snap), "--train_data_root", str(root), "--aligned", "--device", "cpu"]
+    found = extracted(words, tmp_path / "out")
+    crop = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    images = [np.array(crop(Image.open(path)), dtype=np.float32)[:, :, ::-1] for path in sorted(root.iterdir())]
+    inputs = np.stack(images) - np.array([91.4953, 103.8827, 131.0912], dtype=np.float32)
+    network = load_backbone(snap, snapshot.read(snap), (224, 224))
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(inputs.transpose(0, 3, 1, 2).copy())).numpy()
+    # Pixels differ by a level at most (tests/test_pipeline.py), by 0.2 on average, of a deviation of about 60.
+    cosines = (found * expected).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosines.min() > 0.9999
+    assert np.abs(found - expected).max() < 0.02 * expected.std()
+    others = extracted([*words, "--alignment", "umeyama"], tmp_path / "others")  # the whole image, resized
+    assert np.abs(others - expected).max() > 0.02 * expected.std()
 
 
 def test_a_photograph_that_is_listed_twice_has_a_row_each_and_one_file(

@@ -16,6 +16,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from fr.alignment import procrustes, template_points
+from fr.checkpoint import snapshot
 from fr.data.faces import Faces
 from fr.data.formats import READERS, read_training_faces
 from fr.data.landmark_csv import LANDMARK_COLUMNS
@@ -409,7 +410,17 @@ def test_each_format_has_a_reader_and_its_options() -> None:
             "--train_dataset folder",
             [
                 "--train_dataset folder needs to know where the faces are: give --train_landmarks (a CSV as "
-                "bb_landmark's), or --aligned if the images are aligned crops"
+                "bb_landmark's), or --aligned if the images are aligned crops, or the network's are centre crops"
+            ],
+        ),
+        (
+            "--train_dataset list --train_list l --aligned --template arcface --alignment center_crop",
+            [
+                *(
+                    f"command line: --{name}: not with --alignment center_crop, which uses no landmarks"
+                    for name in ("aligned", "template")
+                ),
+                "--cutout_prob: boxes over landmarks, and --alignment center_crop has none: give 0",
             ],
         ),
     ],
@@ -531,6 +542,22 @@ def test_aligned_crops_train_and_resume_to_the_last_bit(
     run_small(*words, "--max_iterations", "4", out=parts)
     assert run_small(*words, "--max_iterations", "10", "--snap_to_resume", "auto", out=parts) == expected
     assert same_weights(weights(parts, 10), weights(whole, 10))
+
+
+def test_centre_crops_train_without_landmarks_and_say_so_in_the_snapshot(
+    run_small: Callable[..., Losses], sample_data: Path, tmp_path: Path
+) -> None:
+    words = ["--train_landmarks", "", "--val_landmarks", "", "--alignment", "center_crop", "--cutout_prob", "0"]
+    found = run_small(*words, "--train_dataset", "folder", "--train_list", "", out=tmp_path / "folder")
+    assert found == run_small(*words, out=tmp_path / "vgg")
+    assert snapshot.read(tmp_path / "vgg/snapshots/tiny_3.pt").preprocessing["alignment"] == "center_crop"
+    tables = ["--train_landmarks", str(sample_data / "vggface2/bb_landmark")]
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(f"train_landmarks: {tables[1]}\ntemplate: arcface\n")
+    replaced = [f"@{recipe}", "--alignment", "center_crop", "--cutout_prob", "0"]
+    assert run_small(*replaced, "--train_dataset", "vgg", out=tmp_path / "recipe") == found
+    with pytest.raises(InputError, match="--train_landmarks: not with --alignment center_crop"):
+        run_small(*replaced, *tables, out=tmp_path / "refused")
 
 
 def test_resume_refuses_the_same_faces_otherwise_placed(

@@ -37,10 +37,11 @@ from fr.data.placement import sizes_of
 from fr.data.readers.source import Source
 from fr.data.readers.vgg import label_order, person_names
 from fr.errors import InputError
-from fr.files import foreign_pickle
+from fr.files import foreign_pickle, safetensors
 from fr.files.data_root import DataRoot
 from fr.files.images import MOST_PIXELS, decode
-from fr.onnx.model import CONTRACT_KEY, OnnxModel
+from fr.files.model_metadata import CONTRACT_KEY, as_strings
+from fr.onnx.model import OnnxModel
 from fr.options.definitions import train_options
 from fr.preprocessing import Preprocessing
 from fr.train.monitor import _keep_records
@@ -231,7 +232,10 @@ def snapshots(folder: Path) -> list[bytes]:
         "mobilenet", 3, SMALL.as_dict(), config={"lr": 0.1}, iteration=5, state_dict=state
     )
     snapshot.write_weights(folder / "s.pt", contents)
-    return [(folder / "s.pt").read_bytes()]
+    exported = io.BytesIO()
+    facts = {"model": "mobilenet", "embed_size": 3, "iteration": 5, "flipped_emb": True, "scores": [], "threshold": 0.6}
+    safetensors.write(exported, state, as_strings(SMALL, facts))
+    return [(folder / "s.pt").read_bytes(), exported.getvalue()]
 
 
 def read_snapshot(folder: Path, content: bytes) -> None:

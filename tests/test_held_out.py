@@ -25,23 +25,24 @@ def embeddings_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(IMAGES, EMBED_SIZE, generator=source), torch.randint(CLASSES, (IMAGES,), generator=source)
 
 
-def larger_on_a_rank(kind: str) -> dict[str, torch.Tensor]:
-    head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(margin_type=kind), seed=1)
+def larger_on_a_rank(kind: str, sub_centers: int) -> dict[str, torch.Tensor]:
+    head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(margin_type=kind, sub_centers=sub_centers), seed=1)
     return {"larger": head.larger_logits(*embeddings_and_labels()), "weight": head.weight.detach()}
 
 
 @pytest.mark.parametrize("world", [1, 3])
-@pytest.mark.parametrize("kind", ["arc", "linear"])
+@pytest.mark.parametrize(("kind", "sub_centers"), [("arc", 1), ("arc", 3), ("linear", 1)])
 def test_a_sharded_head_ranks_classes_as_torch_does(
-    run_distributed: Callable[..., list[dict[str, Any]]], world: int, kind: str
+    run_distributed: Callable[..., list[dict[str, Any]]], world: int, kind: str, sub_centers: int
 ) -> None:
-    ranks = run_distributed(world, larger_on_a_rank, kind)
+    ranks = run_distributed(world, larger_on_a_rank, kind, sub_centers)
     weight = torch.cat([one["weight"] for one in ranks]).double()
     embeddings, labels = embeddings_and_labels()
     if kind == "linear":
         logits = F.linear(embeddings.double(), weight[:, :-1], weight[:, -1])
     else:
-        logits = F.normalize(embeddings.double()) @ F.normalize(weight).T
+        of_each = [F.normalize(embeddings.double()) @ F.normalize(one).T for one in weight.split(EMBED_SIZE, dim=1)]
+        logits = torch.stack(of_each).amax(dim=0)
     for k in (1, 5):
         wanted = (logits.topk(k).indices == labels[:, None]).any(dim=1)
         for one in ranks:

@@ -18,7 +18,7 @@ from PIL import Image
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.images import decode
-from fr.onnx.model import CONTRACT_KEY, FACTS_KEY
+from fr.files.model_metadata import CONTRACT_KEY, FACTS_KEY
 from fr.options.detection import DetectorSettings
 from fr.preprocessing import Preprocessing
 from fr.report import font as fonts
@@ -489,6 +489,7 @@ def test_options_without_effect_are_refused(model: list[str], four: Path, probes
         ("--input", str(probes), "--dist", "l2"): r"^command line: --dist: not for identification$",
         ("--input", str(probes), "--json", "x.json"): r"^command line: --json: goes with --evaluate",
         ("--evaluate", str(probes), "--show"): r"^--show: not with --evaluate",
+        ("--input", str(probes), "--alignment", "center_crop", "--template", "auto"): "sees the centre of an image",
     }.items():
         with pytest.raises(InputError, match=wrong):
             main([*common, *options])

@@ -14,7 +14,7 @@ from fr.weights.loading import read_weights
 from tests.conftest import same_weights, validation_options
 from tests.layouts_001 import layout_001
 from tests.layouts_foreign import layout
-from tests.weight_files import Tensors, filled
+from tests.weight_files import Tensors, filled, with_prefix
 from tools import import_weights
 
 NAMES = ["ann", "bob", "eve"]
@@ -45,8 +45,18 @@ def test_an_imported_file_is_a_snapshot_with_the_familys_preprocessing(
     assert "mobilefacenet (MobileFaceNet_Pytorch), " in printed
     assert "embeddings of 128, no head" in printed
     assert "96×112 RGB, umeyama to the sphereface template" in printed
+    assert printed.splitlines()[-1] == f"next: python evaluate_lfw.py --snap {out} --val_data_root LFW"
     assert [path.name for path in out.parent.iterdir()] == ["net_0.pt"]
     assert snapshot.newest(out.parent, "net") is None  # without a training state there is nothing to resume
+
+
+def test_adafaces_input_is_blue_green_red_unless_told_otherwise(tmp_path: Path) -> None:
+    torch.save({"state_dict": with_prefix(filled(layout("ir18", 8)), "model.")}, tmp_path / "adaface.ckpt")
+    for words, order in (([], "bgr"), (["--color_order", "rgb"], "rgb")):
+        assert import_weights.main([str(tmp_path / "adaface.ckpt"), str(tmp_path / "out.pt"), *words]) == 0
+        preprocessing = snapshot.read(tmp_path / "out.pt").preprocessing
+        assert (preprocessing["color_order"], preprocessing["template"]) == (order, "arcface")
+        assert preprocessing["mean"] == preprocessing["std"] == [0.5, 0.5, 0.5]
 
 
 def test_an_imported_head_keeps_its_names(ancestor_file: tuple[Path, Tensors], tmp_path: Path) -> None:
@@ -99,6 +109,7 @@ def test_what_makes_no_snapshot_is_refused(ancestor_file: tuple[Path, Tensors], 
         ([str(path), str(tmp_path / "out.pth")], r"must end in \.pt"),
         ([str(path), str(tmp_path / "resumable.pt")], "not belong to a training state"),
         ([str(path), str(path / "below.pt")], "can't be written"),
+        ([str(path), str(out), "--model", "rmnet"], r"--model rmnet: .*001\.pt: mobilenet "),
         ([str(path), str(out), *names], r"names\.txt: can't be read"),
     ):
         with pytest.raises(InputError, match=said):

@@ -56,7 +56,7 @@ def test_rows_follow_their_names(data: st.DataObject) -> None:
 def test_names_or_rows_of_another_number_are_refused_with_both() -> None:
     with pytest.raises(InputError, match="2 identities for a head of 3 classes"):
         head_rows(torch.ones(3, 4), ["a", "b"], ["a"], torch.ones(1, 4))
-    with pytest.raises(InputError, match="rows of 4 numbers, the embeddings of this run have 5"):
+    with pytest.raises(InputError, match="has 4 numbers, one of this run 5"):
         head_rows(torch.ones(1, 4), ["a"], ["a"], torch.ones(1, 5))
 
 
@@ -90,7 +90,7 @@ def test_names_that_cannot_be_written_leave_the_older_snapshot_whole(
 
 def begin_from(folder: str) -> dict[str, Any]:
     backbone, head, _ = make_run(len(OURS), 2)
-    said = initialise(backbone, head, OURS, InitialWeights(f"{folder}/net_5.pt", False, "", ""), False)
+    said = initialise(backbone, head, OURS, InitialWeights(f"{folder}/net_5.pt", False, "", False, ""), False)
     return {"head": head.weight.detach(), "said": said, "backbone": dict(backbone.state_dict())}
 
 
@@ -102,7 +102,7 @@ def refuse_on_one_rank(folder: str) -> str:
     backbone, head, _ = make_run(len(OURS), 2)
     path = f"{folder}/net_5.pt" if rank() else f"{folder}/absent.pt"
     with pytest.raises(InputError) as refusal:
-        initialise(backbone, head, OURS, InitialWeights(path, False, "", ""), False)
+        initialise(backbone, head, OURS, InitialWeights(path, False, "", False, ""), False)
     return str(refusal.value)
 
 

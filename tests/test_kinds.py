@@ -122,15 +122,40 @@ def test_safetensors_are_read_bit_by_bit(tmp_path: Path) -> None:
     tensors = {str(kind): torch.arange(6).reshape(2, 3).to(kind) for kind in kinds}
     tensors |= {"none": torch.zeros(0, 3), "one": torch.tensor(2.5)}
     save_safetensors(tensors, tmp_path / "f.safetensors")
-    read = safetensors.read(tmp_path / "f.safetensors")
+    read, metadata = safetensors.read(tmp_path / "f.safetensors")
+    assert metadata == {"format": "pt"}
     assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor), name
 
 
+def test_written_safetensors_have_the_format_of_their_specification(tmp_path: Path) -> None:
+    tensors = TENSORS | {"count": torch.tensor(7), "half": torch.ones(3).half(), "columns": torch.rand(3, 2).t()}
+    path = tmp_path / "f.safetensors"
+    with path.open("wb") as file:
+        safetensors.write(file, tensors, {"key": "value"})
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    assert header.pop("__metadata__") == {"key": "value"}
+    assert header.keys() == tensors.keys() and length % 8 == 0
+    places = [header[name]["data_offsets"] for name in header]
+    # One behind the other, without holes; each at a multiple of the size of its numbers.
+    assert [begin for begin, _ in places] == [0, *(end for _, end in places[:-1])]
+    assert 8 + length + places[-1][1] == len(content)
+    for name, tensor in tensors.items():
+        begin, end = header[name]["data_offsets"]
+        assert begin % tensor.itemsize == 0
+        assert content[8 + length + begin : 8 + length + end] == tensor.numpy().tobytes(), name
+    read, metadata = safetensors.read(path)
+    assert metadata == {"key": "value"}
+    assert all(read[name].dtype == tensor.dtype and torch.equal(read[name], tensor) for name, tensor in tensors.items())
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
+        (b'"pt"', b"1234"),  # metadata are texts
         (b"[2,3]", b"[3,3]"),
         (b"[2,3]", b"[-2]"),
         (b'"F32"', b'"F99"'),

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "configs/README.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 FOLDERS = (".ci", ".github", "configs", "docs", "fr", "launch", "tests", "tools")
 DOCUMENTS = [*PAGES, "CHANGELOG.md", "LOG.md"]
 
@@ -163,9 +166,9 @@ def test_contributing_answers_each_question_with_at_most_two_files() -> None:
     "name",
     [
         *("sphere", "sphere_r", "combined"),  # margins
-        *("rmnet", "shufflenetv2", "mbf", "mobilenet_1_5x"),  # backbones
+        *("rmnet", "shufflenetv2", "mbf", "mobilenet_1_5x", "inception_resnet_v1"),  # backbones
         *("ms1m", "imdbface", "trp", "trp_test"),  # formats
-        *("agedb", "agedb_30", "calfw", "cplfw"),  # verification sets
+        *("agedb", "agedb_30", "calfw", "cplfw", "cfp_fp", "cfp_ff"),  # verification sets
         *("lowres", "lowres_prob", "zoom_range", "erase_area"),  # augmentation
     ],
 )

@@ -59,8 +59,8 @@ def file(folder: Path, text: str) -> str:
 
 
 def test_these_tables_have_every_option_of_a_loss() -> None:
-    alone = {"margin_type", "softmax_weight", "s", "mining_type", "label_smoothing", "sample_rate", "teacher"}
-    alone |= {f"{name}_loss_weight" for name in WEIGHTS}.union(DISTILLATION)
+    alone = {"margin_type", "softmax_weight", "s", "mining_type", "label_smoothing", "sub_centers", "sample_rate"}
+    alone |= {"teacher"} | {f"{name}_loss_weight" for name in WEIGHTS}.union(DISTILLATION)
     assert {field.name for field in fields(LossSettings)} == alone | PARTNER.keys()
 
 
@@ -83,6 +83,7 @@ def test_these_tables_have_every_option_of_a_loss() -> None:
         ("t", "1 1.5", "0.9 nan"),
         ("gamma", "1 5", "0.5 0"),
         ("label_smoothing", "0 0.99", "1 -0.1 nan"),
+        ("sub_centers", "1 3 255", "0 256 1.5"),
         ("sample_rate", "0.001 1", "0 1.1 -1"),
         ("softmax_weight", "0.5 10", "-1 nan"),
         *((f"{name}_loss_weight", "0 1e-3 10", "-1 nan") for name in WEIGHTS),
@@ -254,7 +255,7 @@ def test_their_neighbours_are_accepted(argv: str) -> None:
     [
         "--margin_type=arc --m=0.45 --easy_margin --margin_gradient=straight --mining_type=sv --t=1.3",
         "--margin_type=combined --m1=1.1 --m2=0.25 --m3=0.05 --mining_type=focal --gamma=3.5",
-        "--margin_type=ada --m=auto --h=0.3 --label_smoothing=0.1 --sample_rate=0.3",
+        "--margin_type=ada --m=auto --h=0.3 --label_smoothing=0.1 --sub_centers=3 --sample_rate=0.3",
         "--margin_type=mag --l_m=0.4 --u_m=0.9 --l_a=5 --u_a=50 --lambda_g=1e-3 --max_bad_steps=0",
         "--margin_type=softmax --center_loss_weight=3e-3 --center_loss_lr=0.1 --push_loss_weight=.1 --push_margin=.5",
         "--push_plus_loss_weight=.2 --global_push_loss_weight=.3 --min_margin_loss_weight=.4 --min_margin=.9",

@@ -53,6 +53,9 @@ CASES: list[tuple[int, int, dict[str, Any]]] = [
     (12, 0, {"margin_type": "arc", "s": 256.0}),
     (7, 0, {"margin_type": "arc", "s": 64.0, **SV}),
     (7, 0, {"margin_type": "combined", "m1": 1.3, "s": 1.0}),
+    *((7, 0, {"margin_type": kind, "sub_centers": 3}) for kind in COSINES),
+    *((12, 0, {"margin_type": "arc", "sub_centers": 2, **changes}) for changes in (SV, FOCAL, SMOOTH, STRAIGHT)),
+    *((2, 0, {"margin_type": kind, "sub_centers": 10}) for kind in ("arc", "curricular")),
     *((2, 0, changes) for changes in ({}, SV, SMOOTH, {"margin_type": "curricular"}, {"margin_type": "ada"})),
     *((1, 0, changes) for changes in ({}, {"margin_type": "arc", **SMOOTH}, {"margin_type": "mag"}, {**FOCAL})),
 ]
@@ -63,7 +66,7 @@ def on_a_rank(piece: int) -> dict[str, Any]:
     sharded.PIECE = piece
     results: dict[str, Any] = {}
     for number, (classes, iteration, changes) in enumerate(CASES):
-        case, own = make_case(classes, number), own_part()
+        case, own = make_case(classes, number, changes.get("sub_centers", 1)), own_part()
         head = head_with(case["weight"], LossSettings(**changes))
         optimizer = build_sgd(head.parameters(), 0.1, 0.9, 1e-4)
         embeddings = case["inputs"][own].clone().requires_grad_()
@@ -97,7 +100,7 @@ def chunks(classes: int, world: int) -> list[int]:
 def wanted_of(number: int) -> dict[str, Any]:
     """Results that `on_a_rank` would get if it were alone and wrote out the papers."""
     classes, iteration, changes = CASES[number]
-    o, case = LossSettings(**changes), make_case(classes, number)
+    o, case = LossSettings(**changes), make_case(classes, number, changes.get("sub_centers", 1))
     weight, embeddings = case["weight"].clone().requires_grad_(), case["inputs"].clone().requires_grad_()
     softmax, hits, memory = reference_softmax(o, embeddings, case["labels"], weight, iteration=iteration)
     mixing = case["mixing"].requires_grad_()
@@ -160,11 +163,19 @@ def test_initial_centres_are_distinct_unit_vectors_of_seed_and_class() -> None:
     assert (many < 0).any(dim=0).all()
 
 
+def test_initial_sub_centres_are_distinct_unit_vectors_of_seed_and_class() -> None:
+    settings = LossSettings(sub_centers=3)
+    whole = MarginSoftmax(7, EMBED_SIZE, settings, 5).weight.detach()
+    assert torch.equal(_initial_centres(5, 4, 2, EMBED_SIZE, settings), whole[4:6])
+    centres = whole.view(21, EMBED_SIZE)
+    assert centres.norm(dim=1).allclose(torch.ones(21)) and (centres @ centres.T - torch.eye(21)).max() < 0.999
+
+
 def test_initial_centres_are_the_same_however_they_are_cut_into_blocks() -> None:
     whole = initial_of_one_process(classes=140_000, embed_size=2)
     assert torch.equal(whole[:7], initial_of_one_process(embed_size=2))
     for first, rows in ((65_000, 1000), (65_536, 10), (131_000, 200), (139_999, 1)):
-        assert torch.equal(_initial_centres(5, first, rows, 2), whole[first : first + rows])
+        assert torch.equal(_initial_centres(5, first, rows, 2, LossSettings()), whole[first : first + rows])
     assert len(whole.unique(dim=0)) > 139_000  # float32 has few enough directions in a plane for some to meet
     assert whole.norm(dim=1).sub(1).abs().max() < 3e-7
 

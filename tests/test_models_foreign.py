@@ -1,5 +1,5 @@
-"""The networks of VGGFace2-pytorch, insightface and the MobileFaceNet paper against published figures, a layout
-written out apart, and a forward pass by hand over the state dict."""
+"""The networks of VGGFace2-pytorch, insightface, AdaFace, facenet-pytorch and the MobileFaceNet paper: held against
+published figures, a layout written out apart, and a forward pass by hand over the state dict."""
 
 from collections.abc import Callable
 from functools import cache
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fr.errors import InputError
 from fr.models import build_model, family
 from fr.models.iresnet import IResNet
 from tests.layouts_foreign import LAYOUTS, layout
@@ -113,9 +114,9 @@ def test_mobilefacenet_is_the_table_of_its_paper() -> None:
     assert embedding.shape == (1, 128)
 
 
-def norm(state: State, key: str, x: torch.Tensor) -> torch.Tensor:
+def norm(state: State, key: str, x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
     mean, variance = state[f"{key}.running_mean"], state[f"{key}.running_var"]
-    return F.batch_norm(x, mean, variance, state[f"{key}.weight"], state[f"{key}.bias"], eps=1e-5)
+    return F.batch_norm(x, mean, variance, state.get(f"{key}.weight"), state.get(f"{key}.bias"), eps=eps)
 
 
 def blocks(state: State) -> list[tuple[str, int]]:
@@ -198,30 +199,91 @@ def mobilefacenet_by_hand(state: State, x: torch.Tensor) -> torch.Tensor:
     return block("linear1", block("linear7", block("conv2", x))).flatten(1)
 
 
+def ir_by_hand(state: State, x: torch.Tensor) -> torch.Tensor:
+    x = norm(state, "input_layer.1", F.conv2d(x, state["input_layer.0.weight"], padding=1))
+    x = F.prelu(x, state["input_layer.2.weight"])
+    for index in range(8):  # of ir18: two a stage, the first at half the size
+        key, stride = f"body.{index}", 2 if index % 2 == 0 else 1
+        y = F.conv2d(norm(state, f"{key}.res_layer.0", x), state[f"{key}.res_layer.1.weight"], padding=1)
+        y = F.prelu(norm(state, f"{key}.res_layer.2", y), state[f"{key}.res_layer.3.weight"])
+        y = F.conv2d(y, state[f"{key}.res_layer.4.weight"], stride=stride, padding=1)
+        x = x[:, :, ::stride, ::stride]
+        if (weight := state.get(f"{key}.shortcut_layer.0.weight")) is not None:
+            x = norm(state, f"{key}.shortcut_layer.1", F.conv2d(x, weight))
+        x = x + norm(state, f"{key}.res_layer.5", y)
+    x = norm(state, "output_layer.0", x).flatten(1)
+    return norm(state, "output_layer.4", F.linear(x, state["output_layer.3.weight"], state["output_layer.3.bias"]))
+
+
+def inception_resnet_by_hand(state: State, x: torch.Tensor) -> torch.Tensor:
+    def layer(key: str, x: torch.Tensor, stride: int = 1, padding: int | tuple[int, int] = 0) -> torch.Tensor:
+        y = F.conv2d(x, state[f"{key}.conv.weight"], stride=stride, padding=padding)
+        return F.relu(norm(state, f"{key}.bn", y, eps=1e-3))
+
+    def residual(key: str, x: torch.Tensor, scale: float, parts: list[torch.Tensor]) -> torch.Tensor:
+        y = F.conv2d(torch.cat(parts, 1), state[f"{key}.conv2d.weight"], state[f"{key}.conv2d.bias"])
+        return x + scale * y
+
+    def asymmetric(key: str, x: torch.Tensor, scale: float, padding: int) -> torch.Tensor:
+        y = layer(f"{key}.branch1.1", layer(f"{key}.branch1.0", x), padding=(0, padding))
+        y = layer(f"{key}.branch1.2", y, padding=(padding, 0))
+        return residual(key, x, scale, [layer(f"{key}.branch0", x), y])
+
+    x = layer("conv2d_2b", layer("conv2d_2a", layer("conv2d_1a", x, 2)), padding=1)
+    x = layer("conv2d_4a", layer("conv2d_3b", F.max_pool2d(x, 3, 2)))
+    x = layer("conv2d_4b", x, 2)
+    for index in range(5):
+        key = f"repeat_1.{index}"
+        one = layer(f"{key}.branch1.1", layer(f"{key}.branch1.0", x), padding=1)
+        two = layer(f"{key}.branch2.1", layer(f"{key}.branch2.0", x), padding=1)
+        two = layer(f"{key}.branch2.2", two, padding=1)
+        x = F.relu(residual(key, x, 0.17, [layer(f"{key}.branch0", x), one, two]))
+    y = layer("mixed_6a.branch1.1", layer("mixed_6a.branch1.0", x), padding=1)
+    y = layer("mixed_6a.branch1.2", y, 2)
+    x = torch.cat([layer("mixed_6a.branch0", x, 2), y, F.max_pool2d(x, 3, 2)], 1)
+    for index in range(10):
+        x = F.relu(asymmetric(f"repeat_2.{index}", x, 0.1, 3))
+    parts = [layer(f"mixed_7a.branch{number}.1", layer(f"mixed_7a.branch{number}.0", x), 2) for number in (0, 1)]
+    y = layer("mixed_7a.branch2.1", layer("mixed_7a.branch2.0", x), padding=1)
+    x = torch.cat([*parts, layer("mixed_7a.branch2.2", y, 2), F.max_pool2d(x, 3, 2)], 1)
+    for index in range(5):
+        x = F.relu(asymmetric(f"repeat_3.{index}", x, 0.2, 1))
+    x = asymmetric("block8", x, 1.0, 1)
+    x = F.avg_pool2d(x, tuple(x.shape[2:])).flatten(1)
+    return norm(state, "last_bn", F.linear(x, state["last_linear.weight"]), eps=1e-3)
+
+
 BY_HAND: dict[str, Callable[[State, torch.Tensor], torch.Tensor]] = {
     "iresnet18": iresnet_by_hand,
     "resnet50_caffe": caffe_resnet_by_hand,
     "senet50_caffe": caffe_resnet_by_hand,
     "mbf": mbf_by_hand,
     "mobilefacenet": mobilefacenet_by_hand,
+    "ir18": ir_by_hand,
+    "inception_resnet_v1": inception_resnet_by_hand,
 }
+
+
+def small_size(name: str) -> tuple[int, int]:
+    """A size (height, width) that isn't square, nor the network's own."""
+    return (96, 80) if name == "inception_resnet_v1" else (64, 48)
 
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_the_forward_pass_equals_one_by_hand(name: str) -> None:
-    """At a size that isn't square, nor the network's own, with norms, slopes and biases that all differ."""
+    """At a small size, with norms, slopes and biases that all differ."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    model = build_model(name, 24, (64, 48)).double().eval()
+    model = build_model(name, 24, small_size(name)).double().eval()
     state = {
         key: value.uniform_(0.5, 1.5, generator=generator) if value.dim() == 1 else value
         for key, value in model.state_dict().items()  # the model's own tensors
     }
-    images = torch.rand(2, 3, 64, 48, dtype=torch.float64, generator=generator)
+    images = torch.rand(2, 3, *small_size(name), dtype=torch.float64, generator=generator)
     with torch.no_grad():
         embeddings, expected = model(images), BY_HAND[name](state, images)
     assert embeddings.shape == (2, 24)
-    # Sums of float64 in another order, through at most 53 layers: a million roundings of 1e-16.
+    # Sums of float64 in another order, through at most 130 layers: a million roundings of 1e-16.
     torch.testing.assert_close(embeddings, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
 
 
@@ -240,8 +302,8 @@ def test_the_last_map_follows_the_input_size() -> None:
 @pytest.mark.parametrize("name", BY_HAND)
 def test_gradients_reach_every_parameter_that_is_trained(name: str) -> None:
     torch.manual_seed(0)
-    model = build_model(name, 16, (64, 48))
-    model(torch.rand(4, 3, 64, 48)).mul(torch.rand(4, 16)).sum().backward()
+    model = build_model(name, 16, small_size(name))
+    model(torch.rand(4, 3, *small_size(name))).mul(torch.rand(4, 16)).sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), key
         assert parameter.grad is None or (parameter.grad.isfinite().all() and parameter.grad.any()), key
@@ -253,7 +315,7 @@ def test_gradients_reach_every_parameter_that_is_trained(name: str) -> None:
 @pytest.mark.parametrize("name", BY_HAND)
 def test_convolutions_start_with_the_reference_spread_of_weights(name: str) -> None:
     torch.manual_seed(1)
-    for module in build_model(name, 128, (64, 64)).modules():
+    for module in build_model(name, 128, (96, 96)).modules():
         if isinstance(module, nn.Conv2d):
             places = module.kernel_size[0] * module.kernel_size[1]
             wanted = 0.1 if name == "iresnet18" else (2 / (places * module.out_channels)) ** 0.5
@@ -268,7 +330,25 @@ def test_caffe_resnets_see_pixels_less_the_mean_of_the_data_in_blue_green_red() 
     assert seen == pytest.approx([200 - 91.4953, 200 - 103.8827, 200 - 131.0912])
 
 
-def test_mobilefacenet_sees_pixels_less_127_5_over_128() -> None:
-    own = family("mobilefacenet")
+@pytest.mark.parametrize("name", ["mobilefacenet", "inception_resnet_v1"])
+def test_some_see_pixels_less_127_5_over_128(name: str) -> None:
+    own = family(name)
     seen = [(200 / 255 - mean) / std for mean, std in zip(own.mean, own.std, strict=True)]
     assert seen == pytest.approx([(200 - 127.5) / 128] * 3)
+
+
+def test_inception_resnet_equals_facenet_pytorchs_own() -> None:
+    """Theirs are divided by their length; layers in the same order, so the same float32 numbers up to rounding."""
+    theirs = pytest.importorskip("facenet_pytorch", reason="bash init_venv.sh --with detect").InceptionResnetV1().eval()
+    ours = build_model("inception_resnet_v1", 512, (160, 160)).eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(F.normalize(ours(images)), theirs(images), rtol=1e-4, atol=1e-6)
+
+
+def test_inception_resnet_refuses_images_that_its_last_reduction_has_no_place_for() -> None:
+    with torch.device("meta"):
+        with pytest.raises(InputError, match="sides of at least 75 pixels, got 74×75"):
+            build_model("inception_resnet_v1", 8, (74, 75))
+        assert build_model("inception_resnet_v1", 8, (75, 75)).eval()(torch.zeros(1, 3, 75, 75)).shape == (1, 8)

@@ -19,10 +19,11 @@ import evaluate_lfw
 from fr.errors import InputError
 from fr.evaluation.score_check import Spread
 from fr.evaluation.scored_model import open_model
+from fr.files.model_metadata import CONTRACT_KEY, FACTS_KEY
 from fr.models import MODELS, build_model
 from fr.models.family import Family
 from fr.onnx.export import difference, random_pixels
-from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
+from fr.onnx.model import OnnxModel
 from fr.options.definitions import evaluation_options
 from fr.preprocessing import Preprocessing
 from tests.builders.onnx_files import (

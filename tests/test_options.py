@@ -98,6 +98,7 @@ def test_defaults_are_those_documented() -> None:
         "margin_type": "cos", "softmax_weight": 1, "s": 30, "m": "auto", "easy_margin": False,
         "m1": 1, "m2": 0.3, "m3": 0.2, "h": 0.333, "l_m": 0.45, "u_m": 0.8, "l_a": 10, "u_a": 110, "lambda_g": 35,
         "margin_gradient": "true", "mining_type": "none", "t": 1.1, "gamma": 2, "label_smoothing": 0, "sample_rate": 1,
+        "sub_centers": 1,
         "center_loss_weight": 0, "center_loss_lr": 0.5, "push_loss_weight": 0, "push_plus_loss_weight": 0,
         "global_push_loss_weight": 0, "push_margin": 0.7, "min_margin_loss_weight": 0, "min_margin": 0.7,
         "triplet_loss_weight": 0, "triplet_margin": 0.2, "triplet_mining": "hard",
@@ -682,9 +683,9 @@ def test_usage_problems_print_nothing(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for name in ("VGGFace2_ROOT", "LFW_ROOT"):
+    for name in ("VGGFace2_ROOT", "LFW_ROOT", "MS1MV3_ROOT", "VAL_ROOT"):
         monkeypatch.setenv(name, f"/{name}")
-    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    documents = [ROOT / "README.md", ROOT / "configs/README.md", *sorted((ROOT / "docs").glob("*.md"))]
     text = "\n".join(path.read_text() for path in documents).replace("\\\n", " ")
     indented = (line for line in text.splitlines() if line.strip().startswith(("python ", "torchrun ")))
     lines = [shlex.split(line, comments=True) for line in indented]

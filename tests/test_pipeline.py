@@ -13,6 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from nvidia.dali import backend, ops
+from PIL import Image
+from torchvision import transforms
 
 from fr.alignment import ALIGNMENTS, Array, compose, invert, template_points
 from fr.data import pipeline
@@ -214,6 +216,22 @@ def test_a_face_that_shrinks_a_lot_is_smoothed_as_documented(tmp_path: Path) -> 
     assert found[3].std() > 74 / 2  # 15 % of shrinking isn't filtered
 
 
+def test_a_centre_crop_is_torchvisions_of_pillows_bilinear_filter(tmp_path: Path) -> None:
+    """Larger and smaller images, upright and wide; sides that don't scale to whole numbers."""
+    sizes = [(600, 533), (301, 300), (231, 480), (256, 256), (77, 64), (101, 90)]
+    images = {f"a/{height}.png": picture(height, height, width) for height, width in sizes}
+    landmarks = np.full((len(sizes), 5, 2), 3.0)  # not used
+    crop = Preprocessing((224, 224), alignment="center_crop")
+    by_torchvision = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    found = plain(faces_of(tmp_path, images, landmarks), crop)
+    for one, image in zip(found, images.values(), strict=True):
+        expected = np.asarray(by_torchvision(Image.fromarray(image[:, :, ::-1])), dtype=np.float64)
+        assert expected.std() > 30
+        # Pillow rounds to whole levels after each axis, DALI once.
+        assert np.abs(one - expected).max() < 1.01
+        assert np.abs(one - expected).mean() < 0.25
+
+
 @pytest.mark.parametrize("color_order", ["rgb", "bgr"])
 def test_mean_std_and_color_order_are_applied_per_channel(photographs: LabelledFaces, color_order: str) -> None:
     some = Faces(photographs.root, photographs.names[:4], photographs.landmarks[:4])
@@ -408,13 +426,14 @@ def test_a_bad_photograph_is_named_in_the_iteration_that_needs_it(tmp_path: Path
 # --- the GPU graph, without a GPU -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("alignment", ["procrustes", "center_crop"])
 @pytest.mark.parametrize(("effects", "teacher"), [((), None), (tuple(EFFECTS), None), (tuple(EFFECTS), PLAIN)])
 def test_every_operator_of_the_gpu_graph_exists_for_its_device_and_takes_its_inputs(
-    effects: tuple[str, ...], teacher: Preprocessing | None
+    effects: tuple[str, ...], teacher: Preprocessing | None, alignment: str
 ) -> None:
     graph = face_graph(
         source=lambda: None,
-        preprocessing=PLAIN,
+        preprocessing=replace(PLAIN, alignment=alignment),
         dali_device="gpu",
         effects=effects,
         teacher=teacher,

@@ -257,6 +257,18 @@ def test_auto_takes_bf16_where_the_processor_computes_in_it(
     assert resolved_precision(wish, CPU) == precision
 
 
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32")],
+)
+def test_auto_takes_fp16_on_gpus_that_have_no_bf16(
+    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: capability >= (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    assert resolved_precision("auto", torch.device("cuda", 0)) == precision
+
+
 @pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), nn.Linear(3, 3)])
 def test_the_average_follows_weights_and_statistics_by_the_formula(model: nn.Module) -> None:
     average = WeightAverage(model, 0.5)

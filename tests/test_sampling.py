@@ -121,6 +121,7 @@ CASES: list[tuple[int, int, float, dict[str, Any]]] = [
     (40, 5, 0.6, {"mining_type": "sv", "t": 1.25, "label_smoothing": 0.2}),
     (40, 2000, 0.3, {"margin_type": "sphere", "mining_type": "focal", "s": 4.0}),
     (40, 7, 0.4, {name: 0.5 for name in WEIGHTS.values() if name not in ("center_loss_weight", "lambda_g")}),
+    (40, 11, 0.3, {"margin_type": "arc", "sub_centers": 3}),
     (7, 8, 0.1, {"label_smoothing": 0.1}),  # all are drawn: a batch of 12
     (3, 9, 0.1, {}),
     (1, 10, 0.1, {}),  # one of two ranks without a class
@@ -132,7 +133,7 @@ def on_a_rank() -> dict[str, Any]:
     """Three steps of each case: what the step saw, what weight and momentum were before and after."""
     results: dict[str, Any] = {}
     for number, (classes, iteration, rate, changes) in enumerate(CASES):
-        case, own = make_case(classes, number), own_part()
+        case, own = make_case(classes, number, changes.get("sub_centers", 1)), own_part()
         head = head_with(case["weight"], LossSettings(sample_rate=rate, **changes))
         optimizer = build_sgd(head.parameters(), LR, MOMENTUM, DECAY)
         labels, steps, whole = case["labels"][own], [], head.weight.data_ptr()
@@ -145,7 +146,7 @@ def on_a_rank() -> dict[str, Any]:
                 loss, figures = head(x, labels)
                 loss.backward()
                 asked = head.weight.grad
-                assert asked is not None and asked.shape == (len(drawn), EMBED_SIZE)
+                assert asked is not None and asked.shape == (len(drawn), case["weight"].shape[1])
                 optimizer.step()
             assert head._drawn is None and head.weight.grad is None and head.weight.data_ptr() == whole
             steps.append(
@@ -175,7 +176,7 @@ def test_a_step_is_the_softmax_and_sgd_over_exactly_the_drawn_classes(
     assert torch.equal(draws[0], drawn_rows(ROWS, OF_BATCH, 0.2, 7, 11))
     assert world == 1 or not torch.equal(draws[0], draws[1])  # each rank has its own
     for number, (classes, iteration, rate, changes) in enumerate(CASES):
-        case, memory = make_case(classes, number), None
+        case, memory = make_case(classes, number, changes.get("sub_centers", 1)), None
         o = LossSettings(**changes)
         firsts = [shard_rows(classes, world, which)[0] for which in range(world)]
         for step in range(STEPS):

@@ -21,7 +21,8 @@ from fr.errors import InputError
 from fr.evaluation.embedding import embed
 from fr.evaluation.score_check import Spread, read_spreads, strange
 from fr.evaluation.scored_model import load_backbone
-from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
+from fr.files.model_metadata import CONTRACT_KEY, FACTS_KEY
+from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
 from tests.conftest import SPREAD, data_options, validation_options
 

@@ -400,13 +400,13 @@ def test_two_ranks_write_what_one_and_three_ranks_read(
 
 
 # What a head remembers beside its weights: a row a class for the centre loss, and figures that all ranks share.
+ROWS: dict[str, Any] = {"center_loss_weight": 1.0, "sub_centers": 2}
 MEMORIES: dict[str, list[str]] = {"curricular": ["t"], "ada": ["norm_mean", "norm_std"]}
 
 
 def pass_on_memory(source: str, target: str, margin_type: str) -> dict[str, torch.Tensor]:
     """State that a snapshot gives a run, which writes it again."""
-    loss = {"margin_type": margin_type, "center_loss_weight": 1.0}
-    run = make_run(2, **loss)
+    run = make_run(2, margin_type=margin_type, **ROWS)
     state = TrainingState(Learner(*run))
     resuming.resume([Path(source) / "net_5.pt"], state, CONTENTS)
     SnapshotWriter(Path(target), "net", state, (), print).write(5, CONTENTS)
@@ -421,9 +421,9 @@ def test_what_the_head_remembers_passes_from_1_to_2_to_3_ranks_and_back(
     request: pytest.FixtureRequest,
 ) -> None:
     request.getfixturevalue("one_rank")
-    whole = write(tmp_path / "0", margin_type=margin_type, center_loss_weight=1.0)
+    whole = write(tmp_path / "0", margin_type=margin_type, **ROWS)
     assert {"companions.centers", *MEMORIES[margin_type]} <= whole.keys()
-    others = make_run(2, margin_type=margin_type, center_loss_weight=1.0)[1]
+    others = make_run(2, margin_type=margin_type, **ROWS)[1]
     assert not any(torch.equal(whole[name], buffer) for name, buffer in others.named_buffers())  # or it shows nothing
     rows = ("head", "m.head", "companions.centers")
     for number, (ranks, split) in enumerate([(2, [4, 3]), (3, [3, 3, 1])]):
@@ -433,7 +433,7 @@ def test_what_the_head_remembers_passes_from_1_to_2_to_3_ranks_and_back(
         together = {name: torch.cat([state[name] for state in states]) for name in rows}
         for state in states:
             assert_same(state | together, whole)
-    assert_same(resume(tmp_path / "2" / "net_5.pt", margin_type=margin_type, center_loss_weight=1.0), whole)
+    assert_same(resume(tmp_path / "2" / "net_5.pt", margin_type=margin_type, **ROWS), whole)
 
 
 @pytest.mark.parametrize(

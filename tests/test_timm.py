@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from fr.errors import InputError
+from fr.evaluation.scored_model import load_backbone, read_backbone
 from fr.models import build_model, family, training_preprocessing
 from fr.options.definitions import train_options
 from fr.options.names import MODEL_NAMES
+from fr.weights.loading import fit, read_weights
 from tests.conftest import REQUIRED
+from tests.weight_files import save_safetensors, with_prefix
+from tools import import_weights
 
 RECIPE = Path(__file__).parents[1] / "configs" / "vit_arcface.yml"
 
@@ -120,3 +124,37 @@ def test_the_recipe_names_a_network_that_takes_its_input(monkeypatch: pytest.Mon
     model = build_model(options.model, options.embed_size, preprocessing.input_size).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 3, *preprocessing.input_size)).shape == (1, options.embed_size)
+
+
+@needs_timm
+def test_a_file_of_timm_is_known_by_the_name_that_is_given(tmp_path: Path) -> None:
+    """Its training script's checkpoints: the network under `state_dict`, which DDP prefixes."""
+    import timm
+
+    theirs = timm.create_model("test_vit", num_classes=24).eval()
+    torch.save({"arch": "test_vit", "state_dict": with_prefix(theirs.state_dict())}, tmp_path / "model_best.pth.tar")
+    command = [str(tmp_path / "model_best.pth.tar"), str(tmp_path / "out.pt")]
+    with pytest.raises(InputError, match="weights of no known kind"):
+        import_weights.main(command)
+    assert import_weights.main([*command, "--model", "timm/test_vit"]) == 0
+    contents, preprocessing = read_backbone(tmp_path / "out.pt")
+    assert (contents.model, contents.embed_size) == ("timm/test_vit", 24)
+    ours = load_backbone(tmp_path / "out.pt", contents, preprocessing.input_size)
+    images = torch.rand(2, 3, *preprocessing.input_size)
+    with torch.no_grad():
+        assert torch.equal(ours(images), theirs(images))
+
+
+@needs_timm
+def test_a_last_layer_of_another_size_begins_afresh(tmp_path: Path) -> None:
+    """As that of weights trained on ImageNet, in a file of Hugging Face's Hub."""
+    import timm
+
+    theirs = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    save_safetensors(theirs, tmp_path / "model.safetensors")
+    weights = read_weights(tmp_path / "model.safetensors", "timm/test_resnet")
+    ours = build_model("timm/test_resnet", 24, (64, 64))
+    said = fit(ours, weights, partial=True)
+    assert "  fc.weight is [1000, 96] there, [24, 96] here" in said
+    state = ours.state_dict()
+    assert all(torch.equal(state[key], theirs[key]) for key in state if not key.startswith("fc."))

@@ -407,7 +407,8 @@ def test_a_list_that_cannot_be_scored_is_refused_when_it_is_read(
 
 def test_what_is_no_set_or_another_kind_is_refused(published: list[str], tmp_path: Path) -> None:
     assert problems("nowhere") == ("--val_sets nowhere: no such file or folder",)
-    assert problems(str(tmp_path))[0].startswith(f"--val_sets {tmp_path}: no verification set: expected a list")
+    none = f"--val_sets {tmp_path}: no verification set: expected a folder with Protocol"
+    assert problems(str(tmp_path))[0].startswith(none)
     path = written(tmp_path / "any.txt", "once upon a time there was a list\n")
     assert problems(str(path))[0].startswith(f"{path}:1: no list of pairs: expected two numbers")
     cfp, pack = published[4], published[6]

@@ -122,10 +122,39 @@ def wrapped(*prefixes: str, **beside: torch.Tensor) -> Callable[[Path], tuple[Te
     return write
 
 
-def insightface_safetensors(path: Path) -> tuple[Tensors, None]:
-    tensors = filled(layout("iresnet18", 512))
-    save_safetensors(tensors, path)
-    return tensors, None
+def adaface_checkpoint(path: Path) -> tuple[Tensors, torch.Tensor]:
+    """Lightning's: the network as `model`, the classifier's columns and running norms as `head`."""
+    tensors, kernel = filled(layout("ir18", 512)), torch.rand(512, CLASSES)
+    norms = {f"head.{name}": torch.rand(1) for name in ("t", "batch_mean", "batch_std")}
+    state = with_prefix(tensors, "model.") | {"head.kernel": kernel} | norms
+    torch.save({"epoch": 1, "pytorch-lightning_version": "1.5.0", "state_dict": state, "callbacks": {}}, path)
+    return tensors, kernel.t()
+
+
+def facenet_file(path: Path) -> tuple[Tensors, torch.Tensor]:
+    tensors, head = filled(layout("inception_resnet_v1", 512)), torch.rand(CLASSES, 512)
+    torch.save(tensors | {"logits.weight": head, "logits.bias": torch.rand(CLASSES)}, path)
+    return tensors, head
+
+
+def averaged(name: str) -> Callable[[Path], tuple[Tensors, None]]:
+    """torchvision's ModelEma: the network behind `module.`, and a counter beside it."""
+
+    def write(path: Path) -> tuple[Tensors, None]:
+        tensors = filled(layout("iresnet18", 512))
+        torch.save({"epoch": 1, name: {"n_averaged": torch.tensor(3), **with_prefix(tensors)}}, path)
+        return tensors, None
+
+    return write
+
+
+def in_safetensors(name: str, prefix: str = "") -> Callable[[Path], tuple[Tensors, None]]:
+    def write(path: Path) -> tuple[Tensors, None]:
+        tensors = filled(layout(name, 512))
+        save_safetensors(with_prefix(tensors, prefix), path)
+        return tensors, None
+
+    return write
 
 
 def xiaoccer_checkpoint(path: Path) -> tuple[Tensors, None]:
@@ -154,7 +183,15 @@ FILES: dict[str, tuple[Any, str, str, int, tuple[int, int] | None, Callable[[Ten
             *(["module.", "_orig_mod."], ["_orig_mod.", "module."], ["model.", "backbone.", "net."]),
         )
     },
-    "model.safetensors": (insightface_safetensors, "insightface", "iresnet18", 512, (112, 112), unchanged),
+    "model.safetensors": (in_safetensors("iresnet18"), "insightface", "iresnet18", 512, (112, 112), unchanged),
+    "adaface_ir18.ckpt": (adaface_checkpoint, "AdaFace", "ir18", 512, (112, 112), unchanged),
+    "cvlface.safetensors": (in_safetensors("ir18", "model.net."), "CVLface", "ir18", 512, (112, 112), unchanged),
+    "cvlface_50.safetensors": (in_safetensors("iresnet18", "net."), "insight", "iresnet18", 512, (112, 112), unchanged),
+    "vggface2.pt": (facenet_file, "facenet-pytorch", "inception_resnet_v1", 512, None, unchanged),
+    **{
+        f"{name}.pth.tar": (averaged(name), "insightface", "iresnet18", 512, (112, 112), unchanged)
+        for name in ("state_dict_ema", "model_ema", "ema")
+    },
     "068.ckpt": (xiaoccer_checkpoint, "MobileFaceNet_Pytorch", "mobilefacenet", 128, (112, 96), unchanged),
 }
 
@@ -167,6 +204,45 @@ def test_what_stands_beside_a_network_under_a_prefix_is_told(tmp_path: Path) -> 
     assert weights.left_out == ("head.kernel", "model.loss.s")
     model = build_model("iresnet18", 512, (112, 112))
     assert fit(model, weights, partial=False)[1:] == ["left out: 2", "  head.kernel", "  model.loss.s"]
+
+
+def test_a_classifier_beside_the_network_is_its_head(tmp_path: Path) -> None:
+    adaface_checkpoint(tmp_path / "f.ckpt")
+    weights = read_weights(tmp_path / "f.ckpt")
+    assert weights.left_out == ("head.t", "head.batch_mean", "head.batch_std")
+    assert (weights.color_order, weights.template, weights.alignment) == ("bgr", "arcface", "umeyama")
+
+
+def test_keys_of_this_trainers_models_are_known_where_the_model_is_named(tmp_path: Path) -> None:
+    tensors = filled(shapes_of("mobilenet", 24, (128, 128)))
+    torch.save(with_prefix(tensors), tmp_path / "f.pth")
+    with pytest.raises(InputError, match="no known kind"):
+        read_weights(tmp_path / "f.pth")
+    with pytest.raises(InputError, match="no known kind"):
+        read_weights(tmp_path / "f.pth", "rmnet")
+    weights = read_weights(tmp_path / "f.pth", "mobilenet")
+    assert (weights.model, weights.embed_size, weights.input_size) == ("mobilenet", 24, (128, 128))
+    same(weights.backbone, tensors)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("net.feature.0.weight", "ViT of CVLface, with patches of 8"),
+        ("model.net.keypoint_linear.weight", "CVLface with KP-RPE, which takes the landmarks"),
+        ("net.blocks.0.attn.rpe_k.lookup_table_weight", "CVLface with relative positions"),
+        ("model.body.0.res_layer.se_block.fc1.weight", "IR-SE network"),
+        ("body.0.res_layer.5.fc1.weight", "IR-SE network"),
+        ("body.0.res_layer.8.weight", "IR network of bottlenecks"),
+    ],
+)
+def test_known_networks_that_nothing_here_runs_are_named(
+    key: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {name: torch.empty(512, 14 * 14 * 512, device="meta") for name in ("a.weight", key)}
+    monkeypatch.setattr(foreign_pickle, "read", lambda _path: {"state_dict": tensors})
+    with pytest.raises(InputError, match=rf"f\.pt: no network of this trainer, but an? .*{said}"):
+        read_weights(Path("f.pt"))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.console import next_command
 from fr.data.crop_contract import MARK
 from fr.data.faces import Faces, shown
 from fr.data.formats import read_training_faces
@@ -40,6 +39,7 @@ from fr.data.samples import SampleBatch
 from fr.data.usable import usable_batches
 from fr.errors import InputError, run_plainly
 from fr.files.images import Pixels
+from fr.options.commands import next_command
 from fr.preprocessing import Preprocessing
 from fr.progress import tracked
 from tools.dataset.crop_files import Targets, target_names

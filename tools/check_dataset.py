@@ -34,8 +34,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fr.console import next_command
 from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
 from fr.data.lines import folder_classes, read_lines
@@ -45,6 +45,7 @@ from fr.data.readers.vgg import person_names
 from fr.errors import run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
+from fr.options.commands import next_command
 from tools.dataset.checks import Findings, check, same_names
 from tools.dataset.findings_page import findings_page
 from tools.dataset.image_facts import gather
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
     limits = Limits(
         arguments.drop, arguments.min_images, arguments.min_face, arguments.landmark_misfit, arguments.near
     )
-    findings = check(faces, facts, limits, people)
+    findings = check(faces, facts, limits, people, arguments.workers)
     about = {
         "Data": f"{options.train_dataset}, {options.train_data_root} {options.train_list}",
         "Photographs": f"{len(faces):,} of {len(faces.identities):,} identities; {findings.stays.sum():,} stay",
@@ -72,16 +73,15 @@ def main(argv: list[str]) -> int:
         "findings.csv": _table(faces, findings).encode(),
         "index.html": findings_page(faces, facts, findings, arguments.drop, about, arguments.thumbnails),
     }
-    if lines is not None:
-        # A folder of landmark files is asked for the one that goes with the name of a list, or of the root.
-        name = f"cleaned_{Path(options.train_list or options.train_data_root).absolute().stem}.txt"
-        files[name] = "".join(f"{lines[row]}\n" for row in np.flatnonzero(findings.stays).tolist()).encode()
+    cleaned = cleaned_list(options, lines, findings.stays) if lines is not None else {}
+    files |= cleaned
     for name, content in files.items():
         write_result(arguments.out / name, content)
     wrote = ", ".join(str(arguments.out / name) for name in files)
     notes = [*resolved.notes, *faces.notes]
     print("\n".join([*notes, *_summary(findings, arguments.drop), about["Photographs"], f"wrote {wrote}"]))
-    if lines is not None and options.train_dataset in ("vgg", "folder", "list"):
+    if cleaned and options.train_dataset in ("vgg", "folder", "list"):
+        (name,) = cleaned
         places = [options.train_data_root, str(arguments.out / "lists"), "--list", str(arguments.out / name)]
         places += ["--landmarks", options.train_landmarks] if options.train_landmarks else []
         print(next_command("tools/make_list.py", *places, "--people", "0.2"))
@@ -101,6 +101,13 @@ def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] |
         texts = texts.filter(has_face(texts))
     lines: list[str] = texts.to_pylist()
     return lines
+
+
+def cleaned_list(options: argparse.Namespace, lines: list[str], stays: NDArray[np.bool_]) -> dict[str, bytes]:
+    """Name and content of a list of the lines [N] that stay [N]."""
+    # A folder of landmark files is asked for the one that goes with the name of a list, or of the root.
+    name = f"cleaned_{Path(options.train_list or options.train_data_root).absolute().stem}.txt"
+    return {name: "".join(f"{lines[row]}\n" for row in np.flatnonzero(stays).tolist()).encode()}
 
 
 def _people(options: argparse.Namespace, faces: LabelledFaces) -> dict[int, str]:

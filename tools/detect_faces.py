@@ -34,7 +34,6 @@ from typing import TextIO
 import numpy as np
 import torch
 
-from fr.console import next_command
 from fr.data.faces import shown
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.readers.folders import images_below, stray_note
@@ -45,6 +44,7 @@ from fr.errors import InputError, run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.images import decode
 from fr.files.untrusted import OutsideRoot
+from fr.options.commands import next_command
 from fr.options.detection import DetectorSettings
 from fr.recognition.detection import Detector, Mtcnn, choose, detect_stored
 from tools.dataset.face_journal import Found, append, open_journal, read_journal

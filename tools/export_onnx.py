@@ -24,7 +24,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     refuse_early("tools/export_onnx.py", options)
 
 import argparse
-import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -43,8 +42,8 @@ from fr.data.verification_set import sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.embedding import Network, evaluate
-from fr.evaluation.score_check import read_spreads
-from fr.evaluation.scored_model import load_backbone, read_backbone, threshold_of
+from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
+from fr.files.model_metadata import as_strings
 from fr.onnx.export import (
     Deployed,
     difference,
@@ -56,7 +55,7 @@ from fr.onnx.export import (
     raw_pixels,
     to_onnx,
 )
-from fr.onnx.model import CONTRACT_KEY, FACTS_KEY, OnnxModel
+from fr.onnx.model import OnnxModel
 from fr.options.names import SET_OPTIONS
 from fr.preprocessing import Preprocessing
 from tools.options.export_onnx import options as read_options
@@ -123,19 +122,15 @@ def main(argv: list[str]) -> int:
 def _metadata(
     contents: SnapshotContents, preprocessing: Preprocessing, arguments: argparse.Namespace
 ) -> dict[str, str]:
-    """Metadata of the files, without the training's options, which contain paths of this machine."""
-    facts = {name: getattr(contents, name) for name in ("model", "embed_size", "iteration")}
-    facts["flipped_emb"] = bool(contents.config.get("flipped_emb"))
+    """Metadata of the files."""
+    facts = exported_facts(arguments.snap, contents, arguments.averaged)
     facts |= {name: getattr(arguments, name) for name in ("with_preprocessing", "l2_norm")}
-    # Sums of raw embeddings and their mirror images' weigh them by their norms, which unit vectors have lost.
-    lost = arguments.l2_norm and facts["flipped_emb"]
-    spreads = read_spreads(arguments.snap, contents.scores or [])
-    kept = [one for one in spreads if one.averaged == arguments.averaged and not (arguments.l2_norm and one.flip)]
-    facts["scores"] = [one.as_dict() for one in kept]
-    threshold = threshold_of(contents.metrics, arguments.averaged)
-    if threshold is not None and not lost:
-        facts["threshold"] = threshold
-    return {CONTRACT_KEY: json.dumps(preprocessing.as_dict()), FACTS_KEY: json.dumps(facts)}
+    if arguments.l2_norm:
+        # Sums of raw embeddings and their mirror images' weigh them by their norms, which unit vectors have lost.
+        facts["scores"] = [one for one in facts["scores"] if not one["flip"]]
+        if facts["flipped_emb"]:
+            facts.pop("threshold", None)
+    return as_strings(preprocessing, facts)
 
 
 def _verification_faces(arguments: argparse.Namespace, config: dict[str, Any]) -> VerificationFaces | None:

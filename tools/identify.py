@@ -10,8 +10,8 @@
 In the gallery `Name.jpg` is an image of Name, and so is each file in the folder `Name/`; a person's score is that of
 the most similar image. A face is named if its distance (1 - cosine) to the nearest person is below the threshold, else
 unknown. The default threshold, from the model's validation, is the best for pairs of faces: a stranger is compared with
-everybody in the gallery, and among hundreds of people one may be near enough. --evaluate prints the thresholds for
-fixed shares of strangers identified wrongly.
+everybody in the gallery, and among hundreds of people one may be near enough. tools/choose_threshold.py finds the
+threshold for a share of strangers identified wrongly, and --threshold takes its file.
 
 OUT gets faces.jsonl (boxes, names and distances; one line per image or frame) and the annotated images under their
 names, or an annotated video. Boxes are in pixels of the image as a viewer shows it. Ctrl-C stops; results so far are
@@ -34,15 +34,15 @@ if __name__ == "__main__":  # before the imports that take seconds
 import json
 from pathlib import Path
 
+from fr.alignment import CENTER_CROP
 from fr.console import caught_signals
 from fr.data.faces import shown
 from fr.data.pipeline import dali_settings
-from fr.distributed import Ranks, open_ranks
+from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation.embedding import batch_size_on, embed, with_mirror_image
+from fr.evaluation.embedding import batch_size_on, with_mirror_image
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import wants_flip
-from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
 from fr.options.parsing import Resolved
 from fr.progress import progress
@@ -51,10 +51,11 @@ from fr.recognition.gallery import Gallery, Rows, new_gallery
 from fr.recognition.identification import Searches
 from fr.recognition.recognizer import Recognizer
 from tools.identifying.drawing import undrawable
-from tools.identifying.portraits import Looking, Portraits, read_portraits
+from tools.identifying.portraits import Looking, Portraits, embedded
 from tools.identifying.results import Seen, Sink, open_sinks
 from tools.identifying.scores import cmc_of, lines, metrics_of, search_probes, write_cmc
 from tools.identifying.sources import Source, open_source
+from tools.identifying.thresholds import read_threshold
 from tools.options.detect_faces import settings_of
 from tools.options.identify import options as read_options
 
@@ -67,22 +68,27 @@ def main(argv: list[str]) -> int:
         if ranks.world_size > 1:
             raise InputError("runs in one process only: start it without torchrun")
         model = open_model(options, ranks.device)
+        if model.preprocessing.alignment == CENTER_CROP and (source or not arguments.aligned):
+            raise InputError(
+                f"{options.snap} sees the centre of an image ({CENTER_CROP}), not its faces: give another --alignment, "
+                "or crops of faces as --gallery and --evaluate with --aligned"
+            )
         print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
-        threshold = model.threshold if arguments.threshold is None else arguments.threshold
+        threshold = _threshold(arguments.threshold, model, resolved)
         settings = settings_of(arguments)
         looking = None if arguments.aligned else Looking(settings, str(ranks.device), arguments.face)
         if source is None:
-            gallery = _gallery(*_embedded("--gallery", arguments.gallery, looking, model, resolved, ranks))
-            probes, rows = _embedded("--evaluate", arguments.evaluate, looking, model, resolved, ranks)
+            gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, model, resolved, ranks))
+            probes, rows = embedded("--evaluate", arguments.evaluate, looking, model, resolved, ranks)
             return _evaluate(search_probes(gallery, probes, rows), gallery, threshold, arguments.out, options.json)
         if threshold is None:
             raise InputError(
-                f"{options.snap} doesn't say from which distance on a face is unknown: give --threshold, such as the "
-                '"Estimated threshold" of evaluate_lfw.py'
+                f"{options.snap} doesn't say from which distance on a face is unknown: give --threshold, such as a "
+                'file of tools/choose_threshold.py, or the "Estimated threshold" of evaluate_lfw.py'
             )
         sinks = open_sinks(source, arguments.out, arguments.show)
         detector = Mtcnn(settings, ranks.device)
-        gallery = _gallery(*_embedded("--gallery", arguments.gallery, looking, model, resolved, ranks))
+        gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, model, resolved, ranks))
         if arguments.out or arguments.show:
             print("".join(f"{line}\n" for line in shown(undrawable(gallery.people))), end="")
         network = with_mirror_image(model.network, options.flip_mode) if wants_flip(resolved, model) else model.network
@@ -92,17 +98,11 @@ def main(argv: list[str]) -> int:
         return _identify(source, detector, recognizer, gallery, threshold, sinks)
 
 
-def _embedded(
-    option: str, root: str, looking: Looking | None, model: ScoredModel, resolved: Resolved, ranks: Ranks
-) -> tuple[Portraits, Rows]:
-    """Read a folder of people's images and embed those with a face, [N, E]; prints which have none."""
-    options = resolved.values
-    portraits = read_portraits(option, DataRoot(Path(root), options.allow_outside), looking)
-    print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
-    dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-    batch = batch_size_on(ranks.device, options.val_batch_size)
-    flipped, mode = wants_flip(resolved, model), options.flip_mode
-    return portraits, embed(model.network, portraits.faces, model.preprocessing, dali, ranks, batch, flipped, mode)
+def _threshold(said: float | str | None, model: ScoredModel, resolved: Resolved) -> float | None:
+    """The threshold given as a number or a file, else the model's."""
+    if isinstance(said, str):
+        return read_threshold(Path(said), Path(resolved.values.snap), wants_flip(resolved, model))
+    return model.threshold if said is None else said
 
 
 def _gallery(portraits: Portraits, embeddings: Rows) -> Gallery:

@@ -17,13 +17,16 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     refuse_early("tools/import_weights.py", options)
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fr.alignment import CENTER_CROP
 from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
 from fr.models import build_model, family
+from fr.options.commands import next_command
 from fr.preprocessing import Preprocessing
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import OWN, Weights, fit, read_weights
@@ -34,10 +37,14 @@ def main(argv: list[str]) -> int:
     arguments = read_options(argv)
     if arguments.out.suffix != ".pt" or snapshot.state_path(arguments.out).exists():
         raise InputError(f"{arguments.out}: must end in .pt, and not belong to a training state beside it")
-    weights = read_weights(arguments.file)
+    weights = read_weights(arguments.file, arguments.model or "")
     if weights.source == OWN:
         raise InputError(f"{arguments.file}: is a snapshot of this trainer already")
-    contents = _snapshot_of(weights, arguments.template or weights.template)
+    if arguments.model not in (None, weights.model):
+        raise InputError(f"--model {arguments.model}: {weights.describe()}")
+    if arguments.template and (arguments.alignment or weights.alignment) == CENTER_CROP:
+        raise InputError(f"--template: not with the alignment {CENTER_CROP}; give another --alignment")
+    contents = _snapshot_of(weights, arguments)
     contents = replace(contents, **_head_of(weights, arguments.identities))
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -45,17 +52,23 @@ def main(argv: list[str]) -> int:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{arguments.out}: can't be written: {error}") from error
     print(f"wrote {arguments.out}: {Preprocessing.from_dict(contents.preprocessing).describe()}")
+    print(next_command("evaluate_lfw.py", "--snap", str(arguments.out), "--val_data_root", "LFW"))
     return 0
 
 
-def _snapshot_of(weights: Weights, template: str) -> snapshot.SnapshotContents:
+def _snapshot_of(weights: Weights, arguments: argparse.Namespace) -> snapshot.SnapshotContents:
     """Contents of the `.pt`; prints a summary; InputError for weights that don't fit the model completely."""
     if not weights.embed_size:
         raise InputError(f"{weights.describe()}: there is nothing to score; train on with --init_from")
     own = family(weights.model)
     preprocessing = Preprocessing(
-        weights.input_size or own.input_size, template, weights.alignment, own.color_order, own.mean, own.std
-    )
+        weights.input_size or own.input_size,
+        arguments.template or weights.template,
+        arguments.alignment or weights.alignment,
+        own.color_order,
+        own.mean,
+        own.std,
+    ).with_overrides((), (), (), arguments.color_order or weights.color_order or "auto")
     model = build_model(weights.model, weights.embed_size, preprocessing.input_size)
     print("\n".join(fit(model, weights, partial=False)))
     return snapshot.SnapshotContents(

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fr.console import next_command
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.landmark_csv import has_landmarks, landmark_table
 from fr.data.lines import read_lines
@@ -32,6 +31,7 @@ from fr.data.readers.folders import read_folders
 from fr.errors import InputError, run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.durable import replace_file
+from fr.options.commands import next_command
 from fr.options.names import SET_OPTIONS
 from fr.options.parsing import tool_parser
 from fr.options.types import BELOW_1, COUNT, SEED

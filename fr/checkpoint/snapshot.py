@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from fr.errors import InputError
-from fr.files.durable import sync_folder, write_durably
-from fr.files.kinds import Kind, taken_for
+from fr.files import safetensors
+from fr.files.durable import write_whole
+from fr.files.kinds import Kind, kind_of, taken_for
+from fr.files.model_metadata import CONTRACT_KEY, read_contract, read_facts
 
 FORMAT = 1
 _A_SNAPSHOT = "a snapshot of this trainer"
@@ -126,7 +128,9 @@ def newest(folder: Path, prefix: str) -> Path | None:
 
 
 def read(path: Path) -> SnapshotContents:
-    """Read a `.pt` without executing anything in it; InputError unless it is whole."""
+    """Read a `.pt` or a safetensors file that describes its model, executing nothing; InputError unless it is whole."""
+    if kind_of(path) is Kind.SAFETENSORS:
+        return described(path, *safetensors.read(path))
     try:
         _check_parts(path)
         with path.open("rb") as file:  # by its name torch.load would take it for another format
@@ -136,6 +140,23 @@ def read(path: Path) -> SnapshotContents:
     except Exception as error:  # whatever damaged bytes make of an unpickler
         raise InputError(taken_for(_A_SNAPSHOT, path, Kind.TORCH) or f"{path}: not a snapshot, or damaged") from error
     return SnapshotContents.from_dict(path, stored)
+
+
+def described(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> SnapshotContents:
+    """Contents of a safetensors file of tools/export_weights.py; InputError for another's, without that metadata."""
+    if CONTRACT_KEY not in metadata:
+        raise InputError(taken_for(_A_SNAPSHOT, path))
+    facts = read_facts(path, metadata)
+    known = {name: facts.get(name) for name in ("model", "embed_size", "iteration", "scores")}
+    return SnapshotContents.from_dict(
+        path,
+        {
+            **{"format": FORMAT, "preprocessing": read_contract(path, metadata), "run": {}, "state_dict": tensors},
+            **known,
+            "config": {"flipped_emb": facts.get("flipped_emb", False)},
+            "metrics": {name: facts[name] for name in ("threshold",) if name in facts},
+        },
+    )
 
 
 def read_run_id(path: Path) -> str:
@@ -169,7 +190,7 @@ def load_weights(model: nn.Module, contents: SnapshotContents, path: Path, avera
     """Load the backbone's weights of a snapshot, or their average, into a model; InputError lists what doesn't fit."""
     weights = contents.average if averaged else contents.state_dict
     if weights is None:
-        raise InputError(f"{path}: holds no averaged weights: it was trained without --ema_decay")
+        raise InputError(f"{path}: holds no averaged weights: it was trained without --ema_decay, or is an export")
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -177,16 +198,5 @@ def load_weights(model: nn.Module, contents: SnapshotContents, path: Path, avera
 
 
 def write_weights(path: Path, contents: SnapshotContents, before_naming: Callable[[], None] = lambda: None) -> None:
-    """Write a `.pt`, whole or not at all; OSError when that fails.
-
-    before_naming: called when all of it is on the disk, under a temporary name.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write_durably(temporary, lambda file: torch.save(contents.as_dict(), file))
-        before_naming()
-        sync_folder(path.parent)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    """Write a `.pt`, as of `write_whole`."""
+    write_whole(path, lambda file: torch.save(contents.as_dict(), file), before_naming)

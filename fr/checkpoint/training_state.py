@@ -35,13 +35,15 @@ class StateTensors:
     """Live tensors of a training state, by name.
 
     whole: alike on all ranks. rows: this rank's rows of tensors [classes, …] of two dimensions. by_rank_0: those of
-    `whole` in which the ranks may differ for now; rank 0's count.
+    `whole` in which the ranks may differ for now; rank 0's count. optional: names that a stored state may lack; such a
+    tensor stays as it is.
     """
 
     whole: Tensors
     rows: Tensors
     classes: int
     by_rank_0: Sequence[torch.Tensor] = ()
+    optional: Sequence[str] = ()
 
 
 class Stateful(Protocol):
@@ -81,6 +83,7 @@ class TrainingState:
         reader = SafeReader(folder)
         stored = shapes_in(reader.read_metadata(), folder)
         random_states = {name: value for name, value in self._random_states().items() if name in stored}
+        tensors = {name: one for name, one in tensors.items() if name in stored or name not in state.optional}
         problems = [f"{folder}: {name} is missing" for name in tensors if name not in stored]
         problems += [
             f"{folder}: {name} is {stored[name]}, this run needs {tuple(tensor.shape)}"
@@ -138,7 +141,7 @@ def save(tensors: Tensors, folder: Path, group: dist.ProcessGroup | None = None)
 def read_head(folder: Path) -> tuple[torch.Tensor, list[str] | None]:
     """Head [C, E] of a stored state, and the identities of its rows where they were written; InputError if damaged.
 
-    Every caller reads all of it, without the other ranks.
+    With K centres a class it is [C, K · E]. Every caller reads all of it, without the other ranks.
     """
     reader = SafeReader(folder)
     shape = shapes_in(reader.read_metadata(), folder).get("head", ())

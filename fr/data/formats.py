@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fr.alignment import CENTER_CROP
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
 from fr.data.faces import LabelledFaces, check_first_image, refuse, swapped_note
 from fr.data.readers.source import Format, Source
@@ -43,6 +44,7 @@ def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFa
     names = ("train_data_root", "train_list", "train_landmarks", "train_meta")
     root, list_file, landmarks, meta = (options.get(name, "") for name in names)
     aligned, allow_outside = (options.get(name, False) for name in ("aligned", "allow_outside"))
+    aligned = aligned or options.get("alignment") == CENTER_CROP  # no landmarks either way
     source = Source(root, list_file, landmarks, meta, aligned, allow_outside)
     folder = cache_folder(options.get("data_cache", "auto"))
     try:

@@ -115,6 +115,12 @@ def _region(encoded: Any, sides: tuple[Any, Any], start: Any, end: Any, dali_dev
     )
 
 
+def _resized(sides: tuple[Any, Any], shorter: int) -> Any:
+    """Height and width [2] of images whose shorter side becomes `shorter`, rounded as torchvision does."""
+    height, width = sides
+    return fn.cast(fn.stack(*(shorter * side // math.min(height, width) for side in sides)), dtype=types.FLOAT)
+
+
 @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
 def first_pixel_graph(source: Any, dali_device: str) -> Any:
     """Encoded image → its first pixel, [1, 1, 3] uint8."""
@@ -146,15 +152,18 @@ def face_graph(
     size = fn.cast(fn.stack(*reversed(sides)), dtype=types.FLOAT)
     start = math.clamp(inputs["low"], 0.0, size - 1.0)
     end = math.clamp(inputs["high"], start + 1.0, size)
+    if preprocessing.alignment == alignment.CENTER_CROP:  # the teacher's, too (`fr/train/teacher.py`)
+        start, end = start * 0.0, math.max(end, size)
     decoded = _region(encoded, sides, start, end, dali_device)
-    images = _input_images(decoded, start, inputs, "", preprocessing, effects, dali_device)
+    images = _input_images(decoded, sides, start, inputs, "", preprocessing, effects, dali_device)
     if teacher is None:
         return images
-    return images, _input_images(decoded, start, inputs, TEACHER, teacher, effects, dali_device)
+    return images, _input_images(decoded, sides, start, inputs, TEACHER, teacher, effects, dali_device)
 
 
 def _input_images(
     decoded: Any,
+    sides: tuple[Any, Any],
     start: Any,
     inputs: dict[str, Any],
     prefix: str,
@@ -162,7 +171,13 @@ def _input_images(
     effects: tuple[str, ...],
     dali_device: str,
 ) -> Any:
-    """Input of a network from decoded regions that begin at `start`, by the inputs of that prefix."""
+    """Input of a network from decoded regions, of images of these sides, that begin at `start`.
+
+    inputs: those of that prefix are used.
+    """
+    if preprocessing.alignment == alignment.CENTER_CROP:
+        # An antialiased resampling of its own, before the warp, which is a shift by whole pixels without augmentation.
+        decoded = fn.resize(decoded, size=_resized(sides, preprocessing.resized), interp_type=types.INTERP_LINEAR)
     matrix, sigma = inputs[f"{prefix}matrix"], inputs[f"{prefix}sigma"]
     images = warp(decoded, start, matrix, sigma, preprocessing.input_size, dali_device)
     for name in effects:

@@ -50,6 +50,15 @@ def landmark_csvs(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.csv") if path.is_file() and not path.name.startswith("loose_bb_"))
 
 
+def given_landmarks(
+    names: pa.StringArray, given: str, source: Path, where: Callable[[int], str]
+) -> NDArray[np.float64]:
+    """Landmarks of images [N] from the table of a --train_landmarks (`landmark_table`); [N, 0, 2] for "" = none."""
+    if not given:
+        return np.zeros((len(names), 0, 2))
+    return landmarks_of(names, landmark_table(Path(given), source), where)
+
+
 def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:
     """Landmarks of images [N], looked up by name as of `values_by_name`: [N, 5, 2] pixels.
 

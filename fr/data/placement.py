@@ -36,8 +36,12 @@ def matrices(
 ) -> tuple[alignment.Array, NDArray[np.bool_]]:
     """Matrices image → input [N, 2, 3], and a mask of the images that can be placed [N].
 
-    One that can't (unreadable size, or a box outside the image) gets a matrix without meaning.
+    For a centre crop, from the image resized to the shorter side of `preprocessing.resized`. One that can't (unreadable
+    size, or a box outside the image) gets a matrix without meaning.
     """
+    if preprocessing.alignment == alignment.CENTER_CROP:
+        sizes = sizes_of(encoded)
+        return center_crops(np.maximum(sizes, 1), preprocessing), np.all(sizes > 0, axis=1)
     if faces.landmarks.shape[1] == 0:
         sizes = sizes_of(encoded)
         return scaling(np.maximum(sizes, 1), preprocessing.input_size), np.all(sizes > 0, axis=1)
@@ -79,3 +83,10 @@ def scaling(sizes: NDArray[np.int64], input_size: tuple[int, int]) -> alignment.
     scaled[:, [0, 1], [0, 1]] = factors
     scaled[:, :, 2] = factors / 2 - 0.5  # points count from the centre of the first pixel
     return scaled
+
+
+def center_crops(sizes: NDArray[np.int64], preprocessing: Preprocessing) -> alignment.Array:
+    """Matrices of the centres of images of `sizes` [N, 2] (width, height), once resized: [N, 2, 3]."""
+    resized = preprocessing.resized * sizes // sizes.min(axis=1, keepdims=True)  # as torchvision rounds
+    corners = np.round((resized - preprocessing.input_size[::-1]) / 2)
+    return np.concatenate([np.tile(np.eye(2), (len(sizes), 1, 1)), -corners[:, :, None]], axis=2)

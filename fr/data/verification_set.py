@@ -1,35 +1,40 @@
 """Verification sets by options: recognised by the files at a path, or given as root, list and landmarks.
 
-A set of --val_sets is `path` or `kind=path`; the path is a list of pairs, a .bin pack, or the folder of a whole set:
-a list (one of `SET_LISTS`) or CFP's `Protocol/`, the images in it or in a folder of it, and their landmarks (one of
-`_LANDMARKS`); without landmarks they are aligned crops.
+A set of --val_sets is `path` or `kind=path`; the path is a file, or the folder of a whole set, in one of the forms that
+the files of fr/data/pairs/ have.
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fr.data.faces import VerificationFaces, swapped_note
-from fr.data.landmark_csv import landmark_csvs
-from fr.data.pairs import cfp
-from fr.data.pairs.insightface_bin import read_pack
 from fr.data.pairs.lfw import read_lfw
-from fr.data.pairs.pair_faces import ENDINGS, Pairs, faces_of_pairs
-from fr.data.pairs.pair_lists import list_form, read_pairs
-from fr.data.pairs.taken_for_crops import doubt, refuse_unused_landmarks
+from fr.data.pairs.pair_faces import faces_of_pairs
+from fr.data.pairs.pair_lists import list_form, list_in, read_pairs
+from fr.data.pairs.taken_for_crops import doubt
+from fr.data.pairs.whole_sets import (
+    IMAGES,
+    LANDMARKS,
+    LFW_LANDMARKS,
+    SetForm,
+    check_kind,
+    landmark_file,
+    named_landmarks,
+    set_name,
+)
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
-from fr.options.names import SET_KINDS, SET_LISTS, SET_NAMES, SET_OPTIONS
+from fr.options.names import SET_FORMS, SET_KINDS, SET_LISTS, SET_OPTIONS
 
 FOLDER = "working_folder"  # of a training, beside its options in a snapshot
-_PAIRS, _IMAGES = SET_LISTS[0], "lfw"
-_LFW_LANDMARKS = "lfw_landmark.txt"
-_LANDMARKS = (_LFW_LANDMARKS, "landmarks.txt", "landmarks.csv")
+FORMS: list[SetForm] = [import_module(f"fr.data.pairs.{file}").FORM for file in SET_FORMS]
+_PAIRS = SET_LISTS[0]
 _TAKEN = ("same", "diff", "ema")  # `same_accuracy` is the first set's
 
 
@@ -63,7 +68,7 @@ class VerificationSet:
             )
         why = doubt(self.faces)
         return why and (
-            f"{self.name}: no landmarks ({', '.join(_LANDMARKS)}) in {self.source}, so its images are taken for "
+            f"{self.name}: no landmarks ({', '.join(LANDMARKS)}) in {self.source}, so its images are taken for "
             f"aligned crops, but {why}"
         )
 
@@ -152,9 +157,9 @@ def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = 
     root, pairs, landmarks = said
     folder = Path(root)
     if root and not (pairs or landmarks):
-        if (folder / _PAIRS).is_file() and (folder / _LFW_LANDMARKS).is_file():
-            images = folder / _IMAGES
-            return str(images if images.is_dir() else folder), str(folder / _PAIRS), str(folder / _LFW_LANDMARKS)
+        if (folder / _PAIRS).is_file() and (folder / LFW_LANDMARKS).is_file():
+            images = folder / IMAGES
+            return str(images if images.is_dir() else folder), str(folder / _PAIRS), str(folder / LFW_LANDMARKS)
         if kind != "auto" or _is_whole(folder, list_stored=bool(stored[1])):
             return root, "", ""
     root, pairs, landmarks = (here or there for here, there in zip(said, stored, strict=True))
@@ -163,19 +168,16 @@ def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = 
     if not (root and pairs):
         raise InputError(
             f"{snap} names no verification set: give --{', --'.join(SET_OPTIONS)} (no landmarks = aligned crops), or "
-            f"as --{SET_OPTIONS[0]} a folder with {_PAIRS} and {_LFW_LANDMARKS}, or --val_sets"
+            f"as --{SET_OPTIONS[0]} a folder with {_PAIRS} and {LFW_LANDMARKS}, or --val_sets"
         )
     return root, pairs, landmarks
 
 
 def _is_whole(path: Path, list_stored: bool) -> bool:
     """Whether a whole set can be read from a path; a moved folder of images may hold a copy of LFW's list."""
-    listed = _list_in(path)
-    return path.is_file() or _is_cfp(path) or (listed is not None and not (list_stored and listed.name == _PAIRS))
-
-
-def _is_cfp(path: Path) -> bool:
-    return (path / cfp.PROTOCOL / cfp.LISTS["F"]).is_file()
+    listed = list_in(path)
+    replaced = list_stored and listed is not None and listed.name == _PAIRS
+    return not replaced and any(form.is_at(path) for form in FORMS)
 
 
 def _read_place(place: Sequence[str], kind: str, allow_outside: bool) -> VerificationSet:
@@ -183,120 +185,27 @@ def _read_place(place: Sequence[str], kind: str, allow_outside: bool) -> Verific
     folder, list_file, landmarks = place
     root = DataRoot(Path(folder), allow_outside)
     if landmarks and Path(landmarks).is_dir():
-        landmarks = _landmark_file(Path(landmarks))
+        landmarks = landmark_file(Path(landmarks))
     if not list_file:
         return _read_whole(root, kind, "--val_data_root")
     path = Path(list_file)
-    unused = "" if landmarks else _named_landmarks(path.parent)
+    unused = "" if landmarks else named_landmarks(path.parent)
     form = "lfw" if kind == "lfw" else list_form(path)
     if form == "lfw":
-        return VerificationSet(_name(path, form, kind), folder, read_lfw(root, list_file, landmarks), unused)
-    _check_kind(kind, form, path)
+        return VerificationSet(set_name(path, form, kind), folder, read_lfw(root, list_file, landmarks), unused)
+    check_kind(kind, form, path)
     faces = faces_of_pairs(root, read_pairs(path, form), landmarks, "--val_data_root")
-    return VerificationSet(_name(path, form, kind), list_file, faces, unused)
+    return VerificationSet(set_name(path, form, kind), list_file, faces, unused)
 
 
 def _read_whole(root: DataRoot, kind: str, option: str) -> VerificationSet:
     """A set from one path: a folder, a list of pairs or a pack."""
-    path = root.path
-    if not path.exists():
-        raise InputError(f"{option} {path}: no such file or folder")
-    if _is_cfp(path):
-        kind = "cfp_fp" if kind == "auto" else kind
-        _check_kind(kind, "cfp", path)
-        pairs = cfp.read_cfp_pairs(path, kind)
-        return VerificationSet(kind, str(path), faces_of_pairs(root, pairs, _landmarks_in(path), option))
-    if path.is_file() and _is_pack(path):
-        _check_kind(kind, "bin", path)
-        return VerificationSet(_name(path, "bin", kind), str(path), read_pack(path))
-    list_file = path if path.is_file() else _list_in(path)
-    if list_file is None:
-        raise InputError(
-            f"{option} {path}: no verification set: expected a list of pairs or a .bin pack, or a folder with "
-            f"{cfp.PROTOCOL}/{cfp.LISTS['F']} or one of {', '.join(SET_LISTS)}"
-        )
-    form = list_form(list_file)
-    _check_kind(kind, form, list_file)
-    pairs, folder = read_pairs(list_file, form), list_file.parent
-    images = DataRoot(_images_in(folder, pairs), root.outside_allowed)
-    faces = faces_of_pairs(images, pairs, _landmarks_in(folder), option)
-    return VerificationSet(_name(list_file, form, kind), str(path), faces)
-
-
-def _check_kind(kind: str, form: str, path: Path) -> None:
-    """InputError for a kind that differs from the form; kinds without a form of their own are names."""
-    if kind in ("pairs", "bin") and kind != form:
-        raise InputError(f"{path}: not {kind}, but of the form {form}")
-    if form == "cfp" and kind not in cfp.SPLITS:
-        raise InputError(f"{path}: not {kind}, but CFP: {' or '.join(cfp.SPLITS)}")
-
-
-def _is_pack(path: Path) -> bool:
-    """Whether a file is a .bin pack: by its ending, or the first byte of a pickle, which no text has."""
-    if path.suffix == ".bin":
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(1) == b"\x80"
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
-
-
-def _name(path: Path, form: str, kind: str) -> str:
-    """Name of a set in metrics: a known set's name, or the file's."""
-    if kind not in ("auto", "pairs", "bin"):
-        return kind
-    stem = path.stem.lower()
-    known = next((name for part, name in SET_NAMES.items() if part in stem), "lfw" if form == "lfw" else "")
-    return known or re.sub(r"\W+", "_", stem).strip("_") or form
-
-
-def _list_in(folder: Path) -> Path | None:
-    return next((folder / name for name in SET_LISTS if (folder / name).is_file()), None)
-
-
-def _landmarks_in(folder: Path) -> str:
-    """Landmark file of a set's folder, "" = none; InputError where there seems to be one under another name."""
-    found = _named_landmarks(folder)
-    if not found:
-        refuse_unused_landmarks(folder, _LANDMARKS)
-    return found
-
-
-def _named_landmarks(folder: Path) -> str:
-    return next((str(folder / name) for name in _LANDMARKS if (folder / name).is_file()), "")
-
-
-def _landmark_file(folder: Path) -> str:
-    """The landmark file in a folder given as --val_landmarks: of a set, or its only CSV."""
-    if named := _named_landmarks(folder):
-        return named
-    tables = landmark_csvs(folder)
-    if len(tables) != 1:
-        names = ", ".join(path.name for path in tables[:3]) or f"none, nor {', '.join(_LANDMARKS)}"
-        raise InputError(f"--val_landmarks {folder}: a folder; give the file itself; its CSV files: {names}")
-    return str(tables[0])
-
-
-def _images_in(folder: Path, pairs: Pairs) -> Path:
-    """The folder that the paths start from: that of the list, or one in it, `lfw` before others.
-
-    It is the one where the first image exists, with any of ENDINGS.
-    """
-    try:
-        inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    except OSError as error:
-        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
-    inside.sort(key=lambda name: name != _IMAGES)
-    first = next(iter(pairs.where))
-    stem = first.removesuffix(Path(first).suffix)
-    names = (first, *(stem + ending for ending in ENDINGS))
-    candidates = (folder / _IMAGES, folder, *(folder / name for name in inside))
-    return next((place for place in candidates if any(_is_file(place / name) for name in names)), folder)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a NUL
-        return False
+    if not root.path.exists():
+        raise InputError(f"{option} {root}: no such file or folder")
+    for form in FORMS:
+        if form.is_at(root.path):
+            name, faces = form.read(root, kind, option)
+            return VerificationSet(name, str(root.path), faces)
+    raise InputError(
+        f"{option} {root}: no verification set: expected {', or '.join(form.expected for form in FORMS)}"
+    )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fr.alignment import CENTER_CROP
 from fr.checkpoint import snapshot
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.errors import InputError
@@ -136,6 +137,19 @@ def threshold_of(metrics: dict[str, Any], averaged: bool = False) -> float | Non
     return threshold if isinstance(threshold, float) and math.isfinite(threshold) else None
 
 
+def exported_facts(path: Path, contents: SnapshotContents, averaged: bool = False) -> dict[str, Any]:
+    """Facts about a snapshot's network for the metadata of an exported file, which has the weights or their average.
+
+    Without the training's options, which contain paths of this machine.
+    """
+    facts = {name: getattr(contents, name) for name in ("model", "embed_size", "iteration")}
+    facts["flipped_emb"] = bool(contents.config.get("flipped_emb"))
+    kept = [one for one in read_spreads(path, contents.scores or []) if one.averaged == averaged]
+    facts["scores"] = [replace(one, averaged=False).as_dict() for one in kept]
+    threshold = threshold_of(contents.metrics, averaged)
+    return facts if threshold is None else facts | {"threshold": threshold}
+
+
 def keep_threshold(path: Path, metrics: dict[str, float], flipped: bool) -> bool:
     """Write the metrics of an evaluation into a snapshot that comes from no training of this trainer and has none.
 
@@ -178,7 +192,7 @@ def _preprocessing_from_options(
 ) -> Preprocessing:
     """Preprocessing for a file that stores none, completed by the options; InputError names all that are missing."""
     missing = [f"--{name}" for name in ("mean", "std") if not getattr(options, name)]
-    if options.template == "auto":
+    if options.template == "auto" and options.alignment != CENTER_CROP:
         missing.insert(0, "--template")
     if not (input_size or options.input_size):
         missing.insert(0, "--input_size")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.alignment import CENTER_CROP
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.verification_set import VerificationSet, sets_to_score
@@ -60,7 +61,8 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     flipped = wants_flip(resolved, model)
     if ranks.is_main:
         print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
-        announce(model, options, flipped, [doubt for one in sets if (doubt := one.doubt)])
+        aligns = model.preprocessing.alignment != CENTER_CROP  # which needs no landmarks
+        announce(model, options, flipped, [doubt for one in sets if aligns and (doubt := one.doubt)])
     dali = dali_settings(options.dali_device, options.dali_threads, ranks)
     embedding = _EMBEDDINGS[options.flip_mode if flipped else ""] + (", less the set's mean" if options.center else "")
     scored = []

@@ -48,6 +48,24 @@ def write_durably(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
         _sync(file.fileno())
 
 
+def write_whole(
+    path: Path, write_into: Callable[[BinaryIO], object], before_naming: Callable[[], None] = lambda: None
+) -> None:
+    """Have a file written durably, whole or not at all; OSError when that fails.
+
+    before_naming: called when all of it is on the disk, under a temporary name.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write_durably(temporary, write_into)
+        before_naming()
+        sync_folder(path.parent)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the folder's entries (new names) durable, on file systems that can."""
     descriptor = os.open(folder, os.O_RDONLY)

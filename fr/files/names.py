@@ -1,7 +1,15 @@
-"""File names as text: one line of UTF-8, or not; the forms of one text in Unicode."""
+"""File names: as one line of UTF-8, in the forms of Unicode, of the weights in a folder."""
 
+import os
 import unicodedata
 from collections.abc import Callable
+
+HUB_WEIGHTS = "model.safetensors"  # the weights in a folder of Hugging Face's Hub
+
+
+def model_file(name: str) -> str:
+    """The weights in a folder in the layout of Hugging Face's Hub; anything else as it is."""
+    return os.path.join(name, HUB_WEIGHTS) if os.path.isdir(name) else name
 
 
 def printable(name: str) -> str:

@@ -1,13 +1,15 @@
-"""Read safetensors files: the length of a JSON header, the header, and the tensors' bytes.
+"""Read and write safetensors files: the length of a JSON header, the header, and the tensors' bytes.
 
 Format: https://github.com/huggingface/safetensors#format. Little-endian; the header gives dtype, shape and place of
-each tensor.
+each tensor, and texts about the file, its metadata.
 """
 
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 
@@ -16,6 +18,7 @@ from fr.files.foreign_pickle import read_storage
 from fr.files.restricted_pickle import Storage, count
 from fr.files.untrusted import open_file
 
+_METADATA = "__metadata__"
 _LENGTH = 8  # bytes of the header's length
 _LONGEST_HEADER = 100_000_000  # bytes, as the format has it
 _TYPES = {
@@ -32,8 +35,26 @@ _TYPES = {
 }
 
 
-def read(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file by name; InputError when it can't be read or is damaged."""
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
+
+
+def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors of _TYPES and metadata, the widest numbers first, so that each begins at a multiple of its size."""
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
+    header: dict[str, Any] = {_METADATA: dict(metadata)}
+    end = 0
+    for name, tensor in ordered.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(_LENGTH, "little") + text)
+    for tensor in ordered.values():
+        file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a file by name, and its metadata; InputError when it can't be read or is damaged."""
     try:
         with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -43,9 +64,11 @@ def read(path: Path) -> dict[str, torch.Tensor]:
             begin = _LENGTH + length
             left = size - begin
             tensors = {}
-            for name, entry in json.loads(file.read(length)).items():
-                if name == "__metadata__":
-                    continue
+            header = json.loads(file.read(length))
+            metadata = header.pop(_METADATA, {})
+            if {type(text) for text in metadata.values()} - {str}:
+                raise ValueError("metadata that aren't texts")
+            for name, entry in header.items():
                 dtype, shape = _TYPES[entry["dtype"]], [count(side) for side in entry["shape"]]
                 first, last = (count(place) for place in entry["data_offsets"])
                 left -= last - first
@@ -54,7 +77,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
                 file.seek(begin + first)
                 storage = Storage(name, dtype, math.prod(shape))
                 tensors[name] = read_storage(file, last - first, storage).reshape(shape)
-            return tensors
+            return tensors, metadata
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
     except Exception as error:  # whatever damaged bytes make of the header

@@ -40,9 +40,10 @@ class MarginSoftmax(nn.Module):
     """Margin softmax over C identities plus auxiliary losses: the loss of the global batch, the same on every rank.
 
     `weight` [C_r, E] are this rank's centres, initialised to normalised uniform draws from [-1, 1]^E that depend only
-    on the seed and the class. With `linear` it is [C_r, E + 1], a linear layer's weights and, in the last column, its
-    bias, initialised as torch.nn.Linear's, from the same draws. Buffers hold running statistics of the margin type,
-    equal on all ranks.
+    on the seed and the class. With K sub-centres it is [C_r, K · E], the centres of a class one after the other, of
+    which the nearest to an embedding counts (Deng et al., ECCV 2020). With `linear` it is [C_r, E + 1], a linear
+    layer's weights and, in the last column, its bias, initialised as torch.nn.Linear's, from the same draws. Buffers
+    hold running statistics of the margin type, equal on all ranks.
     """
 
     norm_mean: torch.Tensor
@@ -53,7 +54,7 @@ class MarginSoftmax(nn.Module):
         super().__init__()
         self.classes, self.settings, self.seed = classes, settings, seed
         self.first, self._rows = shard_rows(classes, world_size(), rank())
-        self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size, settings.linear))
+        self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size, settings))
         self._scale = 1.0 if settings.linear else settings.s
         # The module's name is part of the keys in snapshots ("head.auxiliary.centers").
         self.companions = AuxiliaryLosses(settings, self._rows, embed_size)
@@ -237,15 +238,18 @@ class MarginSoftmax(nn.Module):
         return moved
 
 
-def _initial_centres(seed: int, first: int, rows: int, embed_size: int, linear: bool = False) -> torch.Tensor:
-    """Initial weight [rows, E], or [rows, E + 1] if `linear`.
+def _initial_centres(seed: int, first: int, rows: int, embed_size: int, settings: LossSettings) -> torch.Tensor:
+    """Initial weight [rows, K · E], or [rows, E + 1] of a linear layer.
 
     Drawn in blocks: ten million classes in float64 at once would take 40 GB.
     """
-    width = embed_size + linear
+    width = settings.sub_centers * embed_size + settings.linear
     initial = torch.empty(rows, width)
     for start in range(0, rows, _ROWS_AT_A_TIME):
         block = initial[start : start + _ROWS_AT_A_TIME]
         drawn = 2 * torch.from_numpy(uniforms(seed, Purpose.HEAD, first + start, len(block), width)) - 1
-        block.copy_(drawn / embed_size**0.5 if linear else F.normalize(drawn))
+        if settings.linear:
+            block.copy_(drawn / embed_size**0.5)
+        else:
+            block.copy_(F.normalize(drawn.reshape(-1, embed_size)).view_as(block))
     return initial

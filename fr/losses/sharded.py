@@ -1,6 +1,7 @@
 """Autograd functions of a class-sharded softmax (C5): gather, sum over ranks, cosines, cross-entropy.
 
-N samples of the global batch, B = N / W of this rank, W ranks, E embedding size, C classes, C_r of them on this rank.
+N samples of the global batch, B = N / W of this rank, W ranks, E embedding size, C classes, C_r of them on this rank,
+K centres a class.
 
 Each rank backpropagates its part of the gradient; `gather`'s backward sums the parts of all ranks.
 
@@ -8,7 +9,9 @@ Memory: one [N, C_r] tensor, the cosines, from forward to the end of backward, w
 that is computed from them comes in pieces of at most PIECE numbers, a few rows in forward and a few classes in
 backward: one piece at a time in forward, two in backward (three and a mask where `negatives` reweights). After the
 pieces of backward comes the centres' gradient [C_r, E]. So the peak is N · C_r + max(C_r · E, 2 · min(PIECE, N · C_r))
-numbers; `--accumulate` adds a second C_r · E, and the global push loss, which needs whole tensors, 5.5 · N · C_r.
+numbers; `--accumulate` adds a second C_r · E, and the global push loss, which needs whole tensors, 5.5 · N · C_r. With
+K > 1 centres a class C_r · E becomes K · C_r · E, and which of them is the nearest takes a byte for each cosine; the
+cosines to one centre of each class, a second [N, C_r], are beside them in forward, and their gradient in backward.
 """
 
 from collections.abc import Iterator
@@ -150,36 +153,60 @@ class _Cosines(torch.autograd.Function):
     def forward(
         ctx: Any, unit: torch.Tensor, weight: torch.Tensor, shard: Shard, products: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        lengths = weight.new_ones(len(weight)) if products else torch.linalg.vector_norm(weight, dim=1)
-        cosines = (unit @ weight.T).div_(lengths.clamp_min(SHORTEST))
-        ctx.save_for_backward(unit, weight, lengths, cosines)
+        centres = _by_number(weight, unit)
+        ones = weight.new_ones(1, len(weight))
+        lengths = ones if products else torch.stack([torch.linalg.vector_norm(one, dim=1) for one in centres])
+        cosines = (unit @ centres[0].T).div_(lengths[0].clamp_min(SHORTEST))
+        nearest: torch.Tensor | None = None
+        for k in range(1, len(centres)):
+            others = (unit @ centres[k].T).div_(lengths[k].clamp_min(SHORTEST))
+            nearer = others > cosines
+            nearest = nearer.byte() if nearest is None else nearest.masked_fill_(nearer, k)
+            torch.maximum(cosines, others, out=cosines)
+        ctx.save_for_backward(unit, weight, lengths, cosines, nearest)
         ctx.shard, ctx.products = shard, products
         ctx.set_materialize_grads(False)
         return cosines, shard.targets_of(cosines)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, None, None]:
-        unit, weight, lengths, cosines = ctx.saved_tensors
+        unit, weight, lengths, cosines, nearest = ctx.saved_tensors
         shrink = lengths.clamp_min(SHORTEST).reciprocal_()
-        along = _replace_by_gradient(cosines, shrink, ctx.shard, *gradients)
-        weight_gradient = cosines.T @ unit
-        if not ctx.products:  # which grow with the length
-            along = torch.where(lengths > SHORTEST, along * shrink * shrink, 0)
-            weight_gradient.addcmul_(weight, along[:, None], value=-1)
-        return cosines @ weight, weight_gradient, None, None
+        along = _replace_by_gradient(cosines, nearest, shrink, ctx.shard, *gradients)
+        along = torch.where(lengths > SHORTEST, along * shrink * shrink, 0)
+        unit_gradient, weight_gradient = torch.zeros_like(unit), torch.empty_like(weight)
+        for k, centres in enumerate(_by_number(weight, unit)):
+            gradient, of_centres = _of_number(cosines, nearest, k), _by_number(weight_gradient, unit)[k]
+            torch.mm(gradient.T, unit, out=of_centres)
+            if not ctx.products:  # which grow with the length
+                of_centres.addcmul_(centres, along[k, :, None], value=-1)
+            unit_gradient += gradient @ centres
+        return unit_gradient, weight_gradient, None, None
+
+
+def _by_number(weight: torch.Tensor, unit: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """First, second, … centre of each class, views [C_r, E] of a weight [C_r, K · E]."""
+    return torch.split(weight, unit.shape[1], dim=1)
+
+
+def _of_number(values: torch.Tensor, nearest: torch.Tensor | None, k: int) -> torch.Tensor:
+    """Values [N, c], and 0 where another than a class's k-th centre is the nearest; None = it has one centre."""
+    return values if nearest is None else torch.where(nearest == k, values, 0)
 
 
 def _replace_by_gradient(
     cosines: torch.Tensor,
+    nearest: torch.Tensor | None,
     shrink: torch.Tensor,
     shard: Shard,
     of_cosines: torch.Tensor | None,
     of_targets: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Replace cosines [N, C_r] by their gradient times `shrink` [C_r]; return Σ_n a_n c_n [C_r].
+    """Replace cosines [N, C_r] by their gradient times `shrink` [K, C_r] of the nearest; return Σ_n a_n c_n [K, C_r].
 
     With u = w / |w|, unit embeddings x_n, gradients a_n of their cosines c_n, and g = Σ_n a_n x_n, the gradient of w
-    is (g - (g · u) u) / |w|, and g · u = Σ_n a_n c_n. of_cosines [N, C_r], of_targets [N]: gradients beside that of
+    is (g - (g · u) u) / |w|, and g · u = Σ_n a_n c_n; n: the samples whose nearest centre of the class w is, all with
+    one centre a class (nearest [N, C_r] None). of_cosines [N, C_r], of_targets [N]: gradients beside that of
     the cross-entropy; None = 0.
     """
     softmax, shard.softmax = shard.softmax, None
@@ -192,8 +219,12 @@ def _replace_by_gradient(
         shard.put_targets(gradient, of_targets, slice(None), part.start)
         if of_cosines is not None:
             gradient.add_(of_cosines[:, part])
-        along[part] = (gradient * values).sum(dim=0)
-        torch.mul(gradient, shrink[part], out=values)
+        near = None if nearest is None else nearest[:, part]
+        products = gradient * values
+        for k in range(len(shrink)):
+            along[k, part] = _of_number(products, near, k).sum(dim=0)
+        factors = shrink[0, part] if near is None else shrink[:, part].gather(0, near.long())
+        torch.mul(gradient, factors, out=values)
     return along
 
 
@@ -202,8 +233,9 @@ def cosines_to(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines [N, C_r] between unit embeddings [N, E] and centres [C_r, E] of any norm, and target cosines [N].
 
-    The target cosines are 0 where the class is on another rank. products: inner products in place of cosines, of
-    vectors of any norm. One backward pass only, which overwrites the cosines.
+    With centres [C_r, K · E] a class has K, and its cosine is that of the nearest: Sub-center ArcFace (Deng et al.,
+    ECCV 2020), sec. 3.2. The target cosines are 0 where the class is on another rank. products: inner products in place
+    of cosines, of vectors of any norm. One backward pass only, which overwrites the cosines.
     """
     result: tuple[torch.Tensor, torch.Tensor] = _Cosines.apply(unit, weight, shard, products)
     return result

@@ -45,7 +45,7 @@ def _build(name: str, embed_size: int, input_size: tuple[int, int], fixed_size: 
     if shape != (1, embed_size):
         raise InputError(f"--model {TIMM}{name}: gives {list(shape)} for an image, not {embed_size} numbers")
     head = model.get_classifier()
-    if isinstance(head, nn.Linear) and not head.weight.any():
+    if isinstance(head, nn.Linear) and not head.weight.is_meta and not head.weight.any():
         head.reset_parameters()  # MLP mixers initialise it with zeros; a zero embedding's direction has no gradient
     trainable: nn.Module = model.train()
     return trainable

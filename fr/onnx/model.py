@@ -5,7 +5,6 @@ The preprocessing of a file of others can be put beside it: `NAME.onnx.json`, in
 B images, E embedding size, H × W input.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,10 @@ from numpy.typing import NDArray
 
 from fr.errors import InputError, in_short
 from fr.files.kinds import Kind, taken_for
+from fr.files.model_metadata import CONTRACT_KEY, json_object, read_contract, read_facts
 from fr.files.untrusted import open_file, read_text
 from fr.preprocessing import Preprocessing
 
-# Keys of `metadata_props` that tools/export_onnx.py writes, both JSON: Preprocessing.as_dict(), and facts about the
-# network (model, embed_size, iteration, flipped_emb, with_preprocessing, l2_norm, scores, threshold if known).
-CONTRACT_KEY = "face_recognition.preprocessing"
-FACTS_KEY = "face_recognition.model"
-_FACTS: dict[str, type] = {"model": str, "iteration": int, "flipped_emb": bool}  # facts read here
 _DTYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _ROUNDING = 1e-4  # of a norm; half floats have three to four digits, but few files compute in them to the end
 _FATAL_ONLY = 4  # log level: ONNX Runtime also logs the errors that it raises
@@ -50,9 +45,7 @@ class OnnxModel:
             raise InputError(f"{path}: a name in it isn't UTF-8") from error
         self._batch = self._input.batch
         self.input_size = self._input.size
-        self.facts = _json(f"{path}: its metadata {FACTS_KEY}", stored.get(FACTS_KEY, "{}"))
-        if wrong := [name for name, kind in _FACTS.items() if type(self.facts.get(name, kind())) is not kind]:
-            raise InputError(f"{path}: its metadata {FACTS_KEY} is invalid: {', '.join(wrong)}")
+        self.facts = read_facts(path, stored)
         self.preprocessing = _preprocessing(path, stored)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -160,25 +153,14 @@ def _listed(values: Any) -> str:
     return "; ".join(f"{one.name} {one.type} {one.shape}" for one in values) or "none"
 
 
-def _json(what: str, text: str) -> dict[str, Any]:
-    """A JSON object; InputError about `what`, file and place, if the text is none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} isn't JSON") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{what} isn't a JSON object")
-    return value
-
-
 def _preprocessing(path: Path, stored: dict[str, str]) -> Preprocessing | None:
     """From the metadata or NAME.onnx.json, None without; InputError where both have it."""
     beside = path.with_name(f"{path.name}.json")
     if CONTRACT_KEY not in stored:
-        return _contract(beside, _json(f"{beside}: the file", read_text(beside))) if beside.exists() else None
+        return _contract(beside, json_object(f"{beside}: the file", read_text(beside))) if beside.exists() else None
     if beside.exists():
         raise InputError(f"{beside}: {path} stores its preprocessing itself; remove this file")
-    return _contract(path, _json(f"{path}: its metadata {CONTRACT_KEY}", stored[CONTRACT_KEY]))
+    return _contract(path, read_contract(path, stored))
 
 
 def _contract(path: Path, stored: dict[str, Any]) -> Preprocessing:

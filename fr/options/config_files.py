@@ -16,6 +16,7 @@ import yaml
 from fr.errors import InputError
 from fr.files.names import is_unicode
 from fr.files.untrusted import read_text
+from fr.options.commands import as_called, recipe
 from fr.options.names import ELSEWHERE
 
 COMMAND_LINE = "command line"
@@ -70,7 +71,7 @@ def read_config_file(path: str) -> list[Setting]:
     if not path:
         raise InputError(f"{COMMAND_LINE}: '@' stands alone; write @file.yml, without a space between")
     try:
-        text = read_text(path, _LARGEST, label)
+        text = read_text(recipe(path), _LARGEST, label)
         root = yaml.compose(text, Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -112,7 +113,7 @@ def find_option(options: dict[str, argparse.Action], setting: Setting, program: 
         visible = ",".join(setting.words) if numbers else "0,1"
         count = visible.count(",") + 1
         launch = f"torchrun --nproc_per_node {count}" if count > 1 else "python"
-        command = f"CUDA_VISIBLE_DEVICES={visible} {launch} {program} ..."
+        command = f"CUDA_VISIBLE_DEVICES={visible} {as_called(f'{launch} {program}')} ..."
         raise InputError(f"which GPUs is said at the launch here: {command}")
     dashes = "--" if setting.origin == COMMAND_LINE else ""
     for action in options.values():

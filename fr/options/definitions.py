@@ -7,14 +7,14 @@ names. No default = required. How they are read and merged: `fr/options/parsing.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fr.alignment import ALIGNMENTS, TEMPLATES
+from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.options import training
 from fr.options.augmentation import Augmentation
 from fr.options.fields import Group, add_fields, adder
 from fr.options.losses import LossSettings, SoftmaxSettings
 from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
-from fr.options.types import CHANNEL, COUNT_OR_0, FLAG, POSITIVE, SIDE, TEXT
+from fr.options.types import CHANNEL, COUNT_OR_0, FLAG, MODEL_FILE, POSITIVE, SIDE, TEXT
 from fr.options.validation import evaluation_problems, tool_problems, train_problems
 
 # Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
@@ -130,7 +130,8 @@ def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
         choices=(*auto, *TEMPLATES),
         help=f"landmark positions in the aligned face{instead}",
     )
-    add("--alignment", default=fit, choices=(*auto, *ALIGNMENTS), help=f"fit of the similarity transform{instead}")
+    fits = f"fit of the similarity transform, or {CENTER_CROP}: without landmarks, see docs/data.md{instead}"
+    add("--alignment", default=fit, choices=(*auto, *ALIGNMENTS, CENTER_CROP), help=fits)
     add("--mean", type=CHANNEL, nargs="*", default=[], help=f"of R G B [on a 0-1 scale]; no value = {own}")
     add("--std", type=POSITIVE, nargs="*", default=[], help=f"of R G B [on a 0-1 scale]; no value = {own}")
     add("--color_order", default="auto", choices=("auto", "rgb", "bgr"), help=f"auto = {own}")
@@ -161,7 +162,7 @@ def _evaluation(group: Group) -> None:
 
 def _model(group: Group) -> None:
     add = adder(group)
-    add("--snap", type=TEXT, help="snapshot (.pt) or ONNX model")
+    add("--snap", MODEL_FILE, help="snapshot (.pt, .safetensors), Hub folder or ONNX model")
     add("--model", default="", help="the backbone; empty = as --snap says")
     add("--embed_size", COUNT_OR_0, 0, "length of the embedding [numbers]; 0 = as --snap says")
     add("--averaged", **FLAG, help="the moving average of the weights; false = the weights")

@@ -7,8 +7,9 @@ there.
 import math
 from dataclasses import dataclass, field
 
+from fr.files.names import model_file
 from fr.options.fields import OptionFields, option
-from fr.options.types import AT_LEAST_1, BELOW_1, FLAG, MARGIN, NOT_NEGATIVE, POSITIVE, RATE
+from fr.options.types import AT_LEAST_1, BELOW_1, CENTERS, FLAG, MARGIN, NOT_NEGATIVE, POSITIVE, RATE
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ class SoftmaxSettings(OptionFields):
     t: float = option(1.1, AT_LEAST_1, "sv: weight of hard classes [factor]; 1 = none")
     gamma: float = option(2.0, AT_LEAST_1, "focal: exponent of the sample weight [exponent]")
     label_smoothing: float = option(0.0, BELOW_1, "label smoothing [fraction]; 0 = off")
+    sub_centers: int = option(
+        1, CENTERS, "centres of a class, of which the nearest counts, for noisy data [count]; 1 = none"
+    )
     sample_rate: float = option(1.0, RATE, "share of the classes sampled per step (PartialFC) [fraction]; 1 = all")
 
     @property
@@ -114,7 +118,7 @@ class LossSettings(SoftmaxSettings):
         "hard", choices=("hard", "semihard"), help="selection of triplets in a batch", needs=_TRIPLET
     )
     teacher: str = option(
-        "", str, "trained model to distil from: a snapshot or an ONNX model; empty = none", needs=_DISTILLATION
+        "", model_file, "trained model to distil from: as of evaluate_lfw.py --snap; empty = none", needs=_DISTILLATION
     )
     distill_cosine_weight: float = _weight("1 - cosine between embedding and the teacher's")
     distill_mse_weight: float = _weight("mean squared difference of embedding and the teacher's")

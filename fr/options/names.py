@@ -14,8 +14,10 @@ BACKBONES = {  # file of fr/models/ → its models
     "torchvision_resnet": ("resnet34", "resnet50", "resnet101"),
     "caffe_resnet": ("resnet50_caffe", "senet50_caffe"),
     "iresnet": ("iresnet18", "iresnet34", "iresnet50", "iresnet100", "iresnet200"),
+    "ir": ("ir18", "ir34", "ir50", "ir101"),
     "insightface_mbf": ("mbf",),
     "mobilefacenet": ("mobilefacenet",),
+    "inception_resnet_v1": ("inception_resnet_v1",),
 }
 MODEL_NAMES = tuple(name for names in BACKBONES.values() for name in names)
 
@@ -63,7 +65,12 @@ SET_LISTS = (  # file names of lists that make a folder a whole set
     *(f"{name}_pair.txt" for name in ("agedb_30", "cfp_fp", "cfp_ff")),  # as insightface's packs are unpacked
     *(f"{name}_ann.txt" for name in ("lfw", "agedb_30", "calfw", "cplfw")),
 )
-SET_KINDS = ("auto", "lfw", "pairs", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "bin")  # values of --val_set
+SET_FORMS = {  # file of fr/data/pairs/ → kinds of its sets; of several forms at a path the first
+    "cfp": ("cfp_fp", "cfp_ff"),
+    "insightface_bin": ("bin",),
+    "pair_lists": ("lfw", "pairs", "agedb_30", "calfw", "cplfw"),
+}
+SET_KINDS = ("auto", *(kind for kinds in SET_FORMS.values() for kind in kinds))  # values of --val_set
 # Options of the systems of docs/coming-from.md, by their names there → what there is here.
 ELSEWHERE = {
     **dict.fromkeys(("dataset_dir", "dataroot", "dataset-root"), "--train_data_root"),

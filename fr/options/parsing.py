@@ -17,11 +17,11 @@ from typing import Any
 import configargparse
 
 from fr.errors import InputError
+from fr.options.commands import SCRIPTS, as_called, command_name
 from fr.options.config_files import Setting, find_option, parse_setting, printable, read_settings, yaml_text
 from fr.options.recipes import drop_replaced
 from fr.options.types import Value
 
-_CHECKOUT = Path(__file__).parents[2]
 Checks = Callable[[dict[str, Any], dict[str, str], dict[str, Any]], list[str]]
 
 
@@ -58,19 +58,19 @@ class Resolved:
 def tool_parser(program: str, **more: Any) -> argparse.ArgumentParser:
     """A parser of argparse alone, for the arguments of a tool; --help shows the docstring of its script."""
     form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(program, description=docstring(program), formatter_class=form, **more)
+    return argparse.ArgumentParser(command_name(program), description=docstring(program), formatter_class=form, **more)
 
 
-def docstring(script: str) -> str | None:
-    """Docstring of a file of the checkout, which isn't imported for it."""
-    return ast.get_docstring(ast.parse((_CHECKOUT / script).read_bytes()))
+def docstring(script: str) -> str:
+    """Docstring of a script, which isn't imported for it."""
+    return as_called(ast.get_docstring(ast.parse((SCRIPTS / script).read_bytes())) or "")
 
 
 def new_parser(program: str, description: str) -> argparse.ArgumentParser:
     """A parser for `resolve`, still without options."""
     parser: argparse.ArgumentParser = configargparse.ArgumentParser(
-        prog=program,
-        usage=f"{program} [@file.yml] [--option value] ...",
+        prog=command_name(program),
+        usage=f"{command_name(program)} [@file.yml] [--option value] ...",
         description=description,
         epilog="@file.yml anywhere reads `option: value` lines from that file; the later setting wins. "
         "$NAME in a value is an environment variable, $$ a dollar sign.",

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from fr.alignment import CENTER_CROP
 from fr.options.config_files import COMMAND_LINE, Setting
 from fr.options.names import DATASETS, SET_OPTIONS, UNLABELLED
 
 DATA = ("train_list", "train_landmarks", "train_meta", "aligned")  # options that say where the training data are
+LANDMARKS = ("train_landmarks", "val_landmarks", "aligned", "template")  # options about where the faces are
 
 
 def drop_replaced(last: dict[str, Setting], settings: Sequence[Setting]) -> list[str]:
@@ -22,6 +24,8 @@ def drop_replaced(last: dict[str, Setting], settings: Sequence[Setting]) -> list
         by["--aligned"] = {"train_landmarks"}
     if "train_landmarks" in said:
         by["--train_landmarks"] = {"aligned"}
+    if "alignment" in said and last["alignment"].words == [CENTER_CROP]:
+        by[f"--alignment {CENTER_CROP}"] = {*LANDMARKS}
     if "val_sets" in said and not said & {*SET_OPTIONS, "val_set"}:
         by["--val_sets"] = {*SET_OPTIONS, "val_set"}
     notes = []

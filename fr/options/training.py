@@ -4,6 +4,7 @@ To add one, add its line here; one that other commands share goes into `fr/optio
 required.
 """
 
+from fr.files.names import model_file
 from fr.options.fields import Group, adder
 from fr.options.names import MODEL_NAMES, OPTIMIZERS, SCHEDULES
 from fr.options.types import (
@@ -43,7 +44,8 @@ def model(group: Group) -> None:
 
 def initial_weights(group: Group) -> None:
     add = adder(group)
-    add("--init_from", default="", help="initial weights: a snapshot or another system's file; empty = none")
+    help_init = "initial weights: a snapshot, another system's file, or a Hub folder; empty = none"
+    add("--init_from", type=model_file, default="", help=help_init)
     add("--partial", **FLAG, help="load the weights of --init_from that fit, list the others; false = all must fit")
     add(
         "--init_identities",
@@ -99,8 +101,8 @@ def loop(group: Group) -> None:
     add("--max_bad_steps", COUNT_OR_0, 10, "end the run after this many skipped in a row [steps]; 0 = never")
     add("--max_bad_images", COUNT_OR_0, 100, "end the run at more unusable ones than this [files]; 0 = at the first")
     add("--freeze_bn", **FLAG, help="batch norms use their running statistics; false = off")
-    precisions, products = ("auto", "fp32", "tf32", "bf16"), "of products; fp32: IEEE; auto: bf16 if native, else fp32"
-    add("--precision", default="fp32", choices=precisions, help=products)
+    products = "of products; fp32: IEEE; auto: bf16 if native, else fp16 on a GPU that has it, else fp32"
+    add("--precision", default="fp32", choices=("auto", "fp32", "tf32", "bf16", "fp16"), help=products)
     add("--channels_last", **FLAG, help="channels-last memory format; false = off")
     add("--sync_bn", **FLAG, help="batch norm statistics over all ranks; false = per rank")
     add("--activation_checkpointing", **FLAG, help="recompute blocks in backward to save memory; false = off")

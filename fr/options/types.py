@@ -3,9 +3,11 @@
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from fr.errors import unknown
+from fr.files.names import model_file
 from fr.options.names import TIMM
 
 Value = bool | int | float | str | list[int] | list[float] | list[str]
@@ -37,6 +39,11 @@ def model_name(known: Sequence[str]) -> Callable[[str], Value]:
     return convert
 
 
+def snapshot_file(text: str) -> Path:
+    """The option type of a snapshot, or of the folder that holds one."""
+    return Path(model_file(text))
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "yes", "on", "false", "no", "off"):
         raise ValueError
@@ -49,6 +56,8 @@ def _has_factor(pattern: str, _equals: str, factor: str) -> bool:
 
 COUNT = checked(int, "a whole number >= 1", lambda x: x >= 1)
 COUNT_OR_0 = checked(int, "a whole number >= 0", lambda x: x >= 0)
+CENTERS = checked(int, "a whole number in [1, 255]", lambda x: 1 <= x <= 255)  # which is the nearest, in a byte
+MODEL_FILE = checked(model_file, "a text that isn't empty", lambda x: x != "")
 TEXT = checked(str, "a text that isn't empty", lambda x: x != "")
 POSITIVE = checked(float, "a number > 0", lambda x: x > 0)
 NOT_NEGATIVE = checked(float, "a number >= 0", lambda x: x >= 0)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from fr.alignment import CENTER_CROP
 from fr.errors import InputError
 from fr.options.augmentation import Augmentation
 from fr.options.fields import needs_of
 from fr.options.losses import MARGINS, LossSettings, MarginType
 from fr.options.names import DATASETS, SET_OPTIONS, UNLABELLED
-from fr.options.recipes import DATA
+from fr.options.recipes import DATA, LANDMARKS
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
 _GOES_WITH = {
@@ -22,7 +23,7 @@ _GOES_WITH = {
     },
     # What is about cosines to the classes' centres.
     **dict.fromkeys(
-        ("s", "push_plus_loss_weight", "global_push_loss_weight", "min_margin_loss_weight"),
+        ("s", "sub_centers", "push_plus_loss_weight", "global_push_loss_weight", "min_margin_loss_weight"),
         ("margin_type", tuple(kind for kind in MARGINS if kind != "linear")),
     ),
     "t": ("mining_type", ("sv",)),
@@ -63,7 +64,7 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
 
 def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for evaluate_lfw.py."""
-    problems = length_problems(values, origins, defaults)
+    problems = length_problems(values, origins, defaults) + _center_crop_problems(values, origins, defaults)
     if values.get("center") and values.get("dist") == "l2":
         problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
     return problems
@@ -93,12 +94,14 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
         problems.append(f"{origins['pretrained']}: --pretrained: not with --init_from; a run begins with one of them")
     problems += length_problems(values, origins, defaults)
     problems += _data_problems(values, origins) + _order_problems(values, origins)
+    problems += _center_crop_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
 
 
 def tool_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for tools that read training data."""
     problems = length_problems(values, origins, defaults) + _data_problems(values, origins)
+    problems += _center_crop_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults)
 
 
@@ -109,6 +112,9 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         return []
     form = (DATASETS | UNLABELLED)[dataset]
     needed, used = form.needed, form.used
+    aligns = values.get("alignment") != CENTER_CROP
+    if not aligns:
+        needed = tuple(name for name in needed if name != "train_landmarks")
     problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
     problems += [
         f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"
@@ -118,13 +124,27 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     if values.get("held_out_list") and "train_list" not in needed + used:
         problems.append(f"{origins['held_out_list']}: --held_out_list: --train_dataset {dataset} has no lists")
     placeless = values.get("train_landmarks") == "" and values.get("aligned") is False
-    if placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
+    if aligns and placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
         problems.append(
             f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
-            "bb_landmark's), or --aligned if the images are aligned crops"
+            "bb_landmark's), or --aligned if the images are aligned crops, or the network's are centre crops"
         )
     if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
         problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the images")
+    return problems
+
+
+def _center_crop_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """Options about landmarks beside a preprocessing that has none."""
+    if values.get("alignment") != CENTER_CROP:
+        return []
+    problems = [
+        f"{origins[name]}: --{name}: not with --alignment {CENTER_CROP}, which uses no landmarks"
+        for name in LANDMARKS
+        if values.get(name, defaults.get(name)) != defaults.get(name)
+    ]
+    if values.get("cutout_prob"):
+        problems.append(f"--cutout_prob: boxes over landmarks, and --alignment {CENTER_CROP} has none: give 0")
     return problems
 
 
@@ -179,6 +199,8 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         complain("mining_type", "sv and --margin_type curricular both weigh the same hard classes; choose one")
     if kind == "linear" and mining == "sv":
         complain("mining_type", "sv weighs cosines, and --margin_type linear has none")
+    if values.get("sub_centers", 1) > 1 and values.get("min_margin_loss_weight"):
+        complain("min_margin_loss_weight", "not with --sub_centers: it is about the one centre of a class")
     if mining == "focal" and values.get("label_smoothing"):
         complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
     if values.get("softmax_weight") == 0 and not any(values[name] for name in values if name.endswith("_weight")):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fr.checkpoint.snapshot import snapshot_path
 from fr.checkpoint.snapshot_writer import SnapshotWriter
-from fr.console import next_command
 from fr.distributed import launcher_facts
+from fr.options.commands import as_called, next_command
 
 
 def closing_lines(
@@ -56,4 +56,4 @@ def _resuming(argv: Sequence[str], options: argparse.Namespace, longer: bool) ->
     launch = f"torchrun --nproc_per_node {facts['LOCAL_WORLD_SIZE']}" if facts["WORLD_SIZE"] > 1 else "python"
     auto = [] if options.snap_to_resume == "auto" else ["--snap_to_resume", "auto"]
     more = ["--max_iterations" if options.max_iterations else "--epoch_total_num", "MORE"] if longer else []
-    return f"{launch} train.py {shlex.join([*argv, *auto, *more])}"
+    return f"{as_called(f'{launch} train.py')} {shlex.join([*argv, *auto, *more])}"

@@ -13,6 +13,7 @@ from fr.checkpoint.training_state import StateTensors, Tensors
 from fr.distributed import float32_products
 from fr.losses.classifier import MarginSoftmax
 from fr.train.ema import WeightAverage
+from fr.train.loss_scale import LossScale
 from fr.train.meters import Meters
 from fr.train.optimizer import apply_step, gradient_norm, set_lr
 from fr.train.replicas import replicate, unshared
@@ -20,6 +21,7 @@ from fr.train.replicas import replicate, unshared
 Batch = tuple[torch.Tensor, ...]  # images [b, 3, H, W], labels [b], and with a teacher its images [b, 3, H_t, W_t]
 Metrics = dict[str, torch.Tensor]  # scalars on the device, equal on all ranks
 
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precision of the backbone's products
 _STORED_NAMES = {"momentum_buffer": "momentum"}  # torch.optim's name of a state → its name in a training state
 
 
@@ -57,7 +59,8 @@ class Learner:
         self.backbone, self.head, self.optimizer, self.average = backbone, head, optimizer, average
         self.device = head.weight.device
         self.meters = Meters(self.device)
-        self._settings = settings
+        self._settings, self._half = settings, _HALVES.get(settings.precision)
+        self._scale = LossScale(self.device) if settings.precision == "fp16" else None
         self._teacher = teacher
         self._replicas = replicate(backbone, compiled)
         # Buffers that a forward pass changes: batch statistics, and the head's scalars (its centres follow later).
@@ -77,9 +80,10 @@ class Learner:
         """Forward and backward of the micro-batches, then one optimiser step, all ranks together.
 
         batches: of this rank, as `on_device` gives them.
-        A step whose gradient or loss isn't finite is skipped: it changes nothing but the meters. Nothing here waits
-        for the device.
+        A step whose gradient or loss isn't finite is skipped: it changes nothing but the meters and the loss scale.
+        Nothing here waits for the device.
         """
+        scale = self._scale.value if self._scale else None
         set_lr(self.optimizer, lr)
         means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         statistics = [_end_to_end(buffers) for buffers in self._statistics]
@@ -87,28 +91,37 @@ class Learner:
         with in_tf32, self.head.step(iteration, torch.cat([batch[1] for batch in batches]), self.optimizer):
             for number, (images, labels, *for_teacher) in enumerate(batches, start=1):
                 with unshared(self._replicas) if number < len(batches) else nullcontext():
-                    with torch.autocast(self.device.type, torch.bfloat16, enabled=self._settings.precision == "bf16"):
+                    with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
                         teachers = self._teach(*for_teacher)
                         embeddings = self._replicas(images)
                     loss, metrics = self.head(embeddings, labels, teachers)
-                    (loss / len(batches)).backward()
+                    part = loss / len(batches)
+                    (part if scale is None else part * scale).backward()
                 for name, value in {"loss": loss.detach(), **metrics}.items():
                     means[name] = means[name] + value / len(batches)
             norm = gradient_norm(self.backbone.parameters(), self.head.parameters())
-            skipped = apply_step(self.optimizer, norm, means["loss"], self._settings.clip_norm)
+            norm = norm if scale is None else norm / scale
+            skipped = apply_step(self.optimizer, norm, means["loss"], self._settings.clip_norm, scale)
             self.optimizer.zero_grad()
         for buffers, before in zip(self._statistics, statistics, strict=True):
             _keep_if(skipped.bool(), before, buffers)  # one image that isn't finite would stay in them for ever
         self.head.auxiliary.move_centers(skipped)
         if self.average:
             self.average.update(iteration, skipped)
-        self.meters.count(skipped)
-        return {**means, "gradient_norm": norm, "skipped_steps": self.meters.skipped}
+        metrics = {**means, "gradient_norm": norm}
+        if self._scale is None:
+            self.meters.count(skipped)
+        else:
+            self.meters.count(skipped, self._scale.explains(means["loss"]))
+            self._scale.update(skipped)
+            metrics["loss_scale"] = self._scale.value.clone()
+        return {**metrics, "skipped_steps": self.meters.skipped}
 
     def state(self) -> StateTensors:
         """The live tensors that the next step depends on, by their names in a training state.
 
-        State of the optimiser: `<name>.<parameter>` of the backbone's, `<name>_head` of the head's.
+        State of the optimiser: `<name>.<parameter>` of the backbone's, `<name>_head` of the head's. With fp16 also
+        `loss_scale`, which begins afresh where the run before had another precision.
         """
         whole = _named("backbone", self.backbone.state_dict())
         if self.average:
@@ -118,10 +131,12 @@ class Learner:
         of_head = {f"{name}_head": tensor for name, tensor in self._optimizer_state(self.head.weight).items()}
         of_head |= _named("head", dict(self.head.named_buffers()))
         rows = {name: tensor for name, tensor in of_head.items() if tensor.ndim == 2}  # a row a class
+        whole |= {name: tensor for name, tensor in of_head.items() if name not in rows}
         return StateTensors(
-            whole=whole | {name: tensor for name, tensor in of_head.items() if name not in rows},
+            whole=whole | ({"loss_scale": self._scale.state} if self._scale else {}),
             rows={"head": self.head.weight.detach(), **rows},
             classes=self.head.classes,
+            optional=("loss_scale",),
             by_rank_0=[*self.backbone.buffers(), *(self.average.model.buffers() if self.average else ())],
         )
 

@@ -14,7 +14,8 @@ MOST_RETURNS = 3  # in a row
 class Meters:
     """Counts from step to step.
 
-    skipped, in_a_row: steps without a finite gradient since the last log record, and up to now; scalars on the device.
+    skipped, in_a_row: steps without a finite gradient since the last log record, and in a row up to now, without those
+    that the loss scale explains; scalars on the device.
     losses: of the last log records. returns: spikes in a row after which earlier weights were restored.
     """
 
@@ -38,9 +39,9 @@ class Meters:
             "returns": self.returns,
         }
 
-    def count(self, skipped: torch.Tensor) -> None:
-        """Count a step: 1 if it was skipped, else 0."""
-        self.in_a_row = (self.in_a_row + 1) * skipped
+    def count(self, skipped: torch.Tensor, explained: torch.Tensor | float = 0.0) -> None:
+        """Count a step: 1 if it was skipped, else 0; explained: 1 if the loss scale may be why."""
+        self.in_a_row = (self.in_a_row + 1 - explained) * skipped
         self.skipped = self.skipped + skipped
 
     def logged(self, loss: float) -> None:

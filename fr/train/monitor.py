@@ -32,6 +32,7 @@ _SCALARS = {
     "bad_images": "Data/bad_images",
     "gradient_norm": "Gradient/norm",
     "skipped_steps": "Gradient/skipped_steps",
+    "loss_scale": "Gradient/loss_scale",
     "center_loss": "Loss/center_loss",
     "push_loss": "Loss/push_loss",
     "push_plus_loss": "Loss/push_plus_loss",

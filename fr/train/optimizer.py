@@ -120,18 +120,24 @@ def gradient_norm(replicated: Iterable[nn.Parameter], sharded: Iterable[nn.Param
 
 
 def apply_step(
-    optimizer: torch.optim.Optimizer, norm: torch.Tensor, loss: torch.Tensor, clip_norm: float
+    optimizer: torch.optim.Optimizer,
+    norm: torch.Tensor,
+    loss: torch.Tensor,
+    clip_norm: float,
+    loss_scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Clip to `clip_norm` (0 = off) and step, unless norm or loss isn't finite: 1 if the step was skipped, else 0.
 
     Decided on the device, from numbers that all ranks share, so that they all skip and none waits for the host.
+    loss_scale: a factor that the gradients have, and norm and loss don't; None = 1.
     """
     skipped = (~(norm.isfinite() & loss.isfinite())).float()
     if clip_norm:
         scale = (clip_norm / (norm + 1e-6)).clamp_max(1.0)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
-    optimizer.found_inf = skipped  # type: ignore[attr-defined]  # what torch's GradScaler tells a fused optimiser
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    # What torch's GradScaler tells a fused optimiser.
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
+    optimizer.grad_scale = loss_scale  # type: ignore[attr-defined]
     optimizer.step()
     return skipped

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from fr.alignment import CENTER_CROP
 from fr.errors import InputError
 from fr.evaluation.embedding_cache import weights_digest
 from fr.evaluation.scored_model import is_onnx, load_backbone, read_backbone
@@ -52,7 +53,12 @@ def open_teacher(
             f"--{', --'.join(elementwise)}: the embeddings of {path} have {teacher.embed_size} numbers: give "
             f"--embed_size {teacher.embed_size}, or --distill_relation_weight alone"
         )
-    if aligned and teacher.preprocessing.template != student.template:
+    fits = teacher.preprocessing.alignment, student.alignment
+    if fits[0] != fits[1] and CENTER_CROP in fits:
+        problems.append(
+            f"--teacher: {path} has the alignment {fits[0]}, the training {fits[1]}: only one of them uses landmarks"
+        )
+    elif aligned and CENTER_CROP not in fits and teacher.preprocessing.template != student.template:
         problems.append(
             f"--teacher: {path} takes faces aligned to the {teacher.preprocessing.template} template, the crops of "
             f"--aligned are of --template {student.template}; train on images with landmarks"

@@ -17,17 +17,19 @@ from fr.errors import InputError
 from fr.files.untrusted import read_text
 from fr.losses.classifier import MarginSoftmax
 from fr.models import torchvision_resnet
+from fr.options.fields import OptionFields
 from fr.weights.loading import Weights, fit, read_weights
 
 
 @dataclass(frozen=True)
-class InitialWeights:
-    """The options of their names; `imagenet` is the --model whose ImageNet weights --pretrained asks for, or empty."""
+class InitialWeights(OptionFields):
+    """The options of their names."""
 
     init_from: str
     partial: bool
     init_identities: str
-    imagenet: str
+    pretrained: bool
+    model: str
 
 
 def initialise(
@@ -42,15 +44,15 @@ def initialise(
     identities [C]: of this run. resumed: the run goes on from a snapshot, whose weights count instead.
     InputError on every rank when one of them can't.
     """
-    option = f"--init_from {wish.init_from}" if wish.init_from else "--pretrained" if wish.imagenet else ""
+    option = f"--init_from {wish.init_from}" if wish.init_from else "--pretrained" if wish.pretrained else ""
     if resumed or not option:
         return [f"{option} is left aside: the run goes on from a snapshot"] if option else []
     failure, said = None, []
     try:
-        if wish.imagenet:
-            said = fit(backbone, imagenet_weights(wish.imagenet), partial=False)
+        if wish.pretrained:
+            said = fit(backbone, imagenet_weights(wish.model), partial=False)
         else:
-            weights = read_weights(Path(wish.init_from))
+            weights = read_weights(Path(wish.init_from), wish.model)
             said = [*fit(backbone, weights, wish.partial), _begin_head(head, weights, identities, wish)]
     except InputError as error:
         failure = error
@@ -92,7 +94,8 @@ def head_rows(
         raise InputError(f"{len(theirs):,} identities for a head of {len(head):,} classes")
     if head.shape[1] != fresh.shape[1]:
         raise InputError(
-            f"the file's head has rows of {head.shape[1]} numbers, the embeddings of this run have {fresh.shape[1]}"
+            f"a class of the file's head has {head.shape[1]} numbers, one of this run {fresh.shape[1]} (--embed_size "
+            "times --sub_centers)"
         )
     row_of = {name: row for row, name in enumerate(theirs)}
     places = [place for place, name in enumerate(ours) if name in row_of]

@@ -2,27 +2,34 @@
 
 face_recognition.pytorch: grib0ed0v's snapshots; VGGFace2-pytorch: cydonia999's .pkl files and checkpoints; facenet with
 centre loss: tbmoon's checkpoints; insightface: arcface_torch's backbone.pth, and FaceTechnologyTool's pickled modules;
-MobileFaceNet_Pytorch: Xiaoccer's .ckpt; torchvision: its ImageNet files.
+MobileFaceNet_Pytorch: Xiaoccer's .ckpt; AdaFace: Lightning's checkpoints; CVLface: model.safetensors and model.pt;
+facenet-pytorch: timesler's .pt files; torchvision: its ImageNet files.
 
 E embedding size, C classes.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
+from fr.alignment import CENTER_CROP
+from fr.errors import InputError
 from fr.models import build_model, family
+from fr.models.ir import BLOCKS
 from fr.models.iresnet import DEPTHS
+from fr.options.names import TIMM
 from fr.weights.face_recognition_pytorch import KEYS_001, Rules
 
 Shape = tuple[int, ...]
 _ANY_EMBED_SIZE = 512
 _LARGEST_EMBED_SIZE = 65_536
 _LARGEST_SIDE = 4096
+COUNTER = "num_batches_tracked"  # of batch norms; nothing here depends on it, and older files lack it
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class System:
     rules: by `--model`, as in `reference_keys_001`; a model without any has our keys. head: the key of the classes'
     weights, [C, E], or [E, C] if `transposed`. bias: of what is added to their logits, [C]. drops: its keys that have
     no place in a backbone here. lacks: ours that its files never have. pooled: embedding size of files whose embedding
-    is what the last layer would get. template, alignment: how its authors align faces, if they do.
+    is what the last layer would get. template, alignment: how its authors align faces, if they do. color_order: of its
+    input; "" = that of the model.
     """
 
     source: str
@@ -45,6 +53,7 @@ class System:
     pooled: int = 0
     template: str = "sphereface"
     alignment: str = "procrustes"
+    color_order: str = ""
 
     def our_key(self, model: str, key: str) -> str:
         """Name of one of their keys in `--model model`."""
@@ -88,13 +97,27 @@ _CENTRE_LOSS = System(
 )
 _INSIGHTFACE = System("insightface", head="weight", template="arcface", alignment="umeyama")
 _MOBILEFACENET = System("MobileFaceNet_Pytorch", alignment="umeyama")  # SphereFace's points in 96 × 112
-_CAFFE = System("VGGFace2-pytorch", head="fc.weight", bias="fc.bias", drops=("fc.bias",), pooled=2048)
+_IRS = tuple(f"ir{depth}" for depth in BLOCKS)
+_ADAFACE = System(
+    "AdaFace", head="head.kernel", transposed=True, template="arcface", alignment="umeyama", color_order="bgr"
+)
+_CVLFACE = System("CVLface", {name: [(r"^net\.", "")] for name in _IRS}, template="arcface", alignment="umeyama")
+_FACENET = System("facenet-pytorch", head="logits.weight", bias="logits.bias", drops=("logits.bias",))
+_CAFFE = System(
+    "VGGFace2-pytorch",
+    head="fc.weight",
+    bias="fc.bias",
+    drops=("fc.bias",),
+    pooled=2048,
+    alignment=CENTER_CROP,
+)
 _IMAGENET = System(
     "torchvision, trained on ImageNet",
     {name: [("^", "model.")] for name in _RESNETS},
     drops=("fc.weight", "fc.bias"),
     lacks=("model.fc.weight", "model.fc.bias"),
 )
+_IR_BLOCK = {"1.weight": (64, 64, 3, 3), "5.weight": (64,)}
 
 # The first that describes a file counts: VGGFace2-pytorch's ResNet-50 has torchvision's keys, and all shapes but one.
 LAYOUTS = (
@@ -111,11 +134,45 @@ LAYOUTS = (
     ),
     Layout(_INSIGHTFACE, ("mbf",), {"conv_sep.layers.0.weight": None}),
     Layout(_MOBILEFACENET, ("mobilefacenet",), {"linear7.conv.weight": None}),
+    # With blocks of two 3×3, and the batch norm between them that face.evoLVe's IR networks lack.
+    *(
+        Layout(system, _IRS, {f"{prefix}body.0.res_layer.{key}": shape for key, shape in _IR_BLOCK.items()})
+        for system, prefix in ((_ADAFACE, ""), (_CVLFACE, "net."))
+    ),
+    Layout(_FACENET, ("inception_resnet_v1",), {"repeat_3.0.conv2d.weight": None, "last_linear.weight": None}),
     Layout(_CAFFE, ("senet50_caffe",), {"layer1.0.conv4.weight": None}),
     Layout(_IMAGENET, _RESNETS, {**_STEM, "fc.weight": (1000, None)}),
     Layout(_CAFFE, ("resnet50_caffe",), {**_STEM, "layer1.0.conv3.weight": None, "fc.weight": (None, 2048)}),
     Layout(_IMAGENET, _RESNETS, {**_STEM, "layer1.0.conv1.weight": None}),
 )
+
+
+# Networks that nothing here runs: a key that tells them, the shape that it has there, and what they are.
+_UNREADABLE: tuple[tuple[str, Shape | None, str], ...] = (
+    (r"(^|\.)keypoint_linear\.", None, "a network of CVLface with KP-RPE, which takes the landmarks; take its IR-101"),
+    (r"\.rpe_[qkv]\.", None, "a network of CVLface with relative positions; take its IR-101"),
+    (r"(^|\.)feature\.0\.weight$", (512, 512 * 14 * 14), "a ViT of CVLface, with patches of 8 pixels; take its IR-101"),
+    (r"\.res_layer\.(\d+\.fc1|se_block)\.", None, "an IR-SE network, with squeeze-excitation; take IR or an ONNX file"),
+    (r"\.res_layer\.8\.", None, "an IR network of bottlenecks (152 or 200 layers); take IR-101 or an ONNX file"),
+)
+
+
+def refuse_unreadable(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """InputError that says what a file holds, where it is known and nothing here runs it."""
+    for key, tensor in tensors.items():
+        for pattern, shape, what in _UNREADABLE:
+            if re.search(pattern, key) and shape in (None, tensor.shape):
+                raise InputError(f"{path}: no network of this trainer, but {what}")
+
+
+def layouts_with(model: str) -> Sequence[Layout]:
+    """LAYOUTS and the keys of a `--model` as they are; timm's before the others, which have the same names."""
+    if not model:
+        return LAYOUTS
+    keys = shapes_of(model, _ANY_EMBED_SIZE, family(model).input_size)
+    marks = {key: None for key in keys if not key.endswith(COUNTER)}
+    own = Layout(System("keys as they are here"), (model,), marks)
+    return (own, *LAYOUTS) if model.startswith(TIMM) else (*LAYOUTS, own)
 
 
 @lru_cache(maxsize=64)
@@ -156,6 +213,8 @@ def input_sides(name: str, embed_size: int, shapes: Mapping[str, Shape]) -> tupl
     of which only the product is known and a square is assumed.
     """
     own = family(name).input_size
+    if name.startswith(TIMM):
+        return None  # not all of timm's can be built for another size
     usual, larger = (shapes_of(name, embed_size, (factor * own[0], factor * own[1])) for factor in (1, 2))
     key = next((key for key in usual if usual[key] != larger[key] and len(shapes.get(key, ())) == len(usual[key])), "")
     if not key:

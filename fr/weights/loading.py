@@ -1,5 +1,6 @@
 """Weights of other files for the models of this one: found out, renamed, held against a model and put into it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,19 @@ from fr.checkpoint.training_state import read_head
 from fr.errors import InputError
 from fr.files import foreign_pickle, safetensors
 from fr.files.kinds import Kind, kind_of
+from fr.files.model_metadata import CONTRACT_KEY
 from fr.files.names import is_unicode
 from fr.files.restricted_pickle import StandIn
-from fr.weights.layouts import LAYOUTS, Layout, embedding_size, input_sides, likeliest_model
+from fr.weights.layouts import (
+    COUNTER,
+    LAYOUTS,
+    Layout,
+    embedding_size,
+    input_sides,
+    layouts_with,
+    likeliest_model,
+    refuse_unreadable,
+)
 
 OWN = "a snapshot of this trainer"  # the source of what needs no import
 _QUOTED = 80  # characters of a name
@@ -23,12 +34,12 @@ _SHOWN = 20  # keys of a kind that are named; the rest is counted
 # insightface, torchvision's own training scripts.
 _WRAPPERS = (
     *("state_dict", "model_state_dict", "net_state_dict", "state_dict_backbone", "model"),
-    *("backbone", "net", "network", "state_dict_ema", "model_ema"),  # timm's averaged weights, where no others are
+    *("backbone", "net", "network"),
+    *("state_dict_ema", "model_ema", "ema"),  # averaged weights, as of timm and torchvision, where no others are
 )
 # In front of keys: DDP, torch.compile, Lightning and others that hold the network as an attribute of the model.
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.", "network.")
 _MOST_PREFIXES = 6  # one within another
-_COUNTER = "num_batches_tracked"  # of batch norms; nothing here depends on it, and older files lack it
 
 Tensors = dict[str, torch.Tensor]
 
@@ -38,10 +49,11 @@ class Weights:
     """Content of a weights file, in the terms of this trainer.
 
     source: for people. embed_size: E; 0 when the file has no embedding layer. input_size: (height, width), None when
-    the shapes don't tell. backbone: our key → tensor. head: [C, E], a row a class, as it stood there. bias: [C], what
-    is added to the logits of a plain softmax; None = the head's are cosines. identities: the classes' names, where the
-    file gives them. left_out: its keys that have no place here. lacks: our keys that no file
-    of its kind has. template, alignment: how its authors align faces.
+    the shapes don't tell. backbone: our key → tensor. head: [C, E] (K centres a class: [C, K · E]), a row a class, as
+    it stood there. bias: [C], what is added to the logits of a plain softmax; None = the head's are cosines.
+    identities: the classes' names, where the file gives them. left_out: its keys that have no place here. lacks: our
+    keys that no file of its kind has. template, alignment: how its authors align faces. color_order: of its
+    input; "" = the model's.
     """
 
     path: Path
@@ -57,6 +69,7 @@ class Weights:
     lacks: tuple[str, ...] = ()
     template: str = "sphereface"
     alignment: str = "procrustes"
+    color_order: str = ""
 
     def describe(self) -> str:
         """One line for people."""
@@ -66,39 +79,50 @@ class Weights:
         return f"{self.path}: {self.model} ({self.source}), {numbers:,} numbers, {embedding}, {classes}"
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, model: str = "") -> Weights:
     """A weight file of one of the known kinds: our own snapshots, and those of `fr.weights.layouts`.
 
+    model: a `--model` whose keys the file may have as they are, which for timm's is the only way to know it.
     InputError when it can't be read, is damaged, or is of no known kind. Executes nothing (C10).
     """
-    tree = safetensors.read(path) if kind_of(path) is Kind.SAFETENSORS else foreign_pickle.read(path)
+    if kind_of(path) is Kind.SAFETENSORS:
+        tree, metadata = safetensors.read(path)
+        if CONTRACT_KEY in metadata:
+            return _of_snapshot(path, snapshot.described(path, tree, metadata))
+    else:
+        tree = foreign_pickle.read(path)
     if isinstance(tree, dict) and {"format", "preprocessing", "run"} <= tree.keys():
-        return _of_snapshot(path, tree)
-    tensors = {key.removeprefix("module."): tensor for key, tensor in _state_dict(tree, path).items()}
+        return _of_snapshot(path, snapshot.SnapshotContents.from_dict(path, tree))
+    tensors = _state_dict(tree, path)
     if odd := next((key for key in tensors if not is_unicode(key)), ""):
         raise InputError(f"{path}: a name in it isn't UTF-8: {odd[:_QUOTED]!r}")
-    recognised = _recognised(tensors)
+    refuse_unreadable(path, tensors)
+    recognised = _recognised(tensors, layouts_with(model))
     if recognised is None:
         some = ", ".join(list(tensors)[:4])
         known = ", ".join(dict.fromkeys(layout.system.source for layout in LAYOUTS))
         raise InputError(f"{path}: weights of no known kind (its keys: {some}, …); known: {known}")
     layout, inner, outside = recognised
+    if layout.system.head in outside:  # a classifier beside the network
+        inner = inner | {layout.system.head: outside.pop(layout.system.head)}
     weights = _of_layout(path, layout, inner)
     return replace(weights, left_out=(*weights.left_out, *outside))
 
 
-def _recognised(tensors: Tensors, depth: int = _MOST_PREFIXES) -> tuple[Layout, Tensors, tuple[str, ...]] | None:
-    """Layout of the tensors as they are named, or of those behind one of _PREFIXES, or several; keys of the others."""
+def _recognised(
+    tensors: Tensors, layouts: Sequence[Layout], depth: int = _MOST_PREFIXES
+) -> tuple[Layout, Tensors, Tensors] | None:
+    """Layout of the tensors as they are named, or of those behind one of _PREFIXES, or several; and the others."""
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    layout = next((layout for layout in LAYOUTS if layout.describes(shapes)), None)
+    layout = next((layout for layout in layouts if layout.describes(shapes)), None)
     if layout:
-        return layout, tensors, ()
+        return layout, tensors, {}
     for prefix in _PREFIXES if depth else ():
         inner = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        if inner and (recognised := _recognised(inner, depth - 1)):
+        if inner and (recognised := _recognised(inner, layouts, depth - 1)):
             layout, named, outside = recognised
-            beside = (key for key in tensors if not key.startswith(prefix))
-            return layout, named, (*beside, *(f"{prefix}{key}" for key in outside))
+            beside = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
+            return layout, named, beside | {f"{prefix}{key}": tensor for key, tensor in outside.items()}
     return None
 
 
@@ -145,11 +169,11 @@ def _of_layout(path: Path, layout: Layout, tensors: dict[str, torch.Tensor]) -> 
         lacks=system.lacks,
         template=system.template,
         alignment=system.alignment,
+        color_order=system.color_order,
     )
 
 
-def _of_snapshot(path: Path, stored: dict[str, Any]) -> Weights:
-    contents = snapshot.SnapshotContents.from_dict(path, stored)
+def _of_snapshot(path: Path, contents: snapshot.SnapshotContents) -> Weights:
     sides: Any = contents.preprocessing.get("input_size")
     head, bias, names = contents.head, contents.head_bias, contents.identities
     if snapshot.state_path(path).is_dir():
@@ -187,7 +211,7 @@ def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:
     ours = model.state_dict()
     theirs = weights.backbone
     fitting = [key for key in theirs if key in ours and _alike(theirs[key], ours[key])]
-    missing = [key for key in ours if key not in theirs and not key.endswith(_COUNTER) and key not in weights.lacks]
+    missing = [key for key in ours if key not in theirs and not key.endswith(COUNTER) and key not in weights.lacks]
     misshaped = [
         f"{key} is {_kind(theirs[key])} there, {_kind(ours[key])} here"
         for key in theirs

@@ -27,7 +27,7 @@ CPU = DaliSettings("cpu", None, 1)
 SMALL = Preprocessing((32, 32), template="sphereface")
 STRONG = Augmentation(flip_prob=0.5, rotate_prob=0.9, rotate_degrees=20, cutout_prob=0.5, blur_prob=0.5)
 PEOPLE, EACH, BATCH = 4, 4, 8  # two iterations an epoch
-Batches = list[tuple[torch.Tensor, torch.Tensor]]
+Batches = list[tuple[torch.Tensor, ...]]
 Pixels = NDArray[np.uint8]
 
 

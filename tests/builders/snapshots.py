@@ -39,7 +39,8 @@ def make_run(seed: int, **loss: Any) -> tuple[nn.Module, MarginSoftmax, torch.op
         for parameter in backbone.parameters():
             optimizer.state[parameter]["momentum_buffer"].normal_()
         first, rows = shard_rows(CLASSES, world_size(), rank())
-        optimizer.state[head.weight]["momentum_buffer"].copy_(torch.randn(CLASSES, 3)[first : first + rows])
+        momentum = torch.randn(CLASSES, head.weight.shape[1])
+        optimizer.state[head.weight]["momentum_buffer"].copy_(momentum[first : first + rows])
         for buffer in head.buffers():
             buffer.copy_(torch.randn(CLASSES, 3)[first : first + rows] if buffer.ndim else torch.randn(()))
     return backbone, head, optimizer

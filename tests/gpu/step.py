@@ -18,6 +18,7 @@ FORMS = {
     "fp32": Form(),
     "tf32": Form("tf32"),
     "bf16": Form("bf16"),
+    "fp16": Form("fp16"),
     "bf16 channels_last": BEST,
     "compiled": Form("bf16", channels_last=True, compiled=True),
 }
@@ -68,7 +69,7 @@ def _cases(job: Job) -> list[Case]:
         return [Case("mobilenet", 2, form) for form in ("fp32", "bf16 channels_last", YARDSTICK)]
     batches = {"mobilenet": 512, "iresnet50": 256, "iresnet100": 256}
     cases = [Case(model, batch, form) for model, batch in batches.items() for form in ("bf16 channels_last", YARDSTICK)]
-    cases += [Case("mobilenet", 512, form) for form in ("fp32", "tf32", "bf16")]
+    cases += [Case("mobilenet", 512, form) for form in ("fp32", "tf32", "bf16", "fp16")]
     return [*cases, *(Case(model, batches[model], "compiled") for model in ("mobilenet", "iresnet50"))]
 
 

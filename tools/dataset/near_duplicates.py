@@ -18,6 +18,7 @@ BITS = 256
 _LONG_BLOCKS = 16  # largest radius at which two blocks are long enough for millions of signatures
 _FEW = 30_000  # signatures that any blocks will do for
 _SORTS, _KEY_BITS = 200, 24  # 1 - (1 - C(224, 24) / C(256, 24)) ** 200 = 0.9991
+_COMPARED = 1 << 22  # pairs of signatures at once: 128 MiB
 _ROUNDING = 1e-6  # grey levels; rounding errors of a uniform image are below
 
 Signatures = NDArray[np.uint64]
@@ -42,6 +43,21 @@ def _basis() -> NDArray[np.float64]:
     cosines = np.cos(np.pi * steps[:, None] * (steps + 0.5) / SIDE)
     order = sorted((u * u + v * v, u, v) for u in range(SIDE) for v in range(SIDE))[1 : BITS + 1]
     return np.array([np.outer(cosines[u], cosines[v]).ravel() for _, u, v in order])
+
+
+def near_pairs_within(signatures: Signatures, labels: Rows, radius: int) -> NDArray[np.int64]:
+    """Pairs of rows with the same label whose signatures [N, 4] differ in at most `radius` bits: [P, 2]."""
+    order = np.argsort(labels, kind="stable")
+    found = [np.zeros((0, 2), np.int64)]
+    identities = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    for rows in (rows for rows in identities if len(rows) > 1):
+        block = max(1, _COMPARED // len(rows))
+        for first in range(0, len(rows), block):
+            some = signatures[rows[first : first + block]]
+            near = np.bitwise_count(some[:, None] ^ signatures[rows]).sum(axis=2, dtype=np.int64) <= radius
+            places = np.argwhere(np.triu(near, first + 1))
+            found.append(rows[places + np.array([first, 0])])
+    return np.concatenate(found)
 
 
 def near_pairs(signatures: Signatures, radius: int) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ n images, C classes of the head, E embedding size.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,25 @@ Indices = NDArray[np.int64]
 
 
 class Classifier:
-    """Head without margins: cosines, or a linear layer if it has a bias. weight [C, E], bias [C]."""
+    """Head without margins: cosines, or a linear layer if it has a bias. weight [C, K · E], bias [C].
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, device: torch.device) -> None:
-        weight = weight.to(device, torch.float32)
+    sub_centers: K, centres a class, of which the nearest to an image counts.
+    """
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, device: torch.device, sub_centers: int = 1
+    ) -> None:
+        weight, self._device = weight.to(device, torch.float32), device
         self._bias = None if bias is None else bias.to(device, torch.float32)
-        self._weight = functional.normalize(weight, eps=SHORTEST) if bias is None else weight
+        unit = [functional.normalize(one, eps=SHORTEST) for one in weight.chunk(sub_centers, dim=1)]
+        self._weights = unit if bias is None else [weight]
 
     def judge(self, embeddings: NDArray[np.float32], targets: Indices) -> tuple[Indices, Indices]:
         """Predicted class, and number of classes ranked before the target, [n] each.
 
         Of equal logits the lower class comes first. embeddings [n, E], targets [n].
         """
-        step = max(1, _MOST // len(self._weight))
+        step = max(1, _MOST // len(self._weights[0]))
         some = [
             self._judge(torch.from_numpy(embeddings[first : first + step]), torch.from_numpy(targets[first:][:step]))
             for first in range(0, len(targets), step)
@@ -43,11 +50,12 @@ class Classifier:
         return predicted, place
 
     def _judge(self, embeddings: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, own = embeddings.to(self._weight.device), targets.to(self._weight.device)[:, None]
+        rows, own = embeddings.to(self._device), targets.to(self._device)[:, None]
         if self._bias is None:
-            logits = functional.normalize(rows, eps=SHORTEST) @ self._weight.T
+            unit = functional.normalize(rows, eps=SHORTEST)
+            logits = reduce(torch.maximum, (unit @ weight.T for weight in self._weights))
         else:
-            logits = torch.addmm(self._bias, rows, self._weight.T)
+            logits = torch.addmm(self._bias, rows, self._weights[0].T)
         right = logits.gather(1, own)
         classes = torch.arange(logits.shape[1], device=logits.device)
         before = (logits > right) | ((logits == right) & (classes < own))

@@ -13,13 +13,20 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from fr.data.faces import Faces
+from fr.data.faces import Faces, shown
+from fr.data.pipeline import dali_settings
 from fr.data.readers.folders import images_below
+from fr.distributed import Ranks
 from fr.errors import InputError
+from fr.evaluation.embedding import batch_size_on, embed
+from fr.evaluation.scored_model import ScoredModel
+from fr.evaluation.scoring import wants_flip
 from fr.files.data_root import DataRoot
 from fr.options.detection import DetectorSettings
+from fr.options.parsing import Resolved
 from fr.progress import progress
 from fr.recognition.detection import Mtcnn
+from fr.recognition.gallery import Rows
 from tools.dataset.face_journal import Found
 from tools.dataset.parallel import map_in_processes
 from tools.detect_faces import face_of, find_face
@@ -72,6 +79,19 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     unclear = [result for result in results if not (isinstance(result, Found) and result.faces == 1)]
     notes = [_note(root.path, result, looking.choice) for result in unclear]
     return Portraits(people, np.array(usable), faces, notes)
+
+
+def embedded(
+    option: str, root: str, looking: Looking | None, model: ScoredModel, resolved: Resolved, ranks: Ranks
+) -> tuple[Portraits, Rows]:
+    """Read a folder of people's images and embed those with a face, [N, E]; prints which have none."""
+    options = resolved.values
+    portraits = read_portraits(option, DataRoot(Path(root), options.allow_outside), looking)
+    print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
+    dali = dali_settings(options.dali_device, options.dali_threads, ranks)
+    batch = batch_size_on(ranks.device, options.val_batch_size)
+    flipped, mode = wants_flip(resolved, model), options.flip_mode
+    return portraits, embed(model.network, portraits.faces, model.preprocessing, dali, ranks, batch, flipped, mode)
 
 
 def person_of(name: str) -> str:

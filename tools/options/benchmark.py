@@ -27,6 +27,7 @@ STEP_FORMS = {
     "fp32": Form(),
     "channels_last": Form(channels_last=True),
     "bf16": Form(precision="bf16"),
+    "fp16": Form(precision="fp16"),
     "both": Form(precision="bf16", channels_last=True),
     "deterministic": Form(deterministic=True),
     "compile": Form(precision="bf16", channels_last=True, compiled=True),

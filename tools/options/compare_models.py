@@ -14,7 +14,7 @@ _NOT_HERE = ("json", "report", "roc_fname", "show_failed", "dump_embeddings")
 def options(argv: list[str]) -> tuple[argparse.Namespace, list[Resolved]]:
     """The tool's own arguments, and evaluate_lfw.py's options for A and for B."""
     parser = tool_parser("tools/compare_models.py", allow_abbrev=False)
-    parser.add_argument("a", metavar="A", help="snapshot (.pt) or ONNX model")
+    parser.add_argument("a", metavar="A", help="snapshot (.pt, .safetensors), Hub folder or ONNX model")
     parser.add_argument("b", metavar="B", help="another one")
     parser.add_argument("--roc", type=Path, metavar="PNG", help="plot of both ROC curves to write (default: none)")
     arguments, rest = parser.parse_known_args(argv)

@@ -6,12 +6,13 @@ from pathlib import Path
 from fr.errors import InputError
 from fr.options.names import SET_OPTIONS
 from fr.options.parsing import tool_parser
+from fr.options.types import snapshot_file
 
 
 def options(argv: list[str]) -> argparse.Namespace:
     parser = tool_parser("tools/export_onnx.py")
     add = parser.add_argument
-    add("snap", type=Path, metavar="SNAP", help="snapshot (.pt)")
+    add("snap", type=snapshot_file, metavar="SNAP", help="snapshot (.pt, .safetensors) or Hub folder")
     add("out", type=Path, metavar="OUT.onnx", help="file to write")
     add("--with_preprocessing", action="store_true", help="normalise inside: RGB pixels 0-255 in (default: outside)")
     add("--l2_norm", action="store_true", help="embeddings of norm 1 (default: not normalised)")

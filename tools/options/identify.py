@@ -9,12 +9,16 @@ from fr.options.parsing import Resolved, tool_parser
 from fr.options.types import checked
 from tools.options.detect_faces import detector_options
 
-_DISTANCE = checked(float, "a cosine distance in [0, 2]", lambda x: 0 <= x <= 2)
+_DISTANCE = checked(
+    lambda text: text if text.endswith(".json") else float(text),
+    "a cosine distance in [0, 2], or a .json file of tools/choose_threshold.py",
+    lambda x: isinstance(x, str) or 0 <= x <= 2,
+)
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     """The tool's own arguments, and evaluate_lfw.py's options."""
-    model = "model:\n  --snap FILE           snapshot (.pt) or ONNX model (required)"
+    model = "model:\n  --snap FILE           snapshot (.pt, .safetensors), Hub folder or ONNX model (required)"
     parser = tool_parser("tools/identify.py", epilog=model, allow_abbrev=False)
     add = parser.add_argument
     add("--gallery", required=True, metavar="FOLDER", help="images of the people to recognise")
@@ -23,7 +27,8 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     what.add_argument("--evaluate", default="", metavar="PROBES", help="folder with the gallery's layout: 1:N metrics")
     add("--out", type=Path, metavar="OUT", help="folder for the results, or for the CMC curve (default: none)")
     add("--show", action="store_true", help="show the result in a window; q ends (needs an OpenCV with window support)")
-    nearer = "faces below this distance are named [1 - cosine] (default: estimated in the model's validation)"
+    nearer = "faces below this distance are named [1 - cosine, or a file of tools/choose_threshold.py]"
+    nearer += " (default: estimated in the model's validation)"
     add("--threshold", type=_DISTANCE, metavar="D", help=nearer)
     add("--aligned", action="store_true", help="gallery and PROBES are aligned crops (default: whole images)")
     detector_options(parser)

@@ -3,14 +3,22 @@
 import argparse
 from pathlib import Path
 
-from fr.alignment import TEMPLATES
+from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
+from fr.options.names import MODEL_NAMES
+from fr.options.types import model_name, snapshot_file
 
 
 def options(argv: list[str]) -> argparse.Namespace:
     about = "Convert another system's weights to a snapshot."
     parser = argparse.ArgumentParser(prog="import_weights.py", description=about)
-    parser.add_argument("file", type=Path, help="the weights; docs/weights.md lists the kinds")
+    parser.add_argument("file", type=snapshot_file, help="the weights, or a Hub folder (kinds: docs/weights.md)")
     parser.add_argument("out", type=Path, help="the snapshot to write (.pt)")
     parser.add_argument("--identities", type=Path, help="names of the head's classes, one per line, to keep the head")
     parser.add_argument("--template", choices=sorted(TEMPLATES), help="alignment template (default: its authors')")
+    fits = (*ALIGNMENTS, CENTER_CROP)
+    parser.add_argument("--alignment", choices=fits, help="as train.py's (default: its authors')")
+    help_order = "order of the input's channels (default: its authors')"
+    parser.add_argument("--color_order", choices=("rgb", "bgr"), help=help_order)
+    help_model = "network whose keys the file has as they are, as timm/NAME (default: found out)"
+    parser.add_argument("--model", type=model_name(MODEL_NAMES), help=help_model)
     return parser.parse_args(argv)

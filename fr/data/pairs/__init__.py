@@ -1,1 +1,1 @@
-"""Verification sets, one file each; `fr/data/verification_set.py` chooses."""
+"""Verification sets, one file for each form; `fr/data/verification_set.py` chooses."""

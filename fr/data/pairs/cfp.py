@@ -11,27 +11,29 @@ from pathlib import Path
 
 import numpy as np
 
-from fr.data.faces import refuse
-from fr.data.pairs.pair_faces import Pairs
+from fr.data.faces import VerificationFaces, refuse
+from fr.data.pairs.pair_faces import Pairs, faces_of_pairs
+from fr.data.pairs.whole_sets import SetForm, landmarks_in
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
 
-PROTOCOL = Path("Protocol")
-LISTS = {"F": "Pair_list_F.txt", "P": "Pair_list_P.txt"}
-SPLITS = {"cfp_fp": "FP", "cfp_ff": "FF"}
+_PROTOCOL = Path("Protocol")
+_LISTS = {"F": "Pair_list_F.txt", "P": "Pair_list_P.txt"}
+_SPLITS = {"cfp_fp": "FP", "cfp_ff": "FF"}
 _PAIR = re.compile("([0-9]{1,9}) *, *([0-9]{1,9})")
 _IMAGE = re.compile("([0-9]{1,9})[ \t]+(.+)")
 _SHOWN = 80  # characters of a line in a message
 
 
-def read_cfp_pairs(root: Path, kind: str) -> Pairs:
+def _read_pairs(root: Path, kind: str) -> Pairs:
     """The pairs of `cfp_fp` or `cfp_ff`, in the folds of its splits; paths start from `root`.
 
     InputError names the lines that are unlike their form, and those that name an image which no list has.
     """
-    protocol, split = root / PROTOCOL, SPLITS[kind]
-    lists = [LISTS[letter] for letter in LISTS if letter in split]
-    known = {letter: _images(protocol / LISTS[letter]) for letter in split}
+    protocol, split = root / _PROTOCOL, _SPLITS[kind]
+    lists = [_LISTS[letter] for letter in _LISTS if letter in split]
+    known = {letter: _images(protocol / _LISTS[letter]) for letter in split}
     folder = protocol / "Split" / split
     parts = sorted(part for part in folder.glob("*") if part.is_dir())
     if len(parts) < 2:
@@ -77,7 +79,7 @@ def _images(path: Path) -> dict[int, str]:
             why = "isn't `number path`" if not match else "has a number that was there before"
             problems.append(f"{path}:{line_number}: {line[:_SHOWN]!r} {why}")
             continue
-        known[int(match[1])] = posixpath.normpath(posixpath.join(PROTOCOL.name, match[2]))
+        known[int(match[1])] = posixpath.normpath(posixpath.join(_PROTOCOL.name, match[2]))
     refuse(problems)
     return known
 
@@ -86,3 +88,17 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     """Numbers and text of the lines that aren't blank."""
     lines = enumerate(read_text(path).split("\n"), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def _is_at(path: Path) -> bool:
+    return (path / _PROTOCOL / _LISTS["F"]).is_file()
+
+
+def _read(root: DataRoot, kind: str, option: str) -> tuple[str, VerificationFaces]:
+    kind = "cfp_fp" if kind == "auto" else kind
+    if kind not in _SPLITS:
+        raise InputError(f"{root}: not {kind}, but CFP: {' or '.join(_SPLITS)}")
+    return kind, faces_of_pairs(root, _read_pairs(root.path, kind), landmarks_in(root.path), option)
+
+
+FORM = SetForm(f"a folder with {_PROTOCOL}/{_LISTS['F']}", _is_at, _read)

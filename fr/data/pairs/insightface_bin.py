@@ -18,6 +18,7 @@ import torch
 
 from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.pair_faces import tenths
+from fr.data.pairs.whole_sets import SetForm, check_kind, set_name
 from fr.data.storage import Pack
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -91,3 +92,22 @@ def _encoded(image: Any) -> bytes:
         return image.encode("latin-1") if isinstance(image, str) else bytes(memoryview(image))
     except (TypeError, UnicodeEncodeError):
         return b""
+
+
+def _is_at(path: Path) -> bool:
+    """Whether a file is a pack: by its ending, or the first byte of a pickle, which no text has."""
+    if not path.is_file() or path.suffix == ".bin":
+        return path.is_file()
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"\x80"
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _read(root: DataRoot, kind: str, _option: str) -> tuple[str, VerificationFaces]:
+    check_kind(kind, "bin", root.path)
+    return set_name(root.path, "bin", kind), read_pack(root.path)
+
+
+FORM = SetForm("a .bin pack", _is_at, _read)

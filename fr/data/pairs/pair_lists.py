@@ -12,11 +12,14 @@ A line with tabs is split at tabs alone, any other behind the endings of images,
 import re
 from pathlib import Path
 
-from fr.data.faces import refuse
+from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.lfw import HEADER, read_lfw_pairs
-from fr.data.pairs.pair_faces import ENDINGS, Pairs, tenths
+from fr.data.pairs.pair_faces import ENDINGS, Pairs, faces_of_pairs, tenths
+from fr.data.pairs.whole_sets import SetForm, check_kind, images_in, landmarks_in, set_name
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
+from fr.options.names import SET_LISTS
 
 _KINDS = {"0": False, "1": True}
 _WHOLE = re.compile("[0-9]{1,9}")
@@ -107,3 +110,25 @@ def _read_two_lines(path: Path) -> Pairs:
     ])
     same = [int(first[1]) != 0 for (_, first), _ in pairs]
     return Pairs([(first[0], second[0]) for (_, first), (_, second) in pairs], same, tenths(same, str(path)), where)
+
+
+def list_in(folder: Path) -> Path | None:
+    """The list that makes a folder a whole set, None without."""
+    return next((folder / name for name in SET_LISTS if (folder / name).is_file()), None)
+
+
+def _is_at(path: Path) -> bool:
+    return path.is_file() or list_in(path) is not None
+
+
+def _read(root: DataRoot, kind: str, option: str) -> tuple[str, VerificationFaces]:
+    """Images are in the folder of the list or in one in it, landmarks beside the list; without, they are crops."""
+    path = list_in(root.path) or root.path
+    form = list_form(path)
+    check_kind(kind, form, path)
+    pairs, folder = read_pairs(path, form), path.parent
+    images = DataRoot(images_in(folder, pairs), root.outside_allowed)
+    return set_name(path, form, kind), faces_of_pairs(images, pairs, landmarks_in(folder), option)
+
+
+FORM = SetForm(f"a list of pairs, or a folder with one of {', '.join(SET_LISTS)}", _is_at, _read)

@@ -1,9 +1,5 @@
 """Verification sets without a landmark file, whose images are taken for aligned crops: what speaks against that."""
 
-import os
-import re
-from pathlib import Path
-
 import numpy as np
 
 from fr.data.faces import Faces
@@ -12,21 +8,6 @@ from fr.errors import InputError
 
 _OF_LFW = (250, 250)  # pixels
 _LOOKED_AT = 32  # images, evenly spread over the set: a few milliseconds
-# landmark5.txt, lfw_landmarks.txt, bb_landmark/, cfp_lmk.csv, x_5pts.txt
-_LIKE_LANDMARKS = re.compile(r"landmark|lmk|(^|[^a-z0-9])5 ?pts?([^a-z0-9]|$)|keypoint", re.IGNORECASE)
-
-
-def refuse_unused_landmarks(folder: Path, recognised: tuple[str, ...]) -> None:
-    """InputError for a file or folder whose name says landmarks, in a folder that has none of the recognised names."""
-    try:
-        found = sorted(name for name in os.listdir(folder) if _LIKE_LANDMARKS.search(name))
-    except OSError as error:
-        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
-    if found:
-        raise InputError(
-            f"{folder}: {', '.join(found[:3])} looks like landmarks, which are read from {' or '.join(recognised)} "
-            "alone: rename it, or move it away if the images are aligned crops"
-        )
 
 
 def doubt(faces: Faces) -> str:

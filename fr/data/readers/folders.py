@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from fr.data.faces import LabelledFaces, check_first_image, refuse
-from fr.data.landmark_csv import landmark_table, landmarks_of
+from fr.data.landmark_csv import given_landmarks
 from fr.data.readers.source import Format
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -41,10 +41,7 @@ def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
     listed = _checked(root.path, [name for identity in identities for name in classes[identity]])
     names = pa.array(listed, type=pa.string())
     labels = np.repeat(np.arange(len(identities)), [len(classes[identity]) for identity in identities])
-    if landmarks:
-        points = landmarks_of(names, landmark_table(Path(landmarks), root.path), lambda _: f"--train_data_root {root}")
-    else:
-        points = np.zeros((len(names), 0, 2))
+    points = given_landmarks(names, landmarks, root.path, lambda _: f"--train_data_root {root}")
     notes = (*_named(f"folders of {root} without images left out", empty), *stray_note(root.path, stray))
     notes += others_note(root.path, others)
     faces = LabelledFaces(root, names, points, labels.astype(np.int64), identities, notes=notes)

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fr.data.faces import FRACTIONS, LabelledFaces, check_first_image, check_landmarks, refuse
-from fr.data.landmark_csv import landmark_table, landmarks_of
+from fr.data.landmark_csv import given_landmarks
 from fr.data.lines import Lines, folder_classes, read_lines, sorted_classes, true_rows
 from fr.data.readers.source import Format, text_files
 from fr.errors import InputError
@@ -41,10 +41,7 @@ def read_labelled_list(root: DataRoot, list_file: str, landmarks: str) -> Labell
     lines = read_lines(Path(list_file))
     path, identity = lines.columns(parts_of(lines.texts), 2, "`path id`")
     names = lines.paths(path, root)
-    if landmarks:
-        points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
-    else:
-        points = np.zeros((len(names), 0, 2))
+    points = given_landmarks(names, landmarks, lines.path, lines.where)
     ids = identity.unique().to_pylist()
     numbered = all(re.fullmatch(_WHOLE, name) for name in ids)
     labels, identities = sorted_classes(identity, int if numbered else None)

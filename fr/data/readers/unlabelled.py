@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fr.data.faces import LabelledFaces, check_first_image, check_landmarks
-from fr.data.landmark_csv import landmark_table, landmarks_of
+from fr.data.landmark_csv import given_landmarks
 from fr.data.lines import read_lines
 from fr.data.readers.folders import images_below, others_note
 from fr.data.readers.source import Format, text_files
@@ -43,9 +43,7 @@ def read_images(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces
         source, where = root.path, lambda _: f"--train_data_root {root}"
     if not len(names):
         raise InputError(f"--train_data_root {root}: no image in it")
-    if landmarks:
-        return _unlabelled(root, names, landmarks_of(names, landmark_table(Path(landmarks), source), where), notes)
-    return _unlabelled(root, names, np.zeros((len(names), 0, 2)), notes)
+    return _unlabelled(root, names, given_landmarks(names, landmarks, source, where), notes)
 
 
 def read_trillion_pairs_test(root: DataRoot, list_file: str) -> LabelledFaces:

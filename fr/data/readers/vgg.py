@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fr.data.faces import LabelledFaces, check_first_image, refuse
-from fr.data.landmark_csv import landmark_table, landmarks_of
+from fr.data.landmark_csv import given_landmarks
 from fr.data.lines import Lines, folder_classes, read_lines
 from fr.data.readers.source import Format, Source, text_files
 from fr.errors import InputError
@@ -25,14 +25,14 @@ _META_ROW = re.compile(
 def read_vgg(root: DataRoot, list_file: str, landmarks: str, meta_file: str = "") -> LabelledFaces:
     """VGGFace2: `n000002/0001_01.jpg` a line, joined with bb_landmark's table by name.
 
-    landmarks: the bb_landmark folder (the table is chosen by the list's file name, as in
-    face_recognition.pytorch), or one CSV. Labels count the identities of the list in order of first appearance, or
-    with a meta_file in its order (`label_order`). InputError names file and line of what doesn't fit.
+    landmarks: the bb_landmark folder (the table is chosen by the list's file name, as in face_recognition.pytorch), or
+    one CSV; "" for none. Labels count the identities of the list in order of first appearance, or with a meta_file in
+    its order (`label_order`). InputError names file and line of what doesn't fit.
     """
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
     names = _names(lines, root)
-    points = landmarks_of(names, landmark_table(Path(landmarks), lines.path), lines.where)
+    points = given_landmarks(names, landmarks, lines.path, lines.where)
     labels, identities = folder_classes(names)
     if meta_file:
         labels, identities = _by_meta(lines, labels, identities, Path(meta_file))

@@ -1,0 +1,102 @@
+"""Whole verification sets at one path: what a file of this folder says of a form of them, and what forms share."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from fr.data.faces import VerificationFaces
+from fr.data.landmark_csv import landmark_csvs
+from fr.data.pairs.pair_faces import ENDINGS, Pairs
+from fr.errors import InputError
+from fr.files.data_root import DataRoot
+from fr.options.names import SET_NAMES
+
+IMAGES, LFW_LANDMARKS = "lfw", "lfw_landmark.txt"
+LANDMARKS = (LFW_LANDMARKS, "landmarks.txt", "landmarks.csv")
+# landmark5.txt, lfw_landmarks.txt, bb_landmark/, cfp_lmk.csv, x_5pts.txt
+_LIKE_LANDMARKS = re.compile(r"landmark|lmk|(^|[^a-z0-9])5 ?pts?([^a-z0-9]|$)|keypoint", re.IGNORECASE)
+
+
+class SetForm(NamedTuple):
+    """Form of whole sets, as a file of this folder has it for `fr/options/names.py`.
+
+    expected: what is at such a path, for a message. is_at: whether a set of this form is at a path. read: name and
+    faces of the set at a root, by --val_set and the option that named the root; InputError where it can't be read.
+    """
+
+    expected: str
+    is_at: Callable[[Path], bool]
+    read: Callable[[DataRoot, str, str], tuple[str, VerificationFaces]]
+
+
+def check_kind(kind: str, form: str, path: Path) -> None:
+    """InputError for a kind that is another form; the others are names."""
+    if kind in ("pairs", "bin") and kind != form:
+        raise InputError(f"{path}: not {kind}, but of the form {form}")
+
+
+def set_name(path: Path, form: str, kind: str) -> str:
+    """Name of a set in metrics: a known set's name, or the file's."""
+    if kind not in ("auto", "pairs", "bin"):
+        return kind
+    stem = path.stem.lower()
+    known = next((name for part, name in SET_NAMES.items() if part in stem), "lfw" if form == "lfw" else "")
+    return known or re.sub(r"\W+", "_", stem).strip("_") or form
+
+
+def named_landmarks(folder: Path) -> str:
+    """Landmark file of a set's folder, by its name; "" = none."""
+    return next((str(folder / name) for name in LANDMARKS if (folder / name).is_file()), "")
+
+
+def landmarks_in(folder: Path) -> str:
+    """Same as `named_landmarks`, with InputError where there seems to be one under another name."""
+    if named := named_landmarks(folder):
+        return named
+    try:
+        found = sorted(name for name in os.listdir(folder) if _LIKE_LANDMARKS.search(name))
+    except OSError as error:
+        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
+    if found:
+        raise InputError(
+            f"{folder}: {', '.join(found[:3])} looks like landmarks, which are read from {' or '.join(LANDMARKS)} "
+            "alone: rename it, or move it away if the images are aligned crops"
+        )
+    return ""
+
+
+def landmark_file(folder: Path) -> str:
+    """The landmark file in a folder given as --val_landmarks: of a set, or its only CSV."""
+    if named := named_landmarks(folder):
+        return named
+    tables = landmark_csvs(folder)
+    if len(tables) != 1:
+        names = ", ".join(path.name for path in tables[:3]) or f"none, nor {', '.join(LANDMARKS)}"
+        raise InputError(f"--val_landmarks {folder}: a folder; give the file itself; its CSV files: {names}")
+    return str(tables[0])
+
+
+def images_in(folder: Path, pairs: Pairs) -> Path:
+    """The folder that the paths start from: that of the list, or one in it, `lfw` before others.
+
+    It is the one where the first image exists, with any of ENDINGS.
+    """
+    try:
+        inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    except OSError as error:
+        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
+    inside.sort(key=lambda name: name != IMAGES)
+    first = next(iter(pairs.where))
+    stem = first.removesuffix(Path(first).suffix)
+    names = (first, *(stem + ending for ending in ENDINGS))
+    candidates = (folder / IMAGES, folder, *(folder / name for name in inside))
+    return next((place for place in candidates if any(_is_file(place / name) for name in names)), folder)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        return False

@@ -1,0 +1,87 @@
+"""The commands: scripts of a checkout, `python tools/detect_faces.py`, and of an installed package, `fr-detect`.
+
+Both are the same files. An installed package has them in fr/scripts/, with the recipes.
+"""
+
+import os
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[1]
+_INSTALLED = (_PACKAGE / "scripts").is_dir()
+SCRIPTS = _PACKAGE / "scripts" if _INSTALLED else _PACKAGE.parent  # the folder of train.py, tools/ and configs/
+# Command of an installed package → script; pyproject.toml has the same.
+COMMANDS = {
+    "fr-train": "train.py",
+    "fr-evaluate": "evaluate_lfw.py",
+    "fr-align": "tools/align_faces.py",
+    "fr-benchmark": "tools/benchmark.py",
+    "fr-check": "tools/check_dataset.py",
+    "fr-choose-threshold": "tools/choose_threshold.py",
+    "fr-classify": "tools/classify.py",
+    "fr-compare-losses": "tools/compare_losses.py",
+    "fr-compare-models": "tools/compare_models.py",
+    "fr-compare-runs": "tools/compare_runs.py",
+    "fr-count-flops": "tools/count_flops.py",
+    "fr-detect": "tools/detect_faces.py",
+    "fr-evaluate-ijb": "tools/evaluate_ijb.py",
+    "fr-export-onnx": "tools/export_onnx.py",
+    "fr-export-weights": "tools/export_weights.py",
+    "fr-extract": "tools/extract_features.py",
+    "fr-identify": "tools/identify.py",
+    "fr-import-weights": "tools/import_weights.py",
+    "fr-label-noise": "tools/label_noise.py",
+    "fr-make-list": "tools/make_list.py",
+    "fr-sample-data": "tools/make_sample_data.py",
+    "fr-pack": "tools/pack_dataset.py",
+    "fr-plot-roc": "tools/plot_roc.py",
+    "fr-show-batch": "tools/show_batch.py",
+}
+_NAMES = {script: command for command, script in COMMANDS.items()}
+_CALL = re.compile(rf"(python |torchrun (?:--\w+ \w+ )*)?\b({'|'.join(map(re.escape, _NAMES))})(?!\w)")
+
+
+def run_script() -> None:
+    """Run the script of the command that this process was started as, as `python SCRIPT` does in a checkout."""
+    command = Path(sys.argv[0]).name
+    sys.path.insert(0, str(SCRIPTS))
+    runpy.run_path(str(SCRIPTS / COMMANDS[command]), run_name="__main__")
+
+
+def command_name(script: str) -> str:
+    """Name of a script in its messages: as a user calls it."""
+    return _NAMES.get(script, script) if _INSTALLED else script
+
+
+def as_called(text: str) -> str:
+    """A text that calls scripts, such as the docstring of one, with the calls that work here."""
+
+    def call(match: re.Match[str]) -> str:
+        launcher = match[1] or ""
+        return (f"{launcher}--no-python " if launcher.startswith("torchrun") else "") + _NAMES[match[2]]
+
+    return _CALL.sub(call, text) if _INSTALLED else text
+
+
+def recipe(path: str) -> str:
+    """Path of a recipe: `configs/NAME.yml` that isn't in this folder is the one that comes with the scripts."""
+    return str(SCRIPTS / path) if path.startswith("configs/") and not os.path.exists(path) else path
+
+
+def next_command(script: str, *words: str) -> str:
+    """Line that ends a command's output: the command that comes next, as a shell takes it from this folder.
+
+    script, and words that begin with @: paths below `SCRIPTS`.
+    """
+    words = tuple(f"@{_from_here(word[1:])}" if word.startswith("@") else word for word in words)
+    call = [_NAMES[script]] if _INSTALLED else ["python", _from_here(script)]
+    return f"next: {shlex.join([*call, *words])}"
+
+
+def _from_here(name: str) -> str:
+    path = SCRIPTS / name
+    here = os.path.relpath(path)
+    return str(path) if here.startswith("..") else here

@@ -1,0 +1,243 @@
+"""Thresholds for a wanted error rate, from the images of some people, with bounds of the true rates.
+
+Two questions are answered. Verification (1:1): at which score are so few pairs of different people accepted, FMR?
+Identification (1:N): at which score is so small a share of strangers taken for somebody in a gallery of so many people,
+FPIR? Rates as ISO/IEC 19795-1 and NIST IR 8271 define them; a score is a cosine, and is accepted above the threshold.
+
+The scores of one person depend on each other, so people are what is counted. A rate's effective number of trials is
+that whose binomial variance is the rate's, as the jackknife over people estimates it (Efron & Stein 1981, which errs to
+the safe side), and no more than the pairs of people, or people. The threshold is chosen by the same scores, at the
+k-th of n: the true rate there has a beta distribution, whatever the scores' distribution, if they are independent
+(order statistics); of effective k and n that gives the upper bound.
+
+Letters: I images, P people, E embedding size, N people in a gallery.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv, gammaln
+
+from fr.errors import InputError
+from fr.evaluation.intervals import LEVEL, Interval, clopper_pearson
+from fr.recognition.gallery import Places, Rows, blocks
+
+ENOUGH = 3  # expected events without one of which a rate isn't known: e⁻³ = 5 % (the "rule of three")
+LOOSE = 1.5  # a bound so many times the rate is called close
+_MOST = 1 << 30  # entries of a table of scores: 4 GB
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold and the rates at it.
+
+    threshold: cosine distance, 1 - score. wanted: the rate that was asked for. measured: the highest rate that doesn't
+    exceed it. bound: upper 95 % bound of the true rate. misses: share of the searches, or pairs, of people who are
+    known that aren't accepted (FNMR, FNIR), and its 95 % interval; None without any. people: P. needed: people for a
+    bound of LOOSE times the wanted rate, if they are like these.
+    """
+
+    threshold: float
+    wanted: float
+    measured: float
+    bound: float
+    misses: float | None
+    misses_interval: Interval | None
+    people: int
+    needed: int
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def check_fmr(people: int, fmr: float) -> None:
+    """InputError for a false match rate that so few people don't tell."""
+    if people * (people - 1) / 2 * fmr < ENOUGH:
+        needed = math.ceil((1 + math.sqrt(1 + 8 * ENOUGH / fmr)) / 2)
+        raise InputError(
+            f"{people:,} people make {people * (people - 1) // 2:,} pairs of people: a false match rate of {fmr:g} "
+            f"needs {ENOUGH / fmr:,.0f} at least, of {needed:,} people"
+        )
+
+
+def check_fpir(people: int, fpir: float, gallery: int) -> None:
+    """InputError for a gallery, or a false positive identification rate, that so few people don't tell."""
+    if gallery > people - 1:
+        raise InputError(f"a gallery of {gallery:,} people needs {gallery + 1:,} at least, and there are {people:,}")
+    if people * fpir < ENOUGH:
+        raise InputError(
+            f"{people:,} people are as many strangers: a rate of {fpir:g} needs {math.ceil(ENOUGH / fpir):,} at least"
+        )
+
+
+def verification_point(rows: Rows, person: Places, fmr: float) -> OperatingPoint:
+    """The threshold for a false match rate.
+
+    rows: [I, E] of norm 1. person: [I] from 0 to P - 1, none without an image. InputError as `check_fmr`.
+    """
+    images = np.bincount(person).astype(np.float64)  # [P]
+    people = len(images)
+    check_fmr(people, fmr)
+    per_person = images * (len(rows) - images)  # pairs with others
+    pairs = per_person.sum() / 2
+    scores, pair = _highest(rows, person, int(fmr * pairs) + 1)
+    score = float(scores.min())  # the first that the rate doesn't admit
+    accepted = np.bincount(person[pair[scores > score]].ravel(), minlength=people)
+    without = (accepted.sum() / 2 - accepted) / (pairs - per_person)
+    measured = float(accepted.sum() / 2 / pairs)
+    trials = _effective(measured, without, people * (people - 1) / 2)
+    misses, interval = _false_non_matches(rows, person, score)
+    return _point(score, fmr, measured, trials, misses, interval, people)
+
+
+def identification_point(rows: Rows, person: Places, fpir: float, gallery: int) -> OperatingPoint:
+    """The threshold for a false positive identification rate in a gallery of `gallery` people, with all their images.
+
+    Each image is searched as a stranger's: the mean is over all galleries of that many of the other people, which
+    combinatorics give without drawing any. Then as one of a person in the gallery, with the person's other images.
+    rows, person: as of `verification_point`. InputError as `check_fpir`, or for too many scores.
+    """
+    people = int(person.max()) + 1
+    check_fpir(people, fpir, gallery)
+    best, own = _best_of_people(rows, person, people)
+    admitted, score = -1.0, 1.0  # bisection: the rate at `admitted` is too high, that at `score` isn't
+    while score - admitted > 1e-7:
+        middle = (admitted + score) / 2
+        if _false_positives(best, middle, people, gallery).mean() > fpir:
+            admitted = middle
+        else:
+            score = middle
+    positive = _false_positives(best, score, people, gallery)
+    trials = _effective(float(positive.mean()), _without_each(best, person, score, people, gallery), people)
+    known = own > -np.inf
+    if not known.any():
+        return _point(score, fpir, float(positive.mean()), trials, None, None, people)
+    first = _no_better(np.count_nonzero(best[known] < own[known, None], axis=1) - 1, people - 1, gallery - 1)
+    missed = 1 - first * (own[known] > score)
+    misses = float(missed.mean())
+    interval = clopper_pearson(misses, _effective(misses, _means_without(missed, person[known]), people))
+    return _point(score, fpir, float(positive.mean()), trials, misses, interval, people)
+
+
+def upper_bound(rate: float, trials: float) -> float:
+    """Upper 95 % bound of the rate at a score that was chosen for `rate` among so many independent trials."""
+    return float(betaincinv(rate * trials + 1, (1 - rate) * trials, LEVEL)) if rate < 1 else 1.0
+
+
+def _point(
+    score: float,
+    wanted: float,
+    measured: float,
+    trials: float,
+    misses: float | None,
+    interval: Interval | None,
+    people: int,
+) -> OperatingPoint:
+    close = ENOUGH / wanted
+    while upper_bound(wanted, close) > LOOSE * wanted:
+        close *= 1.05
+    needed = math.ceil(people * max(1.0, close / trials))  # of a variance that falls with the people, not their pairs
+    bound = upper_bound(measured, trials)
+    return OperatingPoint(1 - score, wanted, measured, bound, misses, interval, people, needed)
+
+
+def _effective(rate: float, without: NDArray[np.float64], most: float) -> float:
+    """Effective number of trials of a rate. without: [P] the rate without each of the people."""
+    count = len(without)
+    variance = float((count - 1) / count * ((without - without.mean()) ** 2).sum())
+    return min(most, rate * (1 - rate) / variance) if variance > 0 else most
+
+
+def _highest(rows: Rows, person: Places, count: int) -> tuple[NDArray[np.float32], Places]:
+    """The `count` highest scores of pairs of different people, in any order, and the rows of each pair [count, 2]."""
+    scores, pairs = np.empty(0, dtype=np.float32), np.empty((0, 2), dtype=np.int64)
+    for part in blocks(len(rows), len(rows)):
+        products = rows[part] @ rows.T
+        first = np.arange(len(rows))[part]
+        products[(person[first][:, None] == person) | (first[:, None] > np.arange(len(rows)))] = -np.inf
+        least = scores.min() if len(scores) == count else -np.float32(np.inf)
+        row, other = np.nonzero(products > least)
+        scores = np.concatenate([scores, products[row, other]])
+        pairs = np.concatenate([pairs, np.stack([first[row], other], axis=1)])
+        if len(scores) > count:
+            kept = np.argpartition(scores, len(scores) - count)[-count:]
+            scores, pairs = scores[kept], pairs[kept]
+    return scores, pairs
+
+
+def _false_non_matches(rows: Rows, person: Places, score: float) -> tuple[float | None, Interval | None]:
+    """Share of a person's pairs that aren't accepted, over all pairs, and its interval."""
+    counts = []  # of each person with two images: rejected, all
+    for one in range(int(person.max()) + 1):
+        mine = rows[person == one]
+        if len(mine) > 1:
+            pairs = (mine @ mine.T)[np.triu_indices(len(mine), 1)]
+            counts.append((np.count_nonzero(pairs <= score), len(pairs)))
+    if not counts:
+        return None, None
+    rejected, pairs = np.array(counts, dtype=np.float64).T
+    rate = float(rejected.sum() / pairs.sum())
+    if len(counts) == 1:
+        return rate, None
+    without = (rejected.sum() - rejected) / (pairs.sum() - pairs)
+    return rate, clopper_pearson(rate, _effective(rate, without, len(counts)))
+
+
+def _best_of_people(rows: Rows, person: Places, people: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Best score of each image with each of the others [I, P], own ones -inf; and with the own other images [I]."""
+    if len(rows) * people > _MOST:
+        raise InputError(f"{len(rows):,} images of {people:,} people are too many: {_MOST:,} scores; leave some out")
+    order = np.argsort(person, kind="stable")
+    starts = np.searchsorted(person[order], np.arange(people))
+    best = np.empty((len(rows), people), dtype=np.float32)
+    for part in blocks(len(rows), len(rows)):
+        products = rows[part] @ rows[order].T
+        products[order == np.arange(len(rows))[part][:, None]] = -np.inf  # an image with itself
+        best[part] = np.maximum.reduceat(products, starts, axis=1)
+    here = np.arange(len(rows))
+    own = best[here, person].copy()
+    best[here, person] = -np.inf
+    return best, own
+
+
+def _no_better(worse: NDArray[np.int64], others: int, drawn: int) -> NDArray[np.float64]:
+    """Probability that all `drawn` of the `others` are among the `worse`: C(worse, drawn) / C(others, drawn)."""
+
+    def log_ways(people: NDArray[np.int64]) -> NDArray[np.float64]:
+        ways: NDArray[np.float64] = gammaln(people + 1.0) - gammaln(np.maximum(people - drawn, 0) + 1.0)
+        return ways
+
+    return np.where(worse >= drawn, np.exp(log_ways(worse) - log_ways(np.array(others))), 0.0)
+
+
+def _false_positives(best: NDArray[np.float32], score: float, people: int, gallery: int) -> NDArray[np.float64]:
+    """Probability [I] that an image of a stranger is accepted, by a gallery of that many of the others."""
+    worse = np.count_nonzero(best <= score, axis=1) - 1  # without the own column
+    return 1 - _no_better(worse, people - 1, gallery)
+
+
+def _without_each(
+    best: NDArray[np.float32], person: Places, score: float, people: int, gallery: int
+) -> NDArray[np.float64]:
+    """Mean of `_false_positives` [P] without each of the people, as strangers and in the galleries."""
+    drawn = min(gallery, people - 2)
+    worse = np.count_nonzero(best <= score, axis=1) - 1
+    if_worse, if_better = (1 - _no_better(count, people - 2, drawn) for count in (worse - 1, worse))
+    without = np.empty(people)
+    for one in range(people):
+        others = person != one
+        chances = np.where(best[others, one] <= score, if_worse[others], if_better[others])
+        without[one] = chances.mean()
+    return without
+
+
+def _means_without(values: NDArray[np.float64], person: Places) -> NDArray[np.float64]:
+    """Mean of the values of all people but one, for each who has some."""
+    sums, counts = np.bincount(person, values), np.bincount(person)
+    there = counts > 0
+    means: NDArray[np.float64] = ((values.sum() - sums) / np.maximum(len(values) - counts, 1))[there]
+    return means

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Choose the threshold for a wanted error rate, on images of people as one's own camera takes them.
+
+    python tools/choose_threshold.py people door.json --snap t.pt --fmr 1e-3                        # 1:1
+    python tools/choose_threshold.py people door.json --snap t.onnx --fpir 0.01 --gallery_size 50   # 1:N
+
+The folder has a folder per person, as the gallery of tools/identify.py. The people shouldn't have been trained on.
+
+--fmr: of all pairs of images of different people, the share that may be accepted. --fpir: each image is searched as a
+stranger's in galleries of --gallery_size of the other people, by all of their images; the share that may be named.
+
+Printed are the threshold as a distance (1 - cosine), the rate measured at it, the upper 95 % bound of the true rate
+(images of one person aren't independent: people are counted), how many people a bound within 1.5 times the wanted rate
+would take, and the share of known people who are rejected then. A rate that so few people can't tell is refused.
+OUT.json holds the same, and is what --threshold of tools/identify.py takes. Further options: those of evaluate_lfw.py
+for model, preprocessing and device. To install the detector: bash init_venv.sh --with detect
+"""
+
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+    from fr.errors import refuse_early
+    from tools.options.choose_threshold import options
+
+    refuse_early("tools/choose_threshold.py", options)
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from fr.data.readers.folders import images_below
+from fr.distributed import open_ranks
+from fr.errors import InputError, run_plainly
+from fr.evaluation.scored_model import open_model
+from fr.evaluation.scoring import wants_flip
+from fr.files.data_root import DataRoot
+from fr.options.commands import next_command
+from fr.recognition.gallery import normalised_rows
+from fr.recognition.operating_points import (
+    LOOSE,
+    OperatingPoint,
+    check_fmr,
+    check_fpir,
+    identification_point,
+    verification_point,
+)
+from tools.identifying.portraits import Looking, embedded, person_of
+from tools.identifying.thresholds import write_threshold
+from tools.options.choose_threshold import options as read_options
+from tools.options.detect_faces import settings_of
+
+
+def main(argv: list[str]) -> int:
+    arguments, resolved = read_options(argv)
+    options = resolved.values
+    with open_ranks(options.device) as ranks:
+        if ranks.world_size > 1:
+            raise InputError("runs in one process only: start it without torchrun")
+        root = DataRoot(Path(arguments.people), options.allow_outside)
+        root.check_exists("FOLDER")
+        _check(len({person_of(name) for name in images_below(root)}), arguments)  # before minutes of work
+        model = open_model(options, ranks.device)
+        print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
+        looking = None if arguments.aligned else Looking(settings_of(arguments), str(ranks.device), arguments.face)
+        portraits, embeddings = embedded("FOLDER", arguments.people, looking, model, resolved, ranks)
+        names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
+        person = np.unique(names, return_inverse=True)[1].astype(np.int64)
+        rows = normalised_rows(embeddings)
+        if arguments.fmr:
+            point = verification_point(rows, person, arguments.fmr)
+        else:
+            point = identification_point(rows, person, arguments.fpir, arguments.gallery_size)
+        rate = "fmr" if arguments.fmr else "fpir"
+        flipped = wants_flip(resolved, model)
+        write_threshold(arguments.out, point, rate, arguments.gallery_size or 0, Path(options.snap), flipped)
+        print("\n".join([f"{len(rows):,} images of {point.people:,} people", *_lines(point, rate)]))
+        use = ("--gallery", "GALLERY", "--input", "NEW_IMAGES", "--out", "seen", "--threshold", str(arguments.out))
+        print(next_command("tools/identify.py", "--snap", options.snap, *use))
+    return 0
+
+
+def _check(people: int, arguments: argparse.Namespace) -> None:
+    if arguments.fmr:
+        check_fmr(people, arguments.fmr)
+    else:
+        check_fpir(people, arguments.fpir, arguments.gallery_size)
+
+
+def _lines(point: OperatingPoint, rate: str) -> list[str]:
+    known = "FNMR" if rate == "fmr" else "FNIR"
+    lines = [
+        f"threshold (distance): {point.threshold:.4f}",
+        f"{rate.upper()} there: {point.measured:.2e}, upper 95 % bound of the true one: {point.bound:.2e}",
+    ]
+    if point.bound > LOOSE * point.wanted:
+        lines.append(f"a bound of {LOOSE:g} times {point.wanted:g} takes about {point.needed:,} people")
+    if point.misses is None:
+        return [*lines, f"{known}: not measured: nobody has two images"]
+    between = point.misses_interval
+    return [*lines, f"{known}: {point.misses:.4f}" + (f" [{between[0]:.4f}, {between[1]:.4f}]" if between else "")]
+
+
+if __name__ == "__main__":
+    run_plainly("tools/choose_threshold.py", main)

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Write the weights of a snapshot for other programs: safetensors, a folder for Hugging Face's Hub, or a state dict.
+
+    python tools/export_weights.py snapshots/t_1000.pt t.safetensors      # with preprocessing, model, threshold
+    python tools/export_weights.py snapshots/t_1000.pt t_hub --license cc-by-nc-4.0
+    python tools/export_weights.py snapshots/t_1000.pt backbone.pth       # iresnet*, mbf: insightface's keys
+    python evaluate_lfw.py --snap t.safetensors --val_data_root /data/lfw
+
+The safetensors file describes itself in its metadata, so that all tools and --init_from take it as the snapshot; keys
+as in ONNX files: face_recognition.preprocessing and face_recognition.model, both JSON. The folder holds such a file as
+model.safetensors, the same facts as config.json, and a model card, README.md, which is kept where there is one.
+`hf upload USER/NAME FOLDER` publishes it. A .pth file holds the weights alone, under the keys of the model here.
+"""
+
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+    from fr.errors import refuse_early
+    from tools.options.export_weights import options
+
+    refuse_early("tools/export_weights.py", options)
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from fr.errors import InputError, run_plainly
+from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
+from fr.files import safetensors
+from fr.files.durable import write_whole
+from fr.files.model_metadata import as_strings
+from fr.files.names import HUB_WEIGHTS
+from fr.options.commands import next_command
+from fr.preprocessing import Preprocessing
+from fr.report.model_card import CARD, model_card
+from tools.options.export_weights import options as read_options
+
+_METRICS = ("accuracy", "auc")
+
+
+def main(argv: list[str]) -> int:
+    arguments = read_options(argv)
+    snap, out = arguments.snap, arguments.out
+    contents, contract = read_backbone(snap)
+    tensors = load_backbone(snap, contents, contract.input_size, arguments.averaged).state_dict()
+    if out.suffix == ".pth" and not arguments.folder:
+        _write(out, lambda file: torch.save(dict(tensors), file))
+        print(f"which says neither model nor input: {contents.model}, {contract.describe()}")
+        print(next_command("tools/import_weights.py", str(out), "OUT.pt", "--model", contents.model))
+        return 0
+    facts = exported_facts(snap, contents, arguments.averaged)
+    if arguments.folder:
+        metrics = {name: contents.metrics.get(f"ema_{name}" if arguments.averaged else name) for name in _METRICS}
+        _describe(out, contract, facts, model_card(out.resolve().name, contract, facts, metrics, arguments.license))
+    metadata = {"format": "pt", **as_strings(contract, facts)}  # the first for transformers
+    _write(out / HUB_WEIGHTS if arguments.folder else out, lambda file: safetensors.write(file, tensors, metadata))
+    if arguments.folder:
+        print(f"say in {out / CARD} what data it was trained on, then: hf upload USER/{out.resolve().name} {out}")
+    print(next_command("evaluate_lfw.py", "--snap", str(out), "--val_data_root", "LFW"))
+    return 0
+
+
+def _describe(folder: Path, contract: Preprocessing, facts: dict[str, Any], card: str) -> None:
+    """Write config.json, and the model card if there is none."""
+    config = json.dumps({**facts, "preprocessing": contract.as_dict()}, indent=2) + "\n"
+    _write(folder / "config.json", lambda file: file.write(config.encode()))
+    if (folder / CARD).exists():
+        print(f"{folder / CARD}: kept as it is")
+    else:
+        _write(folder / CARD, lambda file: file.write(card.encode()))
+
+
+def _write(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, write_into)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror}") from error
+    print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    run_plainly("tools/export_weights.py", main)

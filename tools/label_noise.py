@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""List images of a training set whose labels are probably wrong, by a training with several centres a class.
+
+    python train.py @configs/my_config.yml --sub_centers 3 --margin_type arc --m 0.5
+    python tools/label_noise.py --out noise --snap t.pt --train_dataset list --train_data_root photographs \\
+        --train_list lists/train.txt --aligned
+
+In such a training the clean images of a class gather around one of its centres, the dominant one, and most wrong ones
+around others (Sub-center ArcFace, Deng et al., ECCV 2020, sec. 3.4). Listed is an image whose nearest centre of its
+class isn't the one to which most of the class's images are nearest, and whose angle to that one is above --min_angle.
+The data options are those of the training. --out gets
+
+    label_noise.csv      path, identity, angles to the dominant and to the nearest centre [degrees]
+    cleaned_<list>.txt   the list without these images, for --train_list of a training with one centre a class
+
+The cleaned list has the format that was read, `list` for folders; there is none for shards. Works under torchrun.
+"""
+
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+    from fr.errors import refuse_early
+    from tools.options.label_noise import options
+
+    refuse_early("tools/label_noise.py", options)
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from fr.data.bad_images import BadImages
+from fr.distributed import gather_objects, open_ranks
+from fr.errors import InputError, run_plainly
+from fr.files.durable import write_result
+from fr.losses.sharded import SHORTEST
+from tools.check_dataset import cleaned_list, list_lines
+from tools.features.classes import Indices
+from tools.features.labelled import LabelledImages, labelled_images
+from tools.features.parts import Features, Part, extract
+from tools.options.label_noise import options as read_options
+
+Angles = NDArray[np.float64]
+
+
+def main(argv: list[str]) -> int:
+    resolved = read_options(argv)
+    options = resolved.values
+    with open_ranks(options.device) as ranks:
+        images = labelled_images(resolved, ranks)
+        if images.sub_centers == 1:
+            raise InputError(f"{options.snap}: has one centre a class; train with --sub_centers 3, say")
+        own: list[tuple[Indices, Angles]] = []
+        if ranks.is_main and images.overrides:
+            print("\n".join(images.overrides), flush=True)
+        bad, extractor = BadImages(options.max_bad_images), images.extractor
+
+        def take(_part: Part, features: Features) -> None:
+            if len(features.rows):
+                own.append((features.rows, _angles(images, features)))
+
+        extract(extractor, extractor.parts(images.rows), ranks, bad, take)
+        every = [part for of_rank in gather_objects(own) for part in of_rank]
+        if not every:
+            raise InputError("none of the images can be used", *bad.listed[:1])
+        if not ranks.is_main:
+            return 0
+        rows, angles = (np.concatenate(parts) for parts in zip(*every, strict=True))
+        order = np.argsort(rows)
+        rows, angles = rows[order], angles[order]
+        dominant, noisy = on_minor_centres(angles, images.targets[rows], options.min_angle)
+        faces, out, found = images.faces, Path(options.out), rows[noisy]
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["path", "identity", "dominant_angle", "nearest_angle"])
+        for row, far, near in zip(found.tolist(), dominant[noisy], angles[noisy].min(axis=1), strict=True):
+            table.writerow([faces.names[row].as_py(), faces.identities[faces.labels[row]], f"{far:.1f}", f"{near:.1f}"])
+        files = {"label_noise.csv": text.getvalue().encode()}
+        stays = np.ones(len(faces), dtype=bool)
+        stays[found] = False
+        if (lines := list_lines(options, faces)) is not None:
+            files |= cleaned_list(options, lines, stays)
+        for name, content in files.items():
+            write_result(out / name, content)
+        said = f"{len(found):,} of {len(rows):,} images above {options.min_angle:g}° on a minor centre of their class"
+        wrote = ", ".join(str(out / name) for name in files)
+        print("\n".join([*resolved.notes, *faces.notes, said, f"wrote {wrote}"]))
+    return 0
+
+
+def _angles(images: LabelledImages, features: Features) -> Angles:
+    """Angles [n, K] of images to the centres of their classes, in degrees."""
+    unit = functional.normalize(torch.from_numpy(features.values).double(), eps=SHORTEST)
+    centres = images.head[images.targets[features.rows]].double().view(len(unit), images.sub_centers, -1)
+    cosines = torch.einsum("ne,nke->nk", unit, functional.normalize(centres, dim=2, eps=SHORTEST))
+    angles: Angles = cosines.clamp(-1, 1).arccos().rad2deg().numpy()
+    return angles
+
+
+def on_minor_centres(angles: Angles, targets: Indices, min_angle: float) -> tuple[Angles, NDArray[np.bool_]]:
+    """Angles to the dominant centre of each image's class [n], and which images are probably wrongly labelled [n].
+
+    angles [n, K] to the centres of its class, targets [n]. Of centres with equally many images the first is dominant.
+    """
+    nearest = angles.argmin(axis=1)
+    counts = np.zeros((targets.max() + 1, angles.shape[1]), dtype=np.int64)
+    np.add.at(counts, (targets, nearest), 1)
+    dominant = counts.argmax(axis=1)[targets]
+    to_dominant = angles[np.arange(len(angles)), dominant]
+    return to_dominant, (nearest != dominant) & (to_dominant > min_angle)
+
+
+if __name__ == "__main__":
+    run_plainly("tools/label_noise.py", main)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import train
-from fr.onnx.model import CONTRACT_KEY
+from fr.files.model_metadata import CONTRACT_KEY
 from fr.options.definitions import train_options
 from fr.options.names import TIMM
 from fr.preprocessing import Preprocessing

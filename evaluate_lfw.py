@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from fr.data.verification_set import FOLDER
@@ -40,7 +41,8 @@ from fr.distributed import open_ranks
 from fr.errors import run_plainly
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.pair_statistics import Metric, lines, pair_statistics, record
-from fr.evaluation.roc import roc_curve
+from fr.evaluation.rejection import fnmr_after_rejection
+from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
@@ -120,7 +122,7 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
     """Print how people in other images are identified, after a training on folders of people."""
     config = model.config
     if config.get("train_dataset") in ("list", "folder") and not config.get("aligned"):
-        people = os.path.join(config.get(FOLDER, ""), config["train_data_root"])
+        people = os.path.normpath(os.path.join(config.get(FOLDER, ""), config["train_data_root"]))
         images = ["--input", "NEW_IMAGES", "--out", "seen"]
         print(next_command("tools/identify.py", "--snap", options.snap, "--gallery", people, *images))
 
@@ -167,7 +169,20 @@ def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str,
     title = f"{Path(snap).name} on {scored.pair_set.source}"
     verification, scores, same = scored.verification, scored.scores, scored.faces.same
     worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
-    return write_report(folder, verification, scores, same, _facts(snap, scored), title, worst, statistics)
+    rejection = _rejection(scored)
+    return write_report(folder, verification, scores, same, _facts(snap, scored), title, worst, statistics, rejection)
+
+
+def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:
+    """FNMR where pairs of short embeddings are rejected, by threshold; empty for embeddings of one length."""
+    if scored.model.unit_length:
+        return {}
+    same = scored.faces.same
+    quality = np.linalg.norm(scored.embeddings, axis=1).astype(np.float64)[scored.faces.pairs]
+    roc = roc_curve(scored.scores, same)
+    fars = [far for far in FARS[:3] if false_matches(far, int(np.count_nonzero(~same)))]
+    places = {f"threshold of FMR {far:g}": score_at(roc, far) for far in fars}
+    return {name: fnmr_after_rejection(scored.scores, same, quality, place) for name, place in places.items()}
 
 
 def _facts(snap: str, scored: Scored) -> dict[str, str]:

@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     SAMPLING = 4
     PIXELS = 5
     FEATURES = 6
+    MIXING = 7
+    DROPS = 8
 
 
 def generator(seed: int, purpose: Purpose, epoch: int = 0, first_count: int = 0) -> np.random.Generator:

@@ -22,7 +22,7 @@ from tests.builders.training_formats import LINES, Data, write_table
 from tests.conftest import Losses, data_options, launch, losses, validation_options
 from tests.planted_faults import EXPECTED, Planted, spoil
 from tools.check_dataset import list_lines, main
-from tools.dataset import image_facts
+from tools.dataset import image_facts, registration
 from tools.dataset.checks import _suspicious, check, plain_name, same_names
 from tools.dataset.image_facts import ImageFacts
 from tools.options.check_dataset import DROPPED, KINDS, Limits
@@ -60,7 +60,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(workers)
         return map(function, items)
 
-    monkeypatch.setattr(image_facts, "map_in_processes", here)
+    for module in (image_facts, registration):
+        monkeypatch.setattr(module, "map_in_processes", here)
     return asked
 
 

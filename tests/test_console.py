@@ -134,6 +134,7 @@ REFUSED = {
     "tools/make_list.py": ["none", "none", "--val", "1"],
     "tools/make_sample_data.py": ["none", "--workers", "none"],
     "tools/pack_dataset.py": ["--train_dataset", "tar", "--train_data_root", "none", "--out", "none", "--margin", "1"],
+    "tools/plan.py": ["--gpu", "none", "--gpus", "1", "--identities", "1"],
     "tools/plot_roc.py": ["none.txt"],
     "tools/show_batch.py": ["--out", "none.jpg"],
 }

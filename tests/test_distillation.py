@@ -143,6 +143,23 @@ def test_the_teacher_sees_the_same_draws_and_the_network_the_same_pixels_as_alon
         assert torch.equal(together[2], teachers[0])
 
 
+def test_mixing_blends_both_inputs_of_neighbouring_positions_by_the_same_shares(faces: LabelledFaces) -> None:
+    """Shares are solved for from the network's images, and give the teacher's; half of them are 0, none above 1/2."""
+    shares = []
+    blended = shown(faces, replace(OFF, mix_prob=0.5), SMALL, CONTRACT)
+    for (images, labels, for_teacher), plain in zip(blended, shown(faces, OFF, SMALL, CONTRACT), strict=True):
+        assert torch.equal(labels, plain[1])
+        for i in range(len(images)):
+            j = i + 1 if i % 2 == 0 else i - 1
+            away = plain[0][j] - plain[0][i]
+            share = ((images[i] - plain[0][i]) * away).sum() / (away**2).sum()
+            shares.append(share.item())
+            for found, alone in ((images, plain[0]), (for_teacher, plain[2])):
+                torch.testing.assert_close(found[i], alone[i] + share * (alone[j] - alone[i]), atol=1e-5, rtol=0)
+    assert 0.2 < np.mean(np.array(shares) > 1e-3) < 0.8
+    assert 0.3 < max(shares) < 0.5
+
+
 def test_a_bad_image_is_replaced_by_the_same_for_both(faces: LabelledFaces) -> None:
     Path(faces.path(3)).write_bytes(UNUSABLE["garbage"])
     alone = list(shown(faces, STRONG, CONTRACT, None))
@@ -186,7 +203,7 @@ def test_a_run_goes_on_with_its_teacher_alone(
     again = ["--snap_to_resume", "auto", "--max_iterations", "4", *RELATION, "--teacher"]
     moved = teacher.rename(tmp_path / "moved.onnx")
     run_small(*again, str(moved), out=tmp_path)
-    assert f"changed since: --teacher {teacher} → {moved}" in capsys.readouterr().out
+    assert f"changed since: --teacher {teacher} → {moved}" in capsys.readouterr().err
     other = foreign(tmp_path / "other.onnx", metadata={CONTRACT_KEY: json.dumps(replace(CONTRACT).as_dict()), "a": "b"})
     for options in ([*again, str(other)], again[:4]):
         with pytest.raises(InputError, match=r"run\.teacher is [0-9a-f]{64} there and (None|[0-9a-f]{64}) in this run"):
@@ -196,10 +213,11 @@ def test_a_run_goes_on_with_its_teacher_alone(
 def test_a_snapshot_teaches_as_its_network_embeds(run: Callable[..., Losses], tmp_path: Path) -> None:
     """A run that begins with the weights of its teacher, on the same pixels: nothing to learn, to rounding."""
     off = [word for name in ("flip", "rotate", "cutout", "blur") for word in (f"--{name}_prob", "0")]
-    off += ["--model", "mobilenet", "--max_iterations", "1", "--freeze_bn"]
-    run(*off, "--lr", "1e-9", out=tmp_path)
-    snapshot = str(tmp_path / "snapshots" / "tiny_1.pt")
-    run(*off, "--init_from", snapshot, "--teacher", snapshot, "--distill_cosine_weight", "1", out=tmp_path / "taught")
+    off += ["--model", "mobilenet", "--max_iterations"]
+    run(*off, "2", out=tmp_path)  # with batch statistics: those of the beginning let next to nothing through
+    snapshot = str(tmp_path / "snapshots" / "tiny_2.pt")
+    taught = ["--freeze_bn", "--init_from", snapshot, "--teacher", snapshot, "--distill_cosine_weight", "1"]
+    run(*off, "1", *taught, out=tmp_path / "taught")
     assert records(tmp_path / "taught" / "logs")[0]["distill_cosine_loss"] == pytest.approx(0, abs=1e-6)
 
 
@@ -243,6 +261,16 @@ def test_embeddings_of_other_sizes_are_refused_where_they_are_compared(
     )
 
 
+def test_pairs_to_blend_must_fill_a_micro_batch(
+    run_small: Callable[..., Losses], teacher: Path, tmp_path: Path
+) -> None:
+    options = ["--teacher", str(teacher), *RELATION, "--softmax_weight", "0", "--mix_prob", "1", "--accumulate", "2"]
+    assert refusals(run_small, tmp_path, *options, "--train_batch_size", "6") == (
+        "--mix_prob: blends pairs of images, and a micro-batch has 3: change --train_batch_size"
+    )
+    assert len(set(run_small(*options, "--train_batch_size", "8", out=tmp_path))) == 3
+
+
 def test_aligned_crops_of_another_template_are_refused(
     run_small: Callable[..., Losses], faces: LabelledFaces, teacher: Path, tmp_path: Path
 ) -> None:
@@ -251,3 +279,16 @@ def test_aligned_crops_of_another_template_are_refused(
     said = refusals(run_small, tmp_path / "out", *options)
     assert said.startswith(f"--teacher: {teacher} takes faces aligned to the arcface template, the crops of --aligned")
     run_small(*options, "--template", "arcface", out=tmp_path / "out")
+
+
+def test_a_centre_crop_and_an_aligned_face_are_not_mixed(
+    run_small: Callable[..., Losses], faces: LabelledFaces, teacher: Path, tmp_path: Path
+) -> None:
+    options = ["--train_dataset", "folder", "--train_data_root", str(faces.root), "--train_list", ""]
+    options += ["--train_landmarks", "", "--alignment", "center_crop", "--cutout_prob", "0", "--train_batch_size", "8"]
+    assert refusals(run_small, tmp_path / "out", *options, "--teacher", str(teacher), *RELATION) == (
+        f"--teacher: {teacher} has the alignment umeyama, the training center_crop: only one of them uses landmarks"
+    )
+    cropped = replace(CONTRACT, alignment="center_crop").as_dict()
+    other = foreign(tmp_path / "cropped.onnx", metadata={CONTRACT_KEY: json.dumps(cropped)})
+    run_small(*options, "--teacher", str(other), *RELATION, out=tmp_path / "out")

@@ -1,6 +1,7 @@
 """tools/export_weights.py: safetensors, Hub folders and state dicts hold the snapshot's numbers, and are read as it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,25 @@ def test_the_metadata_describe_the_weights_that_were_written(
     assert (opened.threshold, opened.noted, opened.preprocessing) == (threshold, [SPREADS[0]], CONTRACT)
 
 
-def test_a_training_begins_with_a_hub_folder(snap: Path, tmp_path: Path) -> None:
-    assert export_weights.main([str(snap), str(tmp_path / "hub")]) == 0
-    path = train_options([*REQUIRED, "--init_from", str(tmp_path / "hub")]).values.init_from
-    assert path == str(tmp_path / "hub" / "model.safetensors")
+def test_keywords_of_the_network_go_along(tmp_path: Path) -> None:
+    kwargs = {"drop_path_rate": 0.05, "mask_ratio": 0}
+    state = build_model("vit_t", 8, (18, 18), kwargs).state_dict()
+    contents = snapshot.SnapshotContents(
+        "vit_t", 8, Preprocessing((18, 18)).as_dict(), state_dict=state, model_kwargs=kwargs
+    )
+    snapshot.write_weights(tmp_path / "t_0.pt", contents)
+    assert export_weights.main([str(tmp_path / "t_0.pt"), str(tmp_path / "hub")]) == 0
+    assert snapshot.read(tmp_path / "hub" / "model.safetensors").model_kwargs == kwargs
+    assert "--embed_size 8 --model_kwargs drop_path_rate=0.05 mask_ratio=0\n" in (tmp_path / "hub/README.md").read_text()
+
+
+def test_a_training_begins_with_a_hub_folder_and_learns_from_it(snap: Path, tmp_path: Path) -> None:
+    hub = str(tmp_path / "hub")
+    assert export_weights.main([str(snap), hub]) == 0
+    words = ["--init_from", hub, "--teacher", hub, "--distill_cosine_weight", "1"]
+    options = train_options([*REQUIRED, *words]).values
+    path = options.init_from
+    assert path == options.teacher == str(tmp_path / "hub" / "model.safetensors")
     weights = read_weights(Path(path))
     assert (weights.source, weights.model, weights.embed_size) == (OWN, "rmnet", 16)
     assert (weights.input_size, weights.head) == ((32, 48), None)
@@ -135,13 +151,16 @@ def test_the_folder_has_a_card_and_the_facts_as_json(
     assert f"{hub}/README.md: kept as it is" in capsys.readouterr().out
 
 
-def test_a_card_without_scores_names_no_metrics(tmp_path: Path) -> None:
+def test_a_card_without_scores_and_landmarks_names_none(tmp_path: Path) -> None:
     state = build_model("rmnet", 16, CONTRACT.input_size).state_dict()
-    plain = snapshot.SnapshotContents("rmnet", 16, CONTRACT.as_dict(), state_dict=state)
+    contract = replace(CONTRACT, alignment="center_crop")
+    plain = snapshot.SnapshotContents("rmnet", 16, contract.as_dict(), state_dict=state)
     snapshot.write_weights(tmp_path / "t_0.pt", plain)
     assert export_weights.main([str(tmp_path / "t_0.pt"), str(tmp_path / "hub")]) == 0
-    said = yaml.safe_load((tmp_path / "hub" / "README.md").read_text().split("---\n")[1])
+    _, front, card = (tmp_path / "hub" / "README.md").read_text().split("---\n", 2)
+    said = yaml.safe_load(front)
     assert said["license"] == "other" and not {"metrics", "model-index"} & said.keys()
+    assert "a shorter side of 55 pixels" in card and "similarity" not in card  # 48 × 256 / 224, rounded
 
 
 @pytest.mark.parametrize("name", ["mbf", "iresnet18"])

@@ -148,18 +148,18 @@ def test_layers_lengths_and_mirror_images_are_those_by_hand(
 
 
 SIZES = {"mobilenet": 512, "rmnet": 256, "shufflenetv2": 1024, "resnet": 2048, "se_resnet": 2048, "resnet34": 512}
-SIZES |= {"resnet50_caffe": 2048, "mbf": 512, "mobilefacenet": 512}
+SIZES |= {"resnet50_caffe": 2048, "mbf": 512, "mobilefacenet": 512, "inception_resnet_v1": 1792}
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_pooled_features_are_what_the_last_linear_layer_takes(name: str) -> None:
-    model = build_model(name, 24, (64, 64)).eval()
+    model = build_model(name, 24, (80, 80)).eval()
     ran: list[tuple[nn.Module, torch.Tensor]] = []
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.register_forward_hook(lambda layer, inputs, _: ran.append((layer, inputs[0])))
-    images = torch.rand(2, 3, 64, 64)
-    scored = ScoredModel(model, Preprocessing((64, 64)), {}, {}, [], name)
+    images = torch.rand(2, 3, 80, 80)
+    scored = ScoredModel(model, Preprocessing((80, 80)), {}, {}, [], name)
     with torch.inference_mode():
         got = feature_network(scored, "x", "pooled", "", False)(images)
     last, taken = ran[-1]

@@ -57,7 +57,7 @@ def test_the_face_looked_at_is_the_one_that_training_sees(tmp_path: Path, scale:
     faces = faces_of(tmp_path, encoded(pixels, "PNG"), points=(POINTS + 0.5) * scale - 0.5)
     (image,) = next(plain_stream(faces, np.arange(1), 1, FACE, DaliSettings("cpu", None, 1)))
     matrix = matrices(faces, np.arange(1), [faces.read(0)], FACE)[0][0]
-    face = image_facts._face(pixels, matrix) / 255
+    face = image_facts.face_of(pixels, matrix, FACE.input_size) / 255
     difference = np.abs(face - image.permute(1, 2, 0).numpy())
     assert difference.mean() < 0.01  # of 1; neighbouring pixels differ by 0.04
     assert face.std() > 0.1

@@ -166,7 +166,7 @@ def test_contributing_answers_each_question_with_at_most_two_files() -> None:
     "name",
     [
         *("sphere", "sphere_r", "combined"),  # margins
-        *("rmnet", "shufflenetv2", "mbf", "mobilenet_1_5x"),  # backbones
+        *("rmnet", "shufflenetv2", "mbf", "mobilenet_1_5x", "inception_resnet_v1"),  # backbones
         *("ms1m", "imdbface", "trp", "trp_test"),  # formats
         *("agedb", "agedb_30", "calfw", "cplfw", "cfp_fp", "cfp_ff"),  # verification sets
         *("lowres", "lowres_prob", "zoom_range", "erase_area"),  # augmentation

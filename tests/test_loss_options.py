@@ -167,6 +167,14 @@ def test_a_teacher_and_the_losses_that_compare_with_it_need_each_other() -> None
         assert getattr(loss("--teacher=x.pt", f"--{name}=2.5", "--softmax_weight=0"), name) == 2.5
 
 
+def test_blends_of_images_are_for_a_teacher_alone() -> None:
+    assert problems("--mix_prob=.5") == (
+        "command line: --mix_prob: no effect without --teacher",
+        "command line: --mix_prob: a blend of two images has no label: goes with --softmax_weight 0",
+    )
+    loss("--mix_prob=.5", "--teacher=x.pt", "--distill_mse_weight=1", "--softmax_weight=0")
+
+
 def test_an_option_that_has_its_default_goes_with_everything() -> None:
     defaults = train_options(DATA).as_dict()
     argv = [f"--{name}={defaults[name]}" for name in PARTNER]

@@ -277,6 +277,7 @@ STRONG = Augmentation(
     lowres_prob=0.3,
     jpeg_prob=0.3,
     erase_prob=0.3,
+    mix_prob=0.5,
 )
 
 
@@ -426,15 +427,16 @@ def test_a_bad_photograph_is_named_in_the_iteration_that_needs_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("alignment", ["procrustes", "center_crop"])
-@pytest.mark.parametrize("effects", [(), tuple(EFFECTS)])
+@pytest.mark.parametrize(("effects", "teacher"), [((), None), (tuple(EFFECTS), None), (tuple(EFFECTS), PLAIN)])
 def test_every_operator_of_the_gpu_graph_exists_for_its_device_and_takes_its_inputs(
-    effects: tuple[str, ...], alignment: str
+    effects: tuple[str, ...], teacher: Preprocessing | None, alignment: str
 ) -> None:
     graph = face_graph(
         source=lambda: None,
         preprocessing=replace(PLAIN, alignment=alignment),
         dali_device="gpu",
         effects=effects,
+        teacher=teacher,
         batch_size=2,
         num_threads=1,
         device_id=0,

@@ -29,7 +29,7 @@ FACTS = {
     "Snapshot": 'run "a" & b/<script>alert(1)</script>.pt',
     "Données": "LFW, 測試",
 }
-FILES = ["histogram.png", "index.html", "report.json", "roc.png"]
+FILES = ["det.png", "histogram.png", "index.html", "report.json", "roc.png"]
 
 
 def lfw_like(seed: int = 0, pairs: int = 1200) -> tuple[NDArray[np.float64], NDArray[np.bool_], Verification]:
@@ -45,13 +45,13 @@ def noise_pair(same: bool, name: str = "Ann <i>_0001.jpg") -> WrongPair:
     return WrongPair((name, "Bob & Co_0002.jpg"), 0.61234, same, (images[0], images[1]))
 
 
-def test_report_writes_four_files_and_nothing_else(tmp_path: Path) -> None:
+def test_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
     scores, same, verification = lfw_like()
     folder = tmp_path / "new" / "report"
     for _ in range(2):  # the second time over the files of the first
         assert write_report(folder, verification, scores, same, FACTS, "LFW") == folder / "index.html"
         assert sorted(path.name for path in folder.iterdir()) == FILES
-    for name in ("roc.png", "histogram.png"):
+    for name in ("roc.png", "histogram.png", "det.png"):
         with Image.open(folder / name) as picture:
             picture.load()
             assert picture.size == (900, 630)
@@ -74,8 +74,8 @@ def test_page_is_self_contained_and_escapes_outside_strings(tmp_path: Path) -> N
     for text in ("Ann <i>_0001.jpg", "Bob & Co_0002.jpg", "0.6123", "Worst false matches", "non-matches"):
         assert text in page.text
     inline = [base64.b64decode(address.split(",", 1)[1]) for address in page.addresses]
-    assert inline[:2] == [(tmp_path / name).read_bytes() for name in ("roc.png", "histogram.png")]
-    for pair, shown in zip(worst, (inline[2:4], inline[4:6]), strict=True):
+    assert inline[:3] == [(tmp_path / name).read_bytes() for name in ("roc.png", "histogram.png", "det.png")]
+    for pair, shown in zip(worst, (inline[3:5], inline[5:7]), strict=True):
         for image, png in zip(pair.images, shown, strict=True):
             np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), image)
 
@@ -103,6 +103,7 @@ def test_page_shows_intervals_and_says_what_the_scores_are(tmp_path: Path) -> No
         value = "–" if figure.value is None else f"{figure.value:.4f}"
         between = "–".join(f"{end:.4f}" for end in figure.interval or ())
         assert f"{figure.title}\n{value}\n" + (f"{between}\n" if between else "") in text
+        assert figure.distance is None or f"{figure.distance:.4f}" in text
         assert figure.note in text
     assert "600 different pairs are too few" in text
     assert "L2 distance, negated" in text and "histograms" in text and "cosine" not in text

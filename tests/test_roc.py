@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from sklearn.metrics import det_curve, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from fr.evaluation.roc import FARS, area, equal_error_rate, falling, false_matches, rates, roc_curve, tar_at
+from fr.evaluation.rejection import SHARES, fnmr_after_rejection
+from fr.evaluation.roc import (
+    FARS,
+    area,
+    equal_error_rate,
+    falling,
+    false_matches,
+    rates,
+    roc_curve,
+    score_at,
+    tar_at,
+)
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
@@ -123,3 +134,25 @@ def test_what_has_no_curve_is_refused(scores: list[float], same: list[bool], mes
 def test_false_matches_of_a_far_are_whole_pairs(different: int, far: float) -> None:
     exact = Fraction(f"{far:g}") * different
     assert false_matches(far, different) == exact.numerator // exact.denominator
+
+
+@given(pair_sets(), st.floats(0, 1))
+def test_a_threshold_is_the_lowest_that_admits_so_few(pairs: Pairs, most: float) -> None:
+    scores, same = pairs
+    place = score_at(roc_curve(scores, same), most)
+    admitted = [score for score in scores if (scores[~same] >= score).mean() <= most]
+    assert place == min(admitted, default=np.inf)
+
+
+def test_rejection_is_of_the_pairs_whose_poorer_image_is_poorest() -> None:
+    """Counted for each share; scores that grow with the quality let the errors fall."""
+    random = np.random.default_rng(0)
+    same, quality = random.random(400) < 0.5, random.random((400, 2))
+    scores = np.where(same, quality.min(axis=1), 0) + 0.2 * random.normal(size=400)
+    found = fnmr_after_rejection(scores, same, quality, 0.3)
+    for share, fnmr in zip(SHARES, found, strict=True):
+        poorest = sorted(range(400), key=lambda i: min(quality[i]))[: round(400 * share)]
+        left = [i for i in range(400) if same[i] and i not in poorest]
+        assert fnmr == pytest.approx(np.mean([scores[i] < 0.3 for i in left]))
+    assert found[-1] < 0.6 * found[0]
+    assert np.isnan(fnmr_after_rejection(scores[:2], np.array([False, True]), np.array([[2, 2], [1, 1]]), 0)[-1])

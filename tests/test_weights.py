@@ -174,6 +174,7 @@ FILES: dict[str, tuple[Any, str, str, int, tuple[int, int] | None, Callable[[Ten
     "model_resnet34.pt": (centre_loss_checkpoint, "centre loss", "resnet34", 128, None, unchanged),
     "backbone.pth": (insightface_file("iresnet18"), "insightface", "iresnet18", 512, (112, 112), unchanged),
     "mbf.pth": (insightface_file("mbf"), "insightface", "mbf", 512, (112, 112), unchanged),
+    "vit.pth": (insightface_file("vit_t"), "insightface", "vit_t", 512, (112, 112), unchanged),
     "whole.pth": (whole_module(torch.save), "insightface", "iresnet18", 512, (112, 112), unchanged),
     "whole_old.pth": (whole_module(save_legacy), "insightface", "iresnet18", 512, (112, 112), unchanged),
     **{
@@ -228,17 +229,21 @@ def test_keys_of_this_trainers_models_are_known_where_the_model_is_named(tmp_pat
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("model.net.keypoint_linear.weight", "CVLface with KP-RPE, which takes the landmarks, too"),
+        ("net.feature.0.weight", "ViT of CVLface, with patches of 8"),
+        ("model.net.keypoint_linear.weight", "CVLface with KP-RPE, which takes the landmarks"),
         ("net.blocks.0.attn.rpe_k.lookup_table_weight", "CVLface with relative positions"),
         ("model.body.0.res_layer.se_block.fc1.weight", "IR-SE network"),
         ("body.0.res_layer.5.fc1.weight", "IR-SE network"),
         ("body.0.res_layer.8.weight", "IR network of bottlenecks"),
     ],
 )
-def test_known_networks_that_nothing_here_runs_are_named(key: str, said: str, tmp_path: Path) -> None:
-    torch.save({"state_dict": {"a.weight": torch.ones(1), key: torch.ones(1)}}, tmp_path / "f.pt")
+def test_known_networks_that_nothing_here_runs_are_named(
+    key: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {name: torch.empty(512, 14 * 14 * 512, device="meta") for name in ("a.weight", key)}
+    monkeypatch.setattr(foreign_pickle, "read", lambda _path: {"state_dict": tensors})
     with pytest.raises(InputError, match=rf"f\.pt: no network of this trainer, but an? .*{said}"):
-        read_weights(tmp_path / "f.pt")
+        read_weights(Path("f.pt"))
 
 
 @pytest.mark.parametrize("name", FILES)

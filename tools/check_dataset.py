@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     limits = Limits(
         arguments.drop, arguments.min_images, arguments.min_face, arguments.landmark_misfit, arguments.near
     )
-    findings = check(faces, facts, limits, people)
+    findings = check(faces, facts, limits, people, arguments.workers)
     about = {
         "Data": f"{options.train_dataset}, {options.train_data_root} {options.train_list}",
         "Photographs": f"{len(faces):,} of {len(faces.identities):,} identities; {findings.stays.sum():,} stay",

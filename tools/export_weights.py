@@ -50,8 +50,7 @@ def main(argv: list[str]) -> int:
     if out.suffix == ".pth" and not arguments.folder:
         _write(out, lambda file: torch.save(dict(tensors), file))
         print(f"which says neither model nor input: {contents.model}, {contract.describe()}")
-        how = ("--model", contents.model, "--template", contract.template, "--color_order", contract.color_order)
-        print(next_command("tools/import_weights.py", str(out), "OUT.pt", *how))
+        print(next_command("tools/import_weights.py", str(out), "OUT.pt", "--model", contents.model))
         return 0
     facts = exported_facts(snap, contents, arguments.averaged)
     if arguments.folder:

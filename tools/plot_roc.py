@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Plot ROC curves of several models, from the files that evaluate_lfw.py --roc_fname writes.
+"""Plot ROC or DET curves of several models, from the files that evaluate_lfw.py --roc_fname writes.
 
     python tools/plot_roc.py mobilenet.txt iresnet50.txt --out roc.png
-    python tools/plot_roc.py a.txt b.txt --names "before" "after" --out roc.png
+    python tools/plot_roc.py a.txt b.txt --names "before" "after" --out det.png --det
 
 A file has one line `TPR FPR` per point, as face_recognition.pytorch's. The area under each curve (trapezoids) is
 printed and shown in the legend.
@@ -25,7 +25,7 @@ from fr.errors import InputError, run_plainly
 from fr.evaluation.roc import Roc, area
 from fr.files.durable import write_result
 from fr.files.untrusted import read_text
-from fr.report.plots import png, roc_overlay
+from fr.report.plots import det_plot, png, roc_overlay
 from tools.options.plot_roc import options as read_options
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     curves = {name: read_curve(path) for name, path in zip(names, arguments.curves, strict=True)}
     for name, roc in curves.items():
         print(f"{name}: AUC {float(area(roc.far, roc.tar)):.4f}")
-    write_result(arguments.out, png(roc_overlay(curves)))
+    write_result(arguments.out, png((det_plot if arguments.det else roc_overlay)(curves)))
     print(f"wrote {arguments.out}")
     return 0
 

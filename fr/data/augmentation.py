@@ -6,7 +6,8 @@ Transforms, in this order:
 - cut-out: black boxes over landmarks, then the 5×5 box blur, both of face_recognition.pytorch;
 - low resolution (AdaFace, arXiv:2204.00964): resized down, then back;
 - JPEG: compressed, then decoded;
-- random erasing (Zhong et al., arXiv:1708.04896): one black rectangle.
+- random erasing (Zhong et al., arXiv:1708.04896): one black rectangle;
+- mixing (mixup, arXiv:1710.09412, as arXiv:2106.05237 distils with it): blended with another image.
 
 Shapes: N samples of a batch, K = 3 boxes at most. Lengths are pixels of the network input, or fractions of it.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, types
 
@@ -99,6 +101,17 @@ def draw(augmentation: Augmentation, seed: int, epoch: int, first: int, count: i
         erase_corner=(1 - extent) * v[:, 12:14],
         erase_extent=extent,
     )
+
+
+def mix(augmentation: Augmentation, seed: int, epoch: int, first: int, images: torch.Tensor) -> torch.Tensor:
+    """Blend some of the images [N, …] of positions `first` … with a neighbour: the first with the second, and so on.
+
+    An image's own share is 0.5 to 1, by the draws of its position. The last of an odd number has no neighbour.
+    """
+    u = uniforms(seed, Purpose.MIXING, first, len(images), 2, epoch)
+    shares = torch.from_numpy(np.where(u[:, 0] < augmentation.mix_prob, u[:, 1] / 2, 0).astype(np.float32))
+    neighbours = torch.arange(len(images), device=images.device).bitwise_xor(1).clamp_max(len(images) - 1)
+    return torch.lerp(images, images[neighbours], shares.to(images.device).view(-1, *[1] * (images.ndim - 1)))
 
 
 def _symmetric(u: Array) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fr.data.augmentation import mix
 from fr.data.bad_images import BadImages, stand_ins
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, Share
@@ -56,7 +57,12 @@ class TrainingStream:
                 (images, *for_teacher), indices = stream.views()
             except Undecodable as failure:
                 (images, *for_teacher), indices = self._replaced(self._share(number), failure)
+            if self.augment.mix_prob:
+                images, *for_teacher = (self._mixed(self._share(number), view) for view in (images, *for_teacher))
             yield images, torch.from_numpy(self.faces.labels[indices]), *for_teacher
+
+    def _mixed(self, share: Share, images: torch.Tensor) -> torch.Tensor:
+        return mix(self.augment, self.order.seed, share.epoch, share.first, images)
 
     @property
     def _size(self) -> int:

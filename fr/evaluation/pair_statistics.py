@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fr.evaluation.bootstrap import replicates, tar_name
 from fr.evaluation.intervals import Interval, clopper_pearson, newcombe, percentile, wider
-from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, tar_at
-from fr.evaluation.verification import Verification, shares_of_pairs
+from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, score_at, tar_at
+from fr.evaluation.verification import ORIGINS, Verification, shares_of_pairs
 
 _TITLES = {"accuracy": "Accuracy", "auc": "AUC", "auc_exact": "AUC of all pairs", "eer": "EER"}
 
@@ -21,18 +21,21 @@ class Metric:
     """Metric as a fraction in [0, 1] with its 95 % interval.
 
     value: None where there are too few pairs. interval: None without a bootstrap. note: remark for the reader.
+    distance: up to which pairs are accepted for this value; None for metrics of no single threshold.
     """
 
     title: str
     value: float | None
     interval: Interval | None = None
     note: str = ""
+    distance: float | None = None
 
     def text(self) -> str:
-        """Format as `0.9731 [0.9650, 0.9802], rests on 3 false matches`; interval and note where present."""
+        """Format as `0.9731 [0.9650, 0.9802], at distance 0.4210, rests on 3 false matches`; what is present."""
         value = "–" if self.value is None else f"{self.value:.4f}"
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
-        return value + between + (f", {self.note}" if self.note else "")
+        place = "" if self.distance is None else f", at distance {self.distance:.4f}"
+        return value + between + place + (f", {self.note}" if self.note else "")
 
 
 def pair_statistics(
@@ -73,11 +76,13 @@ def pair_statistics(
         if count
     }
     notes = {tar_name(far): _note(far, different) for far in FARS}
+    places = {tar_name(far): score_at(roc, far) for far in measurable}
+    distances = {name: ORIGINS[verification.dist] - place for name, place in places.items() if np.isfinite(place)}
     metrics = {}
     for name in ("accuracy", "auc", "eer", *notes):
         key = "auc_exact" if name == "auc" and verification.protocol == "histogram" else name
         title = _TITLES.get(key, key.upper().replace("E-", "e-"))
-        metrics[key] = Metric(title, values.get(name), intervals.get(name), notes.get(name, ""))
+        metrics[key] = Metric(title, values.get(name), intervals.get(name), notes.get(name, ""), distances.get(name))
     return metrics
 
 
@@ -106,12 +111,17 @@ def lines(statistics: Mapping[str, Metric], people: NDArray[np.int64], count: in
 
 
 def record(statistics: Mapping[str, Metric]) -> dict[str, float | None]:
-    """Metrics by name for JSON, intervals as `<name>_low` and `<name>_high`; None = too few pairs."""
+    """Metrics by name for JSON, their intervals as `<name>_low` and `<name>_high`; None = too few pairs.
+
+    Distances are `threshold@…` for `tar@…`.
+    """
     flat: dict[str, float | None] = {}
     for name, metric in statistics.items():
         flat[name] = metric.value
         if metric.interval:
             flat[f"{name}_low"], flat[f"{name}_high"] = metric.interval
+        if metric.distance is not None:
+            flat[name.replace("tar@", "threshold@")] = metric.distance
     return flat
 
 

@@ -76,6 +76,11 @@ def equal_error_rate(far: Rates, tar: Rates) -> Rates:
     return crossing
 
 
+def score_at(roc: Roc, max_far: float) -> float:
+    """The lowest threshold at which the FAR doesn't exceed `max_far`; +inf where any admits too much."""
+    return float(roc.thresholds[np.count_nonzero(roc.far <= max_far) - 1])
+
+
 def tar_at(far: Rates, tar: Rates, max_far: float) -> Rates:
     """Highest measured TAR with FAR <= `max_far`: curves [..., N] -> [...], without interpolation."""
     last = np.count_nonzero(far <= max_far, axis=-1)[..., None] - 1

@@ -54,6 +54,7 @@ class Augmentation(OptionFields):
     erase_aspect: float = option(
         0.3, RATE, "smallest aspect ratio, up to its inverse is drawn [height by width]", needs="erase_prob"
     )
+    mix_prob: float = _probability(0.0, "blending with the neighbour in the batch, for a teacher")
 
     @property
     def effects(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ there.
 import math
 from dataclasses import dataclass, field
 
+from fr.files.names import model_file
 from fr.options.fields import OptionFields, option
 from fr.options.types import AT_LEAST_1, BELOW_1, CENTERS, FLAG, MARGIN, NOT_NEGATIVE, POSITIVE, RATE
 
@@ -117,7 +118,7 @@ class LossSettings(SoftmaxSettings):
         "hard", choices=("hard", "semihard"), help="selection of triplets in a batch", needs=_TRIPLET
     )
     teacher: str = option(
-        "", str, "trained model to distil from: a snapshot or an ONNX model; empty = none", needs=_DISTILLATION
+        "", model_file, "trained model to distil from: as of evaluate_lfw.py --snap; empty = none", needs=_DISTILLATION
     )
     distill_cosine_weight: float = _weight("1 - cosine between embedding and the teacher's")
     distill_mse_weight: float = _weight("mean squared difference of embedding and the teacher's")

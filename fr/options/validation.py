@@ -11,7 +11,7 @@ from fr.errors import InputError
 from fr.options.augmentation import Augmentation
 from fr.options.fields import needs_of
 from fr.options.losses import MARGINS, LossSettings, MarginType
-from fr.options.names import DATASETS, SET_OPTIONS, UNLABELLED
+from fr.options.names import DATASETS, PRETRAINED, SET_OPTIONS, TIMM, UNLABELLED
 from fr.options.recipes import DATA, LANDMARKS
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
@@ -28,7 +28,6 @@ _GOES_WITH = {
     ),
     "t": ("mining_type", ("sv",)),
     "gamma": ("mining_type", ("focal",)),
-    "pretrained": ("model", ("resnet34", "resnet50", "resnet101")),
     # of tools/align_faces.py
     **dict.fromkeys(("size", "template", "alignment", "margin"), ("crop", ("aligned",))),
     **dict.fromkeys(("boxes", "enlarge", "square"), ("crop", ("loose",))),
@@ -47,6 +46,7 @@ _NEEDS = {
     "distill_cosine_weight": "teacher",
     "distill_mse_weight": "teacher",
     "distill_relation_weight": "teacher",
+    "mix_prob": "teacher",
 }
 # Options that take several values, and how many that may be.
 _LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3), "betas": (2,)}
@@ -89,8 +89,15 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
             f"{origins['activation_checkpointing']}: --activation_checkpointing: not with --compile, which decides by "
             "itself what it computes twice"
         )
+    model = values.get("model", TIMM)
+    if values.get("pretrained") and model not in PRETRAINED and not model.startswith(TIMM):
+        known = ", ".join(PRETRAINED)
+        problems.append(f"{origins['pretrained']}: --pretrained: goes with --model {known}, {TIMM}NAME; here {model}")
     if values.get("pretrained") and values.get("init_from"):
         problems.append(f"{origins['pretrained']}: --pretrained: not with --init_from; a run begins with one of them")
+    settings = [word.partition("=")[0] for word in values.get("model_kwargs", [])]
+    if twice := sorted({key for key in settings if settings.count(key) > 1}):
+        problems.append(f"{origins['model_kwargs']}: --model_kwargs: more than one value of {', '.join(twice)}")
     problems += length_problems(values, origins, defaults)
     problems += _data_problems(values, origins) + _order_problems(values, origins)
     problems += _center_crop_problems(values, origins, defaults)
@@ -204,6 +211,8 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
     if values.get("softmax_weight") == 0 and not any(values[name] for name in values if name.endswith("_weight")):
         complain("softmax_weight", "0 leaves no loss; give one of the auxiliary losses a weight")
+    if values.get("mix_prob") and values.get("softmax_weight"):
+        complain("mix_prob", "a blend of two images has no label: goes with --softmax_weight 0")
     return problems
 
 
@@ -220,14 +229,17 @@ def check_identities(identities: Sequence[str]) -> None:
 
 
 def check_micro_batches(options: argparse.Namespace, world_size: int) -> None:
-    """Raises InputError for micro-batches of one image, whose batch norms have no variance."""
-    ranks_together = world_size if options.sync_bn else 1
-    images = options.train_batch_size // (world_size * options.accumulate) * ranks_together
-    if images == 1 and not options.freeze_bn:
+    """Raises InputError for micro-batches of one image, whose batch norms have no variance, or odd ones to be mixed."""
+    images = options.train_batch_size // (world_size * options.accumulate)
+    if images * (world_size if options.sync_bn else 1) == 1 and not options.freeze_bn:
         raise InputError(
             f"--train_batch_size {options.train_batch_size} on {world_size} (ranks) x {options.accumulate} "
             "(--accumulate): one image in each micro-batch, and batch norms need two: give a larger --train_batch_size "
             "or a smaller --accumulate, or --freeze_bn"
+        )
+    if options.mix_prob and images % 2:
+        raise InputError(
+            f"--mix_prob: blends pairs of images, and a micro-batch has {images}: change --train_batch_size"
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from fr.alignment import template_points
+from fr.alignment import CENTER_CROP, template_points
 from fr.preprocessing import Preprocessing
 
 CARD = "README.md"
@@ -48,7 +48,7 @@ def model_card(
 
 def _summary(name: str, facts: Mapping[str, Any]) -> str:
     size = facts["embed_size"]
-    text = f"# {name}\n\n`{facts['model']}` maps an aligned image of a face to an embedding of {size} numbers."
+    text = f"# {name}\n\n`{facts['model']}` maps an image of a face to an embedding of {size} numbers."
     if "threshold" not in facts:
         return text
     mirrored = ", each the sum of those of the image and its mirror image" if facts["flipped_emb"] else ""
@@ -61,25 +61,32 @@ def _summary(name: str, facts: Mapping[str, Any]) -> str:
 def _input(contract: Preprocessing) -> str:
     height, width = contract.input_size
     order = contract.color_order.upper()
-    points = ", ".join(f"({x:.2f}, {y:.2f})" for x, y in template_points(contract.template, contract.input_size))
+    if contract.alignment == CENTER_CROP:
+        how = f"none: the image with a shorter side of {contract.resized} pixels, of which the centre is taken"
+    else:
+        points = ", ".join(f"({x:.2f}, {y:.2f})" for x, y in template_points(contract.template, contract.input_size))
+        how = f"similarity transform ({contract.alignment}) of eyes, nose and mouth corners to {points}"
     rows = {
         "size": f"{width} × {height} pixels (width × height)",
         "channels": f"{order}, (pixel / 255 − mean) / std",
         "mean": f"{', '.join(f'{value:g}' for value in contract.mean)} ({order})",
         "std": f"{', '.join(f'{value:g}' for value in contract.std)} ({order})",
-        "alignment": f"similarity transform ({contract.alignment}) of eyes, nose and mouth corners to {points}",
+        "alignment": how,
     }
     return _table("Input", rows)
 
 
 def _use(facts: Mapping[str, Any]) -> str:
+    network = f"--model {facts['model']} --embed_size {facts['embed_size']}"
+    if settings := facts.get("model_kwargs"):
+        network += f" --model_kwargs {' '.join(f'{key}={value}' for key, value in settings.items())}"
     return f"""## Use
 
-With the program that wrote this folder, FOLDER being this one:
+With face-recognition-trainer, which wrote this folder, here FOLDER:
 
     python evaluate_lfw.py --snap FOLDER --val_data_root LFW
     python tools/identify.py --snap FOLDER --gallery PEOPLE --input IMAGES
-    python train.py @my_config.yml --model {facts["model"]} --embed_size {facts["embed_size"]} --init_from FOLDER
+    python train.py @my_config.yml --init_from FOLDER {network}
 
 The weights alone, in PyTorch; the metadata of the file and config.json say the rest:
 

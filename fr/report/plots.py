@@ -1,6 +1,6 @@
-"""Plots: ROC curves and score histogram of pairs, CMC curve of searches.
+"""Plots: ROC, DET and rejection curves and score histogram of pairs, CMC curve of searches.
 
-Letters: P pairs.
+Letters: P pairs, R shares.
 """
 
 import io
@@ -12,13 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
+from fr.evaluation.rejection import SHARES
 from fr.evaluation.roc import Roc, area, roc_curve
 from fr.evaluation.verification import Verification
 
 SAME, DIFF, NEUTRAL = "#1f6f9f", "#c4572c", "#444444"
 COLORS = (SAME, DIFF, "#3d8b57", "#7a5195", "#a07a00", NEUTRAL)
 BINS = 60
+_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)  # of a DET curve
 SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
 SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated"}
 
@@ -69,6 +72,51 @@ def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, f
     axes.set_ylabel("TAR (true accept rate)")
     axes.grid(which="major", color="#dddddd", linewidth=0.7)
     return _plain(figure), axes, floor
+
+
+def det_plot(curves: Mapping[str, Roc]) -> Figure:
+    """DET curves by name: FNMR over FMR, both on the scale of normal deviates (Martin et al., Eurospeech 1997).
+
+    Scores of two normal distributions give a straight line. Rates of 0 aren't shown.
+    """
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    shown = {name: (roc.far > 0) & (roc.tar < 1) for name, roc in curves.items()}
+    rates = [rate[shown[name]] for name, roc in curves.items() for rate in (roc.far, 1 - roc.tar)]
+    lowest = min([_TICKS[-2], *(float(rate.min()) for rate in rates if rate.size)])
+    for index, (name, roc) in enumerate(curves.items()):
+        far, missed = roc.far[shown[name]], 1 - roc.tar[shown[name]]
+        axes.plot(
+            ndtri(far), ndtri(missed), drawstyle="steps-post", color=COLORS[index % len(COLORS)], linewidth=1.8,
+            label=name,
+        )  # fmt: skip
+    ticks = [tick for tick in _TICKS if tick >= lowest / 2]
+    for axis, limit in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
+        axis.set_ticks(ndtri(ticks), [f"{tick:g}" for tick in ticks])
+        limit(ndtri(lowest / 2), ndtri(_TICKS[-1]))
+    axes.set_xlabel("FMR (false match rate)")
+    axes.set_ylabel("FNMR (false non-match rate)")
+    axes.grid(color="#dddddd", linewidth=0.7)
+    axes.legend(loc="upper right", frameon=True, framealpha=0.9, fontsize="small")
+    return _plain(figure)
+
+
+def rejection_plot(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """FNMR [R] over the rejected share of the pairs, `fr.evaluation.rejection.SHARES`, by name."""
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    for index, (name, missed) in enumerate(curves.items()):
+        color = COLORS[index % len(COLORS)]
+        axes.plot(SHARES, missed, color=color, linewidth=1.8, label=name)
+        axes.axhline(missed[0], color=color, linewidth=1, linestyle=":")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlim(0, SHARES[-1])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("share of the pairs rejected")
+    axes.set_ylabel("FNMR (false non-match rate)")
+    axes.grid(color="#dddddd", linewidth=0.7)
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    return _plain(figure)
 
 
 def histogram_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from fr.evaluation.pair_statistics import Metric, record
+from fr.evaluation.roc import roc_curve
 from fr.evaluation.verification import ORIGINS, Verification, checked_pairs
 from fr.files.durable import replace_file
 from fr.report.failed_pairs import WrongPair
 from fr.report.html_page import card, cards, inline_image, named_rows, page, png_file
-from fr.report.plots import SCORE_NAMES, histogram_plot, png, roc_plot
+from fr.report.plots import SCORE_NAMES, det_plot, histogram_plot, png, rejection_plot, roc_plot
 
 
 def write_report(
@@ -29,20 +31,26 @@ def write_report(
     title: str,
     worst: Sequence[WrongPair] = (),
     statistics: Mapping[str, Metric] | None = None,
+    rejection: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Path:
-    """Write roc.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
+    """Write roc.png, det.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
 
     scores, same: the [P] pairs that `verification` was computed from. facts: information needed to repeat the result
     (model, snapshot, preprocessing, data), in the order shown. worst: pairs to show. statistics: of `pair_statistics`,
-    for a table of their own.
+    for a table of their own. rejection: FNMR by threshold, of `fnmr_after_rejection`, for rejection.png.
     The page is self-contained. Each file is replaced atomically, the page last.
     Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3].
     """
     score, is_same = checked_pairs(scores, same)
     if score.size != verification.pairs:
         raise ValueError(f"verification has {verification.pairs} pairs, but there are {score.size} scores")
-    roc = png(roc_plot(verification, score, is_same))
-    histogram = png(histogram_plot(verification, score, is_same))
+    plots = {
+        "roc.png": png(roc_plot(verification, score, is_same)),
+        "histogram.png": png(histogram_plot(verification, score, is_same)),
+        "det.png": png(det_plot({"all pairs": roc_curve(score, is_same)})),
+    }
+    if rejection:
+        plots["rejection.png"] = png(rejection_plot(rejection))
     content = {
         "title": title,
         "figures": verification.metrics(),
@@ -52,11 +60,11 @@ def write_report(
         "fold_thresholds": verification.fold_thresholds,
         "facts": dict(facts),
     }
-    document = _page(verification, int(is_same.sum()), facts, title, roc, histogram, worst, statistics or {})
+    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {})
 
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "roc.png", roc)
-    replace_file(folder / "histogram.png", histogram)
+    for name, plot in plots.items():
+        replace_file(folder / name, plot)
     replace_file(folder / "report.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     replace_file(folder / "index.html", document)
     return folder / "index.html"
@@ -67,8 +75,7 @@ def _page(
     same_count: int,
     facts: Mapping[str, str],
     title: str,
-    roc: bytes,
-    histogram: bytes,
+    plots: Mapping[str, bytes],
     worst: Sequence[WrongPair],
     statistics: Mapping[str, Metric],
 ) -> bytes:
@@ -102,10 +109,13 @@ classified at {_RULES[v.protocol]} on all other folds; a pair is classified as t
 </section>
 </div>
 <div class="columns">
-<figure>{inline_image(roc, "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end is FAR 0:
+<figure>{inline_image(plots["roc.png"], "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end is FAR 0:
 no false match in {v.pairs - same_count} different pairs.</figcaption></figure>
-<figure>{inline_image(histogram, "Score histogram")}<figcaption>Scores ({score_name}) of same and different pairs,
-each in per cent of its kind, and the mean threshold.</figcaption></figure>
+<figure>{inline_image(plots["histogram.png"], "Score histogram")}<figcaption>Scores ({score_name}) of same and
+different pairs, each in per cent of its kind, and the mean threshold.</figcaption></figure>
+<figure>{inline_image(plots["det.png"], "DET curve")}<figcaption>Detection error trade-off: FNMR against FMR, on the
+scale of normal deviates. Without errors of a kind there is no curve.</figcaption></figure>
+{_rejection_figure(plots)}
 </div>
 {_statistics_section(statistics)}
 <h2>Facts</h2>
@@ -121,16 +131,26 @@ _RULES = {
 }
 
 
+def _rejection_figure(plots: Mapping[str, bytes]) -> str:
+    if "rejection.png" not in plots:
+        return ""
+    image = inline_image(plots["rejection.png"], "Errors against rejection")
+    return f"""<figure>{image}<figcaption>FNMR where the pairs of the images with the shortest embeddings are rejected.
+The dotted lines are rejection at random.</figcaption></figure>"""
+
+
 def _statistics_section(statistics: Mapping[str, Metric]) -> str:
     if not statistics:
         return ""
     rows = "".join(
         f"<tr><td>{escape(metric.title)}</td><td>{'–' if metric.value is None else f'{metric.value:.4f}'}</td>"
-        f"<td>{'–'.join(f'{end:.4f}' for end in metric.interval or ())}</td><td>{escape(metric.note)}</td></tr>\n"
+        f"<td>{'–'.join(f'{end:.4f}' for end in metric.interval or ())}</td>"
+        f"<td>{'' if metric.distance is None else f'{metric.distance:.4f}'}</td><td>{escape(metric.note)}</td></tr>\n"
         for metric in statistics.values()
     )
     return f"""<h2>Confidence intervals</h2>
-<table class="folds"><thead><tr><th>Metric</th><th>Value</th><th>95 % interval</th><th></th></tr></thead>
+<table class="folds"><thead><tr><th>Metric</th><th>Value</th><th>95 % interval</th><th>Distance</th><th></th></tr>
+</thead>
 <tbody>{rows}</tbody></table>
 <p class="note">From the exact ROC of all pairs. Bootstrap intervals resample people, not pairs, and are at least as
 wide as for independent pairs; where people occur in few pairs, they are too wide rather than too narrow.</p>"""

@@ -10,7 +10,7 @@ E embedding size, C classes.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -133,6 +133,7 @@ LAYOUTS = (
         {"features.weight": None, "layer1.0.prelu.weight": None},
     ),
     Layout(_INSIGHTFACE, ("mbf",), {"conv_sep.layers.0.weight": None}),
+    Layout(_INSIGHTFACE, ("vit_t", "vit_s", "vit_b"), {"mask_token": None, "feature.2.weight": None}),
     Layout(_MOBILEFACENET, ("mobilefacenet",), {"linear7.conv.weight": None}),
     # With blocks of two 3×3, and the batch norm between them that face.evoLVe's IR networks lack.
     *(
@@ -147,20 +148,21 @@ LAYOUTS = (
 )
 
 
-# Networks that nothing here runs: a key that tells them, and what they are.
-_UNREADABLE = {
-    r"(^|\.)keypoint_linear\.": "a network of CVLface with KP-RPE, which takes the landmarks, too; take its IR-101",
-    r"\.rpe_[qkv]\.": "a network of CVLface with relative positions; take its IR-101",
-    r"\.res_layer\.(\d+\.fc1|se_block)\.": "an IR-SE network, with squeeze-excitation; take IR, or an ONNX file",
-    r"\.res_layer\.8\.": "an IR network of bottlenecks (152 or 200 layers); take IR-101, or an ONNX file",
-}
+# Networks that nothing here runs: a key that tells them, the shape that it has there, and what they are.
+_UNREADABLE: tuple[tuple[str, Shape | None, str], ...] = (
+    (r"(^|\.)keypoint_linear\.", None, "a network of CVLface with KP-RPE, which takes the landmarks; take its IR-101"),
+    (r"\.rpe_[qkv]\.", None, "a network of CVLface with relative positions; take its IR-101"),
+    (r"(^|\.)feature\.0\.weight$", (512, 512 * 14 * 14), "a ViT of CVLface, with patches of 8 pixels; take its IR-101"),
+    (r"\.res_layer\.(\d+\.fc1|se_block)\.", None, "an IR-SE network, with squeeze-excitation; take IR or an ONNX file"),
+    (r"\.res_layer\.8\.", None, "an IR network of bottlenecks (152 or 200 layers); take IR-101 or an ONNX file"),
+)
 
 
-def unreadable(path: Path, keys: Iterable[str]) -> None:
+def refuse_unreadable(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """InputError that says what a file holds, where it is known and nothing here runs it."""
-    for key in keys:
-        for pattern, what in _UNREADABLE.items():
-            if re.search(pattern, key):
+    for key, tensor in tensors.items():
+        for pattern, shape, what in _UNREADABLE:
+            if re.search(pattern, key) and shape in (None, tensor.shape):
                 raise InputError(f"{path}: no network of this trainer, but {what}")
 
 

@@ -24,7 +24,7 @@ from fr.weights.layouts import (
     input_sides,
     layouts_with,
     likeliest_model,
-    unreadable,
+    refuse_unreadable,
 )
 
 OWN = "a snapshot of this trainer"  # the source of what needs no import
@@ -96,7 +96,7 @@ def read_weights(path: Path, model: str = "") -> Weights:
     tensors = _state_dict(tree, path)
     if odd := next((key for key in tensors if not is_unicode(key)), ""):
         raise InputError(f"{path}: a name in it isn't UTF-8: {odd[:_QUOTED]!r}")
-    unreadable(path, tensors)
+    refuse_unreadable(path, tensors)
     recognised = _recognised(tensors, layouts_with(model))
     if recognised is None:
         some = ", ".join(list(tensors)[:4])

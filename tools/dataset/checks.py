@@ -15,12 +15,15 @@ from fr.data import placement
 from fr.data.faces import LabelledFaces
 from fr.files.images import upright_directions
 from tools.dataset.image_facts import ImageFacts
-from tools.dataset.near_duplicates import conflicts, near_pairs, repeats
+from tools.dataset.near_duplicates import conflicts, near_pairs, near_pairs_within, repeats
+from tools.dataset.registration import same_pictures
 from tools.options.check_dataset import Limits
 
 _EYES_APART = float(np.ptp(np.array(alignment.TEMPLATES["arcface"])[:2, 0]))  # fraction of the aligned face's width
 _SIDE = 112  # pixels, the usual side of published aligned faces
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
+_WIDEST = 64  # bits of 256; beyond, too many pairs of one person are proposed
+SURE = 16  # bits of 256; signatures of two pictures have differed by 36 at least
 _LEAST_DEVIATION = 0.01  # fraction of the eye distance; landmarks that were all computed have no deviation
 
 
@@ -56,8 +59,10 @@ class Findings:
             self.stays[self._labels == label] = False
 
 
-def check(faces: LabelledFaces, facts: ImageFacts, limits: Limits, people: dict[int, str]) -> Findings:
-    """Run all checks. people: label → person of the verification set with the same name."""
+def check(
+    faces: LabelledFaces, facts: ImageFacts, limits: Limits, people: dict[int, str], workers: int = 0
+) -> Findings:
+    """Run all checks. people: label → person of the verification set with the same name. workers: as of `gather`."""
     findings = Findings(faces.labels, limits.drop)
     for row, problem in facts.problems.items():
         findings.add("unusable", row, problem)
@@ -69,7 +74,7 @@ def check(faces: LabelledFaces, facts: ImageFacts, limits: Limits, people: dict[
         for kind, flags in (("greyscale", facts.grey), ("turned", facts.orientation != 1)):
             for row in rows[flags[rows]].tolist():
                 findings.add(kind, row)
-        _check_duplicates(faces, facts, rows, limits, findings)
+        _check_duplicates(faces, facts, rows, near_duplicates(faces, facts, rows, limits.near, workers), findings)
     for label, person in people.items():
         findings.add_identity("in_verification", label, person)
     left = np.bincount(faces.labels[findings.stays], minlength=len(faces.identities))
@@ -129,16 +134,41 @@ def _suspicious(
     return {place: "; ".join(texts) for place, texts in sorted(reasons.items())}
 
 
+def near_duplicates(
+    faces: LabelledFaces, facts: ImageFacts, rows: NDArray[np.int64], near: int, workers: int
+) -> NDArray[np.int64]:
+    """Pairs of some rows that are nearly one image, but not by equal signatures: [P, 2].
+
+    Signatures propose pairs: those that differ by `near` of the 128 bits of the lowest frequencies, and of one
+    identity, whose pairs are few, by 4 times as many of all bits, 64 at most. Where more than SURE of these differ, the
+    images are compared. Of 42 copies at other sizes, or cropped, 18 bits propose 38 to 40, of one identity all.
+    """
+    if not near:  # none
+        return np.zeros((0, 2), dtype=np.int64)
+    signatures = facts.signatures[rows]
+    shown, first = np.unique(signatures, axis=0, return_index=True)
+    within = near_pairs_within(signatures, faces.labels[rows], min(4 * near, _WIDEST))
+    anywhere = first[near_pairs(np.ascontiguousarray(shown[:, :2]), near)]
+    proposed = np.unique(np.sort(np.concatenate([anywhere, within]), axis=1), axis=0)
+    bits = np.bitwise_count(signatures[proposed[:, 0]] ^ signatures[proposed[:, 1]]).sum(axis=1)
+    pairs = rows[proposed]
+    compared = same_pictures(faces, pairs[bits > SURE], workers)
+    return np.concatenate([pairs[(bits > 0) & (bits <= SURE)], compared])
+
+
 def _check_duplicates(
-    faces: LabelledFaces, facts: ImageFacts, rows: NDArray[np.int64], limits: Limits, findings: Findings
+    faces: LabelledFaces,
+    facts: ImageFacts,
+    rows: NDArray[np.int64],
+    near_rows: NDArray[np.int64],
+    findings: Findings,
 ) -> None:
-    """Check equal files first, then near-duplicates, so that no image is reported for both."""
+    """Check equal files first, then near-duplicates, so that no image is reported for both. near_rows: their pairs."""
     contents = np.unique(facts.content, return_inverse=True)[1]
-    shown, signature_of = np.unique(facts.signatures[rows], axis=0, return_inverse=True)
     pictures = np.full(len(faces), -1)
-    pictures[rows] = signature_of
+    pictures[rows] = np.unique(facts.signatures[rows], axis=0, return_inverse=True)[1]
     alike: dict[int, list[int]] = {}
-    for first, second in near_pairs(shown, limits.near).tolist():
+    for first, second in np.unique(np.sort(pictures[near_rows], axis=1), axis=0).tolist():
         alike.setdefault(first, []).append(second)
         alike.setdefault(second, []).append(first)
     none: dict[int, list[int]] = {}

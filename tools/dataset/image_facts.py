@@ -87,7 +87,7 @@ def gather(faces: Faces, folder: Path, workers: int) -> ImageFacts:
     problems: dict[bytes, str] = {}
     tables = [known]
     looked_at = map_in_processes(
-        look_at, [_part(faces, chunk) for chunk in chunks], workers, "looking at images", f"{CHUNK} img"
+        look_at, [part_of(faces, chunk) for chunk in chunks], workers, "looking at images", f"{CHUNK} img"
     )
     for chunk, facts in zip(chunks, looked_at, strict=True):
         named = dict(zip(keys.take(pa.array(chunk)).to_pylist(), facts, strict=True))
@@ -103,33 +103,49 @@ def look_at(faces: Faces) -> list[Fact | str]:
     for index in range(len(faces)):
         try:
             results.append(_fact(faces, index))
-        except _Unusable as problem:
+        except Unusable as problem:
             results.append(str(problem))
     return results
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """Raised for an image that training would replace."""
 
 
 def _fact(faces: Faces, index: int) -> Fact:
-    try:
-        encoded = faces.read(index)
-    except OSError as error:
-        raise _Unusable(f"can't be read: {error.strerror}") from error
-    if is_too_large(encoded):
-        raise _Unusable(TOO_LARGE)
-    pixels, orientation = _decoded(encoded), orientation_of(encoded)
-    matrices, placed = placement.matrices(faces, np.array([index]), [encoded], FACE)
-    if not placed[0]:
-        raise _Unusable("the box of its face lies outside the image")
-    face = _face(pixels, matrices[0])
+    encoded = _read(faces, index)
+    pixels, matrix = _placed(faces, index, encoded)
+    face = face_of(pixels, matrix, FACE.input_size)
     height, width = pixels.shape[:2]
     red, green, blue = np.moveaxis(face, 2, 0)
     spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     grey = bool(spread.max() <= _GREY_LEVELS)
     small = np.asarray(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)).reshape(SIDE, 4, SIDE, 4).mean(axis=(1, 3))
-    return Fact(hashlib.sha256(encoded.data).digest(), signature(small).tobytes(), width, height, grey, orientation)
+    content, orientation = hashlib.sha256(encoded.data).digest(), orientation_of(encoded)
+    return Fact(content, signature(small).tobytes(), width, height, grey, orientation)
+
+
+def placed_image(faces: Faces, index: int) -> tuple[NDArray[np.uint8], alignment.Array]:
+    """Pixels [H, W, 3] of an image as stored, RGB, and the matrix to FACE [2, 3]. Unusable when it has none."""
+    return _placed(faces, index, _read(faces, index))
+
+
+def _read(faces: Faces, index: int) -> NDArray[np.uint8]:
+    try:
+        encoded = faces.read(index)
+    except OSError as error:
+        raise Unusable(f"can't be read: {error.strerror}") from error
+    if is_too_large(encoded):
+        raise Unusable(TOO_LARGE)
+    return encoded
+
+
+def _placed(faces: Faces, index: int, encoded: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], alignment.Array]:
+    pixels = _decoded(encoded)
+    matrices, placed = placement.matrices(faces, np.array([index]), [encoded], FACE)
+    if not placed[0]:
+        raise Unusable("the box of its face lies outside the image")
+    return pixels, matrices[0]
 
 
 @pipeline_def(exec_dynamic=True)  # type: ignore[untyped-decorator]
@@ -152,19 +168,19 @@ def _decoder() -> Any:
 def _decoded(encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Decode to RGB [H, W, 3]."""
     if not len(encoded):
-        raise _Unusable("can't be decoded: it is empty")
+        raise Unusable("can't be decoded: it is empty")
     try:
         _decoder().feed_input("encoded", [encoded])
         (output,) = _decoder().run()
     except RuntimeError as error:
         _decoder.cache_clear()  # DALI doesn't guarantee that a failed graph can be run again
-        raise _Unusable("can't be decoded whole: cut off, damaged, or of an unknown format") from error
+        raise Unusable("can't be decoded whole: cut off, damaged, or of an unknown format") from error
     return np.array(output.at(0))
 
 
-def _face(pixels: NDArray[np.uint8], matrix: alignment.Array) -> NDArray[np.uint8]:
-    """Warp the face to FACE: RGB, black outside the image. matrix: [2, 3] image → face."""
-    height, width = FACE.input_size
+def face_of(pixels: NDArray[np.uint8], matrix: alignment.Array, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Warp the face to a size (height, width): RGB, black outside the image. matrix: [2, 3] image → face."""
+    height, width = size
     frame = np.array([[[-1, -1], [width, -1], [-1, height], [width, height]]])
     corners = alignment.transform(alignment.invert(matrix[None]), frame)[0]
     low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, pixels.shape[1::-1])
@@ -175,9 +191,9 @@ def _face(pixels: NDArray[np.uint8], matrix: alignment.Array) -> NDArray[np.uint
     moved = alignment.compose(matrix[None], np.array([[[1.0, 0, low[0]], [0, 1, low[1]]]]))
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
     if scale < 1:  # bilinear interpolation alone would alias
-        size = np.maximum(np.round(np.array(region.shape[1::-1]) * scale), 1).astype(int)
-        shrunk = placement.scaling(np.array([region.shape[1::-1]]), (int(size[1]), int(size[0])))
-        region = np.asarray(cv2.resize(region, size.tolist(), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        across, down = np.maximum(np.round(np.array(region.shape[1::-1]) * scale), 1).astype(int).tolist()
+        shrunk = placement.scaling(np.array([region.shape[1::-1]]), (down, across))
+        region = np.asarray(cv2.resize(region, (across, down), interpolation=cv2.INTER_AREA), dtype=np.uint8)
         moved = alignment.compose(moved, alignment.invert(shrunk))
     return np.asarray(cv2.warpAffine(region, moved[0], (width, height)), dtype=np.uint8)
 
@@ -209,7 +225,7 @@ def _file(faces: Faces, index: int) -> str:
             return faces.path(index)
 
 
-def _part(faces: Faces, rows: NDArray[np.int64]) -> Faces:
+def part_of(faces: Faces, rows: NDArray[np.int64]) -> Faces:
     """Subset of the images, small enough to be sent to a worker."""
     storage = faces.storage
     match storage:

@@ -12,4 +12,5 @@ def options(argv: list[str]) -> argparse.Namespace:
     add("curves", type=Path, nargs="+", metavar="FILE", help="of --roc_fname")
     add("--out", type=Path, required=True, metavar="PNG", help="plot to write (required)")
     add("--names", nargs="+", metavar="NAME", help="of the curves (default: those of the files)")
+    add("--det", action="store_true", help="DET curves: FNMR over FMR, on the scale of normal deviates (default: ROC)")
     return parser.parse_args(argv)

@@ -279,3 +279,16 @@ def test_aligned_crops_of_another_template_are_refused(
     said = refusals(run_small, tmp_path / "out", *options)
     assert said.startswith(f"--teacher: {teacher} takes faces aligned to the arcface template, the crops of --aligned")
     run_small(*options, "--template", "arcface", out=tmp_path / "out")
+
+
+def test_a_centre_crop_and_an_aligned_face_are_not_mixed(
+    run_small: Callable[..., Losses], faces: LabelledFaces, teacher: Path, tmp_path: Path
+) -> None:
+    options = ["--train_dataset", "folder", "--train_data_root", str(faces.root), "--train_list", ""]
+    options += ["--train_landmarks", "", "--alignment", "center_crop", "--cutout_prob", "0", "--train_batch_size", "8"]
+    assert refusals(run_small, tmp_path / "out", *options, "--teacher", str(teacher), *RELATION) == (
+        f"--teacher: {teacher} has the alignment umeyama, the training center_crop: only one of them uses landmarks"
+    )
+    cropped = replace(CONTRACT, alignment="center_crop").as_dict()
+    other = foreign(tmp_path / "cropped.onnx", metadata={CONTRACT_KEY: json.dumps(cropped)})
+    run_small(*options, "--teacher", str(other), *RELATION, out=tmp_path / "out")

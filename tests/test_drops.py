@@ -154,6 +154,21 @@ def test_the_rate_is_kept_and_so_is_the_expectation(rate: float, dtype: torch.dt
     assert torch.equal(y[:, 0], y[:, 1]) == (y.shape[1] == 2)
 
 
+def hashed(x: Any) -> Any:
+    """hash-prospector's published C function, in NumPy's 32-bit arithmetic."""
+    x = x ^ x >> np.uint32(16)
+    x = x * np.uint32(0x21F0AAAD)
+    x = x ^ x >> np.uint32(15)
+    x = x * np.uint32(0x735A2D97)
+    return x ^ x >> np.uint32(15)
+
+
+def test_words_are_the_32_bit_hash_of_column_and_key() -> None:
+    keys = np.random.default_rng(0).integers(2**32, size=8, dtype=np.uint32)
+    expected = hashed(hashed(np.arange(1000, dtype=np.uint32)) ^ keys[:, None])
+    np.testing.assert_array_equal(words(torch.from_numpy(keys.astype(np.int64)), 1000).numpy(), expected)
+
+
 def test_words_are_uniform_and_uncorrelated_over_neighbouring_samples_and_columns() -> None:
     """Also for keys that differ by one bit, as counters would."""
     keys = torch.arange(64)

@@ -24,7 +24,7 @@ from tools.planning import memory as planning
 from tools.planning.cards import CARDS
 from tools.planning.throughput import speed
 
-DATA = ["--train_dataset", "folder", "--aligned", "--train_data_root", "DATA"]
+DATA = ["--train_dataset", "folder", "--train_data_root", "DATA", "--aligned"]
 
 
 def training(*words: str) -> argparse.Namespace:

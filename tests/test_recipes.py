@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 import train
+from fr.files.model_metadata import CONTRACT_KEY
 from fr.options.definitions import train_options
 from fr.options.names import TIMM
+from fr.preprocessing import Preprocessing
+from tests.builders.onnx_files import foreign
 from tests.conftest import ROOT, data_options, folders, records
 from tools import plan
 
@@ -81,6 +84,10 @@ def test_a_recipe_trains(path: Path, sample_data: Path, tmp_path: Path) -> None:
     options = [f"@{path}", "--train_dataset", "vgg", *data_options(sample_data), *NO_VALIDATION, "--val_sets"]
     options += ["--init_from", "", "--train_batch_size", str(min(64, max(4, recipe.train_batch_size // 16)))]
     options += [] if timm else ["--input_size", "32"]
+    if recipe.teacher:  # any network, and the loss that any goes with
+        contract = json.dumps(Preprocessing((32, 48)).as_dict())
+        teacher = foreign(tmp_path / "teacher.onnx", metadata={CONTRACT_KEY: contract})
+        options += ["--teacher", str(teacher), "--distill_cosine_weight", "0", "--distill_relation_weight", "1"]
     options += ["--max_iterations", "10", "--log_step", "1", "--device", "cpu", "--dali_threads", "1"]
     assert train.main([*options, *folders(tmp_path)]) == 0
     steps: list[dict[str, Any]] = records(tmp_path / "logs")

@@ -22,7 +22,8 @@ from fr.files.kinds import Kind, kind_of, taken_for
 from fr.files.model_metadata import CONTRACT_KEY, read_contract, read_facts
 
 FORMAT = 1
-OF_THE_NETWORK = ("model", "embed_size", "iteration")  # fields that exported files keep beside the preprocessing
+# Fields that exported files keep beside the preprocessing.
+OF_THE_NETWORK = ("model", "embed_size", "model_kwargs", "iteration")
 _A_SNAPSHOT = "a snapshot of this trainer"
 
 

@@ -152,7 +152,7 @@ def face_graph(
     size = fn.cast(fn.stack(*reversed(sides)), dtype=types.FLOAT)
     start = math.clamp(inputs["low"], 0.0, size - 1.0)
     end = math.clamp(inputs["high"], start + 1.0, size)
-    if preprocessing.alignment == alignment.CENTER_CROP:  # then the teacher's, too
+    if preprocessing.alignment == alignment.CENTER_CROP:  # the teacher's, too (`fr/train/teacher.py`)
         start, end = start * 0.0, math.max(end, size)
     decoded = _region(encoded, sides, start, end, dali_device)
     images = _input_images(decoded, sides, start, inputs, "", preprocessing, effects, dali_device)

@@ -53,17 +53,15 @@ def open_teacher(
             f"--{', --'.join(elementwise)}: the embeddings of {path} have {teacher.embed_size} numbers: give "
             f"--embed_size {teacher.embed_size}, or --distill_relation_weight alone"
         )
-    if aligned and teacher.preprocessing.template != student.template:
+    fits = teacher.preprocessing.alignment, student.alignment
+    if fits[0] != fits[1] and CENTER_CROP in fits:
+        problems.append(
+            f"--teacher: {path} has the alignment {fits[0]}, the training {fits[1]}: only one of them uses landmarks"
+        )
+    elif aligned and CENTER_CROP not in fits and teacher.preprocessing.template != student.template:
         problems.append(
             f"--teacher: {path} takes faces aligned to the {teacher.preprocessing.template} template, the crops of "
             f"--aligned are of --template {student.template}; train on images with landmarks"
-        )
-    if CENTER_CROP in (student.alignment, teacher.preprocessing.alignment) and (
-        student.alignment != teacher.preprocessing.alignment
-    ):
-        problems.append(
-            f"--teacher: {path} has the alignment {teacher.preprocessing.alignment}, the training {student.alignment}: "
-            "only one of them uses landmarks"
         )
     if problems:
         raise InputError(*problems)

@@ -37,7 +37,7 @@ def options(argv: list[str]) -> PlanOptions:
     own, words = parser.parse_known_args(argv)
     _keep_unset_variables(words)
     recipe = any(word.startswith("@") for word in words)
-    data = [] if recipe else ["--train_dataset", "folder", "--aligned", "--train_data_root", "DATA"]
+    data = [] if recipe else ["--train_dataset", "folder", "--train_data_root", "DATA", "--aligned"]
     training = train_options([*data, *words]).values
     check_batch_size(training.train_batch_size, own.gpus, training.accumulate)
     if training.precision != "auto" and training.precision not in CARDS[own.gpu].flops:

@@ -96,7 +96,8 @@ def _backbone_step(
 ) -> BackboneStep:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     with FakeTensorMode(allow_non_fake_inputs=True):  # such as the state of the random generator
-        backbone = build_model(model, embed_size, size, keyword_arguments(model_kwargs)).train()
+        with _LiveStorages([]):  # which answers what some initialisations ask of a tensor
+            backbone = build_model(model, embed_size, size, keyword_arguments(model_kwargs)).train()
         images = torch.empty(batch, 3, *size).to(memory_format=memory_format)
         named = {f"backbone.{name}": parameter for name, parameter in backbone.named_parameters()}
         parameter_groups(named | {"head.weight": nn.Parameter(torch.empty(0))}, freeze, [])

@@ -45,11 +45,12 @@ from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolve
 from fr.errors import InputError, run_plainly
 from fr.evaluation.embedding import batch_size_on
 from fr.losses.classifier import MarginSoftmax, shard_rows
-from fr.models import build_model, training_preprocessing
+from fr.models import build_model, training_preprocessing, undecayed
 from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
 from fr.options.losses import LossSettings
 from fr.options.parsing import Resolved
+from fr.options.types import keyword_arguments
 from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
@@ -149,7 +150,8 @@ def _build_learner(
 ) -> tuple[Learner, list[str]]:
     """The learner of the options, and lines on the sources of its initial weights. resumed: a snapshot follows."""
     memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
-    backbone = build_model(options.model, options.embed_size, preprocessing.input_size)
+    kwargs = keyword_arguments(options.model_kwargs)
+    backbone = build_model(options.model, options.embed_size, preprocessing.input_size, kwargs)
     backbone.to(ranks.device).to(memory_format=memory_format)
     if options.sync_bn:
         backbone = synchronise_batch_norms(backbone, ranks.device)
@@ -158,12 +160,13 @@ def _build_learner(
     sources = initialise(backbone, head, identities, InitialWeights.from_options(options), resumed)
     average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
     named = _named_parameters(backbone, head)
-    groups = parameter_groups(named, options.freeze, options.lr_scale, options.decay_norm_and_bias)
+    kept = {f"backbone.{name}" for name in undecayed(backbone)}
+    groups = parameter_groups(named, options.freeze, options.lr_scale, options.decay_norm_and_bias, kept)
     optimizer = build_optimizer(groups, OptimizerSettings.from_options(options))
     if options.activation_checkpointing:
         checkpoint_blocks(backbone)
     precision = resolved_precision(options.precision, ranks.device)
-    settings = StepSettings(options.clip_norm, precision, options.freeze_bn, memory_format)
+    settings = StepSettings(options.clip_norm, precision, options.freeze_bn, memory_format, options.seed)
     network = teacher.network if teacher else None
     return Learner(backbone, head, optimizer, settings, average, options.compile, network), sources
 
@@ -214,7 +217,9 @@ def _snapshot_contents(
         **({"teacher": teacher.digest} if teacher else {}),
     }
     config = resolved.as_dict() | {FOLDER: os.getcwd()}
-    return SnapshotContents(options.model, options.embed_size, preprocessing.as_dict(), run, config)
+    kwargs = keyword_arguments(options.model_kwargs) or None
+    stored = preprocessing.as_dict()
+    return SnapshotContents(options.model, options.embed_size, stored, run, config, model_kwargs=kwargs)
 
 
 def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent:

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     PIXELS = 5
     FEATURES = 6
     MIXING = 7
+    DROPS = 8
 
 
 def generator(seed: int, purpose: Purpose, epoch: int = 0, first_count: int = 0) -> np.random.Generator:

@@ -246,7 +246,7 @@ def run(sample_data: Path, tmp_path: Path) -> Callable[..., Losses]:
     return run_here
 
 
-def one_layer(_name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Sequential:
+def one_layer(_name: str, embed_size: int, input_size: tuple[int, int], _kwargs: object = None) -> nn.Sequential:
     height, width = (side // 4 for side in input_size)
     return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3 * height * width, embed_size))
 
@@ -257,7 +257,7 @@ def small_network(signal_at: int = 0, number: int = signal.SIGTERM, dropout: flo
     signal_at: the forward pass of a training, from 1, at which this process gets the signal `number`; 0 = none.
     """
 
-    def build(_name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
+    def build(_name: str, embed_size: int, input_size: tuple[int, int], _kwargs: object = None) -> nn.Module:
         network, passes = one_layer("", embed_size, input_size), itertools.count(1)
         network.extend([nn.BatchNorm1d(embed_size), nn.Dropout(dropout)])
 

@@ -141,7 +141,7 @@ def _run_rank(rank: int, world: int, port: int, fault: Fault, options: list[str]
         run_command("train.py", options, said, said)
 
 
-def small_backbone(name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
+def small_backbone(name: str, embed_size: int, input_size: tuple[int, int], _kwargs: object = None) -> nn.Module:
     """With batch statistics, which the ranks have each their own of until a snapshot."""
     return nn.Sequential(one_layer(name, embed_size, input_size), nn.BatchNorm1d(embed_size))
 

@@ -101,6 +101,25 @@ def _mbf(embed_size: int, last_map: tuple[int, int]) -> Layout:
     return keys | batch_norm("features.layers.3", embed_size)
 
 
+def _transformer(width: int, depth: int) -> Callable[[int, tuple[int, int]], Layout]:
+    def build(embed_size: int, last_map: tuple[int, int]) -> Layout:
+        tokens = (16 * last_map[0] // 9) * (16 * last_map[1] // 9)  # patches of 9 pixels
+        keys: Layout = {"pos_embed": (1, tokens, width), "mask_token": (1, 1, width)}
+        keys |= {"patch_embed.proj.weight": (width, 3, 9, 9), "patch_embed.proj.bias": (width,)}
+        for index in range(depth):
+            key = f"blocks.{index}"
+            keys |= {f"{key}.{norm}.{part}": (width,) for norm in ("norm1", "norm2") for part in ("weight", "bias")}
+            keys[f"{key}.attn.qkv.weight"] = (3 * width, width)
+            keys |= {f"{key}.attn.proj.weight": (width, width), f"{key}.attn.proj.bias": (width,)}
+            keys |= {f"{key}.mlp.fc1.weight": (4 * width, width), f"{key}.mlp.fc1.bias": (4 * width,)}
+            keys |= {f"{key}.mlp.fc2.weight": (width, 4 * width), f"{key}.mlp.fc2.bias": (width,)}
+        keys |= {"norm.weight": (width,), "norm.bias": (width,)}
+        keys |= {"feature.0.weight": (width, tokens * width), **batch_norm("feature.1", width)}
+        return keys | {"feature.2.weight": (embed_size, width), **batch_norm("feature.3", embed_size)}
+
+    return build
+
+
 def _mobilefacenet(embed_size: int, last_map: tuple[int, int]) -> Layout:
     def convolution(key: str, shape: tuple[int, int, int, int], slopes: bool = True) -> Layout:
         keys: Layout = {f"{key}.conv.weight": shape, **batch_norm(f"{key}.bn", shape[0])}
@@ -198,6 +217,9 @@ LAYOUTS = {
     "ir50": _ir(3, 4, 14, 3),
     "ir101": _ir(3, 13, 30, 3),
     "mbf": _mbf,
+    "vit_t": _transformer(256, 12),
+    "vit_s": _transformer(512, 12),
+    "vit_b": _transformer(512, 24),
     "mobilefacenet": _mobilefacenet,
     "inception_resnet_v1": _inception_resnet_v1,
 }

@@ -118,6 +118,7 @@ REFUSED = {
     "tools/align_faces.py": ["--train_data_root", "none", "--out", "none", "--size", "1", "2", "3"],
     "tools/benchmark.py": ["head", "--forms", "none"],
     "tools/check_dataset.py": ["none", "--train_data_root", "none"],
+    "tools/choose_threshold.py": ["none", "none.txt", "--snap", "none.pt", "--fmr", "0.1"],
     "tools/classify.py": ["--snap", "none.pt", "--train_data_root", "none"],
     "tools/compare_losses.py": ["none", "--only", "none"],
     "tools/compare_models.py": ["a.pt", "b.pt", "--json", "none"],
@@ -134,6 +135,7 @@ REFUSED = {
     "tools/make_list.py": ["none", "none", "--val", "1"],
     "tools/make_sample_data.py": ["none", "--workers", "none"],
     "tools/pack_dataset.py": ["--train_dataset", "tar", "--train_data_root", "none", "--out", "none", "--margin", "1"],
+    "tools/plan.py": ["--gpu", "none", "--gpus", "1", "--identities", "1"],
     "tools/plot_roc.py": ["none.txt"],
     "tools/show_batch.py": ["--out", "none.jpg"],
 }

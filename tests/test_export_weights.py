@@ -96,6 +96,18 @@ def test_the_metadata_describe_the_weights_that_were_written(
     assert (opened.threshold, opened.noted, opened.preprocessing) == (threshold, [SPREADS[0]], CONTRACT)
 
 
+def test_keywords_of_the_network_go_along(tmp_path: Path) -> None:
+    kwargs = {"drop_path_rate": 0.05, "mask_ratio": 0}
+    state = build_model("vit_t", 8, (18, 18), kwargs).state_dict()
+    contents = snapshot.SnapshotContents(
+        "vit_t", 8, Preprocessing((18, 18)).as_dict(), state_dict=state, model_kwargs=kwargs
+    )
+    snapshot.write_weights(tmp_path / "t_0.pt", contents)
+    assert export_weights.main([str(tmp_path / "t_0.pt"), str(tmp_path / "hub")]) == 0
+    assert snapshot.read(tmp_path / "hub" / "model.safetensors").model_kwargs == kwargs
+    assert "--model_kwargs drop_path_rate=0.05 mask_ratio=0\n" in (tmp_path / "hub/README.md").read_text()
+
+
 def test_a_training_begins_with_a_hub_folder_and_learns_from_it(snap: Path, tmp_path: Path) -> None:
     hub = str(tmp_path / "hub")
     assert export_weights.main([str(snap), hub]) == 0

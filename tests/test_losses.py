@@ -53,11 +53,11 @@ CASES: list[tuple[int, int, dict[str, Any]]] = [
     (12, 0, {"margin_type": "arc", "s": 256.0}),
     (7, 0, {"margin_type": "arc", "s": 64.0, **SV}),
     (7, 0, {"margin_type": "combined", "m1": 1.3, "s": 1.0}),
+    *((2, 0, changes) for changes in ({}, SV, SMOOTH, {"margin_type": "curricular"}, {"margin_type": "ada"})),
+    *((1, 0, changes) for changes in ({}, {"margin_type": "arc", **SMOOTH}, {"margin_type": "mag"}, {**FOCAL})),
     *((7, 0, {"margin_type": kind, "sub_centers": 3}) for kind in COSINES),
     *((12, 0, {"margin_type": "arc", "sub_centers": 2, **changes}) for changes in (SV, FOCAL, SMOOTH, STRAIGHT)),
     *((2, 0, {"margin_type": kind, "sub_centers": 10}) for kind in ("arc", "curricular")),
-    *((2, 0, changes) for changes in ({}, SV, SMOOTH, {"margin_type": "curricular"}, {"margin_type": "ada"})),
-    *((1, 0, changes) for changes in ({}, {"margin_type": "arc", **SMOOTH}, {"margin_type": "mag"}, {**FOCAL})),
 ]
 
 

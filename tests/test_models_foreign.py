@@ -76,7 +76,11 @@ def test_the_caffe_resnet_and_its_fc_have_the_published_cost() -> None:
 
 # insightface's tables: https://github.com/deepinsight/insightface/tree/master/recognition/arcface_torch
 @pytest.mark.parametrize(
-    ("name", "published"), [("iresnet18", 2.6), ("iresnet50", 6.3), ("iresnet100", 12.1), ("mbf", 0.45)]
+    ("name", "published"),
+    [
+        *(("iresnet18", 2.6), ("iresnet50", 6.3), ("iresnet100", 12.1), ("mbf", 0.45)),
+        *(("vit_t", 1.5), ("vit_s", 5.7), ("vit_b", 11.4)),
+    ],
 )
 def test_insightfaces_networks_have_the_published_cost(name: str, published: float) -> None:
     # Their counter adds batch norms and PReLUs to the convolutions: 3 % in the narrow `mbf`, less in the others.
@@ -253,11 +257,42 @@ def inception_resnet_by_hand(state: State, x: torch.Tensor) -> torch.Tensor:
     return norm(state, "last_bn", F.linear(x, state["last_linear.weight"]), eps=1e-3)
 
 
+def transformer_by_hand(state: State, x: torch.Tensor) -> torch.Tensor:
+    def linear(key: str, x: torch.Tensor) -> torch.Tensor:
+        return x @ state[f"{key}.weight"].T + state.get(f"{key}.bias", torch.tensor(0.0))
+
+    def layer_norm(key: str, x: torch.Tensor) -> torch.Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * state[f"{key}.weight"] + state[f"{key}.bias"]
+
+    def norm_of_head(key: str, x: torch.Tensor) -> torch.Tensor:
+        scaled = (x - state[f"{key}.running_mean"]) / (state[f"{key}.running_var"] + 2e-5).sqrt()
+        return scaled * state[f"{key}.weight"] + state[f"{key}.bias"]
+
+    kernels, width = state["patch_embed.proj.weight"], len(state["norm.weight"])
+    patches = F.unfold(x, 9, stride=9).transpose(1, 2)
+    x = patches @ kernels.reshape(width, -1).T + state["patch_embed.proj.bias"] + state["pos_embed"]
+    for index in range(12):
+        key, heads = f"blocks.{index}", []
+        q, k, v = linear(f"{key}.attn.qkv", layer_norm(f"{key}.norm1", x)).chunk(3, dim=-1)
+        for head in range(8):
+            of_head = slice(head * width // 8, (head + 1) * width // 8)
+            scores = q[..., of_head] @ k[..., of_head].transpose(1, 2) / (width // 8) ** 0.5
+            heads.append(scores.softmax(dim=-1) @ v[..., of_head])
+        x = x + linear(f"{key}.attn.proj", torch.cat(heads, dim=-1))
+        inner = linear(f"{key}.mlp.fc1", layer_norm(f"{key}.norm2", x))
+        x = x + linear(f"{key}.mlp.fc2", inner.clamp(0, 6))
+    x = linear("feature.0", layer_norm("norm", x).flatten(1))
+    return norm_of_head("feature.3", linear("feature.2", norm_of_head("feature.1", x)))
+
+
 BY_HAND: dict[str, Callable[[State, torch.Tensor], torch.Tensor]] = {
     "iresnet18": iresnet_by_hand,
     "resnet50_caffe": caffe_resnet_by_hand,
     "senet50_caffe": caffe_resnet_by_hand,
     "mbf": mbf_by_hand,
+    "vit_t": transformer_by_hand,
     "mobilefacenet": mobilefacenet_by_hand,
     "ir18": ir_by_hand,
     "inception_resnet_v1": inception_resnet_by_hand,
@@ -299,7 +334,10 @@ def test_the_last_map_follows_the_input_size() -> None:
             assert model(torch.zeros(1, 3, *size)).shape == (1, 128)
 
 
-@pytest.mark.parametrize("name", BY_HAND)
+CONVOLUTIONAL = [name for name in BY_HAND if name != "vit_t"]  # of which tests/test_drops.py has a test
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_gradients_reach_every_parameter_that_is_trained(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(name, 16, small_size(name))
@@ -312,7 +350,7 @@ def test_gradients_reach_every_parameter_that_is_trained(name: str) -> None:
     assert not fixed or bool((model.state_dict()["features.weight"] == 1).all())
 
 
-@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_convolutions_start_with_the_reference_spread_of_weights(name: str) -> None:
     torch.manual_seed(1)
     for module in build_model(name, 128, (96, 96)).modules():

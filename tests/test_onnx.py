@@ -452,6 +452,9 @@ def test_the_preprocessing_of_a_foreign_file_is_given_once_beside_it(
     beside.write_text(json.dumps(CONTRACT.as_dict()))
     capsys.readouterr()
     assert figures(tmp_path, "--snap", str(path), *folder) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_models, "stores_preprocessing", None)  # isn't asked without options about it
+        assert compare_models.main([str(path), str(path), *folder, "--bootstrap", "0"]) == 0
     figures(tmp_path, "--snap", str(path), *folder, "--template", "sphereface")
     assert f"--template sphereface overrides what {path} says: arcface" in capsys.readouterr().out
     wrong = SAID.replace("arcface", "sphereface").split()

@@ -21,6 +21,7 @@ from fr.options.definitions import evaluation_options, train_options
 from fr.options.losses import LossSettings
 from fr.options.names import ELSEWHERE
 from fr.options.parsing import Resolved
+from fr.options.types import keyword_arguments
 from fr.options.validation import check_batch_size, check_micro_batches
 from tests.conftest import REQUIRED, ROOT
 
@@ -39,7 +40,7 @@ NOT_IN_RECIPES = {
     *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
     *("overwrite", "async_snapshots", "keep_snapshots", "keep_every"),
     *("weighted", "images_per_identity"),
-    *("freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
+    *("model_kwargs", "freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
     *("warmup_iterations", "warmup_epochs"),  # one of them
     *("optimizer", "betas", "eps", "decay_norm_and_bias", "lr_schedule", "lr_end", "lr_power"),
@@ -93,7 +94,7 @@ def test_defaults_are_those_documented() -> None:
         "color_prob": 0, "color_brightness": 0.5, "color_contrast": 0.5, "color_saturation": 0.5, "gray_prob": 0,
         "lowres_prob": 0, "lowres_ratio": 0.2, "jpeg_prob": 0, "jpeg_quality": 20,
         "erase_prob": 0, "erase_area": 0.4, "erase_aspect": 0.3, "mix_prob": 0,
-        "model": "mobilenet", "embed_size": 256,
+        "model": "mobilenet", "embed_size": 256, "model_kwargs": [],
         "init_from": "", "partial": False, "init_identities": "", "pretrained": False,
         "margin_type": "cos", "softmax_weight": 1, "s": 30, "m": "auto", "easy_margin": False,
         "m1": 1, "m2": 0.3, "m3": 0.2, "h": 0.333, "l_m": 0.45, "u_m": 0.8, "l_a": 10, "u_a": 110, "lambda_g": 35,
@@ -437,14 +438,28 @@ def test_orders_that_contradict_are_refused(argv: str, problem: str) -> None:
         ("--partial", "--partial: no effect without --init_from"),
         ("--init_identities names.txt", "--init_identities: no effect without --init_from"),
         ("--pretrained --model resnet34 --init_from a.pt", "--pretrained: not with --init_from"),
-        ("--pretrained", "--pretrained: goes with --model resnet34, resnet50, resnet101; here mobilenet"),
+        ("--pretrained", "--pretrained: goes with --model resnet34, resnet50, resnet101, timm/NAME; here mobilenet"),
     ],
 )
 def test_options_of_initial_weights_that_contradict_are_refused(argv: str, problem: str) -> None:
     (found,) = problems(*DATA, *argv.split())
     assert found.startswith(f"command line: {problem}")
     train_options([*DATA, "--init_from", "a.pt", "--partial", "--init_identities", "names.txt"])
-    train_options([*DATA, "--pretrained", "--model", "resnet50"])
+    for name in ("resnet50", "timm/any"):
+        train_options([*DATA, "--pretrained", "--model", name])
+
+
+def test_settings_of_a_network_are_keywords_with_builtins_as_values() -> None:
+    words = ["patch_size=8", "rate=0.1", "class_token=false", "size=[7, 7]", "window=7,6", "act=silu", "norm=none"]
+    assert keyword_arguments(value("model_kwargs", "--model_kwargs", *words)) == {
+        **{"patch_size": 8, "rate": 0.1, "class_token": False, "size": [7, 7], "window": [7, 6]},
+        **{"act": "silu", "norm": None},
+    }
+    for word in ("patch_size", "=8", "patch_size=", "patch size=8"):
+        (problem,) = problems(*DATA, "--model_kwargs", word)
+        assert problem == f"command line: --model_kwargs: expected KEY=VALUE, got {word!r}"
+    (problem,) = problems(*DATA, "--model_kwargs", "depth=3", "depth=4")
+    assert problem == "command line: --model_kwargs: more than one value of depth"
 
 
 def test_batch_sizes_that_do_not_divide_are_answered_with_the_nearest_that_do() -> None:
@@ -683,7 +698,7 @@ def test_usage_problems_print_nothing(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for name in ("VGGFace2_ROOT", "LFW_ROOT", "MS1MV3_ROOT", "VAL_ROOT"):
+    for name in re.findall(r"\$(\w+)", "".join(path.read_text() for path in CONFIGS.glob("*.yml"))):
         monkeypatch.setenv(name, f"/{name}")
     documents = [ROOT / "README.md", ROOT / "configs/README.md", *sorted((ROOT / "docs").glob("*.md"))]
     text = "\n".join(path.read_text() for path in documents).replace("\\\n", " ")

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import train
-from fr.onnx.model import CONTRACT_KEY
+from fr.files.model_metadata import CONTRACT_KEY
 from fr.options.definitions import train_options
 from fr.options.names import TIMM
 from fr.preprocessing import Preprocessing
 from tests.builders.onnx_files import foreign
 from tests.conftest import ROOT, data_options, folders, records
+from tools import plan
 
 CONFIGS = ROOT / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yml"))
@@ -62,7 +63,9 @@ def test_a_row_says_what_the_recipe_does(name: str) -> None:
     options = train_options([f"@{CONFIGS / name.split()[0]}", *shlex.split(name)[1:]]).values
     _data, model, loss, batch, *_rest = rows()[name]
     assert model == f"`{options.model}`"
-    assert f"`{options.margin_type}`" in loss and f"{options.s:g}" in loss
+    if options.softmax_weight:
+        assert f"`{options.margin_type}`" in loss and f"s {options.s:g}" in loss
+    assert bool(options.teacher) == ("teacher" in loss)
     rate = re.search(r"sampled ([\d.]+)", loss)
     assert options.sample_rate == (float(rate[1]) if rate else 1)
     assert batch == f"{options.train_batch_size:,} × {options.epoch_total_num}"
@@ -73,11 +76,13 @@ def test_a_row_says_what_the_recipe_does(name: str) -> None:
 def test_a_recipe_trains(path: Path, sample_data: Path, tmp_path: Path) -> None:
     """At a sixteenth of the batch, and 32 pixels, which all models but timm's take: iresnet100 needs minutes at 112."""
     recipe = train_options([f"@{path}"]).values
+    if recipe.teacher:
+        pytest.skip("needs a teacher's file, as tests/test_distillation.py has")
     timm = recipe.model.startswith(TIMM)
     if timm:
         pytest.importorskip("timm")
     options = [f"@{path}", "--train_dataset", "vgg", *data_options(sample_data), *NO_VALIDATION, "--val_sets"]
-    options += ["--init_from", "", "--train_batch_size", str(max(4, recipe.train_batch_size // 16))]
+    options += ["--init_from", "", "--train_batch_size", str(min(64, max(4, recipe.train_batch_size // 16)))]
     options += [] if timm else ["--input_size", "32"]
     if recipe.teacher:  # any network, and the loss that any goes with
         contract = json.dumps(Preprocessing((32, 48)).as_dict())
@@ -88,3 +93,15 @@ def test_a_recipe_trains(path: Path, sample_data: Path, tmp_path: Path) -> None:
     steps: list[dict[str, Any]] = records(tmp_path / "logs")
     assert [step["iteration"] for step in steps] == [*range(1, 11)]
     assert all(math.isfinite(step["loss"]) and not step["skipped_steps"] for step in steps), json.dumps(steps)
+
+
+@pytest.mark.parametrize("name", rows("Memory and hours"))
+def test_the_page_has_what_the_planner_says(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = CONFIGS / name.split()[0]
+    identities, images, *figures = rows("Memory and hours")[name]
+    assert f"{identities} identities, {images} images" in path.read_text()
+    data = ["--identities", identities.replace(",", ""), "--images", images.replace(",", "")]
+    plan.main([f"@{path}", *shlex.split(name)[1:], "--gpus", "8", "--gpu", "a100", *data, "--json"])
+    planned = json.loads(capsys.readouterr().out)
+    expected = planned["memory"]["total"] / 1e9, planned["images_per_s"], planned["hours"]
+    assert figures == [f"{expected[0]:.1f}", f"{expected[1]:,.0f}", f"{expected[2]:,.1f}"]

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fr.distributed import broadcast_buffers, resolved_precision
 from fr.errors import InputError
-from fr.models import build_model
+from fr.models import build_model, undecayed
 from fr.train.ema import WeightAverage
 from fr.train.optimizer import build_sgd, parameter_groups, set_lr
 from fr.train.replicas import (
@@ -316,6 +316,19 @@ def test_biases_norms_and_slopes_can_be_left_without_decay() -> None:
     kernel, bias, norm, shift, slope, matrix, offset = (decays[id(p)] for p in model.parameters())
     assert (kernel, matrix) == ((1.0, 0.5), (2.0, 0.5))
     assert bias == norm == shift == slope == (1.0, 0.0) and offset == (2.0, 0.0)
+
+
+def test_positions_and_tokens_of_a_transformer_can_be_left_without_decay() -> None:
+    with torch.device("meta"):
+        model = build_model("vit_t", 16, (36, 36))
+    groups = parameter_groups(dict(model.named_parameters()), [], [], False, undecayed(model))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed = {names[id(one)] for group in groups if "weight_decay" not in group for one in group["params"]}
+    kinds = ("qkv.weight", "attn.proj.weight", "fc1.weight", "fc2.weight")
+    assert decayed == {
+        *("patch_embed.proj.weight", "feature.0.weight", "feature.2.weight"),
+        *(name for name in names.values() if name.startswith("blocks.") and name.endswith(kinds)),
+    }
 
 
 @pytest.mark.parametrize(("freeze", "scale"), [(["backbone.wieght"], []), ([], ["backbone.wieght=3"])])

@@ -4,15 +4,24 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from fr.checkpoint import snapshot
 from fr.errors import InputError
 from fr.evaluation.scored_model import load_backbone, read_backbone
-from fr.models import build_model, family, training_preprocessing
+from fr.losses.classifier import MarginSoftmax
+from fr.models import build_model, family, training_preprocessing, undecayed
+from fr.models.drops import drawn, drops_of
 from fr.options.definitions import train_options
+from fr.options.losses import LossSettings
 from fr.options.names import MODEL_NAMES
+from fr.options.types import keyword_arguments
+from fr.preprocessing import Preprocessing
+from fr.weights.initial_weights import InitialWeights, initialise
 from fr.weights.loading import fit, read_weights
 from tests.conftest import REQUIRED
 from tests.weight_files import save_safetensors, with_prefix
@@ -114,15 +123,144 @@ def test_a_network_that_gives_no_embedding_is_refused() -> None:
         build_model("timm/test_vit", 0, (64, 64))  # what timm takes for "no last layer"
 
 
+SETTINGS: dict[str, Any] = {"patch_size": 8, "reg_tokens": 2, "drop_path_rate": 0.2, "act_layer": "silu"}
+
+
 @needs_timm
+def test_settings_reach_the_network() -> None:
+    plain = build_model("timm/test_vit", 24, (64, 64))
+    model = build_model("timm/test_vit", 24, (64, 64), SETTINGS)
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    width = len(plain.state_dict()["norm.weight"])
+    assert shapes["patch_embed.proj.weight"] == (width, 3, 8, 8) and shapes["reg_token"] == (1, 2, width)
+    assert shapes["pos_embed"] == (1, 8 * 8 + 1 + 2, width)
+    assert any(isinstance(module, nn.SiLU) for module in model.modules())
+    assert max(drop.rate for drop in drops_of(model)) == pytest.approx(0.2) and not drops_of(plain)
+
+
+@needs_timm
+def test_every_random_number_of_its_layers_is_drawn_by_address() -> None:
+    """Stochastic depth and dropout of elements, heads and attention: nothing comes from torch's generator."""
+    rates = dict.fromkeys(("drop_path_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate"), 0.3)
+    model = build_model("timm/test_vit", 24, (64, 64), {**rates, "drop_rate": 0.3})
+    images = torch.rand(6, 3, 64, 64)
+
+    def embeddings(first: int, of: torch.Tensor) -> torch.Tensor:
+        with drawn(drops_of(model), 3, 7, first, of), torch.no_grad():
+            return model(of)
+
+    before = torch.get_rng_state()
+    together = embeddings(0, images)
+    assert torch.equal(before, torch.get_rng_state())
+    # Products of other batch sizes may add up in another order: float32 through 6 blocks.
+    torch.testing.assert_close(torch.cat([embeddings(0, images[:2]), embeddings(2, images[2:])]), together)
+    assert not torch.allclose(embeddings(1, images), together)
+    assert not torch.allclose(model.eval()(images), together)
+
+
+@needs_timm
+def test_a_network_that_would_draw_otherwise_is_refused() -> None:
+    build_model("timm/test_resnet", 24, (64, 64), {"drop_path_rate": 0.2})
+    with pytest.raises(InputError, match=r"with --model_kwargs drop_rate=0\.2: it would drop by other random numbers"):
+        build_model("timm/test_resnet", 24, (64, 64), {"drop_rate": 0.2})
+
+
+@needs_timm
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"patchsize": 8}, r"^--model_kwargs patchsize: timm/test_vit has no such setting; it takes .*, patch_size, "),
+        ({"img_size": 64}, r"^--model_kwargs img_size: timm/test_vit has no such setting"),
+        ({"checkpoint_path": "/x"}, r"^--model_kwargs checkpoint_path: timm/test_vit has no such setting"),
+        ({"patch_size": "big"}, r"^--model_kwargs patch_size=big: timm/test_vit takes a value as 16$"),
+        ({"class_token": 1}, r"^--model_kwargs class_token=1: timm/test_vit takes a value as True$"),
+        ({"num_heads": 7}, r"^--model timm/test_vit: doesn't work at 64x64 with --model_kwargs num_heads=7: "),
+        ({"global_pool": "none"}, r"^--model timm/test_vit: .* with --model_kwargs global_pool=none: "),
+    ],
+)
+def test_settings_that_a_network_cannot_have_are_refused(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_model("timm/test_vit", 24, (64, 64), kwargs)
+
+
+@needs_timm
+def test_positions_are_left_without_weight_decay() -> None:
+    assert {"pos_embed", "cls_token"} <= undecayed(build_model("timm/test_vit", 24, (64, 64)))
+    assert undecayed(build_model("timm/test_resnet", 24, (64, 64))) == set()
+
+
+def vit_snapshot(folder: Path) -> tuple[Path, nn.Module]:
+    """A snapshot of a ViT with patches of 16 pixels for images of 96 × 64."""
+    model = build_model("timm/test_vit", 24, (96, 64), {"reg_tokens": 2})
+    contents = snapshot.SnapshotContents(
+        "timm/test_vit", 24, Preprocessing((96, 64)).as_dict(), state_dict=model.state_dict(),
+        model_kwargs={"reg_tokens": 2},
+    )  # fmt: skip
+    snapshot.write_weights(folder / "vit_1.pt", contents)
+    return folder / "vit_1.pt", model
+
+
+@needs_timm
+def test_a_snapshot_is_scored_with_its_settings(tmp_path: Path) -> None:
+    path, model = vit_snapshot(tmp_path)
+    again = load_backbone(path, snapshot.read(path), (96, 64))
+    images = torch.rand(2, 3, 96, 64)
+    assert torch.equal(again(images), model.eval()(images))
+
+
+@needs_timm
+def test_initial_weights_are_resampled_to_other_sizes_by_timms_functions(one_rank: None, tmp_path: Path) -> None:
+    from timm.layers import resample_abs_pos_embed, resample_patch_embed
+
+    path, theirs = vit_snapshot(tmp_path)
+    ours = build_model("timm/test_vit", 24, (64, 64), {"reg_tokens": 2, "patch_size": 8})
+    head = MarginSoftmax(3, 24, LossSettings(), seed=0)
+    initialise(ours, head, ["a", "b", "c"], InitialWeights(str(path), False, "", False, "timm/test_vit"), resumed=False)
+    state, stored = ours.state_dict(), theirs.state_dict()
+    kernel = stored["patch_embed.proj.weight"]
+    assert torch.equal(state["patch_embed.proj.weight"], resample_patch_embed(kernel, [8, 8]))
+    positions = resample_abs_pos_embed(stored["pos_embed"], [8, 8], [6, 4], num_prefix_tokens=3)
+    assert torch.equal(state["pos_embed"], positions)
+    others = stored.keys() - {"patch_embed.proj.weight", "pos_embed"}
+    assert all(torch.equal(state[key], stored[key]) for key in others)
+
+
+@needs_timm
+def test_pretrained_weights_are_timms_but_for_the_classifier(
+    one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+
+    published, create = timm.create_model("test_vit"), timm.create_model
+    torch.save(published.state_dict(), tmp_path / "published.pth")
+
+    def create_here(name: str, pretrained: bool = False, **how: Any) -> nn.Module:
+        overlay = {"pretrained_cfg_overlay": {"file": str(tmp_path / "published.pth")}} if pretrained else {}
+        return create(name, pretrained, **how, **overlay)
+
+    monkeypatch.setattr(timm, "create_model", create_here)
+    ours = build_model("timm/test_vit", 24, (160, 160))
+    head = MarginSoftmax(3, 24, LossSettings(), seed=0)
+    fresh = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
+    wish = InitialWeights("", False, "", True, "timm/test_vit")
+    said = initialise(ours, head, ["a", "b", "c"], wish, resumed=False)
+    assert "left out: 2" in said and "begin afresh: 2" in said
+    for key, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, (fresh if key.startswith("head.") else published.state_dict())[key]), key
+    (tmp_path / "published.pth").unlink()
+    with pytest.raises(InputError, match=r"^--pretrained: timm/test_vit: FileNotFoundError$"):
+        initialise(ours, head, ["a", "b", "c"], wish, resumed=False)
+
+
 def test_the_recipe_names_a_network_that_takes_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in re.findall(r"\$(\w+)", RECIPE.read_text()):
         monkeypatch.setenv(name, f"/{name}")
     options = train_options([f"@{RECIPE}"]).values
     preprocessing = training_preprocessing(options)
     assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
-    model = build_model(options.model, options.embed_size, preprocessing.input_size).eval()
-    with torch.no_grad():
+    kwargs = keyword_arguments(options.model_kwargs)
+    with torch.device("meta"):
+        model = build_model(options.model, options.embed_size, preprocessing.input_size, kwargs).eval()
         assert model(torch.zeros(1, 3, *preprocessing.input_size)).shape == (1, options.embed_size)
 
 

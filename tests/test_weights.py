@@ -174,6 +174,7 @@ FILES: dict[str, tuple[Any, str, str, int, tuple[int, int] | None, Callable[[Ten
     "model_resnet34.pt": (centre_loss_checkpoint, "centre loss", "resnet34", 128, None, unchanged),
     "backbone.pth": (insightface_file("iresnet18"), "insightface", "iresnet18", 512, (112, 112), unchanged),
     "mbf.pth": (insightface_file("mbf"), "insightface", "mbf", 512, (112, 112), unchanged),
+    "vit.pth": (insightface_file("vit_t"), "insightface", "vit_t", 512, (112, 112), unchanged),
     "whole.pth": (whole_module(torch.save), "insightface", "iresnet18", 512, (112, 112), unchanged),
     "whole_old.pth": (whole_module(save_legacy), "insightface", "iresnet18", 512, (112, 112), unchanged),
     **{

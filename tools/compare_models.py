@@ -37,6 +37,7 @@ from fr.evaluation.scoring import Scored, score
 from fr.evaluation.verification import Verification, shares_of_pairs
 from fr.files.durable import write_result
 from fr.report.plots import png, roc_overlay
+from tools.options.compare_models import PREPROCESSING
 from tools.options.compare_models import options as read_options
 
 COMPARED = ("accuracy", "auc")
@@ -45,7 +46,9 @@ COMPARED = ("accuracy", "auc")
 def main(argv: list[str]) -> int:
     arguments, both = read_options(argv)
     options = both[0].values
-    overriding = len({stores_preprocessing(Path(resolved.values.snap)) for resolved in both}) == 1
+    overriding = False
+    if both[0].said(PREPROCESSING, ""):  # to see what a file stores it is opened once more
+        overriding = len({stores_preprocessing(Path(resolved.values.snap)) for resolved in both}) == 1
     with open_ranks(options.device) as ranks:
         sets_of_a, sets_of_b = (score(resolved, ranks, overriding) for resolved in both)
         if len(sets_of_a) != len(sets_of_b):

@@ -34,7 +34,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 import json
 from pathlib import Path
 
-from fr.alignment import CENTER_CROP
 from fr.console import caught_signals
 from fr.data.faces import shown
 from fr.data.pipeline import dali_settings
@@ -51,7 +50,7 @@ from fr.recognition.gallery import Gallery, Rows, new_gallery
 from fr.recognition.identification import Searches
 from fr.recognition.recognizer import Recognizer
 from tools.identifying.drawing import undrawable
-from tools.identifying.portraits import Looking, Portraits, embedded
+from tools.identifying.portraits import Looking, Portraits, embedded, refuse_center_crops
 from tools.identifying.results import Seen, Sink, open_sinks
 from tools.identifying.scores import cmc_of, lines, metrics_of, search_probes, write_cmc
 from tools.identifying.sources import Source, open_source
@@ -68,11 +67,8 @@ def main(argv: list[str]) -> int:
         if ranks.world_size > 1:
             raise InputError("runs in one process only: start it without torchrun")
         model = open_model(options, ranks.device)
-        if model.preprocessing.alignment == CENTER_CROP and (source or not arguments.aligned):
-            raise InputError(
-                f"{options.snap} sees the centre of an image ({CENTER_CROP}), not its faces: give another --alignment, "
-                "or crops of faces as --gallery and --evaluate with --aligned"
-            )
+        if source:
+            refuse_center_crops(model, options.snap)
         print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
         threshold = _threshold(arguments.threshold, model, resolved)
         settings = settings_of(arguments)

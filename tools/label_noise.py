@@ -38,7 +38,6 @@ from fr.data.bad_images import BadImages
 from fr.distributed import gather_objects, open_ranks
 from fr.errors import InputError, run_plainly
 from fr.files.durable import write_result
-from fr.losses.sharded import SHORTEST
 from tools.check_dataset import cleaned_list, list_lines
 from tools.features.classes import Indices
 from tools.features.labelled import LabelledImages, labelled_images
@@ -95,9 +94,9 @@ def main(argv: list[str]) -> int:
 
 def _angles(images: LabelledImages, features: Features) -> Angles:
     """Angles [n, K] of images to the centres of their classes, in degrees."""
-    unit = functional.normalize(torch.from_numpy(features.values).double(), eps=SHORTEST)
+    unit = functional.normalize(torch.from_numpy(features.values).double())
     centres = images.head[images.targets[features.rows]].double().view(len(unit), images.sub_centers, -1)
-    cosines = torch.einsum("ne,nke->nk", unit, functional.normalize(centres, dim=2, eps=SHORTEST))
+    cosines = torch.einsum("ne,nke->nk", unit, functional.normalize(centres, dim=2))
     angles: Angles = cosines.clamp(-1, 1).arccos().rad2deg().numpy()
     return angles
 

@@ -22,6 +22,8 @@ from fr.files.kinds import Kind, kind_of, taken_for
 from fr.files.model_metadata import CONTRACT_KEY, read_contract, read_facts
 
 FORMAT = 1
+# Fields that exported files keep beside the preprocessing.
+OF_THE_NETWORK = ("model", "embed_size", "model_kwargs", "iteration")
 _A_SNAPSHOT = "a snapshot of this trainer"
 
 
@@ -33,7 +35,7 @@ class SnapshotContents:
     of the last validation. scores: `fr.evaluation.score_check.Spread.as_dict` of each set. meters: counts of the loop.
     best: iteration and accuracy of the best snapshot of the run. average: the moving average of the weights
     (--ema_decay). run_id: a random name of the run that wrote it, kept over resumes; "" = unknown. head [C, E],
-    head_bias [C] and identities: of weights that were imported with their head.
+    head_bias [C] and identities: of weights that were imported with their head. model_kwargs: of --model_kwargs.
     """
 
     model: str
@@ -52,6 +54,7 @@ class SnapshotContents:
     head: torch.Tensor | None = None
     head_bias: torch.Tensor | None = None
     identities: list[str] | None = None
+    model_kwargs: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Entries of the `.pt`: tensors and builtins."""
@@ -76,7 +79,8 @@ class SnapshotContents:
 
     def required(self) -> dict[str, Any]:
         """Entries that must be the same in a snapshot that a run resumes from."""
-        return {name: getattr(self, name) for name in ("model", "embed_size", "preprocessing", "run")}
+        entries = {name: getattr(self, name) for name in ("model", "embed_size", "preprocessing", "run")}
+        return entries | {"model_kwargs": self.model_kwargs or {}}
 
 
 def _is(kind: type) -> Callable[[Any], bool]:
@@ -87,6 +91,14 @@ def _is_best(value: Any) -> bool:
     return isinstance(value, tuple) and [type(one) for one in value] in ([int, float], [int, int])
 
 
+def _is_kwargs(value: Any) -> bool:
+    """Whether keywords are builtins, or lists of numbers."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        return False
+    parts = (part for one in value.values() for part in (one if isinstance(one, list) else [one]))
+    return all(isinstance(part, bool | int | float | str | None) for part in parts)
+
+
 _FITS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("format", "embed_size", "iteration"), _is(int)),
     **dict.fromkeys(("preprocessing", "state_dict", "config", "metrics", "run", "meters", "average"), _is(dict)),
@@ -94,6 +106,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("scores", "identities"), _is(list)),
     **dict.fromkeys(("model", "run_id"), _is(str)),
     "best": _is_best,
+    "model_kwargs": _is_kwargs,
 }
 _NEEDED = ("format", "model", "embed_size", "preprocessing", "iteration", "state_dict", "config", "metrics", "run")
 
@@ -147,7 +160,7 @@ def described(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, 
     if CONTRACT_KEY not in metadata:
         raise InputError(taken_for(_A_SNAPSHOT, path))
     facts = read_facts(path, metadata)
-    known = {name: facts.get(name) for name in ("model", "embed_size", "iteration", "scores")}
+    known = {name: facts.get(name) for name in (*OF_THE_NETWORK, "scores")}
     return SnapshotContents.from_dict(
         path,
         {

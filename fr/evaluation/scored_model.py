@@ -87,7 +87,7 @@ def load_backbone(
 
     averaged: with the averaged weights (`--ema_decay`).
     """
-    model = build_model(contents.model, contents.embed_size, input_size)
+    model = build_model(contents.model, contents.embed_size, input_size, contents.model_kwargs)
     snapshot.load_weights(model, contents, path, averaged)
     return model.eval()
 
@@ -142,7 +142,8 @@ def exported_facts(path: Path, contents: SnapshotContents, averaged: bool = Fals
 
     Without the training's options, which contain paths of this machine.
     """
-    facts = {name: getattr(contents, name) for name in ("model", "embed_size", "iteration")}
+    entries = contents.as_dict()
+    facts = {name: entries[name] for name in snapshot.OF_THE_NETWORK if name in entries}
     facts["flipped_emb"] = bool(contents.config.get("flipped_emb"))
     kept = [one for one in read_spreads(path, contents.scores or []) if one.averaged == averaged]
     facts["scores"] = [replace(one, averaged=False).as_dict() for one in kept]

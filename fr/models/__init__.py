@@ -1,13 +1,15 @@
 """Backbones by name (`--model`): images → embeddings. The file of each has its FAMILIES."""
 
 import argparse
+from collections.abc import Mapping
 from importlib import import_module
+from typing import Any
 
 from torch import nn
 
 from fr.data.nvjpeg import load_dalis
 from fr.errors import InputError, unknown
-from fr.models.family import Family
+from fr.models.family import Family, check_kwargs
 from fr.options.names import BACKBONES, TIMM
 from fr.preprocessing import Preprocessing
 
@@ -37,13 +39,26 @@ def training_preprocessing(options: argparse.Namespace) -> Preprocessing:
     return default.with_overrides(options.input_size, options.mean, options.std, options.color_order)
 
 
-def build_model(name: str, embed_size: int, input_size: tuple[int, int]) -> nn.Module:
+def build_model(
+    name: str, embed_size: int, input_size: tuple[int, int], kwargs: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Build a backbone [B, 3, H, W] → [B, embed_size], initialised from torch's global generator.
 
-    InputError for an unknown name, or an input_size (height, width) that isn't a multiple of the family's divisor.
+    kwargs: of --model_kwargs. InputError for an unknown name, kwargs that it doesn't take, or an input_size (height,
+    width) that isn't a multiple of the family's divisor.
     """
     model = family(name)
     if any(side % model.divisor for side in input_size):
         height, width = input_size
         raise InputError(f"{name} needs sides that are multiples of {model.divisor}, got {height}×{width}")
-    return model.build(embed_size, input_size)
+    kwargs = kwargs or {}
+    if model.settings is not None:
+        check_kwargs(name, kwargs, model.settings)
+        kwargs = {**model.settings, **kwargs}
+    return model.build(embed_size, input_size, **kwargs)
+
+
+def undecayed(network: nn.Module) -> set[str]:
+    """Names of the parameters that a network exempts from weight decay beside vectors, as position embeddings."""
+    names: set[str] = getattr(network, "no_weight_decay", set)()
+    return names

@@ -16,9 +16,11 @@ BACKBONES = {  # file of fr/models/ → its models
     "iresnet": ("iresnet18", "iresnet34", "iresnet50", "iresnet100", "iresnet200"),
     "ir": ("ir18", "ir34", "ir50", "ir101"),
     "insightface_mbf": ("mbf",),
+    "insightface_vit": ("vit_t", "vit_s", "vit_b"),
     "mobilefacenet": ("mobilefacenet",),
     "inception_resnet_v1": ("inception_resnet_v1",),
 }
+PRETRAINED = BACKBONES["torchvision_resnet"]  # have ImageNet weights of torchvision for --pretrained
 MODEL_NAMES = tuple(name for names in BACKBONES.values() for name in names)
 
 

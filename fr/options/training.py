@@ -12,6 +12,7 @@ from fr.options.types import (
     COUNT,
     COUNT_OR_0,
     FLAG,
+    KEYWORD,
     NOT_NEGATIVE,
     POSITIVE,
     PREFIX,
@@ -40,6 +41,8 @@ def model(group: Group) -> None:
     names = "|".join((*MODEL_NAMES, "timm/NAME"))
     add("--model", type=model_name(MODEL_NAMES), default="mobilenet", metavar=names, help="backbone")
     add("--embed_size", COUNT, 256, "length of the embedding [numbers]")
+    settings = "settings of the network, as of timm's create_model [KEY=VALUE]; no value = its own"
+    add("--model_kwargs", type=KEYWORD, nargs="*", default=[], help=settings)
 
 
 def initial_weights(group: Group) -> None:
@@ -52,7 +55,7 @@ def initial_weights(group: Group) -> None:
         default="",
         help="file with the class names of --init_from's head, one a line; empty = its own",
     )
-    add("--pretrained", **FLAG, help="start from torchvision's ImageNet weights (resnet34, 50, 101); false = off")
+    add("--pretrained", **FLAG, help="start from weights of torchvision (resnet34, 50, 101) or timm; false = off")
 
 
 def optimiser(group: Group) -> None:
@@ -64,7 +67,7 @@ def optimiser(group: Group) -> None:
     add("--betas", type=BELOW_1, nargs="*", default=[0.9, 0.999], help=averages)
     add("--eps", POSITIVE, 1e-8, "added to the denominator of Adam [number]")
     add("--weight_decay", NOT_NEGATIVE, 1e-4, "L2 penalty; adamw: decay [factor]; 0 = off")
-    every = "weight decay also of biases, norms and PReLU slopes; false = of matrices and kernels alone"
+    every = "weight decay also of biases, norms, slopes and positions; false = of matrices and kernels alone"
     add("--decay_norm_and_bias", **FLAG | {"default": True}, help=every)
     shapes = "after the warm-up; step: --lr_drops; poly, cosine: from --lr to --lr_end in --epoch_total_num"
     add("--lr_schedule", default="step", choices=SCHEDULES, help=shapes)

@@ -1,6 +1,7 @@
 """Types of option values: each reads a word or says what was wanted instead."""
 
 import argparse
+import ast
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,22 @@ def snapshot_file(text: str) -> Path:
     return Path(model_file(text))
 
 
+def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Words KEY=VALUE as keywords and builtins: numbers, true, false, none and lists as such, the rest as text."""
+    return {key: _literal(text) for key, _, text in (word.partition("=") for word in words)}
+
+
+def _literal(text: str) -> Any:
+    named = {"true": True, "false": False, "none": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    try:
+        value = ast.literal_eval(text)
+    except (MemoryError, RecursionError, SyntaxError, ValueError):
+        return text
+    return list(value) if isinstance(value, tuple) else value if isinstance(value, int | float | list) else text
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "yes", "on", "false", "no", "off"):
         raise ValueError
@@ -74,6 +91,7 @@ ERASED = checked(float, "a number in [0.02, 1)", lambda x: 0.02 <= x < 1)
 JPEG_QUALITY = checked(int, "a whole number in [1, 100]", lambda x: 1 <= x <= 100)
 QUALITY = checked(int, "a whole number in [1, 99]", lambda x: 1 <= x <= 99)
 SCALED = checked(str, "pattern=factor with a factor >= 0", lambda x: _has_factor(*x.rpartition("=")))
+KEYWORD = checked(str, "KEY=VALUE", lambda x: x.partition("=")[0].isidentifier() and x.partition("=")[2] != "")
 SEED = checked(int, "a whole number in [0, 2**32)", lambda x: 0 <= x < 2**32)
 SIDE = checked(int, "a whole number >= 32", lambda x: x >= 32)
 CHANNEL = checked(float, "a number", lambda x: True)

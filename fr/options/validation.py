@@ -11,7 +11,7 @@ from fr.errors import InputError
 from fr.options.augmentation import Augmentation
 from fr.options.fields import needs_of
 from fr.options.losses import MARGINS, LossSettings, MarginType
-from fr.options.names import DATASETS, SET_OPTIONS, UNLABELLED
+from fr.options.names import DATASETS, PRETRAINED, SET_OPTIONS, TIMM, UNLABELLED
 from fr.options.recipes import DATA, LANDMARKS
 
 # Options that go with some values of another; set to anything but their default they are refused with the rest.
@@ -28,7 +28,6 @@ _GOES_WITH = {
     ),
     "t": ("mining_type", ("sv",)),
     "gamma": ("mining_type", ("focal",)),
-    "pretrained": ("model", ("resnet34", "resnet50", "resnet101")),
     # of tools/align_faces.py
     **dict.fromkeys(("size", "template", "alignment", "margin"), ("crop", ("aligned",))),
     **dict.fromkeys(("boxes", "enlarge", "square"), ("crop", ("loose",))),
@@ -90,8 +89,15 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
             f"{origins['activation_checkpointing']}: --activation_checkpointing: not with --compile, which decides by "
             "itself what it computes twice"
         )
+    model = values.get("model", TIMM)
+    if values.get("pretrained") and model not in PRETRAINED and not model.startswith(TIMM):
+        known = ", ".join(PRETRAINED)
+        problems.append(f"{origins['pretrained']}: --pretrained: goes with --model {known}, {TIMM}NAME; here {model}")
     if values.get("pretrained") and values.get("init_from"):
         problems.append(f"{origins['pretrained']}: --pretrained: not with --init_from; a run begins with one of them")
+    settings = [word.partition("=")[0] for word in values.get("model_kwargs", [])]
+    if twice := sorted({key for key in settings if settings.count(key) > 1}):
+        problems.append(f"{origins['model_kwargs']}: --model_kwargs: more than one value of {', '.join(twice)}")
     problems += length_problems(values, origins, defaults)
     problems += _data_problems(values, origins) + _order_problems(values, origins)
     problems += _center_crop_problems(values, origins, defaults)

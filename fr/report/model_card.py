@@ -77,13 +77,16 @@ def _input(contract: Preprocessing) -> str:
 
 
 def _use(facts: Mapping[str, Any]) -> str:
+    network = f"--model {facts['model']} --embed_size {facts['embed_size']}"
+    if settings := facts.get("model_kwargs"):
+        network += f" --model_kwargs {' '.join(f'{key}={value}' for key, value in settings.items())}"
     return f"""## Use
 
 With face-recognition-trainer, which wrote this folder, here FOLDER:
 
     python evaluate_lfw.py --snap FOLDER --val_data_root LFW
     python tools/identify.py --snap FOLDER --gallery PEOPLE --input IMAGES
-    python train.py @my_config.yml --model {facts["model"]} --embed_size {facts["embed_size"]} --init_from FOLDER
+    python train.py @my_config.yml --init_from FOLDER {network}
 
 The weights alone, in PyTorch; the metadata of the file and config.json say the rest:
 

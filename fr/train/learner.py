@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fr.checkpoint.training_state import StateTensors, Tensors
-from fr.distributed import float32_products
+from fr.distributed import float32_products, rank, world_size
 from fr.losses.classifier import MarginSoftmax
+from fr.models.drops import drawn, drops_of
 from fr.train.ema import WeightAverage
 from fr.train.loss_scale import LossScale
 from fr.train.meters import Meters
@@ -30,13 +31,14 @@ class StepSettings:
     """Constants of a step. clip_norm: 0 = off. precision: one of `fr.distributed.PRECISIONS`; the head is in float32
     with all of them, in TF32 with `tf32`.
 
-    freeze_bn: batch norms use their running statistics, and leave them as they are.
+    freeze_bn: batch norms use their running statistics, and leave them as they are. seed: of what the backbone drops.
     """
 
     clip_norm: float = 0.0
     precision: str = "fp32"
     freeze_bn: bool = False
     memory_format: torch.memory_format = torch.contiguous_format
+    seed: int = 0
 
 
 class Learner:
@@ -63,6 +65,7 @@ class Learner:
         self._scale = LossScale(self.device) if settings.precision == "fp16" else None
         self._teacher = teacher
         self._replicas = replicate(backbone, compiled)
+        self._drops = drops_of(backbone)
         # Buffers that a forward pass changes: batch statistics, and the head's scalars (its centres follow later).
         changing = [*backbone.buffers(), *(buffer for buffer in head.buffers() if not buffer.ndim)]
         dtypes = dict.fromkeys(buffer.dtype for buffer in changing)
@@ -90,7 +93,9 @@ class Learner:
         in_tf32 = float32_products(self._settings.precision == "tf32")
         with in_tf32, self.head.step(iteration, torch.cat([batch[1] for batch in batches]), self.optimizer):
             for number, (images, labels, *for_teacher) in enumerate(batches, start=1):
-                with unshared(self._replicas) if number < len(batches) else nullcontext():
+                first = ((number - 1) * world_size() + rank()) * len(images)  # as in `TrainingStream`
+                drops = drawn(self._drops, self._settings.seed, iteration, first, images)
+                with drops, unshared(self._replicas) if number < len(batches) else nullcontext():
                     with torch.autocast(self.device.type, self._half, enabled=self._half is not None):
                         teachers = self._teach(*for_teacher)
                         embeddings = self._replicas(images)

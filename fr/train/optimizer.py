@@ -2,7 +2,7 @@
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +30,17 @@ class OptimizerSettings(OptionFields):
 
 
 def parameter_groups(
-    named: dict[str, nn.Parameter], freeze: Sequence[str], lr_scale: Sequence[str], decay_all: bool = True
+    named: dict[str, nn.Parameter],
+    freeze: Sequence[str],
+    lr_scale: Sequence[str],
+    decay_all: bool = True,
+    undecayed: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Parameter groups by learning rate and decay, for an optimiser; parameters that match `freeze` stop learning.
 
     freeze: shell patterns of names. lr_scale: `pattern=factor` each, of the learning rate; the last that matches
-    counts. decay_all: false = no weight decay of vectors: biases, norms and slopes. InputError for a pattern that
-    matches no name.
+    counts. decay_all: false = no weight decay of vectors (biases, norms and slopes) and of the names `undecayed`.
+    InputError for a pattern that matches no name.
     """
     factors = dict.fromkeys(named, 1.0)
     for entry in lr_scale:
@@ -45,7 +49,8 @@ def parameter_groups(
     for pattern in freeze:
         for name in _matching(named, pattern, "--freeze"):
             named[name].requires_grad_(False)
-    kinds = {name: (factors[name], decay_all or parameter.ndim > 1) for name, parameter in named.items()}
+    decayed = {name for name, one in named.items() if decay_all or (one.ndim > 1 and name not in undecayed)}
+    kinds = {name: (factors[name], name in decayed) for name in named}
     return [
         {
             "params": [named[name] for name in named if kinds[name] == (factor, decays)],

@@ -3,9 +3,10 @@
 C identities of this run, C_r of them on this rank, E embedding size, C' classes of the file's head.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlparse
 
 import torch
@@ -16,9 +17,12 @@ from fr.distributed import raise_together, rank
 from fr.errors import InputError
 from fr.files.untrusted import read_text
 from fr.losses.classifier import MarginSoftmax
-from fr.models import torchvision_resnet
+from fr.models import family, timm_models, torchvision_resnet
 from fr.options.fields import OptionFields
+from fr.options.names import TIMM
 from fr.weights.loading import Weights, fit, read_weights
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,12 @@ def initialise(
         return [f"{option} is left aside: the run goes on from a snapshot"] if option else []
     failure, said = None, []
     try:
-        if wish.pretrained:
+        if wish.pretrained and wish.model.startswith(TIMM):
+            said = fit(backbone, _resampled(backbone, timm_weights(wish.model)), partial=False)
+        elif wish.pretrained:
             said = fit(backbone, imagenet_weights(wish.model), partial=False)
         else:
-            weights = read_weights(Path(wish.init_from), wish.model)
+            weights = _resampled(backbone, read_weights(Path(wish.init_from), wish.model))
             said = [*fit(backbone, weights, wish.partial), _begin_head(head, weights, identities, wish)]
     except InputError as error:
         failure = error
@@ -121,17 +127,53 @@ def read_identities(path: Path) -> list[str]:
 def imagenet_weights(model: str) -> Weights:
     """torchvision's ImageNet weights for a ResNet, downloaded unless they are there; all ranks together.
 
-    The first rank goes ahead, so that the others of its host find the file. InputError when there is no way to it.
+    InputError when there is no way to it.
     """
     enum = torchvision_resnet.imagenet_weights(model)
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(enum.url).path).name
+
+    def fetch() -> None:
+        try:
+            enum.get_state_dict(progress=rank() == 0, check_hash=True, weights_only=True)
+        except Exception as error:  # of the network, the disk, the hash or a damaged file
+            reason = " ".join(str(error).split())
+            raise InputError(f"--pretrained: {enum.url}: {reason}; put that file at {path} by hand") from error
+
+    _first_rank_first(fetch, f"--pretrained: another rank has no {path}")
+    return read_weights(path)
+
+
+def timm_weights(model: str) -> Weights:
+    """timm's pretrained weights for one of its networks, without the classifier; otherwise as `imagenet_weights`."""
+    own = family(model)
+    name = model.removeprefix(TIMM)
+    tensors, classifiers = _first_rank_first(
+        lambda: timm_models.pretrained(name), f"--pretrained: another rank has no weights of {model}"
+    )
+    last = tuple(key for key in tensors if key.startswith(tuple(f"{one}." for one in classifiers)))
+    kept = {key: tensor for key, tensor in tensors.items() if key not in last}
+    return Weights(Path(name), "timm", model, 0, own.input_size, kept, None, left_out=last, lacks=last)
+
+
+def _first_rank_first(fetch: Callable[[], T], elsewhere: str) -> T:
+    """What `fetch` returns; the first rank goes ahead, so that the others of its host find the file.
+
+    InputError on all ranks if one raises it, with the message `elsewhere` on the others.
+    """
+    fetched: list[T] = []
     for leading in (True, False):
         failure = None
         try:
             if (rank() == 0) == leading:
-                enum.get_state_dict(progress=leading, check_hash=True, weights_only=True)
-        except Exception as error:  # of the network, the disk, the hash or a damaged file
-            reason = " ".join(str(error).split())
-            failure = InputError(f"--pretrained: {enum.url}: {reason}; put that file at {path} by hand")
-        raise_together(failure, f"--pretrained: another rank has no {path}")
-    return read_weights(path)
+                fetched.append(fetch())
+        except InputError as error:
+            failure = error
+        raise_together(failure, elsewhere)
+    return fetched[0]
+
+
+def _resampled(backbone: nn.Module, weights: Weights) -> Weights:
+    """Weights of a network of timm for other input or patch sizes, resampled to those of the backbone."""
+    if not weights.model.startswith(TIMM):
+        return weights
+    return replace(weights, backbone=timm_models.resampled(backbone, weights.backbone, weights.input_size))

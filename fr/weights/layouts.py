@@ -133,6 +133,7 @@ LAYOUTS = (
         {"features.weight": None, "layer1.0.prelu.weight": None},
     ),
     Layout(_INSIGHTFACE, ("mbf",), {"conv_sep.layers.0.weight": None}),
+    Layout(_INSIGHTFACE, ("vit_t", "vit_s", "vit_b"), {"mask_token": None, "feature.2.weight": None}),
     Layout(_MOBILEFACENET, ("mobilefacenet",), {"linear7.conv.weight": None}),
     # With blocks of two 3×3, and the batch norm between them that face.evoLVe's IR networks lack.
     *(

@@ -49,27 +49,37 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of a rank. kept: centres and momentum; drawn: copies of the drawn ones; step: temporary; sent: per step."""
+    """Bytes of a rank. kept: centres and momentum; drawn: copies of the drawn ones; step: temporary; sent: per step.
+
+    active: classes of a rank that a step uses.
+    """
 
     kept: int
     drawn: int
     step: int
     sent: int
+    active: int
 
     @property
     def memory(self) -> int:
         return self.kept + self.drawn + self.step
 
 
-def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0) -> Cost:
-    """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses."""
+def head_cost(
+    classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0, states: int = 1
+) -> Cost:
+    """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses.
+
+    states: numbers that the optimiser keeps of a weight, 1 with momentum.
+    """
     rows = shard_rows(classes, ranks, 0)[1]
     active = rows if sample_rate == 1 else drawn_count(rows, batch, sample_rate)
-    drawn = 0 if sample_rate == 1 else 2 * active * embed_size
+    drawn = 0 if sample_rate == 1 else (1 + states) * active * embed_size
     # In backward, as fr/losses/sharded.py says: the cosines and two pieces of them, then the centres' gradient.
     step = batch * active + max(active * embed_size, 2 * min(PIECE, batch * active))
     sent = sum(one.sent(ranks) for one in head_collectives(embed_size, batch))
-    return Cost(2 * rows * embed_size * _FLOAT, drawn * _FLOAT, step * _FLOAT, round(sent))
+    kept = (1 + states) * rows * embed_size
+    return Cost(kept * _FLOAT, drawn * _FLOAT, step * _FLOAT, round(sent), active)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from tools.options.check_dataset import Limits
 _EYES_APART = float(np.ptp(np.array(alignment.TEMPLATES["arcface"])[:2, 0]))  # fraction of the aligned face's width
 _SIDE = 112  # pixels, the usual side of published aligned faces
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
+_WIDEST = 64  # bits of 256; beyond, too many pairs of one person are proposed
 SURE = 16  # bits of 256; signatures of two pictures have differed by 36 at least
 _LEAST_DEVIATION = 0.01  # fraction of the eye distance; landmarks that were all computed have no deviation
 
@@ -138,14 +139,17 @@ def near_duplicates(
 ) -> NDArray[np.int64]:
     """Pairs of some rows that are nearly one image, but not by equal signatures: [P, 2].
 
-    Signatures that differ by more than SURE bits only propose pairs, which are then compared as pictures. near: bits;
-    of one identity, whose pairs are few, twice as many: of 42 copies at other sizes, or cropped, 64 bits propose all
-    and 32 bits 28.
+    Signatures propose pairs: those that differ by `near` of the 128 bits of the lowest frequencies, and of one
+    identity, whose pairs are few, by 4 times as many of all bits, 64 at most. Where more than SURE of these differ, the
+    images are compared. Of 42 copies at other sizes, or cropped, 18 bits propose 38 to 40, of one identity all.
     """
+    if not near:  # none
+        return np.zeros((0, 2), dtype=np.int64)
     signatures = facts.signatures[rows]
     shown, first = np.unique(signatures, axis=0, return_index=True)
-    within = near_pairs_within(signatures, faces.labels[rows], 2 * near)
-    proposed = np.unique(np.sort(np.concatenate([first[near_pairs(shown, near)], within]), axis=1), axis=0)
+    within = near_pairs_within(signatures, faces.labels[rows], min(4 * near, _WIDEST))
+    anywhere = first[near_pairs(np.ascontiguousarray(shown[:, :2]), near)]
+    proposed = np.unique(np.sort(np.concatenate([anywhere, within]), axis=1), axis=0)
     bits = np.bitwise_count(signatures[proposed[:, 0]] ^ signatures[proposed[:, 1]]).sum(axis=1)
     pairs = rows[proposed]
     compared = same_pictures(faces, pairs[bits > SURE], workers)

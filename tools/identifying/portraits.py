@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from fr.alignment import CENTER_CROP
 from fr.data.faces import Faces, shown
 from fr.data.pipeline import dali_settings
 from fr.data.readers.folders import images_below
@@ -86,12 +87,23 @@ def embedded(
 ) -> tuple[Portraits, Rows]:
     """Read a folder of people's images and embed those with a face, [N, E]; prints which have none."""
     options = resolved.values
+    if looking:
+        refuse_center_crops(model, options.snap)
     portraits = read_portraits(option, DataRoot(Path(root), options.allow_outside), looking)
     print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
     dali = dali_settings(options.dali_device, options.dali_threads, ranks)
     batch = batch_size_on(ranks.device, options.val_batch_size)
     flipped, mode = wants_flip(resolved, model), options.flip_mode
     return portraits, embed(model.network, portraits.faces, model.preprocessing, dali, ranks, batch, flipped, mode)
+
+
+def refuse_center_crops(model: ScoredModel, snap: str) -> None:
+    """InputError for a network that faces detected in an image can't be given to."""
+    if model.preprocessing.alignment == CENTER_CROP:
+        raise InputError(
+            f"{snap} sees the centre of an image ({CENTER_CROP}), not its faces: give another --alignment, or crops of "
+            "faces with --aligned"
+        )
 
 
 def person_of(name: str) -> str:

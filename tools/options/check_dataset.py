@@ -24,7 +24,7 @@ KINDS = {
     "in_verification": "Identities with the name of a person in the verification set.",
 }
 DROPPED = tuple(kind for kind in KINDS if kind not in ("small_face", "greyscale", "turned"))
-_NEAR = checked(int, "a whole number in [0, 32]", lambda x: 0 <= x <= 32)  # beyond, blocks are too short to sort by
+_NEAR = checked(int, "a whole number in [0, 20]", lambda x: 0 <= x <= 20)  # beyond, too many are missed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Limits:
     min_images: int = 2  # images that an identity must keep
     min_face: float = 32.0  # side of the aligned face [pixels of the image]
     misfit: float = 6.0  # of the landmarks from the template [robust standard deviations above the median]
-    near: int = 32  # bits of 256 that near-duplicates of two identities differ
+    near: int = 18  # bits of 128 that near-duplicates of two identities differ
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
@@ -55,7 +55,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     add("--min_face", type=NOT_NEGATIVE, default=Limits.min_face, metavar="N", help=side)
     misfit = "most that landmarks differ from a face's [robust deviations above the median] (default: %(default)g)"
     add("--landmark_misfit", type=POSITIVE, default=Limits.misfit, metavar="X", help=misfit)
-    near = "most that near-duplicates of two identities differ [bits of 256]; of one, twice it (default: %(default)s)"
+    near = "most that near-duplicates of two identities differ [bits of 128]; 0 = in none (default: %(default)s)"
     add("--near", type=_NEAR, default=Limits.near, metavar="N", help=near)
     shown = "findings of each kind that the page shows [images] (default: %(default)s)"
     add("--thumbnails", type=COUNT_OR_0, default=24, metavar="N", help=shown)

@@ -7,6 +7,7 @@ from fr.errors import InputError
 from fr.options.definitions import evaluation_options
 from fr.options.parsing import Resolved, tool_parser
 
+PREPROCESSING = ("input_size", "template", "alignment", "mean", "std", "color_order")
 # Outputs of evaluate_lfw.py that are of one model.
 _NOT_HERE = ("json", "report", "roc_fname", "show_failed", "dump_embeddings")
 

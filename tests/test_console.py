@@ -118,6 +118,7 @@ REFUSED = {
     "tools/align_faces.py": ["--train_data_root", "none", "--out", "none", "--size", "1", "2", "3"],
     "tools/benchmark.py": ["head", "--forms", "none"],
     "tools/check_dataset.py": ["none", "--train_data_root", "none"],
+    "tools/choose_threshold.py": ["none", "none.txt", "--snap", "none.pt", "--fmr", "0.1"],
     "tools/classify.py": ["--snap", "none.pt", "--train_data_root", "none"],
     "tools/compare_losses.py": ["none", "--only", "none"],
     "tools/compare_models.py": ["a.pt", "b.pt", "--json", "none"],

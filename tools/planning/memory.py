@@ -46,7 +46,8 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
-            return 1.0  # a number that a fake tensor doesn't have, such as the slope of a PReLU
+            # What a fake tensor doesn't have: the slope of a PReLU, or whether draws are to be drawn again.
+            return False if args[0].dtype == torch.bool else 1.0
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):

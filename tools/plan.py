@@ -27,6 +27,7 @@ from itertools import combinations
 from typing import Any
 
 from fr.errors import run_plainly
+from fr.options.commands import as_called
 from tools.options.plan import PlanOptions
 from tools.options.plan import options as read_options
 from tools.planning.cards import CARDS
@@ -108,7 +109,7 @@ def command(options: PlanOptions, changes: dict[str, object]) -> str:
         nodes = own.gpus // own.gpus_per_node
         return f"sbatch --nodes {nodes} --gpus-per-node {own.gpus_per_node} launch/slurm.sh {rest}"
     launch = f"torchrun --nproc_per_node {own.gpus}" if own.gpus > 1 else "python"
-    return f"{launch} train.py {rest}"
+    return f"{as_called(f'{launch} train.py')} {rest}"
 
 
 def lines(options: PlanOptions, plan: dict[str, Any]) -> list[str]:

@@ -54,6 +54,7 @@ from fr.report.projector import add_set, open_projector
 from fr.report.verification_report import write_report
 
 Metrics = dict[str, float | None]
+_ROUNDING = 1e-4  # relative differences of lengths below that tell nothing
 SHOWN_PAIRS = 8  # worst pairs of each kind in the report
 
 
@@ -175,10 +176,11 @@ def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str,
 
 def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:
     """FNMR where pairs of short embeddings are rejected, by threshold; empty for embeddings of one length."""
-    if scored.model.unit_length:
+    lengths = np.linalg.norm(scored.embeddings, axis=1).astype(np.float64)
+    if scored.model.unit_length or np.ptp(lengths) <= _ROUNDING * lengths.max():
         return {}
     same = scored.faces.same
-    quality = np.linalg.norm(scored.embeddings, axis=1).astype(np.float64)[scored.faces.pairs]
+    quality = lengths[scored.faces.pairs]
     roc = roc_curve(scored.scores, same)
     fars = [far for far in FARS[:3] if false_matches(far, int(np.count_nonzero(~same)))]
     places = {f"threshold of FMR {far:g}": score_at(roc, far) for far in fars}

@@ -63,7 +63,7 @@ from fr.train.milestones import Milestones
 from fr.train.monitor import Monitor, Silent
 from fr.train.optimizer import OptimizerSettings, build_optimizer, parameter_groups
 from fr.train.replicas import checkpoint_blocks, deterministic, synchronise_batch_norms
-from fr.train.teacher import Teacher, open_teacher
+from fr.train.teacher import Teacher, agreed, open_teacher
 from fr.train.validation import Validation
 from fr.train.watchdog import watched
 from fr.weights.initial_weights import InitialWeights, initialise
@@ -90,7 +90,8 @@ def main(argv: list[str]) -> int:
         order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)
         losses, aligned = LossSettings.from_options(options), not faces.landmarks.shape[1]
-        teacher = open_teacher(losses, options.embed_size, preprocessing, aligned, ranks.device)
+        open_one = partial(open_teacher, losses, options.embed_size, preprocessing, aligned, ranks.device)
+        teacher = agreed(losses, open_one)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
 
         torch.manual_seed(options.seed)
@@ -155,8 +156,11 @@ def _build_learner(
     backbone.to(ranks.device).to(memory_format=memory_format)
     if options.sync_bn:
         backbone = synchronise_batch_norms(backbone, ranks.device)
-    head = MarginSoftmax(len(identities), options.embed_size, LossSettings.from_options(options), options.seed)
+    losses = LossSettings.from_options(options)
+    head = MarginSoftmax(len(identities), options.embed_size, losses, options.seed)
     head.to(ranks.device)
+    if not losses.trains_centres:  # weight decay alone would shrink them
+        head.weight.requires_grad_(False)
     sources = initialise(backbone, head, identities, InitialWeights.from_options(options), resumed)
     average = WeightAverage(backbone, options.ema_decay) if options.ema_decay else None
     named = _named_parameters(backbone, head)
@@ -214,7 +218,7 @@ def _snapshot_contents(
         "identities": len(faces.identities),
         "data": faces.fingerprint(),
         **({"images_per_identity": order.balance.images} if order.balance else {}),
-        **({"teacher": teacher.digest} if teacher else {}),
+        **({"teacher": teacher.digest, "teacher_preprocessing": teacher.preprocessing.as_dict()} if teacher else {}),
     }
     config = resolved.as_dict() | {FOLDER: os.getcwd()}
     kwargs = keyword_arguments(options.model_kwargs) or None

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from fr.checkpoint.training_state import read_head
 from fr.data.bad_images import BadImages
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order
@@ -219,6 +220,19 @@ def test_a_snapshot_teaches_as_its_network_embeds(run: Callable[..., Losses], tm
     taught = ["--freeze_bn", "--init_from", snapshot, "--teacher", snapshot, "--distill_cosine_weight", "1"]
     run(*off, "1", *taught, out=tmp_path / "taught")
     assert records(tmp_path / "taught" / "logs")[0]["distill_cosine_loss"] == pytest.approx(0, abs=1e-6)
+
+
+def test_without_a_softmax_the_centres_stay_as_they_are(
+    run_small: Callable[..., Losses], teacher: Path, tmp_path: Path
+) -> None:
+    """A later run with a softmax begins with centres of length 1, not with what weight decay has left of them."""
+    options = ["--teacher", str(teacher), *RELATION, "--softmax_weight", "0", "--weight_decay", "0.1", "--lr", "1"]
+    heads = []
+    for last in ("1", "3"):
+        run_small(*options, "--max_iterations", last, "--snap_to_resume", "auto", out=tmp_path)
+        heads.append(read_head(tmp_path / "snapshots" / f"tiny_{last}.state")[0])
+    assert torch.equal(*heads)
+    torch.testing.assert_close(heads[1].norm(dim=1), torch.ones(len(heads[1])))
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_the_scale_follows_thousands_of_steps_as_torchs_does() -> None:
         theirs.scale(weight * (math.inf if bad else 1.0)).backward()
         theirs.step(optimizer)
         theirs.update()
-        ours.update(torch.tensor(float(bad)))
+        ours.update(torch.tensor(float(bad)), torch.ones(()))
         assert ours.value.item() == theirs.get_scale()
     assert ours.value.item() == 65_536 / 8 * 2 * 2 / 2
 
@@ -173,7 +173,7 @@ def everything(of: Learner) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("scale", "image", "in_a_row", "next_scale"),
-    [(2.0**16, 0.5, 0, 2.0**15), (2.0**16, math.nan, 1, 2.0**15), (1.0, math.nan, 1, 0.5), (2.0, 0.5, 0, 2.0)],
+    [(2.0**16, 0.5, 0, 2.0**15), (2.0**16, math.nan, 1, 2.0**16), (1.0, math.nan, 1, 1.0), (2.0, 0.5, 0, 2.0)],
 )
 def test_a_skipped_step_changes_the_scale_and_counts_as_bad_unless_the_scale_explains_it(
     scale: float, image: float, in_a_row: int, next_scale: float, one_rank: None

@@ -14,7 +14,7 @@ from fr.preprocessing import Preprocessing
 from fr.recognition import operating_points as points
 from tools.choose_threshold import main
 from tools.identify import main as identify
-from tools.identifying.thresholds import read_threshold
+from tools.identifying.thresholds import Threshold, read_threshold
 
 Rows = NDArray[np.float32]
 SIZE = 16
@@ -130,14 +130,20 @@ def test_the_file_is_what_identify_takes(
     use = ["--gallery", str(folder), "--evaluate", str(folder), "--aligned", "--threshold", str(out)]
     assert identify([*use, *model]) == 0
     assert f"at the threshold {stored['threshold']:.4f}" in capsys.readouterr().out
-    snap = Path(model[1])
-    with pytest.raises(InputError, match="--flipped_emb false"):
-        read_threshold(out, snap, flipped=True)
-    with pytest.raises(InputError, match="another model"):
-        read_threshold(out, out, flipped=False)
+    capsys.readouterr()
+    for more, differs in ((["--flipped_emb"], "mirror"), (["--color_order", "bgr"], "preprocessing")):
+        with pytest.raises(InputError, match=f"other embeddings: {differs} differ"):
+            identify([*use, *model, *more])
+    # Chosen for five people, used with twenty; and as if for pairs.
+    assert identify([*use, *model]) == 0
+    assert "chosen for a gallery of 5 people; among 20 people more strangers" in capsys.readouterr().err
+    assert Threshold(0.5, 0).doubt(20).startswith("the threshold was chosen for pairs") and not Threshold(0.5).doubt(20)
+    embeddings = {**stored["embeddings"], "weights": "of another model"}
+    with pytest.raises(InputError, match="weights differ"):
+        read_threshold(out, embeddings)
     out.write_text("[]")
     with pytest.raises(InputError, match="not a file of tools/choose_threshold"):
-        read_threshold(out, snap, flipped=False)
+        read_threshold(out, embeddings)
 
 
 def test_options_that_do_not_go_together(tmp_path: Path):

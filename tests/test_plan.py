@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from fr.errors import InputError
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model
 from fr.options.definitions import train_options
@@ -134,6 +135,18 @@ def test_the_last_line_starts_the_training(gpus: str, begin: str, capsys: pytest
     words = shlex.split(last)
     assert words[-5:] == ["--margin", "0.4", "--lr_drops", "8", "14"]
     assert train_options(words[words.index(RECIPE[0]) :]).values.m == 0.4
+
+
+def test_plans_end_in_a_command_that_starts_or_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Data of one's own stay, placeholders are printed, torchrun's abbreviations are avoided, one image is refused."""
+    small = ["--gpus", "8", "--gpu", "a100", "--identities", "1000", "--model", "mobilenet", "--input_size", "64"]
+    assert plan.main([*small, "--train_batch_size", "64", "--s=64", "--margin_type", "arc"]) == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert "--train_dataset folder --train_data_root DATA --aligned" in command and " --scale=64 " in command
+    assert plan.main([*small, "--train_dataset", "rec", "--train_data_root", "d", "--train_batch_size", "64"]) == 0
+    assert "--aligned" not in capsys.readouterr().out
+    with pytest.raises(InputError, match="batch norms need two"):
+        plan.main([*small, "--train_batch_size", "8"])
 
 
 def test_more_ranks_share_the_centres() -> None:

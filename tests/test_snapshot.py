@@ -456,3 +456,10 @@ def test_a_snapshot_without_what_the_head_should_remember_is_refused(
     write(tmp_path, **loss)
     resume(tmp_path / "net_5.pt", **loss)
     resume(tmp_path / "net_5.pt")  # more than needed does no harm
+
+
+@pytest.mark.parametrize("kwargs", [{"depth": [[1, 4], [1, 4]], "rate": 0.1, "name": None}, {"sizes": [8, 16]}])
+def test_settings_of_a_network_are_read_as_they_were_written(kwargs: dict[str, Any], tmp_path: Path) -> None:
+    contents = snapshot.SnapshotContents("mobilenet", 8, {}, model_kwargs=kwargs)
+    snapshot.write_weights(tmp_path / "a_1.pt", contents)
+    assert snapshot.read(tmp_path / "a_1.pt").model_kwargs == kwargs

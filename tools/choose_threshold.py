@@ -34,7 +34,6 @@ from fr.data.readers.folders import images_below
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.scored_model import open_model
-from fr.evaluation.scoring import wants_flip
 from fr.files.data_root import DataRoot
 from fr.options.commands import next_command
 from fr.recognition.gallery import normalised_rows
@@ -47,7 +46,7 @@ from fr.recognition.operating_points import (
     verification_point,
 )
 from tools.identifying.portraits import Looking, embedded, person_of
-from tools.identifying.thresholds import write_threshold
+from tools.identifying.thresholds import embeddings_of, write_threshold
 from tools.options.choose_threshold import options as read_options
 from tools.options.detect_faces import settings_of
 
@@ -63,6 +62,7 @@ def main(argv: list[str]) -> int:
         _check(len({person_of(name) for name in images_below(root)}), arguments)  # before minutes of work
         model = open_model(options, ranks.device)
         print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
+        chosen_for = embeddings_of(model, resolved)
         looking = None if arguments.aligned else Looking(settings_of(arguments), str(ranks.device), arguments.face)
         portraits, embeddings = embedded("FOLDER", arguments.people, looking, model, resolved, ranks)
         names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
@@ -73,11 +73,13 @@ def main(argv: list[str]) -> int:
         else:
             point = identification_point(rows, person, arguments.fpir, arguments.gallery_size)
         rate = "fmr" if arguments.fmr else "fpir"
-        flipped = wants_flip(resolved, model)
-        write_threshold(arguments.out, point, rate, arguments.gallery_size or 0, Path(options.snap), flipped)
+        write_threshold(arguments.out, point, arguments.gallery_size or 0, chosen_for)
         print("\n".join([f"{len(rows):,} images of {point.people:,} people", *_lines(point, rate)]))
-        use = ("--gallery", "GALLERY", "--input", "NEW_IMAGES", "--out", "seen", "--threshold", str(arguments.out))
-        print(next_command("tools/identify.py", "--snap", options.snap, *use))
+        if arguments.fpir:
+            use = ("--gallery", "GALLERY", "--input", "NEW_IMAGES", "--out", "seen", "--threshold", str(arguments.out))
+            print(next_command("tools/identify.py", *arguments.of_model, *use))
+        else:
+            print(f"next: take two images for one person where their distance is below {point.threshold:.4f}")
     return 0
 
 

@@ -8,7 +8,6 @@ Arguments after OUT go to train.py, before the options of the loss. One process 
 Complete runs in OUT aren't repeated, so an interrupted comparison continues.
 """
 
-import argparse
 import json
 import os
 import queue
@@ -18,6 +17,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fr.options.parsing import tool_parser
 from fr.progress import tracked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,9 +49,7 @@ LOSSES = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="tools/compare_losses.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser("tools/compare_losses.py")
     parser.add_argument("out", type=Path, help="folder for snapshots and logs of the runs")
     names = list(LOSSES)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="LOSS", help=", ".join(names))

@@ -32,6 +32,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     refuse_early("tools/identify.py", options)
 
 import json
+import sys
 from pathlib import Path
 
 from fr.console import caught_signals
@@ -54,7 +55,7 @@ from tools.identifying.portraits import Looking, Portraits, embedded, refuse_cen
 from tools.identifying.results import Seen, Sink, open_sinks
 from tools.identifying.scores import cmc_of, lines, metrics_of, search_probes, write_cmc
 from tools.identifying.sources import Source, open_source
-from tools.identifying.thresholds import read_threshold
+from tools.identifying.thresholds import Threshold, embeddings_of, read_threshold
 from tools.options.detect_faces import settings_of
 from tools.options.identify import options as read_options
 
@@ -74,9 +75,10 @@ def main(argv: list[str]) -> int:
         settings = settings_of(arguments)
         looking = None if arguments.aligned else Looking(settings, str(ranks.device), arguments.face)
         if source is None:
-            gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, model, resolved, ranks))
+            gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, model, resolved, ranks), threshold)
             probes, rows = embedded("--evaluate", arguments.evaluate, looking, model, resolved, ranks)
-            return _evaluate(search_probes(gallery, probes, rows), gallery, threshold, arguments.out, options.json)
+            at = threshold.distance if threshold else None
+            return _evaluate(search_probes(gallery, probes, rows), gallery, at, arguments.out, options.json)
         if threshold is None:
             raise InputError(
                 f"{options.snap} doesn't say from which distance on a face is unknown: give --threshold, such as a "
@@ -84,30 +86,33 @@ def main(argv: list[str]) -> int:
             )
         sinks = open_sinks(source, arguments.out, arguments.show)
         detector = Mtcnn(settings, ranks.device)
-        gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, model, resolved, ranks))
+        gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, model, resolved, ranks), threshold)
         if arguments.out or arguments.show:
             print("".join(f"{line}\n" for line in shown(undrawable(gallery.people))), end="")
         network = with_mirror_image(model.network, options.flip_mode) if wants_flip(resolved, model) else model.network
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
         most = batch_size_on(ranks.device, options.val_batch_size)
         recognizer = Recognizer(network, model.preprocessing, dali, ranks.device, most)
-        return _identify(source, detector, recognizer, gallery, threshold, sinks)
+        return _identify(source, detector, recognizer, gallery, threshold.distance, sinks)
 
 
-def _threshold(said: float | str | None, model: ScoredModel, resolved: Resolved) -> float | None:
-    """The threshold given as a number or a file, else the model's."""
+def _threshold(said: float | str | None, model: ScoredModel, resolved: Resolved) -> Threshold | None:
+    """The threshold given as a number or a file, else the model's; None without any."""
     if isinstance(said, str):
-        return read_threshold(Path(said), Path(resolved.values.snap), wants_flip(resolved, model))
-    return model.threshold if said is None else said
+        return read_threshold(Path(said), embeddings_of(model, resolved))
+    distance = model.threshold if said is None else said
+    return None if distance is None else Threshold(distance)
 
 
-def _gallery(portraits: Portraits, embeddings: Rows) -> Gallery:
-    """Build the gallery of all people, including those without a usable image."""
+def _gallery(portraits: Portraits, embeddings: Rows, threshold: Threshold | None) -> Gallery:
+    """Build the gallery of all people, including those without a usable image; a doubt about the threshold is said."""
     names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
     gallery = new_gallery(sorted(set(portraits.people)), names, embeddings)
     missing = sorted(set(portraits.people) - set(names))
     print("".join(f"{line}\n" for line in shown([f"{name}: no image of use" for name in missing])), end="")
     print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} images", flush=True)
+    if threshold and (doubt := threshold.doubt(len(gallery.people))):
+        print(f"warning: {doubt}", file=sys.stderr, flush=True)
     return gallery
 
 

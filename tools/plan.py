@@ -81,7 +81,8 @@ def remedies(options: PlanOptions) -> Iterator[dict[str, object]]:
     single: list[dict[str, object]] = []
     if not training.activation_checkpointing and not training.compile:
         single.append({"activation_checkpointing": True})
-    parts = [n for n in (2, 4, 8, 16) if training.train_batch_size % (options.own.gpus * training.accumulate * n) == 0]
+    images = training.train_batch_size // (options.own.gpus * training.accumulate)
+    parts = [n for n in (2, 4, 8, 16) if images % n == 0 and images > n]  # of one image batch norms have no variance
     single += [{"accumulate": training.accumulate * n} for n in parts]
     if training.sample_rate > _SAMPLED:
         single.append({"sample_rate": _SAMPLED})
@@ -103,13 +104,18 @@ def words(changes: dict[str, object]) -> str:
 def command(options: PlanOptions, changes: dict[str, object]) -> str:
     """The line that starts the training, from the folder of the checkout."""
     own = options.own
-    given = [_TORCHRUN.get(word, word) for word in options.words] if own.gpus > 1 else options.words
+    given = [_for_torchrun(word) for word in options.words] if own.gpus > 1 else options.words
     rest = shlex.join([*given, *words(changes).split()])
     if own.gpus > own.gpus_per_node:
         nodes = own.gpus // own.gpus_per_node
         return f"sbatch --nodes {nodes} --gpus-per-node {own.gpus_per_node} launch/slurm.sh {rest}"
     launch = f"torchrun --nproc_per_node {own.gpus}" if own.gpus > 1 else "python"
     return f"{as_called(f'{launch} train.py')} {rest}"
+
+
+def _for_torchrun(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return _TORCHRUN.get(name, name) + equals + value
 
 
 def lines(options: PlanOptions, plan: dict[str, Any]) -> list[str]:

@@ -92,11 +92,14 @@ def _is_best(value: Any) -> bool:
 
 
 def _is_kwargs(value: Any) -> bool:
-    """Whether keywords are builtins, or lists of numbers."""
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        return False
-    parts = (part for one in value.values() for part in (one if isinstance(one, list) else [one]))
-    return all(isinstance(part, bool | int | float | str | None) for part in parts)
+    """Whether keywords are builtins, or lists of them, or lists of lists."""
+
+    def is_builtin(part: Any, depth: int = 2) -> bool:
+        if isinstance(part, list):
+            return depth > 0 and all(is_builtin(one, depth - 1) for one in part)
+        return isinstance(part, bool | int | float | str | None)
+
+    return isinstance(value, dict) and all(isinstance(key, str) and is_builtin(one) for key, one in value.items())
 
 
 _FITS: dict[str, Callable[[Any], bool]] = {

@@ -43,12 +43,12 @@ class Drop(nn.Module):
 
 
 class DropPath(Drop):
-    """Stochastic depth (arXiv:1603.09382): [B, …] with whole samples set to 0, the others divided by 1 - rate."""
+    """Stochastic depth (arXiv:1603.09382): [n · B, …], n rows a sample, whole samples 0, the others over 1 - rate."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.keys is None or self.idle:
             return x
-        kept = self.keys >= round(self.rate * _RANGE)
+        kept = self.keys.repeat_interleave(len(x) // len(self.keys)) >= round(self.rate * _RANGE)
         return x * (kept.to(x.dtype) / (1 - self.rate)).view(-1, *[1] * (x.ndim - 1))
 
 
@@ -66,12 +66,12 @@ class MaskedTokens(Drop):
     """Random choice of the tokens that the blocks of a transformer see in training."""
 
     def seen(self, tokens: torch.Tensor) -> torch.Tensor | None:
-        """Indices of the tokens to keep of [B, T, …]: [B, ⌊T · (1 - rate)⌋]; None = all."""
+        """Indices of the tokens to keep of [B, T, …]: [B, ⌊T · (1 - rate)⌋], one at least; None = all."""
         if self.keys is None or self.idle:
             return None
         count = tokens.shape[1]
         order = words(self.keys, count).argsort(dim=1, stable=True)
-        return order[:, : int(count * (1 - self.rate))]
+        return order[:, : max(1, int(count * (1 - self.rate)))]
 
 
 def words(keys: torch.Tensor, count: int) -> torch.Tensor:

@@ -48,7 +48,8 @@ def check_kwargs(model: str, kwargs: Mapping[str, Any], settings: Mapping[str, A
 
 
 def _alike(value: Any, default: Any) -> bool:
-    """Whether a value is of the kind of a default one; a number may stand for a list of them, and the reverse."""
+    """Whether a value is of the kind of a default one; a number may stand for a list of them."""
     if isinstance(default, bool | str):
         return isinstance(value, type(default))
-    return default is None or (isinstance(value, int | float | list) and not isinstance(value, bool))
+    kinds = int | float | list if isinstance(default, tuple) else int | float
+    return default is None or (isinstance(value, kinds) and not isinstance(value, bool))

@@ -59,7 +59,7 @@ def _build(name: str, sized: bool, embed_size: int, input_size: tuple[int, int],
         _drop_by_address(model)
         with torch.no_grad():  # evaluation mode draws no random numbers
             shape = model.eval()(torch.zeros(1, 3, *input_size)).shape
-        if kwargs and _draws(model, input_size):
+        if _draws(model, input_size):
             raise ValueError("it would drop by other random numbers than those of seed, iteration and sample")
     if shape != (1, embed_size):
         raise InputError(f"--model {TIMM}{name}: gives {list(shape)} for an image, not {embed_size} numbers")
@@ -75,7 +75,7 @@ def _refused(problem: str) -> Iterator[None]:
     """What timm raises for settings that a network can't have, as an InputError."""
     try:
         yield
-    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{problem}: {_reason(error)}") from error
 
 

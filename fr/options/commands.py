@@ -37,6 +37,7 @@ COMMANDS = {
     "fr-make-list": "tools/make_list.py",
     "fr-sample-data": "tools/make_sample_data.py",
     "fr-pack": "tools/pack_dataset.py",
+    "fr-plan": "tools/plan.py",
     "fr-plot-roc": "tools/plot_roc.py",
     "fr-show-batch": "tools/show_batch.py",
 }

@@ -123,3 +123,10 @@ class LossSettings(SoftmaxSettings):
     distill_cosine_weight: float = _weight("1 - cosine between embedding and the teacher's")
     distill_mse_weight: float = _weight("mean squared difference of embedding and the teacher's")
     distill_relation_weight: float = _weight("squared difference of cosines between samples from the teacher's")
+
+    @property
+    def trains_centres(self) -> bool:
+        """Whether any of the losses has a gradient for the centres of the classes."""
+        return any((
+            self.softmax_weight, self.push_plus_loss_weight, self.global_push_loss_weight, self.min_margin_loss_weight
+        ))

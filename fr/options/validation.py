@@ -209,10 +209,14 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         complain("min_margin_loss_weight", "not with --sub_centers: it is about the one centre of a class")
     if mining == "focal" and values.get("label_smoothing"):
         complain("label_smoothing", "not with --mining_type focal, whose weight is a probability of the label alone")
-    if values.get("softmax_weight") == 0 and not any(values[name] for name in values if name.endswith("_weight")):
+    weights = [name for name in values if name.endswith("_weight") and values[name]]
+    if values.get("softmax_weight") == 0 and not weights:
         complain("softmax_weight", "0 leaves no loss; give one of the auxiliary losses a weight")
-    if values.get("mix_prob") and values.get("softmax_weight"):
-        complain("mix_prob", "a blend of two images has no label: goes with --softmax_weight 0")
+    labelled = [name for name in weights if not name.startswith("distill_")]
+    if values.get("mix_prob") and labelled:
+        complain("mix_prob", f"a blend of two images has no label: goes with --{labelled[0]} 0")
+    if values.get("softmax_weight") == 0 and values.get("held_out_list"):
+        complain("held_out_list", "measures the head, which --softmax_weight 0 doesn't train")
     return problems
 
 

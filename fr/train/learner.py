@@ -118,7 +118,7 @@ class Learner:
             self.meters.count(skipped)
         else:
             self.meters.count(skipped, self._scale.explains(means["loss"]))
-            self._scale.update(skipped)
+            self._scale.update(skipped, means["loss"])
             metrics["loss_scale"] = self._scale.value.clone()
         return {**metrics, "skipped_steps": self.meters.skipped}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from fr.alignment import CENTER_CROP
+from fr.distributed import gather_objects, raise_together
 from fr.errors import InputError
 from fr.evaluation.embedding_cache import weights_digest
 from fr.evaluation.scored_model import is_onnx, load_backbone, read_backbone
@@ -19,7 +20,7 @@ from fr.preprocessing import Preprocessing
 class Teacher:
     """A network in evaluation mode: [B, 3, H, W], preprocessed as `preprocessing`, on the device → [B, embed_size].
 
-    digest: SHA-256 of its file, "" if an ONNX file refers to others.
+    digest: SHA-256 of its file.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -68,6 +69,20 @@ def open_teacher(
     return teacher
 
 
+def agreed(settings: LossSettings, open_one: Callable[[], Teacher | None]) -> Teacher | None:
+    """What `open_one` opens, all ranks together: InputError on each if one can't, or if they differ."""
+    teacher, failure = None, None
+    try:
+        teacher = open_one()
+    except InputError as error:
+        failure = error
+    raise_together(failure, "--teacher: another rank can't open it, and says why")
+    facts = gather_objects(teacher and (teacher.digest, teacher.preprocessing))
+    if any(one != facts[0] for one in facts):
+        raise InputError(f"--teacher {settings.teacher}: isn't the same file on all hosts")
+    return teacher
+
+
 def _snapshot_teacher(path: Path, device: torch.device) -> Teacher:
     digest = weights_digest(path)  # before the file is read
     contents, preprocessing = read_backbone(path)
@@ -77,6 +92,8 @@ def _snapshot_teacher(path: Path, device: torch.device) -> Teacher:
 
 def _onnx_teacher(path: Path, device: torch.device) -> Teacher:
     digest = weights_digest(path)
+    if not digest and path.is_file():
+        raise InputError(f"{path}: refers to other files; a teacher has to be one file")
     network = OnnxModel(path, device)
     if not network.preprocessing:
         raise InputError(f"{path} doesn't store its preprocessing: write it to {path}.json (docs/evaluation.md)")

@@ -176,7 +176,7 @@ def _of_layout(path: Path, layout: Layout, tensors: dict[str, torch.Tensor]) -> 
 def _of_snapshot(path: Path, contents: snapshot.SnapshotContents) -> Weights:
     sides: Any = contents.preprocessing.get("input_size")
     head, bias, names = contents.head, contents.head_bias, contents.identities
-    if snapshot.state_path(path).is_dir():
+    if path.suffix == ".pt" and snapshot.state_path(path).is_dir():  # not of a file that was exported beside it
         head, names = read_head(snapshot.state_path(path))
         if contents.config.get("margin_type") == "linear" and head.ndim == 2:
             head, bias = head[:, :-1], head[:, -1]

@@ -1,33 +1,75 @@
 """The file of tools/choose_threshold.py: a threshold, the rates at it, and the embeddings that it holds for."""
 
+import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from fr.errors import InputError
 from fr.evaluation.embedding_cache import weights_digest
+from fr.evaluation.scored_model import ScoredModel
+from fr.evaluation.scoring import wants_flip
 from fr.files.durable import write_result
 from fr.files.untrusted import read_text
+from fr.options.parsing import Resolved
 from fr.recognition.operating_points import OperatingPoint
 
 _MOST = 1 << 16  # bytes
 
 
-def write_threshold(path: Path, point: OperatingPoint, rate: str, gallery: int, snap: Path, flipped: bool) -> None:
-    """Write the file. rate: "fmr" or "fpir". gallery: its people, 0 for fmr. flipped: mirror images were added."""
-    facts = {"rate": rate, "gallery": gallery, "weights": weights_digest(snap), "flipped": flipped}
-    write_result(path, (json.dumps({**point.as_dict(), **facts}, indent=1) + "\n").encode())
+def embeddings_of(model: ScoredModel, resolved: Resolved) -> dict[str, Any]:
+    """What a threshold depends on: the weights (SHA-256), the mirror image's part and the preprocessing.
+
+    InputError for an ONNX file that refers to others, whose weights aren't known by one file.
+    """
+    options = resolved.values
+    digest = hashlib.sha256()
+    if isinstance(model.network, nn.Module):  # of the file of an import the metrics are changed by its first evaluation
+        for name, tensor in model.network.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    elif not (of_file := weights_digest(Path(options.snap))):
+        raise InputError(f"{options.snap}: refers to other files; a threshold is for a model in one file")
+    else:
+        digest.update(of_file.encode())
+    mirror = options.flip_mode if wants_flip(resolved, model) else ""
+    return {"weights": digest.hexdigest(), "mirror": mirror, "preprocessing": model.preprocessing.as_dict()}
 
 
-def read_threshold(path: Path, snap: Path, flipped: bool) -> float:
-    """The threshold in a file; InputError unless it was chosen for this model, with or without mirror images alike."""
+def write_threshold(path: Path, point: OperatingPoint, gallery: int, embeddings: dict[str, Any]) -> None:
+    """Write the file. gallery: its people, 0 for pairs. embeddings: of `embeddings_of`."""
+    content = {**point.as_dict(), "gallery": gallery, "embeddings": embeddings}
+    write_result(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A cosine distance, and the people of the gallery it was chosen for: 0 = for pairs, None = not known."""
+
+    distance: float
+    gallery: int | None = None
+
+    def doubt(self, people: int) -> str:
+        """Warning about its use with a gallery of so many people; "" = none."""
+        if self.gallery is None or people <= self.gallery:
+            return ""
+        for_whom = f"a gallery of {self.gallery:,} people" if self.gallery else "pairs (--fmr)"
+        return f"the threshold was chosen for {for_whom}; among {people:,} people more strangers get a name"
+
+
+def read_threshold(path: Path, embeddings: dict[str, Any]) -> Threshold:
+    """The threshold in a file; InputError unless it was chosen for such embeddings."""
     try:
         stored = json.loads(read_text(path, _MOST))
-        threshold, weights, mirrored = float(stored["threshold"]), stored["weights"], stored["flipped"]
+        threshold = Threshold(float(stored["threshold"]), int(stored["gallery"]))
+        different = [name for name, value in embeddings.items() if stored["embeddings"][name] != value]
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise InputError(f"{path}: not a file of tools/choose_threshold.py") from error
-    again = "choose one with tools/choose_threshold.py"
-    if weights != weights_digest(snap):
-        raise InputError(f"{path}: the threshold was chosen for another model than {snap}; {again}")
-    if mirrored != flipped:
-        raise InputError(f"{path}: the threshold was chosen with --flipped_emb {str(mirrored).lower()}; {again}")
+    if different:
+        raise InputError(
+            f"{path}: the threshold was chosen for other embeddings: {', '.join(different)} differ; choose one with "
+            "tools/choose_threshold.py"
+        )
     return threshold

@@ -11,7 +11,7 @@ from tools.options.detect_faces import detector_options
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
-    """The tool's own arguments, and evaluate_lfw.py's options."""
+    """The tool's own arguments, with the words of `evaluate_lfw.py`'s options as `of_model`, and these options."""
     model = "model:\n  --snap FILE           snapshot (.pt) or ONNX model (required)"
     parser = tool_parser("tools/choose_threshold.py", epilog=model, allow_abbrev=False)
     add = parser.add_argument
@@ -26,6 +26,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     add("--aligned", action="store_true", help="the images are aligned crops (default: whole images)")
     detector_options(parser)
     arguments, rest = parser.parse_known_args(argv)
+    arguments.of_model = rest
     resolved = evaluation_options(rest)
     problems = resolved.said([*OF_SETS, "cache", "json"], "not for a threshold of one's own images")
     if bool(arguments.fpir) != bool(arguments.gallery_size):

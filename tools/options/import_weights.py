@@ -5,12 +5,12 @@ from pathlib import Path
 
 from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.options.names import MODEL_NAMES
+from fr.options.parsing import tool_parser
 from fr.options.types import model_name, snapshot_file
 
 
 def options(argv: list[str]) -> argparse.Namespace:
-    about = "Convert another system's weights to a snapshot."
-    parser = argparse.ArgumentParser(prog="import_weights.py", description=about)
+    parser = tool_parser("tools/import_weights.py")
     parser.add_argument("file", type=snapshot_file, help="the weights, or a Hub folder (kinds: docs/weights.md)")
     parser.add_argument("out", type=Path, help="the snapshot to write (.pt)")
     parser.add_argument("--identities", type=Path, help="names of the head's classes, one per line, to keep the head")

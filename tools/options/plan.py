@@ -10,7 +10,7 @@ from fr.options.config_files import read_settings
 from fr.options.definitions import train_options
 from fr.options.parsing import tool_parser
 from fr.options.types import COUNT, COUNT_OR_0
-from fr.options.validation import check_batch_size
+from fr.options.validation import check_batch_size, check_micro_batches
 from tools.planning.cards import CARDS
 
 
@@ -36,10 +36,11 @@ def options(argv: list[str]) -> PlanOptions:
     add("--json", action="store_true", help="print JSON in place of the table")
     own, words = parser.parse_known_args(argv)
     _keep_unset_variables(words)
-    recipe = any(word.startswith("@") for word in words)
-    data = [] if recipe else ["--train_dataset", "folder", "--train_data_root", "DATA", "--aligned"]
-    training = train_options([*data, *words]).values
+    if not any(word.startswith(("@", "--train_data")) for word in words):  # neither a recipe nor data of one's own
+        words = ["--train_dataset", "folder", "--train_data_root", "DATA", "--aligned", *words]
+    training = train_options(words).values
     check_batch_size(training.train_batch_size, own.gpus, training.accumulate)
+    check_micro_batches(training, own.gpus)
     if training.precision != "auto" and training.precision not in CARDS[own.gpu].flops:
         raise InputError(f"--precision {training.precision}: not computed by a {own.gpu}")
     if training.teacher:

@@ -232,6 +232,13 @@ def test_a_centre_crop_is_torchvisions_of_pillows_bilinear_filter(tmp_path: Path
         assert np.abs(one - expected).mean() < 0.25
 
 
+def test_a_strip_has_no_centre_to_crop(tmp_path: Path) -> None:
+    """Resized as a whole, a kilobyte would take gigabytes."""
+    faces = faces_of(tmp_path, {"a/1.png": picture(0, 9, 181)}, np.full((1, 5, 2), 3.0))
+    with pytest.raises(InputError, match=r"a/1\.png: one side is more than 20 times the other"):
+        plain(faces, Preprocessing((64, 64), alignment="center_crop"))
+
+
 @pytest.mark.parametrize("color_order", ["rgb", "bgr"])
 def test_mean_std_and_color_order_are_applied_per_channel(photographs: LabelledFaces, color_order: str) -> None:
     some = Faces(photographs.root, photographs.names[:4], photographs.landmarks[:4])

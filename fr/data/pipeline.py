@@ -241,7 +241,8 @@ def _unusable(faces: Faces, index: int, encoded: NDArray[np.uint8], placed: bool
     if is_too_large(encoded):
         return f"{path}: {TOO_LARGE}"
     if not placed and placement.sizes_of([encoded]).all():
-        return f"{path}: the box of its face lies outside the image"
+        strip = f"one side is more than {placement.LONGEST} times the other"
+        return f"{path}: {'the box of its face lies outside the image' if faces.boxes is not None else strip}"
     return f"{path}: can't be decoded: {'cut off, damaged, or of an unknown format' if len(encoded) else 'it is empty'}"
 
 

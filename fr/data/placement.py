@@ -16,6 +16,7 @@ from fr.data.faces import Faces
 from fr.preprocessing import Preprocessing
 
 _UNKNOWN = (0, 0)
+LONGEST = 20  # sides of an image whose centre is cropped: the whole is resized, which takes memory
 
 
 def sizes_of(encoded: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
@@ -37,11 +38,12 @@ def matrices(
     """Matrices image → input [N, 2, 3], and a mask of the images that can be placed [N].
 
     For a centre crop, from the image resized to the shorter side of `preprocessing.resized`. One that can't (unreadable
-    size, or a box outside the image) gets a matrix without meaning.
+    size, a box outside the image, or a strip that would be resized to a long one) gets a matrix without meaning.
     """
     if preprocessing.alignment == alignment.CENTER_CROP:
         sizes = sizes_of(encoded)
-        return center_crops(np.maximum(sizes, 1), preprocessing), np.all(sizes > 0, axis=1)
+        usable = np.all(sizes > 0, axis=1) & (sizes.max(axis=1) <= LONGEST * sizes.min(axis=1))
+        return center_crops(np.maximum(sizes, 1), preprocessing), usable
     if faces.landmarks.shape[1] == 0:
         sizes = sizes_of(encoded)
         return scaling(np.maximum(sizes, 1), preprocessing.input_size), np.all(sizes > 0, axis=1)

@@ -171,6 +171,7 @@ def test_every_model_has_pooled_features_or_is_known_to_have_none() -> None:
     assert {name for name, family in MODELS.items() if not family.last_linear} == {
         *(f"iresnet{depth}" for depth in (18, 34, 50, 100, 200)),
         *(f"ir{depth}" for depth in (18, 34, 50, 101)),
+        *("vit_t", "vit_s", "vit_b"),
     }
 
 

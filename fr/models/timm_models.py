@@ -72,7 +72,7 @@ def _build(name: str, sized: bool, embed_size: int, input_size: tuple[int, int],
 
 @contextmanager
 def _refused(problem: str) -> Iterator[None]:
-    """What timm raises for settings that a network can't have, as an InputError."""
+    """Raise as an InputError whatever timm raises for settings that a network can't have."""
     try:
         yield
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -70,7 +70,7 @@ def open_teacher(
 
 
 def agreed(settings: LossSettings, open_one: Callable[[], Teacher | None]) -> Teacher | None:
-    """What `open_one` opens, all ranks together: InputError on each if one can't, or if they differ."""
+    """Open the teacher, all ranks together: InputError on each if one can't, or if they differ."""
     teacher, failure = None, None
     try:
         teacher = open_one()

@@ -156,7 +156,7 @@ def timm_weights(model: str) -> Weights:
 
 
 def _first_rank_first(fetch: Callable[[], T], elsewhere: str) -> T:
-    """What `fetch` returns; the first rank goes ahead, so that the others of its host find the file.
+    """Return what `fetch` does; the first rank goes ahead, so that the others of its host find the file.
 
     InputError on all ranks if one raises it, with the message `elsewhere` on the others.
     """

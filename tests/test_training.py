@@ -70,6 +70,7 @@ def quickstart_losses(data: Path, out: Path, iterations: int) -> Losses:
 # --- resume (C6, C7) ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough  # tests/test_exactness.py has drawn faces
 def test_faces_mini_stopped_by_a_signal_and_resumed_is_bit_equal(real_or_sample: Path, tmp_path: Path) -> None:
     """Two ranks through torchrun, stopped at a random iteration in the middle of the first epoch."""
     iterations = 9

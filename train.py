@@ -63,7 +63,7 @@ from fr.train.milestones import Milestones
 from fr.train.monitor import Monitor, Silent
 from fr.train.optimizer import OptimizerSettings, build_optimizer, parameter_groups
 from fr.train.replicas import checkpoint_blocks, deterministic, synchronise_batch_norms
-from fr.train.teacher import Teacher, agreed, open_teacher
+from fr.train.teacher import Teacher, open_teacher
 from fr.train.validation import Validation
 from fr.train.watchdog import watched
 from fr.weights.initial_weights import InitialWeights, initialise
@@ -90,8 +90,7 @@ def main(argv: list[str]) -> int:
         order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)
         losses, aligned = LossSettings.from_options(options), not faces.landmarks.shape[1]
-        open_one = partial(open_teacher, losses, options.embed_size, preprocessing, aligned, ranks.device)
-        teacher = agreed(losses, open_one)
+        teacher = open_teacher(losses, options.embed_size, preprocessing, aligned, ranks.device)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
 
         torch.manual_seed(options.seed)

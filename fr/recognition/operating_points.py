@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,8 +88,8 @@ def verification_point(rows: Rows, person: Places, fmr: float) -> OperatingPoint
     scores, pair = _highest(rows, person, int(fmr * pairs) + 1)
     score = float(scores.min())  # the first that the rate doesn't admit
     accepted = np.bincount(person[pair[scores > score]].ravel(), minlength=people)
-    without = (accepted.sum() / 2 - accepted) / (pairs - per_person)
     measured = float(accepted.sum() / 2 / pairs)
+    without = _without(accepted.sum() / 2, pairs, accepted, per_person)
     trials = _effective(measured, without, people * (people - 1) / 2)
     misses, interval = _false_non_matches(rows, person, score)
     return _point(score, fmr, measured, trials, misses, interval, people)
@@ -119,7 +120,10 @@ def identification_point(rows: Rows, person: Places, fpir: float, gallery: int) 
     first = _no_better(np.count_nonzero(best[known] < own[known, None], axis=1) - 1, people - 1, gallery - 1)
     missed = 1 - first * (own[known] > score)
     misses = float(missed.mean())
-    interval = clopper_pearson(misses, _effective(misses, _means_without(missed, person[known]), people))
+    counts = np.bincount(person[known])
+    there = counts > 0
+    without = _without(missed.sum(), len(missed), np.bincount(person[known], missed)[there], counts[there])
+    interval = clopper_pearson(misses, _effective(misses, without, people))
     return _point(score, fpir, float(positive.mean()), trials, misses, interval, people)
 
 
@@ -150,6 +154,14 @@ def _effective(rate: float, without: NDArray[np.float64], most: float) -> float:
     count = len(without)
     variance = float((count - 1) / count * ((without - without.mean()) ** 2).sum())
     return min(most, rate * (1 - rate) / variance) if variance > 0 else most
+
+
+def _without(
+    events: float, trials: float, own_events: NDArray[Any], own_trials: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Rate [P] without each of the people, of whom some events and trials are."""
+    rate: NDArray[np.float64] = (events - own_events) / np.maximum(trials - own_trials, 1)
+    return rate
 
 
 def _highest(rows: Rows, person: Places, count: int) -> tuple[NDArray[np.float32], Places]:
@@ -183,7 +195,7 @@ def _false_non_matches(rows: Rows, person: Places, score: float) -> tuple[float 
     rate = float(rejected.sum() / pairs.sum())
     if len(counts) == 1:
         return rate, None
-    without = (rejected.sum() - rejected) / (pairs.sum() - pairs)
+    without = _without(rejected.sum(), pairs.sum(), rejected, pairs)
     return rate, clopper_pearson(rate, _effective(rate, without, len(counts)))
 
 
@@ -233,11 +245,3 @@ def _without_each(
         chances = np.where(best[others, one] <= score, if_worse[others], if_better[others])
         without[one] = chances.mean()
     return without
-
-
-def _means_without(values: NDArray[np.float64], person: Places) -> NDArray[np.float64]:
-    """Mean of the values of all people but one, for each who has some."""
-    sums, counts = np.bincount(person, values), np.bincount(person)
-    there = counts > 0
-    means: NDArray[np.float64] = ((values.sum() - sums) / np.maximum(len(values) - counts, 1))[there]
-    return means

@@ -36,12 +36,28 @@ class Teacher:
 def open_teacher(
     settings: LossSettings, embed_size: int, student: Preprocessing, aligned: bool, device: torch.device
 ) -> Teacher | None:
-    """Open `--teacher`; None without. embed_size, student: of the network that is trained. aligned: on aligned crops.
+    """Open `--teacher`, all ranks together; None without one.
 
-    InputError when it can't be read, doesn't store its preprocessing, or doesn't go with network, losses or data.
+    embed_size, student: of the network that is trained. aligned: on aligned crops. InputError on every rank when one
+    can't read it, it doesn't store its preprocessing or go with network, losses and data, or isn't the same on all.
     """
     if not settings.teacher:
         return None
+    teacher, failure = None, None
+    try:
+        teacher = _opened(settings, embed_size, student, aligned, device)
+    except InputError as error:
+        failure = error
+    raise_together(failure, "--teacher: another rank can't open it, and says why")
+    facts = gather_objects(teacher and (teacher.digest, teacher.preprocessing))
+    if any(one != facts[0] for one in facts):
+        raise InputError(f"--teacher {settings.teacher}: isn't the same file on all hosts")
+    return teacher
+
+
+def _opened(
+    settings: LossSettings, embed_size: int, student: Preprocessing, aligned: bool, device: torch.device
+) -> Teacher:
     path = Path(settings.teacher)
     try:
         teacher = (_onnx_teacher if is_onnx(path) else _snapshot_teacher)(path, device)
@@ -66,20 +82,6 @@ def open_teacher(
         )
     if problems:
         raise InputError(*problems)
-    return teacher
-
-
-def agreed(settings: LossSettings, open_one: Callable[[], Teacher | None]) -> Teacher | None:
-    """Open the teacher, all ranks together: InputError on each if one can't, or if they differ."""
-    teacher, failure = None, None
-    try:
-        teacher = open_one()
-    except InputError as error:
-        failure = error
-    raise_together(failure, "--teacher: another rank can't open it, and says why")
-    facts = gather_objects(teacher and (teacher.digest, teacher.preprocessing))
-    if any(one != facts[0] for one in facts):
-        raise InputError(f"--teacher {settings.teacher}: isn't the same file on all hosts")
     return teacher
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import matplotlib
 import pytest
 import torch
@@ -60,8 +61,12 @@ LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORC
 def pytest_configure(config: pytest.Config) -> None:
     """Reset what pytest inherited, and give each worker (`pytest -n`) cores of its own.
 
-    The cores, because in each worker torch takes as many threads as there are.
+    The cores, because in each worker torch takes as many threads as there are. Property tests that don't say how many
+    examples they draw, such as those of damaged files, draw 100 each, thoroughly 500.
     """
+    if config.option.thorough:
+        hypothesis.settings.register_profile("thorough", max_examples=500)
+        hypothesis.settings.load_profile("thorough")
     reset_inherited()
     if (worker := getattr(config, "workerinput", None)) is not None:
         number = int(worker["workerid"].removeprefix("gw"))

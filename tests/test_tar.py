@@ -478,9 +478,7 @@ def shards(draw: st.DrawFn) -> bytes:
     return bytes(data[: draw(st.integers(0, end)) if draw(st.booleans()) else None])
 
 
-FUZZ = settings(
-    max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
-)
+FUZZ = settings(deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
 
 
 @FUZZ

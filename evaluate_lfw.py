@@ -28,7 +28,6 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,9 @@ from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
 from fr.evaluation.embedding import people_of_pairs
-from fr.evaluation.pair_statistics import Metric, lines, pair_statistics, record
+from fr.evaluation.pair_statistics import Metric, PairResult
 from fr.evaluation.rejection import fnmr_after_rejection
-from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at
+from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
@@ -58,29 +57,13 @@ _ROUNDING = 1e-4  # relative differences of lengths below that tell nothing
 SHOWN_PAIRS = 8  # worst pairs of each kind in the report
 
 
-@dataclass(frozen=True)
-class _Result:
-    """Statistics of a scored set, as lines to print, and as metrics for --json."""
-
-    statistics: dict[str, Metric]
-    lines: list[str]
-    figures: Metrics
-
-    @classmethod
-    def of(cls, scored: Scored, bootstrap: int) -> "_Result":
-        people, verification = people_of_pairs(scored.faces), scored.verification
-        statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, bootstrap)
-        figures = {**record(statistics), **verification.metrics()}
-        return cls(statistics, lines(statistics, people, bootstrap), figures)
-
-
 def main(argv: list[str]) -> int:
     resolved = evaluation_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
         scored_sets = score(resolved, ranks)
         if ranks.is_main:
-            results = {scored.pair_set.name: _Result.of(scored, options.bootstrap) for scored in scored_sets}
+            results = {scored.pair_set.name: _result(scored, options.bootstrap) for scored in scored_sets}
             several = len(results) > 1
             figures = {name: result.figures for name, result in results.items()}
             if options.json:  # before anything is printed: a pipe may be closed, a disk be full
@@ -90,18 +73,24 @@ def main(argv: list[str]) -> int:
                 result = results[scored.pair_set.name]
                 if several or not scored.faces.landmarks.shape[1]:
                     print(scored.pair_set.describe(), flush=True)
-                print("\n".join([*scored.verification.lines(), *result.lines]), flush=True)
+                print("\n".join(result.lines), flush=True)
                 _write_reports(options, scored, result.statistics, scored.pair_set.name if several else "")
             if several:
                 print("\n".join(_table(figures)))
             if options.roc_fname:
                 for scored in scored_sets:
-                    _write_curve(options.roc_fname, scored, several)
+                    own = f"_{scored.pair_set.name}" if several else ""
+                    write_curve(options.roc_fname, own, scored.scores, scored.faces.same)
             if options.dump_embeddings:
                 _dump_embeddings(Path(options.dump_embeddings), scored_sets)
             _keep_threshold(options, scored_sets[0])
             _print_next(options, scored_sets[0].model)
     return 0
+
+
+def _result(scored: Scored, bootstrap: int) -> PairResult:
+    people = people_of_pairs(scored.faces)
+    return PairResult.of(scored.scores, scored.faces.same, scored.verification, people, bootstrap)
 
 
 def _keep_threshold(options: Namespace, scored: Scored) -> None:
@@ -145,14 +134,6 @@ def _dump_embeddings(folder: Path, scored_sets: list[Scored]) -> None:
             images = aligned(faces, rows, scored.model.preprocessing, scored.dali)
             add_set(writer, scored.pair_set.name, scored.embeddings, faces.names.to_pylist(), images)
     print(f"embeddings: tensorboard --logdir {folder}")
-
-
-def _write_curve(name: str, scored: Scored, several: bool) -> None:
-    """Write one line `TPR FPR` per ROC point, as face_recognition.pytorch; to `name`_<set>.txt with several sets."""
-    roc = roc_curve(scored.scores, scored.faces.same)
-    lines = (f"{tar:.17g} {far:.17g}\n" for far, tar in zip(roc.far, roc.tar, strict=True))
-    stem = name.removesuffix(".txt") + (f"_{scored.pair_set.name}" if several else "")
-    write_result(Path(f"{stem}.txt"), "".join(lines).encode())
 
 
 def _table(figures: dict[str, Metrics]) -> list[str]:

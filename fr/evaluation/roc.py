@@ -6,11 +6,13 @@ Letters: P pairs, U distinct scores, N = U + 1 points of the curve. `...`: leadi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fr.evaluation.verification import checked_pairs
+from fr.files.durable import write_result
 
 Rates = NDArray[np.float64]
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -35,6 +37,16 @@ def roc_curve(scores: ArrayLike, same: ArrayLike) -> Roc:
     order, ends = falling(score)
     far, tar = rates(np.ones(score.size, dtype=np.int64), is_same[order], ends)
     return Roc(far, tar, np.concatenate(([np.inf], score[order[ends]])))
+
+
+def write_curve(name: str, suffix: str, scores: ArrayLike, same: ArrayLike) -> None:
+    """Write the ROC curve of [P] pairs to `name`, with `suffix` before .txt: a line `TPR FPR` for each point.
+
+    The form is that of face_recognition.pytorch, for tools/plot_roc.py.
+    """
+    roc = roc_curve(scores, same)
+    lines = (f"{tar:.17g} {far:.17g}\n" for far, tar in zip(roc.far, roc.tar, strict=True))
+    write_result(Path(f"{name.removesuffix('.txt')}{suffix}.txt"), "".join(lines).encode())
 
 
 def falling(scores: Rates) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

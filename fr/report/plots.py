@@ -23,7 +23,7 @@ COLORS = (SAME, DIFF, "#3d8b57", "#7a5195", "#a07a00", NEUTRAL)
 BINS = 60
 _TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)  # of a DET curve
 SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
-SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated"}
+SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated", "distance": "distance, negated", "similarity": "score"}
 
 
 def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:

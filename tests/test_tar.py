@@ -3,6 +3,7 @@
 import io
 import os
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -525,7 +526,7 @@ def test_members_are_those_of_the_standard_library(tmp_path_factory: pytest.Temp
     end = -1
     try:
         with tarfile.open(path, "r:") as reference:
-            while (one := reference.next()) and one.size >= 0 and reference.offset > end:
+            while (one := reference.next()) and 0 <= one.size <= sys.maxsize and reference.offset > end:
                 end = reference.offset
                 expected.append(fields(one))
     except Exception:

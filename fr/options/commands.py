@@ -31,6 +31,7 @@ COMMANDS = {
     "fr-export-onnx": "tools/export_onnx.py",
     "fr-export-weights": "tools/export_weights.py",
     "fr-extract": "tools/extract_features.py",
+    "fr-find-overlap": "tools/find_overlap.py",
     "fr-identify": "tools/identify.py",
     "fr-import-weights": "tools/import_weights.py",
     "fr-label-noise": "tools/label_noise.py",

@@ -33,6 +33,8 @@ _EVALUATION_FIRST = (
     *("flipped_emb", "cache", "json", "report", "show_failed"),
 )
 
+_STORED = ("empty = the one stored in the snapshot", "; unsaid = as stored")  # of a verification set's options
+
 
 def train_options(argv: Sequence[str]) -> Resolved:
     """The options of train.py; raises InputError with every problem found. `--help` prints and exits."""
@@ -59,7 +61,7 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     parser = new_parser("evaluate_lfw.py", "Measure a snapshot or an ONNX model on LFW.")
     _evaluation(parser.add_argument_group("model and results"))
     _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
-    _verification(parser.add_argument_group("LFW"), "empty = the one stored in the snapshot", "; unsaid = as stored")
+    _verification(parser.add_argument_group("LFW"), *_STORED)
     _protocol(parser.add_argument_group("protocol"))
     _machine(parser.add_argument_group("machine"))
     return resolve(parser, argv, evaluation_problems, _EVALUATION_FIRST)
@@ -73,12 +75,17 @@ def tool_options(
 
 
 def model_tool_options(
-    program: str, description: str, own: Callable[[Group], None], argv: Sequence[str], labelled: bool
+    program: str,
+    description: str,
+    own: Callable[[Group], None],
+    argv: Sequence[str],
+    labelled: bool,
+    with_sets: bool = False,
 ) -> Resolved:
     """Options of a tool that runs a model on images; unless they must be labelled, they are unlabelled
-    by default."""
+    by default. with_sets: on verification sets, too."""
     datasets = DATASETS if labelled else UNLABELLED | DATASETS
-    return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True)
+    return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True, with_sets=with_sets)
 
 
 def _tool_options(
@@ -89,10 +96,13 @@ def _tool_options(
     argv: Sequence[str],
     datasets: Mapping[str, Any],
     with_model: bool,
+    with_sets: bool = False,
 ) -> Resolved:
     parser = new_parser(program, description)
     own(parser.add_argument_group("the tool"))
     _data(parser.add_argument_group("data, as train.py reads them"), datasets)
+    if with_sets:
+        _verification(parser.add_argument_group("verification set"), *_STORED)
     if with_model:
         _model(parser.add_argument_group("model"))
         _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")

@@ -104,6 +104,7 @@ def test_defaults_are_those_documented() -> None:
         "global_push_loss_weight": 0, "push_margin": 0.7, "min_margin_loss_weight": 0, "min_margin": 0.7,
         "triplet_loss_weight": 0, "triplet_margin": 0.2, "triplet_mining": "hard",
         "teacher": "", "distill_cosine_weight": 0, "distill_mse_weight": 0, "distill_relation_weight": 0,
+        "distill_logit_weight": 0, "distill_temperature": 4,
         "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4, "lr_drops": [3, 6, 9, 13],
         "optimizer": "sgd", "betas": [0.9, 0.999], "eps": 1e-8, "decay_norm_and_bias": True,
         "lr_schedule": "step", "lr_end": 0, "lr_power": 2,

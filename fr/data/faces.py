@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fr.data.storage import MOST_BYTES, Pack, RecordFile, TarShards
+from fr.data.storage import MOST_BYTES, Storage
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import form_note
@@ -49,7 +49,7 @@ class Faces:
     names: pa.StringArray  # [N] paths below root, or names inside the storage
     landmarks: NDArray[np.float64]  # [N, 5, 2] pixels, or fractions of boxes; [N, 0, 2] of aligned crops
     boxes: NDArray[np.float64] | None = field(default=None, kw_only=True)  # [N, 4] x, y, width, height
-    storage: TarShards | RecordFile | Pack | None = field(default=None, kw_only=True)
+    storage: Storage | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -39,10 +39,11 @@ from torch import nn
 from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
+from fr.evaluation.bands import banded_curve
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.pair_statistics import Metric, lines, pair_statistics, record
 from fr.evaluation.rejection import fnmr_after_rejection
-from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at
+from fr.evaluation.roc import FARS, Roc, false_matches, roc_curve, score_at
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
@@ -96,7 +97,7 @@ def main(argv: list[str]) -> int:
                 print("\n".join(_table(figures)))
             if options.roc_fname:
                 for scored in scored_sets:
-                    _write_curve(options.roc_fname, scored, several)
+                    _write_curve(options, scored, several)
             if options.dump_embeddings:
                 _dump_embeddings(Path(options.dump_embeddings), scored_sets)
             _keep_threshold(options, scored_sets[0])
@@ -131,7 +132,7 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
 def _write_reports(options: Namespace, scored: Scored, statistics: dict[str, Metric], subfolder: str) -> None:
     """Write the --report page and --show_failed images of one set."""
     if options.report:
-        print(f"report: {_write_report(Path(options.report, subfolder), options.snap, scored, statistics)}")
+        print(f"report: {_write_report(Path(options.report, subfolder), options, scored, statistics)}")
     if options.show_failed:
         folder, score_name = Path(options.show_failed, subfolder), SCORE_NAMES[scored.verification.dist]
         count = write_pairs(folder, _wrong_pairs(scored, len(scored.scores)), score_name)
@@ -147,12 +148,20 @@ def _dump_embeddings(folder: Path, scored_sets: list[Scored]) -> None:
     print(f"embeddings: tensorboard --logdir {folder}")
 
 
-def _write_curve(name: str, scored: Scored, several: bool) -> None:
-    """Write one line `TPR FPR` per ROC point, as face_recognition.pytorch; to `name`_<set>.txt with several sets."""
-    roc = roc_curve(scored.scores, scored.faces.same)
-    lines = (f"{tar:.17g} {far:.17g}\n" for far, tar in zip(roc.far, roc.tar, strict=True))
-    stem = name.removesuffix(".txt") + (f"_{scored.pair_set.name}" if several else "")
+def _write_curve(options: Namespace, scored: Scored, several: bool) -> None:
+    """Write one line `TPR FPR` per ROC point, as face_recognition.pytorch; to `name`_<set>.txt with several sets.
+
+    With --roc_band two more columns are the ends of the TPR's interval.
+    """
+    roc = _curve(scored, options.bootstrap) if options.roc_band else roc_curve(scored.scores, scored.faces.same)
+    columns = [roc.tar, roc.far, *([] if roc.band is None else roc.band)]
+    lines = (" ".join(f"{value:.17g}" for value in point) + "\n" for point in zip(*columns, strict=True))
+    stem = options.roc_fname.removesuffix(".txt") + (f"_{scored.pair_set.name}" if several else "")
     write_result(Path(f"{stem}.txt"), "".join(lines).encode())
+
+
+def _curve(scored: Scored, bootstrap: int) -> Roc:
+    return banded_curve(scored.scores, scored.faces.same, people_of_pairs(scored.faces), bootstrap)
 
 
 def _table(figures: dict[str, Metrics]) -> list[str]:
@@ -166,12 +175,13 @@ def _table(figures: dict[str, Metrics]) -> list[str]:
     return lines
 
 
-def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str, Metric]) -> Path:
-    title = f"{Path(snap).name} on {scored.pair_set.source}"
+def _write_report(folder: Path, options: Namespace, scored: Scored, statistics: dict[str, Metric]) -> Path:
+    title = f"{Path(options.snap).name} on {scored.pair_set.source}"
     verification, scores, same = scored.verification, scored.scores, scored.faces.same
     worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
-    rejection = _rejection(scored)
-    return write_report(folder, verification, scores, same, _facts(snap, scored), title, worst, statistics, rejection)
+    rejection, curve = _rejection(scored), _curve(scored, options.bootstrap)
+    facts = _facts(options.snap, scored)
+    return write_report(folder, verification, scores, same, facts, title, worst, statistics, rejection, curve)
 
 
 def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:

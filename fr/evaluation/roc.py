@@ -21,12 +21,14 @@ ENOUGH_MATCHES = 10  # a TAR from fewer false matches gets a note
 class Roc:
     """FAR [N], TAR [N] and thresholds [N], from (0, 0) at +inf to (1, 1), one point per distinct score.
 
-    Pairs with score >= threshold are accepted, so equal scores are accepted together.
+    Pairs with score >= threshold are accepted, so equal scores are accepted together. band [2, N]: lower and upper ends
+    of the 95 % interval of each TAR (`fr/evaluation/bands.py`); None = unknown.
     """
 
     far: Rates
     tar: Rates
     thresholds: Rates
+    band: Rates | None = None
 
 
 def roc_curve(scores: ArrayLike, same: ArrayLike) -> Roc:

@@ -38,10 +38,11 @@ from torch import nn
 from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
+from fr.evaluation.bands import banded_curve
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.pair_statistics import Metric, PairResult
 from fr.evaluation.rejection import fnmr_after_rejection
-from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at, write_curve
+from fr.evaluation.roc import FARS, Roc, false_matches, roc_curve, score_at, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
@@ -80,7 +81,9 @@ def main(argv: list[str]) -> int:
             if options.roc_fname:
                 for scored in scored_sets:
                     own = f"_{scored.pair_set.name}" if several else ""
-                    write_curve(options.roc_fname, own, scored.scores, scored.faces.same)
+                    plain = roc_curve(scored.scores, scored.faces.same)
+                    roc = _curve(scored, options.bootstrap) if options.roc_band else plain
+                    write_curve(options.roc_fname, own, roc)
             if options.dump_embeddings:
                 _dump_embeddings(Path(options.dump_embeddings), scored_sets)
             _keep_threshold(options, scored_sets[0])
@@ -120,7 +123,7 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
 def _write_reports(options: Namespace, scored: Scored, statistics: dict[str, Metric], subfolder: str) -> None:
     """Write the --report page and --show_failed images of one set."""
     if options.report:
-        print(f"report: {_write_report(Path(options.report, subfolder), options.snap, scored, statistics)}")
+        print(f"report: {_write_report(Path(options.report, subfolder), options, scored, statistics)}")
     if options.show_failed:
         folder, score_name = Path(options.show_failed, subfolder), SCORE_NAMES[scored.verification.dist]
         count = write_pairs(folder, _wrong_pairs(scored, len(scored.scores)), score_name)
@@ -136,6 +139,10 @@ def _dump_embeddings(folder: Path, scored_sets: list[Scored]) -> None:
     print(f"embeddings: tensorboard --logdir {folder}")
 
 
+def _curve(scored: Scored, bootstrap: int) -> Roc:
+    return banded_curve(scored.scores, scored.faces.same, people_of_pairs(scored.faces), bootstrap)
+
+
 def _table(figures: dict[str, Metrics]) -> list[str]:
     """Table with one line per set."""
     width = max(map(len, figures))
@@ -147,12 +154,13 @@ def _table(figures: dict[str, Metrics]) -> list[str]:
     return lines
 
 
-def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str, Metric]) -> Path:
-    title = f"{Path(snap).name} on {scored.pair_set.source}"
+def _write_report(folder: Path, options: Namespace, scored: Scored, statistics: dict[str, Metric]) -> Path:
+    title = f"{Path(options.snap).name} on {scored.pair_set.source}"
     verification, scores, same = scored.verification, scored.scores, scored.faces.same
     worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
-    rejection = _rejection(scored)
-    return write_report(folder, verification, scores, same, _facts(snap, scored), title, worst, statistics, rejection)
+    rejection, curve = _rejection(scored), _curve(scored, options.bootstrap)
+    facts = _facts(options.snap, scored)
+    return write_report(folder, verification, scores, same, facts, title, worst, statistics, rejection, curve)
 
 
 def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:

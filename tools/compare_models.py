@@ -28,6 +28,7 @@ from scipy.special import bdtr
 
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
+from fr.evaluation.bands import banded_curve
 from fr.evaluation.bootstrap import Replicates, replicates
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.intervals import Interval, paired_difference, percentile, wider
@@ -65,7 +66,9 @@ def main(argv: list[str]) -> int:
             print(_disagreement(a.verification.right, b.verification.right))
             where = f", {a.pair_set.name}" if len(sets_of_a) > 1 else ""
             for letter, name, scored in (("A", arguments.a, a), ("B", arguments.b, b)):
-                curves[f"{letter}: {Path(name).name}{where}"] = roc_curve(scored.scores, scored.faces.same)
+                people = people_of_pairs(scored.faces)
+                curve = banded_curve(scored.scores, scored.faces.same, people, options.bootstrap * bool(arguments.roc))
+                curves[f"{letter}: {Path(name).name}{where}"] = curve
         if arguments.roc and ranks.is_main:
             write_result(arguments.roc, png(roc_overlay(curves)))
             print(f"wrote {arguments.roc}")

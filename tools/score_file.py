@@ -25,7 +25,7 @@ from fr.data.pairs.score_list import read_scores
 from fr.errors import run_plainly
 from fr.evaluation.pair_statistics import PairResult
 from fr.evaluation.people import people_of_names
-from fr.evaluation.roc import write_curve
+from fr.evaluation.roc import roc_curve, write_curve
 from fr.evaluation.verification import verify
 from fr.files.durable import write_result
 from fr.report.plots import SCORE_NAMES
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         )
         print(f"report: {page}")
     if arguments.roc_fname:
-        write_curve(arguments.roc_fname, "", scores, same)
+        write_curve(arguments.roc_fname, "", roc_curve(scores, same))
     return 0
 
 

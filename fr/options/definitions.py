@@ -20,7 +20,7 @@ from fr.options.validation import evaluation_problems, tool_problems, train_prob
 # Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
 OF_SETS = (
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed", "dump_embeddings"),
+    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "roc_band", "show_failed", "dump_embeddings"),
 )
 
 # The options that most runs set; --help begins with them.
@@ -169,6 +169,7 @@ def _evaluation(group: Group) -> None:
     add("--show_failed", default="", help="folder for an image of each wrongly judged pair; empty = none")
     add("--dump_embeddings", default="", help="log folder for TensorBoard's projector; empty = none")
     add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
+    add("--roc_band", **FLAG, help="with the ends of the TPR's 95 %% intervals as two more columns; false = without")
 
 
 def _model(group: Group) -> None:

@@ -65,6 +65,8 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
 def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for evaluate_lfw.py."""
     problems = length_problems(values, origins, defaults) + _center_crop_problems(values, origins, defaults)
+    if values.get("roc_band") and not (values.get("roc_fname") and values.get("bootstrap")):
+        problems.append(f"{origins['roc_band']}: --roc_band: goes with --roc_fname and --bootstrap")
     if values.get("center") and values.get("dist") == "l2":
         problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
     return problems

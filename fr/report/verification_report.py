@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fr.evaluation.pair_statistics import Metric, record
-from fr.evaluation.roc import roc_curve
+from fr.evaluation.roc import Roc, roc_curve
 from fr.evaluation.verification import Verification, checked_pairs, printed_threshold, threshold_unit
 from fr.files.durable import replace_file
 from fr.report.failed_pairs import WrongPair
@@ -32,22 +32,25 @@ def write_report(
     worst: Sequence[WrongPair] = (),
     statistics: Mapping[str, Metric] | None = None,
     rejection: Mapping[str, NDArray[np.float64]] | None = None,
+    curve: Roc | None = None,
 ) -> Path:
     """Write roc.png, det.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
 
     scores, same: the [P] pairs that `verification` was computed from. facts: information needed to repeat the result
     (model, snapshot, preprocessing, data), in the order shown. worst: pairs to show. statistics: of `pair_statistics`,
-    for a table of their own. rejection: FNMR by threshold, of `fnmr_after_rejection`, for rejection.png.
+    for a table of their own. rejection: FNMR by threshold, of `fnmr_after_rejection`, for rejection.png. curve: the ROC
+    curve of the pairs, if known with its band.
     The page is self-contained. Each file is replaced atomically, the page last.
     Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3].
     """
     score, is_same = checked_pairs(scores, same)
     if score.size != verification.pairs:
         raise ValueError(f"verification has {verification.pairs} pairs, but there are {score.size} scores")
+    roc = curve or roc_curve(score, is_same)
     plots = {
-        "roc.png": png(roc_plot(verification, score, is_same)),
+        "roc.png": png(roc_plot(verification, score, is_same, roc)),
         "histogram.png": png(histogram_plot(verification, score, is_same)),
-        "det.png": png(det_plot({"all pairs": roc_curve(score, is_same)})),
+        "det.png": png(det_plot({"all pairs": roc})),
     }
     if rejection:
         plots["rejection.png"] = png(rejection_plot(rejection))
@@ -110,7 +113,7 @@ classified at {_RULES[v.protocol]} on all other folds; a pair is classified as t
 </div>
 <div class="columns">
 <figure>{inline_image(plots["roc.png"], "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end is FAR 0:
-no false match in {v.pairs - same_count} different pairs.</figcaption></figure>
+no false match in {v.pairs - same_count} different pairs. A band is the 95 % interval at each FAR.</figcaption></figure>
 <figure>{inline_image(plots["histogram.png"], "Score histogram")}<figcaption>Scores ({score_name}) of same and
 different pairs, each in per cent of its kind, and the mean threshold.</figcaption></figure>
 <figure>{inline_image(plots["det.png"], "DET curve")}<figcaption>Detection error trade-off: FNMR against FMR, on the

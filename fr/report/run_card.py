@@ -1,10 +1,9 @@
 """Card of a run, `PREFIX.card.md` beside its snapshots: what was trained on what, on what machine, and how well."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,19 +31,20 @@ _LIMITS = """- The figures hold for images and people like those of the sets abo
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Scores [P] of a set's pairs by the last validation. averaged: by the averaged weights."""
+    """Scores [P] of a set's pairs by the last validation. averaged: by the averaged weights. by_group: metrics."""
 
     pair_set: VerificationSet
     averaged: bool
     verification: Verification
     scores: NDArray[np.float64]
+    by_group: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EndedRun:
     """What a card tells. contents: of the last snapshot. command: that began it. options: those set, as printed.
 
-    metrics: of the last validation. cost: name → value, of machine and time. ended: how.
+    cost: name → value, of machine and time. ended: how.
     """
 
     contents: SnapshotContents
@@ -52,7 +52,6 @@ class EndedRun:
     iteration: int
     command: str
     options: str
-    metrics: Mapping[str, float]
     scored: Sequence[ScoredPairs]
     cost: Mapping[str, str]
     ended: str
@@ -95,7 +94,7 @@ def card_text(prefix: str, run: EndedRun, pictures: Sequence[str]) -> str:
         *(_figures(one) for one in run.scored),
         *([] if run.scored else ["The run had no verification set: `evaluate_lfw.py --snap` scores its snapshots."]),
         "## By group",
-        _groups(run.metrics),
+        _groups(run.scored),
         *(["## Curves", *(f"![{name}]({name})" for name in pictures)] if pictures else []),
         "## Data",
         markdown_table(about),
@@ -115,7 +114,7 @@ def card_text(prefix: str, run: EndedRun, pictures: Sequence[str]) -> str:
 def _figures(one: ScoredPairs) -> str:
     people = people_of_pairs(one.pair_set.faces)
     result = PairResult.of(one.scores, one.pair_set.faces.same, one.verification, people, _BOOTSTRAP)
-    rows = [f"{one.pair_set.name}{', averaged weights' if one.averaged else ''}:", ""]
+    rows = [f"{one.pair_set.name}{', averaged weights' * one.averaged}:", ""]
     rows += ["| | value | 95 % interval | threshold | |", "|---|---|---|---|---|"]
     threshold = one.verification.threshold
     for name, metric in result.statistics.items():
@@ -131,6 +130,10 @@ def _figures(one: ScoredPairs) -> str:
     return "\n".join(rows)
 
 
-def _groups(metrics: Mapping[str, Any]) -> str:
-    found = {name: f"{value:.4g}" for name, value in metrics.items() if "group_" in name}
+def _groups(scored: Sequence[ScoredPairs]) -> str:
+    found = {
+        f"{one.pair_set.name}{', averaged weights' * one.averaged}: {name}": f"{value:.4g}"
+        for one in scored
+        for name, value in one.by_group.items()
+    }
     return markdown_table(found) if found else "Not measured: the run had no `--groups`. Error rates differ by group."

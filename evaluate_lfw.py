@@ -40,6 +40,7 @@ from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
 from fr.evaluation.embedding import people_of_pairs
+from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, lines, pair_statistics, record
 from fr.evaluation.rejection import fnmr_after_rejection
 from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at
@@ -53,7 +54,7 @@ from fr.report.plots import SCORE_NAMES
 from fr.report.projector import add_set, open_projector
 from fr.report.verification_report import write_report
 
-Metrics = dict[str, float | None]
+Metrics = dict[str, Any]
 _ROUNDING = 1e-4  # relative differences of lengths below that tell nothing
 SHOWN_PAIRS = 8  # worst pairs of each kind in the report
 
@@ -63,15 +64,24 @@ class _Result:
     """Statistics of a scored set, as lines to print, and as metrics for --json."""
 
     statistics: dict[str, Metric]
+    by_group: GroupRates | None
     lines: list[str]
     figures: Metrics
 
     @classmethod
-    def of(cls, scored: Scored, bootstrap: int) -> "_Result":
-        people, verification = people_of_pairs(scored.faces), scored.verification
-        statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, bootstrap)
-        figures = {**record(statistics), **verification.metrics()}
-        return cls(statistics, lines(statistics, people, bootstrap), figures)
+    def of(cls, scored: Scored, options: Namespace) -> "_Result":
+        people, verification, count = people_of_pairs(scored.faces), scored.verification, options.bootstrap
+        statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, count)
+        figures: Metrics = {**record(statistics), **verification.metrics()}
+        printed = lines(statistics, people, count)
+        name, faces, center = scored.pair_set.name, scored.faces, options.center
+        by_group = scored.groups.measure(
+            name, faces, scored.embeddings, scored.scores, verification.dist, center, count
+        )
+        if by_group:
+            figures["groups"] = by_group.record()
+            printed += by_group.lines()
+        return cls(statistics, by_group, printed, figures)
 
 
 def main(argv: list[str]) -> int:
@@ -80,7 +90,7 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device) as ranks:
         scored_sets = score(resolved, ranks)
         if ranks.is_main:
-            results = {scored.pair_set.name: _Result.of(scored, options.bootstrap) for scored in scored_sets}
+            results = {scored.pair_set.name: _Result.of(scored, options) for scored in scored_sets}
             several = len(results) > 1
             figures = {name: result.figures for name, result in results.items()}
             if options.json:  # before anything is printed: a pipe may be closed, a disk be full
@@ -91,7 +101,9 @@ def main(argv: list[str]) -> int:
                 if several or not scored.faces.landmarks.shape[1]:
                     print(scored.pair_set.describe(), flush=True)
                 print("\n".join([*scored.verification.lines(), *result.lines]), flush=True)
-                _write_reports(options, scored, result.statistics, scored.pair_set.name if several else "")
+                for warning in result.by_group.warnings if result.by_group else ():
+                    print(f"warning: {warning}", file=sys.stderr, flush=True)
+                _write_reports(options, scored, result, scored.pair_set.name if several else "")
             if several:
                 print("\n".join(_table(figures)))
             if options.roc_fname:
@@ -128,10 +140,10 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
         print(next_command("tools/identify.py", "--snap", options.snap, "--gallery", people, *images))
 
 
-def _write_reports(options: Namespace, scored: Scored, statistics: dict[str, Metric], subfolder: str) -> None:
+def _write_reports(options: Namespace, scored: Scored, result: _Result, subfolder: str) -> None:
     """Write the --report page and --show_failed images of one set."""
     if options.report:
-        print(f"report: {_write_report(Path(options.report, subfolder), options.snap, scored, statistics)}")
+        print(f"report: {_write_report(Path(options.report, subfolder), options.snap, scored, result)}")
     if options.show_failed:
         folder, score_name = Path(options.show_failed, subfolder), SCORE_NAMES[scored.verification.dist]
         count = write_pairs(folder, _wrong_pairs(scored, len(scored.scores)), score_name)
@@ -166,12 +178,15 @@ def _table(figures: dict[str, Metrics]) -> list[str]:
     return lines
 
 
-def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str, Metric]) -> Path:
+def _write_report(folder: Path, snap: str, scored: Scored, result: _Result) -> Path:
     title = f"{Path(snap).name} on {scored.pair_set.source}"
     verification, scores, same = scored.verification, scored.scores, scored.faces.same
     worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
     rejection = _rejection(scored)
-    return write_report(folder, verification, scores, same, _facts(snap, scored), title, worst, statistics, rejection)
+    facts, statistics = _facts(snap, scored), result.statistics
+    return write_report(
+        folder, verification, scores, same, facts, title, worst, statistics, rejection, result.by_group
+    )
 
 
 def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:

@@ -28,7 +28,6 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +38,12 @@ from torch import nn
 from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
+from fr.evaluation.bands import banded_curve
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.group_rates import GroupRates
-from fr.evaluation.pair_statistics import Metric, lines, pair_statistics, record
+from fr.evaluation.pair_statistics import Metric, PairResult
 from fr.evaluation.rejection import fnmr_after_rejection
-from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at
+from fr.evaluation.roc import FARS, Roc, false_matches, roc_curve, score_at, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
@@ -59,40 +59,19 @@ _ROUNDING = 1e-4  # relative differences of lengths below that tell nothing
 SHOWN_PAIRS = 8  # worst pairs of each kind in the report
 
 
-@dataclass(frozen=True)
-class _Result:
-    """Statistics of a scored set, as lines to print, and as metrics for --json."""
-
-    statistics: dict[str, Metric]
-    by_group: GroupRates | None
-    lines: list[str]
-    figures: Metrics
-
-    @classmethod
-    def of(cls, scored: Scored, options: Namespace) -> "_Result":
-        people, verification, count = people_of_pairs(scored.faces), scored.verification, options.bootstrap
-        statistics = pair_statistics(scored.scores, scored.faces.same, verification, people, count)
-        figures: Metrics = {**record(statistics), **verification.metrics()}
-        printed = lines(statistics, people, count)
-        name, faces, center = scored.pair_set.name, scored.faces, options.center
-        by_group = scored.groups.measure(
-            name, faces, scored.embeddings, scored.scores, verification.dist, center, count
-        )
-        if by_group:
-            figures["groups"] = by_group.record()
-            printed += by_group.lines()
-        return cls(statistics, by_group, printed, figures)
-
-
 def main(argv: list[str]) -> int:
     resolved = evaluation_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
         scored_sets = score(resolved, ranks)
         if ranks.is_main:
-            results = {scored.pair_set.name: _Result.of(scored, options) for scored in scored_sets}
+            results = {scored.pair_set.name: _result(scored, options.bootstrap) for scored in scored_sets}
+            by_group = {scored.pair_set.name: _by_group(scored, options) for scored in scored_sets}
             several = len(results) > 1
-            figures = {name: result.figures for name, result in results.items()}
+            figures: dict[str, Metrics] = {
+                name: {**result.figures, **({"groups": rates.record()} if (rates := by_group[name]) else {})}
+                for name, result in results.items()
+            }
             if options.json:  # before anything is printed: a pipe may be closed, a disk be full
                 content: Any = figures if several else figures[scored_sets[0].pair_set.name]
                 write_result(Path(options.json), (json.dumps(content, indent=1) + "\n").encode())
@@ -100,20 +79,36 @@ def main(argv: list[str]) -> int:
                 result = results[scored.pair_set.name]
                 if several or not scored.faces.landmarks.shape[1]:
                     print(scored.pair_set.describe(), flush=True)
-                print("\n".join([*scored.verification.lines(), *result.lines]), flush=True)
-                for warning in result.by_group.warnings if result.by_group else ():
+                print("\n".join(result.lines), flush=True)
+                in_groups = by_group[scored.pair_set.name]
+                if in_groups:
+                    print("\n".join(in_groups.lines()), flush=True)
+                for warning in in_groups.warnings if in_groups else ():
                     print(f"warning: {warning}", file=sys.stderr, flush=True)
-                _write_reports(options, scored, result, scored.pair_set.name if several else "")
+                _write_reports(options, scored, result.statistics, in_groups, scored.pair_set.name if several else "")
             if several:
                 print("\n".join(_table(figures)))
             if options.roc_fname:
                 for scored in scored_sets:
-                    _write_curve(options.roc_fname, scored, several)
+                    own = f"_{scored.pair_set.name}" if several else ""
+                    plain = roc_curve(scored.scores, scored.faces.same)
+                    roc = _curve(scored, options.bootstrap) if options.roc_band else plain
+                    write_curve(options.roc_fname, own, roc)
             if options.dump_embeddings:
                 _dump_embeddings(Path(options.dump_embeddings), scored_sets)
             _keep_threshold(options, scored_sets[0])
             _print_next(options, scored_sets[0].model)
     return 0
+
+
+def _result(scored: Scored, bootstrap: int) -> PairResult:
+    people = people_of_pairs(scored.faces)
+    return PairResult.of(scored.scores, scored.faces.same, scored.verification, people, bootstrap)
+
+
+def _by_group(scored: Scored, options: Namespace) -> GroupRates | None:
+    name, faces, dist, center = scored.pair_set.name, scored.faces, options.dist, options.center
+    return scored.groups.measure(name, faces, scored.embeddings, scored.scores, dist, center, options.bootstrap)
 
 
 def _keep_threshold(options: Namespace, scored: Scored) -> None:
@@ -140,10 +135,17 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
         print(next_command("tools/identify.py", "--snap", options.snap, "--gallery", people, *images))
 
 
-def _write_reports(options: Namespace, scored: Scored, result: _Result, subfolder: str) -> None:
+def _write_reports(
+    options: Namespace,
+    scored: Scored,
+    statistics: dict[str, Metric],
+    by_group: GroupRates | None,
+    subfolder: str,
+) -> None:
     """Write the --report page and --show_failed images of one set."""
     if options.report:
-        print(f"report: {_write_report(Path(options.report, subfolder), options.snap, scored, result)}")
+        report = _write_report(Path(options.report, subfolder), options, scored, statistics, by_group)
+        print(f"report: {report}")
     if options.show_failed:
         folder, score_name = Path(options.show_failed, subfolder), SCORE_NAMES[scored.verification.dist]
         count = write_pairs(folder, _wrong_pairs(scored, len(scored.scores)), score_name)
@@ -159,12 +161,8 @@ def _dump_embeddings(folder: Path, scored_sets: list[Scored]) -> None:
     print(f"embeddings: tensorboard --logdir {folder}")
 
 
-def _write_curve(name: str, scored: Scored, several: bool) -> None:
-    """Write one line `TPR FPR` per ROC point, as face_recognition.pytorch; to `name`_<set>.txt with several sets."""
-    roc = roc_curve(scored.scores, scored.faces.same)
-    lines = (f"{tar:.17g} {far:.17g}\n" for far, tar in zip(roc.far, roc.tar, strict=True))
-    stem = name.removesuffix(".txt") + (f"_{scored.pair_set.name}" if several else "")
-    write_result(Path(f"{stem}.txt"), "".join(lines).encode())
+def _curve(scored: Scored, bootstrap: int) -> Roc:
+    return banded_curve(scored.scores, scored.faces.same, people_of_pairs(scored.faces), bootstrap)
 
 
 def _table(figures: dict[str, Metrics]) -> list[str]:
@@ -178,14 +176,16 @@ def _table(figures: dict[str, Metrics]) -> list[str]:
     return lines
 
 
-def _write_report(folder: Path, snap: str, scored: Scored, result: _Result) -> Path:
-    title = f"{Path(snap).name} on {scored.pair_set.source}"
+def _write_report(
+    folder: Path, options: Namespace, scored: Scored, statistics: dict[str, Metric], by_group: GroupRates | None
+) -> Path:
+    title = f"{Path(options.snap).name} on {scored.pair_set.source}"
     verification, scores, same = scored.verification, scored.scores, scored.faces.same
     worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
-    rejection = _rejection(scored)
-    facts, statistics = _facts(snap, scored), result.statistics
+    rejection, curve = _rejection(scored), _curve(scored, options.bootstrap)
+    facts = _facts(options.snap, scored)
     return write_report(
-        folder, verification, scores, same, facts, title, worst, statistics, rejection, result.by_group
+        folder, verification, scores, same, facts, title, worst, statistics, rejection, curve, by_group
     )
 
 

@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fr.data.faces import VerificationFaces, refuse
-from fr.evaluation.embedding import people_of_images
+from fr.evaluation.people import numbers_of_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Labels:
 def labels_of(faces: VerificationFaces, table: Mapping[str, str], source: str) -> Labels:
     """Find the people of a set in a table of groups.
 
-    Images are of one person if the set says so (`people_of_images`), or if they have one identity in the table.
+    Images are of one person if the set says so (`numbers_of_names`), or if they have one identity in the table.
     InputError, about `source`, for a person in two groups.
     """
     names = faces.names.to_pylist()
@@ -58,7 +58,7 @@ def labels_of(faces: VerificationFaces, table: Mapping[str, str], source: str) -
     known = np.array([key is not None for key in keys], dtype=bool)
     identities = [key for key in keys if key is not None]
     number = {key: row for row, key in enumerate(dict.fromkeys(identities))}
-    people = people_of_images(faces)
+    people = numbers_of_names(faces.names, faces.pairs, faces.same)
     count = int(people.max()) + 1
     links = (np.ones(len(identities)), (people[known], [count + number[key] for key in identities]))
     size = count + len(number)

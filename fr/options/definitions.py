@@ -21,7 +21,7 @@ from fr.options.validation import evaluation_problems, tool_problems, train_prob
 # Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
 OF_SETS = (
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed", "dump_embeddings"),
+    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "roc_band", "show_failed", "dump_embeddings"),
     *("groups", "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"),
 )
 
@@ -34,6 +34,8 @@ _EVALUATION_FIRST = (
     *("snap", "val_data_root", "val_sets", "val_list", "val_landmarks"),
     *("flipped_emb", "cache", "json", "report", "show_failed"),
 )
+
+_STORED = ("empty = the one stored in the snapshot", "; unsaid = as stored")  # of a verification set's options
 
 
 def train_options(argv: Sequence[str]) -> Resolved:
@@ -62,7 +64,7 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     parser = new_parser("evaluate_lfw.py", "Measure a snapshot or an ONNX model on LFW.")
     _evaluation(parser.add_argument_group("model and results"))
     _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
-    _verification(parser.add_argument_group("LFW"), "empty = the one stored in the snapshot", "; unsaid = as stored")
+    _verification(parser.add_argument_group("LFW"), *_STORED)
     add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     _protocol(parser.add_argument_group("protocol"))
     _machine(parser.add_argument_group("machine"))
@@ -77,12 +79,17 @@ def tool_options(
 
 
 def model_tool_options(
-    program: str, description: str, own: Callable[[Group], None], argv: Sequence[str], labelled: bool
+    program: str,
+    description: str,
+    own: Callable[[Group], None],
+    argv: Sequence[str],
+    labelled: bool,
+    with_sets: bool = False,
 ) -> Resolved:
     """Options of a tool that runs a model on images; unless they must be labelled, they are unlabelled
-    by default."""
+    by default. with_sets: on verification sets, too."""
     datasets = DATASETS if labelled else UNLABELLED | DATASETS
-    return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True)
+    return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True, with_sets=with_sets)
 
 
 def _tool_options(
@@ -93,10 +100,13 @@ def _tool_options(
     argv: Sequence[str],
     datasets: Mapping[str, Any],
     with_model: bool,
+    with_sets: bool = False,
 ) -> Resolved:
     parser = new_parser(program, description)
     own(parser.add_argument_group("the tool"))
     _data(parser.add_argument_group("data, as train.py reads them"), datasets)
+    if with_sets:
+        _verification(parser.add_argument_group("verification set"), *_STORED)
     if with_model:
         _model(parser.add_argument_group("model"))
         _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
@@ -114,10 +124,11 @@ def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
     form = "format of the data, see docs/data.md; vgg = VGGFace2"
     add("--train_dataset", default=next(iter(datasets)), choices=datasets, help=form)
     add("--train_data_root", type=TEXT, help="folder that the paths of --train_list start from")
-    add("--train_list", default="", help="text file, one image a line (of tar: one shard); empty for folder and rec")
+    listed = "text file, one image a line (of tar, parquet: a file); empty for folder, rec, lmdb"
+    add("--train_list", default="", help=listed)
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
     add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
-    add("--aligned", **FLAG, help="the images of folder, list or tar are aligned crops; false = off")
+    add("--aligned", **FLAG, help="the images of folder, list, tar or parquet are aligned crops; false = off")
     add("--allow_outside", **FLAG, help="images may lie outside the data roots, by paths and links; false = off")
     where = "auto = ~/.cache/face-recognition-trainer, none = off"
     add("--data_cache", TEXT, "auto", f"folder for a cache of the parsed lists; {where}")
@@ -162,6 +173,7 @@ def _evaluation(group: Group) -> None:
     add("--show_failed", default="", help="folder for an image of each wrongly judged pair; empty = none")
     add("--dump_embeddings", default="", help="log folder for TensorBoard's projector; empty = none")
     add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
+    add("--roc_band", **FLAG, help="with the ends of the TPR's 95 %% intervals as two more columns; false = without")
 
 
 def _model(group: Group) -> None:

@@ -24,4 +24,3 @@ class GroupSettings(OptionFields):
     )
     groups_fmr: float = option(0.01, FRACTION, "the threshold's false match rate, over all groups [fraction]")
     groups_threshold: str | float = option("auto", _THRESHOLD, "threshold [distance]; auto = that of --groups_fmr")
-

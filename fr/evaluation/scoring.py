@@ -17,6 +17,7 @@ from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import batch_size_on, embed, pair_scores
 from fr.evaluation.embedding_cache import kept_or_embedded
+from fr.evaluation.groups import Groups
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.score_check import Spread, strange
 from fr.evaluation.scored_model import ScoredModel, open_model
@@ -31,7 +32,7 @@ class Scored:
     """Model, scored set, embeddings [N, E] and scores [P] of its pairs.
 
     embedding: description of how it was computed. warning: from the score check; "" = none. flipped: embeddings are
-    the images' with their mirror images'.
+    the images' with their mirror images'. groups: of all sets.
     """
 
     model: ScoredModel
@@ -43,6 +44,7 @@ class Scored:
     scores: NDArray[np.float64]
     warning: str
     flipped: bool
+    groups: Groups
 
     @property
     def faces(self) -> VerificationFaces:
@@ -58,11 +60,13 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     options = resolved.values
     model = open_model(options, ranks.device, overriding)
     sets = sets_to_score(vars(options), model.config, options.snap)
+    groups = Groups.read(options, sets)
     flipped = wants_flip(resolved, model)
     if ranks.is_main:
         print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
         aligns = model.preprocessing.alignment != CENTER_CROP  # which needs no landmarks
-        announce(model, options, flipped, [doubt for one in sets if aligns and (doubt := one.doubt)])
+        doubts = [doubt for one in sets if aligns and (doubt := one.doubt)]
+        announce(model, options, flipped, [*doubts, *groups.notes])
     dali = dali_settings(options.dali_device, options.dali_threads, ranks)
     embedding = _EMBEDDINGS[options.flip_mode if flipped else ""] + (", less the set's mean" if options.center else "")
     scored = []
@@ -74,7 +78,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
         if (warning := strange(now, model.noted)) and ranks.is_main:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
-        scored.append(Scored(model, pair_set, dali, embedding, verification, rows, scores, warning, flipped))
+        scored.append(Scored(model, pair_set, dali, embedding, verification, rows, scores, warning, flipped, groups))
     return scored
 
 

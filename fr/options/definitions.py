@@ -11,6 +11,7 @@ from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.options import training
 from fr.options.augmentation import Augmentation
 from fr.options.fields import Group, add_fields, adder
+from fr.options.groups import GroupSettings
 from fr.options.losses import LossSettings, SoftmaxSettings
 from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
@@ -21,6 +22,7 @@ from fr.options.validation import evaluation_problems, tool_problems, train_prob
 OF_SETS = (
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
     *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "roc_band", "show_failed", "dump_embeddings"),
+    *("groups", "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"),
 )
 
 # The options that most runs set; --help begins with them.
@@ -51,6 +53,7 @@ def train_options(argv: Sequence[str]) -> Resolved:
     training.optimiser(parser.add_argument_group("optimiser"))
     training.loop(parser.add_argument_group("loop"))
     _verification(parser.add_argument_group("validation on LFW"), "empty = no validation")
+    add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     training.snapshots(parser.add_argument_group("snapshots and logs"))
     _machine(parser.add_argument_group("machine"))
     return resolve(parser, argv, train_problems, _TRAIN_FIRST)
@@ -62,6 +65,7 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     _evaluation(parser.add_argument_group("model and results"))
     _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
     _verification(parser.add_argument_group("LFW"), *_STORED)
+    add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     _protocol(parser.add_argument_group("protocol"))
     _machine(parser.add_argument_group("machine"))
     return resolve(parser, argv, evaluation_problems, _EVALUATION_FIRST)

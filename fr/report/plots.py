@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.rejection import SHARES
 from fr.evaluation.roc import Rates, Roc, area
 from fr.evaluation.verification import Verification
@@ -22,6 +23,7 @@ SAME, DIFF, NEUTRAL = "#1f6f9f", "#c4572c", "#444444"
 COLORS = (SAME, DIFF, "#3d8b57", "#7a5195", "#a07a00", NEUTRAL)
 BINS = 60
 _TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)  # of a DET curve
+_LONGEST_NAME = 24  # letters of a group's name
 _LEAST = 1e-9
 SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
 SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated", "distance": "distance, negated", "similarity": "score"}
@@ -158,6 +160,34 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    return _plain(figure)
+
+
+def group_plot(rates: GroupRates) -> Figure:
+    """FMR within each group and FNMR, with 95 % intervals and the rate of all groups as a dashed line."""
+    names = list(rates.people)
+    height = max(SIZE[1] / 2, 0.35 * len(names) + 0.8)
+    figure = Figure(figsize=(SIZE[0], height), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, title, of_groups, overall, color in (
+        (left, "FMR within the group", rates.fmr, rates.overall_fmr, DIFF),
+        (right, "FNMR", rates.fnmr, rates.overall_fnmr, SAME),
+    ):
+        for place, name in enumerate(names):
+            value, interval = of_groups[name].value, of_groups[name].interval
+            if value is not None:
+                axes.plot(value, place, "o", color=color, markersize=5)
+            if interval:
+                axes.plot(interval, (place, place), color=color, linewidth=1.8)
+        if overall.value is not None:
+            axes.axvline(overall.value, color=NEUTRAL, linestyle="--", linewidth=1)
+        axes.set_xlabel(title)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+    short = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
+    left.set_yticks(range(len(names)), short, parse_math=False)
+    left.set_ylim(len(names) - 0.5, -0.5)
     return _plain(figure)
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, record
 from fr.evaluation.roc import Roc, roc_curve
 from fr.evaluation.verification import Verification, checked_pairs, printed_threshold, threshold_unit
 from fr.files.durable import replace_file
 from fr.report.failed_pairs import WrongPair
+from fr.report.group_chapter import group_chapter
 from fr.report.html_page import card, cards, inline_image, named_rows, page, png_file
-from fr.report.plots import SCORE_NAMES, det_plot, histogram_plot, png, rejection_plot, roc_plot
+from fr.report.plots import SCORE_NAMES, det_plot, group_plot, histogram_plot, png, rejection_plot, roc_plot
 
 
 def write_report(
@@ -33,13 +35,14 @@ def write_report(
     statistics: Mapping[str, Metric] | None = None,
     rejection: Mapping[str, NDArray[np.float64]] | None = None,
     curve: Roc | None = None,
+    by_group: GroupRates | None = None,
 ) -> Path:
     """Write roc.png, det.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
 
     scores, same: the [P] pairs that `verification` was computed from. facts: information needed to repeat the result
     (model, snapshot, preprocessing, data), in the order shown. worst: pairs to show. statistics: of `pair_statistics`,
     for a table of their own. rejection: FNMR by threshold, of `fnmr_after_rejection`, for rejection.png. curve: the ROC
-    curve of the pairs, if known with its band.
+    curve of the pairs, if known with its band. by_group: rates for a chapter and groups.png.
     The page is self-contained. Each file is replaced atomically, the page last.
     Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3].
     """
@@ -54,6 +57,10 @@ def write_report(
     }
     if rejection:
         plots["rejection.png"] = png(rejection_plot(rejection))
+    chapter = ""
+    if by_group:
+        plots["groups.png"] = png(group_plot(by_group))
+        chapter = group_chapter(by_group, plots["groups.png"])
     content = {
         "title": title,
         "figures": verification.metrics(),
@@ -62,8 +69,9 @@ def write_report(
         "fold_accuracies": verification.fold_accuracies,
         "fold_thresholds": verification.fold_thresholds,
         "facts": dict(facts),
+        **({"groups": by_group.record()} if by_group else {}),
     }
-    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {})
+    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {}, chapter)
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, plot in plots.items():
@@ -81,6 +89,7 @@ def _page(
     plots: Mapping[str, bytes],
     worst: Sequence[WrongPair],
     statistics: Mapping[str, Metric],
+    chapter: str,
 ) -> bytes:
     v = verification
     score_name, unit = SCORE_NAMES[v.dist], threshold_unit(v.dist)
@@ -121,6 +130,7 @@ scale of normal deviates. Without errors of a kind there is no curve.</figcaptio
 {_rejection_figure(plots)}
 </div>
 {_statistics_section(statistics)}
+{chapter}
 <h2>Facts</h2>
 <table class="named facts">{named_rows(facts.items())}</table>
 {_worst_section("Worst false matches", "Two people, classified as the same.", [p for p in worst if not p.same])}

@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         order = training_order(options, faces.labels)
         preprocessing = training_preprocessing(options)
         losses, aligned = LossSettings.from_options(options), not faces.landmarks.shape[1]
-        teacher = open_teacher(losses, options.embed_size, preprocessing, aligned, ranks.device)
+        teacher = open_teacher(losses, options.embed_size, preprocessing, aligned, faces.identities, ranks.device)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
 
         torch.manual_seed(options.seed)
@@ -156,7 +156,7 @@ def _build_learner(
     if options.sync_bn:
         backbone = synchronise_batch_norms(backbone, ranks.device)
     losses = LossSettings.from_options(options)
-    head = MarginSoftmax(len(identities), options.embed_size, losses, options.seed)
+    head = MarginSoftmax(len(identities), options.embed_size, losses, options.seed, teacher.head if teacher else None)
     head.to(ranks.device)
     if not losses.trains_centres:  # weight decay alone would shrink them
         head.weight.requires_grad_(False)

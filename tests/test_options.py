@@ -104,6 +104,7 @@ def test_defaults_are_those_documented() -> None:
         "global_push_loss_weight": 0, "push_margin": 0.7, "min_margin_loss_weight": 0, "min_margin": 0.7,
         "triplet_loss_weight": 0, "triplet_margin": 0.2, "triplet_mining": "hard",
         "teacher": "", "distill_cosine_weight": 0, "distill_mse_weight": 0, "distill_relation_weight": 0,
+        "distill_logit_weight": 0, "distill_temperature": 4,
         "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4, "lr_drops": [3, 6, 9, 13],
         "optimizer": "sgd", "betas": [0.9, 0.999], "eps": 1e-8, "decay_norm_and_bias": True,
         "lr_schedule": "step", "lr_end": 0, "lr_power": 2,
@@ -127,7 +128,8 @@ def test_defaults_are_those_documented() -> None:
 def test_evaluation_defaults_are_those_documented() -> None:
     assert evaluation_options(["--snap", "a.pt"]).as_dict() == {
         "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "", "roc_fname": "",
-        "roc_band": False, "allow_outside": False, "cache": False, "show_failed": "", "dump_embeddings": "",
+        "quality": "", "roc_band": False, "allow_outside": False, "cache": False, "show_failed": "",
+        "dump_embeddings": "",
         "input_size": [], "template": "auto", "alignment": "auto", "mean": [], "std": [], "color_order": "auto",
         "val_data_root": "", "val_set": "auto", "val_sets": [], "val_list": "", "val_landmarks": "",
         "val_batch_size": 0, "flipped_emb": False,

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fr.data.storage import MOST_BYTES, Pack, RecordFile, TarShards
+from fr.data.storage import MOST_BYTES, Storage
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import form_note
@@ -49,7 +49,7 @@ class Faces:
     names: pa.StringArray  # [N] paths below root, or names inside the storage
     landmarks: NDArray[np.float64]  # [N, 5, 2] pixels, or fractions of boxes; [N, 0, 2] of aligned crops
     boxes: NDArray[np.float64] | None = field(default=None, kw_only=True)  # [N, 4] x, y, width, height
-    storage: TarShards | RecordFile | Pack | None = field(default=None, kw_only=True)
+    storage: Storage | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -113,6 +113,14 @@ def refuse(problems: list[str]) -> None:
     """Raise InputError with the problems, if there are any; the first few are listed, the rest counted."""
     if problems:
         raise InputError(*shown(problems))
+
+
+def refuse_rows(rows: NDArray[np.int64], problem: Callable[[int], str]) -> None:
+    """Raise InputError for rows of a list, as `refuse`; for lists of millions, where problems aren't written out."""
+    if len(rows):
+        more = len(rows) - _SHOWN
+        hidden = [f"… and {more:,} more like these"] if more > 0 else []
+        raise InputError(*map(problem, rows[:_SHOWN].tolist()), *hidden)
 
 
 def shown(problems: list[str]) -> list[str]:

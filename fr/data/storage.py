@@ -1,4 +1,5 @@
-"""Encoded images that aren't a file each: slices of tar shards or of one RecordIO file, or bytes in memory.
+"""Encoded images that aren't a file each: slices of tar shards, of an LMDB or RecordIO file, rows of Parquet files, or
+bytes in memory.
 
 A storage is plain columns, so that it can be cached and mapped into memory. Open files belong to the process: reading
 goes through a few descriptors, by `pread`, so that a file that shrinks during a run is an error and no signal. No read
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.data.row_groups import GROUPS
 from fr.files import record_io
 from fr.files.data_root import DataRoot
 from fr.files.images import MOST_PIXELS
@@ -27,7 +29,7 @@ _SHARE = 4  # of the files that a process may have open (`ulimit -n`, often 1,02
 
 @dataclass(frozen=True)
 class TarShards:
-    """Images inside uncompressed tar files. N images, S shards."""
+    """Images that are slices of files: of uncompressed tar files, or of an LMDB file. N images, S files."""
 
     shards: list[str]  # [S] paths below the root
     shard: NDArray[np.int32]  # [N] rows of shards
@@ -36,19 +38,20 @@ class TarShards:
 
     def path(self, root: DataRoot, index: int, name: str) -> str:
         """Name of an image in messages."""
-        return f"{self._file(root, index)}: {name}"
+        return f"{self.file(root, index)}: {name}"
 
     def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
         """The encoded image; OSError when it can't be read completely, OutsideRoot."""
         place = int(self.offsets[index]), int(self.sizes[index])
-        data = read_slice(self._file(root, index), *place, root.boundary)
+        data = read_slice(self.file(root, index), *place, root.boundary)
         return np.frombuffer(data, dtype=np.uint8)
 
     def take(self, rows: NDArray[np.int64]) -> "TarShards":
         """The chosen images."""
         return TarShards(self.shards, self.shard[rows], self.offsets[rows], self.sizes[rows])
 
-    def _file(self, root: DataRoot, index: int) -> str:
+    def file(self, root: DataRoot, index: int) -> str:
+        """The file that an image is in."""
         return os.path.join(root.path, self.shards[self.shard[index]])
 
 
@@ -79,6 +82,37 @@ class RecordFile:
 
 
 @dataclass(frozen=True)
+class ParquetRows:
+    """Images in a column of Parquet files. N images, S files."""
+
+    shards: list[str]  # [S] paths below the root
+    column: str  # of the encoded images, as Parquet has it: `image.bytes` is a field of a struct
+    shard: NDArray[np.int32]  # [N] rows of shards
+    group: NDArray[np.int32]  # [N] row groups
+    row: NDArray[np.int32]  # [N] rows in these
+
+    def path(self, root: DataRoot, index: int, name: str) -> str:
+        """Name of an image in messages."""
+        return f"{self.file(root, index)}: row {name.rpartition('/')[2]}"
+
+    def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
+        """The encoded image; OSError when it can't be read, OutsideRoot."""
+        place = int(self.group[index]), self.column, root.boundary
+        image = GROUPS.column((self.file(root, index), *place))[int(self.row[index])].as_py()
+        if image is None or len(image) > MOST_BYTES:
+            raise OSError(errno.EIO, "no image in it" if image is None else f"{len(image):,} bytes")
+        return np.frombuffer(image, dtype=np.uint8)
+
+    def take(self, rows: NDArray[np.int64]) -> "ParquetRows":
+        """The chosen images."""
+        return ParquetRows(self.shards, self.column, self.shard[rows], self.group[rows], self.row[rows])
+
+    def file(self, root: DataRoot, index: int) -> str:
+        """The file that an image is in."""
+        return os.path.join(root.path, self.shards[self.shard[index]])
+
+
+@dataclass(frozen=True)
 class Pack:
     """Images in memory, from one file that can't be read in parts. N images."""
 
@@ -96,6 +130,9 @@ class Pack:
     def take(self, rows: NDArray[np.int64]) -> "Pack":
         """The chosen images."""
         return Pack(self.file, [self.pictures[row] for row in rows.tolist()])
+
+
+Storage = TarShards | RecordFile | ParquetRows | Pack
 
 
 class _Opened:

@@ -3,16 +3,14 @@
 from collections.abc import Callable
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.distributed import Heartbeat, Ranks, gather_rows, raise_reason
 from fr.errors import InputError
+from fr.evaluation.people import people_of_names
 from fr.evaluation.verification import Verification, cosine_scores, l2_scores, verify
 from fr.preprocessing import Preprocessing
 from fr.progress import progress
@@ -106,21 +104,8 @@ _SCORES = {"cos": cosine_scores, "l2": l2_scores}
 
 
 def people_of_pairs(faces: VerificationFaces) -> NDArray[np.int64]:
-    """Numbers of the two identities in each pair, [P, 2].
-
-    Images share an identity if they form a same pair or lie in one folder; folders are ignored if any different pair
-    lies within one. An image connected to no other is an identity of its own.
-    """
-    folders = pc.replace_substring_regex(faces.names, r"(^|/)[^/]*$", "").dictionary_encode()
-    folder = folders.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    if "" in folders.dictionary.to_pylist() or np.equal(*folder[faces.pairs[~faces.same]].T).any():
-        folder = np.arange(len(faces))
-    first, second = folder[faces.pairs[faces.same]].T
-    count = int(folder.max()) + 1
-    links = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
-    _, person = connected_components(links, directed=False)
-    numbers: NDArray[np.int64] = person.astype(np.int64)[folder[faces.pairs]]
-    return numbers
+    """Numbers of the two identities in each pair, [P, 2], as of `people_of_names`."""
+    return people_of_names(faces.names, faces.pairs, faces.same)
 
 
 def evaluate(

@@ -40,6 +40,8 @@ COMMANDS = {
     "fr-pack": "tools/pack_dataset.py",
     "fr-plan": "tools/plan.py",
     "fr-plot-roc": "tools/plot_roc.py",
+    "fr-reproduce": "tools/reproduce.py",
+    "fr-score-file": "tools/score_file.py",
     "fr-show-batch": "tools/show_batch.py",
 }
 _NAMES = {script: command for command, script in COMMANDS.items()}

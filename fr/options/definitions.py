@@ -20,7 +20,8 @@ from fr.options.validation import evaluation_problems, tool_problems, train_prob
 # Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
 OF_SETS = (
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "roc_band", "show_failed", "dump_embeddings"),
+    *("protocol", "dist", "center", "bootstrap", "report", "quality", "roc_fname", "roc_band", "show_failed"),
+    "dump_embeddings",
 )
 
 # The options that most runs set; --help begins with them.
@@ -120,10 +121,11 @@ def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
     form = "format of the data, see docs/data.md; vgg = VGGFace2"
     add("--train_dataset", default=next(iter(datasets)), choices=datasets, help=form)
     add("--train_data_root", type=TEXT, help="folder that the paths of --train_list start from")
-    add("--train_list", default="", help="text file, one image a line (of tar: one shard); empty for folder and rec")
+    listed = "text file, one image a line (of tar, parquet: a file); empty for folder, rec, lmdb"
+    add("--train_list", default="", help=listed)
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
     add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
-    add("--aligned", **FLAG, help="the images of folder, list or tar are aligned crops; false = off")
+    add("--aligned", **FLAG, help="the images of folder, list, tar or parquet are aligned crops; false = off")
     add("--allow_outside", **FLAG, help="images may lie outside the data roots, by paths and links; false = off")
     where = "auto = ~/.cache/face-recognition-trainer, none = off"
     add("--data_cache", TEXT, "auto", f"folder for a cache of the parsed lists; {where}")
@@ -164,6 +166,8 @@ def _evaluation(group: Group) -> None:
     add("--allow_outside", **FLAG, help="images may lie outside --val_data_root, by links; false = off")
     add("--json", default="", help="file to write the metrics to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
+    csv = "CSV NAME_ID,SCORE of the images' quality, higher is better, for the page's errors against rejection"
+    add("--quality", default="", help=f"{csv}; empty = only the length of the embeddings")
     add("--cache", **FLAG, help="cache embeddings beside --snap and reuse them; false = off")
     add("--show_failed", default="", help="folder for an image of each wrongly judged pair; empty = none")
     add("--dump_embeddings", default="", help="log folder for TensorBoard's projector; empty = none")

@@ -45,6 +45,8 @@ DATASETS = {
     "trp": DataFormat("lists", ("train_list",)),
     "tar": DataFormat("tar_shards", used=("train_list", "aligned")),
     "rec": DataFormat("insightface"),
+    "lmdb": DataFormat("lmdb"),
+    "parquet": DataFormat("parquet", used=("train_list", "aligned")),
 }
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("step", "poly", "cosine", "constant")

@@ -24,7 +24,7 @@ BINS = 60
 _TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)  # of a DET curve
 _LEAST = 1e-9
 SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
-SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated"}
+SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated", "distance": "distance, negated", "similarity": "score"}
 
 
 def roc_plot(

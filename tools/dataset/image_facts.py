@@ -7,7 +7,7 @@ and the size and time of its file. Unusable images aren't cached but tried again
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +24,7 @@ from nvidia.dali import fn, pipeline_def, types
 from fr import alignment
 from fr.data import placement
 from fr.data.faces import Faces
-from fr.data.storage import Pack, RecordFile, TarShards
+from fr.data.storage import Pack, ParquetRows, RecordFile, TarShards
 from fr.errors import InputError
 from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, is_too_large, orientation_of
@@ -217,8 +217,8 @@ def _keys(faces: Faces) -> pa.FixedSizeBinaryArray:
 
 def _file(faces: Faces, index: int) -> str:
     match faces.storage:
-        case TarShards() as tar:
-            return f"{faces.root}/{tar.shards[tar.shard[index]]}"
+        case TarShards() | ParquetRows() as parts:
+            return parts.file(faces.root, index)
         case RecordFile() | Pack() as whole:
             return f"{faces.root}/{whole.file}"
         case None:
@@ -227,14 +227,7 @@ def _file(faces: Faces, index: int) -> str:
 
 def part_of(faces: Faces, rows: NDArray[np.int64]) -> Faces:
     """Subset of the images, small enough to be sent to a worker."""
-    storage = faces.storage
-    match storage:
-        case TarShards():
-            storage = replace(
-                storage, shard=storage.shard[rows], offsets=storage.offsets[rows], sizes=storage.sizes[rows]
-            )
-        case RecordFile():
-            storage = replace(storage, offsets=storage.offsets[rows], sizes=storage.sizes[rows])
+    storage = faces.storage.take(rows) if faces.storage else None
     boxes = None if faces.boxes is None else faces.boxes[rows]
     names = faces.names.take(pa.array(rows))
     return Faces(faces.root, names, faces.landmarks[rows], boxes=boxes, storage=storage)

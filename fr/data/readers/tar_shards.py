@@ -15,9 +15,7 @@ folder are refused all the same, since tools make files of what they read here.
 """
 
 import os
-import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -26,10 +24,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fr.data.faces import LabelledFaces, check_landmarks, refuse
-from fr.data.lines import STAYS, read_lines, strays, true_rows
+from fr.data.faces import LabelledFaces, refuse
+from fr.data.lines import STAYS, strays, true_rows
 from fr.data.readers.folders import others_note
-from fr.data.readers.source import Format, Source
+from fr.data.readers.shards import class_labels, shard_files, shard_names, shard_points
+from fr.data.readers.source import Format
 from fr.data.storage import TarShards
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -41,7 +40,6 @@ IMAGE_ENDINGS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp")
 _ROLES = dict.fromkeys(IMAGE_ENDINGS, "image") | {"cls": "class", "landmarks": "landmarks"}
 _LONGEST = 1_000  # bytes of a class or of landmarks
 _QUOTED = 80  # characters of a text that a message shows
-_WHOLE = "[0-9]{1,18}"
 _NOWHERE = [0.0] * 10
 _Samples = dict[str, dict[str, "_Member"]]  # key → role → file
 
@@ -77,7 +75,7 @@ def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
     are aligned crops. A shard that is cut short gives its samples up
     to there, and a note. InputError names shard and member of what doesn't fit.
     """
-    shards = shard_names(root, list_file)
+    shards = shard_names(root, list_file, ".tar")
     # A minute a million samples: the first rank of a host shows how far it is.
     bar = tracked(shards, "shard", "reading shards", shown=os.environ.get("LOCAL_RANK", "0") == "0")
     parts = [_index(root.path / name, root) for name in bar]
@@ -96,61 +94,11 @@ def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
         return storage.path(root, row, names[row].as_py()[:_QUOTED])
 
     refuse([f"{where(row)}: {STAYS}" for row in true_rows(strays(names, root)).tolist()])
-    points = _landmarks(parts, aligned, root, where)
-    labels, identities = _labels(pa.concat_arrays([part.classes for part in parts]))
+    landmarked = np.concatenate([part.landmarked for part in parts])
+    points = shard_points(landmarked, np.concatenate([part.points for part in parts]), aligned, root, where)
+    labels, identities = class_labels(pa.concat_arrays([part.classes for part in parts]))
     notes = _notes(parts, root)
     return LabelledFaces(root, names, points, labels, identities, storage=storage, notes=notes)
-
-
-def shard_names(root: DataRoot, list_file: str) -> list[str]:
-    """The shards of a data set, as paths below its root, in order; InputError as of `read_tar`."""
-    root.check_exists("--train_data_root")
-    return _listed(Path(list_file), root) if list_file else _found(root.path)
-
-
-def _listed(path: Path, root: DataRoot) -> list[str]:
-    lines = read_lines(path)
-    shards: list[str] = lines.paths(lines.texts, root).to_pylist()
-    first = {name: row for row, name in reversed(list(enumerate(shards)))}
-    refuse([f"{lines.where(i)}: {name} for the second time" for i, name in enumerate(shards) if first[name] != i])
-    return shards
-
-
-def _found(folder: Path) -> list[str]:
-    shards = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.tar") if path.is_file())
-    if not shards:
-        raise InputError(f"--train_data_root {folder}: no *.tar in it or below")
-    refuse([f"{str(folder / name)!r}: the name isn't UTF-8" for name in shards if not is_unicode(name)])
-    return shards
-
-
-def _labels(classes: pa.StringArray) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels [N] and identities of classes [N]."""
-    coded = classes.dictionary_encode()
-    distinct = coded.dictionary.to_pylist()
-    numbered = all(re.fullmatch(_WHOLE, name) for name in distinct)
-    identities = sorted(distinct, key=lambda name: (int(name) if numbered else 0, name))
-    rank = {name: label for label, name in enumerate(identities)}
-    labels = np.array([rank[name] for name in distinct], dtype=np.int64)
-    return labels[coded.indices.to_numpy(zero_copy_only=False)], identities
-
-
-def _landmarks(parts: list[_Shard], aligned: bool, root: DataRoot, where: Callable[[int], str]) -> NDArray[np.float64]:
-    """[N, 5, 2] pixels, or [N, 0, 2] of aligned crops."""
-    landmarked = np.concatenate([part.landmarked for part in parts])
-    if landmarked.any() and aligned:
-        raise InputError(f"--aligned: not with the shards of {root}: their landmarks align the images")
-    if not landmarked.any() and not aligned:
-        raise InputError(
-            f"--train_data_root {root}: no landmarks in the shards; give --aligned if the images are aligned crops, "
-            "else find the faces with tools/detect_faces.py and pack the images anew with tools/pack_dataset.py"
-        )
-    if not landmarked.any():
-        return np.zeros((len(landmarked), 0, 2))
-    refuse([f"{where(i)}: no landmarks, and other samples have them" for i in np.flatnonzero(~landmarked).tolist()])
-    points = np.concatenate([part.points for part in parts])
-    check_landmarks(points, where)
-    return points
 
 
 def _notes(parts: list[_Shard], root: DataRoot) -> tuple[str, ...]:
@@ -291,9 +239,6 @@ def _text(file: BinaryIO, path: Path, member: _Member) -> str:
         raise InputError(f"{path}: {member.name}: not UTF-8 text") from error
 
 
-def _shard_files(source: Source) -> list[Path]:
-    listed = [Path(source.list_file)] if source.list_file else []
-    return [*listed, *(Path(source.root, name) for name in shard_names(source.data_root, source.list_file))]
-
-
-FORMATS = {"tar": Format(lambda source: read_tar(source.data_root, source.list_file, source.aligned), _shard_files)}
+FORMATS = {
+    "tar": Format(lambda source: read_tar(source.data_root, source.list_file, source.aligned), shard_files(".tar"))
+}

@@ -1,0 +1,80 @@
+"""The images of Parquet's row groups, decoded: a group is read as a whole, so those used last are kept."""
+
+import os
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fr.errors import in_short
+from fr.files.untrusted import open_file
+
+MOST_OF_A_GROUP = 1 << 28  # bytes of a row group's images
+KEPT = 1 << 30  # bytes of the groups kept by a process
+
+_Key = tuple[str, int, str, Path | None]  # file, group, column, and the folder that the file must be in
+
+
+class RowGroups:
+    """Decoded columns by row group, the longest unused dropped above `most` bytes. For any number of threads."""
+
+    def __init__(self, most: int = KEPT) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[_Key, Future[pa.Array]] = OrderedDict()
+
+    def column(self, key: _Key) -> pa.Array:
+        """The images of a row group [rows], binary; OSError when they can't be read, OutsideRoot.
+
+        A thread that asks for a group which another one reads waits for it.
+        """
+        with self._lock:
+            kept = self._kept.get(key)
+            future = self._kept.setdefault(key, Future())
+            self._kept.move_to_end(key)
+        if kept is None:
+            self._read(key, future)
+        return future.result()
+
+    def _read(self, key: _Key, future: "Future[pa.Array]") -> None:
+        try:
+            future.set_result(_decoded(*key))
+        except BaseException as error:
+            with self._lock:
+                self._kept.pop(key, None)  # a share that is back is read again
+            future.set_exception(error)
+            return
+        with self._lock:
+            sizes = [(key, one.result().nbytes) for key, one in self._kept.items() if one.done()]
+            excess = sum(size for _, size in sizes) - self._most
+            for old, size in sizes:
+                if excess > 0 and old != key:
+                    del self._kept[old]
+                    excess -= size
+
+
+def _decoded(path: str, group: int, column: str, root: Path | None) -> pa.Array:
+    with open_file(path, root) as file:
+        try:
+            footer = _metadata(path, os.fstat(file.fileno()).st_mtime_ns)
+            parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), metadata=footer)
+            table = parquet.read_row_group(group, columns=[column], use_threads=False)
+            images: Any = table.column(0).combine_chunks()
+            return images.field("bytes") if pa.types.is_struct(images.type) else images
+        except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+            raise OSError(None, f"row group {group}: {in_short(error)}", path) from error
+
+
+@lru_cache(maxsize=256)
+def _metadata(path: str, _changed: int) -> pq.FileMetaData:
+    """Footer of a file last changed then; it may describe thousands of groups, so it isn't parsed anew for each."""
+    with open_file(path) as file:
+        return pq.read_metadata(pa.PythonFile(file, mode="r"))
+
+
+GROUPS = RowGroups()

@@ -54,7 +54,7 @@ from fr.options.types import keyword_arguments
 from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
-from fr.train.ending import closing_lines, log_folder
+from fr.train.ending import closing_lines, leave_card, log_folder
 from fr.train.held_out import read_held_out
 from fr.train.learner import Learner, StepSettings
 from fr.train.learning_rate import Schedule
@@ -136,7 +136,10 @@ def main(argv: list[str]) -> int:
         settings = replace(LoopSettings.from_options(options), val_step=options.val_step or order.iterations_per_epoch)
         with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat, log_folder(options)):
             status = train(learner, stream, schedule, settings, milestones, heartbeat)
-        monitor.say("\n".join(closing_lines(argv, options, writer, status, time.monotonic() - started)))
+        seconds = time.monotonic() - started
+        if options.card and ranks.is_main:
+            monitor.say(leave_card(argv, resolved, ranks, milestones, status, seconds))
+        monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds)))
         return status
 
 

@@ -58,13 +58,19 @@ def main(argv: list[str]) -> int:
             **({} if named else {"intervals": _UNNAMED}),
         }
         page = write_report(
-            arguments.report, verification, scores, same, facts, arguments.scores.name,
-            statistics=result.statistics, curve=banded_curve(scores, same, people, arguments.bootstrap),
+            arguments.report,
+            verification,
+            scores,
+            same,
+            facts,
+            arguments.scores.name,
+            statistics=result.statistics,
+            curve=banded_curve(scores, same, result.people, arguments.bootstrap),
         )
         print(f"report: {page}")
     if arguments.roc_fname:
         count = arguments.bootstrap * arguments.roc_band
-        write_curve(arguments.roc_fname, "", banded_curve(scores, same, people, count))
+        write_curve(arguments.roc_fname, "", banded_curve(scores, same, result.people, count))
     return 0
 
 

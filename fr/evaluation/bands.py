@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.evaluation.bootstrap import draws, redrawn
+from fr.evaluation.bootstrap import draws
 from fr.evaluation.intervals import clopper_pearson, percentile, wider
 from fr.evaluation.roc import ENOUGH_MATCHES, Rates, Roc, falling, rates, roc_curve
 
@@ -23,21 +23,21 @@ MOST = 500  # FARs with an interval of their own: closer ones make no pixel
 def banded_curve(
     scores: NDArray[np.float64],
     same: NDArray[np.bool_],
-    people: NDArray[np.int64] | None,
+    people: NDArray[np.int64],
     count: int,
     seed: int = 0,
 ) -> Roc:
     """ROC curve of [P] pairs with its band, from `count` replicates; none without a replicate.
 
-    people: [P, 2] numbers of each pair's identities; None if unknown. At FARs that allow fewer than ENOUGH_MATCHES
-    false matches the band is NaN: the few highest scores, redrawn, tell little of the next sample's. Of more than MOST
-    other FARs those in equal steps on a log scale have an interval; between two, the band reaches from the lower end of
-    the lower FAR to the upper end of the higher one.
+    people: [P, 2] numbers of each pair's identities. At FARs that allow fewer than ENOUGH_MATCHES false matches the
+    band is NaN: the few highest scores, redrawn, tell little of the next sample's. Of more than MOST other FARs those
+    in equal steps on a log scale have an interval; between two, the band reaches from the lower end of the lower FAR
+    to the upper end of the higher one.
     """
     roc = roc_curve(scores, same)
     positive = int(np.count_nonzero(same))
     fars = thinned(np.unique(roc.far[roc.far * (same.size - positive) > ENOUGH_MATCHES - 0.5]))
-    replicates = tar_replicates(scores, same, redrawn(people, same.size), fars, count, seed)
+    replicates = tar_replicates(scores, same, people, fars, count, seed)
     if not replicates.size:
         return roc
     at = np.searchsorted(roc.far, fars, side="right") - 1

@@ -53,11 +53,6 @@ def replicates(
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def redrawn(people: NDArray[np.int64] | None, pairs: int) -> NDArray[np.int64]:
-    """Numbers of each pair's identities [P, 2]; where they are unknown, one of each pair's own: pairs are redrawn."""
-    return np.repeat(np.arange(pairs)[:, None], 2, axis=1) if people is None else people
-
-
 def draws(people: NDArray[np.int64], count: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Weight of each pair in each resampled set: blocks [r, P], `count` sets in all. people: [P, 2]."""
     identities, code = np.unique(people, return_inverse=True)

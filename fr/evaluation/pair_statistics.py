@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.evaluation.bootstrap import redrawn, replicates, tar_name
+from fr.evaluation.bootstrap import replicates, tar_name
 from fr.evaluation.intervals import Interval, clopper_pearson, newcombe, percentile, wider
 from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, score_at, tar_at
 from fr.evaluation.verification import Verification, printed_threshold, shares_of_pairs, threshold_unit
@@ -42,11 +42,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class PairResult:
-    """Result of scored pairs: statistics, output lines, and metrics for JSON."""
+    """Result of scored pairs: statistics, output lines, and metrics for JSON; people [P, 2]: what was redrawn."""
 
     statistics: dict[str, Metric]
     lines: list[str]
     figures: dict[str, float | None]
+    people: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -58,10 +59,11 @@ class PairResult:
         bootstrap: int,
     ) -> PairResult:
         """Arguments as of `pair_statistics`. people: None = unknown; pairs are then taken for independent."""
-        of_what = f"{same.size:,} pairs" if people is None else f"{np.unique(people).size:,} people"
-        statistics = pair_statistics(scores, same, verification, redrawn(people, same.size), bootstrap)
-        printed = [*verification.lines(), *lines(statistics, of_what, bootstrap)]
-        return cls(statistics, printed, {**record(statistics), **verification.metrics()})
+        redrawn = f"{same.size:,} pairs" if people is None else f"{np.unique(people).size:,} people"
+        drawn = np.repeat(np.arange(same.size)[:, None], 2, axis=1) if people is None else people
+        statistics = pair_statistics(scores, same, verification, drawn, bootstrap)
+        printed = [*verification.lines(), *lines(statistics, redrawn, bootstrap)]
+        return cls(statistics, printed, {**record(statistics), **verification.metrics()}, drawn)
 
 
 def pair_statistics(

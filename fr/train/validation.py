@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from fr.evaluation.score_check import Spread
 from fr.evaluation.verification import Verification
 from fr.losses.classifier import MarginSoftmax
 from fr.preprocessing import Preprocessing
+from fr.report.run_card import ScoredPairs
 from fr.train.held_out import HeldOut
 
 
@@ -24,7 +25,8 @@ from fr.train.held_out import HeldOut
 class Validation:
     """Verification of the current models on every set, and classification of held-out images.
 
-    models: by the prefix of their metrics' names; the name of the set follows, except for the first set.
+    models: by the prefix of their metrics' names; the name of the set follows, except for the first set. latest: of the
+    last call of `measure`, for the run's card.
     """
 
     sets: list[VerificationSet]
@@ -37,6 +39,7 @@ class Validation:
     heartbeat: Heartbeat
     held_out: HeldOut | None = None
     head: MarginSoftmax | None = None  # which classifies them
+    latest: list[ScoredPairs] = field(default_factory=list)
 
     def measure(self) -> tuple[dict[str, float], list[str], list[Spread]]:
         """Metrics by name, lines to print, and score distributions, the same on every rank; empty without a set.
@@ -46,6 +49,7 @@ class Validation:
         metrics: dict[str, float] = {}
         lines: list[str] = []
         spreads: list[Spread] = []
+        self.latest.clear()
         for prefix, model in self.models.items() if self.sets or self.held_out else ():
             broadcast_buffers(model)
             lines += ["averaged weights:"] * bool(prefix)
@@ -74,6 +78,7 @@ class Validation:
                 self.flipped,
                 self.heartbeat,
             )
+            self.latest.append(ScoredPairs(one, averaged, verification, scores))
             spread = Spread.measure(one, scores, averaged, flip="sum" if self.flipped else "")
         return verification, spread
 

@@ -42,8 +42,8 @@ from fr.evaluation.bands import banded_curve
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, PairResult
-from fr.evaluation.rejection import fnmr_after_rejection
-from fr.evaluation.roc import FARS, Roc, false_matches, roc_curve, score_at, write_curve
+from fr.evaluation.rejection import embedding_lengths, rejection_curves
+from fr.evaluation.roc import Roc, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
@@ -55,7 +55,6 @@ from fr.report.projector import add_set, open_projector
 from fr.report.verification_report import write_report
 
 Metrics = dict[str, Any]
-_ROUNDING = 1e-4  # relative differences of lengths below that tell nothing
 SHOWN_PAIRS = 8  # worst pairs of each kind in the report
 
 
@@ -91,9 +90,7 @@ def main(argv: list[str]) -> int:
             if options.roc_fname:
                 for scored in scored_sets:
                     own = f"_{scored.pair_set.name}" if several else ""
-                    plain = roc_curve(scored.scores, scored.faces.same)
-                    roc = _curve(scored, options.bootstrap) if options.roc_band else plain
-                    write_curve(options.roc_fname, own, roc)
+                    write_curve(options.roc_fname, own, _curve(scored, options, options.roc_band))
             if options.dump_embeddings:
                 _dump_embeddings(Path(options.dump_embeddings), scored_sets)
             _keep_threshold(options, scored_sets[0])
@@ -161,8 +158,10 @@ def _dump_embeddings(folder: Path, scored_sets: list[Scored]) -> None:
     print(f"embeddings: tensorboard --logdir {folder}")
 
 
-def _curve(scored: Scored, bootstrap: int) -> Roc:
-    return banded_curve(scored.scores, scored.faces.same, people_of_pairs(scored.faces), bootstrap)
+def _curve(scored: Scored, options: Namespace, banded: bool) -> Roc:
+    """ROC curve of a set; with its band by --bootstrap, or without."""
+    people = people_of_pairs(scored.faces)
+    return banded_curve(scored.scores, scored.faces.same, people, options.bootstrap * banded)
 
 
 def _table(figures: dict[str, Metrics]) -> list[str]:
@@ -182,7 +181,7 @@ def _write_report(
     title = f"{Path(options.snap).name} on {scored.pair_set.source}"
     verification, scores, same = scored.verification, scored.scores, scored.faces.same
     worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
-    rejection, curve = _rejection(scored), _curve(scored, options.bootstrap)
+    rejection, curve = _rejection(scored), _curve(scored, options, banded=True)
     facts = _facts(options.snap, scored)
     return write_report(
         folder, verification, scores, same, facts, title, worst, statistics, rejection, curve, by_group
@@ -190,16 +189,11 @@ def _write_report(
 
 
 def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:
-    """FNMR where pairs of short embeddings are rejected, by threshold; empty for embeddings of one length."""
-    lengths = np.linalg.norm(scored.embeddings, axis=1).astype(np.float64)
-    if scored.model.unit_length or np.ptp(lengths) <= _ROUNDING * lengths.max():
-        return {}
-    same = scored.faces.same
-    quality = lengths[scored.faces.pairs]
-    roc = roc_curve(scored.scores, same)
-    fars = [far for far in FARS[:3] if false_matches(far, int(np.count_nonzero(~same)))]
-    places = {f"threshold of FMR {far:g}": score_at(roc, far) for far in fars}
-    return {name: fnmr_after_rejection(scored.scores, same, quality, place) for name, place in places.items()}
+    """FNMR where pairs of poor images are rejected, by quality and threshold."""
+    lengths = None if scored.model.unit_length else embedding_lengths(scored.embeddings)
+    qualities = {"embedding length": lengths, "--quality": scored.quality}
+    known = {name: quality for name, quality in qualities.items() if quality is not None}
+    return rejection_curves(scored.scores, scored.faces.same, scored.faces.pairs, known)
 
 
 def _facts(snap: str, scored: Scored) -> dict[str, str]:

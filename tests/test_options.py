@@ -130,7 +130,8 @@ def test_defaults_are_those_documented() -> None:
 def test_evaluation_defaults_are_those_documented() -> None:
     assert evaluation_options(["--snap", "a.pt"]).as_dict() == {
         "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "", "roc_fname": "",
-        "roc_band": False, "allow_outside": False, "cache": False, "show_failed": "", "dump_embeddings": "",
+        "quality": "", "roc_band": False, "allow_outside": False, "cache": False, "show_failed": "",
+        "dump_embeddings": "",
         "input_size": [], "template": "auto", "alignment": "auto", "mean": [], "std": [], "color_order": "auto",
         "val_data_root": "", "val_set": "auto", "val_sets": [], "val_list": "", "val_landmarks": "",
         "val_batch_size": 0, "flipped_emb": False,

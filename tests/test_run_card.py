@@ -64,7 +64,10 @@ def test_it_tells_of_data_recipe_machine_and_end(
 
 
 def test_a_run_ends_well_without_a_card(
-    run_small: Callable[..., Losses], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run_small: Callable[..., Losses],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_small("--max_iterations", "1", out=tmp_path)
     assert "card" not in capsys.readouterr().err and not (tmp_path / CARD).exists()

@@ -26,7 +26,7 @@ from fr.errors import run_plainly
 from fr.evaluation.bands import banded_curve
 from fr.evaluation.pair_statistics import PairResult
 from fr.evaluation.people import people_of_names
-from fr.evaluation.roc import roc_curve, write_curve
+from fr.evaluation.roc import write_curve
 from fr.evaluation.verification import verify
 from fr.files.durable import write_result
 from fr.report.plots import SCORE_NAMES
@@ -69,7 +69,8 @@ def main(argv: list[str]) -> int:
         )
         print(f"report: {page}")
     if arguments.roc_fname:
-        write_curve(arguments.roc_fname, "", roc_curve(scores, same))
+        count = arguments.bootstrap * arguments.roc_band
+        write_curve(arguments.roc_fname, "", banded_curve(scores, same, result.people, count))
     return 0
 
 

@@ -42,10 +42,9 @@ def roc_curve(scores: ArrayLike, same: ArrayLike) -> Roc:
 
 
 def write_curve(name: str, suffix: str, roc: Roc) -> None:
-    """Write a curve to `name`, with `suffix` before .txt: a line `TPR FPR` for each point.
+    """Write a ROC curve to `name`, with `suffix` before .txt: a line `TPR FPR` for each point, for tools/plot_roc.py.
 
-    The form is that of face_recognition.pytorch, for tools/plot_roc.py. Of a curve with a band two more columns are the
-    ends of the TPR's interval.
+    The form is that of face_recognition.pytorch; with a band, its ends follow in the line.
     """
     columns = [roc.tar, roc.far, *([] if roc.band is None else roc.band)]
     lines = (" ".join(f"{value:.17g}" for value in point) + "\n" for point in zip(*columns, strict=True))

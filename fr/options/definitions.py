@@ -21,7 +21,8 @@ from fr.options.validation import evaluation_problems, tool_problems, train_prob
 # Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
 OF_SETS = (
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "roc_band", "show_failed", "dump_embeddings"),
+    *("protocol", "dist", "center", "bootstrap", "report", "quality", "roc_fname", "roc_band", "show_failed"),
+    "dump_embeddings",
     *("groups", "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"),
 )
 
@@ -169,6 +170,8 @@ def _evaluation(group: Group) -> None:
     add("--allow_outside", **FLAG, help="images may lie outside --val_data_root, by links; false = off")
     add("--json", default="", help="file to write the metrics to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
+    csv = "CSV NAME_ID,SCORE of the images' quality, higher is better, for the page's errors against rejection"
+    add("--quality", default="", help=f"{csv}; empty = only the length of the embeddings")
     add("--cache", **FLAG, help="cache embeddings beside --snap and reuse them; false = off")
     add("--show_failed", default="", help="folder for an image of each wrongly judged pair; empty = none")
     add("--dump_embeddings", default="", help="log folder for TensorBoard's projector; empty = none")

@@ -70,6 +70,8 @@ def evaluation_problems(values: dict[str, Any], origins: dict[str, str], default
     """Same as `train_problems`, for evaluate_lfw.py."""
     problems = length_problems(values, origins, defaults) + _center_crop_problems(values, origins, defaults)
     problems += _without_effect(values, origins, defaults)
+    if values.get("quality") and not values.get("report"):
+        problems.append(f"{origins['quality']}: --quality: goes with --report")
     if values.get("roc_band") and not (values.get("roc_fname") and values.get("bootstrap")):
         problems.append(f"{origins['roc_band']}: --roc_band: goes with --roc_fname and --bootstrap")
     if values.get("center") and values.get("dist") == "l2":

@@ -41,7 +41,7 @@ def write_report(
 
     scores, same: the [P] pairs that `verification` was computed from. facts: information needed to repeat the result
     (model, snapshot, preprocessing, data), in the order shown. worst: pairs to show. statistics: of `pair_statistics`,
-    for a table of their own. rejection: FNMR by threshold, of `fnmr_after_rejection`, for rejection.png. curve: the ROC
+    for a table of their own. rejection: FNMR by name, of `rejection_curves`, for rejection.png. curve: the ROC
     curve of the pairs, if known with its band. by_group: rates for a chapter and groups.png.
     The page is self-contained. Each file is replaced atomically, the page last.
     Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3].
@@ -148,8 +148,8 @@ def _rejection_figure(plots: Mapping[str, bytes]) -> str:
     if "rejection.png" not in plots:
         return ""
     image = inline_image(plots["rejection.png"], "Errors against rejection")
-    return f"""<figure>{image}<figcaption>FNMR where the pairs of the images with the shortest embeddings are rejected.
-The dotted lines are rejection at random.</figcaption></figure>"""
+    return f"""<figure>{image}<figcaption>FNMR where the pairs of the images of the lowest quality are rejected, at
+thresholds that stay. The dotted lines are rejection at random.</figcaption></figure>"""
 
 
 def _statistics_section(statistics: Mapping[str, Metric]) -> str:

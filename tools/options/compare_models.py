@@ -9,7 +9,7 @@ from fr.options.parsing import Resolved, tool_parser
 
 PREPROCESSING = ("input_size", "template", "alignment", "mean", "std", "color_order")
 # Outputs of evaluate_lfw.py that are of one model.
-_NOT_HERE = ("json", "report", "roc_fname", "roc_band", "show_failed", "dump_embeddings", "groups")
+_NOT_HERE = ("json", "report", "quality", "roc_fname", "roc_band", "show_failed", "dump_embeddings", "groups")
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, list[Resolved]]:

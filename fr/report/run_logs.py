@@ -60,5 +60,6 @@ def _record(line: str, where: str) -> Record:
 
 
 def _is_number(value: object) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, float) or (whole and abs(value) < _LARGEST)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < _LARGEST

@@ -14,10 +14,10 @@ from scipy.stats import binomtest
 from fr.errors import InputError
 from fr.evaluation.bootstrap import Replicates, replicates
 from fr.evaluation.intervals import paired_difference
+from fr.evaluation.paired import accuracy_interval, mcnemar
 from fr.evaluation.verification import Verification, verify
 from tests.builders.scored_models import models
 from tools import compare_models
-from tools.compare_models import accuracy_interval, mcnemar
 
 __all__ = ["models"]  # a fixture
 

@@ -130,6 +130,7 @@ REFUSED = {
     "tools/export_onnx.py": ["none.pt", "none.pt"],
     "tools/export_weights.py": ["none.pt", "none.pt"],
     "tools/extract_features.py": ["--snap", "none.pt", "--train_data_root", "none", "--out", "none", "--layer", "none"],
+    "tools/find_overlap.py": ["--snap", "none.pt", "--train_data_root", "none"],
     "tools/identify.py": ["--snap", "none.pt", "--gallery", "none", "--input", "none", "--json", "none"],
     "tools/import_weights.py": ["none.pth", "none.pt", "--template", "none"],
     "tools/label_noise.py": ["--out", "none", "--snap", "none.pt", "--train_data_root", "none"],
@@ -138,6 +139,7 @@ REFUSED = {
     "tools/pack_dataset.py": ["--train_dataset", "tar", "--train_data_root", "none", "--out", "none", "--margin", "1"],
     "tools/plan.py": ["--gpu", "none", "--gpus", "1", "--identities", "1"],
     "tools/plot_roc.py": ["none.txt"],
+    "tools/reproduce.py": ["none.yml", "--record", "none.pt"],
     "tools/score_file.py": ["none", "--bootstrap", "-1"],
     "tools/show_batch.py": ["--out", "none.jpg"],
 }

@@ -32,6 +32,7 @@ COMMANDS = {
     "fr-export-onnx": "tools/export_onnx.py",
     "fr-export-weights": "tools/export_weights.py",
     "fr-extract": "tools/extract_features.py",
+    "fr-find-overlap": "tools/find_overlap.py",
     "fr-identify": "tools/identify.py",
     "fr-import-weights": "tools/import_weights.py",
     "fr-label-noise": "tools/label_noise.py",
@@ -40,6 +41,7 @@ COMMANDS = {
     "fr-pack": "tools/pack_dataset.py",
     "fr-plan": "tools/plan.py",
     "fr-plot-roc": "tools/plot_roc.py",
+    "fr-reproduce": "tools/reproduce.py",
     "fr-score-file": "tools/score_file.py",
     "fr-show-batch": "tools/show_batch.py",
 }

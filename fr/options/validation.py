@@ -34,6 +34,9 @@ _GOES_WITH = {
     "quality": ("format", ("jpg",)),
     # of tools/extract_features.py
     **dict.fromkeys(("file_ending", "noises_list"), ("format", ("bin",))),
+    # of error rates by group
+    "groups_pairs": ("dist", ("cos",)),
+    "groups_fmr": ("groups_threshold", ("auto",)),
 }
 # Options that do nothing while all of these weights, probabilities or strengths are 0.
 _NEEDS_WEIGHT = needs_of(Augmentation, LossSettings)
@@ -48,6 +51,7 @@ _NEEDS = {
     "distill_relation_weight": "teacher",
     "distill_logit_weight": "teacher",
     "mix_prob": "teacher",
+    **dict.fromkeys(("groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"), "groups"),
 }
 # Options that take several values, and how many that may be.
 _LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3), "betas": (2,)}
@@ -65,6 +69,11 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
 def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for evaluate_lfw.py."""
     problems = length_problems(values, origins, defaults) + _center_crop_problems(values, origins, defaults)
+    problems += _without_effect(values, origins, defaults)
+    if values.get("quality") and not values.get("report"):
+        problems.append(f"{origins['quality']}: --quality: goes with --report")
+    if values.get("roc_band") and not (values.get("roc_fname") and values.get("bootstrap")):
+        problems.append(f"{origins['roc_band']}: --roc_band: goes with --roc_fname and --bootstrap")
     if values.get("center") and values.get("dist") == "l2":
         problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
     return problems

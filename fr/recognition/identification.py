@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.evaluation.all_pairs import Places, Rows, blocks
 from fr.evaluation.roc import false_matches
-from fr.recognition.gallery import Gallery, Places, Rows, blocks
+from fr.recognition.gallery import Gallery
 
 RANKS = (1, 5)
 FPIRS = (1e-1, 1e-2, 1e-3)

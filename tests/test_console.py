@@ -126,6 +126,7 @@ REFUSED = {
     "tools/count_flops.py": ["--model", "resnet", "--batch", "none"],
     "tools/detect_faces.py": ["none", "none", "--min_face", "1"],
     "tools/evaluate_ijb.py": ["none", "--snap", "none.pt", "--val_sets", "none"],
+    "tools/evaluate_tinyface.py": ["none", "--snap", "none.pt", "--val_sets", "none"],
     "tools/export_onnx.py": ["none.pt", "none.pt"],
     "tools/export_weights.py": ["none.pt", "none.pt"],
     "tools/extract_features.py": ["--snap", "none.pt", "--train_data_root", "none", "--out", "none", "--layer", "none"],

@@ -45,6 +45,7 @@ from fr.data.verification_set import FOLDER, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
 from fr.errors import InputError, run_plainly
 from fr.evaluation.embedding import batch_size_on
+from fr.evaluation.groups import Groups
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.models import build_model, training_preprocessing, undecayed
 from fr.options.augmentation import Augmentation
@@ -55,7 +56,7 @@ from fr.options.types import keyword_arguments
 from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
-from fr.train.ending import closing_lines, log_folder
+from fr.train.ending import closing_lines, leave_card, log_folder
 from fr.train.held_out import read_held_out
 from fr.train.learner import Learner, StepSettings
 from fr.train.learning_rate import Schedule
@@ -87,11 +88,12 @@ def main(argv: list[str]) -> int:
         faces = read_on_all_ranks(vars(options), ranks)
         check_identities(faces.identities)
         sets = read_sets(_first_set(options), options.val_set, options.val_sets, options.allow_outside)
+        groups = Groups.read(options, sets)
         held_out = read_held_out(vars(options), faces.identities, ranks)
         order = training_order(options, faces.labels, files_of(faces))
         preprocessing = training_preprocessing(options)
         losses, aligned = LossSettings.from_options(options), not faces.landmarks.shape[1]
-        teacher = open_teacher(losses, options.embed_size, preprocessing, aligned, ranks.device)
+        teacher = open_teacher(losses, options.embed_size, preprocessing, aligned, faces.identities, ranks.device)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
 
         torch.manual_seed(options.seed)
@@ -112,7 +114,7 @@ def main(argv: list[str]) -> int:
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
         unlikely = schedule.doubts()
-        unlikely += [doubt for one in sets if (doubt := one.doubt)] if ranks.is_main else []
+        unlikely += [doubt for one in sets if (doubt := one.doubt)] + [*groups.notes] if ranks.is_main else []
         warnings = [f"warning: {doubt}" for doubt in unlikely]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
@@ -125,7 +127,7 @@ def main(argv: list[str]) -> int:
         models = {"": learner.backbone} | ({"ema_": learner.average.model} if learner.average else {})
         batch_size, flipped = batch_size_on(ranks.device, options.val_batch_size), options.flipped_emb
         validation = Validation(
-            sets, models, preprocessing, dali, ranks, batch_size, flipped, heartbeat, held_out, learner.head
+            sets, models, preprocessing, dali, ranks, batch_size, flipped, heartbeat, held_out, learner.head, groups
         )
         milestones = Milestones(contents, state, writer, learner.meters, validation, monitor)
         bad = BadImages(options.max_bad_images)
@@ -136,7 +138,10 @@ def main(argv: list[str]) -> int:
         settings = replace(LoopSettings.from_options(options), val_step=options.val_step or order.iterations_per_epoch)
         with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat, log_folder(options)):
             status = train(learner, stream, schedule, settings, milestones, heartbeat)
-        monitor.say("\n".join(closing_lines(argv, options, writer, status, time.monotonic() - started)))
+        seconds = time.monotonic() - started
+        if options.card and ranks.is_main:
+            monitor.say(leave_card(argv, resolved, ranks, milestones, status, seconds))
+        monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds)))
         return status
 
 
@@ -156,7 +161,7 @@ def _build_learner(
     if options.sync_bn:
         backbone = synchronise_batch_norms(backbone, ranks.device)
     losses = LossSettings.from_options(options)
-    head = MarginSoftmax(len(identities), options.embed_size, losses, options.seed)
+    head = MarginSoftmax(len(identities), options.embed_size, losses, options.seed, teacher.head if teacher else None)
     head.to(ranks.device)
     if not losses.trains_centres:  # weight decay alone would shrink them
         head.weight.requires_grad_(False)

@@ -3,6 +3,11 @@
 #
 # A rank that dies brings all of them back from the newest snapshot, three times. Five minutes before the job's time is
 # over Slurm sends SIGUSR1: the ranks write a snapshot, and the job is queued again to go on from it.
+#
+# Where Slurm has Pyxis (enroot), the same in a container instead of venv/; CONTAINER_IMAGE is a file or an enroot URI:
+#
+#   enroot import --output trainer.sqsh dockerd://face-recognition-trainer
+#   CONTAINER_IMAGE=$PWD/trainer.sqsh CONTAINER_MOUNTS=/data:/data:ro sbatch --nodes 2 launch/slurm.sh @configs/…
 #SBATCH --job-name=face-recognition
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=4
@@ -21,7 +26,7 @@ train_on_this_node() {
         --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$FIRST_NODE:29500" \
         train.py "$@" --snap_to_resume auto &
     local agent=$! warned=0 status ranks
-    trap 'warned=1; ranks=$(pgrep -P "$agent"); kill -USR1 $ranks' USR1
+    trap 'warned=1; ranks=$(cat /proc/"$agent"/task/*/children); kill -USR1 $ranks' USR1
     wait "$agent"
     status=$?
     if [ "$warned" = 1 ]; then
@@ -40,12 +45,18 @@ if [ -n "${SLURM_STEP_ID:-}" ]; then
 fi
 
 cd "${SLURM_SUBMIT_DIR:?is set by sbatch}" || exit
-. venv/bin/activate
+container=()
+if [ -n "${CONTAINER_IMAGE:-}" ]; then # of which the code of this folder takes torch and the other packages
+    container=(--container-image "$CONTAINER_IMAGE" --container-workdir "$PWD" --no-container-mount-home
+        --container-mounts "$PWD:$PWD${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}")
+else
+    . venv/bin/activate
+fi
 FIRST_NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export FIRST_NODE
 # Since Slurm 22.05 a step doesn't inherit the job's cores per task: all ranks of a node would share one.
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
-srun --kill-on-bad-exit bash launch/slurm.sh "$@"
+srun --kill-on-bad-exit "${container[@]}" bash launch/slurm.sh "$@"
 status=$?
 if [ "$status" = "$WARNED" ]; then
     scontrol requeue "$SLURM_JOB_ID"

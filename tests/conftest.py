@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import matplotlib
 import pytest
 import torch
@@ -60,8 +61,13 @@ LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORC
 def pytest_configure(config: pytest.Config) -> None:
     """Reset what pytest inherited, and give each worker (`pytest -n`) cores of its own.
 
-    The cores, because in each worker torch takes as many threads as there are.
+    The cores, because in each worker torch takes as many threads as there are. Property tests draw the same examples
+    each time, unless with `--hypothesis-seed N`; those that don't say how many, such as the tests of damaged files,
+    draw 100, thoroughly 500.
     """
+    examples, repeat = 500 if config.option.thorough else 100, config.getoption("--hypothesis-seed") is None
+    hypothesis.settings.register_profile("tier", max_examples=examples, derandomize=repeat)
+    hypothesis.settings.load_profile("tier")
     reset_inherited()
     if (worker := getattr(config, "workerinput", None)) is not None:
         number = int(worker["workerid"].removeprefix("gw"))
@@ -222,6 +228,7 @@ def trained_briefly(options: list[str], out: Path, model: Sequence[str] = ("--lr
 TINY = [
     *("--input_size", "32", "--embed_size", "16", "--train_batch_size", "16", "--lr", "0.05", "--clip_norm", "5"),
     *("--log_step", "1", "--val_step", "1000", "--device", "cpu", "--dali_threads", "1"),
+    *("--card", "false"),
 ]
 Losses = list[float]
 

@@ -270,9 +270,15 @@ def make_case(classes: int, seed: int, sub_centers: int = 1) -> dict[str, torch.
     return {"weight": weight, "labels": labels, "inputs": inputs, "mixing": mixing}
 
 
-def head_with(weight: torch.Tensor, settings: LossSettings, seed: int = 5) -> MarginSoftmax:
-    """This rank's part of a float64 head with the centres `weight` [C, K · E]."""
-    head = MarginSoftmax(len(weight), weight.shape[1] // settings.sub_centers, settings, seed).double()
+def head_with(
+    weight: torch.Tensor,
+    settings: LossSettings,
+    seed: int = 5,
+    teacher_logits: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> MarginSoftmax:
+    """This rank's part of a float64 head with the centres `weight` [C, K · E], or [C, E + 1] of a linear layer."""
+    embed_size = (weight.shape[1] - settings.linear) // settings.sub_centers
+    head = MarginSoftmax(len(weight), embed_size, settings, seed, teacher_logits).double()
     first, rows = shard_rows(len(weight), dist.get_world_size(), rank())
     with torch.no_grad():
         head.weight.copy_(weight[first : first + rows])

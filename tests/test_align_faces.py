@@ -361,7 +361,7 @@ def test_tables_of_boxes_are_refused_by_line_or_name(
 TABLE = b'NAME_ID,X,Y,W,H\n"a/1",10,20,30,40\n"b/2",-5,0,60,70\nNAME_ID,X,Y,W,H\n"c/3",1,2,3,4\n'
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.integers(0, len(TABLE) - 1), st.integers(0, 255), max_size=6), st.binary(max_size=40))
 def test_any_table_of_boxes_is_read_or_refused(tmp_path: Path, changes: dict[int, int], more: bytes) -> None:
     content = bytearray(TABLE)

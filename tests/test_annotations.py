@@ -442,6 +442,7 @@ def test_pairs_of_both_kinds_in_folds_by_hand(lfw: Lfw) -> None:
     assert faces.fold.tolist() == [0, 0, 1, 1]
 
 
+@pytest.mark.thorough
 def test_the_official_view_2_has_6000_pairs_of_7701_images_in_10_folds(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "lfw"
     for row in (source / "lfw_landmark.txt").read_text().splitlines():
@@ -604,7 +605,7 @@ CONTENT = st.one_of(
     st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")),
     st.binary(max_size=80),
 )
-MANY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def spoil(path: Path, content: bytes, place: str) -> None:

@@ -211,11 +211,11 @@ def test_what_a_far_rests_on_is_said() -> None:
     scores, same, who = pairs_of(4, 60, 600)
     verification = verify(scores, same, np.arange(600) * 10 // 600)
     found = pair_statistics(scores, same, verification, who, 50)
-    text = lines(found, who, 50)
+    text = lines(found, "60 people", 50)
     assert text[0].startswith("EER: 0.") and text[0].endswith("]")
     different = np.sort(scores[~same])
     for line, far in ((text[1], 0.1), (text[2], 0.01)):  # the lowest score at which so few are accepted
-        distance = found[f"tar@far={far:.0e}"].distance
+        distance = found[f"tar@far={far:.0e}"].threshold
         assert distance is not None and f"], at distance {distance:.4f}" in line
         assert (different >= 1 - distance).mean() <= far < (different >= 1 - distance - 1e-3).mean() + 0.02
     assert text[1].startswith("TAR@FAR=1e-01: 0.")
@@ -240,5 +240,5 @@ def test_without_replicates_there_are_no_intervals() -> None:
     scores, same, who = pairs_of(5, 20, 40)
     found = pair_statistics(scores, same, verify(scores, same, np.arange(40) * 4 // 40), who, 0)
     assert all(figure.interval is None for figure in found.values())
-    assert len(lines(found, who, 0)) == 3
+    assert len(lines(found, "20 people", 0)) == 3
     assert not any(name.endswith(("_low", "_high")) for name in record(found))

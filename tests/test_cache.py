@@ -322,7 +322,7 @@ def test_an_entry_cut_at_any_byte_is_damaged(entry: Entry) -> None:
     assert is_damaged(entry, whole + b"\0")
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=SHARED_FOLDER)
+@settings(deadline=None, suppress_health_check=SHARED_FOLDER)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_an_entry_with_a_flipped_bit_is_damaged(entry: Entry, place: float, bit: int) -> None:
     whole = bytearray(entry.path.read_bytes())
@@ -332,13 +332,13 @@ def test_an_entry_with_a_flipped_bit_is_damaged(entry: Entry, place: float, bit:
     entry.path.write_bytes(original)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=SHARED_FOLDER)
+@settings(deadline=None, suppress_health_check=SHARED_FOLDER)
 @given(st.binary(max_size=200))
 def test_a_foreign_file_is_damaged(entry: Entry, content: bytes) -> None:
     assert is_damaged(entry, content)
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=SHARED_FOLDER)
+@settings(deadline=None, suppress_health_check=SHARED_FOLDER)
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=5))
 def test_a_forged_entry_is_damaged_or_a_value_and_nothing_else(entry: Entry, changes: list[tuple[float, int]]) -> None:
     """With a checksum that is right: what Arrow maps is checked not to lead out of the file."""

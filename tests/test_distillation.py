@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from fr.data.faces import LabelledFaces
 from fr.data.order import Order
 from fr.data.pipeline import plain_stream
 from fr.data.training_stream import TrainingStream
-from fr.distributed import Ranks
+from fr.distributed import Ranks, rank, world_size
 from fr.errors import InputError
 from fr.files.model_metadata import CONTRACT_KEY
-from fr.losses.classifier import MarginSoftmax
+from fr.losses.classifier import MarginSoftmax, shard_rows
+from fr.losses.distillation import TeacherHead
 from fr.options.augmentation import Augmentation
 from fr.options.losses import LossSettings
 from fr.preprocessing import Preprocessing
@@ -31,7 +33,16 @@ from tests.builders.damaged_images import BATCH as IMAGES
 from tests.builders.damaged_images import CPU, SMALL, STRONG, UNUSABLE, faces
 from tests.builders.onnx_files import foreign
 from tests.conftest import Losses, records, same_weights, weights
-from tests.loss_reference import BATCH, EMBED_SIZE, assert_equal, head_with, make_case, mean, own_part
+from tests.loss_reference import (
+    BATCH,
+    EMBED_SIZE,
+    assert_equal,
+    head_with,
+    make_case,
+    mean,
+    own_part,
+    reference_softmax,
+)
 
 __all__ = ["faces"]
 WEIGHTS = {"distill_cosine_weight": 5.0, "distill_mse_weight": 0.01, "distill_relation_weight": 7.0}
@@ -97,6 +108,66 @@ def test_loss_and_gradient_are_those_of_loops_over_the_global_batch(
             (gradient,) = torch.autograd.grad(total, x)
             assert_equal(torch.cat([result["x"] for result in results]), world * gradient, changes)  # DDP divides by W
             assert not any(result["weight"].any() for result in results)
+
+
+LOGIT_CASES: list[dict[str, Any]] = [
+    {"margin_type": "arc", "distill_logit_weight": 3.0, "distill_temperature": 4.0},
+    {"margin_type": "linear", "distill_logit_weight": 3.0, "distill_temperature": 1.0},
+]
+
+
+def teacher_head(linear: bool) -> torch.Tensor:
+    """Whole head of a teacher of embeddings of 4 numbers; one that isn't linear has two centres a class."""
+    return torch.randn(7, 5 if linear else 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def logits_on_a_rank() -> list[dict[str, torch.Tensor]]:
+    results = []
+    for number, changes in enumerate(LOGIT_CASES):
+        settings = LossSettings(**changes)
+        case, own, linear = make_case(7, number), own_part(), settings.linear
+        first, rows = shard_rows(7, world_size(), rank())
+        taught = TeacherHead(teacher_head(linear)[first : first + rows], 1.0 if linear else 20.0, linear)
+        weight = torch.nn.functional.pad(case["weight"], (0, int(linear)), value=0.5)
+        head = head_with(weight, settings, teacher_logits=taught)
+        embeddings = case["inputs"][own].clone().requires_grad_()
+        loss, figures = head(embeddings, case["labels"][own], teachers_of(0)[own][:, :4])
+        loss.backward()
+        results.append({"loss": loss.detach(), **figures, "x": embeddings.grad, "weight": head.weight.grad})
+    return results
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_logits_are_compared_as_torchs_divergence_of_all_classes_does(
+    run_distributed: Callable[..., list[Any]], world: int
+) -> None:
+    """Hinton's loss over the global batch, beside the softmax whose gradient the reference has, too."""
+    ranks = run_distributed(world, logits_on_a_rank)
+    for number, changes in enumerate(LOGIT_CASES):
+        case, t = make_case(7, number), changes["distill_temperature"]
+        x = case["inputs"].clone().requires_grad_()
+        teachers, theirs = teachers_of(0)[:, :4], teacher_head(changes["margin_type"] == "linear")
+        if changes["margin_type"] == "linear":
+            weight = nn.functional.pad(case["weight"], (0, 1), value=0.5).requires_grad_()
+            logits, wanted = (
+                a @ w[:, :-1].T + w[:, -1] for a, w in ((x, weight), (teachers, theirs))
+            )
+            softmax_loss = nn.functional.cross_entropy(logits, case["labels"])
+        else:
+            weight = case["weight"].clone().requires_grad_()
+            logits = 30 * torch.stack([torch.stack([cosine(a, w) for w in weight]) for a in x])
+            both = [max(cosine(a, w[:4]), cosine(a, w[4:])) for a in teachers for w in theirs]
+            wanted = 20 * torch.stack(both).view(len(x), 7)
+            softmax_loss = reference_softmax(LossSettings(**changes), x, case["labels"], weight)[0]
+        shares, aims = ((one / t).log_softmax(dim=1) for one in (logits, wanted))
+        divergence = t**2 * nn.functional.kl_div(shares, aims, reduction="batchmean", log_target=True)
+        of_x, of_weight = torch.autograd.grad(softmax_loss + 3 * divergence, (x, weight))
+        results = [one[number] for one in ranks]
+        for result in results:
+            assert_equal(result["distill_logit_loss"], divergence.detach(), changes)
+            assert_equal(result["loss"], (softmax_loss + 3 * divergence).detach(), changes)
+        assert_equal(torch.cat([result["x"] for result in results]), world * of_x, changes)
+        assert_equal(torch.cat([result["weight"] for result in results]), of_weight, changes)
 
 
 def test_a_teacher_that_gives_no_numbers_skips_the_step(one_rank: None) -> None:
@@ -222,6 +293,26 @@ def test_a_snapshot_teaches_as_its_network_embeds(run: Callable[..., Losses], tm
     assert records(tmp_path / "taught" / "logs")[0]["distill_cosine_loss"] == pytest.approx(0, abs=1e-6)
 
 
+def test_logits_of_a_snapshot_teach_another_network_and_their_own_teach_nothing(
+    run: Callable[..., Losses], tmp_path: Path
+) -> None:
+    """With the weights and the head of its teacher, on the same pixels, the divergence is 0, to rounding."""
+    off = [word for name in ("flip", "rotate", "cutout", "blur") for word in (f"--{name}_prob", "0")]
+    off += ["--model", "mobilenet", "--max_iterations"]
+    run(*off, "2", out=tmp_path)
+    snapshot = tmp_path / "snapshots" / "tiny_2.pt"
+    taught = ["--teacher", str(snapshot), "--distill_logit_weight", "1", "--distill_temperature"]
+    run(*off, "1", *taught, "1", "--freeze_bn", "--init_from", str(snapshot), out=tmp_path / "same")
+    assert records(tmp_path / "same" / "logs")[0]["distill_logit_loss"] == pytest.approx(0, abs=1e-5)
+    heads = []
+    for last in ("1", "2"):
+        options = (*taught, "2", "--embed_size", "32", "--softmax_weight", "0", "--snap_to_resume", "auto")
+        run(*off, last, *options, out=tmp_path / "other")
+        heads.append(read_head(tmp_path / "other" / "snapshots" / f"tiny_{last}.state")[0])
+    assert all(record["distill_logit_loss"] > 0.01 for record in records(tmp_path / "other" / "logs"))
+    assert not torch.equal(*heads)  # the centres learn, without a softmax
+
+
 def test_without_a_softmax_the_centres_stay_as_they_are(
     run_small: Callable[..., Losses], teacher: Path, tmp_path: Path
 ) -> None:
@@ -273,6 +364,24 @@ def test_embeddings_of_other_sizes_are_refused_where_they_are_compared(
         f"--distill_cosine_weight: the embeddings of {teacher} have 72 numbers: give --embed_size 72, or "
         "--distill_relation_weight alone"
     )
+
+
+def test_logits_need_a_head_of_all_the_classes(
+    run: Callable[..., Losses], run_small: Callable[..., Losses], teacher: Path, tmp_path: Path
+) -> None:
+    run("--model", "mobilenet", "--max_iterations", "1", out=tmp_path)
+    snapshot = tmp_path / "snapshots" / "tiny_1.pt"
+
+    def said(file: Path, *options: str) -> str:
+        return refusals(run_small, tmp_path / "out", "--teacher", str(file), "--distill_logit_weight", "1", *options)
+
+    names = tmp_path / "snapshots" / "tiny_1.state" / "identities.txt"
+    names.write_text(names.read_text().replace("n000", "x000", 1))
+    assert said(teacher) == f"--distill_logit_weight: {teacher} is an ONNX model, which has no head"
+    assert said(snapshot).startswith(f"--distill_logit_weight: {snapshot} has not been trained on 1 identities, such")
+    shutil.rmtree(names.parent)
+    assert said(snapshot).startswith(f"--distill_logit_weight: {snapshot} has no head: take a snapshot")
+    assert "compares the probabilities of all classes" in said(snapshot, "--sample_rate", "0.5")
 
 
 def test_pairs_to_blend_must_fill_a_micro_batch(

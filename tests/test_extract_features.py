@@ -367,7 +367,7 @@ def test_what_one_rank_can_not_write_ends_all_of_them(base: list[str], faces: La
     assert all("can't be written: " in text or "another rank can't go on" in text for text in texts)
 
 
-@pytest.mark.parametrize("form", ["npy", "npz"])
+@pytest.mark.parametrize("form", ["npy", pytest.param("npz", marks=pytest.mark.thorough)])
 def test_killed_and_run_again_it_leaves_the_same_bytes(form: str, base: list[str], tmp_path: Path) -> None:
     options = [*base, "--format", form, "--batch_size", "2"]
     assert main([*options, "--out", str(tmp_path / "whole")]) == 0

@@ -130,7 +130,7 @@ def test_a_photograph_that_stands_twice_is_named(path: Path) -> None:
         open_journal(path, SETTINGS)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_bytes_are_told_with_their_line_or_read_as_what_they_say(path: Path, data: st.DataObject) -> None:
     content = bytearray(JOURNAL)
@@ -139,7 +139,7 @@ def test_damaged_bytes_are_told_with_their_line_or_read_as_what_they_say(path: P
     _opens_or_says_where(path, bytes(content))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_random_bytes_are_no_journal(path: Path, content: bytes) -> None:
     _opens_or_says_where(path, content)

@@ -170,7 +170,7 @@ def whole_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [*contents, python2_pickle(floats), pickle.dumps(arrays, 5)]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     which=st.integers(0, 5),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=5),
@@ -187,7 +187,7 @@ def test_damaged_files_give_weights_or_input_error(
         read_weights(tmp_path / "damaged")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", MAGIC]), rest=st.binary())
 def test_random_bytes_give_input_error(start: bytes, rest: bytes, tmp_path: Path) -> None:
     path = tmp_path / "random"

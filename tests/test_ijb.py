@@ -221,7 +221,7 @@ EDITS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EDITS, st.sampled_from(["face_tid_mid", "name_5pts_score", "template_pair_label"]))
 def test_any_content_is_read_or_refused(small: Path, edits: list[tuple[float, int, bytes]], file: str) -> None:
     write_ijb(small, MEMBERS, [f"{POINTS} 0.{i}" for i in range(5, 10)], PAIRS)

@@ -11,7 +11,7 @@ from fr.options.losses import MARGINS, LossSettings
 
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
 WEIGHTS = ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
-DISTILLATION = tuple(f"distill_{name}_weight" for name in ("cosine", "mse", "relation"))
+DISTILLATION = tuple(f"distill_{name}_weight" for name in ("cosine", "mse", "relation", "logit"))
 
 # (option, a value that isn't its default, the option it goes with, the values of that which it goes with)
 GOES_WITH = [
@@ -60,7 +60,7 @@ def file(folder: Path, text: str) -> str:
 
 def test_these_tables_have_every_option_of_a_loss() -> None:
     alone = {"margin_type", "softmax_weight", "s", "mining_type", "label_smoothing", "sub_centers", "sample_rate"}
-    alone |= {"teacher"} | {f"{name}_loss_weight" for name in WEIGHTS}.union(DISTILLATION)
+    alone |= {"teacher", "distill_temperature"} | {f"{name}_loss_weight" for name in WEIGHTS}.union(DISTILLATION)
     assert {field.name for field in fields(LossSettings)} == alone | PARTNER.keys()
 
 
@@ -165,6 +165,9 @@ def test_a_teacher_and_the_losses_that_compare_with_it_need_each_other() -> None
     for name in DISTILLATION:
         assert problems(f"--{name}=1") == (f"command line: --{name}: no effect without --teacher",)
         assert getattr(loss("--teacher=x.pt", f"--{name}=2.5", "--softmax_weight=0"), name) == 2.5
+    assert problems("--distill_temperature=2", "--teacher=x.pt", "--distill_mse_weight=1") == (
+        "command line: --distill_temperature: no effect while 0: --distill_logit_weight",
+    )
 
 
 def test_blends_of_images_are_for_a_teacher_alone() -> None:
@@ -261,6 +264,7 @@ def test_their_neighbours_are_accepted(argv: str) -> None:
         "--push_plus_loss_weight=.2 --global_push_loss_weight=.3 --min_margin_loss_weight=.4 --min_margin=.9",
         "--triplet_loss_weight=1 --triplet_margin=.3 --triplet_mining=semihard",
         "--teacher=x.onnx --distill_cosine_weight=2 --distill_mse_weight=.1 --distill_relation_weight=3",
+        "--teacher=x.pt --distill_logit_weight=2 --distill_temperature=1.5",
     ],
 )
 def test_a_written_file_reads_back_as_the_same_losses(argv: str, tmp_path: Path) -> None:

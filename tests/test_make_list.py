@@ -204,7 +204,7 @@ def test_people_held_out_are_in_pairs_alone_each_pair_once_and_as_said(
         main([str(root), str(tmp_path / "out"), "--people", "0.9"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(folder=NAMES, file=NAMES)
 def test_any_name_reads_back_as_it_is_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, folder: str, file: str

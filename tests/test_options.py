@@ -37,6 +37,7 @@ NOT_IN_RECIPES = {
     *("device", "dali_device", "dali_threads", "data_cache", "allow_outside"),
     *("mean", "std", "color_order"),  # the model's own
     *("train_meta", "aligned", "held_out_list"),  # of other data
+    *("groups", "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"),  # of other data
     *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
     *("overwrite", "async_snapshots", "keep_snapshots", "keep_every"),
     *("weighted", "images_per_identity", "shuffle_window", "shard_cache", "shard_cache_gb"),
@@ -104,6 +105,7 @@ def test_defaults_are_those_documented() -> None:
         "global_push_loss_weight": 0, "push_margin": 0.7, "min_margin_loss_weight": 0, "min_margin": 0.7,
         "triplet_loss_weight": 0, "triplet_margin": 0.2, "triplet_mining": "hard",
         "teacher": "", "distill_cosine_weight": 0, "distill_mse_weight": 0, "distill_relation_weight": 0,
+        "distill_logit_weight": 0, "distill_temperature": 4,
         "lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4, "lr_drops": [3, 6, 9, 13],
         "optimizer": "sgd", "betas": [0.9, 0.999], "eps": 1e-8, "decay_norm_and_bias": True,
         "lr_schedule": "step", "lr_end": 0, "lr_power": 2,
@@ -113,7 +115,8 @@ def test_defaults_are_those_documented() -> None:
         "precision": "fp32",
         "sync_bn": False, "activation_checkpointing": False, "compile": False, "seed": 0, "channels_last": False,
         "val_data_root": "", "val_set": "auto", "val_sets": [], "val_list": "", "val_landmarks": "", "val_step": 1000,
-        "val_batch_size": 0,
+        "val_batch_size": 0, "groups": "", "groups_columns": "", "groups_pairs": "own", "groups_fmr": 0.01,
+        "groups_threshold": "auto",
         "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
         "snap_to_resume": "", "log_folder": "", "log_step": 10,
         "deterministic": False, "spike_factor": 0.0, "spike_return": False, "hang_timeout": 1200.0,
@@ -127,11 +130,13 @@ def test_defaults_are_those_documented() -> None:
 def test_evaluation_defaults_are_those_documented() -> None:
     assert evaluation_options(["--snap", "a.pt"]).as_dict() == {
         "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "", "roc_fname": "",
-        "allow_outside": False, "cache": False, "show_failed": "", "dump_embeddings": "",
+        "quality": "", "roc_band": False, "allow_outside": False, "cache": False, "show_failed": "",
+        "dump_embeddings": "",
         "input_size": [], "template": "auto", "alignment": "auto", "mean": [], "std": [], "color_order": "auto",
         "val_data_root": "", "val_set": "auto", "val_sets": [], "val_list": "", "val_landmarks": "",
         "val_batch_size": 0, "flipped_emb": False,
         "protocol": "standard", "dist": "cos", "flip_mode": "sum", "center": False, "bootstrap": 1000,
+        "groups": "", "groups_columns": "", "groups_pairs": "own", "groups_fmr": 0.01, "groups_threshold": "auto",
         "device": "auto", "dali_device": "auto", "dali_threads": 0,
     }  # fmt: skip
     assert problems(of=evaluation_options) == ("--snap is required",)

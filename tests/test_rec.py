@@ -338,9 +338,7 @@ def damaged_files(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
     return bytes(files[0]), bytes(files[1]), bytes(files[2])
 
 
-@settings(
-    max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
-)
+@settings(deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
 @given(files=st.one_of(damaged_files(), st.tuples(*[st.binary(max_size=60)] * 3)))
 def test_any_files_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, files: tuple[bytes, ...]) -> None:
     """Whatever is read is fit to train on; anything else raises InputError and nothing else."""

@@ -103,7 +103,7 @@ def test_page_shows_intervals_and_says_what_the_scores_are(tmp_path: Path) -> No
         value = "–" if figure.value is None else f"{figure.value:.4f}"
         between = "–".join(f"{end:.4f}" for end in figure.interval or ())
         assert f"{figure.title}\n{value}\n" + (f"{between}\n" if between else "") in text
-        assert figure.distance is None or f"{figure.distance:.4f}" in text
+        assert figure.threshold is None or f"{figure.threshold:.4f}" in text
         assert figure.note in text
     assert "600 different pairs are too few" in text
     assert "L2 distance, negated" in text and "histograms" in text and "cosine" not in text

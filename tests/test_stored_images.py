@@ -72,7 +72,7 @@ def test_a_small_file_with_very_many_pixels_is_refused() -> None:
 JPEG, WEBP = (encoded(Image.fromarray(np.tile(NOISE, (6, 6, 1))), kind, quality=90) for kind in ("JPEG", "WEBP"))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_bytes_are_refused_by_name_or_give_a_picture(data: st.DataObject) -> None:
     file = bytearray(data.draw(st.sampled_from([turned(6), JPEG, WEBP])).tobytes())
@@ -81,7 +81,7 @@ def test_damaged_bytes_are_refused_by_name_or_give_a_picture(data: st.DataObject
     _decodes_or_is_refused(bytes(file[: data.draw(st.integers(0, len(file)))]))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_by_name_or_give_a_picture(file: bytes) -> None:
     _decodes_or_is_refused(file)

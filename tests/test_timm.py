@@ -226,6 +226,20 @@ def test_initial_weights_are_resampled_to_other_sizes_by_timms_functions(one_ran
 
 
 @needs_timm
+def test_a_file_of_timm_is_known_by_the_settings_that_it_was_trained_with(one_rank: None, tmp_path: Path) -> None:
+    import timm
+
+    settings: dict[str, Any] = {"class_token": False, "global_pool": "avg", "reg_tokens": 1}
+    theirs = timm.create_model("test_vit", num_classes=24, img_size=(64, 64), **settings)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    ours = build_model("timm/test_vit", 24, (64, 64), settings)
+    head = MarginSoftmax(3, 24, LossSettings(), seed=0)
+    wish = InitialWeights(str(tmp_path / "theirs.pth"), False, "", False, "timm/test_vit")
+    initialise(ours, head, ["a", "b", "c"], wish, resumed=False)
+    assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in ours.state_dict().items())
+
+
+@needs_timm
 def test_pretrained_weights_are_timms_but_for_the_classifier(
     one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,7 @@ def brute_threshold(scores: list[float], same: list[bool]) -> float:
     return best[(len(best) - 1) // 2]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(pair_sets())
 def test_verify_matches_brute_force_and_sklearn(pairs: Pairs) -> None:
     scores, same, fold = pairs
@@ -89,7 +89,7 @@ def test_auc_matches_sklearn_and_the_rank_statistic(pairs: Pairs) -> None:
     assert auc == pytest.approx(sum(wins) / len(wins), abs=1e-12)  # trapezoids of fractions against a count
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12), st.floats(-1, 1))
 def test_threshold_is_exact_between_neighbouring_floats(rows: list[tuple[int, bool]], base: float) -> None:
     scores = np.array([base + step * math.ulp(base) for step, _ in rows])

@@ -127,6 +127,7 @@ def test_crops_score_as_the_photographs_they_were_cut_from(
     assert auc("--val_sets", published[6]) == pytest.approx(auc(*validation_options(sample_data)), abs=0.02)
 
 
+@pytest.mark.thorough
 def test_a_published_network_reaches_its_figures_on_a_pack_of_real_faces(shared_data: Path, tmp_path: Path) -> None:
     """Same as in test_onnx.py, with images; metrics and their tolerance: ../shared/data/README.md."""
     data = shared_data / "faces-mini/lfw"
@@ -473,7 +474,7 @@ def test_a_pack_runs_nothing_that_it_names(tmp_path: Path) -> None:
 
 # --- anything at all --------------------------------------------------------------------------------------------------
 
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PIECES = st.sampled_from(
     [
         *(b"Ann/Ann_0001.png", b"0", b"1", b"10\t2", b"1,2", b"99999999999", b"a.png 0", b"../../x", b"/x"),

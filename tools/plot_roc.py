@@ -5,7 +5,8 @@
     python tools/plot_roc.py a.txt b.txt --names "before" "after" --out det.png --det
 
 A file has one line `TPR FPR` per point, as face_recognition.pytorch's. The area under each curve (trapezoids) is
-printed and shown in the legend.
+printed and shown in the legend. With the columns of --roc_band the curve gets a band, the 95 % interval of the TPR at
+each FPR.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -44,21 +45,32 @@ def main(argv: list[str]) -> int:
 
 def read_curve(path: Path) -> Roc:
     """Read a curve and add (0, 0) and (1, 1); thresholds are NaN. InputError names an invalid line."""
-    points = []
+    points: dict[tuple[float, float], tuple[float, float]] = {}  # FPR and TPR → ends of the TPR's interval
+    widths = set()
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
-            tar, far = map(float, line.split())
+            tar, far, *ends = map(float, line.split())
         except ValueError:
             raise InputError(f"{path}:{number}: expected TPR and FPR, two numbers") from None
         if not (0 <= tar <= 1 and 0 <= far <= 1):
             raise InputError(f"{path}:{number}: TPR and FPR are shares, from 0 to 1")
-        points.append((far, tar))
+        low, high = ends if len(ends) == 2 else (np.nan, np.nan)
+        if len(ends) not in (0, 2) or low > tar or tar > high:
+            raise InputError(f"{path}:{number}: after TPR and FPR nothing is expected, or the ends of TPR's interval")
+        points[far, tar] = low, high
+        widths.add(len(ends))
     if not points:
         raise InputError(f"{path}: no points")
-    far, tar = np.array(sorted({(0.0, 0.0), (1.0, 1.0), *points})).T
+    if len(widths) > 1:
+        raise InputError(f"{path}: some lines have an interval, and some have none")
+    for end in ((0.0, 0.0), (1.0, 1.0)):
+        points.setdefault(end, (np.nan, np.nan))
+    ordered = sorted(points)
+    far, tar = np.array(ordered).T
     if (np.diff(tar) < 0).any():
         raise InputError(f"{path}: no ROC curve: with a higher FPR a lower TPR")
-    return Roc(far, tar, np.full(len(far), np.nan))
+    band = np.array([points[point] for point in ordered]).T if widths == {2} else None
+    return Roc(far, tar, np.full(len(far), np.nan), band)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,14 @@ def refuse(problems: list[str]) -> None:
         raise InputError(*shown(problems))
 
 
+def refuse_rows(rows: NDArray[np.int64], problem: Callable[[int], str]) -> None:
+    """Raise InputError for rows of a list, as `refuse`; for lists of millions, where problems aren't written out."""
+    if len(rows):
+        more = len(rows) - _SHOWN
+        hidden = [f"… and {more:,} more like these"] if more > 0 else []
+        raise InputError(*map(problem, rows[:_SHOWN].tolist()), *hidden)
+
+
 def shown(problems: list[str]) -> list[str]:
     """The first few problems, and a line with the number of the others."""
     hidden = len(problems) - _SHOWN

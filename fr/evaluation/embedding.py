@@ -1,18 +1,17 @@
 """Images → embeddings over all ranks → verification metrics."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.distributed import Heartbeat, Ranks, gather_rows, raise_reason
 from fr.errors import InputError
+from fr.evaluation.people import people_of_names
 from fr.evaluation.verification import Verification, cosine_scores, l2_scores, verify
 from fr.preprocessing import Preprocessing
 from fr.progress import progress
@@ -98,29 +97,21 @@ def pair_scores(
     embeddings: [N, E] of all images. center: subtract their mean first.
     """
     first, second = faces.pairs.T
-    rows = embeddings - embeddings.mean(axis=0, dtype=np.float64) if center else embeddings
+    rows = compared(embeddings, center)
     return _SCORES[dist](rows[first], rows[second])
+
+
+def compared(embeddings: NDArray[np.float32], center: bool) -> NDArray[Any]:
+    """Embeddings [N, E] as pairs of them are compared: less their mean with `center`."""
+    return embeddings - embeddings.mean(axis=0, dtype=np.float64) if center else embeddings
 
 
 _SCORES = {"cos": cosine_scores, "l2": l2_scores}
 
 
 def people_of_pairs(faces: VerificationFaces) -> NDArray[np.int64]:
-    """Numbers of the two identities in each pair, [P, 2].
-
-    Images share an identity if they form a same pair or lie in one folder; folders are ignored if any different pair
-    lies within one. An image connected to no other is an identity of its own.
-    """
-    folders = pc.replace_substring_regex(faces.names, r"(^|/)[^/]*$", "").dictionary_encode()
-    folder = folders.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    if "" in folders.dictionary.to_pylist() or np.equal(*folder[faces.pairs[~faces.same]].T).any():
-        folder = np.arange(len(faces))
-    first, second = folder[faces.pairs[faces.same]].T
-    count = int(folder.max()) + 1
-    links = coo_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(count, count))
-    _, person = connected_components(links, directed=False)
-    numbers: NDArray[np.int64] = person.astype(np.int64)[folder[faces.pairs]]
-    return numbers
+    """Numbers of the two identities in each pair, [P, 2], as of `people_of_names`."""
+    return people_of_names(faces.names, faces.pairs, faces.same)
 
 
 def evaluate(
@@ -132,8 +123,8 @@ def evaluate(
     batch_size: int,
     flipped: bool,
     heartbeat: Heartbeat | None = None,
-) -> tuple[Verification, NDArray[np.float64]]:
-    """Verification result and pair scores [P], the same on every rank."""
+) -> tuple[Verification, NDArray[np.float64], NDArray[np.float32]]:
+    """Verification result, pair scores [P] and embeddings [N, E], the same on every rank."""
     embeddings = embed(model, faces, preprocessing, settings, ranks, batch_size, flipped, heartbeat=heartbeat)
     scores = pair_scores(faces, embeddings)
-    return verify(scores, faces.same, faces.fold), scores
+    return verify(scores, faces.same, faces.fold), scores, embeddings

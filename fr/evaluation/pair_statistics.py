@@ -1,4 +1,4 @@
-"""Pair statistics: EER, TAR at fixed FARs, and confidence intervals of all metrics."""
+"""Pair statistics: EER, TAR at fixed FARs, and confidence intervals of all metrics, of any matcher's scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fr.evaluation.bootstrap import replicates, tar_name
 from fr.evaluation.intervals import Interval, clopper_pearson, newcombe, percentile, wider
 from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, score_at, tar_at
-from fr.evaluation.verification import ORIGINS, Verification, shares_of_pairs
+from fr.evaluation.verification import Verification, printed_threshold, shares_of_pairs, threshold_unit
 
 _TITLES = {"accuracy": "Accuracy", "auc": "AUC", "auc_exact": "AUC of all pairs", "eer": "EER"}
 
@@ -21,21 +21,49 @@ class Metric:
     """Metric as a fraction in [0, 1] with its 95 % interval.
 
     value: None where there are too few pairs. interval: None without a bootstrap. note: remark for the reader.
-    distance: up to which pairs are accepted for this value; None for metrics of no single threshold.
+    threshold: up to which distance, or from which score, pairs are accepted for this value; None for metrics of no
+    single threshold. unit: "distance" or "score".
     """
 
     title: str
     value: float | None
     interval: Interval | None = None
     note: str = ""
-    distance: float | None = None
+    threshold: float | None = None
+    unit: str = "distance"
 
     def text(self) -> str:
         """Format as `0.9731 [0.9650, 0.9802], at distance 0.4210, rests on 3 false matches`; what is present."""
         value = "–" if self.value is None else f"{self.value:.4f}"
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
-        place = "" if self.distance is None else f", at distance {self.distance:.4f}"
+        place = "" if self.threshold is None else f", at {self.unit} {self.threshold:.4f}"
         return value + between + place + (f", {self.note}" if self.note else "")
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Result of scored pairs: statistics, output lines, and metrics for JSON; people [P, 2]: what was redrawn."""
+
+    statistics: dict[str, Metric]
+    lines: list[str]
+    figures: dict[str, float | None]
+    people: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        scores: NDArray[np.float64],
+        same: NDArray[np.bool_],
+        verification: Verification,
+        people: NDArray[np.int64] | None,
+        bootstrap: int,
+    ) -> PairResult:
+        """Arguments as of `pair_statistics`. people: None = unknown; pairs are then taken for independent."""
+        redrawn = f"{same.size:,} pairs" if people is None else f"{np.unique(people).size:,} people"
+        drawn = np.repeat(np.arange(same.size)[:, None], 2, axis=1) if people is None else people
+        statistics = pair_statistics(scores, same, verification, drawn, bootstrap)
+        printed = [*verification.lines(), *lines(statistics, redrawn, bootstrap)]
+        return cls(statistics, printed, {**record(statistics), **verification.metrics()}, drawn)
 
 
 def pair_statistics(
@@ -77,17 +105,22 @@ def pair_statistics(
     }
     notes = {tar_name(far): _note(far, different) for far in FARS}
     places = {tar_name(far): score_at(roc, far) for far in measurable}
-    distances = {name: ORIGINS[verification.dist] - place for name, place in places.items() if np.isfinite(place)}
+    dist = verification.dist
+    thresholds = {name: printed_threshold(place, dist) for name, place in places.items() if np.isfinite(place)}
     metrics = {}
     for name in ("accuracy", "auc", "eer", *notes):
         key = "auc_exact" if name == "auc" and verification.protocol == "histogram" else name
         title = _TITLES.get(key, key.upper().replace("E-", "e-"))
-        metrics[key] = Metric(title, values.get(name), intervals.get(name), notes.get(name, ""), distances.get(name))
+        found = values.get(name), intervals.get(name), notes.get(name, ""), thresholds.get(name)
+        metrics[key] = Metric(title, *found, threshold_unit(dist))
     return metrics
 
 
-def lines(statistics: Mapping[str, Metric], people: NDArray[np.int64], count: int) -> list[str]:
-    """Output lines of what `Verification.lines` doesn't have: EER and TARs; with a bootstrap, the intervals."""
+def lines(statistics: Mapping[str, Metric], redrawn: str, count: int) -> list[str]:
+    """Output lines of what `Verification.lines` doesn't have: EER and TARs; with a bootstrap, the intervals.
+
+    redrawn: what the bootstrap draws from, such as `80 people`.
+    """
     rows = [
         f"{metric.title}: {metric.text()}"
         for name, metric in statistics.items()
@@ -105,7 +138,7 @@ def lines(statistics: Mapping[str, Metric], people: NDArray[np.int64], count: in
     ]
     return [
         *rows,
-        f"95 % intervals: {', '.join(between)}; {np.unique(people).size:,} people redrawn {count:,} times, "
+        f"95 % intervals: {', '.join(between)}; {redrawn} redrawn {count:,} times, "
         "at least as wide as for independent pairs",
     ]
 
@@ -113,15 +146,15 @@ def lines(statistics: Mapping[str, Metric], people: NDArray[np.int64], count: in
 def record(statistics: Mapping[str, Metric]) -> dict[str, float | None]:
     """Metrics by name for JSON, their intervals as `<name>_low` and `<name>_high`; None = too few pairs.
 
-    Distances are `threshold@…` for `tar@…`.
+    Thresholds are `threshold@…` for `tar@…`.
     """
     flat: dict[str, float | None] = {}
     for name, metric in statistics.items():
         flat[name] = metric.value
         if metric.interval:
             flat[f"{name}_low"], flat[f"{name}_high"] = metric.interval
-        if metric.distance is not None:
-            flat[name.replace("tar@", "threshold@")] = metric.distance
+        if metric.threshold is not None:
+            flat[name.replace("tar@", "threshold@")] = metric.threshold
     return flat
 
 

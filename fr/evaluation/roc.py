@@ -6,11 +6,13 @@ Letters: P pairs, U distinct scores, N = U + 1 points of the curve. `...`: leadi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fr.evaluation.verification import checked_pairs
+from fr.files.durable import write_result
 
 Rates = NDArray[np.float64]
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -21,12 +23,14 @@ ENOUGH_MATCHES = 10  # a TAR from fewer false matches gets a note
 class Roc:
     """FAR [N], TAR [N] and thresholds [N], from (0, 0) at +inf to (1, 1), one point per distinct score.
 
-    Pairs with score >= threshold are accepted, so equal scores are accepted together.
+    Pairs with score >= threshold are accepted, so equal scores are accepted together. band [2, N]: lower and upper ends
+    of the 95 % interval of each TAR (`fr/evaluation/bands.py`); None = unknown.
     """
 
     far: Rates
     tar: Rates
     thresholds: Rates
+    band: Rates | None = None
 
 
 def roc_curve(scores: ArrayLike, same: ArrayLike) -> Roc:
@@ -35,6 +39,16 @@ def roc_curve(scores: ArrayLike, same: ArrayLike) -> Roc:
     order, ends = falling(score)
     far, tar = rates(np.ones(score.size, dtype=np.int64), is_same[order], ends)
     return Roc(far, tar, np.concatenate(([np.inf], score[order[ends]])))
+
+
+def write_curve(name: str, suffix: str, roc: Roc) -> None:
+    """Write a ROC curve to `name`, with `suffix` before .txt: a line `TPR FPR` for each point, for tools/plot_roc.py.
+
+    The form is that of face_recognition.pytorch; with a band, its ends follow in the line.
+    """
+    columns = [roc.tar, roc.far, *([] if roc.band is None else roc.band)]
+    lines = (" ".join(f"{value:.17g}" for value in point) + "\n" for point in zip(*columns, strict=True))
+    write_result(Path(f"{name.removesuffix('.txt')}{suffix}.txt"), "".join(lines).encode())
 
 
 def falling(scores: Rates) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 
-ORIGINS = {"cos": 1.0, "l2": 0.0}  # a pair's distance is this minus its score
+ORIGINS = {"cos": 1.0, "l2": 0.0, "distance": 0.0}  # a pair's distance is this minus its score
 NAMED_AT_MOST = 8  # rows listed in an error; the rest are counted
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of a protocol. Accuracies are fractions in [0, 1]; thresholds are distances: 1 - cos, or L2.
+    """Result of a protocol. Accuracies are fractions in [0, 1]; thresholds are those of `printed_threshold`.
 
     accuracy: mean over folds of the share of correctly classified pairs.
     accuracy_std: population standard deviation over folds (ddof=0, NumPy's default, as LFW tables print it).
@@ -29,7 +29,8 @@ class Verification:
     right: [P], whether each was classified correctly at the threshold of its own fold.
     cell: [P, 2], whose pairs count alike: a pair's fold from 0, and where both kinds weigh the same (histogram) its
         kind, else 0. The accuracy is `mean_of_cells`.
-    dist: kind of score, "cos" (cosines) or "l2" (Euclidean distances, negated). protocol: "standard" or "histogram".
+    dist: kind of score: "cos" (cosines), "l2" (Euclidean distances, negated), "distance" (others, negated), or
+        "similarity" (any score). protocol: "standard" or "histogram".
     """
 
     accuracy: float
@@ -49,7 +50,7 @@ class Verification:
     @property
     def threshold_score(self) -> float:
         """Threshold as a score: a pair is classified as same when its score is above it."""
-        return ORIGINS[self.dist] - self.threshold
+        return printed_threshold(self.threshold, self.dist)
 
     def metrics(self) -> dict[str, float]:
         """Scalar metrics by name, not rounded; `threshold_cosine` only where scores are cosines."""
@@ -73,6 +74,16 @@ class Verification:
             f"AUC: {self.auc:.4f}",
             f"Estimated threshold: {self.threshold:.4f}",
         ]
+
+
+def printed_threshold(score: float, dist: str) -> float:
+    """Threshold as users see it: 1 - cosine, a distance, or a similarity as it is. It is its own inverse."""
+    return score if dist == "similarity" else ORIGINS[dist] - score
+
+
+def threshold_unit(dist: str) -> str:
+    """What `printed_threshold` returns, for the reader."""
+    return "score" if dist == "similarity" else "distance"
 
 
 def cosine_scores(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
@@ -131,7 +142,7 @@ def verify(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dist: str = "cos
         if not kind.all():
             diff_accuracies.append(float(right[~kind].mean()))
 
-    distances = tuple(ORIGINS[dist] - threshold for threshold in thresholds)
+    distances = tuple(printed_threshold(threshold, dist) for threshold in thresholds)
     return Verification(
         accuracy=float(np.mean(accuracies)),
         accuracy_std=float(np.std(accuracies)),

@@ -49,6 +49,7 @@ class Gathered(Targets):
     target_cosines: torch.Tensor  # [N], 0 where not owned
     shard: Shard
     teachers: torch.Tensor | None = None  # [N, E_t] the teacher's embeddings of the same faces
+    teacher_logits: torch.Tensor | None = None  # [N, C_r]
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,10 @@ class AuxiliaryLosses(nn.Module):
         if o.distill_relation_weight:
             relation_loss = distillation.relation_loss(batch.unit, teachers, own)
             parts["distill_relation_loss"] = o.distill_relation_weight, relation_loss
+        if o.distill_logit_weight and batch.teacher_logits is not None:
+            logits = batch.cosines * o.scale
+            logit_loss = distillation.logit_loss(logits, batch.teacher_logits, o.distill_temperature)
+            parts["distill_logit_loss"] = o.distill_logit_weight, (logit_loss, _count(batch.owned))
         return parts
 
     def _center_loss(self, batch: Gathered) -> Part:

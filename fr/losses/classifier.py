@@ -7,7 +7,7 @@ communicated. Cosines, margin and log-softmax are computed in float32, the preci
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,7 +19,7 @@ from fr.losses import margins
 from fr.losses.auxiliary import AuxiliaryLosses, Gathered, Targets
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sampling import Exchange, drawn_count, drawn_rows
-from fr.losses.sharded import SHORTEST, Shard, cosines_to, cross_entropy, gather, gather_constant, sum_over_ranks
+from fr.losses.sharded import SHORTEST, Shard, cross_entropy, gather, gather_constant, logits_to, sum_over_ranks
 from fr.options.losses import LossSettings
 from fr.randomness import Purpose, uniforms
 
@@ -43,19 +43,27 @@ class MarginSoftmax(nn.Module):
     on the seed and the class. With K sub-centres it is [C_r, K · E], the centres of a class one after the other, of
     which the nearest to an embedding counts (Deng et al., ECCV 2020). With `linear` it is [C_r, E + 1], a linear
     layer's weights and, in the last column, its bias, initialised as torch.nn.Linear's, from the same draws. Buffers
-    hold running statistics of the margin type, equal on all ranks.
+    hold running statistics of the margin type, equal on all ranks. teacher_logits: of a teacher's embeddings [N, E_t],
+    [N, C_r] of the same classes.
     """
 
     norm_mean: torch.Tensor
     norm_std: torch.Tensor
     t: torch.Tensor
 
-    def __init__(self, classes: int, embed_size: int, settings: LossSettings, seed: int) -> None:
+    def __init__(
+        self,
+        classes: int,
+        embed_size: int,
+        settings: LossSettings,
+        seed: int,
+        teacher_logits: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.classes, self.settings, self.seed = classes, settings, seed
         self.first, self._rows = shard_rows(classes, world_size(), rank())
         self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size, settings))
-        self._scale = 1.0 if settings.linear else settings.s
+        self._teacher_logits = teacher_logits
         # The module's name is part of the keys in snapshots ("head.auxiliary.centers").
         self.companions = AuxiliaryLosses(settings, self._rows, embed_size)
         if settings.margin_type == "ada":
@@ -127,7 +135,7 @@ class MarginSoftmax(nn.Module):
                 batch.cosines,
                 phi,
                 batch.shard,
-                self._scale,
+                self.settings.scale,
                 self.settings.label_smoothing,
                 self._classes_in_sum,
                 self._negatives(batch),
@@ -158,7 +166,9 @@ class MarginSoftmax(nn.Module):
         targets = self._targets(gather_constant(labels))
         unit = F.normalize(all_embeddings, eps=SHORTEST)
         shard = Shard(targets.column, targets.owned)
-        cosines, target_cosines = self._cosines(all_embeddings, unit, shard)
+        cosines, target_cosines = logits_to(all_embeddings, unit, self.weight, shard, self.settings.linear)
+        if teachers is not None:
+            teachers = gather_constant(teachers.to(self.weight.dtype))
         return Gathered(
             **vars(targets),
             embeddings=all_embeddings,
@@ -167,16 +177,9 @@ class MarginSoftmax(nn.Module):
             cosines=cosines,
             target_cosines=target_cosines,
             shard=shard,
-            teachers=None if teachers is None else gather_constant(teachers.to(self.weight.dtype)),
+            teachers=teachers,
+            teacher_logits=None if teachers is None or not self._teacher_logits else self._teacher_logits(teachers),
         )
-
-    def _cosines(
-        self, embeddings: torch.Tensor, unit: torch.Tensor, shard: Shard
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`cosines_to` of embeddings [N, E], also given as unit vectors; with `linear` logits in their place."""
-        if self.settings.linear:
-            return cosines_to(F.pad(embeddings, (0, 1), value=1.0), self.weight, shard, products=True)
-        return cosines_to(unit, self.weight, shard)
 
     @torch.no_grad()
     def larger_logits(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -189,7 +192,8 @@ class MarginSoftmax(nn.Module):
             rows = embeddings[first : first + _SAMPLES_AT_A_TIME]
             targets = self._targets(labels[first : first + _SAMPLES_AT_A_TIME])
             shard = Shard(targets.column, targets.owned)
-            logits, target = self._cosines(rows, F.normalize(rows, eps=SHORTEST), shard)
+            unit = F.normalize(rows, eps=SHORTEST)
+            logits, target = logits_to(rows, unit, self.weight, shard, self.settings.linear)
             target = sum_over_ranks(target)
             counts.append(sum_over_ranks((logits > target[:, None]).sum(dim=1)))
         return torch.cat(counts)

@@ -1,13 +1,17 @@
 """Distillation losses: embeddings of the network against those of a trained one, the teacher, of the same faces.
 
-N samples of the global batch, B of this rank, E and E_t embedding sizes of network and teacher. Each function returns
+N samples of the global batch, B of this rank, E and E_t embedding sizes of network and teacher, C_r classes of this
+rank. Each function returns
 (sum, count) over this rank's terms, as those of `fr/losses/auxiliary.py`.
 """
 
+from dataclasses import dataclass
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
-from fr.losses.sharded import SHORTEST
+from fr.losses.sharded import SHORTEST, Shard, logits_to, sum_over_ranks
 
 Part = tuple[torch.Tensor, torch.Tensor]
 
@@ -33,6 +37,45 @@ def relation_loss(unit: torch.Tensor, teachers: torch.Tensor, own: slice) -> Par
     indices = torch.arange(len(unit), device=unit.device)
     others = indices[own, None] != indices
     return torch.where(others, difference, 0).square().sum(), others.sum()
+
+
+def logit_loss(logits: torch.Tensor, teachers: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T² KL(teacher ‖ network), summed over the N samples and this rank's classes, of logits [N, C_r] of both.
+
+    The softmaxes are over the classes of all ranks and of the logits divided by the temperature T: Hinton et al.,
+    arXiv:1503.02531 sec. 2, whose gradients the factor T² keeps at the scale of the other losses.
+    """
+    with torch.no_grad():
+        wanted = _log_softmax(teachers / temperature)
+    divergence = wanted.exp() * (wanted - _log_softmax(logits / temperature))
+    return temperature**2 * divergence.sum()
+
+
+def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
+    """Log-softmax [N, C_r] over the classes of all ranks, of which each rank uses its part."""
+    largest = logits.new_full((len(logits),), -torch.inf)
+    if logits.shape[1]:
+        largest = logits.detach().amax(dim=1)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    shifted = logits - largest[:, None]
+    return shifted - sum_over_ranks(shifted.exp().sum(dim=1), parts_follow=True).log()[:, None]
+
+
+@dataclass(frozen=True)
+class TeacherHead:
+    """Head of a trained network. weight: this rank's classes, [C_r, K · E_t], linear: [C_r, E_t + 1] with a bias."""
+
+    weight: torch.Tensor
+    scale: float
+    linear: bool
+
+    @torch.no_grad()
+    def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Logits [N, C_r] without a margin, of the teacher's embeddings [N, E_t]."""
+        nowhere = torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device)
+        unit = F.normalize(embeddings, eps=SHORTEST)
+        logits, _ = logits_to(embeddings, unit, self.weight, Shard(nowhere, nowhere.bool()), self.linear)
+        return logits * self.scale
 
 
 def _part(terms: torch.Tensor) -> Part:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from fr.distributed import all_gather_single, reduce_scatter_single, world_size
 from fr.losses.negatives import Negatives
@@ -239,6 +240,15 @@ def cosines_to(
     """
     result: tuple[torch.Tensor, torch.Tensor] = _Cosines.apply(unit, weight, shard, products)
     return result
+
+
+def logits_to(
+    embeddings: torch.Tensor, unit: torch.Tensor, weight: torch.Tensor, shard: Shard, linear: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`cosines_to` of embeddings [N, E], also given of length 1; linear: logits, weight [C_r, E + 1] with a bias."""
+    if linear:
+        return cosines_to(F.pad(embeddings, (0, 1), value=1.0), weight, shard, products=True)
+    return cosines_to(unit, weight, shard)
 
 
 class _CrossEntropy(torch.autograd.Function):

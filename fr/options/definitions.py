@@ -11,6 +11,7 @@ from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.options import training
 from fr.options.augmentation import Augmentation
 from fr.options.fields import Group, add_fields, adder
+from fr.options.groups import GroupSettings
 from fr.options.losses import LossSettings, SoftmaxSettings
 from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
@@ -20,7 +21,9 @@ from fr.options.validation import evaluation_problems, tool_problems, train_prob
 # Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
 OF_SETS = (
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed", "dump_embeddings"),
+    *("protocol", "dist", "center", "bootstrap", "report", "quality", "roc_fname", "roc_band", "show_failed"),
+    "dump_embeddings",
+    *("groups", "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"),
 )
 
 # The options that most runs set; --help begins with them.
@@ -32,6 +35,8 @@ _EVALUATION_FIRST = (
     *("snap", "val_data_root", "val_sets", "val_list", "val_landmarks"),
     *("flipped_emb", "cache", "json", "report", "show_failed"),
 )
+
+_STORED = ("empty = the one stored in the snapshot", "; unsaid = as stored")  # of a verification set's options
 
 
 def train_options(argv: Sequence[str]) -> Resolved:
@@ -49,6 +54,7 @@ def train_options(argv: Sequence[str]) -> Resolved:
     training.optimiser(parser.add_argument_group("optimiser"))
     training.loop(parser.add_argument_group("loop"))
     _verification(parser.add_argument_group("validation on LFW"), "empty = no validation")
+    add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     training.snapshots(parser.add_argument_group("snapshots and logs"))
     _machine(parser.add_argument_group("machine"))
     return resolve(parser, argv, train_problems, _TRAIN_FIRST)
@@ -59,7 +65,8 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     parser = new_parser("evaluate_lfw.py", "Measure a snapshot or an ONNX model on LFW.")
     _evaluation(parser.add_argument_group("model and results"))
     _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
-    _verification(parser.add_argument_group("LFW"), "empty = the one stored in the snapshot", "; unsaid = as stored")
+    _verification(parser.add_argument_group("LFW"), *_STORED)
+    add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     _protocol(parser.add_argument_group("protocol"))
     _machine(parser.add_argument_group("machine"))
     return resolve(parser, argv, evaluation_problems, _EVALUATION_FIRST)
@@ -73,12 +80,17 @@ def tool_options(
 
 
 def model_tool_options(
-    program: str, description: str, own: Callable[[Group], None], argv: Sequence[str], labelled: bool
+    program: str,
+    description: str,
+    own: Callable[[Group], None],
+    argv: Sequence[str],
+    labelled: bool,
+    with_sets: bool = False,
 ) -> Resolved:
     """Options of a tool that runs a model on images; unless they must be labelled, they are unlabelled
-    by default."""
+    by default. with_sets: on verification sets, too."""
     datasets = DATASETS if labelled else UNLABELLED | DATASETS
-    return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True)
+    return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True, with_sets=with_sets)
 
 
 def _tool_options(
@@ -89,10 +101,13 @@ def _tool_options(
     argv: Sequence[str],
     datasets: Mapping[str, Any],
     with_model: bool,
+    with_sets: bool = False,
 ) -> Resolved:
     parser = new_parser(program, description)
     own(parser.add_argument_group("the tool"))
     _data(parser.add_argument_group("data, as train.py reads them"), datasets)
+    if with_sets:
+        _verification(parser.add_argument_group("verification set"), *_STORED)
     if with_model:
         _model(parser.add_argument_group("model"))
         _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
@@ -158,10 +173,13 @@ def _evaluation(group: Group) -> None:
     add("--allow_outside", **FLAG, help="images may lie outside --val_data_root, by links; false = off")
     add("--json", default="", help="file to write the metrics to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
+    csv = "CSV NAME_ID,SCORE of the images' quality, higher is better, for the page's errors against rejection"
+    add("--quality", default="", help=f"{csv}; empty = only the length of the embeddings")
     add("--cache", **FLAG, help="cache embeddings beside --snap and reuse them; false = off")
     add("--show_failed", default="", help="folder for an image of each wrongly judged pair; empty = none")
     add("--dump_embeddings", default="", help="log folder for TensorBoard's projector; empty = none")
     add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
+    add("--roc_band", **FLAG, help="with the ends of the TPR's 95 %% intervals as two more columns; false = without")
 
 
 def _model(group: Group) -> None:

@@ -81,6 +81,11 @@ class SoftmaxSettings(OptionFields):
         return self.margin_type == "linear"
 
     @property
+    def scale(self) -> float:
+        """By which the head multiplies cosines; of a linear layer 1."""
+        return 1.0 if self.linear else self.s
+
+    @property
     def margin(self) -> float:
         """`m`, with `auto` replaced by the margin type's value."""
         return MARGINS[self.margin_type].auto if isinstance(self.m, str) else self.m
@@ -93,7 +98,7 @@ def _weight(what: str) -> float:
 
 _PUSH = "push_loss_weight push_plus_loss_weight global_push_loss_weight"
 _TRIPLET = "triplet_loss_weight"
-_DISTILLATION = "distill_cosine_weight distill_mse_weight distill_relation_weight"
+_DISTILLATION = "distill_cosine_weight distill_mse_weight distill_relation_weight distill_logit_weight"
 
 
 @dataclass(frozen=True)
@@ -123,10 +128,15 @@ class LossSettings(SoftmaxSettings):
     distill_cosine_weight: float = _weight("1 - cosine between embedding and the teacher's")
     distill_mse_weight: float = _weight("mean squared difference of embedding and the teacher's")
     distill_relation_weight: float = _weight("squared difference of cosines between samples from the teacher's")
+    distill_logit_weight: float = _weight("divergence of the classes' probabilities from the teacher's, a snapshot")
+    distill_temperature: float = option(
+        4.0, POSITIVE, "by which it divides both networks' logits [factor]", needs="distill_logit_weight"
+    )
 
     @property
     def trains_centres(self) -> bool:
         """Whether any of the losses has a gradient for the centres of the classes."""
         return any((
-            self.softmax_weight, self.push_plus_loss_weight, self.global_push_loss_weight, self.min_margin_loss_weight
+            *(self.softmax_weight, self.push_plus_loss_weight, self.global_push_loss_weight),
+            *(self.min_margin_loss_weight, self.distill_logit_weight),
         ))

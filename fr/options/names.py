@@ -71,6 +71,7 @@ SET_LISTS = (  # file names of lists that make a folder a whole set
 )
 SET_FORMS = {  # file of fr/data/pairs/ → kinds of its sets; of several forms at a path the first
     "cfp": ("cfp_fp", "cfp_ff"),
+    "agedb": ("agedb",),
     "insightface_bin": ("bin",),
     "pair_lists": ("lfw", "pairs", "agedb_30", "calfw", "cplfw"),
 }

@@ -34,6 +34,9 @@ _GOES_WITH = {
     "quality": ("format", ("jpg",)),
     # of tools/extract_features.py
     **dict.fromkeys(("file_ending", "noises_list"), ("format", ("bin",))),
+    # of error rates by group
+    "groups_pairs": ("dist", ("cos",)),
+    "groups_fmr": ("groups_threshold", ("auto",)),
 }
 # Options that do nothing while all of these weights, probabilities or strengths are 0.
 _NEEDS_WEIGHT = needs_of(Augmentation, LossSettings)
@@ -46,7 +49,9 @@ _NEEDS = {
     "distill_cosine_weight": "teacher",
     "distill_mse_weight": "teacher",
     "distill_relation_weight": "teacher",
+    "distill_logit_weight": "teacher",
     "mix_prob": "teacher",
+    **dict.fromkeys(("groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"), "groups"),
 }
 _OF_URLS = ("shard_cache", "shard_cache_gb")
 _WINDOWED = ("tar", "parquet")  # formats of files with many images each
@@ -66,6 +71,11 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
 def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for evaluate_lfw.py."""
     problems = length_problems(values, origins, defaults) + _center_crop_problems(values, origins, defaults)
+    problems += _without_effect(values, origins, defaults)
+    if values.get("quality") and not values.get("report"):
+        problems.append(f"{origins['quality']}: --quality: goes with --report")
+    if values.get("roc_band") and not (values.get("roc_fname") and values.get("bootstrap")):
+        problems.append(f"{origins['roc_band']}: --roc_band: goes with --roc_fname and --bootstrap")
     if values.get("center") and values.get("dist") == "l2":
         problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
     return problems
@@ -239,6 +249,8 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     labelled = [name for name in weights if not name.startswith("distill_")]
     if values.get("mix_prob") and labelled:
         complain("mix_prob", f"a blend of two images has no label: goes with --{labelled[0]} 0")
+    if values.get("distill_logit_weight") and values.get("sample_rate", 1) < 1:
+        complain("distill_logit_weight", "compares the probabilities of all classes: goes with --sample_rate 1")
     if values.get("softmax_weight") == 0 and values.get("held_out_list"):
         complain("held_out_list", "measures the head, which --softmax_weight 0 doesn't train")
     return problems

@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, record
-from fr.evaluation.roc import roc_curve
-from fr.evaluation.verification import ORIGINS, Verification, checked_pairs
+from fr.evaluation.roc import Roc, roc_curve
+from fr.evaluation.verification import Verification, checked_pairs, printed_threshold, threshold_unit
 from fr.files.durable import replace_file
 from fr.report.failed_pairs import WrongPair
+from fr.report.group_chapter import group_chapter
 from fr.report.html_page import card, cards, inline_image, named_rows, page, png_file
-from fr.report.plots import SCORE_NAMES, det_plot, histogram_plot, png, rejection_plot, roc_plot
+from fr.report.plots import SCORE_NAMES, det_plot, group_plot, histogram_plot, png, rejection_plot, roc_plot
 
 
 def write_report(
@@ -32,25 +34,33 @@ def write_report(
     worst: Sequence[WrongPair] = (),
     statistics: Mapping[str, Metric] | None = None,
     rejection: Mapping[str, NDArray[np.float64]] | None = None,
+    curve: Roc | None = None,
+    by_group: GroupRates | None = None,
 ) -> Path:
     """Write roc.png, det.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
 
     scores, same: the [P] pairs that `verification` was computed from. facts: information needed to repeat the result
     (model, snapshot, preprocessing, data), in the order shown. worst: pairs to show. statistics: of `pair_statistics`,
-    for a table of their own. rejection: FNMR by threshold, of `fnmr_after_rejection`, for rejection.png.
+    for a table of their own. rejection: FNMR by name, of `rejection_curves`, for rejection.png. curve: the ROC
+    curve of the pairs, if known with its band. by_group: rates for a chapter and groups.png.
     The page is self-contained. Each file is replaced atomically, the page last.
     Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3].
     """
     score, is_same = checked_pairs(scores, same)
     if score.size != verification.pairs:
         raise ValueError(f"verification has {verification.pairs} pairs, but there are {score.size} scores")
+    roc = curve or roc_curve(score, is_same)
     plots = {
-        "roc.png": png(roc_plot(verification, score, is_same)),
+        "roc.png": png(roc_plot(verification, score, is_same, roc)),
         "histogram.png": png(histogram_plot(verification, score, is_same)),
-        "det.png": png(det_plot({"all pairs": roc_curve(score, is_same)})),
+        "det.png": png(det_plot({"all pairs": roc})),
     }
     if rejection:
         plots["rejection.png"] = png(rejection_plot(rejection))
+    chapter = ""
+    if by_group:
+        plots["groups.png"] = png(group_plot(by_group))
+        chapter = group_chapter(by_group, plots["groups.png"])
     content = {
         "title": title,
         "figures": verification.metrics(),
@@ -59,8 +69,9 @@ def write_report(
         "fold_accuracies": verification.fold_accuracies,
         "fold_thresholds": verification.fold_thresholds,
         "facts": dict(facts),
+        **({"groups": by_group.record()} if by_group else {}),
     }
-    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {})
+    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {}, chapter)
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, plot in plots.items():
@@ -78,39 +89,40 @@ def _page(
     plots: Mapping[str, bytes],
     worst: Sequence[WrongPair],
     statistics: Mapping[str, Metric],
+    chapter: str,
 ) -> bytes:
     v = verification
-    score_name = SCORE_NAMES[v.dist]
-    metrics = [
-        ("Accuracy", f"{v.accuracy:.4f} ± {v.accuracy_std:.4f}"),
-        ("Accuracy on same pairs", f"{v.same_accuracy:.4f}"),
-        ("Accuracy on different pairs", f"{v.diff_accuracy:.4f}"),
-        ("AUC", f"{v.auc:.4f}"),
-        ("Threshold, distance", f"{v.threshold:.4f}"),
-        (f"Threshold, {score_name}", f"{v.threshold_score:.4f}"),
-        ("Pairs (same / different)", f"{v.pairs} ({same_count} / {v.pairs - same_count})"),
-    ]
+    score_name, unit = SCORE_NAMES[v.dist], threshold_unit(v.dist)
+    metrics = {
+        "Accuracy": f"{v.accuracy:.4f} ± {v.accuracy_std:.4f}",
+        "Accuracy on same pairs": f"{v.same_accuracy:.4f}",
+        "Accuracy on different pairs": f"{v.diff_accuracy:.4f}",
+        "AUC": f"{v.auc:.4f}",
+        f"Threshold, {unit}": f"{v.threshold:.4f}",
+        f"Threshold, {score_name}": f"{v.threshold_score:.4f}",  # for similarities the same row
+        "Pairs (same / different)": f"{v.pairs} ({same_count} / {v.pairs - same_count})",
+    }
     folds = "".join(
-        f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{at:.4f}</td><td>{ORIGINS[v.dist] - at:.4f}</td></tr>\n"
+        f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{at:.4f}</td><td>{printed_threshold(at, v.dist):.4f}</td></tr>\n"
         for i, (accuracy, at) in enumerate(zip(v.fold_accuracies, v.fold_thresholds, strict=True), 1)
     )
     body = f"""<div class="columns">
 <section>
 <h2>Metrics</h2>
-<table class="named">{named_rows(metrics)}</table>
+<table class="named">{named_rows(metrics.items())}</table>
 <p class="note">Means over {len(v.fold_accuracies)} folds, ± the population standard deviation. Each fold is
 classified at {_RULES[v.protocol]} on all other folds; a pair is classified as the same person when its
 {score_name} is above the threshold.</p>
 </section>
 <section>
 <h2>Folds</h2>
-<table class="folds"><thead><tr><th>Fold</th><th>Accuracy</th><th>Distance</th><th>Score</th></tr></thead>
+<table class="folds"><thead><tr><th>Fold</th><th>Accuracy</th><th>{unit.capitalize()}</th><th>Score</th></tr></thead>
 <tbody>{folds}</tbody></table>
 </section>
 </div>
 <div class="columns">
 <figure>{inline_image(plots["roc.png"], "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end is FAR 0:
-no false match in {v.pairs - same_count} different pairs.</figcaption></figure>
+no false match in {v.pairs - same_count} different pairs. A band is the 95 % interval at each FAR.</figcaption></figure>
 <figure>{inline_image(plots["histogram.png"], "Score histogram")}<figcaption>Scores ({score_name}) of same and
 different pairs, each in per cent of its kind, and the mean threshold.</figcaption></figure>
 <figure>{inline_image(plots["det.png"], "DET curve")}<figcaption>Detection error trade-off: FNMR against FMR, on the
@@ -118,6 +130,7 @@ scale of normal deviates. Without errors of a kind there is no curve.</figcaptio
 {_rejection_figure(plots)}
 </div>
 {_statistics_section(statistics)}
+{chapter}
 <h2>Facts</h2>
 <table class="named facts">{named_rows(facts.items())}</table>
 {_worst_section("Worst false matches", "Two people, classified as the same.", [p for p in worst if not p.same])}
@@ -135,8 +148,8 @@ def _rejection_figure(plots: Mapping[str, bytes]) -> str:
     if "rejection.png" not in plots:
         return ""
     image = inline_image(plots["rejection.png"], "Errors against rejection")
-    return f"""<figure>{image}<figcaption>FNMR where the pairs of the images with the shortest embeddings are rejected.
-The dotted lines are rejection at random.</figcaption></figure>"""
+    return f"""<figure>{image}<figcaption>FNMR where the pairs of the images of the lowest quality are rejected, at
+thresholds that stay. The dotted lines are rejection at random.</figcaption></figure>"""
 
 
 def _statistics_section(statistics: Mapping[str, Metric]) -> str:
@@ -145,15 +158,16 @@ def _statistics_section(statistics: Mapping[str, Metric]) -> str:
     rows = "".join(
         f"<tr><td>{escape(metric.title)}</td><td>{'–' if metric.value is None else f'{metric.value:.4f}'}</td>"
         f"<td>{'–'.join(f'{end:.4f}' for end in metric.interval or ())}</td>"
-        f"<td>{'' if metric.distance is None else f'{metric.distance:.4f}'}</td><td>{escape(metric.note)}</td></tr>\n"
+        f"<td>{'' if metric.threshold is None else f'{metric.threshold:.4f}'}</td><td>{escape(metric.note)}</td></tr>\n"
         for metric in statistics.values()
     )
     return f"""<h2>Confidence intervals</h2>
-<table class="folds"><thead><tr><th>Metric</th><th>Value</th><th>95 % interval</th><th>Distance</th><th></th></tr>
+<table class="folds"><thead><tr><th>Metric</th><th>Value</th><th>95 % interval</th><th>Threshold</th><th></th></tr>
 </thead>
 <tbody>{rows}</tbody></table>
-<p class="note">From the exact ROC of all pairs. Bootstrap intervals resample people, not pairs, and are at least as
-wide as for independent pairs; where people occur in few pairs, they are too wide rather than too narrow.</p>"""
+<p class="note">From the exact ROC of all pairs. Bootstrap intervals resample people (pairs, if their people aren't
+known), and are at least as wide as for independent pairs; where people occur in few pairs, they are too wide rather
+than too narrow.</p>"""
 
 
 def _worst_section(heading: str, meaning: str, pairs: Sequence[WrongPair]) -> str:

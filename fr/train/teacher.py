@@ -1,32 +1,37 @@
 """The teacher of a distillation: a trained network, and the preprocessing that its file stores."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from fr.alignment import CENTER_CROP
-from fr.distributed import gather_objects, raise_together
+from fr.distributed import gather_objects, raise_together, rank, world_size
 from fr.errors import InputError
 from fr.evaluation.embedding_cache import weights_digest
 from fr.evaluation.scored_model import is_onnx, load_backbone, read_backbone
+from fr.losses.classifier import shard_rows
+from fr.losses.distillation import TeacherHead
 from fr.onnx.model import OnnxModel
 from fr.options.losses import LossSettings
 from fr.preprocessing import Preprocessing
+from fr.weights.initial_weights import head_rows
+from fr.weights.loading import read_weights
 
 
 @dataclass(frozen=True)
 class Teacher:
     """A network in evaluation mode: [B, 3, H, W], preprocessed as `preprocessing`, on the device → [B, embed_size].
 
-    digest: SHA-256 of its file.
+    digest: SHA-256 of its file. head: for `distill_logit_weight`, of the training's classes.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
     preprocessing: Preprocessing
     embed_size: int
     digest: str
+    head: TeacherHead | None = None
 
     def describe(self) -> str:
         """One line for the log."""
@@ -34,18 +39,26 @@ class Teacher:
 
 
 def open_teacher(
-    settings: LossSettings, embed_size: int, student: Preprocessing, aligned: bool, device: torch.device
+    settings: LossSettings,
+    embed_size: int,
+    student: Preprocessing,
+    aligned: bool,
+    identities: Sequence[str],
+    device: torch.device,
 ) -> Teacher | None:
     """Open `--teacher`, all ranks together; None without one.
 
-    embed_size, student: of the network that is trained. aligned: on aligned crops. InputError on every rank when one
-    can't read it, it doesn't store its preprocessing or go with network, losses and data, or isn't the same on all.
+    embed_size, student: of the network that is trained. aligned: on aligned crops. identities: its classes.
+    InputError on every rank when one can't read it, it doesn't store its preprocessing or go with network, losses and
+    data, or isn't the same on all.
     """
     if not settings.teacher:
         return None
     teacher, failure = None, None
     try:
         teacher = _opened(settings, embed_size, student, aligned, device)
+        if settings.distill_logit_weight:
+            teacher = replace(teacher, head=_head(Path(settings.teacher), identities, device))
     except InputError as error:
         failure = error
     raise_together(failure, "--teacher: another rank can't open it, and says why")
@@ -100,3 +113,24 @@ def _onnx_teacher(path: Path, device: torch.device) -> Teacher:
     if not network.preprocessing:
         raise InputError(f"{path} doesn't store its preprocessing: write it to {path}.json (docs/evaluation.md)")
     return Teacher(network, network.preprocessing, network.embed_size(network.preprocessing.input_size), digest)
+
+
+def _head(path: Path, identities: Sequence[str], device: torch.device) -> TeacherHead:
+    """Rows of a snapshot's head for this rank's part of the identities; InputError unless it has all of them."""
+    option = "--distill_logit_weight"
+    if is_onnx(path):
+        raise InputError(f"{option}: {path} is an ONNX model, which has no head")
+    weights, config = read_weights(path), read_backbone(path)[0].config
+    if weights.head is None or weights.identities is None:
+        raise InputError(f"{option}: {path} has no head: take a snapshot whose training state (.state) is beside it")
+    if others := sorted({*identities}.difference(weights.identities)):
+        raise InputError(f"{option}: {path} has not been trained on {len(others):,} identities, such as {others[0]}")
+    linear, rows = weights.bias is not None, weights.head
+    if weights.bias is not None:
+        rows = torch.cat([rows, weights.bias[:, None]], dim=1)
+    if not linear and not isinstance(config.get("s"), float):
+        raise InputError(f"{option}: {path} doesn't say the scale of its logits (--s)")
+    first, count = shard_rows(len(identities), world_size(), rank())
+    own = identities[first : first + count]
+    rows = head_rows(rows, weights.identities, own, rows.new_empty(count, rows.shape[1]))
+    return TeacherHead(rows.to(device), 1.0 if linear else config["s"], linear)

@@ -58,7 +58,8 @@ def initialise(
         elif wish.pretrained:
             said = fit(backbone, imagenet_weights(wish.model), partial=False)
         else:
-            weights = _resampled(backbone, read_weights(Path(wish.init_from), wish.model))
+            weights = read_weights(Path(wish.init_from), wish.model, backbone.state_dict())
+            weights = _resampled(backbone, weights)
             said = [*fit(backbone, weights, wish.partial), _begin_head(head, weights, identities, wish)]
     except InputError as error:
         failure = error

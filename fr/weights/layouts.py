@@ -10,7 +10,7 @@ E embedding size, C classes.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -166,11 +166,14 @@ def refuse_unreadable(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
                 raise InputError(f"{path}: no network of this trainer, but {what}")
 
 
-def layouts_with(model: str) -> Sequence[Layout]:
-    """LAYOUTS and the keys of a `--model` as they are; timm's before the others, which have the same names."""
+def layouts_with(model: str, keys: Collection[str] = ()) -> Sequence[Layout]:
+    """LAYOUTS and the keys of a `--model` as they are; timm's before the others, which have the same names.
+
+    keys: of its state dict; none = those without `--model_kwargs`.
+    """
     if not model:
         return LAYOUTS
-    keys = shapes_of(model, _ANY_EMBED_SIZE, family(model).input_size)
+    keys = keys or shapes_of(model, _ANY_EMBED_SIZE, family(model).input_size)
     marks = {key: None for key in keys if not key.endswith(COUNTER)}
     own = Layout(System("keys as they are here"), (model,), marks)
     return (own, *LAYOUTS) if model.startswith(TIMM) else (*LAYOUTS, own)

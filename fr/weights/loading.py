@@ -1,6 +1,6 @@
 """Weights of other files for the models of this one: found out, renamed, held against a model and put into it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,11 @@ class Weights:
         return f"{self.path}: {self.model} ({self.source}), {numbers:,} numbers, {embedding}, {classes}"
 
 
-def read_weights(path: Path, model: str = "") -> Weights:
+def read_weights(path: Path, model: str = "", keys: Collection[str] = ()) -> Weights:
     """A weight file of one of the known kinds: our own snapshots, and those of `fr.weights.layouts`.
 
-    model: a `--model` whose keys the file may have as they are, which for timm's is the only way to know it.
+    model: a `--model` whose keys the file may have as they are, which for timm's is the only way to know it. keys: of
+    its state dict, where `--model_kwargs` decide them.
     InputError when it can't be read, is damaged, or is of no known kind. Executes nothing (C10).
     """
     if kind_of(path) is Kind.SAFETENSORS:
@@ -97,7 +98,7 @@ def read_weights(path: Path, model: str = "") -> Weights:
     if odd := next((key for key in tensors if not is_unicode(key)), ""):
         raise InputError(f"{path}: a name in it isn't UTF-8: {odd[:_QUOTED]!r}")
     refuse_unreadable(path, tensors)
-    recognised = _recognised(tensors, layouts_with(model))
+    recognised = _recognised(tensors, layouts_with(model, keys))
     if recognised is None:
         some = ", ".join(list(tensors)[:4])
         known = ", ".join(dict.fromkeys(layout.system.source for layout in LAYOUTS))

@@ -9,4 +9,9 @@ def embedding_options(group: Group) -> None:
     add = group.add_argument
     add("--flipped_emb", **FLAG, help="mean with the mirror image's features; false = off; default: as in --snap")
     add("--batch_size", type=COUNT, default=64, help="per rank and forward pass [images]")
+    bad_images_option(group)
+
+
+def bad_images_option(group: Group) -> None:
+    add = group.add_argument
     add("--max_bad_images", type=COUNT_OR_0, default=1000, help="one more unusable ends the run [files]; 0 = the first")

@@ -2,17 +2,20 @@
 
 `Protocol/Pair_list_F.txt` and `Pair_list_P.txt` number the frontal and the profile images from 1, by lines
 `number path`, the path as seen from `Protocol`. `Protocol/Split/FP/01/same.txt`, `diff.txt` … `10` hold pairs
-`number,number`: of FP a frontal and a profile image, of FF two frontal ones.
+`number,number`: of FP a frontal and a profile image, of FF two frontal ones. Without a landmark file, landmarks come
+from `Data/Fiducials`; without these, too, the images are aligned crops.
 """
 
 import posixpath
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fr.data.faces import VerificationFaces, refuse
-from fr.data.pairs.pair_faces import Pairs, faces_of_pairs
+from fr.data.pairs.cfp_fiducials import FIDUCIALS, read_fiducials
+from fr.data.pairs.pair_faces import Landmarks, Pairs, faces_of_pairs
 from fr.data.pairs.whole_sets import SetForm, landmarks_in
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -98,7 +101,10 @@ def _read(root: DataRoot, kind: str, option: str) -> tuple[str, VerificationFace
     kind = "cfp_fp" if kind == "auto" else kind
     if kind not in _SPLITS:
         raise InputError(f"{root}: not {kind}, but CFP: {' or '.join(_SPLITS)}")
-    return kind, faces_of_pairs(root, _read_pairs(root.path, kind), landmarks_in(root.path), option)
+    landmarks: Landmarks = landmarks_in(root.path)
+    if not landmarks and (root.path / FIDUCIALS).is_dir():
+        landmarks = partial(read_fiducials, root)
+    return kind, faces_of_pairs(root, _read_pairs(root.path, kind), landmarks, option)
 
 
 FORM = SetForm(f"a folder with {_PROTOCOL}/{_LISTS['F']}", _is_at, _read)

@@ -7,10 +7,8 @@
 - `x_template_pair_label.txt`, lines `template template 0|1`: the pairs that are scored, millions of them.
 """
 
-import codecs
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from fr.data.faces import Faces, check_landmarks, refuse
-from fr.data.lines import strays, true_rows
+from fr.data.faces import Faces, check_landmarks, refuse, refuse_rows
+from fr.data.lines import single_spaces, strays, true_rows
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_bytes, read_text
 
 _MEMBERS, _POINTS, _PAIRS = "_face_tid_mid.txt", "_name_5pts_score.txt", "_template_pair_label.txt"
 _ROUNDING = 1e-4  # of a score of 1, by a detector that computes in float16 or float32
-SHOWN = 10  # problems named one by one
 _NAMED, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
 
 
@@ -39,6 +36,7 @@ class Ijb:
 
     name: str  # ijbb or ijbc
     faces: Faces
+    ids: NDArray[np.int64]  # [T] of the templates as the files number them, ascending
     template: NDArray[np.int64]  # [N] 0 … T - 1
     media: NDArray[np.int64]  # [N] as the file numbers them
     detector: NDArray[np.float64]  # [N] 0 … 1
@@ -77,31 +75,23 @@ def read_ijb(root: DataRoot) -> Ijb:
     pairs, same = _pairs(pair_lists[0], known, members)
     faces = Faces(crops, pictures, landmarks)
     _check_images(faces, members)
-    return Ijb(name, faces, template.astype(np.int64), media.to_numpy(), detector, pairs, same)
+    return Ijb(name, faces, known, template.astype(np.int64), media.to_numpy(), detector, pairs, same)
 
 
 def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     first, second, label = (column.to_numpy() for column in _columns(path, [_WHOLE, _WHOLE, _WHOLE]))
-    _refuse_rows(np.flatnonzero(label & ~1), lambda i: f"{path}:{i + 1}: {label[i]} where 0 or 1 is due")
+    refuse_rows(np.flatnonzero(label & ~1), lambda i: f"{path}:{i + 1}: {label[i]} where 0 or 1 is due")
     pairs = np.empty((len(first), 2), dtype=np.int32)
     for side, ids in enumerate((first, second)):
         pairs[:, side] = np.minimum(np.searchsorted(known, ids), len(known) - 1)
     strange = (known[pairs[:, 0]] != first) | (known[pairs[:, 1]] != second)
-    _refuse_rows(
+    refuse_rows(
         np.flatnonzero(strange), lambda i: f"{path}:{i + 1}: {first[i]} or {second[i]} is no template of {members}"
     )
     same = label == 1
     if same.all() or not same.any():
         raise InputError(f"{path}: {same.sum():,} same pairs of {len(same):,}; a verification needs both kinds")
     return pairs, same
-
-
-def _refuse_rows(rows: NDArray[np.int64], problem: Callable[[int], str]) -> None:
-    """InputError for rows of a list, the first few listed; there may be millions."""
-    if len(rows):
-        more = len(rows) - SHOWN
-        hidden = [f"… and {more:,} more like these"] if more > 0 else []
-        raise InputError(*map(problem, rows[:SHOWN].tolist()), *hidden)
 
 
 def _columns(path: Path, types: list[pa.DataType]) -> list[pa.Array]:
@@ -122,7 +112,7 @@ def _columns(path: Path, types: list[pa.DataType]) -> list[pa.Array]:
         try:
             table = read(path)
         except pa.ArrowInvalid:  # with other blanks; to replace them takes longer than to read
-            table = read(pa.BufferReader(_single_spaces(read_bytes(path))))
+            table = read(pa.BufferReader(single_spaces(read_bytes(path))))
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
     except pa.ArrowException as error:
@@ -130,12 +120,6 @@ def _columns(path: Path, types: list[pa.DataType]) -> list[pa.Array]:
     if not len(table):
         raise InputError(f"{path}: it is empty")
     return [column.combine_chunks() for column in table.columns]
-
-
-def _single_spaces(content: bytes) -> bytes:
-    """Lines with one space between words, and none at their ends; no empty ones after the last."""
-    lines = re.sub(rb"[ \t]+", b" ", content.removeprefix(codecs.BOM_UTF8))
-    return re.sub(rb" ?\r?\n ?", b"\n", lines).rstrip() + b"\n"
 
 
 def _problems(path: Path, types: list[pa.DataType]) -> Iterator[str]:

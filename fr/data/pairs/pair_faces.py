@@ -1,7 +1,7 @@
 """Pairs of named images → VerificationFaces: the last step of the readers of all lists of pairs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from fr.files.names import form_note
 from fr.files.untrusted import read_text
 
 FOLDS = 10  # of a list that doesn't say its own
+Landmarks = str | Callable[[list[str]], NDArray[np.float64]]  # a file, or a function of N names to [N, 5, 2]
 _ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # of cropped copies, which keep the names
 ENDINGS = (*_ENDINGS, *(ending.upper() for ending in _ENDINGS))
 
@@ -49,12 +50,12 @@ def tenths(same: Sequence[bool], source: str) -> NDArray[np.int64]:
     return fold
 
 
-def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: str, option: str) -> VerificationFaces:
+def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: Landmarks, option: str) -> VerificationFaces:
     """The images of a list of pairs, each once, in order of first appearance.
 
-    landmarks: LFW's landmark file or a CSV as bb_landmark's, both in pixels; empty = aligned crops. An image that is
-    missing may be there with another of ENDINGS. option: where the user gave the root, for messages. InputError names
-    paths that lead out of the root, images without landmarks, and missing ones, all together.
+    landmarks: LFW's landmark file or a CSV as bb_landmark's, both in pixels; empty = aligned crops; or a function. An
+    image that is missing may be there with another of ENDINGS. option: where the user gave the root, for messages.
+    InputError names paths that lead out of the root, images without landmarks, and missing ones, all together.
     """
     root.check_exists(option)
     names = list(pairs.where)
@@ -62,7 +63,10 @@ def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: str, option: str) ->
     refuse([
         f"{pairs.where[names[i]]}: {names[i][:80]!r}: a path must start from {root} and stay there" for i in strayed
     ])
-    points = _landmarks(names, Path(landmarks), pairs.where) if landmarks else np.zeros((len(names), 0, 2))
+    if callable(landmarks):
+        points = landmarks(names)
+    else:
+        points = _landmarks(names, Path(landmarks), pairs.where) if landmarks else np.zeros((len(names), 0, 2))
     row = {name: index for index, name in enumerate(names)}
     indices = np.array([(row[first], row[second]) for first, second in pairs.names], dtype=np.int64)
     listed = pa.array([_with_ending(root.path, name) for name in names], type=pa.string())

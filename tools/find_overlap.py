@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+"""Find the people of a verification set who are in the training set, by their faces instead of their names.
+
+    python tools/find_overlap.py --snap t.pt --out overlap @my_data.yml --val_data_root /data/lfw
+    python tools/find_overlap.py --snap other.onnx --score t.pt --out overlap @my_data.yml --val_sets /data/agedb_30.bin
+
+A person is the mean of the embeddings of the person's images, and is compared with the mean of each identity of the
+training set, by --snap: the model itself or a better one, with --score for the model itself. Who is more similar to an
+identity than --false_share of other people would be to any is listed; --threshold sets the cosine instead. How the
+threshold is estimated: fr/evaluation/overlap.py. --out gets, in a folder for each of several sets,
+
+    overlap.csv   test identity, training identity, similarity [cosine], decision: overlap or other; each person with
+                  the nearest identity, or with each above the threshold (of the 7 nearest), the most similar first
+    index.html    the same people side by side, and those just below the threshold
+
+Printed are the threshold, and the scores of the set with and without the pairs of the people listed. The data options
+are those of the training. Works under torchrun.
+"""
+
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.console import begin
+
+    begin()
+    from fr.errors import refuse_early
+    from tools.options.find_overlap import options
+
+    refuse_early("tools/find_overlap.py", options)
+
+import csv
+import io
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fr.data.bad_images import BadImages
+from fr.data.distributed_reading import read_on_all_ranks
+from fr.data.faces import LabelledFaces, VerificationFaces
+from fr.data.pipeline import DaliSettings, dali_settings
+from fr.data.verification_set import sets_to_score
+from fr.distributed import Ranks, open_ranks
+from fr.errors import run_plainly
+from fr.evaluation.embedding import batch_size_on, pair_scores, people_of_pairs
+from fr.evaluation.overlap import Numbers, Overlap, Rows, find_overlap, sums_by
+from fr.evaluation.pair_statistics import pair_statistics
+from fr.evaluation.scored_model import ScoredModel, open_model
+from fr.evaluation.scoring import announce, embeddings, wants_flip
+from fr.evaluation.verification import unit_rows, verify
+from fr.files.durable import write_result
+from fr.options.parsing import Resolved
+from fr.report.failed_pairs import aligned
+from tools.dataset.overlap_page import Match, overlap_page
+from tools.features.centres import Centres, class_centres, features_of
+from tools.features.layers import feature_network
+from tools.features.parts import Extractor
+from tools.options.find_overlap import options as read_options
+
+_LOOKED_AT = 20  # images of an identity, of which the page shows the one most like the person
+_COMPARED = ("accuracy", "auc", "eer", "tar@far=1e-02", "tar@far=1e-03")
+
+
+def main(argv: list[str]) -> int:
+    resolved = read_options(argv)
+    options = resolved.values
+    with open_ranks(options.device) as ranks:
+        searching = _Model.open(resolved, options.snap, ranks)
+        scored = _Model.open(resolved, options.score, ranks) if options.score else searching
+        sets = sets_to_score(vars(options), scored.model.config, str(options.score or options.snap))
+        if ranks.is_main:
+            print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
+            announce(searching.model, searching.options, searching.flipped, [one.doubt for one in sets if one.doubt])
+        faces = read_on_all_ranks(vars(options), ranks)
+        # The sets first: they are small, and a bad image of theirs ends the run.
+        embedded = [searching.embed(one.faces, ranks) for one in sets]
+        to_score = [scored.embed(one.faces, ranks) for one in sets] if options.score else embedded
+        bad = BadImages(options.max_bad_images)
+        extractor = searching.extractor(faces, ranks)
+        centres = class_centres(extractor, faces, ranks, bad)
+        for pair_set, rows, own in zip(sets, embedded, to_score, strict=True):
+            people = _People.of(pair_set.faces, rows)
+            overlap = find_overlap(people.sums, centres.sums, options.false_share, options.threshold or None)
+            images = _shown_images(overlap, people, rows, extractor, faces, options.thumbnails, ranks, bad)
+            if not ranks.is_main:
+                continue
+            counts = f"{len(faces):,} of {len(faces.identities):,} identities"
+            about = {
+                "model": str(options.snap),
+                "verification set": f"{pair_set.describe()}, {len(people.names):,} people",
+                "training images": counts + (f", {bad.count:,} unusable" if bad.count else ""),
+                **_facts(overlap, centres),
+                **_scores(pair_set.faces, people, overlap, pair_scores(pair_set.faces, own), options.bootstrap),
+            }
+            out = Path(options.out, pair_set.name if len(sets) > 1 else "")
+            matches = _matches(overlap, people, images, pair_set.faces, extractor)
+            write_result(out / "overlap.csv", _table(overlap, people.names, faces.identities).encode())
+            write_result(out / "index.html", overlap_page(matches, about))
+            print("".join(f"{name}: {value}\n" for name, value in about.items()), end="")
+            print(f"wrote {out / 'overlap.csv'}, {out / 'index.html'}")
+    return 0
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model with the options that it is run with."""
+
+    options: Namespace
+    model: ScoredModel
+    flipped: bool
+
+    @classmethod
+    def open(cls, resolved: Resolved, snap: Path, ranks: Ranks) -> "_Model":
+        """Open --snap, or --score, to which options of the preprocessing apply only if its file says nothing of it."""
+        options = Namespace(**vars(resolved.values) | {"snap": snap, "flip_mode": "sum", "dist": "cos"})
+        model = open_model(options, ranks.device, overriding=snap == resolved.values.snap)
+        return cls(options, model, wants_flip(resolved, model))
+
+    def embed(self, faces: VerificationFaces, ranks: Ranks) -> NDArray[np.float32]:
+        return embeddings(self.options, self.model, faces, self._dali(ranks), ranks, self.flipped)
+
+    def extractor(self, faces: LabelledFaces, ranks: Ranks) -> Extractor:
+        flip_mode = self.options.flip_mode if self.flipped else ""
+        network = feature_network(self.model, str(self.options.snap), "embedding", flip_mode, normalize=False)
+        batch = batch_size_on(ranks.device, self.options.val_batch_size)
+        return Extractor(network, faces, self.model.preprocessing, self._dali(ranks), batch)
+
+    def _dali(self, ranks: Ranks) -> DaliSettings:
+        return dali_settings(self.options.dali_device, self.options.dali_threads, ranks)
+
+
+@dataclass(frozen=True)
+class _People:
+    """People of a set. pairs [P, 2] and image [N]: their numbers; names [T]; sums [T, E] of their unit embeddings."""
+
+    pairs: Numbers
+    image: Numbers
+    names: list[str]
+    sums: Rows
+
+    @classmethod
+    def of(cls, faces: VerificationFaces, rows: NDArray[np.float32]) -> "_People":
+        """A person is named as the folder of the first image, or as that image where there is none."""
+        number = np.zeros(len(faces), dtype=np.int64)
+        number[faces.pairs] = people_of_pairs(faces)
+        _, first, image = np.unique(number, return_index=True, return_inverse=True)
+        names = [faces.names[row].as_py() for row in first.tolist()]
+        folders = [name.rpartition("/")[0] or name for name in names]
+        return cls(image[faces.pairs], image, folders, sums_by(rows, image, len(names)))
+
+
+def _facts(overlap: Overlap, centres: Centres) -> dict[str, str]:
+    """The threshold, what it means, and the number of people listed."""
+    people, listed = int(overlap.person.max()) + 1, len(np.unique(overlap.person[overlap.listed]))
+    share, held_out = overlap.false_share, centres.held_out()
+    facts = {
+        "threshold": f"cosine {overlap.threshold:.4f}, exceeded by {share:.2g} of the people who aren't in the "
+        f"training set (FMR {overlap.fmr:.1e})",
+        "listed": f"{listed:,} of {people:,} people, {share * (people - listed):.1f} of them expected by chance",
+    }
+    if len(held_out):
+        found = f"{(held_out > overlap.threshold).mean():.4f} of {len(held_out):,}"
+        facts["training images above the threshold"] = f"{found}, one of each identity, without it in the centre"
+    return facts
+
+
+def _scores(
+    faces: VerificationFaces, people: _People, overlap: Overlap, scores: Rows, bootstrap: int
+) -> dict[str, str]:
+    """Metrics of the set with and without the pairs of the people listed."""
+    stays = ~np.isin(people.pairs, overlap.person[overlap.listed]).any(axis=1)
+    facts = {}
+    for name, some in (("all pairs", np.ones_like(stays)), ("without the people listed", stays)):
+        same, fold = faces.same[some], faces.fold[some]
+        if len(np.unique(fold)) < 2 or same.all() or not same.any():
+            facts[name] = f"{len(same):,} pairs are left, too few to be scored"
+            continue
+        verification = verify(scores[some], same, fold)
+        metrics = pair_statistics(scores[some], same, verification, people.pairs[some], bootstrap)
+        shown = [f"{metric.title} {metric.text()}" for key in _COMPARED if (metric := metrics[key]).value is not None]
+        facts[name] = "; ".join([f"{len(same):,} pairs", *shown])
+    return facts
+
+
+def _table(overlap: Overlap, names: list[str], identities: list[str]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["test_identity", "training_identity", "similarity", "decision"])
+    columns = (overlap.person, overlap.label, overlap.similarity, overlap.listed)
+    for person, label, similarity, listed in zip(*(column.tolist() for column in columns), strict=True):
+        decision = "overlap" if listed else "other"
+        table.writerow([names[person], identities[label], f"{similarity:.4f}", decision])
+    return text.getvalue()
+
+
+Shown = dict[int, tuple[int, int]]  # match of the overlap → row of the set, row of the training set
+
+
+def _shown_images(
+    overlap: Overlap,
+    people: _People,
+    rows: NDArray[np.float32],
+    extractor: Extractor,
+    faces: LabelledFaces,
+    most: int,
+    ranks: Ranks,
+    bad: BadImages,
+) -> Shown:
+    """Images of the first `most` matches that are listed, and of others: those most like the other side's mean."""
+    chosen = np.concatenate([np.flatnonzero(overlap.listed == listed)[:most] for listed in (True, False)]).tolist()
+    of_label = {label: np.flatnonzero(faces.labels == label)[:_LOOKED_AT] for label in overlap.label[chosen].tolist()}
+    some = features_of(extractor, np.concatenate([np.zeros(0, np.int64), *of_label.values()]), ranks, bad)
+    shown = {}
+    for match in chosen:
+        person, usable = overlap.person[match], np.isin(some.rows, of_label[int(overlap.label[match])])
+        theirs, own = np.flatnonzero(people.image == person), some.rows[usable]
+        if len(own):
+            nearest = int(own[_most_like(some.values[usable], people.sums[person])])
+            of_person = _most_like(rows[theirs], some.values[usable].mean(axis=0))
+            shown[match] = (int(theirs[of_person]), nearest)
+    return shown
+
+
+def _most_like(rows: NDArray[np.float32], mean: Rows | NDArray[np.float32]) -> int:
+    return int((unit_rows(rows.astype(np.float64)) @ mean).argmax())
+
+
+def _matches(
+    overlap: Overlap, people: _People, shown: Shown, faces: VerificationFaces, extractor: Extractor
+) -> Iterator[Match]:
+    rows = np.array(list(shown.values()), dtype=np.int64).reshape(-1, 2).T
+    sides = [
+        aligned(some, own, extractor.preprocessing, extractor.dali)
+        for some, own in zip((faces, extractor.faces), rows, strict=True)
+    ]
+    for (match, (_, row)), left, right in zip(shown.items(), *sides, strict=True):
+        names = people.names[overlap.person[match]], extractor.faces.names[row].as_py()
+        yield Match(names, (left, right), float(overlap.similarity[match]), bool(overlap.listed[match]))
+
+
+if __name__ == "__main__":
+    run_plainly("tools/find_overlap.py", main)

@@ -139,6 +139,7 @@ REFUSED = {
     "tools/pack_dataset.py": ["--train_dataset", "tar", "--train_data_root", "none", "--out", "none", "--margin", "1"],
     "tools/plan.py": ["--gpu", "none", "--gpus", "1", "--identities", "1"],
     "tools/plot_roc.py": ["none.txt"],
+    "tools/report_runs.py": ["none.yml", "--out", "none", "--flipped_emb"],
     "tools/reproduce.py": ["none.yml", "--record", "none.pt"],
     "tools/score_file.py": ["none", "--bootstrap", "-1"],
     "tools/show_batch.py": ["--out", "none.jpg"],

@@ -41,6 +41,7 @@ COMMANDS = {
     "fr-pack": "tools/pack_dataset.py",
     "fr-plan": "tools/plan.py",
     "fr-plot-roc": "tools/plot_roc.py",
+    "fr-report-runs": "tools/report_runs.py",
     "fr-reproduce": "tools/reproduce.py",
     "fr-score-file": "tools/score_file.py",
     "fr-show-batch": "tools/show_batch.py",

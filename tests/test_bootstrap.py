@@ -207,6 +207,16 @@ def test_intervals_cover_the_truth_from_many_errors_to_none(
     assert all(share >= 0.915 for share in covered.values()), covered
 
 
+def test_one_false_match_gives_a_tar_no_interval() -> None:
+    for different, known in ((100, False), (199, False), (200, True)):
+        same = np.arange(2 * different) % 2 == 0
+        scores = np.random.default_rng(0).normal(same, 0.5)
+        verification = verify(scores, same, np.arange(len(same)) * 10 // len(same))
+        found = pair_statistics(scores, same, verification, np.stack([np.arange(len(same))] * 2, axis=1), 50)
+        assert (found["tar@far=1e-02"].interval is not None) == known
+        assert found["tar@far=1e-02"].value is not None and found["tar@far=1e-01"].interval is not None
+
+
 def test_what_a_far_rests_on_is_said() -> None:
     scores, same, who = pairs_of(4, 60, 600)
     verification = verify(scores, same, np.arange(600) * 10 // 600)

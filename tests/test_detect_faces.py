@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from fr.data.faces import LabelledFaces
+from fr.data.landmark_csv import qualities_of
 from fr.data.readers.vgg import read_vgg
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -97,11 +98,15 @@ def test_a_stray_image_beside_folders_is_left_out_by_name_and_flat_folders_are_s
 def test_boxes_hold_their_landmarks(out: Path, photographs: Path) -> None:
     found = found_in(out, photographs)
     lines = (out / "loose_bb_train.csv").read_text().splitlines()
-    assert lines[0] == "NAME_ID,X,Y,W,H"
+    assert lines[0] == "NAME_ID,X,Y,W,H,SCORE"
     rows = dict(line.rsplit('",', 1) for line in lines[1:])
     for name, points in zip(found.names.to_pylist(), found.landmarks, strict=True):
-        x, y, width, height = map(int, rows[f'"{key_of(name)}'].split(","))
+        *box, score = rows[f'"{key_of(name)}'].split(",")
+        x, y, width, height = map(int, box)
         assert ((points >= (x, y)) & (points <= (x + width, y + height))).all()
+        assert 0.7 < float(score) <= 1  # the least that the detector lets pass
+    scores = qualities_of(found.names, out / "loose_bb_train.csv", str)
+    assert scores.tolist() == [float(rows[f'"{key_of(name)}'].split(",")[-1]) for name in found.names.to_pylist()]
 
 
 def test_a_photograph_on_its_side_has_its_landmarks_where_they_are_stored(out: Path, photographs: Path) -> None:

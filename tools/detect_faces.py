@@ -140,7 +140,7 @@ def face_of(detector: Detector, root: DataRoot, choice: str, name: str) -> Found
         return Found(name, 0, [], [])
     chosen = choose(faces, photograph.stored, choice)
     box, points = (np.round(values[chosen].ravel(), 3).tolist() for values in (faces.boxes, faces.points))
-    return Found(name, len(faces), box, points)
+    return Found(name, len(faces), box, points, round(float(faces.scores[chosen]), 6))
 
 
 @cache
@@ -164,7 +164,7 @@ def _write_results(out: Path, split: str, names: list[str], bad: list[str]) -> s
         _replaced(out / NO_FACE) as faceless,
         _replaced(out / UNREADABLE) as unreadable,
     ):
-        boxes.write("NAME_ID,X,Y,W,H\n")
+        boxes.write("NAME_ID,X,Y,W,H,SCORE\n")
         landmarks.write(",".join(["NAME_ID", *LANDMARK_COLUMNS]) + "\n")
         for result in (found[name] for name in names if name in found):
             photographs += 1
@@ -173,7 +173,8 @@ def _write_results(out: Path, split: str, names: list[str], bad: list[str]) -> s
             if result.faces:
                 listed.write(f"{result.name}\n")
                 key = '"{}"'.format(key_of(result.name).replace('"', '""'))
-                boxes.write(",".join([key, *(f"{value:.0f}" for value in result.box)]) + "\n")
+                score = "" if result.score is None else f"{result.score:.6f}"
+                boxes.write(",".join([key, *(f"{value:.0f}" for value in result.box), score]) + "\n")
                 landmarks.write(",".join([key, *(f"{value:.3f}" for value in result.points)]) + "\n")
             else:
                 faceless.write(f"{result.name}\n")

@@ -19,13 +19,15 @@ Settings = Mapping[str, Any]  # JSON values
 class Found:
     """Chosen face of an image. faces: number detected; box and points are empty if 0.
 
-    box: x, y, width, height. points: x1, y1 … x5, y5. Both in pixels of the image as stored.
+    box: x, y, width, height. points: x1, y1 … x5, y5. Both in pixels of the image as stored. score: the detector's, 0
+    to 1; None without a face, and in journals of earlier versions.
     """
 
     name: str
     faces: int
     box: list[float]
     points: list[float]
+    score: float | None = None
 
 
 def open_journal(path: Path, settings: Settings) -> tuple[BinaryIO, set[str]]:
@@ -69,7 +71,8 @@ def _parsed(line: bytes) -> Found | None:
     try:
         fields = json.loads(line.decode())
         entry = Found(**fields)
-        numbers = [*map(float, entry.box), *map(float, entry.points)]
+        values = [*entry.box, *entry.points, *([] if entry.score is None else [entry.score])]
+        numbers = list(map(float, values))
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
     lengths = (4, 10) if entry.faces else (0, 0)
@@ -79,7 +82,7 @@ def _parsed(line: bytes) -> Found | None:
         and entry.faces >= 0
         and (len(entry.box), len(entry.points)) == lengths
         and all(map(math.isfinite, numbers))
-        and all(type(number) in (int, float) for number in (*entry.box, *entry.points))
+        and all(type(number) in (int, float) for number in values)
     )
     return entry if fits else None
 

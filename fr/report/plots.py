@@ -180,7 +180,7 @@ def group_plot(rates: GroupRates) -> Figure:
         for place, name in enumerate(names):
             value, interval = of_groups[name].value, of_groups[name].interval
             if value is not None:
-                axes.plot(value, place, "o", color=color, markersize=5)
+                axes.plot(value, place, "o", color=color, markersize=5, clip_on=False)
             if interval:
                 axes.plot(interval, (place, place), color=color, linewidth=1.8)
         if overall.value is not None:

@@ -39,6 +39,7 @@ from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
 from fr.data.pipeline import DaliSettings, dali_settings
+from fr.data.prefetch import Prefetch, files_of
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import FOLDER, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> int:
         sets = read_sets(_first_set(options), options.val_set, options.val_sets, options.allow_outside)
         groups = Groups.read(options, sets)
         held_out = read_held_out(vars(options), faces.identities, ranks)
-        order = training_order(options, faces.labels)
+        order = training_order(options, faces.labels, files_of(faces))
         preprocessing = training_preprocessing(options)
         losses, aligned = LossSettings.from_options(options), not faces.landmarks.shape[1]
         teacher = open_teacher(losses, options.embed_size, preprocessing, aligned, faces.identities, ranks.device)
@@ -131,10 +132,9 @@ def main(argv: list[str]) -> int:
         milestones = Milestones(contents, state, writer, learner.meters, validation, monitor)
         bad = BadImages(options.max_bad_images)
         augmentation = Augmentation.from_options(options)
-        of_teacher = teacher.preprocessing if teacher else None
-        stream = TrainingStream(
-            faces, order, iterations, ranks, options.accumulate, preprocessing, augmentation, dali, bad, of_teacher
-        )
+        of_teacher, prefetch = teacher.preprocessing if teacher else None, Prefetch(faces, order)
+        accumulate, how = options.accumulate, (preprocessing, augmentation, dali, bad, of_teacher, prefetch)
+        stream = TrainingStream(faces, order, iterations, ranks, accumulate, *how)
         settings = replace(LoopSettings.from_options(options), val_step=options.val_step or order.iterations_per_epoch)
         with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat, log_folder(options)):
             status = train(learner, stream, schedule, settings, milestones, heartbeat)
@@ -222,6 +222,7 @@ def _snapshot_contents(
         "identities": len(faces.identities),
         "data": faces.fingerprint(),
         **({"images_per_identity": order.balance.images} if order.balance else {}),
+        **({"shuffle_window": order.windows.files} if order.windows else {}),
         **({"teacher": teacher.digest, "teacher_preprocessing": teacher.preprocessing.as_dict()} if teacher else {}),
     }
     config = resolved.as_dict() | {FOLDER: os.getcwd()}

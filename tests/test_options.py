@@ -40,7 +40,7 @@ NOT_IN_RECIPES = {
     *("groups", "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"),  # of other data
     *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
     *("overwrite", "async_snapshots", "keep_snapshots", "keep_every"),
-    *("weighted", "images_per_identity"),
+    *("weighted", "images_per_identity", "shuffle_window", "shard_cache", "shard_cache_gb"),
     *("model_kwargs", "freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
     *("warmup_iterations", "warmup_epochs"),  # one of them
@@ -86,8 +86,8 @@ def test_defaults_are_those_documented() -> None:
     resolved = train_options(DATA)
     assert resolved.as_dict() == {
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
-        "train_meta": "", "aligned": False, "allow_outside": False, "data_cache": "auto",
-        "held_out_list": "", "weighted": False, "images_per_identity": 0,
+        "train_meta": "", "aligned": False, "allow_outside": False, "data_cache": "auto", "shard_cache": "auto", "shard_cache_gb": 100,
+        "held_out_list": "", "weighted": False, "shuffle_window": 0, "images_per_identity": 0,
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,

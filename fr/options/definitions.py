@@ -124,13 +124,16 @@ def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
     add = adder(group)
     form = "format of the data, see docs/data.md; vgg = VGGFace2"
     add("--train_dataset", default=next(iter(datasets)), choices=datasets, help=form)
-    add("--train_data_root", type=TEXT, help="folder that the paths of --train_list start from")
+    add("--train_data_root", type=TEXT, help="folder that the data are in, or of tar a URL: s3://, gs://, https://")
     listed = "text file, one image a line (of tar, parquet: a file); empty for folder, rec, lmdb"
     add("--train_list", default="", help=listed)
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
     add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
     add("--aligned", **FLAG, help="the images of folder, list, tar or parquet are aligned crops; false = off")
     add("--allow_outside", **FLAG, help="images may lie outside the data roots, by paths and links; false = off")
+    copies = "folder for local copies of the shards of a URL; auto = ~/.cache/face-recognition-trainer/shards"
+    add("--shard_cache", TEXT, "auto", copies)
+    add("--shard_cache_gb", POSITIVE, 100.0, "size of --shard_cache [GB]; the shards longest unused are removed")
     where = "auto = ~/.cache/face-recognition-trainer, none = off"
     add("--data_cache", TEXT, "auto", f"folder for a cache of the parsed lists; {where}")
 

@@ -43,7 +43,7 @@ DATASETS = {
     "ms1m": DataFormat("lists", ("train_list",)),
     "imdbface": DataFormat("lists", ("train_list",)),
     "trp": DataFormat("lists", ("train_list",)),
-    "tar": DataFormat("tar_shards", used=("train_list", "aligned")),
+    "tar": DataFormat("tar", used=("train_list", "aligned")),
     "rec": DataFormat("insightface"),
     "lmdb": DataFormat("lmdb"),
     "parquet": DataFormat("parquet", used=("train_list", "aligned")),

@@ -28,6 +28,8 @@ def order(group: Group) -> None:
     held_out = "list as --train_list of images that aren't trained on, for top-1 and top-5 accuracy; empty = none"
     add("--held_out_list", default="", help=held_out)
     add("--weighted", **FLAG, help="draw identities equally often; false = each image once an epoch")
+    together = "read this many at a time in random order and shuffle their images [tar files or row groups]; 0 = off"
+    add("--shuffle_window", COUNT_OR_0, 0, together)
     add(
         "--images_per_identity",
         COUNT_OR_0,

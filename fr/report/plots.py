@@ -21,11 +21,15 @@ from fr.evaluation.verification import Verification
 
 SAME, DIFF, NEUTRAL = "#1f6f9f", "#c4572c", "#444444"
 COLORS = (SAME, DIFF, "#3d8b57", "#7a5195", "#a07a00", NEUTRAL)
+STYLES = ("-", "--", "-.", ":")  # where there are more curves than colours
 BINS = 60
+_LEGEND = 60  # letters that fit beside each other above a small plot
+_MARKED = 60  # points of a curve that are marked one by one
 _TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)  # of a DET curve
 _LONGEST_NAME = 24  # letters of a group's name
 _LEAST = 1e-9
 SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
+SMALL_SIZE = (4.8, 3.4)  # of plots that stand beside many others
 SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated", "distance": "distance, negated", "similarity": "score"}
 
 
@@ -189,6 +193,32 @@ def group_plot(rates: GroupRates) -> Figure:
     left.set_yticks(range(len(names)), short, parse_math=False)
     left.set_ylim(len(names) - 0.5, -0.5)
     return _plain(figure)
+
+
+def curves_plot(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]], ylabel: str) -> Figure:
+    """Values over iterations by name; NaN is a gap, points are marked where all are few."""
+    figure = Figure(figsize=SMALL_SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    few = max(len(iterations) for iterations, _ in curves.values()) <= _MARKED
+    for index, (name, (iterations, values)) in enumerate(curves.items()):
+        style = STYLES[index // len(COLORS) % len(STYLES)]
+        color = COLORS[index % len(COLORS)]
+        axes.plot(
+            iterations, values, style, color=color, marker="o" if few else "", markersize=3.5, linewidth=1.2,
+            label=name,
+        )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.set_xlabel("iteration")
+    axes.set_ylabel(ylabel)
+    axes.grid(color="#dddddd", linewidth=0.7)
+    columns = max(1, min(len(curves), _LEGEND // (max(map(len, curves)) + 6)))  # 6: of the line
+    figure.legend(loc="outside upper center", ncols=columns, fontsize="small", frameon=False)
+    return _plain(figure)
+
+
+def plain_label(name: str) -> str:
+    """A name as the label of a curve: neither parsed as a formula nor, with a leading _, left out of the legend."""
+    return ("\N{ZERO WIDTH SPACE}" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def cmc_plot(curve: NDArray[np.float64]) -> Figure:

@@ -60,6 +60,6 @@ def _record(line: str, where: str) -> Record:
 
 
 def _is_number(value: object) -> bool:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) < _LARGEST
-    return isinstance(value, float)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < _LARGEST

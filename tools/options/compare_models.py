@@ -20,7 +20,14 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, list[Resolved]]:
     curves = "plot of both ROC curves with their bands to write (default: none)"
     parser.add_argument("--roc", type=Path, metavar="PNG", help=curves)
     arguments, rest = parser.parse_known_args(argv)
-    both = [evaluation_options(["--snap", name, *rest]) for name in (arguments.a, arguments.b)]
-    if refused := both[0].said(_NOT_HERE, "not for two models"):
+    return arguments, [scoring_options(name, rest) for name in (arguments.a, arguments.b)]
+
+
+def scoring_options(snap: str, rest: list[str]) -> Resolved:
+    """Options of evaluate_lfw.py for one of several models; InputError for those that are of one model alone."""
+    if any(word.partition("=")[0] == "--snap" for word in rest):
+        raise InputError("--snap: the models are named without it")
+    resolved = evaluation_options([*rest, "--snap", snap])
+    if refused := resolved.said(_NOT_HERE, "not for several models"):
         raise InputError(*refused)
-    return arguments, both
+    return resolved

@@ -1,14 +1,17 @@
 """Trainings on two to four hosts, in network namespaces: links that fail, hosts that die, come back and join."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.builders.hosted_runs import ITERATIONS, VAL_STEP, HostedRun, losses
+from tests.builders.hosted_runs import ITERATIONS, VAL_STEP, VARIABLES, HostedRun, losses, options
 from tests.builders.hosts import Hosts, impossible
-from tests.conftest import same_weights, weights
+from tests.conftest import ROOT, SPREAD, same_weights, weights
 
 pytestmark = [pytest.mark.thorough, pytest.mark.skipif(bool(impossible()), reason=impossible() or "possible")]
 FAULT_AT = 6  # iteration; the newest snapshot is the fourth's
@@ -125,6 +128,28 @@ def test_a_host_that_dies_and_comes_back_finds_the_others_waiting(
     assert_equal_at_the_end(run, undisturbed)
 
 
+def test_hosts_join_and_leave_and_the_samples_stay_the_same(
+    hosts: Hosts, begun: Begun, sample_data: Path, tmp_path: Path
+) -> None:
+    """--nnodes 2:4: a third host joins, the second dies for good. The classes are sharded anew each time."""
+    alone = tmp_path / "alone"
+    command = [sys.executable, str(ROOT / "train.py"), *options(sample_data, alone, *SPREAD)]
+    subprocess.run(command, env=os.environ | VARIABLES, check=True, capture_output=True, timeout=150)
+    hosts.switch.delay = 0.02  # or the training would be over before anyone has joined
+    run = begun(*SPREAD, nodes="2:4", torchrun=QUICK)
+    run.start(2)
+    run.wait(lambda: len(run.starts()) == 2)
+    (_, (ranks, joined)) = run.starts()
+    assert ranks == 3 and joined >= FAULT_AT, "a host that joins costs no iteration: the others write a snapshot first"
+    run.wait(lambda: run.iteration() > joined)
+    hosts.kill(1)
+    hosts.switch.delay = 0.0
+    assert run.statuses(0, 2) == [0, 0], run.said()
+    assert [ranks for ranks, _ in run.starts()] == [2, 3, 2]
+    # Sums of the same numbers in another order: some 1e-6 of each loss.
+    assert losses(run.out) == pytest.approx(losses(alone), rel=1e-4)
+
+
 def test_without_the_first_host_the_others_end_and_can_be_started_again(
     hosts: Hosts, begun: Begun, sample_data: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
@@ -137,3 +162,12 @@ def test_without_the_first_host_the_others_end_and_can_be_started_again(
     assert again.statuses(1, 2) == [0, 0], again.said()
     assert again.starts() == [(2, 0), (2, VAL_STEP)]
     assert_equal_at_the_end(again, undisturbed)
+
+
+def test_hosts_that_meet_in_a_file_go_on_without_the_first(hosts: Hosts, begun: Begun, tmp_path: Path) -> None:
+    meeting = f"{QUICK},store_type=file"
+    run = begun(nodes="1:3", torchrun=meeting, endpoint=str(tmp_path / "meeting"), number=3)
+    hosts.kill(0)
+    assert run.statuses(1, 2) == [0, 0], run.said()
+    assert [ranks for ranks, _ in run.starts()] == [3, 2]
+    assert len(losses(run.out)) == ITERATIONS

@@ -14,10 +14,10 @@ from scipy.stats import binomtest
 from fr.errors import InputError
 from fr.evaluation.bootstrap import Replicates, replicates
 from fr.evaluation.intervals import paired_difference
+from fr.evaluation.paired import accuracy_interval, mcnemar
 from fr.evaluation.verification import Verification, verify
 from tests.builders.scored_models import models
 from tools import compare_models
-from tools.compare_models import accuracy_interval, mcnemar
 
 __all__ = ["models"]  # a fixture
 
@@ -128,7 +128,7 @@ def test_both_are_scored_alike_and_subtracted(
 
 
 def test_what_can_not_be_compared_is_refused(models: list[str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--json: not for two models"):
+    with pytest.raises(InputError, match="--json: not for several models"):
         compare_models.main([*models, "--json", "x.json"])
     contents = torch.load(models[1], weights_only=True)
     lines = Path(contents["config"]["val_list"]).read_text().splitlines()

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fr.errors import InputError
+from fr.report.run_logs import TIMINGS, RunLog, read_log
 from tests.conftest import ROOT
-from tools.compare_runs import TIMINGS, Run, compare, main, read_run
+from tools.compare_runs import compare, main
 
 RECORD = {"loss": 2.5, "lr": 0.1, "images_per_s": 100.0}
 
@@ -62,7 +63,7 @@ def test_the_command_says_what_differs(
 def test_the_first_parting_is_that_of_a_walk_over_both(
     first: list[tuple[int, float | None]], second: list[tuple[int, float | None]]
 ) -> None:
-    a, b = (Run("r", {iteration: {"loss": loss} for iteration, loss in one}, []) for one in (first, second))
+    a, b = (RunLog("r", {iteration: {"loss": loss} for iteration, loss in one}, []) for one in (first, second))
     shared = [iteration for iteration in range(13) if iteration in a.records and iteration in b.records]
     expected = next((i for i in shared if a.records[i] != b.records[i]), None)
     found = compare(a, b, rtol=0.0, ignored=TIMINGS, common=True)
@@ -74,7 +75,7 @@ def test_the_first_parting_is_that_of_a_walk_over_both(
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(allow_nan=False, allow_infinity=False))
 def test_without_rtol_only_the_same_bits_agree(x: float, y: float) -> None:
-    a, b = (Run("r", {1: {"loss": value}}, []) for value in (x, y))
+    a, b = (RunLog("r", {1: {"loss": value}}, []) for value in (x, y))
     assert (compare(a, b, rtol=0.0, ignored=set(), common=False) == []) == (x == y)
 
 
@@ -83,7 +84,7 @@ def test_any_bytes_are_a_log_or_refused(tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.getbasetemp() / "fuzzed.jsonl"
     path.write_bytes(content)
     try:
-        assert read_run(path).records
+        assert read_log(path).records
     except InputError as error:
         assert str(path) in str(error)
 
@@ -96,6 +97,7 @@ def test_any_bytes_are_a_log_or_refused(tmp_path_factory: pytest.TempPathFactory
         ('{"loss": 1.0}\n', ":1: a record without its iteration"),
         ('{"iteration": 1, "loss": "x"}\n', ":1: no record of numbers"),
         ('{"iteration": true}\n', ":1: no record of numbers"),
+        ('{"iteration": 1, "loss": 1' + "0" * 400 + "}", ":1: no record of numbers"),
         ("[" * 100_000, ":1: no record of numbers"),
     ],
 )

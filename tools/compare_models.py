@@ -22,25 +22,17 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import bdtr
-
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation.bootstrap import Replicates, replicates
+from fr.evaluation.bands import banded_curve
 from fr.evaluation.embedding import people_of_pairs
-from fr.evaluation.intervals import Interval, paired_difference, percentile, wider
-from fr.evaluation.roc import area, roc_curve
+from fr.evaluation.paired import Comparison, check_one_set, compare, drawn_from
 from fr.evaluation.scored_model import stores_preprocessing
-from fr.evaluation.scoring import Scored, score
-from fr.evaluation.verification import Verification, shares_of_pairs
+from fr.evaluation.scoring import score
 from fr.files.durable import write_result
 from fr.report.plots import png, roc_overlay
 from tools.options.compare_models import PREPROCESSING
 from tools.options.compare_models import options as read_options
-
-COMPARED = ("accuracy", "auc")
 
 
 def main(argv: list[str]) -> int:
@@ -55,82 +47,32 @@ def main(argv: list[str]) -> int:
             raise InputError(f"A was scored on {len(sets_of_a)} sets, B on {len(sets_of_b)}: name them with --val_sets")
         curves = {}
         for a, b in zip(sets_of_a, sets_of_b, strict=True):
-            _check_one_set(a, b)
+            check_one_set(a, b)
             if not ranks.is_main:
                 continue
             if len(sets_of_a) > 1:
                 print(a.pair_set.describe())
-            drawn = [_replicates(scored, options.bootstrap) for scored in (a, b)] if options.bootstrap else []
-            print("\n".join(_table(a, b, drawn)))
-            print(_disagreement(a.verification.right, b.verification.right))
+            count = options.bootstrap
+            comparison = compare(a, b, (drawn_from(a, count), drawn_from(b, count)) if count else None)
+            print("\n".join([*_table(comparison), comparison.disagreement()]))
             where = f", {a.pair_set.name}" if len(sets_of_a) > 1 else ""
             for letter, name, scored in (("A", arguments.a, a), ("B", arguments.b, b)):
-                curves[f"{letter}: {Path(name).name}{where}"] = roc_curve(scored.scores, scored.faces.same)
+                people = people_of_pairs(scored.faces)
+                curve = banded_curve(scored.scores, scored.faces.same, people, options.bootstrap * bool(arguments.roc))
+                curves[f"{letter}: {Path(name).name}{where}"] = curve
         if arguments.roc and ranks.is_main:
             write_result(arguments.roc, png(roc_overlay(curves)))
             print(f"wrote {arguments.roc}")
     return 0
 
 
-def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> tuple[int, int, float]:
-    """Pairs that only A, and that only B classifies correctly, and McNemar's exact two-sided p. right_a, right_b: [P].
-
-    p: probability of a split at least as uneven if each of these pairs is a fair coin toss.
-    """
-    only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
-    return only_a, only_b, min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
-
-
-def accuracy_interval(a: Verification, b: Verification, drawn: tuple[Replicates, Replicates]) -> Interval | None:
-    """95 % interval of B's accuracy minus A's; None without replicates. drawn: of A and B, with equal draws."""
-    # A pair's share is the same for both: folds and kinds are of the set.
-    gains = shares_of_pairs(a.cell) * (b.right.astype(np.float64) - a.right)
-    return wider(percentile(drawn[1]["accuracy"] - drawn[0]["accuracy"]), paired_difference(gains))
-
-
-def _check_one_set(a: Scored, b: Scored) -> None:
-    same_set = a.faces.names.equals(b.faces.names) and np.array_equal(a.faces.pairs, b.faces.pairs)
-    if not same_set:
-        sources = f"A was scored on {a.pair_set.source}, B on {b.pair_set.source}"
-        raise InputError(f"{sources}: name one set with --val_data_root")
-
-
-def _replicates(scored: Scored, count: int) -> Replicates:
-    people = people_of_pairs(scored.faces)
-    return replicates(scored.scores, scored.faces.same, scored.verification, people, count)
-
-
-def _table(a: Scored, b: Scored, drawn: list[Replicates]) -> list[str]:
+def _table(comparison: Comparison) -> list[str]:
+    drawn = any(one.interval for one in comparison.differences)
     rows = [f"{'':10}{'A':>8}{'B':>8}{'B - A':>9}" + ("   95 % interval" if drawn else "")]
-    between: dict[str, Interval | None] = {}
-    if drawn:
-        between["accuracy"] = accuracy_interval(a.verification, b.verification, (drawn[0], drawn[1]))
-        between["auc"] = percentile(drawn[1]["auc"] - drawn[0]["auc"])
-    for name in COMPARED:
-        first, second = (_metric(scored, name) for scored in (a, b))
-        row = f"{name:10}{first:8.4f}{second:8.4f}{second - first:+9.4f}"
-        if ends := between.get(name):
-            row += f"   [{ends[0]:+.4f}, {ends[1]:+.4f}]: " + _verdict(ends)
-        rows.append(row)
+    for one in comparison.differences:
+        ends = f"   [{one.interval[0]:+.4f}, {one.interval[1]:+.4f}]: {one.verdict}" if one.interval else ""
+        rows.append(f"{one.name:10}{one.a:8.4f}{one.b:8.4f}{one.b - one.a:+9.4f}{ends}")
     return rows
-
-
-def _verdict(ends: Interval) -> str:
-    return "isn't chance" if ends[0] > 0 or ends[1] < 0 else "may be chance"
-
-
-def _metric(scored: Scored, name: str) -> float:
-    """Accuracy of the protocol, or AUC of the exact curve, as in the bootstrap replicates."""
-    if name == "accuracy":
-        return scored.verification.accuracy
-    roc = roc_curve(scored.scores, scored.faces.same)
-    return float(area(roc.far, roc.tar))
-
-
-def _disagreement(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> str:
-    only_a, only_b, p = mcnemar(right_a, right_b)
-    counts = f"correct only by A: {only_a:,}, only by B: {only_b:,} of {right_a.size:,} pairs"
-    return f"{counts}; McNemar's p, if pairs were independent: {p:.3g}"
 
 
 if __name__ == "__main__":

@@ -15,32 +15,17 @@ if __name__ == "__main__":  # before the imports that take seconds
     begin()
 
 import argparse
-import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
-from fr.errors import InputError, run_plainly
-from fr.files.untrusted import read_text
+from fr.errors import run_plainly
 from fr.options.parsing import tool_parser
-
-LOG = "log.jsonl"
-TIMINGS = {"images_per_s", "data_wait"}
-Record = dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Records of a log by iteration, and messages about wrong order."""
-
-    name: str
-    records: dict[int, Record]
-    disorder: list[str]
+from fr.report.run_logs import TIMINGS, Record, RunLog, read_log
 
 
 def main(argv: list[str]) -> int:
     arguments = _arguments(argv)
-    a, b = (read_run(path) for path in (arguments.a, arguments.b))
+    a, b = (read_log(path) for path in (arguments.a, arguments.b))
     ignored = set() if arguments.timings else TIMINGS
     differences = compare(a, b, arguments.rtol, ignored, arguments.common)
     if not differences:
@@ -51,42 +36,7 @@ def main(argv: list[str]) -> int:
     return 1
 
 
-def read_run(path: Path) -> Run:
-    """Read a log; InputError names an invalid line."""
-    path = path / LOG if path.is_dir() else path
-    records: dict[int, Record] = {}
-    disorder: list[str] = []
-    newest = -1
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        record = _record(line, f"{path}:{number}")
-        iteration = int(record.pop("iteration") or 0)
-        if iteration <= newest:
-            again = "twice" if iteration in records else f"after {newest:,}"
-            disorder.append(f"{path}:{number}: iteration {iteration:,} {again}")
-        newest = max(newest, iteration)
-        records[iteration] = record
-    if not records:
-        raise InputError(f"{path}: no records")
-    return Run(str(path), records, disorder)
-
-
-def _record(line: str, where: str) -> Record:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict) or not all(value is None or _is_number(value) for value in record.values()):
-        raise InputError(f"{where}: no record of numbers")
-    if not isinstance(record.get("iteration"), int):
-        raise InputError(f"{where}: a record without its iteration")
-    return record
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def compare(a: Run, b: Run, rtol: float, ignored: set[str], common: bool) -> list[str]:
+def compare(a: RunLog, b: RunLog, rtol: float, ignored: set[str], common: bool) -> list[str]:
     """Messages about differences; empty = none.
 
     rtol: relative tolerance, of the larger value. ignored: keys. common: ignore iterations that only one has.
@@ -111,7 +61,7 @@ def compare(a: Run, b: Run, rtol: float, ignored: set[str], common: bool) -> lis
     return differences
 
 
-def _unlike(a: Run, b: Run, iteration: int, rtol: float, ignored: set[str]) -> list[str]:
+def _unlike(a: RunLog, b: RunLog, iteration: int, rtol: float, ignored: set[str]) -> list[str]:
     """Keys whose values differ at an iteration: in A's order, then those only in B."""
     first, second = a.records[iteration], b.records[iteration]
     return [key for key in {**first, **second} if key not in ignored and not _alike(first, second, key, rtol)]

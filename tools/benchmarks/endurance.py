@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from fr.errors import InputError
 from fr.progress import progress
-from tools.compare_runs import read_run
+from fr.report.run_logs import read_log
 from tools.make_sample_data import Options, make_sample_data
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
                 samples = [*_train(folder, arguments, until, last, bar)]
                 results.append({name: asdict(trend) for name, trend in trends(samples).items()})
                 _print(number, samples, results[-1])
-        log = read_run(folder / "logs")
+        log = read_log(folder / "logs")
         once = not log.disorder and [*log.records] == [*range(1, arguments.iterations + 1)]
     print(json.dumps({"each_iteration_once": once, "processes": results}))
 

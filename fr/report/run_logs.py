@@ -1,0 +1,65 @@
+"""Logs of a run, `log.jsonl` and `validation.jsonl` (docs/training.md): their records by iteration."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fr.errors import InputError
+from fr.files.untrusted import read_text
+
+LOG, VALIDATION = "log.jsonl", "validation.jsonl"
+TIMINGS = {"images_per_s", "data_wait"}
+_LARGEST = 2**63  # of whole numbers: larger ones may be too large for a float
+Record = dict[str, float | None]  # None: the value wasn't finite
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """Records of a log by iteration, of repeated ones the last, and messages about wrong order."""
+
+    name: str
+    records: dict[int, Record]
+    disorder: list[str]
+
+
+def read_log(path: Path, growing: bool = False) -> RunLog:
+    """Read a JSONL file, or the `log.jsonl` of a folder; InputError names an invalid line.
+
+    growing: a last line without its end is left out, as a training may be writing it.
+    """
+    path = path / LOG if path.is_dir() else path
+    text = read_text(path)
+    if growing:
+        text = text.rpartition("\n")[0]
+    records: dict[int, Record] = {}
+    disorder: list[str] = []
+    newest = -1
+    for number, line in enumerate(text.splitlines(), start=1):
+        record = _record(line, f"{path}:{number}")
+        iteration = int(record.pop("iteration") or 0)
+        if iteration <= newest:
+            again = "twice" if iteration in records else f"after {newest:,}"
+            disorder.append(f"{path}:{number}: iteration {iteration:,} {again}")
+        newest = max(newest, iteration)
+        records[iteration] = record
+    if not records:
+        raise InputError(f"{path}: no records")
+    return RunLog(str(path), records, disorder)
+
+
+def _record(line: str, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or not all(value is None or _is_number(value) for value in record.values()):
+        raise InputError(f"{where}: no record of numbers")
+    if not isinstance(record.get("iteration"), int):
+        raise InputError(f"{where}: a record without its iteration")
+    return record
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < _LARGEST

@@ -102,7 +102,7 @@ def test_a_link_that_stays_down_ends_both_sides_in_time_and_the_run_goes_on_when
     unplugged = time.monotonic()
     run.wait_for(rf"rank 1 has hung: no sign of life for {HANG_TIMEOUT:g} s")
     run.wait_for("rank 1: the other ranks are out of reach")
-    assert time.monotonic() < unplugged + 2 * HANG_TIMEOUT
+    assert time.monotonic() < unplugged + 3 * HANG_TIMEOUT  # on a busy machine
     assert "rank 0 has hung" not in run.said()
     hosts.kill(1)
     hosts.switch.unplugged = set()

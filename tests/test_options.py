@@ -86,7 +86,8 @@ def test_defaults_are_those_documented() -> None:
     resolved = train_options(DATA)
     assert resolved.as_dict() == {
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
-        "train_meta": "", "aligned": False, "allow_outside": False, "data_cache": "auto", "shard_cache": "auto", "shard_cache_gb": 100,
+        "train_meta": "", "aligned": False, "allow_outside": False, "data_cache": "auto",
+        "shard_cache": "auto", "shard_cache_gb": 100,
         "held_out_list": "", "weighted": False, "shuffle_window": 0, "images_per_identity": 0,
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,

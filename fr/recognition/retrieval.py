@@ -7,7 +7,7 @@ gallery, E embedding size.
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.recognition.gallery import Places, Rows, blocks
+from fr.evaluation.all_pairs import Places, Rows, blocks
 
 
 def retrieve(

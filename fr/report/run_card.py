@@ -22,7 +22,7 @@ from fr.report.training_report import curve, training_keys, validation_keys
 _BOOTSTRAP = 1000
 _TERMS = """Terms of the data aren't known to the program that wrote this card: say here whose images they are, what
 their licence allows, and whether the people in them agreed. They may restrict the use of the weights."""
-_LIMITS = """- The figures hold for images and people like those of the sets above. Cameras, light, age and origin change them:
+_LIMITS = """- The figures hold for images and people like those of the sets above. Others have other rates:
   `tools/choose_threshold.py` measures a threshold on one's own images.
 - Intervals redraw the people of a set. They don't know of another choice of data, or of another seed.
 - A set of few pairs says nothing about rare errors: rows without a value need more different pairs.

@@ -13,7 +13,7 @@ a run after an interrupted one starts over. Options not given keep what venv/ wa
                    both run on the CPU without any driver.
   --with NAMES     add requirements-dev.txt (linter, type checker, tests), requirements-timm.txt (--model
                    timm/<name>), requirements-detect.txt (tools/detect_faces.py, tools/identify.py) or
-                   requirements-remote.txt (data and snapshots at s3:// and https://) by the names dev,
+                   requirements-remote.txt (training data at s3:// and https://) by the names dev,
                    timm, detect and remote; comma-separated or repeated.
   --python PYTHON  interpreter to make it with (python3): 3.11 to 3.14, but not 3.14.1.
   --help           print this and exit.

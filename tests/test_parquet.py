@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fr.data import row_groups
+from fr.data.prefetch import files_of
 from fr.data.readers.parquet import read_parquet
 from fr.data.row_groups import RowGroups
 from fr.errors import InputError
@@ -57,6 +58,9 @@ def test_rows_of_two_files_by_hand(tmp_path: Path) -> None:
     assert [faces.read(row).tobytes() for row in (4, 2, 0, 3, 1)] == [b"e", b"c", b"a", b"d", b"b"]
     assert faces.path(3) == f"{tmp_path}/data/train-1.parquet: row 0"
     assert faces.path(2) == f"{tmp_path}/data/train-0.parquet: row 2"
+    groups = files_of(faces)  # of two rows each: what --shuffle_window counts
+    assert groups is not None
+    assert groups.tolist() == [0, 0, 1, 2, 2]
     part = faces.take(np.array([4, 0]))
     assert [part.read(row).tobytes() for row in range(2)] == [b"e", b"a"]
     (tmp_path / "list.txt").write_text("data/train-1.parquet\n")

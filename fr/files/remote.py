@@ -8,7 +8,6 @@ refused one only a few times, since new credentials may be on their way. s3fs, g
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from fr.errors import InputError, in_short
@@ -24,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class RemoteFailure(InputError):
-    """A file of a store can't be listed, read or written. Not one bad image: nothing may be substituted for it."""
+    """A file of a store can't be listed or read. Not one bad image: nothing may be substituted for it."""
 
 
 class RemoteFile(NamedTuple):
@@ -82,17 +81,6 @@ class Store:
             return data
 
         return self._tried(name, part)
-
-    def write(self, name: str, path: Path) -> None:
-        """Put a local file there, in place of one that has the name."""
-        self._tried(name, lambda: self._fs.put_file(str(path), self._at(name)))
-
-    def remove(self, name: str) -> None:
-        """Remove a file, or a folder with all that is in it; one that isn't there is none to remove."""
-        try:
-            self._tried(name, lambda: self._fs.rm(self._at(name), recursive=True))
-        except _Missing:
-            return
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}" if name else self._path

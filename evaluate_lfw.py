@@ -38,10 +38,12 @@ from torch import nn
 from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
+from fr.evaluation.bands import banded_curve
 from fr.evaluation.embedding import people_of_pairs
+from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, PairResult
-from fr.evaluation.rejection import fnmr_after_rejection
-from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at, write_curve
+from fr.evaluation.rejection import embedding_lengths, rejection_curves
+from fr.evaluation.roc import Roc, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
@@ -52,8 +54,7 @@ from fr.report.plots import SCORE_NAMES
 from fr.report.projector import add_set, open_projector
 from fr.report.verification_report import write_report
 
-Metrics = dict[str, float | None]
-_ROUNDING = 1e-4  # relative differences of lengths below that tell nothing
+Metrics = dict[str, Any]
 SHOWN_PAIRS = 8  # worst pairs of each kind in the report
 
 
@@ -64,8 +65,12 @@ def main(argv: list[str]) -> int:
         scored_sets = score(resolved, ranks)
         if ranks.is_main:
             results = {scored.pair_set.name: _result(scored, options.bootstrap) for scored in scored_sets}
+            by_group = {scored.pair_set.name: _by_group(scored, options) for scored in scored_sets}
             several = len(results) > 1
-            figures = {name: result.figures for name, result in results.items()}
+            figures: dict[str, Metrics] = {
+                name: {**result.figures, **({"groups": rates.record()} if (rates := by_group[name]) else {})}
+                for name, result in results.items()
+            }
             if options.json:  # before anything is printed: a pipe may be closed, a disk be full
                 content: Any = figures if several else figures[scored_sets[0].pair_set.name]
                 write_result(Path(options.json), (json.dumps(content, indent=1) + "\n").encode())
@@ -74,13 +79,18 @@ def main(argv: list[str]) -> int:
                 if several or not scored.faces.landmarks.shape[1]:
                     print(scored.pair_set.describe(), flush=True)
                 print("\n".join(result.lines), flush=True)
-                _write_reports(options, scored, result.statistics, scored.pair_set.name if several else "")
+                in_groups = by_group[scored.pair_set.name]
+                if in_groups:
+                    print("\n".join(in_groups.lines()), flush=True)
+                for warning in in_groups.warnings if in_groups else ():
+                    print(f"warning: {warning}", file=sys.stderr, flush=True)
+                _write_reports(options, scored, result.statistics, in_groups, scored.pair_set.name if several else "")
             if several:
                 print("\n".join(_table(figures)))
             if options.roc_fname:
                 for scored in scored_sets:
                     own = f"_{scored.pair_set.name}" if several else ""
-                    write_curve(options.roc_fname, own, scored.scores, scored.faces.same)
+                    write_curve(options.roc_fname, own, _curve(scored, options, options.roc_band))
             if options.dump_embeddings:
                 _dump_embeddings(Path(options.dump_embeddings), scored_sets)
             _keep_threshold(options, scored_sets[0])
@@ -91,6 +101,11 @@ def main(argv: list[str]) -> int:
 def _result(scored: Scored, bootstrap: int) -> PairResult:
     people = people_of_pairs(scored.faces)
     return PairResult.of(scored.scores, scored.faces.same, scored.verification, people, bootstrap)
+
+
+def _by_group(scored: Scored, options: Namespace) -> GroupRates | None:
+    name, faces, dist, center = scored.pair_set.name, scored.faces, options.dist, options.center
+    return scored.groups.measure(name, faces, scored.embeddings, scored.scores, dist, center, options.bootstrap)
 
 
 def _keep_threshold(options: Namespace, scored: Scored) -> None:
@@ -117,10 +132,17 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
         print(next_command("tools/identify.py", "--snap", options.snap, "--gallery", people, *images))
 
 
-def _write_reports(options: Namespace, scored: Scored, statistics: dict[str, Metric], subfolder: str) -> None:
+def _write_reports(
+    options: Namespace,
+    scored: Scored,
+    statistics: dict[str, Metric],
+    by_group: GroupRates | None,
+    subfolder: str,
+) -> None:
     """Write the --report page and --show_failed images of one set."""
     if options.report:
-        print(f"report: {_write_report(Path(options.report, subfolder), options.snap, scored, statistics)}")
+        report = _write_report(Path(options.report, subfolder), options, scored, statistics, by_group)
+        print(f"report: {report}")
     if options.show_failed:
         folder, score_name = Path(options.show_failed, subfolder), SCORE_NAMES[scored.verification.dist]
         count = write_pairs(folder, _wrong_pairs(scored, len(scored.scores)), score_name)
@@ -136,6 +158,12 @@ def _dump_embeddings(folder: Path, scored_sets: list[Scored]) -> None:
     print(f"embeddings: tensorboard --logdir {folder}")
 
 
+def _curve(scored: Scored, options: Namespace, banded: bool) -> Roc:
+    """ROC curve of a set; with its band by --bootstrap, or without."""
+    people = people_of_pairs(scored.faces)
+    return banded_curve(scored.scores, scored.faces.same, people, options.bootstrap * banded)
+
+
 def _table(figures: dict[str, Metrics]) -> list[str]:
     """Table with one line per set."""
     width = max(map(len, figures))
@@ -147,25 +175,25 @@ def _table(figures: dict[str, Metrics]) -> list[str]:
     return lines
 
 
-def _write_report(folder: Path, snap: str, scored: Scored, statistics: dict[str, Metric]) -> Path:
-    title = f"{Path(snap).name} on {scored.pair_set.source}"
+def _write_report(
+    folder: Path, options: Namespace, scored: Scored, statistics: dict[str, Metric], by_group: GroupRates | None
+) -> Path:
+    title = f"{Path(options.snap).name} on {scored.pair_set.source}"
     verification, scores, same = scored.verification, scored.scores, scored.faces.same
     worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
-    rejection = _rejection(scored)
-    return write_report(folder, verification, scores, same, _facts(snap, scored), title, worst, statistics, rejection)
+    rejection, curve = _rejection(scored), _curve(scored, options, banded=True)
+    facts = _facts(options.snap, scored)
+    return write_report(
+        folder, verification, scores, same, facts, title, worst, statistics, rejection, curve, by_group
+    )
 
 
 def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:
-    """FNMR where pairs of short embeddings are rejected, by threshold; empty for embeddings of one length."""
-    lengths = np.linalg.norm(scored.embeddings, axis=1).astype(np.float64)
-    if scored.model.unit_length or np.ptp(lengths) <= _ROUNDING * lengths.max():
-        return {}
-    same = scored.faces.same
-    quality = lengths[scored.faces.pairs]
-    roc = roc_curve(scored.scores, same)
-    fars = [far for far in FARS[:3] if false_matches(far, int(np.count_nonzero(~same)))]
-    places = {f"threshold of FMR {far:g}": score_at(roc, far) for far in fars}
-    return {name: fnmr_after_rejection(scored.scores, same, quality, place) for name, place in places.items()}
+    """FNMR where pairs of poor images are rejected, by quality and threshold."""
+    lengths = None if scored.model.unit_length else embedding_lengths(scored.embeddings)
+    qualities = {"embedding length": lengths, "--quality": scored.quality}
+    known = {name: quality for name, quality in qualities.items() if quality is not None}
+    return rejection_curves(scored.scores, scored.faces.same, scored.faces.pairs, known)
 
 
 def _facts(snap: str, scored: Scored) -> dict[str, str]:

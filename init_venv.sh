@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-bash init_venv.sh [--cuda 13|12] [--with dev,timm,detect] [--python PYTHON] [--help]
+bash init_venv.sh [--cuda 13|12] [--with dev,timm,detect,remote] [--python PYTHON] [--help]
 
 Makes venv/ beside this script from requirements.txt. A run with nothing to do takes a second;
 a run after an interrupted one starts over. Options not given keep what venv/ was made with.
@@ -12,8 +12,9 @@ a run after an interrupted one starts over. Options not given keep what venv/ wa
   --cuda 13|12     CUDA major version of the wheels (13). 13 needs an NVIDIA driver >= 580, 12 one >= 525;
                    both run on the CPU without any driver.
   --with NAMES     add requirements-dev.txt (linter, type checker, tests), requirements-timm.txt (--model
-                   timm/<name>) or requirements-detect.txt (tools/detect_faces.py, tools/identify.py) by
-                   the names dev, timm and detect; comma-separated or repeated.
+                   timm/<name>), requirements-detect.txt (tools/detect_faces.py, tools/identify.py) or
+                   requirements-remote.txt (data and snapshots at s3:// and https://) by the names dev,
+                   timm, detect and remote; comma-separated or repeated.
   --python PYTHON  interpreter to make it with (python3): 3.11 to 3.14, but not 3.14.1.
   --help           print this and exit.
 
@@ -48,8 +49,8 @@ while (($#)); do
             IFS=, read -ra words <<<"$2"
             for word in "${words[@]}"; do
                 case $word in
-                    dev | timm | detect) [[ ,$extras, == *,$word,* ]] || extras+=${extras:+,}$word ;;
-                    *) refuse "--with knows 'dev', 'timm' and 'detect', not '$word'" ;;
+                    dev | timm | detect | remote) [[ ,$extras, == *,$word,* ]] || extras+=${extras:+,}$word ;;
+                    *) refuse "--with knows 'dev', 'timm', 'detect' and 'remote', not '$word'" ;;
                 esac
             done
             shift 2

@@ -39,11 +39,13 @@ from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
 from fr.data.pipeline import DaliSettings, dali_settings
+from fr.data.prefetch import Prefetch, files_of
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import FOLDER, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
 from fr.errors import InputError, run_plainly
 from fr.evaluation.embedding import batch_size_on
+from fr.evaluation.groups import Groups
 from fr.losses.classifier import MarginSoftmax, shard_rows
 from fr.models import build_model, training_preprocessing, undecayed
 from fr.options.augmentation import Augmentation
@@ -54,7 +56,7 @@ from fr.options.types import keyword_arguments
 from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.preprocessing import Preprocessing
 from fr.train.ema import WeightAverage
-from fr.train.ending import closing_lines, log_folder
+from fr.train.ending import closing_lines, leave_card, log_folder
 from fr.train.held_out import read_held_out
 from fr.train.learner import Learner, StepSettings
 from fr.train.learning_rate import Schedule
@@ -86,8 +88,9 @@ def main(argv: list[str]) -> int:
         faces = read_on_all_ranks(vars(options), ranks)
         check_identities(faces.identities)
         sets = read_sets(_first_set(options), options.val_set, options.val_sets, options.allow_outside)
+        groups = Groups.read(options, sets)
         held_out = read_held_out(vars(options), faces.identities, ranks)
-        order = training_order(options, faces.labels)
+        order = training_order(options, faces.labels, files_of(faces))
         preprocessing = training_preprocessing(options)
         losses, aligned = LossSettings.from_options(options), not faces.landmarks.shape[1]
         teacher = open_teacher(losses, options.embed_size, preprocessing, aligned, faces.identities, ranks.device)
@@ -111,7 +114,7 @@ def main(argv: list[str]) -> int:
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
         unlikely = schedule.doubts()
-        unlikely += [doubt for one in sets if (doubt := one.doubt)] if ranks.is_main else []
+        unlikely += [doubt for one in sets if (doubt := one.doubt)] + [*groups.notes] if ranks.is_main else []
         warnings = [f"warning: {doubt}" for doubt in unlikely]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
@@ -124,19 +127,21 @@ def main(argv: list[str]) -> int:
         models = {"": learner.backbone} | ({"ema_": learner.average.model} if learner.average else {})
         batch_size, flipped = batch_size_on(ranks.device, options.val_batch_size), options.flipped_emb
         validation = Validation(
-            sets, models, preprocessing, dali, ranks, batch_size, flipped, heartbeat, held_out, learner.head
+            sets, models, preprocessing, dali, ranks, batch_size, flipped, heartbeat, held_out, learner.head, groups
         )
         milestones = Milestones(contents, state, writer, learner.meters, validation, monitor)
         bad = BadImages(options.max_bad_images)
         augmentation = Augmentation.from_options(options)
-        of_teacher = teacher.preprocessing if teacher else None
-        stream = TrainingStream(
-            faces, order, iterations, ranks, options.accumulate, preprocessing, augmentation, dali, bad, of_teacher
-        )
+        of_teacher, prefetch = teacher.preprocessing if teacher else None, Prefetch(faces, order)
+        accumulate, how = options.accumulate, (preprocessing, augmentation, dali, bad, of_teacher, prefetch)
+        stream = TrainingStream(faces, order, iterations, ranks, accumulate, *how)
         settings = replace(LoopSettings.from_options(options), val_step=options.val_step or order.iterations_per_epoch)
         with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat, log_folder(options)):
             status = train(learner, stream, schedule, settings, milestones, heartbeat)
-        monitor.say("\n".join(closing_lines(argv, options, writer, status, time.monotonic() - started)))
+        seconds = time.monotonic() - started
+        if options.card and ranks.is_main:
+            monitor.say(leave_card(argv, resolved, ranks, milestones, status, seconds))
+        monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds)))
         return status
 
 
@@ -217,6 +222,7 @@ def _snapshot_contents(
         "identities": len(faces.identities),
         "data": faces.fingerprint(),
         **({"images_per_identity": order.balance.images} if order.balance else {}),
+        **({"shuffle_window": order.windows.files} if order.windows else {}),
         **({"teacher": teacher.digest, "teacher_preprocessing": teacher.preprocessing.as_dict()} if teacher else {}),
     }
     config = resolved.as_dict() | {FOLDER: os.getcwd()}

@@ -228,6 +228,7 @@ def trained_briefly(options: list[str], out: Path, model: Sequence[str] = ("--lr
 TINY = [
     *("--input_size", "32", "--embed_size", "16", "--train_batch_size", "16", "--lr", "0.05", "--clip_norm", "5"),
     *("--log_step", "1", "--val_step", "1000", "--device", "cpu", "--dali_threads", "1"),
+    *("--card", "false"),
 ]
 Losses = list[float]
 

@@ -13,7 +13,7 @@ stage() {
     echo "== ok, $((SECONDS - start)) s"
 }
 
-stage bash init_venv.sh --with dev,detect
+stage bash init_venv.sh --with dev,detect,remote
 stage venv/bin/ruff check .
 stage venv/bin/mypy
 stage venv/bin/pytest --numprocesses 2 --dist loadfile "$@"

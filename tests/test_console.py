@@ -126,6 +126,7 @@ REFUSED = {
     "tools/count_flops.py": ["--model", "resnet", "--batch", "none"],
     "tools/detect_faces.py": ["none", "none", "--min_face", "1"],
     "tools/evaluate_ijb.py": ["none", "--snap", "none.pt", "--val_sets", "none"],
+    "tools/evaluate_tinyface.py": ["none", "--snap", "none.pt", "--val_sets", "none"],
     "tools/export_onnx.py": ["none.pt", "none.pt"],
     "tools/export_weights.py": ["none.pt", "none.pt"],
     "tools/extract_features.py": ["--snap", "none.pt", "--train_data_root", "none", "--out", "none", "--layer", "none"],
@@ -139,6 +140,7 @@ REFUSED = {
     "tools/plan.py": ["--gpu", "none", "--gpus", "1", "--identities", "1"],
     "tools/plot_roc.py": ["none.txt"],
     "tools/report_runs.py": ["none.yml", "--out", "none", "--flipped_emb"],
+    "tools/reproduce.py": ["none.yml", "--record", "none.pt"],
     "tools/score_file.py": ["none", "--bootstrap", "-1"],
     "tools/show_batch.py": ["--out", "none.jpg"],
 }

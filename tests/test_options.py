@@ -37,9 +37,10 @@ NOT_IN_RECIPES = {
     *("device", "dali_device", "dali_threads", "data_cache", "allow_outside"),
     *("mean", "std", "color_order"),  # the model's own
     *("train_meta", "aligned", "held_out_list"),  # of other data
+    *("groups", "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"),  # of other data
     *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
     *("overwrite", "async_snapshots", "keep_snapshots", "keep_every"),
-    *("weighted", "images_per_identity"),
+    *("weighted", "images_per_identity", "shuffle_window", "shard_cache", "shard_cache_gb"),
     *("model_kwargs", "freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
     *("warmup_iterations", "warmup_epochs"),  # one of them
@@ -86,7 +87,8 @@ def test_defaults_are_those_documented() -> None:
     assert resolved.as_dict() == {
         "train_dataset": "vgg", "train_data_root": "root", "train_list": "list.txt", "train_landmarks": "csv",
         "train_meta": "", "aligned": False, "allow_outside": False, "data_cache": "auto",
-        "held_out_list": "", "weighted": False, "images_per_identity": 0,
+        "shard_cache": "auto", "shard_cache_gb": 100,
+        "held_out_list": "", "weighted": False, "shuffle_window": 0, "images_per_identity": 0,
         "input_size": [], "template": "sphereface", "alignment": "procrustes", "mean": [], "std": [],
         "color_order": "auto", "flip_prob": 0.5,
         "rotate_prob": 0.95, "rotate_degrees": 10, "cutout_prob": 0.05, "blur_prob": 0.2,
@@ -114,7 +116,8 @@ def test_defaults_are_those_documented() -> None:
         "precision": "fp32",
         "sync_bn": False, "activation_checkpointing": False, "compile": False, "seed": 0, "channels_last": False,
         "val_data_root": "", "val_set": "auto", "val_sets": [], "val_list": "", "val_landmarks": "", "val_step": 1000,
-        "val_batch_size": 0,
+        "val_batch_size": 0, "groups": "", "groups_columns": "", "groups_pairs": "own", "groups_fmr": 0.01,
+        "groups_threshold": "auto",
         "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
         "snap_to_resume": "", "log_folder": "", "log_step": 10,
         "deterministic": False, "spike_factor": 0.0, "spike_return": False, "hang_timeout": 1200.0,
@@ -128,11 +131,13 @@ def test_defaults_are_those_documented() -> None:
 def test_evaluation_defaults_are_those_documented() -> None:
     assert evaluation_options(["--snap", "a.pt"]).as_dict() == {
         "snap": "a.pt", "model": "", "embed_size": 0, "averaged": False, "json": "", "report": "", "roc_fname": "",
-        "allow_outside": False, "cache": False, "show_failed": "", "dump_embeddings": "",
+        "quality": "", "roc_band": False, "allow_outside": False, "cache": False, "show_failed": "",
+        "dump_embeddings": "",
         "input_size": [], "template": "auto", "alignment": "auto", "mean": [], "std": [], "color_order": "auto",
         "val_data_root": "", "val_set": "auto", "val_sets": [], "val_list": "", "val_landmarks": "",
         "val_batch_size": 0, "flipped_emb": False,
         "protocol": "standard", "dist": "cos", "flip_mode": "sum", "center": False, "bootstrap": 1000,
+        "groups": "", "groups_columns": "", "groups_pairs": "own", "groups_fmr": 0.01, "groups_threshold": "auto",
         "device": "auto", "dali_device": "auto", "dali_threads": 0,
     }  # fmt: skip
     assert problems(of=evaluation_options) == ("--snap is required",)

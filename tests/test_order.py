@@ -1,6 +1,7 @@
 """The order of samples against the permutation cut up by hand."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fr.data import order as order_module
-from fr.data.order import Balance, Order, epoch_permutation
+from fr.data.order import Balance, Order, Windows, epoch_permutation
 from fr.errors import InputError
 
 
@@ -27,6 +28,15 @@ def balanced_orders(draw: st.DrawFn, images: st.SearchStrategy[int]) -> tuple[Or
     groups = draw(st.integers(1, min(len(sizes), len(labels) // each)))
     balance = Balance(labels, each)
     return Order(len(labels), groups * each, draw(st.integers(0, 2**63 - 1)), balance), balance
+
+
+@st.composite
+def windowed_orders(draw: st.DrawFn) -> tuple[Order, Windows]:
+    """A number without samples, as of a tar file without images, may be among those of the files."""
+    file = np.array(draw(st.lists(st.integers(0, 12), min_size=1, max_size=150)))
+    windows = Windows(file, draw(st.integers(1, 14)))
+    seed = draw(st.integers(0, 2**63 - 1))
+    return Order(len(file), draw(st.integers(1, len(file))), seed, windows=windows), windows
 
 
 def epoch_of(order: Order, epoch: int) -> list[int]:
@@ -136,6 +146,57 @@ def test_parts_of_a_balanced_batch_make_it_up_for_any_number_of_ranks(
     world = data.draw(st.sampled_from(divisors(order.batch_size)))
     parts = [order.share(iteration, part, world).indices for part in range(world)]
     np.testing.assert_array_equal(np.concatenate(parts), order.share(iteration, 0, 1).indices)
+
+
+@settings(max_examples=150, deadline=None)
+@given(windowed_orders(), st.integers(0, 3))
+def test_an_epoch_of_windows_shows_the_files_of_one_after_those_of_the_other(
+    drawn: tuple[Order, Windows], epoch: int
+) -> None:
+    """By brute force: files in the order of their first sample, cut into windows, hold the samples that stand there."""
+    order, windows = drawn
+    shown = epoch_of(replace(order, batch_size=1), epoch)
+    assert sorted(shown) == list(range(order.count))
+    assert epoch_of(order, epoch) == shown[: order.iterations_per_epoch * order.batch_size]
+    windows_met: list[set[int]] = [set()]
+    for file in windows.file[shown].tolist():
+        if file in windows_met[-1]:
+            continue
+        assert all(file not in window for window in windows_met)
+        if len(windows_met[-1]) == windows.files:
+            windows_met.append(set())
+        windows_met[-1].add(file)
+    assert len(windows_met) == -(-len(set(windows.file.tolist())) // windows.files)
+
+
+@settings(max_examples=100, deadline=None)
+@given(windowed_orders(), st.integers(0, 40))
+def test_files_from_an_iteration_on_are_those_of_its_window_and_the_next(
+    drawn: tuple[Order, Windows], iteration: int
+) -> None:
+    order, windows = drawn
+    files = order.files_from(iteration)
+    assert len(files) == len(set(files)) <= 2 * windows.files
+    epoch, batch = divmod(iteration, order.iterations_per_epoch)
+    every = replace(order, batch_size=1)
+    shown = [*epoch_of(every, epoch)[batch * order.batch_size :], *epoch_of(every, epoch + 1)]
+    ahead = list(dict.fromkeys(windows.file[shown].tolist()))
+    assert ahead[0] in files[: windows.files]
+    assert {*ahead[: windows.files]} <= {*files}
+    assert set(order.share(iteration, 0, 1).indices.tolist()) == set(shown[: order.batch_size])
+
+
+def test_a_window_of_all_files_mixes_them_and_windows_differ_by_epoch() -> None:
+    file = np.repeat(np.arange(20), 50)
+    whole = epoch_of(Order(1_000, 10, 0, windows=Windows(file, 20)), 0)
+    # Of a random permutation 50 a half are of each file's 50 images: between 8 and 42 but once in a million.
+    assert all(8 < count < 42 for count in np.bincount(file[whole[:500]]).tolist())
+    windowed = Order(1_000, 10, 0, windows=Windows(file, 4))
+    firsts = [sorted(set(file[epoch_of(windowed, epoch)[:200]].tolist())) for epoch in range(5)]
+    assert [len(first) for first in firsts] == [4] * 5
+    assert len(set(map(tuple, firsts))) > 1
+    with_balance = Order(1_000, 10, 0)
+    assert epoch_of(with_balance, 0) == epoch_permutation(1_000, 0, 0).tolist()
 
 
 def test_identities_left_over_by_whole_batches_are_others_each_round() -> None:

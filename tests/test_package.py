@@ -36,7 +36,9 @@ def test_dependencies_admit_the_pins():
     assert needed.keys() == pins("requirements.txt").keys()
     extras = PROJECT["optional-dependencies"]
     needed |= {one.name: one.specifier for names in extras.values() for one in map(Requirement, names)}
-    pinned = pins("requirements.txt") | pins("requirements-timm.txt") | pins("requirements-detect.txt")
+    pinned = pins("requirements.txt")
+    for extra in extras:
+        pinned |= pins(f"requirements-{extra}.txt")
     for name, versions in needed.items():
         assert versions.contains(pinned[name]), name
 

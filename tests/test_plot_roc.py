@@ -1,5 +1,6 @@
 """Curves from evaluate_lfw.py to an image, and files that hold none."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,36 @@ def test_a_file_without_a_curve_is_refused(tmp_path: Path, text: str, said: str)
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(InputError, match=said):
         plot_roc.main([str(tmp_path / "a.txt"), "--out", str(tmp_path / "roc.png")])
+
+
+MEGAFACE = {"cmc": [[0, 1, 2], [0.7, 0.8, 0.9]], "roc": [[0.0, 1e-6, 0.1, 1.0], [0.2, 0.5, 0.9, 1.0]], "model": "x"}
+
+
+def test_a_result_of_megaface_is_a_curve_and_a_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cmc.json").write_text(json.dumps(MEGAFACE))
+    assert plot_roc.main([str(tmp_path / "cmc.json"), "--out", str(tmp_path / "roc.png")]) == 0
+    # (0, 0) is added before (0, 0.2): no area.
+    assert f"cmc: AUC {auc([0, 1e-6, 0.1, 1], [0.2, 0.5, 0.9, 1]):.4f}, rank-1 0.7000\n" in capsys.readouterr().out
+    assert (tmp_path / "roc.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[",
+        "[" * 100_000,
+        "[]",
+        json.dumps(MEGAFACE | {"cmc": [[1, 2], [0.7, 0.8]]}),
+        json.dumps(MEGAFACE | {"roc": [[0.0, 1.0], [0.2]]}),
+        json.dumps(MEGAFACE | {"roc": [[0.0, 1.0], [0.2, 70]]}),
+        json.dumps(MEGAFACE | {"roc": [[0.0, 1.0], [0.2, [1]]]}),
+        json.dumps(MEGAFACE | {"roc": [[], []]}),
+    ],
+)
+def test_another_json_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "cmc.json").write_text(content)
+    with pytest.raises(InputError, match=r"cmc\.json: no (points|result of MegaFace|JSON of MegaFace)"):
+        plot_roc.main([str(tmp_path / "cmc.json"), "--out", str(tmp_path / "roc.png")])
 
 
 def test_names_are_one_a_curve_and_differ(tmp_path: Path) -> None:

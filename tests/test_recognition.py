@@ -11,13 +11,14 @@ from fr.data.pairs.lfw import read_lfw
 from fr.data.pipeline import DaliSettings
 from fr.distributed import Ranks
 from fr.errors import InputError
+from fr.evaluation.all_pairs import Rows
 from fr.evaluation.embedding import embed
 from fr.files.data_root import DataRoot
 from fr.files.images import Pixels, decode
 from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
 from fr.recognition.detection import DetectedFaces
-from fr.recognition.gallery import Rows, normalised_rows
+from fr.recognition.gallery import normalised_rows
 from fr.recognition.recognizer import Recognizer
 
 CPU = torch.device("cpu")

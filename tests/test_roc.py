@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import det_curve, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from fr.evaluation.rejection import SHARES, fnmr_after_rejection
+from fr.evaluation.rejection import SHARES, embedding_lengths, fnmr_after_rejection, rejection_curves
 from fr.evaluation.roc import (
     FARS,
     area,
@@ -156,3 +156,27 @@ def test_rejection_is_of_the_pairs_whose_poorer_image_is_poorest() -> None:
         assert fnmr == pytest.approx(np.mean([scores[i] < 0.3 for i in left]))
     assert found[-1] < 0.6 * found[0]
     assert np.isnan(fnmr_after_rejection(scores[:2], np.array([False, True]), np.array([[2, 2], [1, 1]]), 0)[-1])
+
+
+def test_curves_of_each_quality_are_at_the_thresholds_of_the_fmrs() -> None:
+    random = np.random.default_rng(1)
+    pairs, same = random.integers(50, size=(300, 2)), np.arange(300) % 2 == 0
+    scores, by = random.normal(size=300) + same, {name: random.random(50) for name in ("sharpness", "size")}
+    found = rejection_curves(scores, same, pairs, by)
+    # 150 different pairs: FMR 0.001 would allow none.
+    assert [*found] == [f"{name}, FMR {far}" for name in by for far in (0.1, 0.01)]
+    different = np.sort(scores[~same])[::-1]
+    for name, quality in by.items():
+        for far, allowed in ((0.1, 15), (0.01, 1)):
+            place = min(score for score in scores if score > different[allowed])
+            for share in (0.0, 0.3):
+                order = sorted(range(300), key=lambda i: (min(quality[row] for row in pairs[i]), -i))
+                left = [i for i in order[round(300 * share) :] if same[i]]
+                fnmr = found[f"{name}, FMR {far}"][round(share * 100)]
+                assert fnmr == pytest.approx(np.mean([scores[i] < place for i in left]))
+
+
+def test_lengths_of_unit_embeddings_are_no_quality() -> None:
+    rows = np.random.default_rng(2).normal(size=(20, 8)).astype(np.float32)
+    assert embedding_lengths(rows) == pytest.approx([float(np.sqrt((row.astype(float) ** 2).sum())) for row in rows])
+    assert embedding_lengths(rows / np.linalg.norm(rows, axis=1, keepdims=True)) is None

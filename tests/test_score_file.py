@@ -74,7 +74,8 @@ def test_scores_of_a_model_give_the_json_of_evaluate_lfw(
     tmp_path: Path,
 ) -> None:
     options = ["--snap", models[0], *validation_options(sample_data), "--dist", dist, "--device", "cpu"]
-    options += ["--bootstrap", "50", "--json", str(tmp_path / "lfw.json"), "--roc_fname", str(tmp_path / "lfw.txt")]
+    options += ["--bootstrap", "50", "--json", str(tmp_path / "lfw.json")]
+    options += ["--roc_fname", str(tmp_path / "lfw.txt"), "--roc_band"]
     evaluate_lfw.main(options)
     with open_ranks("cpu") as ranks:
         (scored,) = score(evaluation_options(options), ranks)
@@ -84,7 +85,7 @@ def test_scores_of_a_model_give_the_json_of_evaluate_lfw(
     rows += [f"x;{fold};{names[b]};{of!r};{names[a]};{int(same)}" for (a, b), of, same, fold in pairs]
     path = written(tmp_path / "s.csv", "\n".join(rows))
     flags = ["--distance"] if dist == "l2" else []
-    figures = judged(path, "--bootstrap", "50", "--roc_fname", str(tmp_path / "s_roc"), *flags)
+    figures = judged(path, "--bootstrap", "50", "--roc_fname", str(tmp_path / "s_roc"), "--roc_band", *flags)
     expected = json.loads((tmp_path / "lfw.json").read_text())
     if dist == "cos":  # a distance there, a score here
         expected.pop("threshold_cosine")
@@ -94,6 +95,8 @@ def test_scores_of_a_model_give_the_json_of_evaluate_lfw(
         expected |= dict.fromkeys(turned)
     assert figures == expected
     assert (tmp_path / "s_roc.txt").read_bytes() == (tmp_path / "lfw.txt").read_bytes()
+    with pytest.raises(InputError, match="--roc_band: goes with"):
+        judged(path, "--roc_band")
 
 
 def test_output_and_report_say_what_they_rest_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,7 +156,7 @@ def test_an_extra_of_older_versions_in_the_stamp_is_forgotten(checkout, extras):
     (pip,) = calls(checkout)
     assert "faiss" not in pip and ("requirements-dev.txt" in pip) == ("dev" in extras)
     assert "up to date" in init(checkout).stdout
-    assert refused(init(checkout, "--with", "faiss"), "'dev', 'timm' and 'detect', not 'faiss'")
+    assert refused(init(checkout, "--with", "faiss"), "'dev', 'timm', 'detect' and 'remote', not 'faiss'")
 
 
 def test_the_detector_is_installed_without_what_it_asks_for(checkout):
@@ -207,7 +207,7 @@ def test_cuda_12_swaps_the_cuda_builds_and_nothing_else(checkout):
     assert after == expected
 
 
-PIN = re.compile(r"^([A-Za-z0-9_-]+)==([0-9][0-9A-Za-z.+]*)(?:  # .+)?$", re.MULTILINE)
+PIN = re.compile(r"^([A-Za-z0-9_-]+)(?:\[[a-z]+\])?==([0-9][0-9A-Za-z.+]*)(?:  # .+)?$", re.MULTILINE)
 
 
 def pins(name: str) -> dict[str, str]:
@@ -245,7 +245,7 @@ def test_run_sh_stops_at_the_first_failing_stage(tmp_path, failing):
     result = subprocess.run(command, capture_output=True, text=True, cwd="/")
     ran = [line for line in result.stdout.splitlines() if line.startswith("ran ")]
     tests = "ran pytest --numprocesses 2 --dist loadfile --thorough -k losses or head"
-    expected = ["ran init_venv.sh --with dev,detect", "ran ruff check .", "ran mypy", tests]
+    expected = ["ran init_venv.sh --with dev,detect,remote", "ran ruff check .", "ran mypy", tests]
     last = len(stages) if failing is None else 1 + [path.name for path in stages].index(failing)
     assert ran == expected[:last]
     assert result.returncode == (0 if failing is None else 3)

@@ -28,6 +28,7 @@ from tests.builders.tar_shards import (
     POINTS,
     TEN,
     Files,
+    packed,
     put_sum_right,
     sample,
     write_shard,
@@ -344,19 +345,6 @@ def test_a_negative_size_is_no_circle(tmp_path: Path, size: bytes) -> None:
 # --- damage and training ----------------------------------------------------------------------------------------------
 
 
-def packed(faces: LabelledFaces, folder: Path, shards: int) -> LabelledFaces:
-    """The same faces in shards, in the same order."""
-    rows = np.array_split(np.arange(len(faces)), shards)
-    for number, part in enumerate(rows):
-        files: Files = {}
-        for row in part.tolist():
-            key, identity = faces.names[row].as_py().removesuffix(".jpg"), faces.identities[faces.labels[row]]
-            points = " ".join(map(repr, faces.landmarks[row].ravel().tolist()))
-            files |= sample(key, identity, faces.read(row).tobytes(), points.encode())
-        write_shard(folder / f"{number:04d}.tar", files)
-    return read(folder)
-
-
 @pytest.fixture(scope="module")
 def sixteen(tmp_path_factory: pytest.TempPathFactory) -> LabelledFaces:
     """4 people × 4 images in 3 shards."""
@@ -519,7 +507,7 @@ def test_members_are_those_of_the_standard_library(tmp_path_factory: pytest.Temp
     found, expected = [], []
     with path.open("rb") as file:
         try:
-            for member in tar_members(file, path):
+            for member in tar_members(file, str(path)):
                 found.append(fields(member))
         except (CutShort, InputError):
             pass

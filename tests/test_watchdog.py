@@ -86,6 +86,23 @@ def test_who_goes_on_lives_and_0_watches_nobody(tmp_path: Path) -> None:
         assert alone.stdout == "lived\n"
 
 
+def test_who_gets_no_answer_of_the_store_ends_too(tmp_path: Path) -> None:
+    """As on a host whose network has gone: the store is at a process that is suspended."""
+    serve = "import time, torch.distributed as dist\nstore = dist.TCPStore('127.0.0.1', 0, is_master=True)\n"
+    serve += "print(store.port, flush=True)\ntime.sleep(600)"
+    hangs = "import os, signal\nos.environ |= {'WORLD_SIZE': '2', 'RANK': '0', 'MASTER_ADDR': '127.0.0.1'}\n"
+    hangs += "with watched(ranks, 2.0, heart, logs):\n    os.kill(%d, signal.SIGSTOP)\n    time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", serve], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            port = f"import os\nos.environ['MASTER_PORT'] = '{int(server.stdout.readline())}'\n"
+            hung = run_alone(port + hangs % server.pid, tmp_path)
+        finally:
+            server.kill()
+    assert hung.returncode == STATUS
+    assert re.fullmatch(r"rank 0: the other ranks are out of reach: no answer for \d s\n", hung.stderr)
+
+
 def test_after_the_training_nobody_watches(tmp_path: Path) -> None:
     with watched(Ranks(0, 1, 0, 1, torch.device("cpu")), 0.2, Heartbeat(), tmp_path):
         pass

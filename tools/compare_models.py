@@ -24,8 +24,9 @@ from pathlib import Path
 
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
+from fr.evaluation.bands import banded_curve
+from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.paired import Comparison, check_one_set, compare, drawn_from
-from fr.evaluation.roc import roc_curve
 from fr.evaluation.scored_model import stores_preprocessing
 from fr.evaluation.scoring import score
 from fr.files.durable import write_result
@@ -56,7 +57,9 @@ def main(argv: list[str]) -> int:
             print("\n".join([*_table(comparison), comparison.disagreement()]))
             where = f", {a.pair_set.name}" if len(sets_of_a) > 1 else ""
             for letter, name, scored in (("A", arguments.a, a), ("B", arguments.b, b)):
-                curves[f"{letter}: {Path(name).name}{where}"] = roc_curve(scored.scores, scored.faces.same)
+                people = people_of_pairs(scored.faces)
+                curve = banded_curve(scored.scores, scored.faces.same, people, options.bootstrap * bool(arguments.roc))
+                curves[f"{letter}: {Path(name).name}{where}"] = curve
         if arguments.roc and ranks.is_main:
             write_result(arguments.roc, png(roc_overlay(curves)))
             print(f"wrote {arguments.roc}")

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Score a snapshot or an ONNX model on IJB-B or IJB-C, 1:1 verification: TAR at fixed FARs over all template pairs.
+"""Score a snapshot or an ONNX model on IJB-B or IJB-C: 1:1 verification, and 1:N identification.
 
     python tools/evaluate_ijb.py /data/IJBC --snap t.pt --flipped_emb
     torchrun --nproc_per_node 4 tools/evaluate_ijb.py /data/IJBB --snap t.onnx --json ijbb.json
 
 The folder has insightface's layout (`loose_crop/`, `meta/`; see fr/data/pairs/ijb.py). A template is the sum of its
 media, a medium the mean of its images, each weighted by its detection score. TAR is the highest whose FAR doesn't
-exceed the given one. Further options: those of evaluate_lfw.py for model, preprocessing and device.
+exceed the given one. With the lists of galleries and probes in `meta/` (fr/data/pairs/ijb_identification.py), each
+gallery is searched for all probes: rank-k of the probes whose subject is in it, TPIR at the FPIR of the others; and the
+mean over the galleries. Further options: those of evaluate_lfw.py for model, preprocessing and device.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -21,7 +23,11 @@ if __name__ == "__main__":  # before the imports that take seconds
 import json
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fr.data.pairs.ijb import read_ijb
+from fr.data.pairs.ijb_identification import TemplateList, read_identification
 from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
@@ -30,7 +36,10 @@ from fr.evaluation.scoring import announce, embeddings, wants_flip
 from fr.evaluation.template_verification import pool, template_metrics, template_scores
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_result
+from fr.recognition.identification import identification_metrics, template_identification
 from tools.options.evaluate_ijb import options as read_options
+
+RANKS, FPIRS = (1, 5, 10), (0.1, 0.01)
 
 
 def main(argv: list[str]) -> int:
@@ -41,7 +50,9 @@ def main(argv: list[str]) -> int:
         flipped = wants_flip(resolved, model)
         if ranks.is_main:
             announce(model, options, flipped)
-        ijb = read_ijb(DataRoot(Path(arguments.folder), options.allow_outside))
+        root = DataRoot(Path(arguments.folder), options.allow_outside)
+        ijb = read_ijb(root)
+        probes, galleries = read_identification(root, ijb)
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
         rows = embeddings(options, model, ijb.faces, dali, ranks, flipped)
         if ranks.is_main:
@@ -51,10 +62,41 @@ def main(argv: list[str]) -> int:
             pairs = f"{len(ijb.same):,} pairs ({ijb.same.sum():,} same)"
             images = f"{len(ijb.faces):,} images"
             print(f"{ijb.name}: {pairs} of {len(templates):,} templates, {images}, {arguments.folder}")
-            print("\n".join(f"{name.upper()}: {'–' if v is None else f'{v:.4f}'}" for name, v in figures.items()))
+            print("\n".join(_line(name, value) for name, value in figures.items()))
+            if galleries:
+                sizes = ", ".join(f"{len(one.subject):,} in {name.upper()}" for name, one in galleries.items())
+                print(f"1:N: {len(probes.subject):,} probes; templates {sizes}")
+                of_searches = identification(templates, probes, galleries)
+                print("\n".join(_line(name, value) for name, value in of_searches.items()))
+                figures |= of_searches
             if options.json:
                 write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())
     return 0
+
+
+def identification(
+    templates: NDArray[np.float32], probes: TemplateList, galleries: dict[str, TemplateList]
+) -> dict[str, float | None]:
+    """Metrics of each gallery, by name and `_GALLERY`; without it their means, of all but thresholds.
+
+    A mean over galleries of which one has no value is None.
+    """
+    figures: dict[str, float | None] = {}
+    by_gallery = {}
+    for name, one in galleries.items():
+        searches = template_identification(templates, one.template, one.subject, probes.template, probes.subject)
+        by_gallery[name] = identification_metrics(searches, RANKS, FPIRS)
+    for metric in next(iter(by_gallery.values())):
+        values = [of_gallery[metric] for of_gallery in by_gallery.values()]
+        there = [value for value in values if value is not None]
+        if not metric.startswith("threshold"):
+            figures[metric] = float(np.mean(there)) if len(there) == len(values) else None
+        figures |= {f"{metric}_{name}": value for name, value in zip(by_gallery, values, strict=True)}
+    return figures
+
+
+def _line(name: str, value: float | None) -> str:
+    return f"{name.upper()}: {'–' if value is None else f'{value:.4f}'}"
 
 
 if __name__ == "__main__":

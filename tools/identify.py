@@ -40,6 +40,7 @@ from fr.data.faces import shown
 from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
+from fr.evaluation.all_pairs import Rows
 from fr.evaluation.embedding import batch_size_on, with_mirror_image
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import wants_flip
@@ -47,7 +48,7 @@ from fr.files.durable import write_result
 from fr.options.parsing import Resolved
 from fr.progress import progress
 from fr.recognition.detection import Detector, Mtcnn
-from fr.recognition.gallery import Gallery, Rows, new_gallery
+from fr.recognition.gallery import Gallery, new_gallery
 from fr.recognition.identification import Searches
 from fr.recognition.recognizer import Recognizer
 from tools.identifying.drawing import undrawable

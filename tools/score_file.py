@@ -23,6 +23,7 @@ import json
 
 from fr.data.pairs.score_list import read_scores
 from fr.errors import run_plainly
+from fr.evaluation.bands import banded_curve
 from fr.evaluation.pair_statistics import PairResult
 from fr.evaluation.people import people_of_names
 from fr.evaluation.roc import write_curve
@@ -57,11 +58,19 @@ def main(argv: list[str]) -> int:
             **({} if named else {"intervals": _UNNAMED}),
         }
         page = write_report(
-            arguments.report, verification, scores, same, facts, arguments.scores.name, statistics=result.statistics
+            arguments.report,
+            verification,
+            scores,
+            same,
+            facts,
+            arguments.scores.name,
+            statistics=result.statistics,
+            curve=banded_curve(scores, same, result.people, arguments.bootstrap),
         )
         print(f"report: {page}")
     if arguments.roc_fname:
-        write_curve(arguments.roc_fname, "", scores, same)
+        count = arguments.bootstrap * arguments.roc_band
+        write_curve(arguments.roc_fname, "", banded_curve(scores, same, result.people, count))
     return 0
 
 

@@ -35,6 +35,7 @@ from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
 from fr.data.order import Order, training_order
 from fr.data.pipeline import DaliSettings, dali_settings
+from fr.data.prefetch import files_of
 from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, open_ranks
 from fr.errors import run_plainly
@@ -200,7 +201,7 @@ def main(argv: list[str]) -> int:
     options = resolved.values
     with open_ranks(options.device) as ranks:
         faces = read_training_faces(vars(options))
-        order = training_order(options, faces.labels)
+        order = training_order(options, faces.labels, files_of(faces))
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
         preprocessing = training_preprocessing(options)
         batch = Batch(faces, order, arguments.iteration, preprocessing, dali, ranks, options.max_bad_images)

@@ -24,11 +24,12 @@ import numpy as np
 import pyarrow as pa
 
 from fr.data.faces import LabelledFaces
-from fr.data.storage import ParquetRows, RecordFile, TarShards
+from fr.data.storage import ParquetRows, RecordFile, RemoteShards, TarShards
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import open_file
 
-_CLASSES = {kind.__name__: kind for kind in (LabelledFaces, RecordFile, TarShards, ParquetRows, DataRoot)}
+_STORAGES = (RecordFile, TarShards, RemoteShards, ParquetRows)
+_CLASSES = {kind.__name__: kind for kind in (LabelledFaces, *_STORAGES, DataRoot)}
 _KEPT = 8  # entries of a folder
 _UNSETTLED = 2.0  # seconds; a file may change twice within one tick of its file system's clock
 _ABANDONED = 86_400.0  # seconds after which a temporary file has no writer any more

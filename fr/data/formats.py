@@ -17,6 +17,7 @@ from fr.data.cache import Damaged, Entry, cache_folder, state_of
 from fr.data.faces import LabelledFaces, check_first_image, refuse, swapped_note
 from fr.data.readers.source import Format, Source
 from fr.errors import InputError
+from fr.files.remote import is_url
 from fr.options.names import DATASETS, UNLABELLED
 
 _FORMATS: dict[str, Format] = {
@@ -45,11 +46,13 @@ def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFa
     root, list_file, landmarks, meta = (options.get(name, "") for name in names)
     aligned, allow_outside = (options.get(name, False) for name in ("aligned", "allow_outside"))
     aligned = aligned or options.get("alignment") == CENTER_CROP  # no landmarks either way
-    source = Source(root, list_file, landmarks, meta, aligned, allow_outside)
+    cache = options.get("shard_cache", "auto"), round(options.get("shard_cache_gb", 0) * 1e9)
+    source = Source(root, list_file, landmarks, meta, aligned, allow_outside, *cache)
     folder = cache_folder(options.get("data_cache", "auto"))
     try:
         inputs = _FORMATS[dataset].inputs
-        state = state_of(inputs(source)) if inputs else run
+        files = inputs(source) if inputs else run
+        state = files if isinstance(files, str) else state_of(files)
     except InputError:
         state = None  # the reader reports it, together with all other problems
     if not folder or not state:
@@ -92,7 +95,8 @@ def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
     if not kept:
         return None
     faces = _known(*kept)
-    source.data_root.check_exists("--train_data_root")
+    if not is_url(source.root):
+        source.data_root.check_exists("--train_data_root")
     if not faces.storage:
         check_first_image(faces, "--train_data_root")
     return faces

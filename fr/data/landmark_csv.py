@@ -82,6 +82,13 @@ def boxes_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) ->
     return boxes
 
 
+def qualities_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:
+    """Quality scores of images, column SCORE, as `landmarks_of`: [N], higher is better."""
+    scores = _rows_of(names, table, ["SCORE"], where)[:, 0]
+    refuse([f"{table}: the row of {names[i]}: no number" for i in np.flatnonzero(~np.isfinite(scores)).tolist()])
+    return scores
+
+
 def _rows_of(
     names: pa.StringArray, table: Path, wanted: list[str], where: Callable[[int], str]
 ) -> NDArray[np.float64]:

@@ -3,12 +3,13 @@
 A plain epoch is one random permutation of the list, cut into batches of the global size; the rest at its end
 (fewer samples than a batch) is not shown in that epoch. The permutation differs by epoch, so over epochs every
 sample is left out equally rarely. A balanced epoch has as many batches, and shows each identity as often as any other.
+An epoch of windows shows the files of the data one after another, a few at a time, so that each is read within a while.
 """
 
 import argparse
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,26 @@ class Balance:
     images: int
 
 
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Two-level shuffle: the files in random order, `files` of them at a time, and the samples of these shuffled.
+
+    file: the file of each sample, [count]; numbers without samples are passed over.
+    """
+
+    file: Indices
+    files: int
+
+    @cached_property
+    def counts(self) -> Indices:
+        """Samples of each file."""
+        return np.bincount(self.file)
+
+    def turns(self, random: np.random.Generator) -> Indices:
+        """The numbers of the files in their order in an epoch, drawn first; each `files` of them are a window."""
+        return random.permutation(np.flatnonzero(self.counts))
+
+
 @dataclass(frozen=True)
 class Share:
     """One rank's part of a batch: positions `first` … `first + count - 1` of an epoch, and the samples there."""
@@ -52,6 +73,7 @@ class Order:
     batch_size: int
     seed: int
     balance: Balance | None = None
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size > self.count:
@@ -87,11 +109,25 @@ class Order:
         return Share(epoch, first, drawn.result()[first : first + size])
 
 
-def training_order(options: argparse.Namespace, labels: Indices) -> Order:
-    """Order by train.py's options; labels: of all samples, [count]. InputError as `Order`."""
+    def files_from(self, iteration: int) -> list[int]:
+        """Numbers of the files of the window that a batch begins in, and of the next window, in order of need."""
+        assert self.windows
+        epoch, batch = divmod(iteration, self.iterations_per_epoch)
+        turns, following = (self.windows.turns(generator(self.seed, Purpose.ORDER, epoch + i)) for i in (0, 1))
+        size, ends = self.windows.files, self.windows.counts[turns].cumsum()
+        first = int(np.searchsorted(ends, batch * self.batch_size, side="right")) // size * size
+        files = turns[first : first + 2 * size]
+        if first + size >= len(turns):
+            files = np.concatenate([files, following[:size]])
+        return list(dict.fromkeys(files.tolist()))
+
+
+def training_order(options: argparse.Namespace, labels: Indices, files: Indices | None = None) -> Order:
+    """Order by train.py's options; labels, files: of all samples, [count]. InputError as `Order`."""
     images = options.images_per_identity or int(options.weighted)
     balance = Balance(labels, images) if images else None
-    return Order(len(labels), options.train_batch_size, options.seed, balance)
+    windows = Windows(files, options.shuffle_window) if options.shuffle_window and files is not None else None
+    return Order(len(labels), options.train_batch_size, options.seed, balance, windows)
 
 
 @lru_cache(maxsize=2)  # prefetching reads across the border of two epochs
@@ -104,6 +140,8 @@ def _epoch(order: Order, epoch: int) -> Future[Indices]:
 
 
 def _draw_epoch(order: Order, epoch: int) -> Indices:
+    if order.windows:
+        return windowed_epoch(order.windows, order.seed, epoch)
     if order.balance is None:
         return epoch_permutation(order.count, order.seed, epoch)
     groups = order.batch_size // order.balance.images
@@ -113,6 +151,17 @@ def _draw_epoch(order: Order, epoch: int) -> Indices:
 def epoch_permutation(count: int, seed: int, epoch: int) -> Indices:
     """The order of `count` samples in an epoch: [count] indices, each once."""
     return generator(seed, Purpose.ORDER, epoch).permutation(count)
+
+
+def windowed_epoch(windows: Windows, seed: int, epoch: int) -> Indices:
+    """The order of all samples in an epoch, window by window: [count] indices, each once."""
+    random = generator(seed, Purpose.ORDER, epoch)
+    turns = windows.turns(random)
+    window = np.zeros(len(windows.counts), dtype=np.int64)
+    window[turns] = np.arange(len(turns)) // windows.files
+    shuffled = random.permutation(windows.file.size)
+    indices: Indices = shuffled[window[windows.file[shuffled]].argsort(kind="stable")]
+    return indices
 
 
 def balanced_epoch(balance: Balance, groups: int, batches: int, seed: int, epoch: int) -> Indices:

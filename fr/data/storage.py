@@ -9,7 +9,7 @@ is longer than MOST_BYTES, whatever size a file claims.
 import errno
 import os
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import _lru_cache_wrapper, lru_cache
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from fr.data.row_groups import GROUPS
 from fr.files import record_io
 from fr.files.data_root import DataRoot
+from fr.files.file_cache import FileCache
 from fr.files.images import MOST_PIXELS
+from fr.files.remote import RemoteFile, Store
 from fr.files.untrusted import open_regular
 
 MOST_BYTES = 3 * MOST_PIXELS  # of an encoded image: no file needs more than its pixels in RGB
@@ -53,6 +55,57 @@ class TarShards:
     def file(self, root: DataRoot, index: int) -> str:
         """The file that an image is in."""
         return os.path.join(root.path, self.shards[self.shard[index]])
+
+
+@dataclass(frozen=True)
+class RemoteShards(TarShards):
+    """Images inside tar files below a URL, read from their local copies in the root: S files of `bytes`, `versions`.
+
+    most: bytes of all local copies. A file that isn't there when it is read is downloaded.
+    """
+
+    url: str
+    bytes: NDArray[np.int64]  # [S]
+    versions: list[str]  # [S]
+    most: int
+
+    def path(self, root: DataRoot, index: int, name: str) -> str:
+        """Name of an image in messages."""
+        return f"{self.url}/{self.shards[self.shard[index]]}: {name}"
+
+    def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
+        """The encoded image; OSError as of `TarShards`, RemoteFailure when its file can't be downloaded."""
+        try:
+            return super().read(root, index)
+        except FileNotFoundError:
+            read, file = super().read, self._described(int(self.shard[index]))
+            return self._cache(root).fetch(_store(self.url), file, lambda _path: read(root, index))
+
+    def take(self, rows: NDArray[np.int64]) -> "RemoteShards":
+        """The chosen images."""
+        return replace(self, shard=self.shard[rows], offsets=self.offsets[rows], sizes=self.sizes[rows])
+
+    def file(self, root: DataRoot, index: int) -> str:
+        """The local copy that an image is in, or will be."""
+        return str(self._cache(root).path(self.url, self._described(int(self.shard[index]))))
+
+    def fetch_ahead(self, root: DataRoot, shard: int) -> None:
+        """Download a file, unless it is there or another process is at it; RemoteFailure, InputError."""
+        self._cache(root).fetch_ahead(_store(self.url), self._described(shard))
+
+    def touch(self, root: DataRoot, shard: int) -> None:
+        """Note that a file is in use."""
+        cache = self._cache(root)
+        cache.touch(cache.path(self.url, self._described(shard)))
+
+    def _cache(self, root: DataRoot) -> FileCache:
+        return FileCache(root.path, self.most)
+
+    def _described(self, shard: int) -> RemoteFile:
+        return RemoteFile(self.shards[shard], int(self.bytes[shard]), self.versions[shard])
+
+
+_store = lru_cache(maxsize=4)(Store)
 
 
 @dataclass(frozen=True)
@@ -153,6 +206,11 @@ def _opened() -> "_lru_cache_wrapper[_Opened]":
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _KEPT_OPEN if soft == resource.RLIM_INFINITY else min(_KEPT_OPEN, soft // _SHARE)
     return lru_cache(maxsize=max(1, most))(_Opened)
+
+
+def close_unused() -> None:
+    """Close the files that no read is at work on: one that was removed keeps its place on the disk until then."""
+    _opened().cache_clear()
 
 
 def read_slice(path: str, offset: int, size: int, root: Path | None) -> bytes:

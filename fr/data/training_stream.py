@@ -5,7 +5,7 @@ files alone, whatever was met before and wherever a run was resumed (C2, C7). Th
 the decoder takes the regions above the cut and no others, so the file can be usable at one position and not at another.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,6 +46,7 @@ class TrainingStream:
     settings: DaliSettings
     bad: BadImages
     teacher: Preprocessing | None = None
+    prefetch: Callable[[int], None] = lambda _iteration: None  # called before the images of an iteration are read
     _hopeless: set[int] = field(default_factory=set, init=False)  # samples that decode at no position: not tried again
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -77,6 +78,7 @@ class TrainingStream:
     def _shown_from(self, number: int) -> Iterator[tuple[Indices, int, int]]:
         """Samples, epoch and first position of the micro-batches from `number` on."""
         for later in range(number, len(self.iterations) * self.accumulate):
+            self.prefetch(self.iterations[later // self.accumulate])
             share = self._share(later)
             yield self._standing(share.indices), share.epoch, share.first
 

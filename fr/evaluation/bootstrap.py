@@ -57,14 +57,22 @@ def draws(people: NDArray[np.int64], count: int, seed: int) -> Iterator[NDArray[
     """Weight of each pair in each resampled set: blocks [r, P], `count` sets in all. people: [P, 2]."""
     identities, code = np.unique(people, return_inverse=True)
     first, second = code.reshape(people.shape).T
+    for counts in redrawn(identities.size, count, seed, len(people)):
+        yield counts[:, first] * np.where(first == second, 1, counts[:, second])
+
+
+def redrawn(identities: int, count: int, seed: int, width: int = 0) -> Iterator[NDArray[np.int64]]:
+    """How often each of I identities is in each resampled set: blocks [r, I], `count` sets in all.
+
+    width: numbers that a set needs elsewhere, if more than I; the draws don't depend on it.
+    """
     generator = np.random.default_rng(seed)
-    at_once = max(1, BLOCK // max(len(people), identities.size))
+    at_once = max(1, BLOCK // max(width, identities))
     for start in range(0, count, at_once):
         rows = min(at_once, count - start)
-        offsets = identities.size * np.arange(rows)[:, None]
-        drawn = generator.integers(identities.size, size=(rows, identities.size)) + offsets
-        counts = np.bincount(drawn.ravel(), minlength=rows * identities.size).reshape(rows, identities.size)
-        yield counts[:, first] * np.where(first == second, 1, counts[:, second])
+        offsets = identities * np.arange(rows)[:, None]
+        drawn = generator.integers(identities, size=(rows, identities)) + offsets
+        yield np.bincount(drawn.ravel(), minlength=rows * identities).reshape(rows, identities)
 
 
 def tar_name(far: float) -> str:

@@ -1,6 +1,7 @@
 """Images → embeddings over all ranks → verification metrics."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,8 +97,13 @@ def pair_scores(
     embeddings: [N, E] of all images. center: subtract their mean first.
     """
     first, second = faces.pairs.T
-    rows = embeddings - embeddings.mean(axis=0, dtype=np.float64) if center else embeddings
+    rows = compared(embeddings, center)
     return _SCORES[dist](rows[first], rows[second])
+
+
+def compared(embeddings: NDArray[np.float32], center: bool) -> NDArray[Any]:
+    """Embeddings [N, E] as pairs of them are compared: less their mean with `center`."""
+    return embeddings - embeddings.mean(axis=0, dtype=np.float64) if center else embeddings
 
 
 _SCORES = {"cos": cosine_scores, "l2": l2_scores}
@@ -117,8 +123,8 @@ def evaluate(
     batch_size: int,
     flipped: bool,
     heartbeat: Heartbeat | None = None,
-) -> tuple[Verification, NDArray[np.float64]]:
-    """Verification result and pair scores [P], the same on every rank."""
+) -> tuple[Verification, NDArray[np.float64], NDArray[np.float32]]:
+    """Verification result, pair scores [P] and embeddings [N, E], the same on every rank."""
     embeddings = embed(model, faces, preprocessing, settings, ranks, batch_size, flipped, heartbeat=heartbeat)
     scores = pair_scores(faces, embeddings)
-    return verify(scores, faces.same, faces.fold), scores
+    return verify(scores, faces.same, faces.fold), scores, embeddings

@@ -16,6 +16,7 @@ from scipy.special import betaincinv, ndtri
 
 Interval = tuple[float, float]
 LEVEL = 0.95
+ENOUGH = 3  # expected events without one of which a rate isn't known: e⁻³ = 5 % (the "rule of three")
 _TAIL = (1 - LEVEL) / 2
 _CERTAIN = 1e-12  # areas this close to 0 or 1 stay out of the search: there the equation holds trivially
 

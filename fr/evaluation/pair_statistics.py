@@ -42,11 +42,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class PairResult:
-    """Result of scored pairs: statistics, output lines, and metrics for JSON."""
+    """Result of scored pairs: statistics, output lines, and metrics for JSON; people [P, 2]: what was redrawn."""
 
     statistics: dict[str, Metric]
     lines: list[str]
     figures: dict[str, float | None]
+    people: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -62,7 +63,7 @@ class PairResult:
         drawn = np.repeat(np.arange(same.size)[:, None], 2, axis=1) if people is None else people
         statistics = pair_statistics(scores, same, verification, drawn, bootstrap)
         printed = [*verification.lines(), *lines(statistics, redrawn, bootstrap)]
-        return cls(statistics, printed, {**record(statistics), **verification.metrics()})
+        return cls(statistics, printed, {**record(statistics), **verification.metrics()}, drawn)
 
 
 def pair_statistics(

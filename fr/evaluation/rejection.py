@@ -4,14 +4,19 @@ Grother & Tabassi, Performance of biometric quality measures, IEEE TPAMI 29(4), 
 characteristic" of ISO/IEC 29794-1. A pair is as good as the poorer of its images. A quality that tells something lets
 the FNMR fall; rejection at random leaves it as it is.
 
-Letters: P pairs, R shares.
+Letters: P pairs, R shares, N images, E embedding size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at
+
+_ROUNDING = 1e-4  # relative differences of lengths below that tell nothing
 SHARES = np.linspace(0, 0.5, 51)  # of the pairs, rejected
 
 
@@ -30,3 +35,28 @@ def fnmr_after_rejection(
     with np.errstate(invalid="ignore"):
         share: NDArray[np.float64] = missed[left] / there[left]
     return share
+
+
+def embedding_lengths(embeddings: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    """Norms [N] of embeddings [N, E], MagFace's quality (https://arxiv.org/abs/2103.06627); None if all are alike."""
+    lengths: NDArray[np.float64] = np.linalg.norm(embeddings, axis=1).astype(np.float64)
+    return None if np.ptp(lengths) <= _ROUNDING * lengths.max() else lengths
+
+
+def rejection_curves(
+    scores: NDArray[np.float64],
+    same: NDArray[np.bool_],
+    pairs: NDArray[np.int64],
+    qualities: Mapping[str, NDArray[np.float64]],
+) -> dict[str, NDArray[np.float64]]:
+    """`fnmr_after_rejection` by quality and threshold: of FMR 0.1, 0.01 and 0.001 where the pairs are enough.
+
+    scores, same: [P]. pairs: [P, 2] rows of the images. qualities: of the images [N], by name; higher is better.
+    """
+    roc = roc_curve(scores, same)
+    fars = [far for far in FARS[:3] if false_matches(far, int(np.count_nonzero(~same)))]
+    return {
+        f"{name}, FMR {far:g}": fnmr_after_rejection(scores, same, quality[pairs], score_at(roc, far))
+        for name, quality in qualities.items()
+        for far in fars
+    }

@@ -23,12 +23,14 @@ ENOUGH_MATCHES = 10  # a TAR from fewer false matches gets a note
 class Roc:
     """FAR [N], TAR [N] and thresholds [N], from (0, 0) at +inf to (1, 1), one point per distinct score.
 
-    Pairs with score >= threshold are accepted, so equal scores are accepted together.
+    Pairs with score >= threshold are accepted, so equal scores are accepted together. band [2, N]: lower and upper ends
+    of the 95 % interval of each TAR (`fr/evaluation/bands.py`); None = unknown.
     """
 
     far: Rates
     tar: Rates
     thresholds: Rates
+    band: Rates | None = None
 
 
 def roc_curve(scores: ArrayLike, same: ArrayLike) -> Roc:
@@ -39,13 +41,13 @@ def roc_curve(scores: ArrayLike, same: ArrayLike) -> Roc:
     return Roc(far, tar, np.concatenate(([np.inf], score[order[ends]])))
 
 
-def write_curve(name: str, suffix: str, scores: ArrayLike, same: ArrayLike) -> None:
-    """Write the ROC curve of [P] pairs to `name`, with `suffix` before .txt: a line `TPR FPR` for each point.
+def write_curve(name: str, suffix: str, roc: Roc) -> None:
+    """Write a ROC curve to `name`, with `suffix` before .txt: a line `TPR FPR` for each point, for tools/plot_roc.py.
 
-    The form is that of face_recognition.pytorch, for tools/plot_roc.py.
+    The form is that of face_recognition.pytorch; with a band, its ends follow in the line.
     """
-    roc = roc_curve(scores, same)
-    lines = (f"{tar:.17g} {far:.17g}\n" for far, tar in zip(roc.far, roc.tar, strict=True))
+    columns = [roc.tar, roc.far, *([] if roc.band is None else roc.band)]
+    lines = (" ".join(f"{value:.17g}" for value in point) + "\n" for point in zip(*columns, strict=True))
     write_result(Path(f"{name.removesuffix('.txt')}{suffix}.txt"), "".join(lines).encode())
 
 

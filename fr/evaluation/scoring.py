@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from fr.alignment import CENTER_CROP
 from fr.data.faces import Faces, VerificationFaces
+from fr.data.landmark_csv import qualities_of
 from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.verification_set import VerificationSet, sets_to_score
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import batch_size_on, embed, pair_scores
 from fr.evaluation.embedding_cache import kept_or_embedded
+from fr.evaluation.groups import Groups
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.score_check import Spread, strange
 from fr.evaluation.scored_model import ScoredModel, open_model
@@ -31,7 +33,7 @@ class Scored:
     """Model, scored set, embeddings [N, E] and scores [P] of its pairs.
 
     embedding: description of how it was computed. warning: from the score check; "" = none. flipped: embeddings are
-    the images' with their mirror images'.
+    the images' with their mirror images'. groups: of all sets. quality: of the images by --quality [N]; None without.
     """
 
     model: ScoredModel
@@ -43,6 +45,8 @@ class Scored:
     scores: NDArray[np.float64]
     warning: str
     flipped: bool
+    groups: Groups
+    quality: NDArray[np.float64] | None
 
     @property
     def faces(self) -> VerificationFaces:
@@ -58,15 +62,18 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     options = resolved.values
     model = open_model(options, ranks.device, overriding)
     sets = sets_to_score(vars(options), model.config, options.snap)
+    groups = Groups.read(options, sets)
+    qualities = [_quality(options, one) for one in sets]
     flipped = wants_flip(resolved, model)
     if ranks.is_main:
         print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
         aligns = model.preprocessing.alignment != CENTER_CROP  # which needs no landmarks
-        announce(model, options, flipped, [doubt for one in sets if aligns and (doubt := one.doubt)])
+        doubts = [doubt for one in sets if aligns and (doubt := one.doubt)]
+        announce(model, options, flipped, [*doubts, *groups.notes])
     dali = dali_settings(options.dali_device, options.dali_threads, ranks)
     embedding = _EMBEDDINGS[options.flip_mode if flipped else ""] + (", less the set's mean" if options.center else "")
     scored = []
-    for pair_set in sets:
+    for pair_set, quality in zip(sets, qualities, strict=True):
         faces = pair_set.faces
         rows = embeddings(options, model, faces, dali, ranks, flipped)
         scores = pair_scores(faces, rows, options.dist, options.center)
@@ -74,8 +81,16 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
         if (warning := strange(now, model.noted)) and ranks.is_main:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
-        scored.append(Scored(model, pair_set, dali, embedding, verification, rows, scores, warning, flipped))
+        found = embedding, verification, rows, scores, warning, flipped, groups, quality
+        scored.append(Scored(model, pair_set, dali, *found))
     return scored
+
+
+def _quality(options: argparse.Namespace, pair_set: VerificationSet) -> NDArray[np.float64] | None:
+    """Quality of a set's images [N] by --quality; InputError for images without."""
+    if not options.quality:
+        return None
+    return qualities_of(pair_set.faces.names, Path(options.quality), lambda _: pair_set.source)
 
 
 def announce(model: ScoredModel, options: argparse.Namespace, flipped: bool, doubts: Sequence[str] = ()) -> None:

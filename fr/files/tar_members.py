@@ -4,7 +4,6 @@ import os
 import sys
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from fr.errors import InputError
@@ -14,7 +13,7 @@ class CutShort(Exception):
     """A tar file ends, or is damaged, before its end mark."""
 
 
-def tar_members(file: BinaryIO, path: Path) -> Iterator[tarfile.TarInfo]:
+def tar_members(file: BinaryIO, path: str) -> Iterator[tarfile.TarInfo]:
     """All members up to the end mark; CutShort when it doesn't come. InputError when it isn't a tar file at all."""
     try:
         archive = tarfile.TarFile(fileobj=file, tarinfo=_Member)

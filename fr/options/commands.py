@@ -28,6 +28,7 @@ COMMANDS = {
     "fr-count-flops": "tools/count_flops.py",
     "fr-detect": "tools/detect_faces.py",
     "fr-evaluate-ijb": "tools/evaluate_ijb.py",
+    "fr-evaluate-tinyface": "tools/evaluate_tinyface.py",
     "fr-export-onnx": "tools/export_onnx.py",
     "fr-export-weights": "tools/export_weights.py",
     "fr-extract": "tools/extract_features.py",
@@ -41,6 +42,7 @@ COMMANDS = {
     "fr-plan": "tools/plan.py",
     "fr-plot-roc": "tools/plot_roc.py",
     "fr-report-runs": "tools/report_runs.py",
+    "fr-reproduce": "tools/reproduce.py",
     "fr-score-file": "tools/score_file.py",
     "fr-show-batch": "tools/show_batch.py",
 }

@@ -11,6 +11,7 @@ from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.options import training
 from fr.options.augmentation import Augmentation
 from fr.options.fields import Group, add_fields, adder
+from fr.options.groups import GroupSettings
 from fr.options.losses import LossSettings, SoftmaxSettings
 from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
@@ -20,7 +21,9 @@ from fr.options.validation import evaluation_problems, tool_problems, train_prob
 # Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
 OF_SETS = (
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
-    *("protocol", "dist", "center", "bootstrap", "report", "roc_fname", "show_failed", "dump_embeddings"),
+    *("protocol", "dist", "center", "bootstrap", "report", "quality", "roc_fname", "roc_band", "show_failed"),
+    "dump_embeddings",
+    *("groups", "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"),
 )
 
 # The options that most runs set; --help begins with them.
@@ -51,6 +54,7 @@ def train_options(argv: Sequence[str]) -> Resolved:
     training.optimiser(parser.add_argument_group("optimiser"))
     training.loop(parser.add_argument_group("loop"))
     _verification(parser.add_argument_group("validation on LFW"), "empty = no validation")
+    add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     training.snapshots(parser.add_argument_group("snapshots and logs"))
     _machine(parser.add_argument_group("machine"))
     return resolve(parser, argv, train_problems, _TRAIN_FIRST)
@@ -62,6 +66,7 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     _evaluation(parser.add_argument_group("model and results"))
     _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
     _verification(parser.add_argument_group("LFW"), *_STORED)
+    add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     _protocol(parser.add_argument_group("protocol"))
     _machine(parser.add_argument_group("machine"))
     return resolve(parser, argv, evaluation_problems, _EVALUATION_FIRST)
@@ -119,13 +124,16 @@ def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
     add = adder(group)
     form = "format of the data, see docs/data.md; vgg = VGGFace2"
     add("--train_dataset", default=next(iter(datasets)), choices=datasets, help=form)
-    add("--train_data_root", type=TEXT, help="folder that the paths of --train_list start from")
+    add("--train_data_root", type=TEXT, help="folder that the data are in, or of tar a URL: s3://, gs://, https://")
     listed = "text file, one image a line (of tar, parquet: a file); empty for folder, rec, lmdb"
     add("--train_list", default="", help=listed)
     add("--train_landmarks", default="", help="the bb_landmark folder, or one landmark CSV file [pixels]; empty = none")
     add("--train_meta", default="", help="identity_meta.csv of vgg, for the order of the labels; empty = the list's")
     add("--aligned", **FLAG, help="the images of folder, list, tar or parquet are aligned crops; false = off")
     add("--allow_outside", **FLAG, help="images may lie outside the data roots, by paths and links; false = off")
+    copies = "folder for local copies of the shards of a URL; auto = ~/.cache/face-recognition-trainer/shards"
+    add("--shard_cache", TEXT, "auto", copies)
+    add("--shard_cache_gb", POSITIVE, 100.0, "size of --shard_cache [GB]; the shards longest unused are removed")
     where = "auto = ~/.cache/face-recognition-trainer, none = off"
     add("--data_cache", TEXT, "auto", f"folder for a cache of the parsed lists; {where}")
 
@@ -165,10 +173,13 @@ def _evaluation(group: Group) -> None:
     add("--allow_outside", **FLAG, help="images may lie outside --val_data_root, by links; false = off")
     add("--json", default="", help="file to write the metrics to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
+    csv = "CSV NAME_ID,SCORE of the images' quality, higher is better, for the page's errors against rejection"
+    add("--quality", default="", help=f"{csv}; empty = only the length of the embeddings")
     add("--cache", **FLAG, help="cache embeddings beside --snap and reuse them; false = off")
     add("--show_failed", default="", help="folder for an image of each wrongly judged pair; empty = none")
     add("--dump_embeddings", default="", help="log folder for TensorBoard's projector; empty = none")
     add("--roc_fname", default="", help="file.txt to write the ROC curve's points to, for plot_roc.py; empty = none")
+    add("--roc_band", **FLAG, help="with the ends of the TPR's 95 %% intervals as two more columns; false = without")
 
 
 def _model(group: Group) -> None:

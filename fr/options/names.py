@@ -43,7 +43,7 @@ DATASETS = {
     "ms1m": DataFormat("lists", ("train_list",)),
     "imdbface": DataFormat("lists", ("train_list",)),
     "trp": DataFormat("lists", ("train_list",)),
-    "tar": DataFormat("tar_shards", used=("train_list", "aligned")),
+    "tar": DataFormat("tar", used=("train_list", "aligned")),
     "rec": DataFormat("insightface"),
     "lmdb": DataFormat("lmdb"),
     "parquet": DataFormat("parquet", used=("train_list", "aligned")),
@@ -71,6 +71,7 @@ SET_LISTS = (  # file names of lists that make a folder a whole set
 )
 SET_FORMS = {  # file of fr/data/pairs/ → kinds of its sets; of several forms at a path the first
     "cfp": ("cfp_fp", "cfp_ff"),
+    "agedb": ("agedb",),
     "insightface_bin": ("bin",),
     "pair_lists": ("lfw", "pairs", "agedb_30", "calfw", "cplfw"),
 }

@@ -28,6 +28,8 @@ def order(group: Group) -> None:
     held_out = "list as --train_list of images that aren't trained on, for top-1 and top-5 accuracy; empty = none"
     add("--held_out_list", default="", help=held_out)
     add("--weighted", **FLAG, help="draw identities equally often; false = each image once an epoch")
+    together = "read this many at a time in random order and shuffle their images [tar files or row groups]; 0 = off"
+    add("--shuffle_window", COUNT_OR_0, 0, together)
     add(
         "--images_per_identity",
         COUNT_OR_0,
@@ -127,5 +129,6 @@ def snapshots(group: Group) -> None:
     add("--async_snapshots", **FLAG, help="write snapshots in the background, from a copy; false = wait")
     add("--keep_snapshots", COUNT_OR_0, 0, "how many to keep: the newest, and the best [count]; 0 = all")
     add("--keep_every", COUNT_OR_0, 0, "also keep those at multiples of this [iterations]; 0 = none")
+    add("--card", **FLAG | {"default": True}, help="write <snap_prefix>.card.md, what was trained on what; false = no")
     add("--log_folder", default="", help="folder of TensorBoard files and log.jsonl; empty = logs/<snap_prefix>")
     add("--log_step", COUNT, 10, "interval of log lines [iterations]")

@@ -34,6 +34,9 @@ _GOES_WITH = {
     "quality": ("format", ("jpg",)),
     # of tools/extract_features.py
     **dict.fromkeys(("file_ending", "noises_list"), ("format", ("bin",))),
+    # of error rates by group
+    "groups_pairs": ("dist", ("cos",)),
+    "groups_fmr": ("groups_threshold", ("auto",)),
 }
 # Options that do nothing while all of these weights, probabilities or strengths are 0.
 _NEEDS_WEIGHT = needs_of(Augmentation, LossSettings)
@@ -48,7 +51,10 @@ _NEEDS = {
     "distill_relation_weight": "teacher",
     "distill_logit_weight": "teacher",
     "mix_prob": "teacher",
+    **dict.fromkeys(("groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"), "groups"),
 }
+_OF_URLS = ("shard_cache", "shard_cache_gb")
+_WINDOWED = ("tar", "parquet")  # formats of files with many images each
 # Options that take several values, and how many that may be.
 _LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3), "betas": (2,)}
 
@@ -65,6 +71,11 @@ def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: 
 def evaluation_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for evaluate_lfw.py."""
     problems = length_problems(values, origins, defaults) + _center_crop_problems(values, origins, defaults)
+    problems += _without_effect(values, origins, defaults)
+    if values.get("quality") and not values.get("report"):
+        problems.append(f"{origins['quality']}: --quality: goes with --report")
+    if values.get("roc_band") and not (values.get("roc_fname") and values.get("bootstrap")):
+        problems.append(f"{origins['roc_band']}: --roc_band: goes with --roc_fname and --bootstrap")
     if values.get("center") and values.get("dist") == "l2":
         problems.append(f"{origins['center']}: --center: no effect on L2 distances; goes with --dist cos")
     return problems
@@ -100,19 +111,19 @@ def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     if twice := sorted({key for key in settings if settings.count(key) > 1}):
         problems.append(f"{origins['model_kwargs']}: --model_kwargs: more than one value of {', '.join(twice)}")
     problems += length_problems(values, origins, defaults)
-    problems += _data_problems(values, origins) + _order_problems(values, origins)
+    problems += _data_problems(values, origins, defaults) + _order_problems(values, origins)
     problems += _center_crop_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults) + _loss_problems(values, origins)
 
 
 def tool_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Same as `train_problems`, for tools that read training data."""
-    problems = length_problems(values, origins, defaults) + _data_problems(values, origins)
+    problems = length_problems(values, origins, defaults) + _data_problems(values, origins, defaults)
     problems += _center_crop_problems(values, origins, defaults)
     return problems + _without_effect(values, origins, defaults)
 
 
-def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]:
+def _data_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Options that the format of the training data needs and doesn't have, or has and doesn't use."""
     dataset = values.get("train_dataset")
     if dataset is None:
@@ -123,6 +134,7 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     if not aligns:
         needed = tuple(name for name in needed if name != "train_landmarks")
     problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
+    problems += _url_problems(dataset, values, origins, defaults)
     problems += [
         f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"
         for name in DATA
@@ -138,6 +150,27 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         )
     if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
         problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the images")
+    return problems
+
+
+def _url_problems(
+    dataset: str, values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]
+) -> list[str]:
+    """Options of data below a URL, and --shuffle_window, which it needs in a training."""
+    problems, window = [], values.get("shuffle_window", 1)
+    if "://" in (values.get("train_data_root") or ""):
+        if dataset != "tar":
+            problems.append(f"--train_data_root: a URL goes with --train_dataset tar, not {dataset}")
+        elif not window:
+            problems.append("--shuffle_window is required by a URL as --train_data_root: shards to hold at a time")
+    else:
+        changed = [name for name in _OF_URLS if name in values and values[name] != defaults[name]]
+        problems += [f"{origins[name]}: --{name}: no effect without a URL as --train_data_root" for name in changed]
+    if "shuffle_window" in values and window and dataset not in _WINDOWED:
+        goes = f"goes with --train_dataset {', '.join(_WINDOWED)}; here {dataset}"
+        problems.append(f"{origins['shuffle_window']}: --shuffle_window: {goes}")
+    if "shuffle_window" in values and window and (values.get("weighted") or values.get("images_per_identity")):
+        problems.append(f"{origins['shuffle_window']}: --shuffle_window: not with --weighted or --images_per_identity")
     return problems
 
 

@@ -11,12 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.evaluation.all_pairs import Places, Rows, blocks
 from fr.evaluation.verification import unit_rows
-
-Rows = NDArray[np.float32]
-Places = NDArray[np.int64]
-
-_SCORES = 1 << 24  # at a time: 64 MB
 
 
 @dataclass(frozen=True)
@@ -49,9 +45,3 @@ def new_gallery(people: list[str], names: list[str], embeddings: Rows) -> Galler
 def normalised_rows(embeddings: Rows) -> Rows:
     """Normalise rows [Q, E] to norm 1; zero rows stay zero."""
     return unit_rows(embeddings.astype(np.float64)).astype(np.float32)
-
-
-def blocks(probes: int, images: int) -> list[slice]:
-    """Blocks of probes whose scores with all gallery images fit into memory."""
-    rows = max(1, _SCORES // max(1, images))
-    return [slice(first, first + rows) for first in range(0, probes, rows)]

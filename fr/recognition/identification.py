@@ -10,13 +10,15 @@ Letters: N identities in the gallery, Q probes, E embedding size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.evaluation.all_pairs import Places, Rows, blocks
 from fr.evaluation.roc import false_matches
-from fr.recognition.gallery import Gallery, Places, Rows, blocks
+from fr.recognition.gallery import Gallery
 
 RANKS = (1, 5)
 FPIRS = (1e-1, 1e-2, 1e-3)
@@ -56,6 +58,21 @@ def search(gallery: Gallery, probes: Rows, person: Places, searched: NDArray[np.
     return Searches(person >= 0, rank, top)
 
 
+def template_identification(
+    templates: Rows, gallery: Places, subject: Places, probes: Places, probe_subject: Places
+) -> Searches:
+    """Search probe templates in a gallery of templates, as on IJB.
+
+    templates: [T, E] of norm 1. gallery, subject: [G] rows of templates and their subjects; probes, probe_subject: [Q].
+    """
+    people, person = np.unique(subject, return_inverse=True)
+    order = np.argsort(person, kind="stable")
+    known = Gallery([str(one) for one in people], person[order].astype(np.int64), templates[gallery[order]])
+    place = np.minimum(np.searchsorted(people, probe_subject), len(people) - 1)
+    mated = people[place] == probe_subject
+    return search(known, templates[probes], np.where(mated, place, -1), np.ones(len(probes), dtype=np.bool_))
+
+
 def cmc(searches: Searches, people: int) -> NDArray[np.float64]:
     """Cumulative match characteristic: share of the mated probes whose rank is at most 1 … `people`."""
     rank = searches.rank[searches.mated]
@@ -64,15 +81,17 @@ def cmc(searches: Searches, people: int) -> NDArray[np.float64]:
     return curve
 
 
-def identification_metrics(searches: Searches) -> dict[str, float | None]:
-    """Rank-k, TPIR at each of FPIRS, and its threshold as a cosine distance.
+def identification_metrics(
+    searches: Searches, ranks: Sequence[int] = RANKS, fpirs: Sequence[float] = FPIRS
+) -> dict[str, float | None]:
+    """Rank-k, TPIR at each FPIR, and its threshold as a cosine distance.
 
     None where it can't be measured: no mated probes, or too few others for a single false positive.
     """
     rank = searches.rank[searches.mated]
-    metrics: dict[str, float | None] = {f"rank{k}": _share((rank >= 1) & (rank <= k)) for k in RANKS}
+    metrics: dict[str, float | None] = {f"rank{k}": _share((rank >= 1) & (rank <= k)) for k in ranks}
     strangers = np.sort(searches.top[~searches.mated])[::-1]
-    for fpir in FPIRS:
+    for fpir in fpirs:
         allowed = false_matches(fpir, len(strangers))
         score = float(strangers[allowed]) if allowed else None
         metrics[f"tpir@fpir={fpir:.0e}"] = None if score is None else tpir(searches, score)

@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv, gammaln
 
 from fr.errors import InputError
-from fr.evaluation.intervals import LEVEL, Interval, clopper_pearson
-from fr.recognition.gallery import Places, Rows, blocks
+from fr.evaluation.all_pairs import Places, Rows, blocks, highest
+from fr.evaluation.intervals import ENOUGH, LEVEL, Interval, clopper_pearson
 
-ENOUGH = 3  # expected events without one of which a rate isn't known: e⁻³ = 5 % (the "rule of three")
 LOOSE = 1.5  # a bound so many times the rate is called close
 _MOST = 1 << 30  # entries of a table of scores: 4 GB
 
@@ -85,7 +84,7 @@ def verification_point(rows: Rows, person: Places, fmr: float) -> OperatingPoint
     check_fmr(people, fmr)
     per_person = images * (len(rows) - images)  # pairs with others
     pairs = per_person.sum() / 2
-    scores, pair = _highest(rows, person, int(fmr * pairs) + 1)
+    scores, pair = highest(rows, person, int(fmr * pairs) + 1)
     score = float(scores.min())  # the first that the rate doesn't admit
     accepted = np.bincount(person[pair[scores > score]].ravel(), minlength=people)
     measured = float(accepted.sum() / 2 / pairs)
@@ -162,23 +161,6 @@ def _without(
     """Rate [P] without each of the people, of whom some events and trials are."""
     rate: NDArray[np.float64] = (events - own_events) / np.maximum(trials - own_trials, 1)
     return rate
-
-
-def _highest(rows: Rows, person: Places, count: int) -> tuple[NDArray[np.float32], Places]:
-    """The `count` highest scores of pairs of different people, in any order, and the rows of each pair [count, 2]."""
-    scores, pairs = np.empty(0, dtype=np.float32), np.empty((0, 2), dtype=np.int64)
-    for part in blocks(len(rows), len(rows)):
-        products = rows[part] @ rows.T
-        first = np.arange(len(rows))[part]
-        products[(person[first][:, None] == person) | (first[:, None] > np.arange(len(rows)))] = -np.inf
-        least = scores.min() if len(scores) == count else -np.float32(np.inf)
-        row, other = np.nonzero(products > least)
-        scores = np.concatenate([scores, products[row, other]])
-        pairs = np.concatenate([pairs, np.stack([first[row], other], axis=1)])
-        if len(scores) > count:
-            kept = np.argpartition(scores, len(scores) - count)[-count:]
-            scores, pairs = scores[kept], pairs[kept]
-    return scores, pairs
 
 
 def _false_non_matches(rows: Rows, person: Places, score: float) -> tuple[float | None, Interval | None]:

@@ -18,12 +18,13 @@ from fr.data.pipeline import DaliSettings, FaceStream
 from fr.data.samples import SampleBatch, plain_batch
 from fr.data.storage import Pack
 from fr.errors import InputError
+from fr.evaluation.all_pairs import Rows
 from fr.evaluation.embedding import Network
 from fr.files.data_root import DataRoot
 from fr.files.images import Pixels
 from fr.preprocessing import Preprocessing
 from fr.recognition.detection import DetectedFaces
-from fr.recognition.gallery import Rows, normalised_rows
+from fr.recognition.gallery import normalised_rows
 
 
 class Recognizer:

@@ -95,5 +95,9 @@ The weights alone, in PyTorch; the metadata of the file and config.json say the 
 
 
 def _table(heading: str, rows: Mapping[str, str]) -> str:
-    lines = (f"| {key} | {value} |" for key, value in rows.items())
-    return "\n".join([f"## {heading}", "", "| | |", "|---|---|", *lines])
+    return f"## {heading}\n\n{markdown_table(rows)}"
+
+
+def markdown_table(rows: Mapping[str, str]) -> str:
+    """Table of names and values without a head."""
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])

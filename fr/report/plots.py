@@ -14,8 +14,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.rejection import SHARES
-from fr.evaluation.roc import Roc, area, roc_curve
+from fr.evaluation.roc import Rates, Roc, area
 from fr.evaluation.verification import Verification
 
 SAME, DIFF, NEUTRAL = "#1f6f9f", "#c4572c", "#444444"
@@ -25,16 +26,19 @@ BINS = 60
 _LEGEND = 60  # letters that fit beside each other above a small plot
 _MARKED = 60  # points of a curve that are marked one by one
 _TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)  # of a DET curve
+_LONGEST_NAME = 24  # letters of a group's name
+_LEAST = 1e-9
 SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
 SMALL_SIZE = (4.8, 3.4)  # of plots that stand beside many others
 SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated", "distance": "distance, negated", "similarity": "score"}
 
 
-def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
-    """ROC curve of the [P] pairs, with the point of the mean threshold."""
+def roc_plot(
+    verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_], roc: Roc
+) -> Figure:
+    """ROC curve of the [P] pairs, with the point of the mean threshold. roc: theirs."""
     threshold = verification.threshold_score
     far_at, tar_at = float((score[~same] > threshold).mean()), float((score[same] > threshold).mean())
-    roc = roc_curve(score, same)
     # Of this curve: the histogram protocol's AUC is of another one.
     figure, axes, floor = _roc_axes({f"ROC, AUC {float(area(roc.far, roc.tar)):.4f}": roc}, tar_at)
     axes.plot(
@@ -46,7 +50,7 @@ def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArr
 
 
 def roc_overlay(curves: Mapping[str, Roc]) -> Figure:
-    """ROC curves by name in one plot."""
+    """ROC curves by name in one plot, with their bands where they are known."""
     named = {f"{name}, AUC {float(area(roc.far, roc.tar)):.4f}": roc for name, roc in curves.items()}
     figure, axes, _ = _roc_axes(named, 1.0)
     axes.legend(loc="lower right", frameon=True, framealpha=0.9, fontsize="small")
@@ -68,6 +72,8 @@ def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, f
             np.maximum(roc.far[start:], floor), roc.tar[start:], drawstyle="steps-post",
             color=COLORS[index % len(COLORS)], linewidth=1.8, label=name,
         )  # fmt: skip
+        if roc.band is not None:
+            _fill(axes, np.maximum(roc.far, floor), roc.band, index)
         lowest = min(lowest, float(roc.tar[start]), 0.99)  # a perfect curve still gets a range of one per cent
     axes.set_xscale("log")
     axes.set_xlim(floor, 1.0)
@@ -81,7 +87,7 @@ def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, f
 def det_plot(curves: Mapping[str, Roc]) -> Figure:
     """DET curves by name: FNMR over FMR, both on the scale of normal deviates (Martin et al., Eurospeech 1997).
 
-    Scores of two normal distributions give a straight line. Rates of 0 aren't shown.
+    Scores of two normal distributions give a straight line. Rates of 0 aren't shown. With bands where they are known.
     """
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -94,6 +100,8 @@ def det_plot(curves: Mapping[str, Roc]) -> Figure:
             ndtri(far), ndtri(missed), drawstyle="steps-post", color=COLORS[index % len(COLORS)], linewidth=1.8,
             label=name,
         )  # fmt: skip
+        if roc.band is not None:
+            _fill(axes, _deviate(roc.far), _deviate(1 - roc.band), index)
     ticks = [tick for tick in _TICKS if tick >= lowest / 2]
     for axis, limit in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
         axis.set_ticks(ndtri(ticks), [f"{tick:g}" for tick in ticks])
@@ -103,6 +111,18 @@ def det_plot(curves: Mapping[str, Roc]) -> Figure:
     axes.grid(color="#dddddd", linewidth=0.7)
     axes.legend(loc="upper right", frameon=True, framealpha=0.9, fontsize="small")
     return _plain(figure)
+
+
+def _fill(axes: Axes, far: Rates, ends: Rates, index: int) -> None:
+    """Fill a curve's band between two ends [2, N], with steps as the curve's."""
+    color = COLORS[index % len(COLORS)]
+    axes.fill_between(far, ends[0], ends[1], step="post", color=color, alpha=0.18, linewidth=0)
+
+
+def _deviate(rates: Rates) -> Rates:
+    """Normal deviates of rates; those of 0 and 1 are outside of the plot, but not at infinity."""
+    deviates: Rates = ndtri(np.clip(rates, _LEAST, 1 - _LEAST))
+    return deviates
 
 
 def rejection_plot(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
@@ -144,6 +164,34 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    return _plain(figure)
+
+
+def group_plot(rates: GroupRates) -> Figure:
+    """FMR within each group and FNMR, with 95 % intervals and the rate of all groups as a dashed line."""
+    names = list(rates.people)
+    height = max(SIZE[1] / 2, 0.35 * len(names) + 0.8)
+    figure = Figure(figsize=(SIZE[0], height), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, title, of_groups, overall, color in (
+        (left, "FMR within the group", rates.fmr, rates.overall_fmr, DIFF),
+        (right, "FNMR", rates.fnmr, rates.overall_fnmr, SAME),
+    ):
+        for place, name in enumerate(names):
+            value, interval = of_groups[name].value, of_groups[name].interval
+            if value is not None:
+                axes.plot(value, place, "o", color=color, markersize=5)
+            if interval:
+                axes.plot(interval, (place, place), color=color, linewidth=1.8)
+        if overall.value is not None:
+            axes.axvline(overall.value, color=NEUTRAL, linestyle="--", linewidth=1)
+        axes.set_xlabel(title)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+    short = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
+    left.set_yticks(range(len(names)), short, parse_math=False)
+    left.set_ylim(len(names) - 0.5, -0.5)
     return _plain(figure)
 
 

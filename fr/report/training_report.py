@@ -50,16 +50,16 @@ def training_page(trainings: Sequence[Training], scored: Sequence[ScoredSet] = (
     names = [one.name for one in trainings]
     facts = [(name, *(one.facts[name] for one in trainings)) for name in trainings[0].facts]
     options = differing_options(trainings)
+    logs, validations = [one.log for one in trainings], [one.validation for one in trainings]
     parts = [
         "<h2>Runs</h2>",
         table(["", *names], facts),
         "<h2>Options that differ</h2>",
         table(["Option", *names], options) if options else '<p class="note">None, beside folders and names.</p>',
         "<h2>Training</h2>",
-        _figures([one.log for one in trainings], names, training_keys(trainings)),
+        _figures(logs, names, training_keys(logs)),
     ]
-    if keys := validation_keys(trainings):
-        validations = [one.validation for one in trainings]
+    if keys := validation_keys(validations):
         note = "Value at iteration: of the last validation, and the highest of all, which chance favours."
         parts += [
             "<h2>Validation</h2>",
@@ -79,15 +79,15 @@ def differing_options(trainings: Sequence[Training]) -> list[tuple[str, ...]]:
     return [row for row in rows if len({*row[1:]}) > 1]
 
 
-def training_keys(trainings: Sequence[Training]) -> list[str]:
+def training_keys(logs: Sequence[Mapping[int, Record]]) -> list[str]:
     """Keys of `log.jsonl` to draw: losses, learning rate."""
-    keys = dict.fromkeys(key for one in trainings for record in one.log.values() for key in record)
+    keys = dict.fromkeys(key for log in logs for record in log.values() for key in record)
     return [key for key in keys if key in ("loss", "lr") or key.endswith("_loss")]
 
 
-def validation_keys(trainings: Sequence[Training]) -> list[str]:
+def validation_keys(logs: Sequence[Mapping[int, Record]]) -> list[str]:
     """Keys of `validation.jsonl` to draw: accuracy and AUC of each set, top-1 and top-5 of held-out images."""
-    keys = dict.fromkeys(key for one in trainings for record in one.validation.values() for key in record)
+    keys = dict.fromkeys(key for log in logs for record in log.values() for key in record)
     return [key for key in keys if key.split("_")[-1] in _METRICS and not key.endswith(_PARTS)]
 
 

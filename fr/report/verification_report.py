@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, record
-from fr.evaluation.roc import roc_curve
+from fr.evaluation.roc import Roc, roc_curve
 from fr.evaluation.verification import Verification, checked_pairs, printed_threshold, threshold_unit
 from fr.files.durable import replace_file
 from fr.report.failed_pairs import WrongPair
+from fr.report.group_chapter import group_chapter
 from fr.report.html_page import card, cards, inline_image, named_rows, page, png_file, table
-from fr.report.plots import SCORE_NAMES, det_plot, histogram_plot, png, rejection_plot, roc_plot
+from fr.report.plots import SCORE_NAMES, det_plot, group_plot, histogram_plot, png, rejection_plot, roc_plot
 
 
 def write_report(
@@ -32,25 +34,33 @@ def write_report(
     worst: Sequence[WrongPair] = (),
     statistics: Mapping[str, Metric] | None = None,
     rejection: Mapping[str, NDArray[np.float64]] | None = None,
+    curve: Roc | None = None,
+    by_group: GroupRates | None = None,
 ) -> Path:
     """Write roc.png, det.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
 
     scores, same: the [P] pairs that `verification` was computed from. facts: information needed to repeat the result
     (model, snapshot, preprocessing, data), in the order shown. worst: pairs to show. statistics: of `pair_statistics`,
-    for a table of their own. rejection: FNMR by threshold, of `fnmr_after_rejection`, for rejection.png.
+    for a table of their own. rejection: FNMR by name, of `rejection_curves`, for rejection.png. curve: the ROC
+    curve of the pairs, if known with its band. by_group: rates for a chapter and groups.png.
     The page is self-contained. Each file is replaced atomically, the page last.
     Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3].
     """
     score, is_same = checked_pairs(scores, same)
     if score.size != verification.pairs:
         raise ValueError(f"verification has {verification.pairs} pairs, but there are {score.size} scores")
+    roc = curve or roc_curve(score, is_same)
     plots = {
-        "roc.png": png(roc_plot(verification, score, is_same)),
+        "roc.png": png(roc_plot(verification, score, is_same, roc)),
         "histogram.png": png(histogram_plot(verification, score, is_same)),
-        "det.png": png(det_plot({"all pairs": roc_curve(score, is_same)})),
+        "det.png": png(det_plot({"all pairs": roc})),
     }
     if rejection:
         plots["rejection.png"] = png(rejection_plot(rejection))
+    chapter = ""
+    if by_group:
+        plots["groups.png"] = png(group_plot(by_group))
+        chapter = group_chapter(by_group, plots["groups.png"])
     content = {
         "title": title,
         "figures": verification.metrics(),
@@ -59,8 +69,9 @@ def write_report(
         "fold_accuracies": verification.fold_accuracies,
         "fold_thresholds": verification.fold_thresholds,
         "facts": dict(facts),
+        **({"groups": by_group.record()} if by_group else {}),
     }
-    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {})
+    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {}, chapter)
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, plot in plots.items():
@@ -78,6 +89,7 @@ def _page(
     plots: Mapping[str, bytes],
     worst: Sequence[WrongPair],
     statistics: Mapping[str, Metric],
+    chapter: str,
 ) -> bytes:
     v = verification
     score_name, unit = SCORE_NAMES[v.dist], threshold_unit(v.dist)
@@ -110,7 +122,7 @@ classified at {_RULES[v.protocol]} on all other folds; a pair is classified as t
 </div>
 <div class="columns">
 <figure>{inline_image(plots["roc.png"], "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end is FAR 0:
-no false match in {v.pairs - same_count} different pairs.</figcaption></figure>
+no false match in {v.pairs - same_count} different pairs. A band is the 95 % interval at each FAR.</figcaption></figure>
 <figure>{inline_image(plots["histogram.png"], "Score histogram")}<figcaption>Scores ({score_name}) of same and
 different pairs, each in per cent of its kind, and the mean threshold.</figcaption></figure>
 <figure>{inline_image(plots["det.png"], "DET curve")}<figcaption>Detection error trade-off: FNMR against FMR, on the
@@ -118,6 +130,7 @@ scale of normal deviates. Without errors of a kind there is no curve.</figcaptio
 {_rejection_figure(plots)}
 </div>
 {_statistics_section(statistics)}
+{chapter}
 <h2>Facts</h2>
 <table class="named facts">{named_rows(facts.items())}</table>
 {_worst_section("Worst false matches", "Two people, classified as the same.", [p for p in worst if not p.same])}
@@ -135,8 +148,8 @@ def _rejection_figure(plots: Mapping[str, bytes]) -> str:
     if "rejection.png" not in plots:
         return ""
     image = inline_image(plots["rejection.png"], "Errors against rejection")
-    return f"""<figure>{image}<figcaption>FNMR where the pairs of the images with the shortest embeddings are rejected.
-The dotted lines are rejection at random.</figcaption></figure>"""
+    return f"""<figure>{image}<figcaption>FNMR where the pairs of the images of the lowest quality are rejected, at
+thresholds that stay. The dotted lines are rejection at random.</figcaption></figure>"""
 
 
 def _statistics_section(statistics: Mapping[str, Metric]) -> str:

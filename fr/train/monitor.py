@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -54,11 +55,14 @@ _VALIDATION = {
     "ema_accuracy": "Accuracy/Val_accuracy_ema",
     "ema_auc": "Accuracy/AUC_ema",
 }
+_OF_GROUPS = re.compile("(.*?)group_((fmr|fnmr|threshold).*)")  # metrics of `fr/evaluation/group_rates.py`
 _SHOWN_IMAGES = 32
 
 
 def _validation_tag(key: str) -> str:
     """TensorBoard name of a validation metric, `Sets/cfp_fp_accuracy` for sets after the first; "" = none."""
+    if match := _OF_GROUPS.match(key):
+        return f"Groups/{match[1]}{match[2]}"
     other_set = key.removeprefix("ema_") not in _VALIDATION and key.endswith(("_accuracy", "_auc"))
     return _VALIDATION.get(key, f"Sets/{key}" if other_set else "")
 

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,10 +13,13 @@ from fr.data.verification_set import VerificationSet
 from fr.distributed import Heartbeat, Ranks, broadcast_buffers, raise_reason
 from fr.errors import InputError, in_short
 from fr.evaluation.embedding import embed, evaluate
+from fr.evaluation.group_rates import GroupRates
+from fr.evaluation.groups import Groups
 from fr.evaluation.score_check import Spread
 from fr.evaluation.verification import Verification
 from fr.losses.classifier import MarginSoftmax
 from fr.preprocessing import Preprocessing
+from fr.report.run_card import ScoredPairs
 from fr.train.held_out import HeldOut
 
 
@@ -24,7 +27,8 @@ from fr.train.held_out import HeldOut
 class Validation:
     """Verification of the current models on every set, and classification of held-out images.
 
-    models: by the prefix of their metrics' names; the name of the set follows, except for the first set.
+    models: by the prefix of their metrics' names; the name of the set follows, except for the first set. latest: of the
+    last call of `measure`, for the run's card.
     """
 
     sets: list[VerificationSet]
@@ -37,6 +41,8 @@ class Validation:
     heartbeat: Heartbeat
     held_out: HeldOut | None = None
     head: MarginSoftmax | None = None  # which classifies them
+    groups: Groups = field(default_factory=Groups)
+    latest: list[ScoredPairs] = field(default_factory=list)
 
     def measure(self) -> tuple[dict[str, float], list[str], list[Spread]]:
         """Metrics by name, lines to print, and score distributions, the same on every rank; empty without a set.
@@ -46,14 +52,17 @@ class Validation:
         metrics: dict[str, float] = {}
         lines: list[str] = []
         spreads: list[Spread] = []
+        self.latest.clear()
         for prefix, model in self.models.items() if self.sets or self.held_out else ():
             broadcast_buffers(model)
             lines += ["averaged weights:"] * bool(prefix)
             for one in self.sets:
-                verification, spread = self._measure(model.eval(), one, averaged=bool(prefix))
+                verification, spread, by_group = self._measure(model.eval(), one, averaged=bool(prefix))
                 name = "" if one is self.sets[0] else f"{one.name}_"
-                metrics |= {f"{prefix}{name}{metric}": value for metric, value in verification.metrics().items()}
+                figures = verification.metrics() | (by_group.metrics() if by_group else {})
+                metrics |= {f"{prefix}{name}{metric}": value for metric, value in figures.items()}
                 lines += [f"{one.name}:"] * (len(self.sets) > 1) + verification.lines()
+                lines += by_group.lines() if by_group else []
                 spreads.append(spread)
             if self.held_out and self.head:
                 accuracies = self._held_out_accuracies(self.held_out, self.head, model.eval())
@@ -62,9 +71,11 @@ class Validation:
                 lines.append(f"{len(self.held_out.faces):,} held-out images: top-1 {top1:.4f}, top-5 {top5:.4f}")
         return metrics, lines, spreads
 
-    def _measure(self, model: nn.Module, one: VerificationSet, averaged: bool) -> tuple[Verification, Spread]:
+    def _measure(
+        self, model: nn.Module, one: VerificationSet, averaged: bool
+    ) -> tuple[Verification, Spread, GroupRates | None]:
         with _told_together(one.name):
-            verification, scores = evaluate(
+            verification, scores, embeddings = evaluate(
                 model,
                 one.faces,
                 self.preprocessing,
@@ -75,7 +86,10 @@ class Validation:
                 self.heartbeat,
             )
             spread = Spread.measure(one, scores, averaged, flip="sum" if self.flipped else "")
-        return verification, spread
+            by_group = self.groups.measure(one.name, one.faces, embeddings, scores)
+            rates = by_group.metrics() if by_group else {}
+            self.latest.append(ScoredPairs(one, averaged, verification, scores, rates))
+        return verification, spread, by_group
 
     def _held_out_accuracies(self, held_out: HeldOut, head: MarginSoftmax, model: nn.Module) -> dict[str, float]:
         with _told_together("held-out images"):

@@ -38,6 +38,13 @@ class Post:
     where: str
 
 
+@dataclass
+class _Answer:
+    """Time at which the store last answered [seconds, of time.monotonic]."""
+
+    at: float
+
+
 @contextmanager
 def watched(ranks: Ranks, patience: float, heartbeat: Heartbeat, folder: Path) -> Iterator[None]:
     """In here, end the process when `heartbeat` has not counted for `patience` seconds; 0 = never.
@@ -47,15 +54,20 @@ def watched(ranks: Ranks, patience: float, heartbeat: Heartbeat, folder: Path) -
     if not patience:
         yield
         return
-    over = threading.Event()
-    arguments = (ranks, patience, heartbeat, folder, _open_store(ranks, patience), over)
-    thread = threading.Thread(target=_watch, args=arguments, daemon=True)
-    thread.start()
+    over, answer = threading.Event(), _Answer(time.monotonic())
+    store = _open_store(ranks, patience)
+    threads = [
+        threading.Thread(target=_watch, args=(ranks, patience, heartbeat, folder, store, answer, over), daemon=True),
+        threading.Thread(target=_listen, args=(ranks, patience, heartbeat, answer, over), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         over.set()
-        thread.join()
+        for thread in threads:
+            thread.join(patience)  # a store out of reach holds the first for longer
 
 
 def culprits(earlier: dict[int, Post], now: dict[int, Post]) -> list[int]:
@@ -70,7 +82,13 @@ def culprits(earlier: dict[int, Post], now: dict[int, Post]) -> list[int]:
 
 
 def _watch(
-    ranks: Ranks, patience: float, heartbeat: Heartbeat, folder: Path, store: dist.Store, over: threading.Event
+    ranks: Ranks,
+    patience: float,
+    heartbeat: Heartbeat,
+    folder: Path,
+    store: dist.Store,
+    answer: _Answer,
+    over: threading.Event,
 ) -> None:
     beat, seen, since = 0, -1, time.monotonic()
     earlier: dict[int, Post] = {}
@@ -85,7 +103,9 @@ def _watch(
             posts = _posts(store, ranks.world_size) if silent >= patience / 2 else {}
         except dist.DistError as error:  # the process that kept the store has ended
             _end([f"rank {ranks.rank}: the other ranks are out of reach: {error}"])
+        answer.at = time.monotonic()
         if silent >= patience and earlier:
+            over.set()  # this thread ends the process
             named = culprits(earlier, posts)
             others = posts.keys() - named
             traced = _trace(ranks, folder)
@@ -93,6 +113,20 @@ def _watch(
                 time.sleep(3)  # torchrun ends the others when one has ended: give that one time to write
             _end([*(_message(rank, posts[rank], earlier[rank], patience) for rank in named), *traced])
         earlier = earlier or posts
+
+
+def _listen(ranks: Ranks, patience: float, heartbeat: Heartbeat, answer: _Answer, over: threading.Event) -> None:
+    """End the process where the store doesn't answer, as on a host without network, and nothing goes on.
+
+    A thread that asks a torch.distributed.TCPStore then waits until the kernel gives the connection up, 15 minutes.
+    """
+    seen, since = -1, time.monotonic()
+    while not over.wait(patience / _BEATS):
+        if heartbeat.count != seen:
+            seen, since = heartbeat.count, time.monotonic()
+        unheard = time.monotonic() - answer.at
+        if time.monotonic() - since >= patience and unheard >= patience / 2:
+            _end([f"rank {ranks.rank}: the other ranks are out of reach: no answer for {unheard:.0f} s"])
 
 
 def _message(rank: int, now: Post, earlier: Post, patience: float) -> str:

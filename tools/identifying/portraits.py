@@ -19,6 +19,7 @@ from fr.data.pipeline import dali_settings
 from fr.data.readers.folders import images_below
 from fr.distributed import Ranks
 from fr.errors import InputError
+from fr.evaluation.all_pairs import Rows
 from fr.evaluation.embedding import batch_size_on, embed
 from fr.evaluation.scored_model import ScoredModel
 from fr.evaluation.scoring import wants_flip
@@ -27,7 +28,6 @@ from fr.options.detection import DetectorSettings
 from fr.options.parsing import Resolved
 from fr.progress import progress
 from fr.recognition.detection import Mtcnn
-from fr.recognition.gallery import Rows
 from tools.dataset.face_journal import Found
 from tools.dataset.parallel import map_in_processes
 from tools.detect_faces import face_of, find_face

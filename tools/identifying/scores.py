@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fr.evaluation.all_pairs import Rows
 from fr.files.durable import write_result
-from fr.recognition.gallery import Gallery, Rows, normalised_rows
+from fr.recognition.gallery import Gallery, normalised_rows
 from fr.recognition.identification import FPIRS, RANKS, Searches, cmc, fpir, identification_metrics, search, tpir
 from fr.report.plots import cmc_plot, png
 from tools.identifying.portraits import Portraits

@@ -9,7 +9,7 @@ from fr.options.parsing import Resolved, tool_parser
 
 PREPROCESSING = ("input_size", "template", "alignment", "mean", "std", "color_order")
 # Outputs of evaluate_lfw.py that are of one model.
-_NOT_HERE = ("json", "report", "roc_fname", "show_failed", "dump_embeddings")
+_NOT_HERE = ("json", "report", "quality", "roc_fname", "roc_band", "show_failed", "dump_embeddings", "groups")
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, list[Resolved]]:
@@ -17,7 +17,8 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, list[Resolved]]:
     parser = tool_parser("tools/compare_models.py", allow_abbrev=False)
     parser.add_argument("a", metavar="A", help="snapshot (.pt, .safetensors), Hub folder or ONNX model")
     parser.add_argument("b", metavar="B", help="another one")
-    parser.add_argument("--roc", type=Path, metavar="PNG", help="plot of both ROC curves to write (default: none)")
+    curves = "plot of both ROC curves with their bands to write (default: none)"
+    parser.add_argument("--roc", type=Path, metavar="PNG", help=curves)
     arguments, rest = parser.parse_known_args(argv)
     return arguments, [scoring_options(name, rest) for name in (arguments.a, arguments.b)]
 

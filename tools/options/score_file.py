@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from fr.errors import InputError
 from fr.options.parsing import tool_parser
 from fr.options.types import COUNT_OR_0
 
@@ -17,4 +18,9 @@ def options(argv: list[str]) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="file to write the metrics to (default: none)")
     add("--report", type=Path, metavar="FOLDER", help="folder for the report page (default: none)")
     add("--roc_fname", metavar="FILE.txt", help="the ROC curve's points, for tools/plot_roc.py (default: none)")
-    return parser.parse_args(argv)
+    band = "with the ends of the TPR's 95 %% intervals as two more columns (default: without)"
+    add("--roc_band", action="store_true", help=band)
+    arguments = parser.parse_args(argv)
+    if arguments.roc_band and not (arguments.roc_fname and arguments.bootstrap):
+        raise InputError("--roc_band: goes with --roc_fname and --bootstrap")
+    return arguments

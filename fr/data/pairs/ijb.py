@@ -36,6 +36,7 @@ class Ijb:
 
     name: str  # ijbb or ijbc
     faces: Faces
+    ids: NDArray[np.int64]  # [T] of the templates as the files number them, ascending
     template: NDArray[np.int64]  # [N] 0 … T - 1
     media: NDArray[np.int64]  # [N] as the file numbers them
     detector: NDArray[np.float64]  # [N] 0 … 1
@@ -74,7 +75,7 @@ def read_ijb(root: DataRoot) -> Ijb:
     pairs, same = _pairs(pair_lists[0], known, members)
     faces = Faces(crops, pictures, landmarks)
     _check_images(faces, members)
-    return Ijb(name, faces, template.astype(np.int64), media.to_numpy(), detector, pairs, same)
+    return Ijb(name, faces, known, template.astype(np.int64), media.to_numpy(), detector, pairs, same)
 
 
 def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:

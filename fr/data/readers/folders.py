@@ -58,7 +58,7 @@ def images_below(root: DataRoot, others: Counter[str] | None = None) -> list[str
     return _checked(root.path, sorted(name.removeprefix("./") for name in _images(root, ".", set(), counted)))
 
 
-def others_note(root: Path, others: Counter[str]) -> tuple[str, ...]:
+def others_note(root: Path | str, others: Counter[str]) -> tuple[str, ...]:
     """A line on files that aren't read, by their endings; none without."""
     if not others:
         return ()

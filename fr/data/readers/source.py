@@ -12,7 +12,11 @@ from fr.files.data_root import DataRoot
 
 @dataclass(frozen=True)
 class Source:
-    """Location of the training data as options give it; "" = not given. aligned: the images are aligned crops."""
+    """Location of the training data as options give it; "" = not given. aligned: the images are aligned crops.
+
+    root: a folder, or the URL of one. cache, cache_bytes: folder of the local copies of what is below a URL, "auto" =
+    the user's, and how much may be in it.
+    """
 
     root: str
     list_file: str
@@ -20,6 +24,8 @@ class Source:
     meta: str
     aligned: bool = False
     allow_outside: bool = False
+    cache: str = "auto"
+    cache_bytes: int = 0
 
     @property
     def data_root(self) -> DataRoot:
@@ -29,12 +35,13 @@ class Source:
 class Format(NamedTuple):
     """Reader of a format, and the files whose sizes and times tell whether its data changed.
 
-    inputs: raises InputError when they can't be found. None: a tree of images, where a file may come or go anywhere; it
-    is walked at every start, and only the ranks of one run share the result.
+    inputs: raises InputError when they can't be found; a text says itself in which state the data are. None: a tree of
+    images, where a file may come or go anywhere; it is walked at every start, and only the ranks of one run share the
+    result.
     """
 
     read: Callable[[Source], LabelledFaces]
-    inputs: Callable[[Source], list[Path]] | None
+    inputs: Callable[[Source], list[Path] | str] | None
 
 
 def text_files(source: Source) -> list[Path]:

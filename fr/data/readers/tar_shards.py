@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.lines import STAYS, strays, true_rows
 from fr.data.readers.folders import others_note
-from fr.data.readers.shards import class_labels, shard_files, shard_names, shard_points
-from fr.data.readers.source import Format
+from fr.data.readers.shards import class_labels, shard_names, shard_points
 from fr.data.storage import TarShards
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -53,7 +52,7 @@ class _Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Shard:
+class Shard:
     """Content of one shard. n samples."""
 
     names: pa.StringArray  # [n] of the images
@@ -78,17 +77,22 @@ def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
     shards = shard_names(root, list_file, ".tar")
     # A minute a million samples: the first rank of a host shows how far it is.
     bar = tracked(shards, "shard", "reading shards", shown=os.environ.get("LOCAL_RANK", "0") == "0")
-    parts = [_index(root.path / name, root) for name in bar]
-    refuse([problem for part in parts for problem in part.problems])
-    names = pa.concat_arrays([part.names for part in parts])
-    if not len(names):
-        raise InputError(f"--train_data_root {root}: no sample in {len(shards):,} shards")
+    parts = [index_shard(root.path / name, root, str(root.path / name)) for name in bar]
     storage = TarShards(
         shards,
         np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.names) for part in parts]),
         np.concatenate([part.offsets for part in parts]),
         np.concatenate([part.sizes for part in parts]),
     )
+    return labelled(root, parts, storage, aligned, str(root))
+
+
+def labelled(root: DataRoot, parts: list[Shard], storage: TarShards, aligned: bool, called: str) -> LabelledFaces:
+    """Faces of the shards' contents; called: the data root in messages. InputError as of `read_tar`."""
+    refuse([problem for part in parts for problem in part.problems])
+    names = pa.concat_arrays([part.names for part in parts])
+    if not len(names):
+        raise InputError(f"--train_data_root {called}: no sample in {len(parts):,} shards")
 
     def where(row: int) -> str:
         return storage.path(root, row, names[row].as_py()[:_QUOTED])
@@ -97,28 +101,28 @@ def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
     landmarked = np.concatenate([part.landmarked for part in parts])
     points = shard_points(landmarked, np.concatenate([part.points for part in parts]), aligned, root, where)
     labels, identities = class_labels(pa.concat_arrays([part.classes for part in parts]))
-    notes = _notes(parts, root)
+    notes = _notes(parts, called)
     return LabelledFaces(root, names, points, labels, identities, storage=storage, notes=notes)
 
 
-def _notes(parts: list[_Shard], root: DataRoot) -> tuple[str, ...]:
+def _notes(parts: list[Shard], root: str) -> tuple[str, ...]:
     imageless = sum(part.imageless for part in parts)
     left_out = [f"{imageless:,} samples without an image (.{', .'.join(IMAGE_ENDINGS)}) left out"] if imageless else []
     others = sum((part.others for part in parts), Counter())
-    return (*(part.note for part in parts if part.note), *left_out, *others_note(root.path, others))
+    return (*(part.note for part in parts if part.note), *left_out, *others_note(root, others))
 
 
-def _index(path: Path, root: DataRoot) -> _Shard:
-    """Content of a shard; InputError when it can't be read."""
+def index_shard(path: Path, root: DataRoot, called: str) -> Shard:
+    """Content of a shard; called: its name in messages. InputError when it can't be read."""
     try:
         with root.open_file(path) as file:
-            samples, others, problems, cut = _samples(file, path)
-            return _contents(file, path, samples, others, problems, cut)
+            samples, others, problems, cut = _samples(file, called)
+            return _contents(file, called, samples, others, problems, cut)
     except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+        raise InputError(f"{called}: can't be read: {error.strerror}") from error
 
 
-def _samples(file: BinaryIO, path: Path) -> tuple[_Samples, Counter[str], list[str], bool]:
+def _samples(file: BinaryIO, path: str) -> tuple[_Samples, Counter[str], list[str], bool]:
     """Files of the samples, other files by ending, problems, and whether the shard is cut short."""
     samples: _Samples = {}
     others: Counter[str] = Counter()
@@ -175,8 +179,8 @@ def _shorter(key: str) -> str:
 
 
 def _contents(
-    file: BinaryIO, path: Path, samples: _Samples, others: Counter[str], problems: list[str], cut: bool
-) -> _Shard:
+    file: BinaryIO, path: str, samples: _Samples, others: Counter[str], problems: list[str], cut: bool
+) -> Shard:
     """The columns of a shard's samples. others, problems: those known already."""
     images: list[_Member] = []
     classes: list[str] = []
@@ -198,7 +202,7 @@ def _contents(
             classes.append(name)
             images.append(parts["image"])
     note = f"{path} is cut short or damaged: {len(images):,} samples in it are used, what follows isn't"
-    return _Shard(
+    return Shard(
         pa.array([image.name for image in images], type=pa.string()),
         pa.array(classes, type=pa.string()),
         np.array(points, dtype=np.float64).reshape(-1, 5, 2),
@@ -212,14 +216,14 @@ def _contents(
     )
 
 
-def _class(file: BinaryIO, path: Path, member: _Member) -> str:
+def _class(file: BinaryIO, path: str, member: _Member) -> str:
     text = _text(file, path, member).strip()
     if not text or not text.isprintable():
         raise InputError(f"{path}: {member.name}: {text[:_QUOTED]!r} isn't a class")
     return text
 
 
-def _points(file: BinaryIO, path: Path, member: _Member) -> list[float]:
+def _points(file: BinaryIO, path: str, member: _Member) -> list[float]:
     text = _text(file, path, member)
     try:
         numbers = [float(word) for word in text.split()]
@@ -230,15 +234,10 @@ def _points(file: BinaryIO, path: Path, member: _Member) -> list[float]:
     return numbers
 
 
-def _text(file: BinaryIO, path: Path, member: _Member) -> str:
+def _text(file: BinaryIO, path: str, member: _Member) -> str:
     if member.size > _LONGEST:
         raise InputError(f"{path}: {member.name}: longer than {_LONGEST:,} bytes")
     try:
         return os.pread(file.fileno(), member.size, member.offset).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: {member.name}: not UTF-8 text") from error
-
-
-FORMATS = {
-    "tar": Format(lambda source: read_tar(source.data_root, source.list_file, source.aligned), shard_files(".tar"))
-}

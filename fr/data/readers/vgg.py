@@ -16,9 +16,9 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
 
-_META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
+META_HEADER = "Class_ID, Name, Sample_Num, Flag, Gender"
 _META_ROW = re.compile(
-    r'\s*(?P<id>[^\s,"]+)\s*,(?P<name>.*?)(?:,\s*(?:[0-9]+\s*)?)?,\s*(?P<flag>[01])\s*,\s*[mfu]\s*,?\s*'
+    r'\s*(?P<id>[^\s,"]+)\s*,(?P<name>.*?)(?:,\s*(?:[0-9]+\s*)?)?,\s*(?P<flag>[01])\s*,\s*(?P<gender>[mfu])\s*,?\s*'
 )
 
 
@@ -76,6 +76,12 @@ def person_names(path: Path) -> dict[str, str]:
     return {identity: row["name"].replace('"', "").strip() for identity, row in _meta_rows(path).items()}
 
 
+def genders(path: Path) -> dict[str, str]:
+    """identity_meta.csv → m or f, by Class_ID and by name; none where it is unknown. InputError as `person_names`."""
+    known = {identity: row["gender"] for identity, row in _meta_rows(path).items() if row["gender"] != "u"}
+    return known | {name: known[identity] for identity, name in person_names(path).items() if identity in known}
+
+
 def _meta_rows(path: Path) -> dict[str, re.Match[str]]:
     """Class_ID → its row.
 
@@ -85,14 +91,14 @@ def _meta_rows(path: Path) -> dict[str, re.Match[str]]:
     by_id: dict[str, re.Match[str]] = {}
     problems = []
     rows = read_text(path).splitlines()
-    if not rows or [field.strip() for field in rows[0].split(",")] != _META_HEADER.split(", "):
-        raise InputError(f"{path}:1: expected the header {_META_HEADER}")
+    if not rows or [field.strip() for field in rows[0].split(",")] != META_HEADER.split(", "):
+        raise InputError(f"{path}:1: expected the header {META_HEADER}")
     for number, row in enumerate(rows[1:], start=2):
         match = _META_ROW.fullmatch(row)
         if not row.strip():
             continue
         if not match:
-            problems.append(f"{path}:{number}: isn't {_META_HEADER} with a Flag of 0 or 1")
+            problems.append(f"{path}:{number}: isn't {META_HEADER} with a Flag of 0 or 1")
         elif match["id"] in by_id:
             problems.append(f"{path}:{number}: {match['id']} for the second time")
         else:

@@ -1,0 +1,78 @@
+"""Download the files of a store before the training needs them: those of the next window beside the current one."""
+
+import threading
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fr.data.faces import LabelledFaces
+from fr.data.order import Order
+from fr.data.storage import ParquetRows, RemoteShards, TarShards, close_unused
+from fr.errors import InputError
+
+DOWNLOADS = 4  # at a time and rank; the ranks of a host download different files
+
+
+def files_of(faces: LabelledFaces) -> NDArray[np.int64] | None:
+    """Number of what is read together with each image, [N]: a tar file, or a row group; None = each is by itself."""
+    match faces.storage:
+        case TarShards():
+            return faces.storage.shard.astype(np.int64)
+        case ParquetRows():
+            places = faces.storage.shard.astype(np.int64) << 32 | faces.storage.group
+            files: NDArray[np.int64] = np.unique(places, return_inverse=True)[1].astype(np.int64)
+            return files
+    return None
+
+
+class Prefetch:
+    """Called with an iteration, about to be read: has the files of its window and of the next downloaded by threads.
+
+    A file that can't be downloaded fails where it is read. Of faces that lie here it does nothing. InputError when
+    the cache has no room for two windows.
+    """
+
+    def __init__(self, faces: LabelledFaces, order: Order) -> None:
+        self._faces, self._order = faces, order
+        self._storage = faces.storage if isinstance(faces.storage, RemoteShards) and order.windows else None
+        self._wanted: deque[int] = deque()
+        self._files: list[int] = []
+        self._news = threading.Condition()
+        if self._storage and order.windows:
+            _check_room(self._storage, order.windows.files)
+            for _ in range(DOWNLOADS):
+                # Daemons: a download may take minutes, and what is left of it at the end is gone on with later.
+                threading.Thread(target=self._download, name="prefetch", daemon=True).start()
+
+    def __call__(self, iteration: int) -> None:
+        if not self._storage or (files := self._order.files_from(iteration)) == self._files:
+            return
+        self._files = files
+        for file in reversed(files):  # the first is needed first, and removed last
+            self._storage.touch(self._faces.root, file)
+        close_unused()
+        with self._news:
+            self._wanted = deque(files)
+            self._news.notify_all()
+
+    def _download(self) -> None:
+        assert self._storage
+        while True:
+            with self._news:
+                while not self._wanted:
+                    self._news.wait()
+                file = self._wanted.popleft()
+            try:
+                self._storage.fetch_ahead(self._faces.root, file)
+            except InputError:  # where the file is read it is tried again, and the failure said
+                continue
+
+
+def _check_room(storage: RemoteShards, files: int) -> None:
+    needed = int(np.sort(storage.bytes)[-2 * files :].sum())
+    if needed > storage.most:
+        raise InputError(
+            f"--shard_cache_gb {storage.most / 1e9:g}: the current and the next window of {files} shards take up to "
+            f"{needed / 1e9:.1f} GB: give as much, or a smaller --shuffle_window"
+        )

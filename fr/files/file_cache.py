@@ -1,0 +1,184 @@
+"""A cache of whole files of a store in a local folder, shared by the processes of a host.
+
+A file is downloaded in parts to `NAME.part`, which a later try goes on with, and gets its name when all of it is on
+the disk. NAME is a hash of URL, size and version: another version of a file is another file. `NAME.lock` is locked by
+the process that downloads or checks the file, whose size it holds; its time is that of the file's last use. `NAME.sum`
+holds the CRC-32 of the content, which a file must have when it is used again after a day. Before a download the files
+longest unused are removed, until all fit below the limit.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from fr.errors import InputError
+from fr.files.durable import replace_file
+from fr.files.remote import CHUNK, RemoteFailure, RemoteFile, Store
+
+_ROOM_S = 0.1  # between looks for room, while other processes use what is there
+_UNCHECKED_S = 86_400.0  # after which a file's checksum is compared again
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class FileCache:
+    """Local copies of remote files, up to `most` bytes in all."""
+
+    folder: Path
+    most: int
+
+    def path(self, url: str, file: RemoteFile) -> Path:
+        """Where the local copy of a file below a URL is, or will be."""
+        text = f"{url}/{file.name}\0{file.size}\0{file.version}"
+        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def touch(self, path: Path) -> None:
+        """Note that a file is in use, so that it is among the last to be removed."""
+        with suppress(OSError):  # it isn't there yet
+            os.utime(_lock_of(path))
+
+    def fetch(self, store: Store, file: RemoteFile, use: Callable[[Path], Result]) -> Result:
+        """Result of `use` for the path of the local copy, which stays there meanwhile; downloaded unless it is there.
+
+        RemoteFailure when it can't be had, InputError when it can't be written here; what `use` raises.
+        """
+        path = self.path(store.url, file)
+        with self._had(store, file, path, wait=True):
+            return use(path)
+
+    def fetch_ahead(self, store: Store, file: RemoteFile) -> None:
+        """Download a file unless it is there, or another process is at it; raises as `fetch`."""
+        with self._had(store, file, self.path(store.url, file), wait=False):
+            return
+
+    @contextmanager
+    def _had(self, store: Store, file: RemoteFile, path: Path, wait: bool) -> Iterator[None]:
+        """Have a local copy, as long as the context lasts; unless another process has its lock and isn't waited for."""
+        with ExitStack() as lock:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                ours = lock.enter_context(_locked(_lock_of(path), wait))
+                if ours and not self._is_whole(path, file):
+                    while not self._reserve(path, file):
+                        time.sleep(_ROOM_S)
+                    _download(store, file, path)
+                self.touch(path)
+            except OSError as error:
+                raise InputError(f"--shard_cache {self.folder}: {error.strerror or error}") from error
+            yield
+
+    def _is_whole(self, path: Path, file: RemoteFile) -> bool:
+        """Whether the file is there, and what was written; one that isn't is removed."""
+        sums = path.with_suffix(".sum")
+        try:
+            status, checked = path.stat(), sums.stat().st_mtime
+            if status.st_size == file.size and time.time() - checked < _UNCHECKED_S:
+                return True
+            if status.st_size == file.size and _sum(path) == sums.read_text():
+                os.utime(sums)
+                return True
+        except FileNotFoundError:
+            pass
+        _remove(path)
+        return False
+
+    def _reserve(self, path: Path, file: RemoteFile) -> bool:
+        """Remove the files longest unused until `file` fits, and count it from now on; False = others are in use."""
+        if file.size > self.most:
+            raise OSError(errno.EFBIG, f"no room for {file.name}, {file.size:,} bytes; give a larger --shard_cache_gb")
+        with _locked(self.folder / "room.lock", wait=True):
+            others = [lock.with_suffix("") for lock in self.folder.glob("*.lock") if lock.name != "room.lock"]
+            sizes = {other: _size(other) for other in others if other != path}
+            by_use = sorted(sizes, key=_used)
+            excess = sum(sizes.values()) + file.size - self.most
+            for other in by_use:
+                if excess <= 0:
+                    break
+                with _locked(_lock_of(other), wait=False) as free:
+                    if free:
+                        excess -= sizes[other]
+                        _remove(other)
+                        other.with_suffix(".part").unlink(missing_ok=True)
+            if excess > 0:
+                return False
+            _lock_of(path).write_text(str(file.size))
+            path.with_suffix(".part").touch()
+            return True
+
+
+def _download(store: Store, file: RemoteFile, path: Path) -> None:
+    """Write a file whole or not at all; what a killed download left is kept and gone on with."""
+    part = path.with_suffix(".part")
+    with part.open("ab") as target:
+        done = target.tell()
+        if done > file.size:
+            target.truncate(done := 0)
+        while done < file.size:
+            data = store.read(file.name, done, min(done + CHUNK, file.size))
+            target.write(data)
+            target.flush()
+            done += len(data)
+        os.fsync(target.fileno())
+    now = store.describe(file.name)
+    if (now.size, now.version) != (file.size, file.version):
+        part.unlink()
+        raise RemoteFailure(
+            f"{store.url}/{file.name}: changed while it was read, from {file.size:,} bytes ({file.version}) to "
+            f"{now.size:,} ({now.version}); start again"
+        )
+    replace_file(path.with_suffix(".sum"), _sum(part).encode())
+    part.replace(path)
+
+
+def _sum(path: Path) -> str:
+    checksum = 0
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            checksum = zlib.crc32(data, checksum)
+    return f"{checksum:08x}\n"
+
+
+def _size(path: Path) -> int:
+    """Bytes on the disk of a file, once it is downloaded; 0 = nothing of it is there."""
+    if path.with_suffix(".part").exists():
+        text = _lock_of(path).read_text()
+        return int(text) if text.isdecimal() else 0
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
+def _used(path: Path) -> float:
+    with suppress(FileNotFoundError):
+        return _lock_of(path).stat().st_mtime
+    return 0.0
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _remove(path: Path) -> None:
+    path.with_suffix(".sum").unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold the lock of a file, which ends with the process; False where another has it and isn't waited for."""
+    with path.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

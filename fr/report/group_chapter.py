@@ -1,0 +1,45 @@
+"""Chapter of the report page on error rates by group."""
+
+from html import escape
+
+from fr.evaluation.group_rates import GroupRates, Rate
+from fr.report.html_page import inline_image
+
+
+def group_chapter(rates: GroupRates, plot: bytes) -> str:
+    """HTML of the table, the plot and the differentials. plot: PNG of `group_plot`."""
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{people}</td>{_cells(fmr)}{_cells(fnmr)}</tr>\n"
+        for name, people, fmr, fnmr in rates.rows()
+    )
+    differentials = "".join(
+        f"<tr><td>{kind.upper()}</td><td>{escape(', '.join(of.groups)) or '–'}</td>{_cell(of.max_over_mean)}"
+        f"{_cell(of.gini)}</tr>\n"
+        for kind, of in rates.differentials.items()
+    )
+    warnings = "".join(f"<li>{escape(warning)}</li>\n" for warning in rates.warnings)
+    redrawn = f" 95 % intervals: people redrawn {rates.redrawn:,} times." if rates.redrawn else ""
+    return f"""<h2>Error rates by group</h2>
+<p class="note">{escape(rates.heading())}.{redrawn}</p>
+<table class="folds groups"><thead><tr><th>Group</th><th>People</th><th>FMR</th><th>95 % interval</th>
+<th>False matches</th><th>FNMR</th><th>95 % interval</th><th>False non-matches</th></tr></thead>
+<tbody>{rows}</tbody></table>
+<figure>{inline_image(plot, "Error rates by group")}<figcaption>FMR of pairs of two people of one group, FNMR, and their
+95 % intervals. The dashed lines are the rates of all pairs.</figcaption></figure>
+<table class="folds groups"><thead><tr><th>Differential</th><th>Groups</th><th>Maximum over geometric mean</th>
+<th>Gini coefficient</th></tr></thead>
+<tbody>{differentials}</tbody></table>
+<p class="note">Of groups with enough pairs. Groups without any difference differ by chance, too: compare the
+intervals.</p>
+{f'<ul class="note">{warnings}</ul>' if warnings else ""}"""
+
+
+def _cells(rate: Rate | None) -> str:
+    if rate is None:
+        return "<td></td>" * 3
+    between = "–".join(f"{end:.4f}" for end in rate.interval or ())
+    return f"{_cell(rate.value)}<td>{between}</td><td>{rate.errors:,} / {rate.pairs:,}</td>"
+
+
+def _cell(value: float | None) -> str:
+    return f"<td>{'–' if value is None else f'{value:.4f}'}</td>"

@@ -1,0 +1,30 @@
+"""Options of tools/reproduce.py."""
+
+import argparse
+from pathlib import Path
+
+from fr.options.parsing import tool_parser
+from fr.options.types import COUNT
+
+
+def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The tool's own arguments, and those of train.py."""
+    usage = "%(prog)s configs/NAME.yml [--snap FILE | --record FILE ...] [--option of train.py] ..."
+    parser = tool_parser("tools/reproduce.py", usage=usage, allow_abbrev=False, epilog="All others: train.py --help")
+    add = parser.add_argument
+    add("recipe", type=Path, metavar="RECIPE", help="configs/NAME.yml; its receipt is configs/receipts/NAME.json")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--snap", type=Path, metavar="FILE", help="last snapshot of a finished run (default: train)")
+    made = "last snapshots of runs with different seeds, three or more, to write the receipt from"
+    one.add_argument("--record", type=Path, nargs="+", metavar="FILE", help=made)
+    add("--note", default="", help="--record: machine and what else there is to say of the runs")
+    add("--out", type=Path, metavar="FOLDER", help="for the run's snapshots and logs (default: reproduced/NAME)")
+    add("--nproc_per_node", type=COUNT, default=1, metavar="N", help="processes, as of torchrun (default: 1)")
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.record is not None and len(arguments.record) < 3:
+        parser.error("--record: takes three runs at least")
+    if rest and (arguments.snap or arguments.record):
+        parser.error(f"no training begins with --snap or --record, so what would {rest[0]} be for?")
+    if arguments.note and not arguments.record:
+        parser.error("--note: goes with --record")
+    return arguments, rest

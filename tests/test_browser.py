@@ -1,4 +1,4 @@
-"""Pages in a real browser: the report of evaluate_lfw.py, and TensorBoard on the logs of a run.
+"""Pages in a real browser: reports of evaluate_lfw.py and tools/report_runs.py, and TensorBoard on the logs of a run.
 
 Debian's packages chromium and chromium-driver; where they aren't installed the tests say that they are skipped.
 """
@@ -23,6 +23,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 import evaluate_lfw
 import train
 from tests.conftest import ROOT, TINY, data_options, folders, records, validation_options
+from tools import report_runs
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 # In a closed network the browser would look up hosts of its maker for minutes.
@@ -85,9 +86,48 @@ def test_the_report_shows_its_figures_and_pictures_on_any_screen_and_fetches_not
     assert plots >= 3 and len(widths) == plots + 2 * len(wrong) and all(widths)  # and both faces of each pair
     fetched: list[str] = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [name for name in fetched if not name.startswith("data:")] == []
-    for width in (1280, 500):
-        browser.set_window_size(width, 900)
-        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"), width
+    assert fits_screens_and_paper(browser)
+    assert errors(browser) == []
+
+
+def fits_screens_and_paper(browser: webdriver.Chrome) -> bool:
+    """Whether nothing is wider than a screen, the narrowest of a phone, or the 180 mm of A4 paper that are printed on,
+    and no figure or row is cut where a page ends."""
+    try:
+        for width, medium in ((1280, "screen"), (360, "screen"), (680, "print")):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium})
+            shown: int = browser.execute_script("return document.documentElement.scrollWidth")
+            assert browser.execute_script("return window.innerWidth") == width
+            assert shown <= width, (shown, width, medium)
+        parts = "[...document.querySelectorAll('figure, tr')]"
+        return bool(browser.execute_script(f"return {parts}.every(e => getComputedStyle(e).breakInside == 'avoid')"))
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_the_comparison_of_many_runs_fits_any_screen_and_fetches_nothing(
+    browser: webdriver.Chrome, trained: Path, tmp_path: Path
+) -> None:
+    configs = []
+    for number in range(7):
+        configs.append(tmp_path / f"number_{number}" / "tiny.config.yml")
+        configs[-1].parent.mkdir()
+        text = (trained / "snapshots/tiny.config.yml").read_text()
+        configs[-1].write_text(text.replace("\nlr: ", f"\nlr: {number}"))
+    assert report_runs.main([*map(str, configs), "--out", str(tmp_path)]) == 0
+    browser.get((tmp_path / "index.html").as_uri())
+    shown = browser.find_element(By.TAG_NAME, "body").text
+    last = json.loads((trained / "logs/validation.jsonl").read_text().splitlines()[-1])
+    assert f"{last['auc']:.4f} at 4" in shown and "number_6/tiny" in shown
+    assert re.search(r"^lr( \d[\d.]*){7}$", shown, re.MULTILINE)
+    widths = pictures(browser)
+    assert len(widths) >= 4 and all(widths)
+    fetched: list[str] = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in fetched if not name.startswith("data:")] == []
+    assert fits_screens_and_paper(browser)
     assert errors(browser) == []
 
 

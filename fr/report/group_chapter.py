@@ -21,14 +21,14 @@ def group_chapter(rates: GroupRates, plot: bytes) -> str:
     redrawn = f" 95 % intervals: people redrawn {rates.redrawn:,} times." if rates.redrawn else ""
     return f"""<h2>Error rates by group</h2>
 <p class="note">{escape(rates.heading())}.{redrawn}</p>
-<table class="folds groups"><thead><tr><th>Group</th><th>People</th><th>FMR</th><th>95 % interval</th>
+<div class="wide"><table class="folds groups"><thead><tr><th>Group</th><th>People</th><th>FMR</th><th>95 % interval</th>
 <th>False matches</th><th>FNMR</th><th>95 % interval</th><th>False non-matches</th></tr></thead>
-<tbody>{rows}</tbody></table>
+<tbody>{rows}</tbody></table></div>
 <figure>{inline_image(plot, "Error rates by group")}<figcaption>FMR of pairs of two people of one group, FNMR, and their
 95 % intervals. The dashed lines are the rates of all pairs.</figcaption></figure>
-<table class="folds groups"><thead><tr><th>Differential</th><th>Groups</th><th>Maximum over geometric mean</th>
-<th>Gini coefficient</th></tr></thead>
-<tbody>{differentials}</tbody></table>
+<div class="wide"><table class="folds groups"><thead><tr><th>Differential</th><th>Groups</th>
+<th>Maximum over geometric mean</th><th>Gini coefficient</th></tr></thead>
+<tbody>{differentials}</tbody></table></div>
 <p class="note">Of groups with enough pairs. Groups without any difference differ by chance, too: compare the
 intervals.</p>
 {f'<ul class="note">{warnings}</ul>' if warnings else ""}"""

@@ -20,7 +20,7 @@ from fr.evaluation.verification import Verification, checked_pairs, printed_thre
 from fr.files.durable import replace_file
 from fr.report.failed_pairs import WrongPair
 from fr.report.group_chapter import group_chapter
-from fr.report.html_page import card, cards, inline_image, named_rows, page, png_file
+from fr.report.html_page import card, cards, inline_image, named_rows, page, png_file, table
 from fr.report.plots import SCORE_NAMES, det_plot, group_plot, histogram_plot, png, rejection_plot, roc_plot
 
 
@@ -155,16 +155,18 @@ thresholds that stay. The dotted lines are rejection at random.</figcaption></fi
 def _statistics_section(statistics: Mapping[str, Metric]) -> str:
     if not statistics:
         return ""
-    rows = "".join(
-        f"<tr><td>{escape(metric.title)}</td><td>{'–' if metric.value is None else f'{metric.value:.4f}'}</td>"
-        f"<td>{'–'.join(f'{end:.4f}' for end in metric.interval or ())}</td>"
-        f"<td>{'' if metric.threshold is None else f'{metric.threshold:.4f}'}</td><td>{escape(metric.note)}</td></tr>\n"
+    rows = [
+        (
+            metric.title,
+            "–" if metric.value is None else f"{metric.value:.4f}",
+            "–".join(f"{end:.4f}" for end in metric.interval or ()),
+            "" if metric.threshold is None else f"{metric.threshold:.4f}",
+            metric.note,
+        )
         for metric in statistics.values()
-    )
+    ]
     return f"""<h2>Confidence intervals</h2>
-<table class="folds"><thead><tr><th>Metric</th><th>Value</th><th>95 % interval</th><th>Threshold</th><th></th></tr>
-</thead>
-<tbody>{rows}</tbody></table>
+{table(["Metric", "Value", "95 % interval", "Threshold", ""], rows)}
 <p class="note">From the exact ROC of all pairs. Bootstrap intervals resample people (pairs, if their people aren't
 known), and are at least as wide as for independent pairs; where people occur in few pairs, they are too wide rather
 than too narrow.</p>"""

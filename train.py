@@ -55,8 +55,9 @@ from fr.options.parsing import Resolved
 from fr.options.types import keyword_arguments
 from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.preprocessing import Preprocessing
+from fr.report.run_card import EndedRun, leave_card
 from fr.train.ema import WeightAverage
-from fr.train.ending import closing_lines, leave_card, log_folder
+from fr.train.ending import closing_lines, command_line, duration, ended, log_folder
 from fr.train.held_out import read_held_out
 from fr.train.learner import Learner, StepSettings
 from fr.train.learning_rate import Schedule
@@ -140,7 +141,10 @@ def main(argv: list[str]) -> int:
             status = train(learner, stream, schedule, settings, milestones, heartbeat)
         seconds = time.monotonic() - started
         if options.card and ranks.is_main:
-            monitor.say(leave_card(argv, resolved, ranks, milestones, status, seconds))
+            end = f"{ended(status)} after {duration(seconds)}"
+            command, logs = command_line(argv), log_folder(options)
+            run = EndedRun(contents, validation.latest, resolved, ranks, command, logs, end, seconds)
+            monitor.say(leave_card(writer, run))
         monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds)))
         return status
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import evaluate_lfw
 from fr.checkpoint import snapshot
-from fr.train import ending
+from fr.report import run_card
 from tests.conftest import Losses, validation_options
 
 CARD = "snapshots/tiny.card.md"
@@ -57,7 +57,7 @@ def test_it_tells_of_data_recipe_machine_and_end(
     data = table(card, "Data")
     assert [data["images"], data["identities"]] == [["96"], ["12"]]
     assert data["SHA-256 of names, labels and landmarks"] == [facts["data"]]
-    assert "after 2 iterations" in card and "Done, 20" in card and "Seed 5." in card
+    assert "after 2 iterations" in card and "Done after " in card and "Seed 5." in card
     assert "no verification set" in card and "the run had no `--groups`" in card
     assert "    python train.py --train_data_root" in card and re.search(r"\nseed += 5 ", card)
     assert table(card, "Machine and cost")["images seen"] == ["32, 16 a step"]
@@ -72,9 +72,9 @@ def test_a_run_ends_well_without_a_card(
     run_small("--max_iterations", "1", out=tmp_path)
     assert "\ncard: " not in capsys.readouterr().err and not (tmp_path / CARD).exists()
 
-    def on_a_full_disk(*_: object) -> Path:
+    def on_a_full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ending, "write_card", on_a_full_disk)
+    monkeypatch.setattr(run_card, "replace_file", on_a_full_disk)
     run_small("--card", "--max_iterations", "2", "--snap_to_resume", "auto", out=tmp_path)
-    assert "the run's card couldn't be written: [Errno 28] No space left on device\n" in capsys.readouterr().err
+    assert f"{tmp_path / CARD}: can't be written: [Errno 28] No space left on device\n" in capsys.readouterr().err

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.data.verification_set import VerificationSet
 from fr.evaluation.bootstrap import replicates, tar_name
 from fr.evaluation.intervals import Interval, clopper_pearson, newcombe, percentile, wider
 from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, score_at, tar_at
@@ -41,6 +42,17 @@ class Metric:
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
         place = "" if self.threshold is None else f", at {self.unit} {self.threshold:.4f}"
         return value + between + place + (f", {self.note}" if self.note else "")
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """Scores [P] of a set's pairs by a validation. averaged: by the averaged weights. by_group: metrics."""
+
+    pair_set: VerificationSet
+    averaged: bool
+    verification: Verification
+    scores: NDArray[np.float64]
+    by_group: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
 """Card of a run, `PREFIX.card.md` beside its snapshots: what was trained on what, on what machine, and how well."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import platform
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from fr.checkpoint.snapshot import SnapshotContents
-from fr.data.verification_set import VerificationSet
+from fr.checkpoint.snapshot_writer import SnapshotWriter
+from fr.distributed import Ranks
+from fr.errors import InputError
 from fr.evaluation.embedding import people_of_pairs
-from fr.evaluation.pair_statistics import PairResult
-from fr.evaluation.verification import Verification
+from fr.evaluation.pair_statistics import PairResult, ScoredPairs
 from fr.files.durable import replace_file
+from fr.options.parsing import Resolved
 from fr.report.model_card import markdown_table
 from fr.report.plots import curves_plot, png
 from fr.report.run_logs import LOG, VALIDATION, read_log
@@ -30,38 +33,42 @@ _LIMITS = """- The figures hold for images and people like those of the sets abo
 
 
 @dataclass(frozen=True)
-class ScoredPairs:
-    """Scores [P] of a set's pairs by the last validation. averaged: by the averaged weights. by_group: metrics."""
-
-    pair_set: VerificationSet
-    averaged: bool
-    verification: Verification
-    scores: NDArray[np.float64]
-    by_group: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class EndedRun:
-    """What a card tells. contents: of the last snapshot. command: that began it. options: those set, as printed.
+    """What a card tells. contents: as far as no iteration changes them. scored: by the last validation.
 
-    cost: name → value, of machine and time. ended: how.
+    command: that started it. logs: its folder of log.jsonl and validation.jsonl. ended: how, and after what time;
+    seconds: the same.
     """
 
     contents: SnapshotContents
-    snapshot: Path
-    iteration: int
-    command: str
-    options: str
     scored: Sequence[ScoredPairs]
-    cost: Mapping[str, str]
+    resolved: Resolved
+    ranks: Ranks
+    command: str
+    logs: Path
     ended: str
+    seconds: float
 
 
-def write_card(folder: Path, prefix: str, run: EndedRun, logs: Path) -> Path:
-    """Write the card and the picture of its curves; return the card's path. OSError where that fails.
+def leave_card(writer: SnapshotWriter, run: EndedRun) -> str:
+    """Write the card, and pictures of the curves, beside the last snapshot; a line that says where, or why not."""
+    written = [path for path in writer.written if path.exists()]
+    if not written:
+        return "no card without a snapshot"
+    path = writer.folder / f"{writer.prefix}.card.md"
+    try:
+        pictures = _pictures(writer.prefix, run.logs)
+        for name, picture in pictures.items():
+            replace_file(writer.folder / name, picture)
+        text = card_text(writer.prefix, written[-1], run, [*pictures])
+        replace_file(path, text.encode(errors="backslashreplace"))
+    except (OSError, InputError) as error:
+        return f"{path}: can't be written: {error}"
+    return f"card: {path}"
 
-    logs: the run's folder of log.jsonl and validation.jsonl.
-    """
+
+def _pictures(prefix: str, logs: Path) -> dict[str, bytes]:
+    """PNGs of the curves of both logs by their names, of what there is."""
     pictures = {}
     for name, keys in ((LOG, training_keys), (VALIDATION, validation_keys)):
         if (logs / name).is_file():
@@ -69,15 +76,19 @@ def write_card(folder: Path, prefix: str, run: EndedRun, logs: Path) -> Path:
             curves = {key: curve(records, key) for key in keys([records]) if key != "lr"}
             if curves:
                 pictures[f"{prefix}.card.{Path(name).stem}.png"] = png(curves_plot(curves, "value"))
-    for name, picture in pictures.items():
-        replace_file(folder / name, picture)
-    path = folder / f"{prefix}.card.md"
-    replace_file(path, card_text(prefix, run, [*pictures]).encode(errors="backslashreplace"))
-    return path
+    return pictures
 
 
-def card_text(prefix: str, run: EndedRun, pictures: Sequence[str]) -> str:
-    """The card in Markdown. pictures: names of files beside it."""
+def card_text(prefix: str, last: Path, run: EndedRun, pictures: Sequence[str]) -> str:
+    """The card in Markdown. last: the newest snapshot. pictures: names of files beside it."""
+    iteration, batch = int(last.stem.rpartition("_")[2]), run.contents.run["train_batch_size"]
+    hours = run.seconds * run.ranks.world_size / 3600
+    cost = {
+        "machine": f"{run.ranks.world_size} × {_device_name(run.ranks.device)}",
+        "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
+        "this start": f"{run.ended}, {hours:.2f} hours of all devices",
+        "images seen": f"{iteration * batch:,}, {batch:,} a step",
+    }
     facts = run.contents.run
     about = {
         "images": f"{facts['images']:,}",
@@ -88,8 +99,8 @@ def card_text(prefix: str, run: EndedRun, pictures: Sequence[str]) -> str:
     }
     parts = [
         f"# {prefix}",
-        f"`{run.contents.model}`, embeddings of {run.contents.embed_size} numbers, after {run.iteration:,} iterations: "
-        f"`{run.snapshot}`. {run.ended.capitalize()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        f"`{run.contents.model}`, embeddings of {run.contents.embed_size} numbers, after {iteration:,} iterations: "
+        f"`{last}`. {run.ended.capitalize()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
         "## Figures",
         *(_figures(one) for one in run.scored),
         *([] if run.scored else ["The run had no verification set: `evaluate_lfw.py --snap` scores its snapshots."]),
@@ -102,9 +113,9 @@ def card_text(prefix: str, run: EndedRun, pictures: Sequence[str]) -> str:
         "## Recipe",
         f"    {run.command}",
         f"Seed {facts['seed']}. Options that were set; `{prefix}.config.yml` beside this file has all:",
-        "```\n" + run.options + "\n```",
+        "```\n" + run.resolved.table() + "\n```",
         "## Machine and cost",
-        markdown_table(run.cost),
+        markdown_table(cost),
         "## Limits",
         _LIMITS,
     ]
@@ -137,3 +148,13 @@ def _groups(scored: Sequence[ScoredPairs]) -> str:
         for name, value in one.by_group.items()
     }
     return markdown_table(found) if found else "Not measured: the run had no `--groups`. Error rates differ by group."
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):  # not on every system
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(": ")[2]
+    return platform.machine()

@@ -15,11 +15,11 @@ from fr.errors import InputError, in_short
 from fr.evaluation.embedding import embed, evaluate
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.groups import Groups
+from fr.evaluation.pair_statistics import ScoredPairs
 from fr.evaluation.score_check import Spread
 from fr.evaluation.verification import Verification
 from fr.losses.classifier import MarginSoftmax
 from fr.preprocessing import Preprocessing
-from fr.report.run_card import ScoredPairs
 from fr.train.held_out import HeldOut
 
 

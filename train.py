@@ -143,7 +143,7 @@ def main(argv: list[str]) -> int:
         if options.card and ranks.is_main:
             end = f"{ended(status)} after {duration(seconds)}"
             command, logs = command_line(argv), log_folder(options)
-            run = EndedRun(contents, validation.latest, resolved, ranks, command, logs, end, seconds)
+            run = EndedRun(contents, sets, validation.latest, resolved, ranks, command, logs, end, seconds)
             monitor.say(leave_card(writer, run))
         monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds)))
         return status

@@ -81,7 +81,7 @@ def measured_on_a_rank(data: str) -> list[str]:
             patch.setattr(embedding, "verify", scores_of)
             validation = Validation([one], {"": network}, SMALL, DALI, ranks, 7, False, Heartbeat())
             try:
-                said.append(", ".join(validation.measure()[0]))
+                said.append(", ".join(validation.measure(7)[0]))
             except InputError as error:
                 said.append(str(error))
     return said

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fr.recognition import gallery as gallery_module
+from fr.evaluation import all_pairs
 from fr.recognition.gallery import Gallery, new_gallery, normalised_rows
 from fr.recognition.identification import Searches, cmc, fpir, identification_metrics, search, tpir
 
@@ -36,7 +36,7 @@ def test_a_search_finds_what_a_search_person_by_person_finds(seed: int) -> None:
     person, searched = draw.integers(-1, people, probes), draw.random(probes) < 0.8
     looked_up = draw.integers(-2, 3, (int(searched.sum()), 3)).astype(np.float32) / np.float32(4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gallery_module, "_SCORES", int(draw.integers(1, 60)))  # several blocks
+        patch.setattr(all_pairs, "_SCORES", int(draw.integers(1, 60)))  # several blocks
         found = search(gallery, looked_up, person, searched)
         named, scores = gallery.best(looked_up)
     expected = one_by_one(gallery, looked_up, person, searched)

@@ -12,8 +12,8 @@ from scipy.io import savemat
 from fr.data.pairs.lfw import read_lfw
 from fr.data.pairs.tinyface import read_tinyface
 from fr.errors import InputError
+from fr.evaluation import all_pairs
 from fr.files.data_root import DataRoot
-from fr.recognition import gallery as gallery_module
 from fr.recognition.gallery import normalised_rows
 from fr.recognition.retrieval import retrieval_metrics, retrieve
 from tests.builders.scored_models import models  # noqa: F401  # a fixture
@@ -109,7 +109,7 @@ def test_ranks_and_precisions_are_those_found_rank_by_rank(seed: int) -> None:
     people = np.where(np.arange(40) < 15, np.arange(40) % 6, -1)
     person = draw.integers(0, 6, 25)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gallery_module, "_SCORES", 130)  # several blocks
+        patch.setattr(all_pairs, "_SCORES", 130)  # several blocks
         rank, precision = retrieve(probes, person, gallery, people)
     expected = [
         rank_by_rank((gallery @ probe).tolist(), (people == own).tolist())

@@ -29,6 +29,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import csv
 import io
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,10 @@ from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.verification_set import sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import run_plainly
-from fr.evaluation.embedding import batch_size_on, pair_scores, people_of_pairs
+from fr.evaluation.embedding import batch_size_on, pair_scores
 from fr.evaluation.overlap import Numbers, Overlap, Rows, find_overlap, sums_by
 from fr.evaluation.pair_statistics import pair_statistics
+from fr.evaluation.people import numbers_of_names
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import announce, embeddings, wants_flip
 from fr.evaluation.verification import unit_rows, verify
@@ -141,13 +143,15 @@ class _People:
 
     @classmethod
     def of(cls, faces: VerificationFaces, rows: NDArray[np.float32]) -> "_People":
-        """A person is named as the folder of the first image, or as that image where there is none."""
-        number = np.zeros(len(faces), dtype=np.int64)
-        number[faces.pairs] = people_of_pairs(faces)
+        """A person is named as the folder of the first image, or as that image where it has none of its own."""
+        number = numbers_of_names(faces.names, faces.pairs, faces.same)
         _, first, image = np.unique(number, return_index=True, return_inverse=True)
         names = [faces.names[row].as_py() for row in first.tolist()]
-        folders = [name.rpartition("/")[0] or name for name in names]
-        return cls(image[faces.pairs], image, folders, sums_by(rows, image, len(names)))
+        folders = [name.rpartition("/")[0] for name in names]
+        shared = Counter(folders)
+        own = [folder != "" and shared[folder] == 1 for folder in folders]
+        named = [folder if alone else name for alone, folder, name in zip(own, folders, names, strict=True)]
+        return cls(image[faces.pairs], image, named, sums_by(rows, image, len(names)))
 
 
 def _facts(overlap: Overlap, centres: Centres) -> dict[str, str]:

@@ -76,6 +76,8 @@ def main(argv: list[str]) -> int:
         resolved = [scoring_options(str(run.snapshot), rest) for run in runs]
         with open_ranks(resolved[0].values.device) as ranks:
             by_run = [score(one, ranks) for one in resolved]
+            if not ranks.is_main:
+                return 0
         count = resolved[0].values.bootstrap
         scored = [compared_on(one_set, [run.name for run in runs], count) for one_set in zip(*by_run, strict=True)]
     page = arguments.out / "index.html"
@@ -108,6 +110,8 @@ def _find(config: Path) -> Run:
     folder, prefix = config.parent, options["snap_prefix"]
     logs = _start(config, options["snap_folder"]) / log_folder(Namespace(**options))
     log = read_log(logs, growing=True)
+    if not log.records:
+        raise InputError(f"{log.name}: no records yet")
     validation = read_log(logs / VALIDATION, growing=True).records if (logs / VALIDATION).exists() else {}
     by_accuracy = sorted(((accuracy, at) for at, accuracy in points(validation, "accuracy")), reverse=True)
     best = (snapshot_path(folder, prefix, at) for _, at in by_accuracy)

@@ -30,7 +30,16 @@ from fr.errors import InputError, run_plainly
 from fr.options.commands import SCRIPTS, next_command, recipe
 from fr.options.definitions import train_options
 from tools.options.reproduce import options as read_options
-from tools.reproducing.receipt import FIGURES, Receipt, differences, predicted, read_receipt, receipt_of
+from tools.reproducing.receipt import (
+    FIGURES,
+    Receipt,
+    deciding,
+    differences,
+    differing,
+    predicted,
+    read_receipt,
+    receipt_of,
+)
 
 
 def main(argv: list[str]) -> int:
@@ -43,22 +52,25 @@ def main(argv: list[str]) -> int:
         return 0
     receipt = read_receipt(place)
     if not (last := arguments.snap):
-        status, last = _train(arguments, words)
+        status, last = _train(arguments, words, receipt)
         if status:
-            print("ended early: run this command again to go on", file=sys.stderr)
-            return status
+            print("ended early: run this command again to go on" * (status > 128), file=sys.stderr)
+            return status if status > 128 else 2
     contents = snapshot.read(last)
     if unlike := differences(receipt, contents):
         raise InputError(*(f"{last}: {one}" for one in unlike))
     return _compare(receipt, contents, last)
 
 
-def _train(arguments: argparse.Namespace, words: list[str]) -> tuple[int, Path]:
-    """Run train.py; its exit status and, if that is 0, its last snapshot."""
+def _train(arguments: argparse.Namespace, words: list[str], receipt: Receipt) -> tuple[int, Path]:
+    """Run train.py; its exit status and last snapshot, if any. InputError for options unlike the receipt's."""
     out = arguments.out or Path("reproduced") / arguments.recipe.stem
     options = [f"@{arguments.recipe}", "--snap_folder", str(out), "--log_folder", str(out / "logs"), *words]
     options += ["--snap_to_resume", "auto"]
-    values = train_options(options).values
+    resolved = train_options(options)
+    values = resolved.values
+    if unlike := differing(receipt, deciding(resolved.as_dict())):
+        raise InputError(*unlike)
     launch = [sys.executable]
     if arguments.nproc_per_node > 1:
         launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={arguments.nproc_per_node}"]

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
             "file": str(arguments.scores),
             "score": SCORE_NAMES[verification.dist],
             "pairs": f"{same.size:,}",
-            **({} if named else {"intervals": _UNNAMED}),
+            **({} if named or not arguments.bootstrap else {"intervals": _UNNAMED}),
         }
         page = write_report(
             arguments.report,

@@ -15,6 +15,7 @@ from fr.errors import in_short
 from fr.files.untrusted import open_file
 
 MOST_OF_A_GROUP = 1 << 28  # bytes of a row group's images
+_ROWS = 8  # decoded at a time
 KEPT = 1 << 30  # bytes of the groups kept by a process
 
 _Key = tuple[str, int, str, Path | None]  # file, group, column, and the folder that the file must be in
@@ -63,8 +64,13 @@ def _decoded(path: str, group: int, column: str, root: Path | None) -> pa.Array:
         try:
             footer = _metadata(path, os.fstat(file.fileno()).st_mtime_ns)
             parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), metadata=footer)
-            table = parquet.read_row_group(group, columns=[column], use_threads=False)
-            images: Any = table.column(0).combine_chunks()
+            parts, size = [], 0
+            for batch in parquet.iter_batches(_ROWS, row_groups=[group], columns=[column], use_threads=False):
+                parts.append(batch.column(0))
+                size += batch.nbytes
+                if size > MOST_OF_A_GROUP:  # the footer counts repeated images once
+                    raise OSError(f"more than {MOST_OF_A_GROUP:,} bytes of images")
+            images: Any = pa.concat_arrays(parts)
             return images.field("bytes") if pa.types.is_struct(images.type) else images
         except (pa.ArrowException, OSError, ValueError, IndexError) as error:
             raise OSError(None, f"row group {group}: {in_short(error)}", path) from error

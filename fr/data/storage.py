@@ -151,7 +151,10 @@ class ParquetRows:
     def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
         """The encoded image; OSError when it can't be read, OutsideRoot."""
         place = int(self.group[index]), self.column, root.boundary
-        image = GROUPS.column((self.file(root, index), *place))[int(self.row[index])].as_py()
+        images, row = GROUPS.column((self.file(root, index), *place)), int(self.row[index])
+        if row >= len(images):
+            raise OSError(errno.EIO, f"row group {place[0]} has {len(images):,} rows now")
+        image = images[row].as_py()
         if image is None or len(image) > MOST_BYTES:
             raise OSError(errno.EIO, "no image in it" if image is None else f"{len(image):,} bytes")
         return np.frombuffer(image, dtype=np.uint8)

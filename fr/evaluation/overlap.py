@@ -68,7 +68,8 @@ def find_overlap(people: Rows, classes: Rows, false_share: float, threshold: flo
     person, label, similarity = np.nonzero(wanted)[0][order], labels[wanted][order], scores[wanted][order]
     share = chance.exceeded(threshold)
     # Of C independent comparisons one at least is a match with this probability.
-    fmr = -np.expm1(np.log1p(-share) / np.count_nonzero(classes.any(axis=1)))
+    with np.errstate(divide="ignore"):  # of a share of 1
+        fmr = -np.expm1(np.log1p(-share) / np.count_nonzero(classes.any(axis=1)))
     return Overlap(person, label, similarity, similarity > threshold, threshold, share, float(fmr))
 
 
@@ -110,7 +111,8 @@ class Chance:
         return float(np.tanh(brentq(lambda z: self._exceeded(z) - probability, low, high)))
 
     def _exceeded(self, z: float) -> float:
-        return float(-np.expm1(-np.exp((self.location - z) / self.scale)).mean())
+        with np.errstate(over="ignore"):  # far below every location the probability is 1
+            return float(-np.expm1(-np.exp((self.location - z) / self.scale)).mean())
 
 
 def of_chance(scores: Rows, probability: float) -> Chance:

@@ -46,10 +46,14 @@ class Metric:
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Scores [P] of a set's pairs by a validation. averaged: by the averaged weights. by_group: metrics."""
+    """Scores [P] of a set's pairs by a validation after so many iterations. averaged: by the averaged weights.
+
+    by_group: metrics of groups.
+    """
 
     pair_set: VerificationSet
     averaged: bool
+    iteration: int
     verification: Verification
     scores: NDArray[np.float64]
     by_group: Mapping[str, float] = field(default_factory=dict)

@@ -26,6 +26,8 @@ from fr.files.remote import CHUNK, RemoteFailure, RemoteFile, Store
 _ROOM_S = 0.1  # between looks for room, while other processes use what is there
 _UNCHECKED_S = 86_400.0  # after which a file's checksum is compared again
 
+_FAILED: dict[Path, tuple[float, RemoteFailure]] = {}  # by local copy: when this process last gave up, and why
+
 Result = TypeVar("Result")
 
 
@@ -62,15 +64,25 @@ class FileCache:
 
     @contextmanager
     def _had(self, store: Store, file: RemoteFile, path: Path, wait: bool) -> Iterator[None]:
-        """Have a local copy, as long as the context lasts; unless another process has its lock and isn't waited for."""
+        """Have a local copy, as long as the context lasts; unless another process has its lock and isn't waited for.
+
+        Threads that waited while another one failed fail with it: trying in turn they would take minutes each.
+        """
+        began = time.monotonic()
         with ExitStack() as lock:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 ours = lock.enter_context(_locked(_lock_of(path), wait))
                 if ours and not self._is_whole(path, file):
+                    if path in _FAILED and _FAILED[path][0] > began:
+                        raise _FAILED[path][1]
                     while not self._reserve(path, file):
                         time.sleep(_ROOM_S)
-                    _download(store, file, path)
+                    try:
+                        _download(store, file, path)
+                    except RemoteFailure as error:
+                        _FAILED[path] = time.monotonic(), error
+                        raise
                 self.touch(path)
             except OSError as error:
                 raise InputError(f"--shard_cache {self.folder}: {error.strerror or error}") from error
@@ -109,6 +121,7 @@ class FileCache:
                         _remove(other)
                         other.with_suffix(".part").unlink(missing_ok=True)
             if excess > 0:
+                _lock_of(path).write_text("0")  # what a killed download left counts nothing, or two could wait for ever
                 return False
             _lock_of(path).write_text(str(file.size))
             path.with_suffix(".part").touch()

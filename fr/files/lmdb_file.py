@@ -44,6 +44,8 @@ def entries(descriptor: int) -> Iterator[tuple[bytes, int, int]]:
         nodes = list(_nodes(page))
         if page[10] & _BRANCH:
             pages += [low | high << 16 | flags << 32 for low, high, flags, _ in reversed([node[1:] for node in nodes])]
+            if len(pages) > last:
+                raise Damaged("damaged: more pages in its branches than in the file")
             continue
         for place, low, high, flags, key_size in nodes:
             found += 1

@@ -61,7 +61,7 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"{path}: no MAT file of level 5 (MATLAB 5 to 7.2)")
     try:
         found = dict(_variables(memoryview(content)[_HEADER:], order, names))
-    except (IndexError, ValueError, struct.error, zlib.error) as error:
+    except (IndexError, OverflowError, TypeError, ValueError, struct.error, zlib.error) as error:
         raise InputError(f"{path}: a damaged MAT file: {error}") from error
     if missing := [name for name in names if name not in found]:
         raise InputError(f"{path}: no variable {' or '.join(missing)}")

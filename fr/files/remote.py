@@ -56,6 +56,8 @@ class Store:
         except Exception as error:  # any: each store's package raises its own for credentials that aren't there
             raise RemoteFailure(f"{url}: can't be opened: {in_short(error)}") from error
         self._path = str(path).rstrip("/")
+        if protocol in ("s3", "s3a"):
+            self._fs.retries = 1  # beside botocore's: five tries of each request
 
     def find(self, ending: str) -> list[RemoteFile]:
         """All files below the root with that ending, by name; [] without any, or without such a folder."""

@@ -1,8 +1,8 @@
 """Distillation losses: embeddings of the network against those of a trained one, the teacher, of the same faces.
 
 N samples of the global batch, B of this rank, E and E_t embedding sizes of network and teacher, C_r classes of this
-rank. Each function returns
-(sum, count) over this rank's terms, as those of `fr/losses/auxiliary.py`.
+rank. Each loss is (sum, count) over this rank's terms, as those of `fr/losses/auxiliary.py`; of `logit_loss` the count
+is that of the samples.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,8 @@ Memory: one [N, C_r] tensor, the cosines, from forward to the end of backward, w
 that is computed from them comes in pieces of at most PIECE numbers, a few rows in forward and a few classes in
 backward: one piece at a time in forward, two in backward (three and a mask where `negatives` reweights). After the
 pieces of backward comes the centres' gradient [C_r, E]. So the peak is N · C_r + max(C_r · E, 2 · min(PIECE, N · C_r))
-numbers; `--accumulate` adds a second C_r · E, and the global push loss, which needs whole tensors, 5.5 · N · C_r. With
+numbers; `--accumulate` adds a second C_r · E, and losses that need whole tensors more: the global push loss 5.5 · N ·
+C_r, distillation of logits 8 · N · C_r and the teacher's head. With
 K > 1 centres a class C_r · E becomes K · C_r · E, and which of them is the nearest takes a byte for each cosine; the
 cosines to one centre of each class, a second [N, C_r], are beside them in forward, and their gradient in backward.
 """

@@ -8,6 +8,7 @@ from typing import Any
 
 from fr.alignment import CENTER_CROP
 from fr.errors import InputError
+from fr.files.remote import is_url
 from fr.options.augmentation import Augmentation
 from fr.options.fields import needs_of
 from fr.options.losses import MARGINS, LossSettings, MarginType
@@ -158,7 +159,9 @@ def _url_problems(
 ) -> list[str]:
     """Options of data below a URL, and --shuffle_window, which it needs in a training."""
     problems, window = [], values.get("shuffle_window", 1)
-    if "://" in (values.get("train_data_root") or ""):
+    if is_url(values.get("train_data_root") or ""):
+        if values.get("allow_outside"):
+            problems.append(f"{origins['allow_outside']}: --allow_outside: about links, and a URL has none")
         if dataset != "tar":
             problems.append(f"--train_data_root: a URL goes with --train_dataset tar, not {dataset}")
         elif not window:
@@ -251,7 +254,8 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
         complain("mix_prob", f"a blend of two images has no label: goes with --{labelled[0]} 0")
     if values.get("distill_logit_weight") and values.get("sample_rate", 1) < 1:
         complain("distill_logit_weight", "compares the probabilities of all classes: goes with --sample_rate 1")
-    if values.get("softmax_weight") == 0 and values.get("held_out_list"):
+    trained = values.get("softmax_weight") or values.get("distill_logit_weight")
+    if trained == 0 and values.get("held_out_list"):
         complain("held_out_list", "measures the head, which --softmax_weight 0 doesn't train")
     return problems
 

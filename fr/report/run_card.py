@@ -11,6 +11,7 @@ import torch
 
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import SnapshotWriter
+from fr.data.verification_set import VerificationSet
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import people_of_pairs
@@ -23,6 +24,7 @@ from fr.report.run_logs import LOG, VALIDATION, read_log
 from fr.report.training_report import curve, validation_keys
 
 _BOOTSTRAP = 1000
+_NO_SETS, _SCORES = "The run had no verification set", "`evaluate_lfw.py --snap` scores its snapshots."
 _TERMS = """Terms of the data aren't known to the program that wrote this card: say here whose images they are, what
 their licence allows, and whether the people in them agreed. They may restrict the use of the weights."""
 _LIMITS = """- The figures hold for images and people like those of the sets above. Others have other rates:
@@ -34,13 +36,15 @@ _LIMITS = """- The figures hold for images and people like those of the sets abo
 
 @dataclass(frozen=True)
 class EndedRun:
-    """What a card tells. contents: as far as no iteration changes them. scored: by the last validation.
+    """What a card tells. contents: as far as no iteration changes them. sets: of the validations. scored: by the last
+    validation of this start.
 
     command: that started it. logs: its folder of log.jsonl and validation.jsonl. ended: how, and after what time;
     seconds: the same.
     """
 
     contents: SnapshotContents
+    sets: Sequence[VerificationSet]
     scored: Sequence[ScoredPairs]
     resolved: Resolved
     ranks: Ranks
@@ -56,6 +60,8 @@ def leave_card(writer: SnapshotWriter, run: EndedRun) -> str:
     if not written:
         return "no card without a snapshot"
     path = writer.folder / f"{writer.prefix}.card.md"
+    if run.sets and not run.scored and path.exists():
+        return f"card: {path}, of an earlier start: this one hasn't validated"
     try:
         pictures = _pictures(writer.prefix, run.logs)
         for name, picture in pictures.items():
@@ -96,7 +102,7 @@ def card_text(prefix: str, last: Path, run: EndedRun, pictures: Sequence[str]) -
         "identities": f"{facts['identities']:,}",
         "SHA-256 of names, labels and landmarks": facts["data"],
         **({"SHA-256 of the teacher's file": facts["teacher"]} if "teacher" in facts else {}),
-        **{f"verification set {one.pair_set.name}": one.pair_set.describe() for one in run.scored if not one.averaged},
+        **{f"verification set {one.name}": one.describe() for one in run.sets},
     }
     parts = [
         f"# {prefix}",
@@ -104,7 +110,7 @@ def card_text(prefix: str, last: Path, run: EndedRun, pictures: Sequence[str]) -
         f"`{last}`. {run.ended.capitalize()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
         "## Figures",
         *(_figures(one) for one in run.scored),
-        *([] if run.scored else ["The run had no verification set: `evaluate_lfw.py --snap` scores its snapshots."]),
+        *([] if run.scored else [f"{_NO_SETS if not run.sets else 'No validation yet'}: {_SCORES}"]),
         "## By group",
         _groups(run.scored),
         *(["## Curves", *(f"![{name}]({name})" for name in pictures)] if pictures else []),
@@ -126,7 +132,7 @@ def card_text(prefix: str, last: Path, run: EndedRun, pictures: Sequence[str]) -
 def _figures(one: ScoredPairs) -> str:
     people = people_of_pairs(one.pair_set.faces)
     result = PairResult.of(one.scores, one.pair_set.faces.same, one.verification, people, _BOOTSTRAP)
-    rows = [f"{one.pair_set.name}{', averaged weights' * one.averaged}:", ""]
+    rows = [f"{one.pair_set.name}{', averaged weights' * one.averaged}, at iteration {one.iteration:,}:", ""]
     rows += ["| | value | 95 % interval | threshold | |", "|---|---|---|---|---|"]
     threshold = one.verification.threshold
     for name, metric in result.statistics.items():

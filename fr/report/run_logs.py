@@ -25,7 +25,7 @@ class RunLog:
 def read_log(path: Path, growing: bool = False) -> RunLog:
     """Read a JSONL file, or the `log.jsonl` of a folder; InputError names an invalid line.
 
-    growing: a last line without its end is left out, as a training may be writing it.
+    growing: a training may be writing it: a last line without its end is left out, and no record is no fault.
     """
     path = path / LOG if path.is_dir() else path
     text = read_text(path)
@@ -42,7 +42,7 @@ def read_log(path: Path, growing: bool = False) -> RunLog:
             disorder.append(f"{path}:{number}: iteration {iteration:,} {again}")
         newest = max(newest, iteration)
         records[iteration] = record
-    if not records:
+    if not records and not growing:
         raise InputError(f"{path}: no records")
     return RunLog(str(path), records, disorder)
 

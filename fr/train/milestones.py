@@ -41,7 +41,7 @@ class Milestones:
         metrics: dict[str, float] = {}
         spreads: list[Spread] = []
         try:
-            metrics, lines, spreads = self.validation.measure()
+            metrics, lines, spreads = self.validation.measure(iteration)
             if metrics:
                 self.monitor.validated(iteration, metrics, lines)
         except InputError as error:  # a reason to look, not one to lose the training

@@ -44,10 +44,10 @@ class Validation:
     groups: Groups = field(default_factory=Groups)
     latest: list[ScoredPairs] = field(default_factory=list)
 
-    def measure(self) -> tuple[dict[str, float], list[str], list[Spread]]:
+    def measure(self, iteration: int) -> tuple[dict[str, float], list[str], list[Spread]]:
         """Metrics by name, lines to print, and score distributions, the same on every rank; empty without a set.
 
-        InputError on all ranks, for whatever failed on one of them.
+        iteration: how many are done. InputError on all ranks, for whatever failed on one of them.
         """
         metrics: dict[str, float] = {}
         lines: list[str] = []
@@ -57,7 +57,7 @@ class Validation:
             broadcast_buffers(model)
             lines += ["averaged weights:"] * bool(prefix)
             for one in self.sets:
-                verification, spread, by_group = self._measure(model.eval(), one, averaged=bool(prefix))
+                verification, spread, by_group = self._measure(model.eval(), one, iteration, averaged=bool(prefix))
                 name = "" if one is self.sets[0] else f"{one.name}_"
                 figures = verification.metrics() | (by_group.metrics() if by_group else {})
                 metrics |= {f"{prefix}{name}{metric}": value for metric, value in figures.items()}
@@ -72,7 +72,7 @@ class Validation:
         return metrics, lines, spreads
 
     def _measure(
-        self, model: nn.Module, one: VerificationSet, averaged: bool
+        self, model: nn.Module, one: VerificationSet, iteration: int, averaged: bool
     ) -> tuple[Verification, Spread, GroupRates | None]:
         with _told_together(one.name):
             verification, scores, embeddings = evaluate(
@@ -88,7 +88,7 @@ class Validation:
             spread = Spread.measure(one, scores, averaged, flip="sum" if self.flipped else "")
             by_group = self.groups.measure(one.name, one.faces, embeddings, scores)
             rates = by_group.metrics() if by_group else {}
-            self.latest.append(ScoredPairs(one, averaged, verification, scores, rates))
+            self.latest.append(ScoredPairs(one, averaged, iteration, verification, scores, rates))
         return verification, spread, by_group
 
     def _held_out_accuracies(self, held_out: HeldOut, head: MarginSoftmax, model: nn.Module) -> dict[str, float]:

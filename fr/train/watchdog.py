@@ -24,6 +24,7 @@ from fr.checkpoint.snapshot_writer import WATCHED_THREAD
 from fr.distributed import Heartbeat, Ranks, launched
 
 STATUS = 124  # as timeout(1) has it
+_LAST_WAIT_S = 5.0  # for its threads, at the end of a run
 _BEATS = 8  # in the time that a rank may be silent
 _TRACES = "collectives_"  # begins the names of files, before the rank
 
@@ -67,7 +68,7 @@ def watched(ranks: Ranks, patience: float, heartbeat: Heartbeat, folder: Path) -
     finally:
         over.set()
         for thread in threads:
-            thread.join(patience)  # a store out of reach holds the first for longer
+            thread.join(min(patience, _LAST_WAIT_S))  # a store out of reach holds the first for longer
 
 
 def culprits(earlier: dict[int, Post], now: dict[int, Post]) -> list[int]:

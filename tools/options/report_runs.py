@@ -15,7 +15,8 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("runs", type=Path, nargs="+", metavar="RUN", help="SNAP_FOLDER/PREFIX.config.yml of a training")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder for index.html (required)")
     arguments, rest = parser.parse_known_args(argv)
-    if repeated := sorted({str(run) for run in arguments.runs if arguments.runs.count(run) > 1}):
+    places = [run.absolute() for run in arguments.runs]
+    if repeated := sorted({str(place) for place in places if places.count(place) > 1}):
         raise InputError(*(f"{run}: given twice" for run in repeated))
     if rest and not scoring_options("RUN", rest).said(("val_data_root", "val_sets"), ""):
         raise InputError(f"{' '.join(rest)}: the snapshots are scored with --val_data_root or --val_sets")

@@ -25,6 +25,10 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error("--record: takes three runs at least")
     if rest and (arguments.snap or arguments.record):
         parser.error(f"no training begins with --snap or --record, so what would {rest[0]} be for?")
+    if arguments.recipe.suffix != ".yml":
+        parser.error(f"RECIPE comes first, a file of configs/: {arguments.recipe} isn't one")
+    if (arguments.snap or arguments.record) and (arguments.out or arguments.nproc_per_node > 1):
+        parser.error("--out, --nproc_per_node: no training begins with --snap or --record")
     if arguments.note and not arguments.record:
         parser.error("--note: goes with --record")
     return arguments, rest

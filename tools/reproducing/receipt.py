@@ -25,7 +25,9 @@ _FREE = frozenset({
     "hang_timeout", "data_cache", "train_dataset", "train_data_root", "train_list", "train_landmarks",
     "train_meta", "allow_outside", "held_out_list", "teacher", "val_data_root", "val_set", "val_sets",
     "val_list", "val_landmarks", "val_step", "val_batch_size", "max_bad_steps", "max_bad_images", "snap_folder",
-    "snap_prefix", "snap_to_resume", "overwrite", "async_snapshots", "keep_snapshots", "keep_every",
+    "snap_prefix", "snap_to_resume", "overwrite", "card", "groups",
+    "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold", "shard_cache", "shard_cache_gb",
+    "async_snapshots", "keep_snapshots", "keep_every",
     "log_folder", "log_step",
 })
 _OF_THE_RUN = ("images", "identities", "data", "teacher")
@@ -96,6 +98,8 @@ def read_receipt(path: Path) -> Receipt:
         raise InputError(f"{path}: no such file: this recipe has no receipt; write one with --record")
     try:
         receipt = Receipt(**json.loads(read_text(path, _LONGEST)))
+        if [type(receipt.iterations), type(receipt.options), type(receipt.data)] != [int, dict, dict]:
+            raise ValueError("iterations, options or data are of another type")
         for name in FIGURES:
             predicted([run[name] for run in receipt.runs])
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -108,16 +112,22 @@ def differences(receipt: Receipt, contents: SnapshotContents) -> list[str]:
     problems = []
     if contents.iteration != receipt.iterations:
         problems.append(f"is of iteration {contents.iteration:,}, the receipt of {receipt.iterations:,}")
-    ours, theirs = deciding(contents.config), receipt.options
-    for name in sorted(ours.keys() | theirs.keys()):
-        one, other = (of.get(name, "at its default") for of in (ours, theirs))
-        if one != other:
-            problems.append(f"--{name} is {one}, of the receipt {other}")
+    problems += differing(receipt, deciding(contents.config))
     for name, value in receipt.data.items():
         if (found := contents.run.get(name)) != value:
             problems.append(f"its training has other data: {name} {found}, of the receipt {value}")
     if missing := [name for name in FIGURES if name not in contents.metrics]:
         problems.append(f"has no {', '.join(missing)}: it wasn't validated")
+    return problems
+
+
+def differing(receipt: Receipt, options: Mapping[str, Any]) -> list[str]:
+    """The options that aren't the receipt's, of those of `deciding`, a line each."""
+    problems = []
+    for name in sorted(options.keys() | receipt.options.keys()):
+        one, other = (of.get(name, "at its default") for of in (options, receipt.options))
+        if one != other:
+            problems.append(f"--{name} is {one}, of the receipt {other}")
     return problems
 
 

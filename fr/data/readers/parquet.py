@@ -90,6 +90,8 @@ def _read(path: Path, root: DataRoot) -> _Table:
 
 def _table(path: Path, parquet: pq.ParquetFile) -> _Table:
     schema, metadata = parquet.schema_arrow, parquet.metadata
+    if len({*schema.names}) < len(schema.names):
+        raise InputError(f"{path}: two of its columns have one name: {', '.join(schema.names)}")
     image = _image_column(path, schema)
     _check_images(path, metadata, image)
     label = next((name for name in _LABELS if name in schema.names), None)
@@ -152,10 +154,12 @@ def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = features.get("info", {}).get("features", {}).get(label, {}).get("names") or ()
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         names = ()
-    if not all(isinstance(name, str) for name in names):
-        raise InputError(f"{path}: column {label}: the names of its classes aren't text")
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"{path}: column {label}: the names of its classes aren't a list of texts")
+    if len({*names}) < len(names):
+        raise InputError(f"{path}: column {label}: a name of its classes comes twice")
     return tuple(names)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from fr.data.cache import cache_folder
 from fr.data.faces import LabelledFaces
 from fr.data.lines import read_lines
+from fr.data.readers.shards import refuse_repeated
 from fr.data.readers.source import Source
 from fr.data.readers.tar_shards import Shard, index_shard, labelled
 from fr.data.storage import RemoteShards
@@ -84,4 +85,6 @@ def _files(store: Store, list_file: str) -> list[RemoteFile]:
         return files
     lines = read_lines(Path(list_file))
     names = lines.paths(lines.texts, DataRoot(Path("/"))).to_pylist()
-    return [store.describe(name) for name in names]
+    refuse_repeated(lines, names)
+    with ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="describe") as pool:
+        return list(pool.map(store.describe, names))

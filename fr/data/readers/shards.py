@@ -1,7 +1,7 @@
 """What formats of several files with many images each have in common: which files, identities and landmarks."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fr.data.faces import check_landmarks, refuse
-from fr.data.lines import read_lines
+from fr.data.lines import Lines, read_lines
 from fr.data.readers.source import Source
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -38,11 +38,16 @@ def shard_files(ending: str) -> Callable[[Source], list[Path]]:
     return inputs
 
 
+def refuse_repeated(lines: Lines, names: Sequence[str]) -> None:
+    """InputError for files that a list names more than once."""
+    first = {name: row for row, name in reversed(list(enumerate(names)))}
+    refuse([f"{lines.where(i)}: {name} for the second time" for i, name in enumerate(names) if first[name] != i])
+
+
 def _listed(path: Path, root: DataRoot) -> list[str]:
     lines = read_lines(path)
     shards: list[str] = lines.paths(lines.texts, root).to_pylist()
-    first = {name: row for row, name in reversed(list(enumerate(shards)))}
-    refuse([f"{lines.where(i)}: {name} for the second time" for i, name in enumerate(shards) if first[name] != i])
+    refuse_repeated(lines, shards)
     return shards
 
 

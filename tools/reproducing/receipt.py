@@ -26,7 +26,7 @@ _FREE = frozenset({
     "train_meta", "allow_outside", "held_out_list", "teacher", "val_data_root", "val_set", "val_sets",
     "val_list", "val_landmarks", "val_step", "val_batch_size", "max_bad_steps", "max_bad_images", "snap_folder",
     "snap_prefix", "snap_to_resume", "overwrite", "async_snapshots", "keep_snapshots", "keep_every",
-    "log_folder", "log_step",
+    "snap_mirror", "log_folder", "log_step",
 })
 _OF_THE_RUN = ("images", "identities", "data", "teacher")
 

@@ -169,7 +169,7 @@ def test_options_of_groups_without_effect_are_refused(options_of: Callable[[list
 def test_every_two_images_are_compared_by_cosines_only() -> None:
     with pytest.raises(InputError, match="--groups_pairs: goes with --dist cos; here l2"):
         evaluation_options(["--snap", "a.pt", "--groups", "g.csv", "--groups_pairs", "all", "--dist", "l2"])
-    with pytest.raises(InputError, match="--groups: not for two models"):
+    with pytest.raises(InputError, match="--groups: not for several models"):
         compare_models(["a.pt", "b.pt", "--groups", "g.csv"])
 
 

@@ -20,7 +20,7 @@ from fr.options.parsing import Resolved
 from fr.report.model_card import markdown_table
 from fr.report.plots import curves_plot, png
 from fr.report.run_logs import LOG, VALIDATION, read_log
-from fr.report.training_report import curve, training_keys, validation_keys
+from fr.report.training_report import curve, validation_keys
 
 _BOOTSTRAP = 1000
 _TERMS = """Terms of the data aren't known to the program that wrote this card: say here whose images they are, what
@@ -68,14 +68,15 @@ def leave_card(writer: SnapshotWriter, run: EndedRun) -> str:
 
 
 def _pictures(prefix: str, logs: Path) -> dict[str, bytes]:
-    """PNGs of the curves of both logs by their names, of what there is."""
+    """PNGs of the loss and of the validations by their names, of what there is."""
     pictures = {}
-    for name, keys in ((LOG, training_keys), (VALIDATION, validation_keys)):
+    for name, label in ((LOG, "loss"), (VALIDATION, "share")):
         if (logs / name).is_file():
             records = read_log(logs / name).records
-            curves = {key: curve(records, key) for key in keys([records]) if key != "lr"}
-            if curves:
-                pictures[f"{prefix}.card.{Path(name).stem}.png"] = png(curves_plot(curves, "value"))
+            keys = ["loss"] if name == LOG else validation_keys([records])
+            if keys:
+                curves = {key: curve(records, key) for key in keys}
+                pictures[f"{prefix}.card.{Path(name).stem}.png"] = png(curves_plot(curves, label))
     return pictures
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import torch
 
+from fr.checkpoint.mirror import STOPPED_S, SnapshotMirror, fetch_newest
 from fr.checkpoint.ownership import claim, locked, patience, remove_others
 from fr.checkpoint.resuming import changed_options, resume
 from fr.checkpoint.snapshot import SnapshotContents
@@ -85,6 +86,10 @@ def main(argv: list[str]) -> int:
         check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
         check_micro_batches(options, ranks.world_size)
         look = partial(claim, options.snap_to_resume, folder, prefix, ranks.job, options.overwrite, ranks.start > 1)
+        patient, fetched = patience(ranks.start, options.hang_timeout), []
+        if options.snap_mirror and options.snap_to_resume == "auto":
+            with locked(folder, prefix, patient):
+                fetched = fetch_newest(options.snap_mirror, folder, prefix)
         claimed = look()
         faces = read_on_all_ranks(vars(options), ranks)
         check_identities(faces.identities)
@@ -106,7 +111,7 @@ def main(argv: list[str]) -> int:
         if resumed.contents:
             learner.meters.load(resumed.contents.meters or {})
         contents = replace(contents, run_id=resumed.contents.run_id if resumed.contents else ranks.job)
-        lock.enter_context(locked(folder, prefix, patience(ranks.start, options.hang_timeout)))
+        lock.enter_context(locked(folder, prefix, patient))
         remove_others(look().others)  # again, since another run may have ended while this one was read in
         iterations = range(resumed.iteration, _last_iteration(options, order))
 
@@ -120,10 +125,11 @@ def main(argv: list[str]) -> int:
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
         taught = [f"distilling from {options.teacher}: {teacher.describe()}"] if teacher else []
-        monitor.say("\n".join([summary, *taught, *crops, *warnings, *resumed.notes, *changed, *sources]))
+        monitor.say("\n".join([summary, *taught, *crops, *warnings, *fetched, *resumed.notes, *changed, *sources]))
+        mirror = SnapshotMirror(options.snap_mirror, contents.run_id, options.hang_timeout or 1200, monitor.say)
         kept = Kept(options.keep_snapshots, options.keep_every)
         writer = SnapshotWriter(
-            folder, prefix, state, faces.identities, monitor.say, kept, options.async_snapshots, resumed
+            folder, prefix, state, faces.identities, monitor.say, kept, options.async_snapshots, resumed, mirror
         )
         models = {"": learner.backbone} | ({"ema_": learner.average.model} if learner.average else {})
         batch_size, flipped = batch_size_on(ranks.device, options.val_batch_size), options.flipped_emb
@@ -137,8 +143,10 @@ def main(argv: list[str]) -> int:
         accumulate, how = options.accumulate, (preprocessing, augmentation, dali, bad, of_teacher, prefetch)
         stream = TrainingStream(faces, order, iterations, ranks, accumulate, *how)
         settings = replace(LoopSettings.from_options(options), val_step=options.val_step or order.iterations_per_epoch)
-        with closing(monitor), closing(writer), watched(ranks, options.hang_timeout, heartbeat, log_folder(options)):
+        watch = watched(ranks, options.hang_timeout, heartbeat, log_folder(options))
+        with closing(monitor), closing(mirror), closing(writer), watch:
             status = train(learner, stream, schedule, settings, milestones, heartbeat)
+            mirror.patience = min(mirror.patience, STOPPED_S) if status else mirror.patience
         seconds = time.monotonic() - started
         if options.card and ranks.is_main:
             end = f"{ended(status)} after {duration(seconds)}"

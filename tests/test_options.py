@@ -39,7 +39,7 @@ NOT_IN_RECIPES = {
     *("train_meta", "aligned", "held_out_list"),  # of other data
     *("groups", "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"),  # of other data
     *("deterministic", "spike_factor", "spike_return", "hang_timeout"),
-    *("overwrite", "async_snapshots", "keep_snapshots", "keep_every", "card"),
+    *("overwrite", "async_snapshots", "keep_snapshots", "keep_every", "snap_mirror", "card"),
     *("weighted", "images_per_identity", "shuffle_window", "shard_cache", "shard_cache_gb"),
     *("model_kwargs", "freeze", "lr_scale", "ema_decay", "sync_bn", "activation_checkpointing", "compile"),
     *("init_from", "partial", "init_identities", "pretrained"),
@@ -121,7 +121,8 @@ def test_defaults_are_those_documented() -> None:
         "flipped_emb": False, "snap_folder": "./snapshots/", "snap_prefix": "FaceReidNet",
         "snap_to_resume": "", "log_folder": "", "log_step": 10,
         "deterministic": False, "spike_factor": 0.0, "spike_return": False, "hang_timeout": 1200.0,
-        "overwrite": False, "async_snapshots": False, "keep_snapshots": 0, "keep_every": 0, "card": True,
+        "overwrite": False, "async_snapshots": False, "keep_snapshots": 0, "keep_every": 0, "snap_mirror": "",
+        "card": True,
         "device": "auto", "dali_device": "auto", "dali_threads": 0,
     }  # fmt: skip
     assert resolved.origins["lr"] == "default"

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fr.checkpoint.mirror import SnapshotMirror
 from fr.checkpoint.resuming import NOTHING, Resumed
 from fr.checkpoint.snapshot import SnapshotContents, by_iteration, read_run_id, snapshot_path, state_path, write_weights
 from fr.checkpoint.training_state import IDENTITIES, Tensors, TrainingState, save, weights
@@ -41,8 +42,8 @@ class SnapshotWriter:
     """Writes one snapshot at a time, all ranks together; `close` waits for the last.
 
     identities: names of the head's rows, kept in the training state. background: a copy is made, and written while the
-    training goes on. resumed: the snapshot that the run resumed from. say: called with a line a snapshot. written:
-    their paths, oldest first. best: iteration and accuracy of the best.
+    training goes on. resumed: the snapshot that the run resumed from. mirror: gets copies. say: called with a line a
+    snapshot. written: their paths, oldest first. best: iteration and accuracy of the best.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class SnapshotWriter:
         kept: Kept = Kept(),
         background: bool = False,
         resumed: Resumed = NOTHING,
+        mirror: SnapshotMirror | None = None,
     ) -> None:
         self.folder, self.prefix, self._state = folder, prefix, state
         self._names = "".join(f"{name}\n" for name in identities).encode()
         self._say, self._kept, self.best = say, kept, resumed.contents.best if resumed.contents else None
         self.written = [resumed.path] if resumed.path else []
-        self._own: set[Path] = set()
+        self._mirror, self._own = mirror, set[Path]()
         self._thread = ThreadPoolExecutor(1, WATCHED_THREAD) if background else None
         # Its collectives come between those of the training in any order, so they need a group of their own.
         self._group = new_patient_group() if background else None
@@ -125,7 +127,9 @@ class SnapshotWriter:
         self.written.append(path)
         if rank() == 0:
             self._say(f"wrote {path}")
-            self._remove_old(contents)
+            own = self._remove_old(contents)
+            if self._mirror:
+                self._mirror.offer(own[::-1])
 
     def _prepare(self, temporary: Path, contents: SnapshotContents, tensors: Tensors) -> None:
         temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -138,15 +142,21 @@ class SnapshotWriter:
         if self._names:
             write_durably(temporary / IDENTITIES, lambda file: file.write(self._names))
 
-    def _remove_old(self, newest: SnapshotContents) -> None:
-        """Remove superseded snapshots of this run; another run's stay, and what is ahead of the newest."""
+    def _remove_old(self, newest: SnapshotContents) -> list[Path]:
+        """Remove superseded snapshots of this run; those of it that stay, without what is ahead of the newest.
+
+        Another run's stay, too, and one that is being copied to the mirror, until the next call.
+        """
         known = {i: path for i, path in by_iteration(self.folder, self.prefix).items() if i <= newest.iteration}
         own = [i for i, path in known.items() if self._is_own(path, newest.run_id)]
         for iteration in self._kept.superseded(own, self.best[0] if self.best else None):
+            if self._mirror and known[iteration] == self._mirror.copying:
+                continue
             try:
                 remove(known[iteration])
             except OSError as error:
                 self._say(f"an old snapshot stays: {error}")
+        return [known[i] for i in own if known[i].exists()]
 
     def _is_own(self, path: Path, run_id: str) -> bool:
         with suppress(InputError):  # a damaged one can't be told, so it stays

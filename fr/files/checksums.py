@@ -26,16 +26,22 @@ def sums_of(folder: Path, group: dist.ProcessGroup | None = None) -> bytes:
     return "".join(f"{digests[name]}  {name}\n" for name in names).encode()
 
 
+def read_sums(text: str) -> dict[str, str]:
+    """SHA-256 by name of the content of SHA256SUMS; none where that is damaged."""
+    lines = text.splitlines()
+    found = [_LINE.fullmatch(line) for line in lines]
+    sums = {match[2]: match[1] for match in found if match}
+    return sums if len(sums) == len(lines) else {}
+
+
 def damages(folder: Path) -> list[str]:
     """Differences from SHA256SUMS, a line each, all ranks together and the same on each; none = all files match."""
     try:
         lines = (folder / SUMS).read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
-    lines = gather_objects(lines)[0]
-    found = [_LINE.fullmatch(line) for line in lines]
-    wanted = {match[2]: match[1] for match in found if match}
-    if not wanted or len(wanted) < len(lines):
+    wanted = read_sums("\n".join(gather_objects(lines)[0]))
+    if not wanted:
         return [f"{folder / SUMS}: missing or damaged"]
     digests, problems = _digests(folder, list(wanted))
     return problems + [

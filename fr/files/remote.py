@@ -6,11 +6,14 @@ refused one only a few times, since new credentials may be on their way. s3fs, g
 """
 
 import re
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from fr.errors import InputError, in_short
+from fr.files.durable import write_whole
 
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each further try
 _REFUSED_TRIES = 3
@@ -40,10 +43,11 @@ def is_url(text: str) -> bool:
 
 
 class Store:
-    """The files below a URL. Its methods raise RemoteFailure, with the URL, when all tries failed."""
+    """The files below a URL, or in a folder. Its methods raise RemoteFailure, with the URL, when all tries failed."""
 
     def __init__(self, url: str) -> None:
         import fsspec
+        from fsspec.implementations.local import LocalFileSystem
 
         self.url = url.rstrip("/")
         protocol = url.partition("://")[0].lower()
@@ -55,7 +59,7 @@ class Store:
             raise RemoteFailure(f"{url}: needs the package {package}: {remedy}") from error
         except Exception as error:  # any: each store's package raises its own for credentials that aren't there
             raise RemoteFailure(f"{url}: can't be opened: {in_short(error)}") from error
-        self._path = str(path).rstrip("/")
+        self._path, self._is_local = str(path).rstrip("/"), isinstance(self._fs, LocalFileSystem)
         if protocol in ("s3", "s3a"):
             self._fs.retries = 1  # beside botocore's: five tries of each request
 
@@ -83,6 +87,29 @@ class Store:
             return data
 
         return self._tried(name, part)
+
+    def write(self, name: str, source: Path) -> None:
+        """Copy a local file there; under its name it is whole or absent, in folders and stores such as S3."""
+
+        def copy() -> None:
+            if not self._is_local:
+                self._fs.put_file(str(source), self._at(name))
+                return
+            target = Path(self._at(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with source.open("rb") as file:
+                write_whole(target, lambda out: shutil.copyfileobj(file, out, CHUNK))
+
+        self._tried(name, copy)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        self._tried(name, lambda: self._fs.rm_file(self._at(name)))
+
+    def modified(self, name: str) -> float:
+        """Time at which a file was written [s since 1970]."""
+        written: float = self._tried(name, lambda: self._fs.modified(self._at(name)).timestamp())
+        return written
 
     def _at(self, name: str) -> str:
         return f"{self._path}/{name}" if name else self._path

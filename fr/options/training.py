@@ -19,6 +19,7 @@ from fr.options.types import (
     SCALED,
     SEED,
     TEXT,
+    WRITABLE_STORE,
     model_name,
 )
 
@@ -129,6 +130,8 @@ def snapshots(group: Group) -> None:
     add("--async_snapshots", **FLAG, help="write snapshots in the background, from a copy; false = wait")
     add("--keep_snapshots", COUNT_OR_0, 0, "how many to keep: the newest, and the best [count]; 0 = all")
     add("--keep_every", COUNT_OR_0, 0, "also keep those at multiples of this [iterations]; 0 = none")
+    mirror = "store or folder that gets copies, and that auto resumes from without local ones [URL]; empty = none"
+    add("--snap_mirror", WRITABLE_STORE, "", mirror)
     add("--card", **FLAG | {"default": True}, help="write <snap_prefix>.card.md, what was trained on what; false = no")
     add("--log_folder", default="", help="folder of TensorBoard files and log.jsonl; empty = logs/<snap_prefix>")
     add("--log_step", COUNT, 10, "interval of log lines [iterations]")

@@ -76,6 +76,9 @@ COUNT_OR_0 = checked(int, "a whole number >= 0", lambda x: x >= 0)
 CENTERS = checked(int, "a whole number in [1, 255]", lambda x: 1 <= x <= 255)  # which is the nearest, in a byte
 MODEL_FILE = checked(model_file, "a text that isn't empty", lambda x: x != "")
 TEXT = checked(str, "a text that isn't empty", lambda x: x != "")
+WRITABLE_STORE = checked(
+    str, "a folder, or a URL such as s3:// or gs://", lambda x: not x.lower().startswith(("http:", "https:"))
+)
 POSITIVE = checked(float, "a number > 0", lambda x: x > 0)
 NOT_NEGATIVE = checked(float, "a number >= 0", lambda x: x >= 0)
 PROBABILITY = checked(float, "a number in [0, 1]", lambda x: 0 <= x <= 1)

@@ -25,10 +25,9 @@ _FREE = frozenset({
     "hang_timeout", "data_cache", "train_dataset", "train_data_root", "train_list", "train_landmarks",
     "train_meta", "allow_outside", "held_out_list", "teacher", "val_data_root", "val_set", "val_sets",
     "val_list", "val_landmarks", "val_step", "val_batch_size", "max_bad_steps", "max_bad_images", "snap_folder",
-    "snap_prefix", "snap_to_resume", "overwrite", "card", "groups",
-    "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold", "shard_cache", "shard_cache_gb",
-    "async_snapshots", "keep_snapshots", "keep_every",
-    "log_folder", "log_step",
+    "snap_prefix", "snap_to_resume", "overwrite", "card", "groups", "groups_columns", "groups_pairs", "groups_fmr",
+    "groups_threshold", "shard_cache", "shard_cache_gb", "async_snapshots", "keep_snapshots", "keep_every",
+    "snap_mirror", "log_folder", "log_step",
 })
 _OF_THE_RUN = ("images", "identities", "data", "teacher")
 

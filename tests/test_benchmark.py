@@ -140,6 +140,7 @@ def test_a_delay_comes_before_each_read(sample_data: Path, monkeypatch: pytest.M
     assert slept == [0.02, 0.02]
 
 
+@pytest.mark.thorough
 def test_the_evaluate_command_measures_both_forms_and_ends_with_json(sample_data: Path, tmp_path: Path) -> None:
     weights = build_model("mobilefacenet", 16, (32, 32)).state_dict()
     contents = SnapshotContents("mobilefacenet", 16, Preprocessing((32, 32)).as_dict(), state_dict=weights)

@@ -167,6 +167,7 @@ def train_with(options: Sequence[str], out: Path, **streams: Any) -> int:
     return subprocess.run(command, timeout=300, check=False, **streams).returncode
 
 
+@pytest.mark.thorough
 def test_a_training_without_a_terminal_on_a_full_disk_keeps_its_snapshot(sample_data: Path, tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         assert train_with(data_options(sample_data), tmp_path, stdout=full, stderr=full) == 0

@@ -146,6 +146,7 @@ def test_running_again_tries_what_is_missing(
     assert (again / JOURNAL).read_bytes() == (out / JOURNAL).read_bytes()
 
 
+@pytest.mark.thorough
 def test_images_that_have_gone_leave_the_tables_and_come_back_with_their_rows(
     out: Path, photographs: Path, tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_images_that_have_gone_leave_the_tables_and_come_back_with_their_rows(
     assert (again / "loose_landmark_train.csv").read_text().splitlines() == rows
 
 
+@pytest.mark.thorough
 def test_killed_and_run_again_it_has_the_same_tables(out: Path, photographs: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tools/detect_faces.py"), str(photographs), str(tmp_path), "--workers", "1"]
     journal = tmp_path / JOURNAL

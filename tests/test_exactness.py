@@ -268,6 +268,7 @@ def three_runs(options: list[str], out: str) -> None:
             assert train.main(argv) == 0
 
 
+@pytest.mark.thorough
 def test_three_ranks_go_on_with_every_bit(
     options: list[str], run_distributed: Callable[..., list[None]], tmp_path: Path
 ) -> None:

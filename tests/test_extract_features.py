@@ -504,6 +504,7 @@ def test_other_settings_are_refused_and_named(
         main([*base, "--out", str(sample_data)])
 
 
+@pytest.mark.thorough
 def test_the_moving_average_and_an_onnx_file_have_features_too(
     base: list[str], snap: Path, expected: Matrix, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import gc
 from itertools import islice
 from pathlib import Path
 
+import pytest
 import torch
 
 from fr.data.bad_images import BadImages
@@ -25,6 +26,7 @@ def private_bytes() -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
+@pytest.mark.thorough
 def test_a_stream_takes_no_more_memory_the_longer_it_runs(sample_data: Path) -> None:
     root = sample_data / "vggface2"
     faces = read_vgg(DataRoot(root / "train"), str(root / "meta/train_list.txt"), str(root / "bb_landmark"))

@@ -153,7 +153,7 @@ def test_a_copy_that_fails_leaves_no_pt_and_is_made_with_the_next(one_rank: None
     assert tree(there / "ours") == tree(here)
 
 
-@pytest.mark.parametrize("ending", [".distcp", ".pt"])
+@pytest.mark.parametrize("ending", [pytest.param(".distcp", marks=pytest.mark.thorough), ".pt"])
 def test_a_copy_killed_amid_a_file_leaves_no_pt(one_rank: None, tmp_path: Path, ending: str) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     write(here, "", 5)
@@ -238,7 +238,10 @@ def test_the_newest_whole_snapshot_is_fetched_as_it_was(one_rank: None, tmp_path
     assert fetch_newest(str(there), tmp_path / "other", "other") == [f"{there}: no snapshot of other there yet"]
 
 
-@pytest.mark.parametrize("part", ["net_9.pt", "net_9.state/__0_0.distcp", "net_9.state/SHA256SUMS"])
+IN_STATE = ("net_9.state/__0_0.distcp", "net_9.state/SHA256SUMS")
+
+
+@pytest.mark.parametrize("part", ["net_9.pt", *(pytest.param(one, marks=pytest.mark.thorough) for one in IN_STATE)])
 def test_a_damaged_copy_makes_way_for_the_one_before(one_rank: None, tmp_path: Path, part: str) -> None:
     there, empty = tmp_path / "there", tmp_path / "empty"
     write(tmp_path / "here", str(there), 5, 9)
@@ -306,7 +309,7 @@ def undisturbed(run_small: Callable[..., Losses], tmp_path_factory: pytest.TempP
     return out, run_small(*STEPS, out=out)
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3"])
+@pytest.mark.parametrize("kind", ["folder", pytest.param("s3", marks=pytest.mark.thorough)])
 def test_a_run_in_an_empty_folder_goes_on_from_the_mirror(
     run_small: Callable[..., Losses],
     undisturbed: tuple[Path, Losses],

@@ -28,7 +28,10 @@ def array(content: bytes) -> np.ndarray:
     return np.frombuffer(content, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate_lfw", "fr.models", "fr.data.pipeline", "fr.weights.loading"])
+NAMES = ("evaluate_lfw", "fr.models", "fr.data.pipeline", "fr.weights.loading")
+
+
+@pytest.mark.parametrize("command", ["train", *(pytest.param(one, marks=pytest.mark.thorough) for one in NAMES)])
 def test_dali_gets_an_nvjpeg_that_decodes_regions(command: str) -> None:
     """torchvision's own nvJPEG 13.0 has the same library name; whoever comes first decides for the process."""
     script = f"import {command}, torchvision; from fr.data import nvjpeg; print(nvjpeg.version())"

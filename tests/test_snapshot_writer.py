@@ -61,6 +61,7 @@ def test_sha256sum_itself_finds_every_file_of_the_state_as_written(one_rank: Non
     assert said == names(state) - {"SHA256SUMS"}
 
 
+@pytest.mark.thorough
 def test_any_flipped_bit_of_a_pt_is_refused_or_changes_nothing(one_rank: None, tmp_path: Path) -> None:
     writer_of(tmp_path, make_run(1)).write(5, CONTENTS)
     path = tmp_path / "net_5.pt"

@@ -103,7 +103,10 @@ def test_faces_mini_stopped_by_a_signal_and_resumed_is_bit_equal(real_or_sample:
     assert same_weights(weights(parts, iterations), weights(whole, iterations))
 
 
-@pytest.mark.parametrize("order", ["", "--weighted", "--images_per_identity 4"])
+ORDERS = ("--weighted", "--images_per_identity 4")
+
+
+@pytest.mark.parametrize("order", ["", *(pytest.param(one, marks=pytest.mark.thorough) for one in ORDERS)])
 def test_resume_across_epochs_in_one_process_is_bit_equal(
     order: str, run: Callable[..., Losses], tmp_path: Path
 ) -> None:
@@ -174,6 +177,7 @@ def test_auto_without_a_snapshot_starts_from_the_beginning(run: Callable[..., Lo
 # --- ranks (C2, C4, C5) ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_losses_of_1_and_2_ranks_agree_with_frozen_batch_statistics(
     run: Callable[..., Losses], sample_data: Path, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ def test_who_waits_for_a_snapshot_in_the_background_says_where_that_hangs(tmp_pa
     )
 
 
+@pytest.mark.thorough
 def test_who_goes_on_lives_and_0_watches_nobody(tmp_path: Path) -> None:
     goes_on = "for _ in range(40):\n        time.sleep(0.1)\n        heart.count += 1"
     for patience, acts in ((1.0, goes_on), (0, "time.sleep(2)")):

@@ -149,6 +149,24 @@ def test_files_that_are_cut_or_foreign_are_refused(tmp_path: Path) -> None:
     assert problems(tmp_path) == (f"{path}: not an LMDB file",)
 
 
+def test_branches_in_a_circle_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    """A root with many nodes, each of which is the root again."""
+    path = tmp_path / "a.lmdb"
+    write(path, published(images(3_000), [0, 1] * 1_500))
+    content = bytearray(path.read_bytes())
+    page_size = struct.unpack_from("<I", content, 40)[0]
+    meta = max((0, page_size), key=lambda at: struct.unpack_from("<Q", content, at + 144)[0])
+    root = struct.unpack_from("<Q", content, meta + 128)[0]
+    begin = root * page_size
+    lower = struct.unpack_from("<H", content, begin + 12)[0]
+    places = struct.unpack_from(f"<{(lower - 16) // 2}H", content, begin + 16)
+    for place in places:
+        struct.pack_into("<HHH", content, begin + place, root & 0xFFFF, root >> 16 & 0xFFFF, 0)
+    path.write_bytes(content)
+    with path.open("rb") as file, pytest.raises(Damaged, match="more pages in its branches than in the file"):
+        list(entries(file.fileno()))
+
+
 def test_an_image_that_is_lost_during_a_run_is_an_error_and_no_signal(tmp_path: Path) -> None:
     path = tmp_path / "a.lmdb"
     write(path, published(images(50), [0, 1] * 25))

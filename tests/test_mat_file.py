@@ -119,6 +119,17 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         read_mat(path, ["names"])
 
 
+def test_a_shape_of_doubles_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    savemat(path, {"names": np.array([[5.0, 7.0]])})
+    whole = bytes(path.read_bytes())
+    shape = struct.pack("<IIii", 5, 8, 1, 2)
+    assert shape in whole
+    path.write_bytes(whole.replace(shape, struct.pack("<II", 9, 8) + struct.pack("<d", np.inf), 1))
+    with pytest.raises(InputError, match="a damaged MAT file"):
+        read_mat(path, ["names"])
+
+
 def saved() -> bytes:
     buffer: Any = io.BytesIO()
     savemat(buffer, CONTENT)

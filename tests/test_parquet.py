@@ -143,6 +143,44 @@ def test_a_row_group_too_large_to_decode_for_one_image_is_refused(
     assert problem.endswith("more than 14,000; write it with smaller row groups (pyarrow: row_group_size=100)")
 
 
+def test_one_image_in_many_rows_is_decoded_within_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a column with a dictionary the footer counts an image once."""
+    monkeypatch.setattr(row_groups, "MOST_OF_A_GROUP", 1 << 20)
+    path = tmp_path / "a.parquet"
+    write(path, [bytes(100_000)] * 1_000, rows=1_000, label=[i % 2 for i in range(1_000)])
+    assert path.stat().st_size < 200_000
+    faces = read_parquet(DataRoot(tmp_path), "", aligned=True)
+    with pytest.raises(OSError, match="row group 0: more than 1,048,576 bytes of images"):
+        faces.read(0)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (7, "the names of its classes aren't a list of texts"),
+        (["x", ""], "the names of its classes aren't a list of texts"),
+        (["x", "x"], "a name of its classes comes twice"),
+    ],
+)
+def test_class_names_that_name_nobody_are_refused(names: Any, said: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", [b"a", b"b"], names=names, label=[0, 1])
+    assert problems(tmp_path) == (f"{tmp_path}/a.parquet: column label: {said}",)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.table([pa.array([b"a"]), pa.array([0]), pa.array([1])], names=["image", "label", "label"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert problems(tmp_path) == (f"{tmp_path}/a.parquet: two of its columns have one name: image, label, label",)
+
+
+def test_a_file_replaced_by_a_shorter_one_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", [b"a", b"b", b"c"], rows=3, label=[0, 1, 1])
+    faces = read_parquet(DataRoot(tmp_path), "", aligned=True)
+    write(tmp_path / "a.parquet", [b"d"], rows=3, label=[0])
+    with pytest.raises(OSError, match="row group 0 has 1 rows now"):
+        faces.read(2)
+
+
 def test_an_image_that_is_damaged_or_gone_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write(path, [bytes(100_000)] * 4, rows=2, label=[0, 1, 0, 1])

@@ -101,6 +101,16 @@ def test_a_run_of_other_options_data_or_length_is_not_compared(
         reproduce.main([str(recipe), "--record", str(runs[0]), str(runs[1]), str(runs[1])])
 
 
+def test_options_unlike_the_receipts_are_refused_before_the_training(
+    recipe: Path, sample_data: Path, tmp_path: Path
+) -> None:
+    words = [*data_options(sample_data), *TINY, *validation_options(sample_data), "--max_iterations", "3"]
+    with pytest.raises(InputError) as refused:
+        reproduce.main([str(recipe), "--out", str(tmp_path / "out"), *words, "--lr", "0.5", "--groups", "g.csv"])
+    assert refused.value.problems == ("--lr is 0.5, of the receipt 0.05",)  # groups change no figure of it
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("content", [None, "[", "[]", "{}", '{"recipe": "a"}'])
 def test_a_recipe_without_a_receipt_is_told(content: str | None, recipe: Path, runs: list[Path]) -> None:
     receipt_file(recipe).unlink()

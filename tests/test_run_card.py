@@ -63,6 +63,18 @@ def test_it_tells_of_data_recipe_machine_and_end(
     assert table(card, "Machine and cost")["images seen"] == ["32, 16 a step"]
 
 
+def test_a_start_that_validates_nothing_leaves_an_earlier_card(
+    run_small: Callable[..., Losses], sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--card", *validation_options(sample_data), "--snap_to_resume", "auto", "--max_iterations", "2"]
+    run_small(*options, out=tmp_path)
+    card = (tmp_path / CARD).read_text()
+    assert ", at iteration 2:" in card
+    run_small(*options, out=tmp_path)
+    assert f"card: {tmp_path / CARD}, of an earlier start: this one hasn't validated\n" in capsys.readouterr().err
+    assert (tmp_path / CARD).read_text() == card
+
+
 def test_a_run_ends_well_without_a_card(
     run_small: Callable[..., Losses],
     tmp_path: Path,

@@ -53,9 +53,11 @@ def main(argv: list[str]) -> int:
     receipt = read_receipt(place)
     if not (last := arguments.snap):
         status, last = _train(arguments, words, receipt)
+        if status > 128:  # a signal
+            print("ended early: run this command again to go on", file=sys.stderr)
+            return status
         if status:
-            print("ended early: run this command again to go on" * (status > 128), file=sys.stderr)
-            return status if status > 128 else 2
+            return 2
     contents = snapshot.read(last)
     if unlike := differences(receipt, contents):
         raise InputError(*(f"{last}: {one}" for one in unlike))

@@ -6,7 +6,7 @@ expression take 0.8 µs a line and more, six times as long as splitting.
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,3 +150,24 @@ def sorted_classes(ids: pa.Array, key: Callable[[str], int] | None) -> tuple[NDA
     rank = {name: label for label, name in enumerate(identities)}
     labels = np.array([rank[name] for name in ids_by_key], dtype=np.int64)
     return labels[coded.indices.to_numpy(zero_copy_only=False)], identities
+
+
+def listed_points(
+    path: Path, first: int, lines: Sequence[str], separator: str, count: int, due: str, problems: list[str]
+) -> NDArray[np.float64]:
+    """Points [count, 2] of lines of two numbers, the first of them line `first` of the file.
+
+    Appends to `problems` and returns zeros for other lines, or for more or fewer, of which `due` says what they are.
+    """
+    found: list[list[float]] = []
+    for number, line in enumerate(lines, start=first):
+        try:
+            x, y = map(float, line.split(None if separator == " " else separator))
+        except ValueError:
+            problems.append(f"{path}:{number}: {line[:_QUOTED]!r} isn't `x{separator}y`")
+            return np.zeros((count, 2))
+        found.append([x, y])
+    if len(found) != count:
+        problems.append(f"{path}: {len(found)} {due} {count}")
+        return np.zeros((count, 2))
+    return np.array(found)

@@ -8,6 +8,7 @@ ending; and their kinds, 1 for one person and -1 for two. `03_Protocol_Images/` 
 
 import re
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.data.faces import VerificationFaces, check_landmarks, refuse
+from fr.data.lines import listed_points
 from fr.data.pairs.pair_faces import Landmarks, Pairs, faces_of_pairs
 from fr.data.pairs.whole_sets import SetForm, landmarks_in
 from fr.errors import InputError
@@ -30,7 +32,6 @@ _SAME, _DIFFERENT = 1, -1
 _MARKS = 68
 _EYES, _TIP, _CORNERS = ((36, 39), (42, 45)), 30, (48, 54)  # corners of the eyes, whose middles are the eyes
 _MOST_BYTES = 1 << 16
-_SHOWN = 80  # characters of a line in a message
 
 
 def read_protocol(path: Path) -> Pairs:
@@ -92,21 +93,9 @@ def _marks(root: DataRoot, path: Path, problems: list[str]) -> NDArray[np.float6
     """Points [68, 2]: lines `x y` between braces; appends to `problems` and returns zeros for another file."""
     root.check_inside(path)
     lines = read_text(path, _MOST_BYTES).rstrip().split("\n")
-    found: list[list[float]] = []
     start = next((number for number, line in enumerate(lines, start=1) if line.strip() == "{"), len(lines))
-    for number, line in enumerate(lines[start:], start=start + 1):
-        if line.strip() == "}":
-            break
-        try:
-            x, y = map(float, line.split())
-        except ValueError:
-            problems.append(f"{path}:{number}: {line[:_SHOWN]!r} isn't `x y`")
-            return np.zeros((_MARKS, 2))
-        found.append([x, y])
-    if len(found) != _MARKS:
-        problems.append(f"{path}: {len(found)} points between braces; AgeDB has {_MARKS}")
-        return np.zeros((_MARKS, 2))
-    return np.array(found)
+    between = [*takewhile(lambda line: line.strip() != "}", lines[start:])]
+    return listed_points(path, start + 1, between, " ", _MARKS, "points between braces; AgeDB has", problems)
 
 
 def _is_at(path: Path) -> bool:

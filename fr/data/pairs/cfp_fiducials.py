@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.data.faces import PIXELS, check_landmarks, refuse
+from fr.data.lines import listed_points
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
 
@@ -32,7 +33,6 @@ _POINTS = 30
 _EYE, _BRIDGE, _TIP, _CORNER, _LIPS = slice(12, 18), 18, 21, 25, slice(26, 30)
 _MIDDLE = (8, 18, 19, 20, 21, 22, 26, 27, 28, 29)
 _MOST_BYTES = 1 << 16
-_SHOWN = 80  # characters of a line in a message
 
 
 def read_fiducials(root: DataRoot, names: list[str]) -> NDArray[np.float64]:
@@ -75,15 +75,5 @@ def _mirrored(points: NDArray[np.float64], middle: NDArray[np.float64]) -> NDArr
 def _read(root: DataRoot, path: Path, problems: list[str]) -> NDArray[np.float64]:
     """Points [30, 2]; appends to `problems` and returns zeros for a file that doesn't hold them."""
     root.check_inside(path)
-    found: list[list[float]] = []
-    for number, line in enumerate(read_text(path, _MOST_BYTES).rstrip().split("\n"), start=1):
-        try:
-            x, y = map(float, line.split(","))
-        except ValueError:
-            problems.append(f"{path}:{number}: {line[:_SHOWN]!r} isn't `x,y`")
-            return np.zeros((_POINTS, 2))
-        found.append([x, y])
-    if len(found) != _POINTS:
-        problems.append(f"{path}: {len(found)} points; CFP has {_POINTS}")
-        return np.zeros((_POINTS, 2))
-    return np.array(found)
+    lines = read_text(path, _MOST_BYTES).rstrip().split("\n")
+    return listed_points(path, 1, lines, ",", _POINTS, "points; CFP has", problems)

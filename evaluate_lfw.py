@@ -15,13 +15,9 @@ the output.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from fr.options.definitions import evaluation_options
-
-    refuse_early("evaluate_lfw.py", evaluation_options)
+    start("evaluate_lfw.py", "fr.options.definitions:evaluation_options")
 
 import json
 import os

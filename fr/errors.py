@@ -2,12 +2,13 @@
 
 import difflib
 import os
+import pkgutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
 
-from fr.console import lost_output
+from fr.console import begin, lost_output
 
 USAGE_STATUS = 2
 _QUOTED = 500  # characters
@@ -36,10 +37,15 @@ def in_short(error: BaseException) -> str:
     return " ".join(str(error).split())[:_QUOTED].encode(errors="backslashreplace").decode()
 
 
-def refuse_early(program: str, read_options: Callable[[list[str]], object]) -> None:
-    """Read a command's options before it imports what takes seconds: a refusal, or --help, ends it here."""
+def start(program: str, options: str = "") -> None:
+    """Begin a command and read its options, before it imports what takes seconds: a refusal, or --help, ends it here.
+
+    options: `module:function` that reads them; "" = the command reads them later, as it imports nothing slow.
+    """
+    begin()
     try:
-        read_options(sys.argv[1:])
+        if options:
+            pkgutil.resolve_name(options)(sys.argv[1:])
     except InputError as error:
         sys.exit(_say(program, error))
 

@@ -19,13 +19,9 @@ nothing is dropped, 1 if something is, 2 for invalid input.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.check_dataset import options
-
-    refuse_early("tools/check_dataset.py", options)
+    start("tools/check_dataset.py", "tools.options.check_dataset:options")
 
 import argparse
 import csv

@@ -17,13 +17,9 @@ for model, preprocessing and device. To install the detector: bash init_venv.sh 
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.choose_threshold import options
-
-    refuse_early("tools/choose_threshold.py", options)
+    start("tools/choose_threshold.py", "tools.options.choose_threshold:options")
 
 import argparse
 from pathlib import Path

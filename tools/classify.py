@@ -13,13 +13,9 @@ under torchrun.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.classify import options
-
-    refuse_early("tools/classify.py", options)
+    start("tools/classify.py", "tools.options.classify:options")
 
 import csv
 import io

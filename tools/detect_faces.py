@@ -14,13 +14,9 @@ are tried again. To install the detector: bash init_venv.sh --with detect
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.detect_faces import options
-
-    refuse_early("tools/detect_faces.py", options)
+    start("tools/detect_faces.py", "tools.options.detect_faces:options")
 
 import argparse
 import os

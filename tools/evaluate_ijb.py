@@ -12,13 +12,9 @@ mean over the galleries. Further options: those of evaluate_lfw.py for model, pr
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.evaluate_ijb import options
-
-    refuse_early("tools/evaluate_ijb.py", options)
+    start("tools/evaluate_ijb.py", "tools.options.evaluate_ijb:options")
 
 import json
 from pathlib import Path

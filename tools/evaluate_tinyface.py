@@ -10,13 +10,9 @@ preprocessing and device.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.evaluate_tinyface import options
-
-    refuse_early("tools/evaluate_tinyface.py", options)
+    start("tools/evaluate_tinyface.py", "tools.options.evaluate_tinyface:options")
 
 import json
 from pathlib import Path

@@ -13,13 +13,9 @@ model.safetensors, the same facts as config.json, and a model card, README.md, w
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.export_weights import options
-
-    refuse_early("tools/export_weights.py", options)
+    start("tools/export_weights.py", "tools.options.export_weights:options")
 
 import json
 from collections.abc import Callable

@@ -18,13 +18,9 @@ any number of ranks: existing features are kept, and the rest has the same value
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.extract_features import options
-
-    refuse_early("tools/extract_features.py", options)
+    start("tools/extract_features.py", "tools.options.extract_features:options")
 
 import argparse
 import hashlib

@@ -18,13 +18,9 @@ are those of the training. Works under torchrun.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.find_overlap import options
-
-    refuse_early("tools/find_overlap.py", options)
+    start("tools/find_overlap.py", "tools.options.find_overlap:options")
 
 import csv
 import io

@@ -23,13 +23,9 @@ bash init_venv.sh --with detect
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.identify import options
-
-    refuse_early("tools/identify.py", options)
+    start("tools/identify.py", "tools.options.identify:options")
 
 import json
 import sys

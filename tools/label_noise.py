@@ -17,13 +17,9 @@ The cleaned list has the format that was read, `list` for folders; there is none
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.label_noise import options
-
-    refuse_early("tools/label_noise.py", options)
+    start("tools/label_noise.py", "tools.options.label_noise:options")
 
 import csv
 import io

@@ -12,9 +12,9 @@ pairs of their images, `path<TAB>path<TAB>1` if both show the same person, else 
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
+    start("tools/make_list.py")
 
 import argparse
 import hashlib

@@ -12,13 +12,9 @@ kept.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.pack_dataset import options
-
-    refuse_early("tools/pack_dataset.py", options)
+    start("tools/pack_dataset.py", "tools.options.pack_dataset:options")
 
 import io
 import json

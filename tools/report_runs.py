@@ -11,13 +11,9 @@ run's pair by pair as by tools/compare_models.py.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.report_runs import options
-
-    refuse_early("tools/report_runs.py", options)
+    start("tools/report_runs.py", "tools.options.report_runs:options")
 
 import os
 from argparse import Namespace

@@ -11,13 +11,9 @@ with them the intervals come from redrawn people, without from redrawn pairs. --
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.score_file import options
-
-    refuse_early("tools/score_file.py", options)
+    start("tools/score_file.py", "tools.options.score_file:options")
 
 import json
 

@@ -12,13 +12,9 @@ arguments are train.py's options.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.show_batch import options
-
-    refuse_early("tools/show_batch.py", options)
+    start("tools/show_batch.py", "tools.options.show_batch:options")
 
 import io
 from dataclasses import dataclass, fields, replace

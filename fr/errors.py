@@ -6,7 +6,8 @@ import pkgutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from fr.console import begin, lost_output
 
@@ -24,6 +25,15 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+@contextmanager
+def os_error_as(problem: str) -> Iterator[None]:
+    """In here an OSError becomes an InputError: `problem`, such as `FILE: can't be read`, and the system's reason."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{problem}: {error.strerror or error}") from error
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

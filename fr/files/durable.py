@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from fr.errors import InputError
+from fr.errors import os_error_as
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -22,11 +22,9 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def write_result(path: Path, content: bytes) -> None:
     """Write a file atomically, with its folder if that is missing; InputError when it can't be written."""
-    try:
+    with os_error_as(f"{path}: can't be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, content)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from error
 
 
 @contextmanager

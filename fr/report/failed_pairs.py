@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.errors import InputError
+from fr.errors import os_error_as
 from fr.evaluation.verification import checked_pairs
 from fr.files.durable import write_result
 from fr.files.names import printable
@@ -83,12 +83,10 @@ def write_pairs(folder: Path, pairs: Iterator[WrongPair], score_name: str) -> in
 
     Those of a previous evaluation are removed first. InputError when they can't be written.
     """
-    try:
+    with os_error_as(f"{folder}: old images can't be removed"):
         old = [path for path in folder.glob("*.jpg") if _PAIR_FILE.fullmatch(path.name)]
         for path in old:
             path.unlink()
-    except OSError as error:
-        raise InputError(f"{folder}: old images can't be removed: {error.strerror}") from error
     count = 0
     for pair in pairs:
         count += 1

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.durable import write_result
 from fr.files.images import Pixels
 from tools.identifying.drawing import annotated
@@ -92,10 +92,8 @@ class Journal:
     def __init__(self, folder: Path, frames: bool) -> None:
         self._path, self._frames = folder / JOURNAL, frames
         self._file: TextIO | None = None
-        try:
+        with os_error_as(f"--out {folder}: can't be written"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out {folder}: can't be written: {error.strerror}") from error
 
     def take(self, seen: Seen) -> bool:
         shot = seen.shot
@@ -113,12 +111,10 @@ class Journal:
                 seen.nearest, seen.named.tolist(), seen.distances.tolist(), seen.boxes.tolist(), strict=True
             )
         ]
-        try:
+        with os_error_as(f"{self._path}: can't be written"):
             self._file = self._file or self._path.open("w", encoding="utf-8")
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise InputError(f"{self._path}: can't be written: {error.strerror}") from error
         return True
 
     def close(self, complete: bool) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from fr.data.faces import LabelledFaces, check_first_image, refuse
 from fr.data.landmark_csv import given_landmarks
 from fr.data.readers.source import Format
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 
@@ -93,7 +93,7 @@ def _images(root: DataRoot, folder: str, above: set[tuple[int, int]], others: Co
     Links to folders are checked here, those to files when they are read: there may be millions.
     """
     path = root.path / folder
-    try:
+    with os_error_as(f"{path}: can't be read"):
         here = _node(path)
         if here in above:
             return
@@ -109,8 +109,6 @@ def _images(root: DataRoot, folder: str, above: set[tuple[int, int]], others: Co
                     yield f"{folder}/{entry.name}"
                 else:
                     others[os.path.splitext(entry.name)[1].lower()] += 1
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
 
 
 def _node(path: Path) -> tuple[int, int]:

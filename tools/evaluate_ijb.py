@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("tools/evaluate_ijb.py", "tools.options.evaluate_ijb:options")
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from fr.evaluation.scored_model import open_model
 from fr.evaluation.scoring import announce, embeddings, wants_flip
 from fr.evaluation.template_verification import pool, template_metrics, template_scores
 from fr.files.data_root import DataRoot
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.recognition.identification import identification_metrics, template_identification
 from tools.options.evaluate_ijb import options as read_options
 
@@ -66,7 +65,7 @@ def main(argv: list[str]) -> int:
                 print("\n".join(_line(name, value) for name, value in of_searches.items()))
                 figures |= of_searches
             if options.json:
-                write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())
+                write_json(Path(options.json), figures)
     return 0
 
 

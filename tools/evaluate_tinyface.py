@@ -14,7 +14,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("tools/evaluate_tinyface.py", "tools.options.evaluate_tinyface:options")
 
-import json
 from pathlib import Path
 
 from fr.data.pairs.taken_for_crops import doubt
@@ -25,7 +24,7 @@ from fr.errors import run_plainly
 from fr.evaluation.scored_model import open_model
 from fr.evaluation.scoring import announce, embeddings, wants_flip
 from fr.files.data_root import DataRoot
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.recognition.gallery import normalised_rows
 from fr.recognition.retrieval import retrieval_metrics, retrieve
 from tools.options.evaluate_tinyface import options as read_options
@@ -53,7 +52,7 @@ def main(argv: list[str]) -> int:
             print(f"TinyFace: {split:,} probes, gallery of {gallery}, {arguments.folder}")
             print("\n".join(f"{name.upper()}: {value:.4f}" for name, value in figures.items()))
             if options.json:
-                write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())
+                write_json(Path(options.json), figures)
     return 0
 
 

@@ -22,8 +22,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("tools/find_overlap.py", "tools.options.find_overlap:options")
 
-import csv
-import io
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
@@ -47,7 +45,7 @@ from fr.evaluation.people import numbers_of_names
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import announce, embeddings, wants_flip
 from fr.evaluation.verification import unit_rows, verify
-from fr.files.durable import write_result
+from fr.files.durable import csv_file, write_result
 from fr.options.parsing import Resolved
 from fr.report.failed_pairs import aligned
 from tools.dataset.overlap_page import Match, overlap_page
@@ -93,7 +91,7 @@ def main(argv: list[str]) -> int:
             }
             out = Path(options.out, pair_set.name if len(sets) > 1 else "")
             matches = _matches(overlap, people, images, pair_set.faces, extractor)
-            write_result(out / "overlap.csv", _table(overlap, people.names, faces.identities).encode())
+            write_result(out / "overlap.csv", _table(overlap, people.names, faces.identities))
             write_result(out / "index.html", overlap_page(matches, about))
             print("".join(f"{name}: {value}\n" for name, value in about.items()), end="")
             print(f"wrote {out / 'overlap.csv'}, {out / 'index.html'}")
@@ -183,15 +181,13 @@ def _scores(
     return facts
 
 
-def _table(overlap: Overlap, names: list[str], identities: list[str]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["test_identity", "training_identity", "similarity", "decision"])
+def _table(overlap: Overlap, names: list[str], identities: list[str]) -> bytes:
+    rows = [["test_identity", "training_identity", "similarity", "decision"]]
     columns = (overlap.person, overlap.label, overlap.similarity, overlap.listed)
     for person, label, similarity, listed in zip(*(column.tolist() for column in columns), strict=True):
         decision = "overlap" if listed else "other"
-        table.writerow([names[person], identities[label], f"{similarity:.4f}", decision])
-    return text.getvalue()
+        rows.append([names[person], identities[label], f"{similarity:.4f}", decision])
+    return csv_file(rows)
 
 
 Shown = dict[int, tuple[int, int]]  # match of the overlap → row of the set, row of the training set

@@ -27,7 +27,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("tools/identify.py", "tools.options.identify:options")
 
-import json
 import sys
 from pathlib import Path
 
@@ -40,7 +39,7 @@ from fr.evaluation.all_pairs import Rows
 from fr.evaluation.embedding import batch_size_on, with_mirror_image
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.scoring import wants_flip
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.options.parsing import Resolved
 from fr.progress import progress
 from fr.recognition.detection import Detector, Mtcnn
@@ -152,7 +151,7 @@ def _evaluate(searches: Searches, gallery: Gallery, threshold: float | None, out
         write_cmc(out / "cmc.png", curve)
         print(f"wrote {out / 'cmc.png'}")
     if json_file:
-        write_result(Path(json_file), (json.dumps({**figures, "cmc": curve}, indent=1) + "\n").encode())
+        write_json(Path(json_file), {**figures, "cmc": curve})
     return 0
 
 

@@ -54,14 +54,8 @@ class Verification:
 
     def metrics(self) -> dict[str, float]:
         """Scalar metrics by name, not rounded; `threshold_cosine` only where scores are cosines."""
-        figures = {
-            "accuracy": self.accuracy,
-            "accuracy_std": self.accuracy_std,
-            "same_accuracy": self.same_accuracy,
-            "diff_accuracy": self.diff_accuracy,
-            "auc": self.auc,
-            "threshold": self.threshold,
-        }
+        names = ("accuracy", "accuracy_std", "same_accuracy", "diff_accuracy", "auc", "threshold")
+        figures: dict[str, float] = {name: getattr(self, name) for name in names}
         return figures | {"threshold_cosine": self.threshold_score} if self.dist == "cos" else figures
 
     def lines(self) -> list[str]:
@@ -131,7 +125,7 @@ def verify(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dist: str = "cos
     for number in numbers:
         held_out = folds == number
         others = ordered_fold != number
-        threshold = _best_cut(ordered_score[others], ordered_same[others])
+        threshold = best_threshold(ordered_score[others], ordered_same[others])
         kind = is_same[held_out]
         right = (score[held_out] > threshold) == kind
         all_right[held_out] = right
@@ -187,21 +181,15 @@ def shares_of_pairs(cell: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def best_threshold(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """The threshold t for which `score > t` agrees with `same` most often. scores: [P] finite, same: [P].
+    """The threshold t for which `score > t` agrees with `same` most often. scores: [P] finite, ascending; same: [P].
 
     The U distinct scores allow U + 1 classifications, each with one candidate threshold:
     - all pairs same: the next float below the lowest score;
     - split between two neighbours: their midpoint, or the lower one where no float lies between them;
     - all pairs different: the highest score, as a score equal to the threshold is classified as different.
     Every candidate is finite. Of equally good candidates the middle one is taken (the lower of two middle ones).
-    Sorting and cumulative counts: exact, O(P log P).
+    Cumulative counts: exact, O(P).
     """
-    order = np.argsort(scores)
-    return _best_cut(scores[order], same[order])
-
-
-def _best_cut(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """`best_threshold` of pairs in ascending order of their scores."""
     starts = np.flatnonzero(np.concatenate(([True], scores[1:] != scores[:-1])))  # [U]
     values = scores[starts]
     same_at = np.add.reduceat(same, starts, dtype=np.int64)  # [U]

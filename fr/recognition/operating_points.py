@@ -16,7 +16,7 @@ Letters: I images, P people, E embedding size, N people in a gallery.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,6 @@ class OperatingPoint:
     misses_interval: Interval | None
     people: int
     needed: int
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def check_fmr(people: int, fmr: float) -> None:

@@ -5,7 +5,6 @@ Letters: P pairs, H and W height and width.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from fr.data.pipeline import DaliSettings, plain_stream
 from fr.errors import os_error_as
 from fr.evaluation.verification import checked_pairs
 from fr.files.durable import write_result
+from fr.files.images import image_file
 from fr.files.names import printable
 from fr.preprocessing import Preprocessing
 from fr.report.font import font
@@ -106,6 +106,4 @@ def _jpeg(pair: WrongPair, score_name: str) -> bytes:
     draw = ImageDraw.Draw(sheet)
     for row, line in enumerate(lines):
         draw.text((0, height + _GAP + _LINE * row), line, "black", font(_FONT, line))
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="JPEG", quality=95, subsampling=0, comment="\n".join(lines).encode())
-    return buffer.getvalue()
+    return image_file(sheet, "JPEG", quality=95, subsampling=0, comment="\n".join(lines).encode())

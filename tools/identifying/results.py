@@ -1,6 +1,5 @@
 """Outputs of identification: console, faces.jsonl, annotated images or a video, a window."""
 
-import io
 import json
 import os
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from fr.errors import InputError, os_error_as
 from fr.files.durable import write_result
-from fr.files.images import Pixels
+from fr.files.images import Pixels, image_file
 from tools.identifying.drawing import annotated
 from tools.identifying.sources import Shot, Source
 
@@ -130,9 +129,8 @@ class ImageFiles:
 
     def take(self, seen: Seen) -> bool:
         path = self._folder / seen.shot.name
-        buffer = io.BytesIO()
-        Image.fromarray(seen.picture).save(buffer, Image.registered_extensions()[path.suffix.lower()], quality=_QUALITY)
-        write_result(path, buffer.getvalue())
+        form = Image.registered_extensions()[path.suffix.lower()]
+        write_result(path, image_file(Image.fromarray(seen.picture), form, quality=_QUALITY))
         return True
 
     def close(self, complete: bool) -> None: ...

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from fr.errors import InputError
 from fr.evaluation.embedding_cache import weights_digest
 from fr.evaluation.scored_model import ScoredModel
 from fr.evaluation.scoring import wants_flip
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.files.untrusted import read_text
 from fr.options.parsing import Resolved
 from fr.recognition.operating_points import OperatingPoint
@@ -40,8 +40,7 @@ def embeddings_of(model: ScoredModel, resolved: Resolved) -> dict[str, Any]:
 
 def write_threshold(path: Path, point: OperatingPoint, gallery: int, embeddings: dict[str, Any]) -> None:
     """Write the file. gallery: its people, 0 for pairs. embeddings: of `embeddings_of`."""
-    content = {**point.as_dict(), "gallery": gallery, "embeddings": embeddings}
-    write_result(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(path, {**asdict(point), "gallery": gallery, "embeddings": embeddings})
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from fr.files.untrusted import read_text
 FOLDS = 10  # of a list that doesn't say its own
 Landmarks = str | Callable[[list[str]], NDArray[np.float64]]  # a file, or a function of N names to [N, 5, 2]
 _ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # of cropped copies, which keep the names
+PairRow = tuple[tuple[str, str], bool, str]  # paths of the two images, whether of one person, place in the list
 ENDINGS = (*_ENDINGS, *(ending.upper() for ending in _ENDINGS))
 
 
@@ -32,6 +33,15 @@ class Pairs:
     same: list[bool]  # [P]
     fold: NDArray[np.int64]  # [P]
     where: dict[str, str]
+
+    @classmethod
+    def of(cls, rows: Sequence[PairRow], fold: NDArray[np.int64]) -> "Pairs":
+        """Pairs of the rows [P] of a list, in these folds [P]."""
+        where: dict[str, str] = {}
+        for pair, _, place in rows:
+            for image in pair:
+                where.setdefault(image, place)
+        return cls([pair for pair, _, _ in rows], [same for _, same, _ in rows], fold, where)
 
 
 def tenths(same: Sequence[bool], source: str) -> NDArray[np.int64]:

@@ -127,11 +127,7 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
 
 
 def _write_reports(
-    options: Namespace,
-    scored: Scored,
-    statistics: dict[str, Metric],
-    by_group: GroupRates | None,
-    subfolder: str,
+    options: Namespace, scored: Scored, statistics: dict[str, Metric], by_group: GroupRates | None, subfolder: str
 ) -> None:
     """Write the --report page and --show_failed images of one set."""
     if options.report:
@@ -177,9 +173,7 @@ def _write_report(
     worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
     rejection, curve = _rejection(scored), _curve(scored, options, banded=True)
     facts = _facts(options.snap, scored)
-    return write_report(
-        folder, verification, scores, same, facts, title, worst, statistics, rejection, curve, by_group
-    )
+    return write_report(folder, verification, scores, same, facts, title, worst, statistics, rejection, curve, by_group)
 
 
 def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:

@@ -55,9 +55,7 @@ def main(argv: list[str]) -> int:
     lines = list_lines(options, faces)
     people = _people(options, faces)
     facts = gather(faces, arguments.out / "facts", arguments.workers)
-    limits = Limits(
-        arguments.drop, arguments.min_images, arguments.min_face, arguments.landmark_misfit, arguments.near
-    )
+    limits = Limits(arguments.drop, arguments.min_images, arguments.min_face, arguments.landmark_misfit, arguments.near)
     findings = check(faces, facts, limits, people, arguments.workers)
     about = {
         "Data": f"{options.train_dataset}, {options.train_data_root} {options.train_list}",

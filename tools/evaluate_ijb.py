@@ -23,11 +23,9 @@ from numpy.typing import NDArray
 
 from fr.data.pairs.ijb import read_ijb
 from fr.data.pairs.ijb_identification import TemplateList, read_identification
-from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
-from fr.evaluation.scored_model import open_model
-from fr.evaluation.scoring import announce, embeddings, wants_flip
+from fr.evaluation.scoring import Embedder
 from fr.evaluation.template_verification import pool, template_metrics, template_scores
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_json
@@ -41,15 +39,12 @@ def main(argv: list[str]) -> int:
     arguments, resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        model = open_model(options, ranks.device)
-        flipped = wants_flip(resolved, model)
-        if ranks.is_main:
-            announce(model, options, flipped)
+        embedder = Embedder.open(resolved, ranks)
+        embedder.announce()
         root = DataRoot(Path(arguments.folder), options.allow_outside)
         ijb = read_ijb(root)
         probes, galleries = read_identification(root, ijb)
-        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-        rows = embeddings(options, model, ijb.faces, dali, ranks, flipped)
+        rows = embedder.embed(ijb.faces)
         if ranks.is_main:
             weight = None if arguments.no_detector_score else ijb.detector
             templates = pool(rows, ijb.template, ijb.media, weight)

@@ -18,11 +18,9 @@ from pathlib import Path
 
 from fr.data.pairs.taken_for_crops import doubt
 from fr.data.pairs.tinyface import DISTRACTOR, read_tinyface
-from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
-from fr.evaluation.scored_model import open_model
-from fr.evaluation.scoring import announce, embeddings, wants_flip
+from fr.evaluation.scoring import Embedder
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_json
 from fr.recognition.gallery import normalised_rows
@@ -36,14 +34,11 @@ def main(argv: list[str]) -> int:
     arguments, resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        model = open_model(options, ranks.device)
-        flipped = wants_flip(resolved, model)
+        embedder = Embedder.open(resolved, ranks)
         tiny = read_tinyface(DataRoot(arguments.folder, options.allow_outside), arguments.images)
-        if ranks.is_main:
-            why = doubt(tiny.faces)
-            announce(model, options, flipped, [f"the images are taken for aligned crops, but {why}"] if why else [])
-        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-        rows = normalised_rows(embeddings(options, model, tiny.faces, dali, ranks, flipped))
+        why = doubt(tiny.faces)
+        embedder.announce([f"the images are taken for aligned crops, but {why}"] if why else [])
+        rows = normalised_rows(embedder.embed(tiny.faces))
         if ranks.is_main:
             split, person = tiny.probes, tiny.identity
             rank, precision = retrieve(rows[:split], person[:split], rows[split:], person[split:])

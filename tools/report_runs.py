@@ -100,9 +100,7 @@ def find_runs(configs: Sequence[Path]) -> list[Run]:
 def _find(config: Path) -> Run:
     options = read_options_of(config)
     if missing := [name for name in ("snap_folder", "snap_prefix", "log_folder") if name not in options]:
-        raise InputError(
-            f"{config}: no {', '.join(missing)}: give SNAP_FOLDER/PREFIX.config.yml, which train.py wrote"
-        )
+        raise InputError(f"{config}: no {', '.join(missing)}: give SNAP_FOLDER/PREFIX.config.yml, which train.py wrote")
     folder, prefix = config.parent, options["snap_prefix"]
     logs = _start(config, options["snap_folder"]) / log_folder(Namespace(**options))
     log = read_log(logs, growing=True)

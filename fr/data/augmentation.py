@@ -170,9 +170,7 @@ def _stretches(draws: Draws, size: NDArray[np.int64]) -> Array:
     return np.concatenate([np.eye(2) * (zoom / side)[:, :, None], offset[:, :, None]], axis=2)
 
 
-def boxes(
-    draws: Draws, moves: Array, preprocessing: Preprocessing
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def boxes(draws: Draws, moves: Array, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cut-out squares over the (moved) template points: corners and sides, [N, 2·K] each as (y, x, y, x, …).
 
     An unused box has side 0. The squares stay upright when the face is rotated.
@@ -188,9 +186,7 @@ def boxes(
     return _rows(low), _rows(extent)
 
 
-def effects(
-    settings: Augmentation, draws: Draws, moves: Array, preprocessing: Preprocessing
-) -> dict[str, Effect]:
+def effects(settings: Augmentation, draws: Draws, moves: Array, preprocessing: Preprocessing) -> dict[str, Effect]:
     """Pixel transforms of a batch, by the names of `settings.effects`. Parameters of a sample:
 
     color: factors of brightness, contrast and saturation, [3]. cutout: corners and sides of the boxes, [2, 2·K].

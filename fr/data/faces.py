@@ -129,9 +129,7 @@ def shown(problems: list[str]) -> list[str]:
     return problems[:_SHOWN] + ([f"… and {hidden:,} more like these"] if hidden > 0 else [])
 
 
-def check_landmarks(
-    points: NDArray[np.float64], where: Callable[[int], str], unit: LandmarkUnit = PIXELS
-) -> None:
+def check_landmarks(points: NDArray[np.float64], where: Callable[[int], str], unit: LandmarkUnit = PIXELS) -> None:
     """Refuse landmarks [N, 5, 2] that give no similarity: not finite (or beyond any image), or all on one spot."""
     not_finite, one_spot = np.zeros((2, len(points)), dtype=bool)
     for first in range(0, len(points), _BLOCK):

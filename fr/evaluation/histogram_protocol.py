@@ -68,8 +68,7 @@ def grid_roc(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """FAR [T] and TAR [T] on the grid, each the mean over the folds that have pairs of its kind."""
     far, tar = (
-        [_below_grid(distance[(folds == number) & kind]) for number in np.unique(folds[kind])]
-        for kind in (~same, same)
+        [_below_grid(distance[(folds == number) & kind]) for number in np.unique(folds[kind])] for kind in (~same, same)
     )
     return np.mean(far, axis=0), np.mean(tar, axis=0)
 

@@ -153,9 +153,7 @@ def verify(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dist: str = "cos
     )
 
 
-def mean_of_cells(
-    weights: NDArray[np.int64], right: NDArray[np.bool_], cell: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def mean_of_cells(weights: NDArray[np.int64], right: NDArray[np.bool_], cell: NDArray[np.int64]) -> NDArray[np.float64]:
     """Accuracy of pairs that count `weights` [..., P] times -> [...]: the mean over folds of the mean over kinds.
 
     right [P], cell [P, 2]: those of a Verification. A kind without pairs is left out of its fold's mean, a fold without
@@ -225,9 +223,7 @@ def checked_pairs(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.float6
         raise ValueError(f"scores are not finite for pairs {_named(bad)}")
     count = int(is_same.sum())
     if count in (0, score.size):
-        raise ValueError(
-            f"verification needs both same and different pairs, got {count} same of {score.size} pairs"
-        )
+        raise ValueError(f"verification needs both same and different pairs, got {count} same of {score.size} pairs")
     return score, is_same
 
 

@@ -74,6 +74,4 @@ class IResNet(nn.Module):
         return y
 
 
-FAMILIES = {
-    f"iresnet{depth}": Family(partial(IResNet, depth), (112, 112), DOWNSCALE, HALF, HALF) for depth in DEPTHS
-}
+FAMILIES = {f"iresnet{depth}": Family(partial(IResNet, depth), (112, 112), DOWNSCALE, HALF, HALF) for depth in DEPTHS}

@@ -93,6 +93,4 @@ class PaperMobileFaceNet(nn.Module):
         return torch.flatten(x, 1)
 
 
-FAMILIES = {
-    "mobilefacenet": Family(PaperMobileFaceNet, (112, 112), DOWNSCALE, MEAN, STD, last_linear="linear1.conv")
-}
+FAMILIES = {"mobilefacenet": Family(PaperMobileFaceNet, (112, 112), DOWNSCALE, MEAN, STD, last_linear="linear1.conv")}

@@ -152,9 +152,7 @@ def _effective(rate: float, without: NDArray[np.float64], most: float) -> float:
     return min(most, rate * (1 - rate) / variance) if variance > 0 else most
 
 
-def _without(
-    events: float, trials: float, own_events: NDArray[Any], own_trials: NDArray[Any]
-) -> NDArray[np.float64]:
+def _without(events: float, trials: float, own_events: NDArray[Any], own_trials: NDArray[Any]) -> NDArray[np.float64]:
     """Rate [P] without each of the people, of whom some events and trials are."""
     rate: NDArray[np.float64] = (events - own_events) / np.maximum(trials - own_trials, 1)
     return rate

@@ -34,9 +34,7 @@ SMALL_SIZE = (4.8, 3.4)  # of plots that stand beside many others
 SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated", "distance": "distance, negated", "similarity": "score"}
 
 
-def roc_plot(
-    verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_], roc: Roc
-) -> Figure:
+def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_], roc: Roc) -> Figure:
     """ROC curve of the [P] pairs, with the point of the mean threshold. roc: theirs."""
     threshold = verification.threshold_score
     far_at, tar_at = float((score[~same] > threshold).mean()), float((score[same] > threshold).mean())

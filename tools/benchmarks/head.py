@@ -64,9 +64,7 @@ class Cost:
         return self.kept + self.drawn + self.step
 
 
-def head_cost(
-    classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0, states: int = 1
-) -> Cost:
+def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0, states: int = 1) -> Cost:
     """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses.
 
     states: numbers that the optimiser keeps of a weight, 1 with momentum.

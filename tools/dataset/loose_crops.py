@@ -16,9 +16,7 @@ from tools.dataset.crop_files import Targets
 _SIDE = 4.2
 
 
-def write_loose(
-    faces: Faces, boxes: Array | None, targets: Targets, enlarge: float, square: bool, index: int
-) -> str:
+def write_loose(faces: Faces, boxes: Array | None, targets: Targets, enlarge: float, square: bool, index: int) -> str:
     """Crop and write one image; returns its problem, "" = none. OutsideRoot as `Faces.read`."""
     try:
         pixels = loose_crop(faces, boxes, enlarge, square, index)

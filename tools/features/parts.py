@@ -77,9 +77,7 @@ class Extractor:
     def of(self, parts: Sequence[Part], device: torch.device) -> Iterator[tuple[Features, dict[int, str]]]:
         """Yield for each batch the features, and the problems of images without."""
         batches = (plain_batch(rows) for part in parts for rows in part.batches())
-        for images, rows, problems in usable_batches(
-            self.faces, batches, self.batch, self.preprocessing, self.dali
-        ):
+        for images, rows, problems in usable_batches(self.faces, batches, self.batch, self.preprocessing, self.dali):
             values = self._embed(images.to(device, non_blocking=True)) if len(rows) else np.zeros((0, 0), np.float32)
             finite = np.isfinite(values).all(axis=1)
             problems |= {row: f"{self.faces.path(row)}: its embedding isn't finite" for row in rows[~finite].tolist()}
@@ -92,11 +90,7 @@ class Extractor:
 
 
 def extract(
-    extractor: Extractor,
-    parts: Sequence[Part],
-    ranks: Ranks,
-    bad: BadImages,
-    take: Callable[[Part, Features], None],
+    extractor: Extractor, parts: Sequence[Part], ranks: Ranks, bad: BadImages, take: Callable[[Part, Features], None]
 ) -> None:
     """Extract all parts, all ranks together; `take` gets each part on one rank once it is complete.
 

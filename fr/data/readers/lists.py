@@ -147,9 +147,7 @@ def _format(reader: Callable[[DataRoot, str], LabelledFaces]) -> Format:
 
 
 FORMATS = {
-    "list": Format(
-        lambda source: read_labelled_list(source.data_root, source.list_file, source.landmarks), text_files
-    ),
+    "list": Format(lambda source: read_labelled_list(source.data_root, source.list_file, source.landmarks), text_files),
     "ms1m": _format(read_ms1m),
     "imdbface": _format(read_imdb_face),
     "trp": _format(read_trillion_pairs),

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fr.data.faces import VerificationFaces, check_first_image, check_landmarks, refuse
+from fr.data.faces import VerificationFaces, check_landmarks, refuse, with_first_image
 from fr.data.landmark_csv import landmarks_of
 from fr.data.lines import strays, true_rows
 from fr.data.rows_by_name import values_by_name
@@ -87,8 +87,7 @@ def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: Landmarks, option: s
             f"{pairs.where[names[i]]}: {faces.path(i)}: no such file{form_note(faces.path(i), os.path.exists)}"
             for i in missing
         ])
-    check_first_image(faces, option)
-    return faces
+    return with_first_image(faces, option)
 
 
 def _with_ending(folder: Path, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from fr.data.faces import LabelledFaces, check_first_image, refuse
+from fr.data.faces import LabelledFaces, refuse, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.readers.source import Format
 from fr.errors import InputError, os_error_as
@@ -45,8 +45,7 @@ def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
     notes = (*_named(f"folders of {root} without images left out", empty), *stray_note(root.path, stray))
     notes += others_note(root.path, others)
     faces = LabelledFaces(root, names, points, labels.astype(np.int64), identities, notes=notes)
-    check_first_image(faces, "--train_data_root")
-    return faces
+    return with_first_image(faces, "--train_data_root")
 
 
 def images_below(root: DataRoot, others: Counter[str] | None = None) -> list[str]:

@@ -20,15 +20,12 @@ if __name__ == "__main__":  # before the imports that take seconds
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fr.data.bad_images import BadImages
-from fr.distributed import gather_objects, open_ranks
-from fr.errors import InputError, run_plainly
+from fr.distributed import open_ranks
+from fr.errors import run_plainly
 from fr.files.durable import csv_file, write_json, write_result
-from tools.features.classes import Classifier, Indices, Verdicts, judged, table
-from tools.features.labelled import labelled_images
-from tools.features.parts import Features, Part, extract
+from tools.features.classes import Classifier, Verdicts, judged, table
+from tools.features.labelled import judged_images, labelled_images
 from tools.options.classify import options as read_options
 
 
@@ -37,21 +34,10 @@ def main(argv: list[str]) -> int:
     options = resolved.values
     with open_ranks(options.device) as ranks:
         images = labelled_images(resolved, ranks)
-        faces, names, extractor = images.faces, images.names, images.extractor
+        faces, names = images.faces, images.names
         classifier = Classifier(images.head, images.bias, ranks.device, images.sub_centers)
-        own: list[Indices] = [np.zeros((0, 4), dtype=np.int64)]
-
-        def take(_part: Part, features: Features) -> None:
-            if len(features.rows):
-                own.append(judged(classifier, features, images.targets))
-
-        if ranks.is_main and images.overrides:
-            print("\n".join(images.overrides), flush=True)
         bad = BadImages(options.max_bad_images)
-        extract(extractor, extractor.parts(images.rows), ranks, bad, take)
-        every = gather_objects(np.concatenate(own))
-        if not sum(map(len, every)):
-            raise InputError("none of the images can be used", *bad.listed[:1])
+        every = judged_images(images, ranks, bad, lambda features: judged(classifier, features, images.targets))
         if ranks.is_main:
             verdicts = Verdicts.of(every)
             record = _record(verdicts, names, options.pairs) | {

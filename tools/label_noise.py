@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from fr.data.bad_images import BadImages
-from fr.distributed import gather_objects, open_ranks
+from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.files.durable import csv_file, write_result
 from tools.check_dataset import cleaned_list, list_lines
 from tools.features.classes import Indices
-from tools.features.labelled import LabelledImages, labelled_images
-from tools.features.parts import Features, Part, extract
+from tools.features.labelled import LabelledImages, judged_images, labelled_images
+from tools.features.parts import Features
 from tools.options.label_noise import options as read_options
 
 Angles = NDArray[np.float64]
@@ -48,19 +48,8 @@ def main(argv: list[str]) -> int:
         images = labelled_images(resolved, ranks)
         if images.sub_centers == 1:
             raise InputError(f"{options.snap}: has one centre a class; train with --sub_centers 3, say")
-        own: list[tuple[Indices, Angles]] = []
-        if ranks.is_main and images.overrides:
-            print("\n".join(images.overrides), flush=True)
-        bad, extractor = BadImages(options.max_bad_images), images.extractor
-
-        def take(_part: Part, features: Features) -> None:
-            if len(features.rows):
-                own.append((features.rows, _angles(images, features)))
-
-        extract(extractor, extractor.parts(images.rows), ranks, bad, take)
-        every = [part for of_rank in gather_objects(own) for part in of_rank]
-        if not every:
-            raise InputError("none of the images can be used", *bad.listed[:1])
+        bad = BadImages(options.max_bad_images)
+        every = judged_images(images, ranks, bad, lambda features: (features.rows, _angles(images, features)))
         if not ranks.is_main:
             return 0
         rows, angles = (np.concatenate(parts) for parts in zip(*every, strict=True))

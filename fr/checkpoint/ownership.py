@@ -115,7 +115,8 @@ def _claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool, re
             else f"{others[0]} is another run's than {resumable[0]}: move it away, or give --overwrite to remove it"
         )
     newer = [path for path in newest_first if owners[path] == own]
-    if choice not in ("", "auto") and newer and newer[0] not in resumable and _may_restart() and not restarted:
+    may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    if choice not in ("", "auto") and newer and newer[0] not in resumable and may_restart and not restarted:
         raise InputError(
             f"{newer[0]} is an earlier run's, and with --max-restarts this run would go on from it after a restart: "
             "say --snap_to_resume auto, or another --snap_prefix, or move it away"
@@ -157,7 +158,3 @@ def _lock(descriptor: int, patience: float) -> bool:
             if error.errno not in _NO_LOCKS:
                 raise
             return True
-
-
-def _may_restart() -> bool:
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0

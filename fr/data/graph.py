@@ -5,7 +5,6 @@ Decoding reads only the region that the warp touches, and the pixels are interpo
 MOST_PIXELS by its header isn't decoded: the graph fails, as for one that can't be decoded.
 """
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -143,7 +142,7 @@ def face_graph(
     teacher: preprocessing of a second output, of the same decoded images.
     """
     names = input_names(effects, teacher is not None)
-    ordered = _in_order(source, names)
+    ordered = (tuple(inputs[name] for name in names) for inputs in source)
     # Without a copy: the tensors own their memory, and nobody writes to it.
     nodes = fn.external_source(source=ordered, num_outputs=len(names), batch=True, no_copy=True)
     inputs = {name: nodes[place] for place, name in enumerate(names)}
@@ -193,8 +192,3 @@ def _input_images(
         mean=[255 * value for value in preprocessing.mean],
         std=[255 * value for value in preprocessing.std],
     )
-
-
-def _in_order(source: Iterable[dict[str, Any]], names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-    for inputs in source:
-        yield tuple(inputs[name] for name in names)

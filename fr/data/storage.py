@@ -12,6 +12,7 @@ import resource
 from dataclasses import dataclass, replace
 from functools import _lru_cache_wrapper, lru_cache
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,9 +49,9 @@ class TarShards:
         data = read_slice(self.file(root, index), *place, root.boundary)
         return np.frombuffer(data, dtype=np.uint8)
 
-    def take(self, rows: NDArray[np.int64]) -> "TarShards":
+    def take(self, rows: NDArray[np.int64]) -> Self:
         """The chosen images."""
-        return TarShards(self.shards, self.shard[rows], self.offsets[rows], self.sizes[rows])
+        return replace(self, shard=self.shard[rows], offsets=self.offsets[rows], sizes=self.sizes[rows])
 
     def file(self, root: DataRoot, index: int) -> str:
         """The file that an image is in."""
@@ -80,10 +81,6 @@ class RemoteShards(TarShards):
         except FileNotFoundError:
             read, file = super().read, self._described(int(self.shard[index]))
             return self._cache(root).fetch(_store(self.url), file, lambda _path: read(root, index))
-
-    def take(self, rows: NDArray[np.int64]) -> "RemoteShards":
-        """The chosen images."""
-        return replace(self, shard=self.shard[rows], offsets=self.offsets[rows], sizes=self.sizes[rows])
 
     def file(self, root: DataRoot, index: int) -> str:
         """The local copy that an image is in, or will be."""

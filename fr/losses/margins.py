@@ -112,15 +112,11 @@ class MarginInputs:
     quality: Callable[[torch.Tensor], torch.Tensor]
 
 
-def _arc(x: MarginInputs, o: LossSettings) -> torch.Tensor:
-    return (arcface_easy if o.easy_margin else arcface)(x.cos, o.margin)
-
-
 MARGINS: dict[str, Callable[[MarginInputs, LossSettings], torch.Tensor]] = {
     "softmax": lambda x, o: x.cos,
     "linear": lambda x, o: x.cos,  # which are logits
     "cos": lambda x, o: cosface(x.cos, o.margin),
-    "arc": _arc,
+    "arc": lambda x, o: (arcface_easy if o.easy_margin else arcface)(x.cos, o.margin),
     "sphere": lambda x, o: sphereface(x.cos, o.margin, x.iteration),
     "sphere_r": lambda x, o: sphereface_r(x.cos, o.margin),
     "combined": lambda x, o: combined(x.cos, o.m1, o.m2, o.m3),

@@ -28,16 +28,13 @@ def drawn_rows(rows: int, of_batch: torch.Tensor, rate: float, seed: int, iterat
     the seed, the iteration and the rank.
     """
     device = of_batch.device
-    source = torch.Generator(device).manual_seed(_seed(seed, iteration))
+    own_seed = int(generator(seed, Purpose.SAMPLING, iteration, rank()).integers(2**63))
+    source = torch.Generator(device).manual_seed(own_seed)
     scores = torch.rand(rows + 1, generator=source, device=device)  # last: all classes of other ranks
     elsewhere = (of_batch < 0) | (of_batch >= rows)
     scores.index_fill_(0, torch.where(elsewhere, rows, of_batch), 2)  # by indexing, the host would wait for a GPU
     kept = scores[:rows].topk(drawn_count(rows, len(of_batch), rate), sorted=False).indices
     return kept.sort().values
-
-
-def _seed(seed: int, iteration: int) -> int:
-    return int(generator(seed, Purpose.SAMPLING, iteration, rank()).integers(2**63))
 
 
 class Exchange:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fr.errors import InputError, unknown
+from fr.errors import InputError, in_short, unknown
 from fr.models.drops import Dropout, DropPath
 from fr.models.family import Family, check_kwargs
 from fr.options.names import TIMM
@@ -76,11 +76,7 @@ def _refused(problem: str) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{problem}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{problem}: {in_short(error) or type(error).__name__}") from error
 
 
 def _settings(name: str) -> dict[str, Any]:
@@ -147,6 +143,6 @@ def pretrained(name: str) -> tuple[Tensors, tuple[str, ...]]:
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:  # of the network, the disk, or a damaged file
-        raise InputError(f"--pretrained: {TIMM}{name}: {_reason(error)}") from error
+        raise InputError(f"--pretrained: {TIMM}{name}: {in_short(error) or type(error).__name__}") from error
     classifiers = model.pretrained_cfg.get("classifier") or ()
     return model.state_dict(), (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)

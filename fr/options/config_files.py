@@ -18,6 +18,7 @@ from fr.files.names import is_unicode
 from fr.files.untrusted import read_text
 from fr.options.commands import as_called, recipe
 from fr.options.names import ELSEWHERE
+from fr.options.types import is_number
 
 COMMAND_LINE = "command line"
 _LARGEST = 1 << 16  # bytes, for which PyYAML takes two seconds; a recipe has one or two thousand
@@ -55,7 +56,7 @@ def read_settings(argv: Sequence[str]) -> tuple[list[Setting], list[str]]:
                 settings += read_config_file(word[1:])
             except InputError as error:
                 unusable += error.problems
-        elif word.startswith("-") and word != "-" and not is_number(word):
+        elif word.startswith("-") and word != "-" and not is_number(word):  # a negative one is a value
             last = _command_line_option(word)
             settings.append(last)
         elif last is not None:
@@ -181,15 +182,6 @@ def yaml_text(value: object) -> str:
         text = value.replace("$", "$$")
         return str(yaml.safe_dump(text, default_style='"', width=10**9, allow_unicode=True)).rstrip("\n")
     return repr(value)
-
-
-def is_number(word: str) -> bool:
-    """Whether a word that starts with a dash is a negative number, which is a value, not an option."""
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def printable(text: str) -> str:

@@ -61,6 +61,15 @@ def _literal(text: str) -> Any:
     return list(value) if isinstance(value, tuple) else value if isinstance(value, int | float | list) else text
 
 
+def is_number(word: str) -> bool:
+    """Whether a word is a number."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "yes", "on", "false", "no", "off"):
         raise ValueError

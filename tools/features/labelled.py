@@ -1,15 +1,18 @@
 """A snapshot's head, and labelled images of its classes, for tools that hold one against the other."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
-from fr.distributed import Ranks
+from fr.distributed import Ranks, gather_objects
 from fr.errors import InputError
 from fr.evaluation.scoring import Embedder
 from fr.options.parsing import Resolved
@@ -17,7 +20,9 @@ from fr.weights.initial_weights import read_identities
 from fr.weights.loading import Weights, read_weights
 from tools.features.classes import Indices
 from tools.features.layers import feature_network
-from tools.features.parts import Extractor
+from tools.features.parts import Extractor, Features, Part, extract
+
+Judged = TypeVar("Judged")
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,25 @@ def labelled_images(resolved: Resolved, ranks: Ranks) -> LabelledImages:
     if rest or (sub_centers > 1 and weights.bias is not None):
         raise InputError(f"{options.snap}: a head of {head.shape[1]} numbers for embeddings of {dimensions}")
     return LabelledImages(head, weights.bias, sub_centers, names, faces, targets, rows, extractor, [*model.overrides])
+
+
+def judged_images(
+    images: LabelledImages, ranks: Ranks, bad: BadImages, judge: Callable[[Features], Judged]
+) -> list[Judged]:
+    """What `judge` says of the images, some at a time, of all ranks on each. InputError if none can be used."""
+    if ranks.is_main and images.overrides:
+        print("\n".join(images.overrides), flush=True)
+    own: list[Judged] = []
+
+    def take(_part: Part, features: Features) -> None:
+        if len(features.rows):
+            own.append(judge(features))
+
+    extract(images.extractor, images.extractor.parts(images.rows), ranks, bad, take)
+    every = [judged for of_rank in gather_objects(own) for judged in of_rank]
+    if not every:
+        raise InputError("none of the images can be used", *bad.listed[:1])
+    return every
 
 
 def class_of_each(faces: LabelledFaces, names: list[str]) -> Indices:

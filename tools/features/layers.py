@@ -18,7 +18,7 @@ def feature_network(model: ScoredModel, snap: str, layer: str, flip_mode: str, n
     network = model.network if layer == "embedding" else _pooled(model, snap)
     if flip_mode:
         network = with_mirror_image(network, flip_mode)
-    return _Normalized(network) if normalize else network
+    return (lambda images: functional.normalize(network(images).float(), dim=1)) if normalize else network
 
 
 def _pooled(model: ScoredModel, snap: str) -> Network:
@@ -27,28 +27,11 @@ def _pooled(model: ScoredModel, snap: str) -> Network:
     name = family(model.name).last_linear
     if not name:
         raise InputError(f"--layer pooled: the last linear layer of {model.name} doesn't take pooled features")
-    return _InputOf(model.network, name)
+    whole, seen = model.network, list[torch.Tensor]()
+    whole.get_submodule(name).register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
 
+    def pooled(images: torch.Tensor) -> torch.Tensor:
+        whole(images)
+        return torch.flatten(seen.pop(), 1)
 
-class _InputOf:
-    """Input of a layer of a network, as [B, D]."""
-
-    def __init__(self, network: nn.Module, name: str) -> None:
-        self._network = network
-        self._seen = torch.empty(0)
-        network.get_submodule(name).register_forward_pre_hook(self._keep)
-
-    def _keep(self, _layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        (self._seen,) = inputs
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        self._network(images)
-        return torch.flatten(self._seen, 1)
-
-
-class _Normalized:
-    def __init__(self, network: Network) -> None:
-        self._network = network
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return functional.normalize(self._network(images).float(), dim=1)
+    return pooled

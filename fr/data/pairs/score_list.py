@@ -22,6 +22,7 @@ from fr.data.lines import single_spaces
 from fr.data.pairs.pair_faces import tenths
 from fr.errors import InputError
 from fr.files.untrusted import read_bytes
+from fr.options.types import is_number
 
 _TYPES = {
     "label": pa.float64(),  # numpy.savetxt writes 1.000000000000000000e+00
@@ -86,7 +87,7 @@ def _columns_of(path: Path, first_line: str, separator: str) -> tuple[list[str],
     words = [word.strip() for word in _words(first_line, separator)]
     names = [word.lower() for word in words]
     if not {"label", "score"} <= {*names}:
-        if len(words) in _COLUMNS and _is_number(words[0]) and _is_number(words[1]):
+        if len(words) in _COLUMNS and is_number(words[0]) and is_number(words[1]):
             return _COLUMNS[len(words)].split(), False
         forms = ", or ".join(_COLUMNS.values())
         raise InputError(f"{path}:1: {first_line[:_SHOWN]!r}: expected {forms}; or a header that names such columns")
@@ -126,7 +127,7 @@ def _misfits(path: Path, content: bytes, names: list[str], separator: str, heade
         line = raw.decode(errors="replace").rstrip("\r")
         words = _words(line, separator)
         numbers = (word for name, word in zip(names, words, strict=False) if name in ("label", "score", "fold"))
-        fits = len(words) == len(names) and all(map(_is_number, numbers))
+        fits = len(words) == len(names) and all(map(is_number, numbers))
         if not fits and (number > 1 or not headed):
             what = " ".join(name if name in _TYPES else "…" for name in names)
             yield f"{path}:{number}: {line[:_SHOWN]!r} isn't `{what}`"
@@ -137,11 +138,3 @@ def _words(line: str, separator: str) -> list[str]:
         return next(csv.reader([line], delimiter=separator), [])
     except csv.Error:  # a word longer than any name
         return []
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

@@ -68,7 +68,7 @@ def read_parquet(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces
     )
     names = pa.array([f"{stem}/{row}" for stem, count in zip(stems, counts, strict=True) for row in range(count)])
     landmarked = np.repeat([table.points.shape[1] > 0 for table in tables], counts)
-    points = np.concatenate([_wide(table.points) for table in tables])
+    points = np.concatenate([np.resize(table.points, (len(table.labels), 5, 2)) for table in tables])  # 0 without
 
     def where(row: int) -> str:
         return storage.path(root, row, names[row].as_py())
@@ -100,7 +100,7 @@ def _table(path: Path, parquet: pq.ParquetFile) -> _Table:
     kept = [label, *(["landmarks"] if "landmarks" in schema.names else [])]
     table = parquet.read(columns=kept, use_threads=False)
     labels = table[label].combine_chunks()
-    text, number = _is_text(labels.type), pa.types.is_integer(labels.type)
+    text, number = labels.type in (pa.string(), pa.large_string()), pa.types.is_integer(labels.type)
     if not text and not number:
         raise InputError(f"{path}: column {label}: {labels.type}, and neither whole numbers nor text")
     labels = labels.cast(pa.string() if text else pa.int64())
@@ -110,10 +110,6 @@ def _table(path: Path, parquet: pq.ParquetFile) -> _Table:
     groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     points = _points(path, table["landmarks"]) if len(kept) > 1 else np.zeros((len(labels), 0, 2))
     return _Table(image, names, labels, points, groups)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str:
@@ -169,10 +165,6 @@ def _points(path: Path, column: pa.ChunkedArray) -> NDArray[np.float64]:
     wrong = [row for row, numbers in enumerate(rows) if np.size(numbers) != 10 or None in np.ravel(numbers)]
     refuse([f"{path}: row {row}: landmarks that aren't ten numbers, x1 y1 … x5 y5" for row in wrong])
     return np.array([np.ravel(numbers) for numbers in rows], dtype=np.float64).reshape(-1, 5, 2)
-
-
-def _wide(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return points if points.shape[1] else np.zeros((len(points), 5, 2))
 
 
 def _check_alike(tables: list[_Table], paths: list[Path]) -> None:

@@ -9,13 +9,9 @@
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from fr.options.definitions import train_options
-
-    refuse_early("train.py", train_options)
+    start("train.py", "fr.options.definitions:train_options")
 
 import argparse
 import os

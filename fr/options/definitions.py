@@ -13,7 +13,7 @@ from fr.options.augmentation import Augmentation
 from fr.options.fields import Group, add_fields, adder
 from fr.options.groups import GroupSettings
 from fr.options.losses import LossSettings, SoftmaxSettings
-from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
+from fr.options.names import DATASETS, SET_KINDS
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
 from fr.options.types import CHANNEL, COUNT_OR_0, FLAG, MODEL_FILE, POSITIVE, SIDE, TEXT
 from fr.options.validation import evaluation_problems, tool_problems, train_problems
@@ -73,36 +73,20 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
 
 
 def tool_options(
-    program: str, description: str, own: Callable[[Group], None], own_checks: Checks, argv: Sequence[str]
-) -> Resolved:
-    """Options of a tool that reads training data of any format; `own` adds the tool's own options."""
-    return _tool_options(program, description, own, own_checks, argv, DATASETS, with_model=False)
-
-
-def model_tool_options(
     program: str,
     description: str,
     own: Callable[[Group], None],
     argv: Sequence[str],
-    labelled: bool,
+    own_checks: Checks = lambda *_: [],
+    datasets: Mapping[str, Any] = DATASETS,
+    with_model: bool = False,
     with_sets: bool = False,
 ) -> Resolved:
-    """Options of a tool that runs a model on images; unless they must be labelled, they are unlabelled
-    by default. with_sets: on verification sets, too."""
-    datasets = DATASETS if labelled else UNLABELLED | DATASETS
-    return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True, with_sets=with_sets)
+    """Options of a tool that reads training data.
 
-
-def _tool_options(
-    program: str,
-    description: str,
-    own: Callable[[Group], None],
-    own_checks: Checks,
-    argv: Sequence[str],
-    datasets: Mapping[str, Any],
-    with_model: bool,
-    with_sets: bool = False,
-) -> Resolved:
+    own: adds the tool's own options. datasets: formats of the data, the default first. with_model, with_sets: the tool
+    runs a model, on verification sets.
+    """
     parser = new_parser(program, description)
     own(parser.add_argument_group("the tool"))
     _data(parser.add_argument_group("data, as train.py reads them"), datasets)
@@ -112,11 +96,7 @@ def _tool_options(
         _model(parser.add_argument_group("model"))
         _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
         _machine(parser.add_argument_group("machine"))
-
-    def checks(*settings: dict[str, Any]) -> list[str]:
-        return tool_problems(*settings) + own_checks(*settings)
-
-    return resolve(parser, argv, checks)
+    return resolve(parser, argv, lambda *settings: tool_problems(*settings) + own_checks(*settings))
 
 
 def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
@@ -143,12 +123,8 @@ def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
     add = adder(group)
     auto, instead = (["auto"], f"; auto = {own}") if template == "auto" else ([], "")
     add("--input_size", type=SIDE, nargs="*", default=[], help=f"height width, or side [pixels]; no value = {own}")
-    add(
-        "--template",
-        default=template,
-        choices=(*auto, *TEMPLATES),
-        help=f"landmark positions in the aligned face{instead}",
-    )
+    where = f"landmark positions in the aligned face{instead}"
+    add("--template", default=template, choices=(*auto, *TEMPLATES), help=where)
     fits = f"fit of the similarity transform, or {CENTER_CROP}: without landmarks, see docs/data.md{instead}"
     add("--alignment", default=fit, choices=(*auto, *ALIGNMENTS, CENTER_CROP), help=fits)
     add("--mean", type=CHANNEL, nargs="*", default=[], help=f"of R G B [on a 0-1 scale]; no value = {own}")

@@ -12,12 +12,7 @@ _NEEDS = "needs"
 
 
 def option(
-    default: Any,
-    kind: Any = None,
-    help: str = "",
-    flags: tuple[str, ...] = (),
-    needs: str = "",
-    **how: Any,
+    default: Any, kind: Any = None, help: str = "", flags: tuple[str, ...] = (), needs: str = "", **how: Any
 ) -> Any:
     """A field that is an option. kind: its type. flags: more of its names. how: as of `add_argument`.
 

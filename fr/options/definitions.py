@@ -4,6 +4,7 @@ To add one, add its line to the function of its group, here or in `fr/options/tr
 names. No default = required. How they are read and merged: `fr/options/parsing.py`.
 """
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,10 @@ _STORED = ("empty = the one stored in the snapshot", "; unsaid = as stored")  # 
 
 def train_options(argv: Sequence[str]) -> Resolved:
     """The options of train.py; raises InputError with every problem found. `--help` prints and exits."""
+    return resolve(train_parser(), argv, train_problems, _TRAIN_FIRST)
+
+
+def train_parser() -> argparse.ArgumentParser:
     parser = new_parser("train.py", "Train a face-embedding network with a margin softmax.")
     data = parser.add_argument_group("training data")
     _data(data)
@@ -57,11 +62,15 @@ def train_options(argv: Sequence[str]) -> Resolved:
     add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     training.snapshots(parser.add_argument_group("snapshots and logs"))
     _machine(parser.add_argument_group("machine"))
-    return resolve(parser, argv, train_problems, _TRAIN_FIRST)
+    return parser
 
 
 def evaluation_options(argv: Sequence[str]) -> Resolved:
     """Options of evaluate_lfw.py, as `train_options`; raises InputError with every problem found."""
+    return resolve(evaluation_parser(), argv, evaluation_problems, _EVALUATION_FIRST)
+
+
+def evaluation_parser() -> argparse.ArgumentParser:
     parser = new_parser("evaluate_lfw.py", "Measure a snapshot or an ONNX model on LFW.")
     _evaluation(parser.add_argument_group("model and results"))
     _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
@@ -69,7 +78,7 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     _protocol(parser.add_argument_group("protocol"))
     _machine(parser.add_argument_group("machine"))
-    return resolve(parser, argv, evaluation_problems, _EVALUATION_FIRST)
+    return parser
 
 
 def tool_options(

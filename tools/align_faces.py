@@ -35,6 +35,7 @@ from fr.data.pipeline import DaliSettings
 from fr.data.samples import plain_batches
 from fr.data.usable import usable_batches
 from fr.errors import InputError, run_plainly
+from fr.files.durable import write_result
 from fr.files.images import Pixels
 from fr.options.commands import next_command
 from fr.preprocessing import Preprocessing
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
         write = partial(write_loose, faces, boxes, targets, options.enlarge, options.square)
         problems = map_in_processes(write, todo.tolist(), options.workers, "cutting")
     bad = [problem for problem in problems if problem]
-    targets.write(UNREADABLE, "".join(f"{problem}\n" for problem in bad).encode())
+    write_result(targets.out / UNREADABLE, "".join(f"{problem}\n" for problem in bad).encode())
     summary = f"{targets.out}: {len(faces) - len(bad):,} crops; {len(bad):,} unusable images ({UNREADABLE})"
     print("\n".join([*resolved.notes, *faces.notes, *shown(bad), summary]))
     if options.crop == "aligned":

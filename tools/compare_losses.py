@@ -18,23 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fr.options.definitions import train_parser
+from fr.options.losses import MARGINS
 from fr.options.parsing import own_arguments, tool_parser
 from fr.progress import tracked
 
 ROOT = Path(__file__).resolve().parent.parent
 LOSSES = {
-    "softmax": ["--margin_type", "softmax"],
-    "linear": ["--margin_type", "linear"],
-    "cos": ["--margin_type", "cos"],
-    "arc": ["--margin_type", "arc"],
+    **{kind: ["--margin_type", kind] for kind in MARGINS},
     "arc, easy margin": ["--margin_type", "arc", "--easy_margin", "true"],
     "arc, straight": ["--margin_type", "arc", "--margin_gradient", "straight"],
-    "sphere": ["--margin_type", "sphere"],
-    "sphere_r": ["--margin_type", "sphere_r"],
-    "combined": ["--margin_type", "combined"],
-    "ada": ["--margin_type", "ada"],
-    "curricular": ["--margin_type", "curricular"],
-    "mag": ["--margin_type", "mag"],
     "cos + sv": ["--margin_type", "cos", "--mining_type", "sv"],
     "cos + focal": ["--margin_type", "cos", "--mining_type", "focal"],
     "cos + smoothing": ["--margin_type", "cos", "--label_smoothing", "0.1"],

@@ -90,7 +90,7 @@ def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
     try:
         kept = entry.load()
     except Damaged as error:
-        _say(f"{error}; reading the data anew")
+        print(f"{error}; reading the data anew", file=sys.stderr, flush=True)
         return None
     if not kept:
         return None
@@ -108,7 +108,8 @@ def _built(entry: Entry, reader: Callable[[Source], LabelledFaces], source: Sour
     try:
         faces = _known(*entry.store((faces, faces.fingerprint())))
     except OSError as error:
-        _say(f"--data_cache {entry.folder}: the data can't be kept for the next start: {error.strerror}")
+        reason = f"the data can't be kept for the next start: {error.strerror}"
+        print(f"--data_cache {entry.folder}: {reason}", file=sys.stderr, flush=True)
     pa.default_memory_pool().release_unused()  # hundreds of megabytes; Arrow keeps them for what it reads next
     return faces
 
@@ -116,7 +117,3 @@ def _built(entry: Entry, reader: Callable[[Source], LabelledFaces], source: Sour
 def _known(faces: LabelledFaces, fingerprint: str) -> LabelledFaces:
     faces.remember(fingerprint)
     return faces
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

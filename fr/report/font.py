@@ -1,6 +1,5 @@
 """Fonts for text in images: matplotlib's copy of DejaVu Sans, or one of the system's that has the letters it lacks."""
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -30,12 +29,9 @@ def _letters(text: str) -> frozenset[int]:
 @cache
 def _file_with(letters: frozenset[int]) -> str:
     """The first font file that has all letters; "" = none."""
-    return next((file for file in _files() if letters <= _letters_of(file)), "")
-
-
-def _files() -> Iterator[str]:
-    yield _PLAIN
-    yield from _system_files()
+    if letters <= _letters_of(_PLAIN):
+        return _PLAIN
+    return next((file for file in _system_files() if letters <= _letters_of(file)), "")
 
 
 @cache

@@ -54,11 +54,7 @@ class Targets:
         kind = Path(name).suffix
         settings = [cv2.IMWRITE_JPEG_QUALITY, self.quality] if kind == ".jpg" else []  # OpenCV warns of it for PNG
         _, encoded = cv2.imencode(kind, pixels, settings)
-        self.write(name, encoded.tobytes())
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file atomically."""
-        write_result(self.out / name, content)
+        write_result(self.out / name, encoded.tobytes())
 
 
 def target_names(faces: LabelledFaces, kind: str) -> list[str]:

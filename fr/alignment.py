@@ -92,5 +92,4 @@ def invert(matrices: Array) -> Array:
 
 def transform(matrices: Array, points: Array) -> Array:
     """Transform points [N, K, 2] by matrices [N, 2, 3] → [N, K, 2]."""
-    moved: Array = points @ np.swapaxes(matrices[:, :, :2], 1, 2) + matrices[:, None, :, 2]
-    return moved
+    return points @ np.swapaxes(matrices[:, :, :2], 1, 2) + matrices[:, None, :, 2]

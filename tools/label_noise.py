@@ -78,8 +78,7 @@ def _angles(images: LabelledImages, features: Features) -> Angles:
     unit = functional.normalize(torch.from_numpy(features.values).double())
     centres = images.head[images.targets[features.rows]].double().view(len(unit), images.sub_centers, -1)
     cosines = torch.einsum("ne,nke->nk", unit, functional.normalize(centres, dim=2))
-    angles: Angles = cosines.clamp(-1, 1).arccos().rad2deg().numpy()
-    return angles
+    return cosines.clamp(-1, 1).arccos().rad2deg().numpy()
 
 
 def on_minor_centres(angles: Angles, targets: Indices, min_angle: float) -> tuple[Angles, NDArray[np.bool_]]:

@@ -159,8 +159,7 @@ def windowed_epoch(windows: Windows, seed: int, epoch: int) -> Indices:
     window = np.zeros(len(windows.counts), dtype=np.int64)
     window[turns] = np.arange(len(turns)) // windows.files
     shuffled = random.permutation(windows.file.size)
-    indices: Indices = shuffled[window[windows.file[shuffled]].argsort(kind="stable")]
-    return indices
+    return shuffled[window[windows.file[shuffled]].argsort(kind="stable")]
 
 
 def balanced_epoch(balance: Balance, groups: int, batches: int, seed: int, epoch: int) -> Indices:
@@ -175,5 +174,4 @@ def balanced_epoch(balance: Balance, groups: int, batches: int, seed: int, epoch
     first = np.cumsum(of_identity) - of_identity
     shown_before = np.arange(len(turns)) // per_round * balance.images
     which = (shown_before[:, None] + np.arange(balance.images)) % of_identity[turns][:, None]
-    indices: Indices = by_identity[first[turns][:, None] + which].ravel()
-    return indices
+    return by_identity[first[turns][:, None] + which].ravel()

@@ -57,5 +57,4 @@ def grid_roc(
 
 
 def _below_grid(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    below: NDArray[np.float64] = np.searchsorted(np.sort(distance), GRID, side="left") / distance.size
-    return below
+    return np.searchsorted(np.sort(distance), GRID, side="left") / distance.size

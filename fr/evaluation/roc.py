@@ -69,8 +69,7 @@ def rates(weights: NDArray[np.int64], same: NDArray[np.bool_], ends: NDArray[np.
 def _share(weights: NDArray[np.int64], ends: NDArray[np.intp]) -> Rates:
     accepted = np.zeros((*weights.shape[:-1], ends.size + 1), dtype=np.int64)
     accepted[..., 1:] = np.cumsum(weights, axis=-1)[..., ends]
-    share: Rates = accepted / accepted[..., -1:]
-    return share
+    return accepted / accepted[..., -1:]
 
 
 def area(far: Rates, tar: Rates) -> Rates:
@@ -84,8 +83,7 @@ def equal_error_rate(far: Rates, tar: Rates) -> Rates:
     after = np.argmax(gap >= 0, axis=-1)[..., None]
     low, high = (np.take_along_axis(gap, at, axis=-1) for at in (after - 1, after))
     far_low, far_high = (np.take_along_axis(far, at, axis=-1) for at in (after - 1, after))
-    crossing: Rates = (far_low + (far_high - far_low) * low / (low - high))[..., 0]
-    return crossing
+    return (far_low + (far_high - far_low) * low / (low - high))[..., 0]
 
 
 def score_at(roc: Roc, max_far: float) -> float:
@@ -96,8 +94,7 @@ def score_at(roc: Roc, max_far: float) -> float:
 def tar_at(far: Rates, tar: Rates, max_far: float) -> Rates:
     """Highest measured TAR with FAR <= `max_far`: curves [..., N] -> [...], without interpolation."""
     last = np.count_nonzero(far <= max_far, axis=-1)[..., None] - 1
-    highest: Rates = np.take_along_axis(tar, last, axis=-1)[..., 0]
-    return highest
+    return np.take_along_axis(tar, last, axis=-1)[..., 0]
 
 
 def false_matches(far: float, different: int) -> int:

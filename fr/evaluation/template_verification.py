@@ -37,8 +37,7 @@ def pool(
         columns = slice(first, first + _COLUMNS)
         pooled[:, columns] = matrix @ embeddings[:, columns].astype(np.float64)
     norms = np.linalg.norm(pooled, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (pooled / np.where(norms > 0, norms, 1.0)).astype(np.float32)
-    return unit
+    return (pooled / np.where(norms > 0, norms, 1.0)).astype(np.float32)
 
 
 def template_scores(templates: NDArray[np.float32], pairs: NDArray[np.int32]) -> NDArray[np.float64]:

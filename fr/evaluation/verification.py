@@ -181,8 +181,7 @@ def shares_of_pairs(cell: NDArray[np.int64]) -> NDArray[np.float64]:
     """Share of each pair [P] in the accuracy that is `mean_of_cells`: they add up to 1."""
     _, kind, size = np.unique(cell, axis=0, return_inverse=True, return_counts=True)
     fold, kinds = np.unique(np.unique(cell, axis=0)[:, 0], return_counts=True)
-    share: NDArray[np.float64] = 1 / (size[kind.reshape(-1)] * kinds[np.searchsorted(fold, cell[:, 0])] * fold.size)
-    return share
+    return 1 / (size[kind.reshape(-1)] * kinds[np.searchsorted(fold, cell[:, 0])] * fold.size)
 
 
 def best_threshold(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
@@ -266,8 +265,7 @@ def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
     scaled = rows / np.where(largest > 0, largest, 1.0)
     norm = np.sqrt(np.einsum("pe,pe->p", scaled, scaled))[:, None]
-    unit: NDArray[np.float64] = scaled / np.where(norm > 0, norm, 1.0)
-    return unit
+    return scaled / np.where(norm > 0, norm, 1.0)
 
 
 def _named(rows: NDArray[np.intp]) -> str:

@@ -60,5 +60,4 @@ def build_model(
 
 def undecayed(network: nn.Module) -> set[str]:
     """Names of the parameters that a network exempts from weight decay beside vectors, as position embeddings."""
-    names: set[str] = getattr(network, "no_weight_decay", set)()
-    return names
+    return getattr(network, "no_weight_decay", set)()

@@ -77,8 +77,7 @@ def cmc(searches: Searches, people: int) -> NDArray[np.float64]:
     """Cumulative match characteristic: share of the mated probes whose rank is at most 1 … `people`."""
     rank = searches.rank[searches.mated]
     counts = np.bincount(rank, minlength=people + 1)[1:]
-    curve: NDArray[np.float64] = np.cumsum(counts) / len(rank)
-    return curve
+    return np.cumsum(counts) / len(rank)
 
 
 def identification_metrics(

@@ -154,8 +154,7 @@ def _effective(rate: float, without: NDArray[np.float64], most: float) -> float:
 
 def _without(events: float, trials: float, own_events: NDArray[Any], own_trials: NDArray[Any]) -> NDArray[np.float64]:
     """Rate [P] without each of the people, of whom some events and trials are."""
-    rate: NDArray[np.float64] = (events - own_events) / np.maximum(trials - own_trials, 1)
-    return rate
+    return (events - own_events) / np.maximum(trials - own_trials, 1)
 
 
 def _false_non_matches(rows: Rows, person: Places, score: float) -> tuple[float | None, Interval | None]:
@@ -197,8 +196,7 @@ def _no_better(worse: NDArray[np.int64], others: int, drawn: int) -> NDArray[np.
     """Probability that all `drawn` of the `others` are among the `worse`: C(worse, drawn) / C(others, drawn)."""
 
     def log_ways(people: NDArray[np.int64]) -> NDArray[np.float64]:
-        ways: NDArray[np.float64] = gammaln(people + 1.0) - gammaln(np.maximum(people - drawn, 0) + 1.0)
-        return ways
+        return gammaln(people + 1.0) - gammaln(np.maximum(people - drawn, 0) + 1.0)
 
     return np.where(worse >= drawn, np.exp(log_ways(worse) - log_ways(np.array(others))), 0.0)
 

@@ -67,8 +67,7 @@ class Recognizer:
         self._encoded[:] = encoded
         self._points[: len(points)] = points
         images, _ = next(self._stream)
-        rows: Rows = self._network(images.to(self._device)).float().cpu().numpy()
-        return rows
+        return self._network(images.to(self._device)).float().cpu().numpy()
 
     def _batches(self) -> Iterator[SampleBatch]:
         while True:

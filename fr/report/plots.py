@@ -112,8 +112,7 @@ def _fill(axes: Axes, far: Rates, ends: Rates, index: int) -> None:
 
 def _deviate(rates: Rates) -> Rates:
     """Normal deviates of rates; those of 0 and 1 are outside of the plot, but not at infinity."""
-    deviates: Rates = ndtri(np.clip(rates, _LEAST, 1 - _LEAST))
-    return deviates
+    return ndtri(np.clip(rates, _LEAST, 1 - _LEAST))
 
 
 def rejection_plot(curves: Mapping[str, NDArray[np.float64]]) -> Figure:

@@ -81,8 +81,7 @@ class Replicas(DistributedDataParallel):
 def unshared(replicas: nn.Module) -> AbstractContextManager[None]:
     """Around the backward passes of all micro-batches but the last: their gradients only add up on each rank."""
     if isinstance(replicas, DistributedDataParallel):
-        quiet: AbstractContextManager[None] = replicas.no_sync()
-        return quiet
+        return replicas.no_sync()
     return nullcontext()
 
 

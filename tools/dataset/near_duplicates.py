@@ -30,8 +30,7 @@ def signature(grey: NDArray[np.float64]) -> Signatures:
     aligned faces are alike in the lowest 64.
     """
     coefficients = _basis() @ (grey - grey.mean()).ravel()
-    packed: Signatures = np.packbits(coefficients > _ROUNDING).view(np.uint64)
-    return packed
+    return np.packbits(coefficients > _ROUNDING).view(np.uint64)
 
 
 @lru_cache(maxsize=1)

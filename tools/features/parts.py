@@ -85,8 +85,7 @@ class Extractor:
 
     @torch.inference_mode()
     def _embed(self, images: torch.Tensor) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = self.network(images).float().cpu().numpy()
-        return values
+        return self.network(images).float().cpu().numpy()
 
 
 def extract(

@@ -84,10 +84,7 @@ class GroupRates:
     @property
     def differentials(self) -> dict[str, Differentials]:
         """Of the FMR within groups, and of the FNMR."""
-        return {
-            "fmr": _differentials(self.fmr, self.overall_fmr),
-            "fnmr": _differentials(self.fnmr, self.overall_fnmr),
-        }
+        return {"fmr": _differentials(self.fmr, self.overall_fmr), "fnmr": _differentials(self.fnmr, self.overall_fnmr)}
 
     @property
     def warnings(self) -> list[str]:

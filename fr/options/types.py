@@ -112,10 +112,4 @@ CHANNEL = checked(float, "a number", lambda x: True)
 PREFIX = checked(str, "a file name without / or \\", lambda x: bool(x.strip()) and not {*"/\\"} & {*x})
 # `--flag`, `--flag true` and `flag: true` switch on; `--flag false` and `flag: false` switch off.
 BOOLEAN = checked(_boolean, "true or false", lambda x: True)
-FLAG: dict[str, Any] = {
-    "type": BOOLEAN,
-    "nargs": "?",
-    "const": True,
-    "default": False,
-    "metavar": "true|false",
-}
+FLAG: dict[str, Any] = {"type": BOOLEAN, "nargs": "?", "const": True, "default": False, "metavar": "true|false"}

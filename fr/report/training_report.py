@@ -141,10 +141,7 @@ def _last_and_best_rows(
 def _scores(scored: ScoredSet, first: str) -> str:
     plot = roc_overlay({plain_label(name): roc for name, roc in scored.curves.items()})
     caption = "TAR against FAR over all pairs."
-    parts = [
-        f"<h2>Scores on {escape(scored.title)}</h2>",
-        _columns([(png(plot), "ROC curves", caption)]),
-    ]
+    parts = [f"<h2>Scores on {escape(scored.title)}</h2>", _columns([(png(plot), "ROC curves", caption)])]
     for name, comparison in scored.comparisons.items():
         differences = comparison.differences
         rows = [

@@ -81,7 +81,7 @@ def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: Landmarks, option: s
     indices = np.array([(row[first], row[second]) for first, second in pairs.names], dtype=np.int64)
     listed = pa.array([_with_ending(root.path, name) for name in names], type=pa.string())
     faces = VerificationFaces(root, listed, points, indices, np.array(pairs.same), pairs.fold)
-    missing = [index for index in range(len(faces)) if not _exists(Path(faces.path(index)))]
+    missing = [index for index in range(len(faces)) if not os.path.exists(faces.path(index))]
     if len(missing) < len(faces):
         refuse([
             f"{pairs.where[names[i]]}: {faces.path(i)}: no such file{form_note(faces.path(i), os.path.exists)}"
@@ -92,17 +92,10 @@ def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: Landmarks, option: s
 
 def _with_ending(folder: Path, name: str) -> str:
     """The name, or the first with another of ENDINGS whose file exists."""
-    if _exists(folder / name):
+    if os.path.exists(folder / name):  # which says no, too, of a name longer than the file system has
         return name
     stem = name.removesuffix(Path(name).suffix)
-    return next((stem + ending for ending in ENDINGS if _exists(folder / (stem + ending))), name)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name longer than the file system has
-        return False
+    return next((stem + ending for ending in ENDINGS if os.path.exists(folder / (stem + ending))), name)
 
 
 def _landmarks(names: list[str], path: Path, where: dict[str, str]) -> NDArray[np.float64]:

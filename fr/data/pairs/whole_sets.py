@@ -88,11 +88,4 @@ def images_in(folder: Path, pairs: Pairs) -> Path:
     stem = first.removesuffix(Path(first).suffix)
     names = (first, *(stem + ending for ending in ENDINGS))
     candidates = (folder / IMAGES, folder, *(folder / name for name in inside))
-    return next((place for place in candidates if any(_is_file(place / name) for name in names)), folder)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or with a NUL
-        return False
+    return next((place for place in candidates if any(os.path.isfile(place / name) for name in names)), folder)

@@ -6,12 +6,13 @@ names. No default = required. How they are read and merged: `fr/options/parsing.
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.options import training
 from fr.options.augmentation import Augmentation
-from fr.options.fields import Group, add_fields, adder
+from fr.options.fields import Add, add_fields, adder
 from fr.options.groups import GroupSettings
 from fr.options.losses import LossSettings, SoftmaxSettings
 from fr.options.names import DATASETS, SET_KINDS
@@ -47,21 +48,22 @@ def train_options(argv: Sequence[str]) -> Resolved:
 
 def train_parser() -> argparse.ArgumentParser:
     parser = new_parser("train.py", "Train a face-embedding network with a margin softmax.")
-    data = parser.add_argument_group("training data")
+    add = partial(adder, parser)
+    data = add("training data")
     _data(data)
     training.order(data)
-    _preprocessing(parser.add_argument_group("preprocessing"), "sphereface", "procrustes", "the model's own")
+    _preprocessing(add("preprocessing"), "sphereface", "procrustes", "the model's own")
     add_fields(parser.add_argument_group("augmentation"), Augmentation)
-    training.model(parser.add_argument_group("model"))
-    training.initial_weights(parser.add_argument_group("initial weights"))
+    training.model(add("model"))
+    training.initial_weights(add("initial weights"))
     add_fields(parser.add_argument_group("loss"), SoftmaxSettings)
     add_fields(parser.add_argument_group("auxiliary losses"), LossSettings)
-    training.optimiser(parser.add_argument_group("optimiser"))
-    training.loop(parser.add_argument_group("loop"))
-    _verification(parser.add_argument_group("validation on LFW"), "empty = no validation")
+    training.optimiser(add("optimiser"))
+    training.loop(add("loop"))
+    _verification(add("validation on LFW"), "empty = no validation")
     add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
-    training.snapshots(parser.add_argument_group("snapshots and logs"))
-    _machine(parser.add_argument_group("machine"))
+    training.snapshots(add("snapshots and logs"))
+    _machine(add("machine"))
     return parser
 
 
@@ -72,19 +74,20 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
 
 def evaluation_parser() -> argparse.ArgumentParser:
     parser = new_parser("evaluate_lfw.py", "Measure a snapshot or an ONNX model on LFW.")
-    _evaluation(parser.add_argument_group("model and results"))
-    _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
-    _verification(parser.add_argument_group("LFW"), *_STORED)
+    add = partial(adder, parser)
+    _evaluation(add("model and results"))
+    _preprocessing(add("preprocessing"), "auto", "auto", "as --snap says")
+    _verification(add("LFW"), *_STORED)
     add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
-    _protocol(parser.add_argument_group("protocol"))
-    _machine(parser.add_argument_group("machine"))
+    _protocol(add("protocol"))
+    _machine(add("machine"))
     return parser
 
 
 def tool_options(
     program: str,
     description: str,
-    own: Callable[[Group], None],
+    own: Callable[[Add], None],
     argv: Sequence[str],
     own_checks: Checks = lambda *_: [],
     datasets: Mapping[str, Any] = DATASETS,
@@ -97,20 +100,20 @@ def tool_options(
     runs a model, on verification sets.
     """
     parser = new_parser(program, description)
-    own(parser.add_argument_group("the tool"))
-    _data(parser.add_argument_group("data, as train.py reads them"), datasets)
+    add = partial(adder, parser)
+    own(add("the tool"))
+    _data(add("data, as train.py reads them"), datasets)
     if with_sets:
-        _verification(parser.add_argument_group("verification set"), *_STORED)
+        _verification(add("verification set"), *_STORED)
     if with_model:
-        _model(parser.add_argument_group("model"))
-        _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
-        _machine(parser.add_argument_group("machine"))
+        _model(add("model"))
+        _preprocessing(add("preprocessing"), "auto", "auto", "as --snap says")
+        _machine(add("machine"))
     return resolve(parser, argv, lambda *settings: tool_problems(*settings) + own_checks(*settings))
 
 
-def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
+def _data(add: Add, datasets: Mapping[str, Any] = DATASETS) -> None:
     """datasets: those to choose from, the default first."""
-    add = adder(group)
     form = "format of the data, see docs/data.md; vgg = VGGFace2"
     add("--train_dataset", default=next(iter(datasets)), choices=datasets, help=form)
     add("--train_data_root", type=TEXT, help="folder that the data are in, or of tar a URL: s3://, gs://, https://")
@@ -127,9 +130,8 @@ def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
     add("--data_cache", TEXT, "auto", f"folder for a cache of the parsed lists; {where}")
 
 
-def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
+def _preprocessing(add: Add, template: str, fit: str, own: str) -> None:
     """The contract. template, fit: defaults of the alignment. own: what an option that isn't set means."""
-    add = adder(group)
     auto, instead = (["auto"], f"; auto = {own}") if template == "auto" else ([], "")
     add("--input_size", type=SIDE, nargs="*", default=[], help=f"height width, or side [pixels]; no value = {own}")
     where = f"landmark positions in the aligned face{instead}"
@@ -141,8 +143,7 @@ def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
     add("--color_order", default="auto", choices=("auto", "rgb", "bgr"), help=f"auto = {own}")
 
 
-def _verification(group: Group, empty: str, unsaid: str = "") -> None:
-    add = adder(group)
+def _verification(add: Add, empty: str, unsaid: str = "") -> None:
     add("--val_data_root", default="", help=f"folder of the LFW images; {empty}")
     add("--val_set", default="auto", choices=SET_KINDS, help="kind of the set at --val_data_root; auto = detect")
     add("--val_sets", nargs="*", default=[], help=f"more verification sets [path or kind=path, see --val_set]; {empty}")
@@ -152,9 +153,8 @@ def _verification(group: Group, empty: str, unsaid: str = "") -> None:
     add("--flipped_emb", **FLAG, help=f"add the embedding of the mirror image; false = off{unsaid}")
 
 
-def _evaluation(group: Group) -> None:
-    _model(group)
-    add = adder(group)
+def _evaluation(add: Add) -> None:
+    _model(add)
     add("--allow_outside", **FLAG, help="images may lie outside --val_data_root, by links; false = off")
     add("--json", default="", help="file to write the metrics to; empty = none")
     add("--report", default="", help="folder for the report page; empty = none")
@@ -167,16 +167,14 @@ def _evaluation(group: Group) -> None:
     add("--roc_band", **FLAG, help="with the ends of the TPR's 95 %% intervals as two more columns; false = without")
 
 
-def _model(group: Group) -> None:
-    add = adder(group)
+def _model(add: Add) -> None:
     add("--snap", MODEL_FILE, help="snapshot (.pt, .safetensors), Hub folder or ONNX model")
     add("--model", default="", help="the backbone; empty = as --snap says")
     add("--embed_size", COUNT_OR_0, 0, "length of the embedding [numbers]; 0 = as --snap says")
     add("--averaged", **FLAG, help="the moving average of the weights; false = the weights")
 
 
-def _protocol(group: Group) -> None:
-    add = adder(group)
+def _protocol(add: Add) -> None:
     protocols = ("standard", "histogram")
     add("--protocol", default="standard", choices=protocols, help="histogram = that of face_recognition.pytorch")
     add("--dist", default="cos", choices=("cos", "l2"), help="distance: 1 - cosine, or L2 of embeddings as they are")
@@ -185,8 +183,7 @@ def _protocol(group: Group) -> None:
     add("--bootstrap", COUNT_OR_0, 1000, "bootstrap replicates of 95 %% intervals [count]; 0 = no intervals")
 
 
-def _machine(group: Group) -> None:
-    add = adder(group)
+def _machine(add: Add) -> None:
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto = cuda where there is one")
     add("--dali_device", default="auto", choices=("auto", "cpu", "gpu"), help="device that decodes; auto = as --device")
     add("--dali_threads", COUNT_OR_0, 0, "decoding threads per rank [count]; 0 = its cores")

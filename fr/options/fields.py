@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Self
 
-Group = argparse._ArgumentGroup
+Add = Callable[..., object]  # adds an option to a group, as of `adder`
 
 _NEEDS = "needs"
 
@@ -22,8 +22,9 @@ def option(
     return dataclasses.field(default=default, metadata={_NEEDS: tuple(needs.split()), "flags": flags, "how": how})
 
 
-def adder(group: Group) -> Callable[..., None]:
-    """`add(name, type, default, help)` for a group; other arguments are those of `add_argument`."""
+def adder(parser: argparse.ArgumentParser, title: str) -> Add:
+    """`add(name, type, default, help)` for a new group; other arguments are those of `add_argument`."""
+    group = parser.add_argument_group(title)
 
     def add(name: str, *values: Any, **how: Any) -> None:
         group.add_argument(name, **dict(zip(("type", "default", "help"), values, strict=False)), **how)
@@ -39,7 +40,7 @@ class OptionFields:
         return cls(**{name: getattr(options, name) for name in _fields(cls)})
 
 
-def add_fields(group: Group, settings: type[OptionFields]) -> None:
+def add_fields(group: argparse._ArgumentGroup, settings: type[OptionFields]) -> None:
     """Add the options that a class declares itself, not those of its bases."""
     for name in inspect.get_annotations(settings):
         field = _fields(settings)[name]

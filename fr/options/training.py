@@ -5,7 +5,7 @@ required.
 """
 
 from fr.files.names import model_file
-from fr.options.fields import Group, adder
+from fr.options.fields import Add
 from fr.options.names import MODEL_NAMES, OPTIMIZERS, SCHEDULES
 from fr.options.types import (
     BELOW_1,
@@ -24,8 +24,7 @@ from fr.options.types import (
 )
 
 
-def order(group: Group) -> None:
-    add = adder(group)
+def order(add: Add) -> None:
     held_out = "list as --train_list of images that aren't trained on, for top-1 and top-5 accuracy; empty = none"
     add("--held_out_list", default="", help=held_out)
     add("--weighted", **FLAG, help="draw identities equally often; false = each image once an epoch")
@@ -35,8 +34,7 @@ def order(group: Group) -> None:
     add("--images_per_identity", COUNT_OR_0, 0, balanced)
 
 
-def model(group: Group) -> None:
-    add = adder(group)
+def model(add: Add) -> None:
     names = "|".join((*MODEL_NAMES, "timm/NAME"))
     add("--model", type=model_name(MODEL_NAMES), default="mobilenet", metavar=names, help="backbone")
     add("--embed_size", COUNT, 256, "length of the embedding [numbers]")
@@ -44,8 +42,7 @@ def model(group: Group) -> None:
     add("--model_kwargs", type=KEYWORD, nargs="*", default=[], help=settings)
 
 
-def initial_weights(group: Group) -> None:
-    add = adder(group)
+def initial_weights(add: Add) -> None:
     help_init = "initial weights: a snapshot, another system's file, or a Hub folder; empty = none"
     add("--init_from", type=model_file, default="", help=help_init)
     add("--partial", **FLAG, help="load the weights of --init_from that fit, list the others; false = all must fit")
@@ -54,8 +51,7 @@ def initial_weights(group: Group) -> None:
     add("--pretrained", **FLAG, help="start from weights of torchvision (resnet34, 50, 101) or timm; false = off")
 
 
-def optimiser(group: Group) -> None:
-    add = adder(group)
+def optimiser(add: Add) -> None:
     averages = "Adam's averages of gradient and of its square [two fractions kept a step]"
     add("--optimizer", default="sgd", choices=OPTIMIZERS, help="adamw: Adam with decoupled weight decay")
     add("--lr", POSITIVE, 0.4, "learning rate [per step]")
@@ -81,8 +77,7 @@ def optimiser(group: Group) -> None:
     add("--ema_decay", BELOW_1, 0.0, "moving average of the weights [fraction kept a step]; 0 = off")
 
 
-def loop(group: Group) -> None:
-    add = adder(group)
+def loop(add: Add) -> None:
     add("--train_batch_size", COUNT, 170, "samples per step over all ranks [images]")
     add("--accumulate", COUNT, 1, "micro-batches of a rank per step [count]; 1 = off")
     add("--epoch_total_num", COUNT, 30, "length of the training [epochs]")
@@ -103,8 +98,7 @@ def loop(group: Group) -> None:
     add("--seed", SEED, 0, "seed of weights, order and augmentation [whole number]")
 
 
-def snapshots(group: Group) -> None:
-    add = adder(group)
+def snapshots(add: Add) -> None:
     add("--val_step", COUNT_OR_0, 1000, "interval of validations and snapshots [iterations]; 0 = an epoch")
     add("--snap_folder", TEXT, "./snapshots/", "folder of the snapshots")
     add("--snap_prefix", PREFIX, "FaceReidNet", "prefix of the names <snap_prefix>_<iteration>.pt")

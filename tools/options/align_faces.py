@@ -4,7 +4,7 @@ from typing import Any
 
 from fr.alignment import ALIGNMENTS, TEMPLATES
 from fr.options.definitions import tool_options
-from fr.options.fields import Group
+from fr.options.fields import Add
 from fr.options.parsing import Resolved
 from fr.options.types import AT_LEAST_1, COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, SIDE, TEXT
 
@@ -13,8 +13,7 @@ def options(argv: list[str]) -> Resolved:
     return tool_options("tools/align_faces.py", "Crop the faces of all images.", _own, argv, _problems)
 
 
-def _own(group: Group) -> None:
-    add = group.add_argument
+def _own(add: Add) -> None:
     add("--out", type=TEXT, help="folder for the crops, new or from a previous run")
     add("--crop", default="aligned", choices=("aligned", "loose"), help="warped to the template, or the box unchanged")
     add("--size", type=SIDE, nargs="*", default=[112], help="size of aligned crops: height width, or side [pixels]")

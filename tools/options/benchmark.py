@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fr.options.fields import Add
 from fr.options.parsing import docstring, tool_parser
 
 HEAD_FORMS = ("plain", "full", "sampled")
@@ -38,28 +39,25 @@ def options(argv: list[str]) -> argparse.Namespace:
     """Options of the chosen part; `part` is its name."""
     parser = tool_parser("tools/benchmark.py")
     parts = parser.add_subparsers(required=True, metavar="PART", dest="part")
-    for name, (add, about) in _PARTS.items():
+    for name, (add_options, about) in _PARTS.items():
         description, form = docstring(f"tools/benchmarks/{name}.py"), argparse.RawDescriptionHelpFormatter
-        add(parts.add_parser(name, help=about, description=description, formatter_class=form))
+        add_options(parts.add_parser(name, help=about, description=description, formatter_class=form).add_argument)
     return parser.parse_args(argv)
 
 
-def _endurance(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _endurance(add: Add) -> None:
     add("--iterations", type=int, default=3000, help="in all [count] (default: %(default)s)")
     add("--val_step", type=int, default=50, help="from snapshot to snapshot [iterations] (default: %(default)s)")
     add("--stops", type=int, default=2, help="SIGTERMs on the way [count] (default: %(default)s)")
     add("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py, the last of all")
 
 
-def _evaluate(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _evaluate(add: Add) -> None:
     add("--turns", type=int, default=5, help="of each form, after one that isn't [count] (default: %(default)s)")
     add("--eval", nargs=argparse.REMAINDER, required=True, help="last: options of evaluate_lfw.py")
 
 
-def _head(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _head(add: Add) -> None:
     add("--classes", type=int, nargs="+", default=[8_631, 100_000, 1_000_000], help="[count] (default: %(default)s)")
     add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
     add("--forms", nargs="+", choices=HEAD_FORMS, default=HEAD_FORMS, help="plain runs on 1 rank alone (default: all)")
@@ -69,8 +67,7 @@ def _head(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=5, help="measured, after one that isn't [count] (default: %(default)s)")
 
 
-def _loader(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _loader(add: Add) -> None:
     add("--threads", type=int, nargs="+", default=[1], help="of each form [count] (default: %(default)s)")
     add("--batches", type=int, default=20, help="measured a turn, after two that aren't [count] (default: %(default)s)")
     add("--turns", type=int, default=7, help="of each form [count] (default: %(default)s)")
@@ -78,8 +75,7 @@ def _loader(parser: argparse.ArgumentParser) -> None:
     add("--train", nargs=argparse.REMAINDER, required=True, help="last: options of train.py, @config.yml too")
 
 
-def _snapshot(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _snapshot(add: Add) -> None:
     add("--classes", type=int, default=1_000_000, help="of the head [count] (default: %(default)s)")
     add("--embed_size", type=int, default=512, help="of its rows [numbers] (default: %(default)s)")
     add("--ranks", type=int, default=1, help="processes [count] (default: %(default)s)")
@@ -88,23 +84,20 @@ def _snapshot(parser: argparse.ArgumentParser) -> None:
     add("--folder", type=Path, default=Path("."), help="on the disk to measure, for two at a time (default: here)")
 
 
-def _startup(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _startup(add: Add) -> None:
     add("--rows", type=int, default=VGGFACE2_ROWS, help="of list and table [count] (default: %(default)s, as VGGFace2)")
     add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
     add("--turns", type=int, default=3, help="of each measurement [count] (default: %(default)s)")
 
 
-def _scaling(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _scaling(add: Add) -> None:
     add("--weights", type=int, default=65_150_912, help="of the backbone [count] (default: iresnet100's, %(default)s)")
     add("--embed_size", type=int, default=512, help="[numbers] (default: %(default)s)")
     add("--batch", type=int, default=64, help="samples of a rank [count] (default: %(default)s)")
     add("--sample_rate", type=float, default=0.1, help="of the last columns [fraction] (default: %(default)s)")
 
 
-def _step(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _step(add: Add) -> None:
     add("--model", nargs="+", default=["mobilenet", "iresnet50"], help="backbones (default: %(default)s)")
     default = ["plain", "fp32", "channels_last", "bf16", "both"]
     add("--forms", nargs="+", choices=STEP_FORMS, default=default, help="(default: %(default)s; compile takes minutes)")
@@ -114,7 +107,7 @@ def _step(parser: argparse.ArgumentParser) -> None:
     add("--turns", type=int, default=3, help="of each form [count] (default: %(default)s)")
 
 
-_PARTS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+_PARTS: dict[str, tuple[Callable[[Add], None], str]] = {
     "head": (_head, "the softmax head"),
     "scaling": (_scaling, "many ranks, by formula"),
     "step": (_step, "a whole step"),

@@ -1,17 +1,15 @@
 """Options that tools/classify.py and tools/extract_features.py share."""
 
-from fr.options.fields import Group
+from fr.options.fields import Add
 from fr.options.types import COUNT, COUNT_OR_0, FLAG
 
 
-def embedding_options(group: Group) -> None:
+def embedding_options(add: Add) -> None:
     """Add the options of tools that extract features."""
-    add = group.add_argument
     add("--flipped_emb", **FLAG, help="mean with the mirror image's features; false = off; default: as in --snap")
     add("--batch_size", type=COUNT, default=64, help="per rank and forward pass [images]")
-    bad_images_option(group)
+    bad_images_option(add)
 
 
-def bad_images_option(group: Group) -> None:
-    add = group.add_argument
+def bad_images_option(add: Add) -> None:
     add("--max_bad_images", type=COUNT_OR_0, default=1000, help="one more unusable ends the run [files]; 0 = the first")

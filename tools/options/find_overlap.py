@@ -2,7 +2,7 @@
 
 from fr.files.names import model_file
 from fr.options.definitions import tool_options
-from fr.options.fields import Group
+from fr.options.fields import Add
 from fr.options.parsing import Resolved
 from fr.options.types import BELOW_1, COUNT_OR_0, FLAG, FRACTION, TEXT
 from tools.options.features import bad_images_option
@@ -13,8 +13,7 @@ def options(argv: list[str]) -> Resolved:
     return tool_options("tools/find_overlap.py", what, _own, argv, with_model=True, with_sets=True)
 
 
-def _own(group: Group) -> None:
-    add = group.add_argument
+def _own(add: Add) -> None:
     add("--out", type=TEXT, help="folder for overlap.csv and the page")
     chance = "share of the people who aren't in the training set that may be listed: decides the threshold"
     add("--false_share", type=FRACTION, default=0.01, help=chance)
@@ -23,4 +22,4 @@ def _own(group: Group) -> None:
     add("--bootstrap", type=COUNT_OR_0, default=1000, help="bootstrap replicates of the scores [count]; 0 = none")
     add("--thumbnails", type=COUNT_OR_0, default=24, help="people of each kind that the page shows")
     add("--cache", **FLAG, help="cache the set's embeddings beside the model and reuse them; false = off")
-    bad_images_option(group)
+    bad_images_option(add)

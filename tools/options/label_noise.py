@@ -1,7 +1,7 @@
 """Options of tools/label_noise.py."""
 
 from fr.options.definitions import tool_options
-from fr.options.fields import Group
+from fr.options.fields import Add
 from fr.options.parsing import Resolved
 from fr.options.types import DEGREES, TEXT
 from tools.options.features import embedding_options
@@ -11,9 +11,8 @@ def options(argv: list[str]) -> Resolved:
     return tool_options("tools/label_noise.py", "List wrongly labelled images.", _own, argv, with_model=True)
 
 
-def _own(group: Group) -> None:
-    add = group.add_argument
+def _own(add: Add) -> None:
     add("--out", type=TEXT, help="folder for label_noise.csv and the cleaned list")
     add("--min_angle", type=DEGREES, default=75.0, help="of a listed image to its class's dominant centre [degrees]")
     add("--identities", default="", help="names of the head's classes, one per line; empty = from --snap")
-    embedding_options(group)
+    embedding_options(add)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fr.options.definitions import tool_options
-from fr.options.fields import Group
+from fr.options.fields import Add
 from fr.options.parsing import Resolved
 from fr.options.types import COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEGATIVE, POSITIVE, TEXT, checked
 
@@ -14,8 +14,7 @@ def options(argv: list[str]) -> Resolved:
     return tool_options("tools/pack_dataset.py", "Pack training data into tar shards.", _own, argv, _problems)
 
 
-def _own(group: Group) -> None:
-    add = group.add_argument
+def _own(add: Add) -> None:
     add("--out", type=TEXT, help="folder for the shards")
     add("--shard_size", type=POSITIVE, default=256.0, help="approximate size of a shard [MB]")
     add("--align", type=_CROP, default=0, help="side of crops around aligned faces [pixels]; 0 = pack images unchanged")

@@ -1,4 +1,4 @@
-"""The one exception that means "what the user gave can't be used", and how a command ends on it."""
+"""The exception for unusable options or files of the user, and the exit of a command that raises it."""
 
 import difflib
 import os
@@ -11,7 +11,7 @@ from fr.console import lost_output
 
 USAGE_STATUS = 2
 _QUOTED = 500  # characters
-_LONGEST = 4_000  # characters of a problem; it may quote a file, and that a line without end
+_LONGEST = 4_000  # characters of a printed problem; it may quote a very long line of a file
 
 
 class InputError(Exception):
@@ -32,12 +32,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def in_short(error: BaseException) -> str:
-    """Message of another library as one printable line; it may quote a file."""
+    """Message of another library's exception as one printable line of limited length."""
     return " ".join(str(error).split())[:_QUOTED].encode(errors="backslashreplace").decode()
 
 
 def refuse_early(program: str, read_options: Callable[[list[str]], object]) -> None:
-    """Read a command's options before it imports what takes seconds: a refusal, or --help, ends it here."""
+    """Read a command's options before its slow imports, so that a wrong option, or --help, ends it at once."""
     try:
         read_options(sys.argv[1:])
     except InputError as error:
@@ -47,7 +47,7 @@ def refuse_early(program: str, read_options: Callable[[list[str]], object]) -> N
 def run_plainly(program: str, main: Callable[[list[str]], int], prints_results: bool = True) -> None:
     """Run `main` on the command line's arguments and exit with its status; an InputError is shown without traceback.
 
-    prints_results: a command that did well exits with 1 where its standard output couldn't be written.
+    prints_results: a successful command exits with 1 if its standard output couldn't be written.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `fr.console.begin`
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,7 +65,8 @@ def run_plainly(program: str, main: Callable[[list[str]], int], prints_results: 
 
 def _say(program: str, error: InputError) -> int:
     """Print the problems; return the exit status."""
-    # Most problems meet every rank alike: the first tells it, and torchrun ends the others before they do, too.
+    # Most problems occur on every rank: the first one prints them at once, the others only after a wait, in which
+    # torchrun usually ends them.
     if os.environ.get("LOCAL_RANK", "0") not in ("", "0"):
         time.sleep(3)
     for problem in error.problems:

@@ -1,4 +1,4 @@
-"""Snapshots: whole or absent, exact on any number of ranks, and harmless when damaged or hostile (C6, C7, C10)."""
+"""Snapshots: whole or absent, exact on any number of ranks, and harmless when damaged or hostile."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Training data on all ranks: read once per host, and checked to be the same everywhere."""
+"""Training data on all ranks: read once per host, and checked to be the same on all hosts."""
 
 import uuid
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from fr.errors import InputError
 
 
 def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces:
-    """Read the training faces on all ranks: the first of a host reads, the others map its cache entry.
+    """Read the training faces on all ranks: the first rank of a host reads, the others map its cache entry.
 
     All ranks raise InputError if one can't read the data, or if the data differ between ranks.
     """

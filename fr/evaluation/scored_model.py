@@ -1,4 +1,4 @@
-"""Model to be scored: a snapshot or an ONNX file, and its preprocessing (C1)."""
+"""Model to be scored: a snapshot or an ONNX file, and its preprocessing."""
 
 import argparse
 import math

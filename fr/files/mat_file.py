@@ -1,6 +1,6 @@
 """MATLAB's MAT files of level 5 (MATLAB 5 to 7.2, scipy.io.savemat): untrusted files, read within bounds.
 
-scipy.io.loadmat allocates whatever size a file states. Here a value is never larger than the bytes it is made of.
+scipy.io.loadmat allocates any size that a file states. Here a value is never larger than the bytes it is made from.
 Format: MathWorks, MAT-File Format (https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf).
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from fr.errors import InputError
 from fr.files.untrusted import read_whole
 
-MOST_BYTES = 1 << 25  # of a file, and of all its contents unpacked: an object of Python is made of 8 of them at least
-_DEPTH = 16  # of values in values
+MOST_BYTES = 1 << 25  # of a file, and of its unpacked content; each Python object is made from at least 8 of them
+_DEPTH = 16  # of nested values
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHAR = 1, 2, 4  # classes of arrays; those of numbers follow
@@ -145,7 +145,7 @@ def _value(flags: int, shape: tuple[int, ...], parts: Iterator[tuple[int, memory
 
 
 def _contained(parts: Iterator[tuple[int, memoryview]], count: int, order: str, depth: int) -> list[Any]:
-    """Values of so many arrays in an array."""
+    """Values of the `count` arrays nested in an array."""
     values = [_matrix(data, order, depth=depth + 1)[1] for kind, data in parts if kind == _MATRIX]
     if len(values) != count:
         raise ValueError(f"{len(values)} values in an array of {count}")

@@ -1,4 +1,4 @@
-"""Class-sharded margin softmax: each rank keeps the centres of its share of the identities (C5).
+"""Class-sharded margin softmax: each rank keeps the centres of its share of the identities.
 
 N samples of the global batch, B = N / W of this rank, W ranks, E embedding size, C classes, C_r of them on this rank.
 

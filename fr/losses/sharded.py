@@ -1,4 +1,4 @@
-"""Autograd functions of a class-sharded softmax (C5): gather, sum over ranks, cosines, cross-entropy.
+"""Autograd functions of a class-sharded softmax: gather, sum over ranks, cosines, cross-entropy.
 
 N samples of the global batch, B = N / W of this rank, W ranks, E embedding size, C classes, C_r of them on this rank,
 K centres a class.

@@ -1,4 +1,4 @@
-"""Embeddings of faces detected in images in memory, aligned and warped as in training (C1, C3).
+"""Embeddings of faces detected in images in memory, aligned and warped as in training.
 
 Letters: F faces of one image, E embedding size.
 """

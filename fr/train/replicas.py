@@ -62,10 +62,10 @@ def replicate(backbone: nn.Module, compiled: bool) -> nn.Module:
 class Replicas(DistributedDataParallel):
     """DistributedDataParallel with the same buckets from the first step of a process to its last.
 
-    A gradient's place in its bucket decides in which order three or more ranks add it up. torch begins with one bucket
-    and makes others once it has seen a backward pass, so a resumed run would add in another order than one that went on
-    (C7). Here they are made before the first step, from the parameters in reverse, which is about the order of their
-    gradients: of all models here a bucket is full as early in the backward pass, or at most a tenth of it later.
+    The position of a gradient in its bucket determines the order in which three or more ranks add it up. torch begins
+    with one bucket and makes others after the first backward pass, so a resumed run would add in another order than an
+    uninterrupted one. Here the buckets are made before the first step, from the parameters in reverse, which is about
+    the order of their gradients: for all models here, a bucket is full at most a tenth of the backward pass later.
     """
 
     def __init__(self, module: nn.Module, **settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""Watchdog: end a run in which a rank hangs, and name the rank and its place in the code (C11).
+"""Watchdog: end a run in which a rank hangs, and name the rank and its place in the code.
 
 A rank that hangs leaves the others waiting in a collective. Its timeout would say that the collective failed, and not
 which rank it waited for.

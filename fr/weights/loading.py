@@ -84,7 +84,7 @@ def read_weights(path: Path, model: str = "", keys: Collection[str] = ()) -> Wei
 
     model: a `--model` whose keys the file may have as they are, which for timm's is the only way to know it. keys: of
     its state dict, where `--model_kwargs` decide them.
-    InputError when it can't be read, is damaged, or is of no known kind. Executes nothing (C10).
+    InputError when it can't be read, is damaged, or is of no known kind. Executes nothing.
     """
     if kind_of(path) is Kind.SAFETENSORS:
         tree, metadata = safetensors.read(path)

@@ -94,7 +94,7 @@ def extract(
 ) -> None:
     """Extract all parts, all ranks together; `take` gets each part on one rank once it is complete.
 
-    Bad images are recorded in `bad`, on all ranks, and printed. InputError on all ranks as soon as one raises it (C11),
+    Bad images are recorded in `bad`, on all ranks, and printed. InputError on all ranks as soon as one raises it,
     or for too many bad images.
     """
     mine = parts[ranks.rank :: ranks.world_size]

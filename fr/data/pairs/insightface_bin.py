@@ -3,7 +3,7 @@
 A pack is a pickle of two lists, by Python 2 or 3: the encoded images, two a pair, and whether each pair is one person
 (insightface, `recognition/arcface_torch/eval/verification.py`, `load_bin`). An image is bytes or, as cv2.imencode makes
 it, a NumPy array of bytes (`build_eval_pack.py`); a verdict may be NumPy's, too. The images are aligned crops. It is
-read by the unpickler that builds containers, numbers and text alone (C10).
+read by the unpickler that builds containers, numbers and text alone.
 """
 
 import io

@@ -154,7 +154,7 @@ def _samples(file: BinaryIO, path: str) -> tuple[_Samples, Counter[str], list[st
 
 
 def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
-    """Drop the last sample of a cut shard, unless only its image is cut: a bad image like any other (C9)."""
+    """Drop the last sample of a cut shard, unless only its image is cut: a bad image like any other."""
     if not samples:
         return
     whole = next(iter(samples.values()))

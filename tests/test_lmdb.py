@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_named_with_file_and_key(tmp_path: Path) -> None:
     write(path, {b"1": msgpack.dumps((b"two", 7))})
     assert problems(tmp_path) == (f"{path}: key 1: its label 7 isn't one of the 2 of __classnum__",)
     write(path, {b"1": msgpack.dumps((b"two", 1)), b"3": msgpack.dumps((b"four", 1))})
-    assert problems(tmp_path) == (f"{path}: 4 images, and __len__ says 3; write or copy it again",)
+    assert problems(tmp_path) == (f"{path}: 4 images, but __len__ is 3; write or copy it again",)
     write(path, {b"image-000000001": b"png"})
     assert problems(tmp_path) == (f"{path}: key b'image-000000001': not one of {form}",)
     path.with_name("b.lmdb").touch()

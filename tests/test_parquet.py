@@ -93,7 +93,7 @@ def test_landmarks_and_plain_bytes(tmp_path: Path) -> None:
         faces = read_parquet(DataRoot(tmp_path), "", aligned=False)
         assert faces.landmarks.reshape(2, 10).tolist() == [POINTS, moved]
         assert [faces.read(row).tobytes() for row in (1, 0)] == [b"b", b"a"]
-    assert problems(tmp_path)[0].startswith("--aligned: not with the shards of ")
+    assert problems(tmp_path)[0].startswith("--aligned: the shards of ")
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_one_image_in_many_rows_is_decoded_within_the_bound(tmp_path: Path, monk
     [
         (7, "the names of its classes aren't a list of texts"),
         (["x", ""], "the names of its classes aren't a list of texts"),
-        (["x", "x"], "a name of its classes comes twice"),
+        (["x", "x"], "two of its classes have the same name"),
     ],
 )
 def test_class_names_that_name_nobody_are_refused(names: Any, said: str, tmp_path: Path) -> None:

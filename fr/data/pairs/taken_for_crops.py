@@ -1,4 +1,4 @@
-"""Verification sets without a landmark file, whose images are taken for aligned crops: what speaks against that."""
+"""Plausibility check of verification sets without landmarks, whose images are assumed to be aligned crops."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def doubt(faces: Faces) -> str:
     for row in rows:
         try:
             encoded.append(faces.read(row))
-        except (OSError, InputError):  # embedding reports which and why
+        except (OSError, InputError):  # reported when the images are embedded
             return ""
     sizes = {(width, height) for width, height in sizes_of(encoded).tolist()}
     if sizes == {_OF_LFW}:

@@ -33,9 +33,9 @@ _FORM = "`id/img | x1 y1 … x5 y5 | x y w h`"
 
 
 def read_labelled_list(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces:
-    """`path id` a line, or `path<TAB>id`. Classes ascend by id if all are whole numbers, else as text, without gaps.
+    """Read `path id` or `path<TAB>id` a line. Labels are in the order of the ids, as numbers if all are whole numbers.
 
-    landmarks: as of `read_vgg`; "" for aligned crops. InputError names file and line of what doesn't fit.
+    landmarks: as in `read_vgg`; "" for aligned crops. InputError names file and line of invalid content.
     """
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
@@ -52,15 +52,15 @@ def parts_of(texts: pa.LargeStringArray) -> pa.ListArray:
     """Path and identity of each line [N], split at its last tab, or else its last space; one part if there is none."""
     at_spaces = pc.ascii_split_whitespace(texts, max_splits=1, reverse=True)
     tabs = pc.match_substring(texts, "\t")
-    if not pc.any(tabs).as_py():  # the rest takes ten times as long
+    if not pc.any(tabs).as_py():  # faster by ten times than the code below
         return at_spaces
     return pc.if_else(tabs, pc.split_pattern(texts, "\t", max_splits=1, reverse=True), at_spaces)
 
 
 def read_trillion_pairs(root: DataRoot, list_file: str) -> LabelledFaces:
-    """`path label x1 y1 … x5 y5` a line, in pixels. Classes ascend by label; gaps are closed.
+    """Read `path label x1 y1 … x5 y5` a line, in pixels. Classes ascend by label; gaps are closed.
 
-    InputError names file and line of what doesn't fit.
+    InputError names file and line of invalid content.
     """
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
@@ -76,10 +76,10 @@ def read_trillion_pairs(root: DataRoot, list_file: str) -> LabelledFaces:
 
 
 def read_ms1m(root: DataRoot, list_file: str) -> LabelledFaces:
-    """`id/img | landmarks | x y w h` a line, the landmarks as fractions of the box, the box in whole pixels.
+    """Read `id/img | landmarks | x y w h` a line, the landmarks as fractions of the box, the box in whole pixels.
 
-    A box beyond the image is cut at its edges, a negative number is 0 (as in face_recognition.pytorch). Classes in
-    order of first appearance. InputError names file and line of what doesn't fit.
+    A box is cut at the edges of the image, and a negative number is read as 0 (as in face_recognition.pytorch).
+    Classes are in order of first appearance. InputError names file and line of invalid content.
     """
     detected = _detected(Path(list_file))
     lines = detected.lines

@@ -160,7 +160,7 @@ def test_a_damaged_entry_is_never_used(
     capsys.readouterr()
     asked, found = evaluate()
     assert asked and np.array_equal(scores, found)
-    assert "embedding anew" in capsys.readouterr().err
+    assert "computing the embeddings again" in capsys.readouterr().err
     again, found = evaluate()
     assert not again and np.array_equal(scores, found)
 

@@ -32,8 +32,8 @@ PROTOCOLS = {"standard": verify, "histogram": verify_by_histogram}
 class Scored:
     """Model, scored set, embeddings [N, E] and scores [P] of its pairs.
 
-    embedding: description of how it was computed. warning: from the score check; "" = none. flipped: embeddings are
-    the images' with their mirror images'. groups: of all sets. quality: of the images by --quality [N]; None without.
+    embedding: description of the computation. warning: from the score check; "" = none. flipped: embeddings include
+    those of mirror images. groups: of all sets. quality: of the images, from --quality [N]; None without the option.
     """
 
     model: ScoredModel
@@ -56,8 +56,8 @@ class Scored:
 def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Scored]:
     """Score `--snap` on each set with the options of evaluate_lfw.py; the same on every rank.
 
-    overriding: as of `open_model`. InputError for invalid input of any set, before the first is scored. The first rank
-    prints overrides and warnings.
+    overriding: as in `open_model`. InputError for invalid input of any set, before the first one is scored. The first
+    rank prints overrides and warnings.
     """
     options = resolved.values
     model = open_model(options, ranks.device, overriding)
@@ -67,7 +67,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     flipped = wants_flip(resolved, model)
     if ranks.is_main:
         print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
-        aligns = model.preprocessing.alignment != CENTER_CROP  # which needs no landmarks
+        aligns = model.preprocessing.alignment != CENTER_CROP  # a centre crop needs no landmarks
         doubts = [doubt for one in sets if aligns and (doubt := one.doubt)]
         announce(model, options, flipped, [*doubts, *groups.notes])
     dali = dali_settings(options.dali_device, options.dali_threads, ranks)
@@ -87,14 +87,14 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
 
 
 def _quality(options: argparse.Namespace, pair_set: VerificationSet) -> NDArray[np.float64] | None:
-    """Quality of a set's images [N] by --quality; InputError for images without."""
+    """Quality of a set's images [N] from --quality; InputError for images without one."""
     if not options.quality:
         return None
     return qualities_of(pair_set.faces.names, Path(options.quality), lambda _: pair_set.source)
 
 
 def announce(model: ScoredModel, options: argparse.Namespace, flipped: bool, doubts: Sequence[str] = ()) -> None:
-    """Print overrides, and warnings known before the first image. doubts: of the sets."""
+    """Print overrides, and warnings that are known before images are read. doubts: warnings about the sets."""
     if model.overrides:
         print("\n".join(model.overrides), flush=True)
     warnings = list(doubts)
@@ -125,11 +125,11 @@ def embeddings(
 
 
 def wants_flip(resolved: Resolved, model: ScoredModel) -> bool:
-    """Use of mirror images: by --flipped_emb, by default as in the training. InputError for --flip_mode without it."""
+    """Return True if mirror images are used: by --flipped_emb, or as in the training. Checks --flip_mode."""
     options = resolved.values
     explicit = resolved.origins["flipped_emb"] != "default"
     flipped = bool(options.flipped_emb if explicit else model.config.get("flipped_emb"))
-    mode = getattr(options, "flip_mode", "sum")  # not every tool has it
+    mode = getattr(options, "flip_mode", "sum")  # not every tool has the option
     if not flipped and mode != "sum":
         raise InputError(f"--flip_mode {mode}: no effect without --flipped_emb")
     return flipped

@@ -24,7 +24,7 @@ def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces
                     faces = read_cached(options, run, keeps)
                 except InputError as error:
                     failure = error
-            raise_together(failure, "another rank can't read the training data, and says why", group)
+            raise_together(failure, "another rank can't read the training data, and prints the reason", group)
     assert faces is not None
     fingerprints = gather_objects(faces.fingerprint())
     unlike = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]

@@ -2,11 +2,11 @@
 
 A person who isn't in the training set has a nearest centre, too: the maximum of C scores of different people. The
 threshold is the similarity that this maximum exceeds with a given probability. It is estimated from the scores of the
-set's own people, without scores that may be of the same person, so it is valid for people outside the
-training set, and for any number of people in both sets. Above the (r + 1)-th greatest, a person's scores with others, as
-Fisher's z, are modelled by an exponential tail (Weissman 1978, https://doi.org/10.1080/01621459.1978.10480104) with a
-common scale and a location for each person, since some people resemble many others. Normally distributed scores have
-lighter tails, for which the threshold is too high rather than too low.
+set's own people, without scores that may be of the same person, so it is valid for people outside the training set, and
+for any number of people in both sets. Above the (r + 1)-th greatest, a person's scores with others, as Fisher's z, are
+modelled by an exponential tail (Weissman 1978, https://doi.org/10.1080/01621459.1978.10480104) with a common scale and
+a location for each person, since some people resemble many others. Normally distributed scores have lighter tails, for
+which the threshold is too high rather than too low.
 
 Letters: T people of the verification set, C classes, E embedding size, r = RANKS.
 """

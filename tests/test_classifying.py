@@ -17,14 +17,17 @@ from fr.data.faces import LabelledFaces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.errors import InputError
 from fr.evaluation.scored_model import load_backbone, read_backbone
+from fr.files.model_metadata import CONTRACT_KEY
+from fr.preprocessing import Preprocessing
 from fr.weights.layouts import shapes_of
 from fr.weights.loading import read_weights
 from tests.builders.feature_runs import run_ranks
+from tests.builders.onnx_files import foreign
 from tests.builders.ranks import launch_forked
 from tests.conftest import SPREAD, data_options, vgg_faces
 from tests.sets import written
 from tests.weight_files import filled
-from tools import export_onnx, import_weights
+from tools import import_weights
 from tools.classify import main
 from tools.features import classes
 from tools.features.classes import Classifier, Verdicts, table
@@ -239,9 +242,9 @@ def test_what_has_no_head_or_no_names_is_refused(base: list[str], snap: Path, tm
     few = written(tmp_path / "few.txt", "a\nb\n")
     with pytest.raises(InputError, match=r"few\.txt: 2 identities for a head of 12 classes"):
         main([*base, "--identities", str(few)])
-    assert export_onnx.main([str(snap), str(tmp_path / "t.onnx")]) == 0
+    metadata = {CONTRACT_KEY: json.dumps(Preprocessing((32, 48)).as_dict())}
     with pytest.raises(InputError, match="an ONNX model has no head"):
-        main([*base, "--snap", str(tmp_path / "t.onnx")])
+        main([*base, "--snap", str(foreign(tmp_path / "t.onnx", metadata=metadata))])
     contents = torch.load(snap, weights_only=True)
     torch.save(contents | {"head": torch.ones(12, 5), "identities": [str(i) for i in range(12)]}, tmp_path / "odd.pt")
     with pytest.raises(InputError, match="none of the 12 identities"):

@@ -185,8 +185,7 @@ def runs_with_and_without_a_restart(variant: str) -> list[dict[str, torch.Tensor
     ("world", "variant"),
     [
         *((3, variant) for variant in ("plain", "accumulated", "checkpointed", "frozen")),
-        (4, "plain"),
-        pytest.param(3, "compiled", marks=pytest.mark.thorough),
+        *(pytest.param(*one, marks=pytest.mark.thorough) for one in ((4, "plain"), (3, "compiled"))),
     ],
 )
 def test_three_ranks_add_gradients_in_the_same_order_after_a_restart(

@@ -15,7 +15,7 @@ import torch
 from fr.alignment import Array
 from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, FaceStream
-from fr.data.samples import SampleBatch, plain_batch
+from fr.data.samples import SampleBatch
 from fr.data.storage import Pack
 from fr.errors import InputError
 from fr.evaluation.all_pairs import Rows
@@ -41,8 +41,8 @@ class Recognizer:
         self._encoded: list[bytes] = []
         self._points = np.zeros((most, 5, 2))
         names = pa.array([f"face {number}" for number in range(most)])
-        faces = Faces(DataRoot(Path()), names, self._points, storage=Pack("", self._encoded))
-        self._stream = FaceStream(faces, self._batches(), most, preprocessing, dali, effects=(), ahead=1)
+        self._faces = Faces(DataRoot(Path()), names, self._points, storage=Pack("", self._encoded))
+        self._stream = FaceStream(self._batches(), most, preprocessing, dali, ahead=1)
 
     def __call__(self, images: Sequence[Pixels], detected: Sequence[DetectedFaces]) -> list[Rows]:
         """Embeddings [F, E] of norm 1 for each image [H, W, 3] RGB and its detected faces.
@@ -72,7 +72,7 @@ class Recognizer:
 
     def _batches(self) -> Iterator[SampleBatch]:
         while True:
-            yield plain_batch(np.arange(len(self._encoded)))
+            yield SampleBatch(self._faces, np.arange(len(self._encoded)))
 
 
 def _lossless(image: Pixels) -> bytes:

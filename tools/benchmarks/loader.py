@@ -220,11 +220,12 @@ def _median(costs: list[_Cost]) -> _Cost:
 
 def _python_cost(setting: _Setting) -> float:
     """CPU microseconds per image that Python takes to prepare DALI's input: order, draws, reading, matrices."""
+    how = setting.preprocessing, setting.augment, 0
     batches = (
-        augmented_batch(share.indices, setting.preprocessing, setting.augment, 0, share.epoch, share.first)
+        augmented_batch(setting.faces, share.indices, *how, share.epoch, share.first)
         for share in (setting.order.share(iteration, 0, 1) for iteration in count())
     )
-    prepared = graph_inputs(setting.faces, batches, deque(), setting.preprocessing)
+    prepared = graph_inputs(batches, deque(), setting.preprocessing)
     return _measure(prepared, 20, setting.order.batch_size).cpu_us
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fr.data.bad_images import BadImages
 from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings
-from fr.data.samples import plain_batch
+from fr.data.samples import SampleBatch
 from fr.data.usable import usable_batches
 from fr.distributed import Ranks, patient_group, raise_together
 from fr.errors import InputError
@@ -70,10 +70,8 @@ class Extractor:
 
     def of(self, parts: Sequence[Part], device: torch.device) -> Iterator[tuple[Features, dict[int, str]]]:
         """Yield for each batch the features, and the problems of images without."""
-        batches = (plain_batch(rows) for part in parts for rows in part.batches())
-        for images, rows, problems in usable_batches(
-            self.faces, batches, self.batch, self.preprocessing, self.dali
-        ):
+        batches = (SampleBatch(self.faces, rows) for part in parts for rows in part.batches())
+        for images, rows, problems in usable_batches(batches, self.batch, self.preprocessing, self.dali):
             values = self._embed(images.to(device, non_blocking=True)) if len(rows) else np.zeros((0, 0), np.float32)
             finite = np.isfinite(values).all(axis=1)
             problems |= {row: f"{self.faces.path(row)}: its embedding isn't finite" for row in rows[~finite].tolist()}

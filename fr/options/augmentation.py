@@ -1,4 +1,4 @@
-"""Options of augmentation; `fr/data/augmentation.py` draws and applies it."""
+"""Options of the augmentation, which `fr/data/augmentation.py` draws and applies."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
-"""Every option of train.py and evaluate_lfw.py: name, type, default and range.
+"""Definitions of all options of train.py and evaluate_lfw.py: name, type, default and range.
 
-To add one, add its line to the function of its group, here or in `fr/options/training.py`: nothing else knows the
-names. No default = required. How they are read and merged: `fr/options/parsing.py`.
+To add an option, add its line to the function of its group, here or in `fr/options/training.py`. No default =
+required. `fr/options/parsing.py` reads and merges them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from fr.options.parsing import Checks, Resolved, new_parser, resolve
 from fr.options.types import CHANNEL, COUNT_OR_0, FLAG, MODEL_FILE, POSITIVE, SIDE, TEXT
 from fr.options.validation import evaluation_problems, tool_problems, train_problems
 
-# Options of `evaluation_options` that are about verification sets, which other tools that take its rest refuse.
+# Options of `evaluation_options` about verification sets, which tools without these sets refuse.
 OF_SETS = (
     *("val_data_root", "val_set", "val_sets", "val_list", "val_landmarks"),
     *("protocol", "dist", "center", "bootstrap", "report", "quality", "roc_fname", "roc_band", "show_failed"),
@@ -26,7 +26,7 @@ OF_SETS = (
     *("groups", "groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"),
 )
 
-# The options that most runs set; --help begins with them.
+# Options that most runs set; --help lists them first.
 _TRAIN_FIRST = (
     *("train_data_root", "train_dataset", "train_list", "train_landmarks", "val_data_root"),
     *("model", "lr", "train_batch_size", "epoch_total_num", "snap_to_resume"),
@@ -40,7 +40,7 @@ _STORED = ("empty = the one stored in the snapshot", "; unsaid = as stored")  # 
 
 
 def train_options(argv: Sequence[str]) -> Resolved:
-    """The options of train.py; raises InputError with every problem found. `--help` prints and exits."""
+    """Options of train.py; InputError lists every problem found. `--help` prints and exits."""
     parser = new_parser("train.py", "Train a face-embedding network with a margin softmax.")
     data = parser.add_argument_group("training data")
     _data(data)
@@ -61,7 +61,7 @@ def train_options(argv: Sequence[str]) -> Resolved:
 
 
 def evaluation_options(argv: Sequence[str]) -> Resolved:
-    """Options of evaluate_lfw.py, as `train_options`; raises InputError with every problem found."""
+    """Options of evaluate_lfw.py; errors as for `train_options`."""
     parser = new_parser("evaluate_lfw.py", "Measure a snapshot or an ONNX model on LFW.")
     _evaluation(parser.add_argument_group("model and results"))
     _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "as --snap says")
@@ -87,8 +87,8 @@ def model_tool_options(
     labelled: bool,
     with_sets: bool = False,
 ) -> Resolved:
-    """Options of a tool that runs a model on images; unless they must be labelled, they are unlabelled
-    by default. with_sets: on verification sets, too."""
+    """Options of a tool that runs a model on images. labelled: they must have identities. with_sets: it also runs on
+    verification sets."""
     datasets = DATASETS if labelled else UNLABELLED | DATASETS
     return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True, with_sets=with_sets)
 
@@ -120,7 +120,7 @@ def _tool_options(
 
 
 def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
-    """datasets: those to choose from, the default first."""
+    """Add the options of the data. datasets: names to choose from, the default first."""
     add = adder(group)
     form = "format of the data, see docs/data.md; vgg = VGGFace2"
     add("--train_dataset", default=next(iter(datasets)), choices=datasets, help=form)
@@ -139,7 +139,7 @@ def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
 
 
 def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
-    """The contract. template, fit: defaults of the alignment. own: what an option that isn't set means."""
+    """Add the preprocessing options. template, fit: defaults of the alignment. own: meaning of an unset option."""
     add = adder(group)
     auto, instead = (["auto"], f"; auto = {own}") if template == "auto" else ([], "")
     add("--input_size", type=SIDE, nargs="*", default=[], help=f"height width, or side [pixels]; no value = {own}")

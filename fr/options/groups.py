@@ -1,4 +1,4 @@
-"""Options of error rates by group, which train.py and evaluate_lfw.py share: the fields of `GroupSettings`."""
+"""Options of error rates by group, shared by train.py and evaluate_lfw.py."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ _TABLE = "CSV of identities and their groups, or a folder with one of identities
 
 @dataclass(frozen=True)
 class GroupSettings(OptionFields):
-    """Where groups are read from, and the threshold and pairs of their error rates."""
+    """Table of groups, and threshold and pairs of their error rates."""
 
     groups: str = option("", str, f"error rates by group: {_TABLE}; empty = none")
     groups_columns: str = option(

@@ -1,7 +1,6 @@
 """Margin types and options of the losses; `fr/losses/margins.py` has the margins' functions.
 
-A new margin: its line in MARGINS here, the options that only it has as fields of SoftmaxSettings, and its function
-there.
+To add a margin, add its line to MARGINS here, its own options as fields of SoftmaxSettings, and its function there.
 """
 
 import math
@@ -14,10 +13,10 @@ from fr.options.types import AT_LEAST_1, BELOW_1, CENTERS, FLAG, MARGIN, NOT_NEG
 
 @dataclass(frozen=True)
 class MarginType:
-    """A value of --margin_type. options: those that have an effect with it, of the ones that not all types use.
+    """A value of --margin_type. options: the options that have an effect with it, of those that not all types use.
 
-    auto: value of `--m auto`, from the paper or the authors' code. smallest: least value of --m. largest: option →
-    most that it may be, a right angle for one that is added to the angle.
+    auto: value of `--m auto`, from the paper or the authors' code. smallest: lowest value of --m. largest: highest
+    values of options; a right angle for an option that is added to the angle.
     """
 
     options: tuple[str, ...] = ()
@@ -44,7 +43,7 @@ MARGINS: dict[str, MarginType] = {
 
 @dataclass(frozen=True)
 class SoftmaxSettings(OptionFields):
-    """Margin softmax: options of the group "loss"."""
+    """Options of the margin softmax, the group "loss"."""
 
     margin_type: str = option("cos", choices=MARGINS, help="linear = a linear layer with bias; see docs/losses.md")
     softmax_weight: float = option(1.0, NOT_NEGATIVE, "softmax loss [weight]; 0 = only the auxiliary losses")
@@ -77,17 +76,17 @@ class SoftmaxSettings(OptionFields):
 
     @property
     def linear(self) -> bool:
-        """Whether the logits are those of a linear layer with bias, not scaled cosines."""
+        """True if the logits are those of a linear layer with bias, not scaled cosines."""
         return self.margin_type == "linear"
 
     @property
     def scale(self) -> float:
-        """By which the head multiplies cosines; of a linear layer 1."""
+        """Factor of the cosines in the head; 1 for a linear layer."""
         return 1.0 if self.linear else self.s
 
     @property
     def margin(self) -> float:
-        """`m`, with `auto` replaced by the margin type's value."""
+        """Value of `m`, with `auto` replaced by the margin type's value."""
         return MARGINS[self.margin_type].auto if isinstance(self.m, str) else self.m
 
 
@@ -103,7 +102,7 @@ _DISTILLATION = "distill_cosine_weight distill_mse_weight distill_relation_weigh
 
 @dataclass(frozen=True)
 class LossSettings(SoftmaxSettings):
-    """Margin softmax and the options of the group "auxiliary losses", which are added to it."""
+    """Options of the margin softmax and of the group "auxiliary losses"."""
 
     center_loss_weight: float = _weight("centre loss")
     center_loss_lr: float = option(0.5, POSITIVE, "update rate of its centres [fraction]", needs="center_loss_weight")
@@ -135,7 +134,7 @@ class LossSettings(SoftmaxSettings):
 
     @property
     def trains_centres(self) -> bool:
-        """Whether any of the losses has a gradient for the centres of the classes."""
+        """True if any of the losses has a gradient for the centres of the classes."""
         return any((
             *(self.softmax_weight, self.push_plus_loss_weight, self.global_push_loss_weight),
             *(self.min_margin_loss_weight, self.distill_logit_weight),

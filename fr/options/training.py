@@ -1,7 +1,7 @@
 """Options that only train.py has, one function per group.
 
-To add one, add its line here; one that other commands share goes into `fr/options/definitions.py`. No default =
-required.
+To add an option, add its line here; an option that other commands share goes into `fr/options/definitions.py`. No
+default = required.
 """
 
 from fr.files.names import model_file

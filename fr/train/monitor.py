@@ -148,7 +148,7 @@ class Monitor(Silent):
             self._failures += 1
             self._skipped = 2**self._failures
             if self._failures == 1:
-                self.say(f"the logs can't be written: {in_short(error)}; the training continues, and writing is tried again")
+                self.say(f"the logs can't be written: {in_short(error)}; the training continues, and tries again later")
 
     def _write(self, path: Path, record: dict[str, float], scalars: dict[str, float]) -> None:
         _append(path, record)

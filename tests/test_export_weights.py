@@ -148,7 +148,7 @@ def test_the_folder_has_a_card_and_the_facts_as_json(
     (hub / "README.md").write_text("mine")
     assert export_weights.main([str(snap), str(hub)]) == 0
     assert (hub / "README.md").read_text() == "mine"
-    assert f"{hub}/README.md: kept as it is" in capsys.readouterr().out
+    assert f"{hub}/README.md: exists, not changed" in capsys.readouterr().out
 
 
 def test_a_card_without_scores_and_landmarks_names_none(tmp_path: Path) -> None:

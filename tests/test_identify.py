@@ -489,7 +489,7 @@ def test_options_without_effect_are_refused(model: list[str], four: Path, probes
         ("--input", str(probes), "--dist", "l2"): r"^command line: --dist: not for identification$",
         ("--input", str(probes), "--json", "x.json"): r"^command line: --json: goes with --evaluate",
         ("--evaluate", str(probes), "--show"): r"^--show: not with --evaluate",
-        ("--input", str(probes), "--alignment", "center_crop", "--template", "auto"): "sees the centre of an image",
+        ("--input", str(probes), "--alignment", "center_crop", "--template", "auto"): "takes the centre of an image",
     }.items():
         with pytest.raises(InputError, match=wrong):
             main([*common, *options])

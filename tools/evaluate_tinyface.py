@@ -4,9 +4,9 @@
     python tools/evaluate_tinyface.py /data/tinyface --images /data/tinyface_aligned --snap t.pt --flipped_emb
     torchrun --nproc_per_node 4 tools/evaluate_tinyface.py /data/tinyface/Testing_Set --snap t.onnx --json tiny.json
 
-The layout is TinyFace's own (fr/data/pairs/tinyface.py). Images are taken for aligned crops, of any size: --images
-names a folder of aligned copies, which keep their names. Further options: those of evaluate_lfw.py for model,
-preprocessing and device.
+The folder has TinyFace's layout (fr/data/pairs/tinyface.py). Images are treated as aligned crops, of any size: --images
+names a folder of aligned copies with the same names. Further options: those of evaluate_lfw.py for model, preprocessing
+and device.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds

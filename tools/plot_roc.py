@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     arguments = read_options(argv)
     names = arguments.names or [path.stem for path in arguments.curves]
     if len(names) != len(arguments.curves) or len({*names}) < len(names):
-        raise InputError(f"--names: each curve another; {len(arguments.curves)} curves here, called {', '.join(names)}")
+        raise InputError(f"--names: give {len(arguments.curves)} different names, not {', '.join(names)}")
     curves, notes = {}, []
     for name, path in zip(names, arguments.curves, strict=True):
         curves[name], note = read_megaface(path) if path.suffix == ".json" else (read_curve(path), "")
@@ -61,7 +61,7 @@ def read_curve(path: Path) -> Roc:
             raise InputError(f"{path}:{number}: TPR and FPR are shares, from 0 to 1")
         low, high = ends if len(ends) == 2 else (np.nan, np.nan)
         if len(ends) not in (0, 2) or low > tar or tar > high:
-            raise InputError(f"{path}:{number}: after TPR and FPR nothing is expected, or the ends of TPR's interval")
+            raise InputError(f"{path}:{number}: expected two numbers, or four with the ends of TPR's interval")
         points[far, tar] = low, high
         widths.add(len(ends))
     if len(widths) > 1:

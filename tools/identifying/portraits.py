@@ -32,12 +32,12 @@ from tools.dataset.face_journal import Found
 from tools.dataset.parallel import map_in_processes
 from tools.detect_faces import face_of, find_face
 
-FEW = 64  # up to so many images are processed in this process: starting others takes as long
+FEW = 64  # up to so many images are processed in this process, since starting others takes as long
 
 
 @dataclass(frozen=True)
 class Portraits:
-    """N images. people: [N] names. usable: [N], whether it has a face. faces: those of usable images, in order.
+    """N images. people: [N] names. usable: [N], True if the image has a face. faces: of the usable images, in order.
 
     notes: a message about each image with no face, with several, or that can't be read.
     """
@@ -60,7 +60,7 @@ class Looking:
 def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Portraits:
     """Read the images of a folder tree, sorted by name. looking: None for aligned crops, which are used whole.
 
-    InputError when there is no such folder, no image in it, or none with a face.
+    InputError if there is no such folder, no image in it, or none with a face.
     """
     root.check_exists(option)
     names = images_below(root)
@@ -85,7 +85,7 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
 def embedded(
     option: str, root: str, looking: Looking | None, model: ScoredModel, resolved: Resolved, ranks: Ranks
 ) -> tuple[Portraits, Rows]:
-    """Read a folder of people's images and embed those with a face, [N, E]; prints which have none."""
+    """Read a folder of people's images and embed those with a face, [N, E]; prints the ones without a face."""
     options = resolved.values
     if looking:
         refuse_center_crops(model, options.snap)
@@ -98,11 +98,11 @@ def embedded(
 
 
 def refuse_center_crops(model: ScoredModel, snap: str) -> None:
-    """InputError for a network that faces detected in an image can't be given to."""
+    """Raise InputError for a network whose input is the centre of an image instead of a detected face."""
     if model.preprocessing.alignment == CENTER_CROP:
         raise InputError(
-            f"{snap} sees the centre of an image ({CENTER_CROP}), not its faces: give another --alignment, or crops of "
-            "faces with --aligned"
+            f"{snap} takes the centre of an image ({CENTER_CROP}), not detected faces: give another --alignment, or "
+            "crops of faces with --aligned"
         )
 
 

@@ -1,4 +1,4 @@
-"""Options of tools/benchmark.py, a function for each part."""
+"""Options of tools/benchmark.py, one function for each part."""
 
 import argparse
 from collections.abc import Callable

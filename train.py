@@ -286,7 +286,7 @@ def _summary(
 def _plan(iterations: range) -> str:
     if iterations:
         return f"iterations {iterations.start:,} … {iterations.stop:,}"
-    larger = "a larger --max_iterations or --epoch_total_num goes on"
+    larger = "a larger --max_iterations or --epoch_total_num continues the training"
     return f"nothing left to train: {iterations.start:,} iterations are done of {iterations.stop:,}; {larger}"
 
 

@@ -385,7 +385,7 @@ def test_a_damaged_entry_is_said_and_made_anew(
     content = path.read_bytes()
     path.write_bytes(content[:100] + b"!" + content[101:])
     assert same(data.read(), faces)
-    assert f"{path}: its checksum isn't that of its content; reading the data anew" in capsys.readouterr().err
+    assert f"{path}: its checksum isn't that of its content; reading the data again" in capsys.readouterr().err
     assert path.read_bytes() == content
     assert readings == ["vgg", "vgg"]
 

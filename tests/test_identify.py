@@ -202,9 +202,9 @@ def test_gallery_pictures_of_no_use_are_named(
     said = capsys.readouterr().out
     assert "Ångström Ω" in names(record)
     assert "Ångström Ω" in (tmp_path / "out" / JOURNAL).read_text(encoding="utf-8")
-    assert f"{people}/meadow.bmp: no face found\n" in said and "meadow: no image of use\n" in said
+    assert f"{people}/meadow.bmp: no face found\n" in said and "meadow: no usable image\n" in said
     assert re.search(r"/beide ü.png: [2-4] faces; the one meant: center\n", said)
-    assert f"{people}/cut.jpg: can't be decoded" in said and "cut: no image of use\n" in said
+    assert f"{people}/cut.jpg: can't be decoded" in said and "cut: no usable image\n" in said
     assert "gallery: 4 people, 2 images" in said
 
 

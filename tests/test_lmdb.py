@@ -103,7 +103,7 @@ def test_images_and_labels_by_hand(tmp_path: Path, form: str) -> None:
     assert [faces.read(row).tobytes() for row in (11, *range(11))] == [pictures[11], *pictures[:11]]
     name = {"file": "x.lmdb", "folder": "x.lmdb/data.mdb", "data.mdb": "data.mdb"}[form]
     assert faces.path(3) == f"{tmp_path}/{name}: 3"
-    assert faces.notes == (f"{tmp_path}/{name} says 70,001 classes, and the images are of 4",)
+    assert faces.notes == (f"{tmp_path}/{name} gives 70,001 classes, but the images are of 4",)
 
 
 def test_vec2faces_features_are_passed_over_and_old_msgpack_is_read(tmp_path: Path) -> None:

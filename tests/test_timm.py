@@ -258,7 +258,7 @@ def test_pretrained_weights_are_timms_but_for_the_classifier(
     fresh = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
     wish = InitialWeights("", False, "", True, "timm/test_vit")
     said = initialise(ours, head, ["a", "b", "c"], wish, resumed=False)
-    assert "left out: 2" in said and "begin afresh: 2" in said
+    assert "left out: 2" in said and "start from initial values: 2" in said
     for key, tensor in ours.state_dict().items():
         assert torch.equal(tensor, (fresh if key.startswith("head.") else published.state_dict())[key]), key
     (tmp_path / "published.pth").unlink()

@@ -301,7 +301,7 @@ def test_torchvisions_own_network_gives_the_same_features_after_import(name: str
     ours: Any = build_model(name, 16, (64, 64)).eval()
     fresh = ours.model.fc.weight.clone()
     said = fit(ours, weights, partial=False)
-    assert "begin afresh: 2" in said
+    assert "start from initial values: 2" in said
     assert torch.equal(ours.model.fc.weight, fresh)
     theirs.fc = ours.model.fc = nn.Identity()
     images = torch.rand(2, 3, 64, 64)

@@ -101,7 +101,7 @@ def _lines(point: OperatingPoint, rate: str) -> list[str]:
     if point.bound > LOOSE * point.wanted:
         lines.append(f"a bound of {LOOSE:g} times {point.wanted:g} takes about {point.needed:,} people")
     if point.misses is None:
-        return [*lines, f"{known}: not measured: nobody has two images"]
+        return [*lines, f"{known}: not measured: no person has two images"]
     between = point.misses_interval
     return [*lines, f"{known}: {point.misses:.4f}" + (f" [{between[0]:.4f}, {between[1]:.4f}]" if between else "")]
 

@@ -110,7 +110,7 @@ def _gallery(portraits: Portraits, embeddings: Rows, threshold: Threshold | None
     names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
     gallery = new_gallery(sorted(set(portraits.people)), names, embeddings)
     missing = sorted(set(portraits.people) - set(names))
-    print("".join(f"{line}\n" for line in shown([f"{name}: no image of use" for name in missing])), end="")
+    print("".join(f"{line}\n" for line in shown([f"{name}: no usable image" for name in missing])), end="")
     print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} images", flush=True)
     if threshold and (doubt := threshold.doubt(len(gallery.people))):
         print(f"warning: {doubt}", file=sys.stderr, flush=True)

@@ -90,7 +90,7 @@ def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
     try:
         kept = entry.load()
     except Damaged as error:
-        _say(f"{error}; reading the data anew")
+        _say(f"{error}; reading the data again")
         return None
     if not kept:
         return None

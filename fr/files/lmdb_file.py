@@ -68,7 +68,7 @@ def _newest_meta(descriptor: int) -> tuple[int, int, int, int]:
         if magic != _MAGIC:
             continue
         if version != _VERSION:
-            raise Damaged(f"data version {version}, where LMDB 0.9 writes {_VERSION}; write it anew with that")
+            raise Damaged(f"data version {version}, where LMDB 0.9 writes {_VERSION}; write it again with LMDB 0.9")
         if 256 <= page_size <= 1 << 16:
             fitting.append((transaction, (page_size, last, count, root)))
     if not fitting:

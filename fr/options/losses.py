@@ -51,7 +51,7 @@ class SoftmaxSettings(OptionFields):
     m: float | str = option(
         "auto",
         MARGIN,
-        "margin [cos: cosine; sphere, sphere_r: factor; else radians]; auto = its paper's, 0 = none",
+        "margin [cos: cosine; sphere, sphere_r: factor; else radians]; auto = the paper's value, 0 = none",
         flags=("-m", "--margin"),
     )
     easy_margin: bool = option(**FLAG, help="arc: no margin beyond a right angle; false = off")
@@ -61,8 +61,8 @@ class SoftmaxSettings(OptionFields):
     h: float = option(0.333, POSITIVE, "ada: influence of the embedding norm [factor]")
     l_m: float = option(0.45, NOT_NEGATIVE, "mag: margin of the shortest embeddings [radians]")
     u_m: float = option(0.8, NOT_NEGATIVE, "mag: margin of the longest embeddings [radians]")
-    l_a: float = option(10.0, POSITIVE, "mag: norm that counts as shortest [L2]")
-    u_a: float = option(110.0, POSITIVE, "mag: norm that counts as longest [L2]")
+    l_a: float = option(10.0, POSITIVE, "mag: lower bound of the embedding norm [L2]")
+    u_a: float = option(110.0, POSITIVE, "mag: upper bound of the embedding norm [L2]")
     lambda_g: float = option(35.0, NOT_NEGATIVE, "mag: weight of the regulariser of the norms [factor]; 0 = off")
     margin_gradient: str = option("true", choices=("true", "straight"), help="straight = gradient without the margin")
     mining_type: str = option("none", choices=("none", "sv", "focal"), help="weighting of hard examples; none = off")
@@ -105,12 +105,14 @@ class LossSettings(SoftmaxSettings):
     """Options of the margin softmax and of the group "auxiliary losses"."""
 
     center_loss_weight: float = _weight("centre loss")
-    center_loss_lr: float = option(0.5, POSITIVE, "update rate of its centres [fraction]", needs="center_loss_weight")
-    push_loss_weight: float = _weight("push loss, samples from samples")
-    push_plus_loss_weight: float = _weight("push+ loss, samples relative to their centre")
-    global_push_loss_weight: float = _weight("global push+ loss, samples from centres")
+    center_loss_lr: float = option(
+        0.5, POSITIVE, "update rate of the centre loss's centres [fraction]", needs="center_loss_weight"
+    )
+    push_loss_weight: float = _weight("push loss: samples away from samples")
+    push_plus_loss_weight: float = _weight("push+ loss: samples away from samples, relative to their centre")
+    global_push_loss_weight: float = _weight("global push+ loss: samples away from centres")
     push_margin: float = option(0.7, POSITIVE, "margin of the three push losses [1 - cosine]", needs=_PUSH)
-    min_margin_loss_weight: float = _weight("minimum margin loss, centres from centres")
+    min_margin_loss_weight: float = _weight("minimum margin loss: centres away from centres")
     min_margin: float = option(
         0.7, POSITIVE, "margin of the minimum margin loss [1 - cosine]", needs="min_margin_loss_weight"
     )
@@ -122,14 +124,14 @@ class LossSettings(SoftmaxSettings):
         "hard", choices=("hard", "semihard"), help="selection of triplets in a batch", needs=_TRIPLET
     )
     teacher: str = option(
-        "", model_file, "trained model to distil from: as of evaluate_lfw.py --snap; empty = none", needs=_DISTILLATION
+        "", model_file, "trained model to distil from, as --snap of evaluate_lfw.py; empty = none", needs=_DISTILLATION
     )
     distill_cosine_weight: float = _weight("1 - cosine between embedding and the teacher's")
     distill_mse_weight: float = _weight("mean squared difference of embedding and the teacher's")
-    distill_relation_weight: float = _weight("squared difference of cosines between samples from the teacher's")
-    distill_logit_weight: float = _weight("divergence of the classes' probabilities from the teacher's, a snapshot")
+    distill_relation_weight: float = _weight("squared difference between cosines of samples and the teacher's")
+    distill_logit_weight: float = _weight("KL divergence of class probabilities from the teacher's, a snapshot")
     distill_temperature: float = option(
-        4.0, POSITIVE, "by which it divides both networks' logits [factor]", needs="distill_logit_weight"
+        4.0, POSITIVE, "divisor of the logits for --distill_logit_weight [factor]", needs="distill_logit_weight"
     )
 
     @property

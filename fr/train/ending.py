@@ -30,7 +30,7 @@ def closing_lines(
     return [
         *lines,
         f"see the curves: tensorboard --logdir {shlex.quote(str(log_folder(options)))}",
-        f"{'go on' if status else 'train longer'}: {_resuming(argv, options, longer=not status)}",
+        f"{'resume' if status else 'train longer'}: {_resuming(argv, options, longer=not status)}",
         next_command("evaluate_lfw.py", "--snap", str(shown), *no_set, "--report", f"{writer.prefix}_report"),
     ]
 

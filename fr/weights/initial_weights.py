@@ -50,7 +50,7 @@ def initialise(
     """
     option = f"--init_from {wish.init_from}" if wish.init_from else "--pretrained" if wish.pretrained else ""
     if resumed or not option:
-        return [f"{option} is left aside: the run goes on from a snapshot"] if option else []
+        return [f"{option} has no effect: the run is resumed from a snapshot"] if option else []
     failure, said = None, []
     try:
         if wish.pretrained and wish.model.startswith(TIMM):
@@ -73,21 +73,21 @@ def _begin_head(head: MarginSoftmax, weights: Weights, identities: Sequence[str]
     if weights.head is None:
         if wish.init_identities:
             raise InputError(f"--init_identities {wish.init_identities}: {weights.path} has no head for them")
-        return "head: all classes begin afresh, the file has none"
+        return "head: all classes start from initial values: the file has no head"
     if theirs is None:
-        return f"head: all classes begin afresh; who the file's {len(weights.head):,} are says --init_identities"
+        return f"head: all classes start from initial values: {weights.path} lacks class names; give --init_identities"
     rows = weights.head
     if head.settings.linear:  # the bias is the last column
         bias = weights.bias if weights.bias is not None else rows.new_zeros(len(rows))
         rows = torch.cat([rows, bias[:, None]], dim=1)
     embed_size = head.weight.shape[1]
     if wish.partial and rows.shape[1] != embed_size:
-        return f"head: all classes begin afresh; the file's have {rows.shape[1]} numbers, here {embed_size}"
+        return f"head: all classes start from initial values: the file's have {rows.shape[1]} numbers, not {embed_size}"
     own = identities[head.first : head.first + len(head.weight)]
     with torch.no_grad():
         head.weight.copy_(head_rows(rows, theirs, own, head.weight))
     kept = len({*identities}.intersection(theirs))
-    return f"head: {kept:,} of {len(identities):,} classes go on from the file's, {len(identities) - kept:,} are new"
+    return f"head: {kept:,} of {len(identities):,} classes start from the file's, {len(identities) - kept:,} are new"
 
 
 def head_rows(

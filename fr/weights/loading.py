@@ -235,7 +235,8 @@ def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:
         for key in fitting:
             ours[key].copy_(theirs[key])
     fresh = [key for key in weights.lacks if key in ours]
-    return [header, *problems, *_listed("left out", list(weights.left_out)), *_listed("begin afresh", fresh)]
+    left_out = _listed("left out", list(weights.left_out))
+    return [header, *problems, *left_out, *_listed("start from initial values", fresh)]
 
 
 def _alike(theirs: torch.Tensor, ours: torch.Tensor) -> bool:

@@ -28,11 +28,11 @@ def options(argv: list[str]) -> PlanOptions:
     usage = "%(prog)s @recipe.yml --gpus N --gpu CARD --identities N [--option of train.py] ..."
     parser = tool_parser("tools/plan.py", usage=usage, allow_abbrev=False, epilog="All other options: train.py --help")
     add = parser.add_argument
-    add("--gpus", type=COUNT, required=True, help="in all [count]")
-    add("--gpu", choices=CARDS, required=True, help="their kind")
-    add("--identities", type=COUNT, required=True, help="of the training data [count]")
-    add("--images", type=COUNT_OR_0, default=0, help="of the training data [count]; 0 = no hours (default: 0)")
-    add("--gpus_per_node", type=COUNT, default=8, help="[count] (default: 8)")
+    add("--gpus", type=COUNT, required=True, help="number of GPUs in all [count]")
+    add("--gpu", choices=CARDS, required=True, help="kind of the GPUs")
+    add("--identities", type=COUNT, required=True, help="identities of the training data [count]")
+    add("--images", type=COUNT_OR_0, default=0, help="images of the training data [count]; 0 = no hours (default: 0)")
+    add("--gpus_per_node", type=COUNT, default=8, help="GPUs of a node [count] (default: 8)")
     add("--json", action="store_true", help="print JSON in place of the table")
     own, words = parser.parse_known_args(argv)
     _keep_unset_variables(words)

@@ -93,7 +93,7 @@ def read_records(root: DataRoot) -> LabelledFaces:
     distinct, labels = np.unique(classes, return_inverse=True)
     notes = _notes(path, records.keys[lost].tolist())
     if count is not None and len(distinct) < count:
-        notes.append(f"{facts} says {count:,} classes, and the images are of {len(distinct):,}")
+        notes.append(f"{facts} gives {count:,} classes, but the images are of {len(distinct):,}")
     return LabelledFaces(
         root,
         pa.array(records.keys[rows]).cast(pa.string()),

@@ -60,7 +60,7 @@ def read_lmdb(root: DataRoot) -> LabelledFaces:
         for row in np.flatnonzero(labels >= classes).tolist()
     ])
     distinct, coded = np.unique(labels, return_inverse=True)
-    fewer = f"{path} says {classes:,} classes, and the images are of {len(distinct):,}"
+    fewer = f"{path} gives {classes:,} classes, but the images are of {len(distinct):,}"
     return LabelledFaces(
         root,
         pa.array(keys).cast(pa.string()),

@@ -174,7 +174,7 @@ def test_a_state_dict_has_insightfaces_keys(name: str, tmp_path: Path, capsys: p
     assert same_weights(written, tensors)
     weights = read_weights(tmp_path / "backbone.pth")
     assert (weights.source, weights.model) == ("insightface", name)
-    assert f"says neither model nor input: {name}, 112×112 RGB" in capsys.readouterr().out
+    assert f"stores neither model nor preprocessing: {name}, 112×112 RGB" in capsys.readouterr().out
 
 
 def test_what_cannot_be_written_is_refused_and_leaves_the_file_as_it_was(

@@ -203,7 +203,7 @@ def test_gallery_pictures_of_no_use_are_named(
     assert "Ångström Ω" in names(record)
     assert "Ångström Ω" in (tmp_path / "out" / JOURNAL).read_text(encoding="utf-8")
     assert f"{people}/meadow.bmp: no face found\n" in said and "meadow: no usable image\n" in said
-    assert re.search(r"/beide ü.png: [2-4] faces; the one meant: center\n", said)
+    assert re.search(r"/beide ü.png: [2-4] faces; used: center\n", said)
     assert f"{people}/cut.jpg: can't be decoded" in said and "cut: no usable image\n" in said
     assert "gallery: 4 people, 2 images" in said
 
@@ -275,7 +275,7 @@ def test_the_threshold_is_the_model_s_unless_said(
 
 
 def test_without_a_threshold_it_says_how_to_get_one(model: list[str], four: Path, probes: Path) -> None:
-    with pytest.raises(InputError, match=r"doesn't say .* give --threshold, .*\"Estimated threshold\" of evaluate_lfw"):
+    with pytest.raises(InputError, match=r"stores no threshold: give --threshold, .*\"Estimated threshold\" of evaluate_lfw"):
         main([*model, "--gallery", str(four), "--input", str(probes)])
 
 

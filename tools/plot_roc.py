@@ -61,7 +61,7 @@ def read_curve(path: Path) -> Roc:
             raise InputError(f"{path}:{number}: TPR and FPR are shares, from 0 to 1")
         low, high = ends if len(ends) == 2 else (np.nan, np.nan)
         if len(ends) not in (0, 2) or low > tar or tar > high:
-            raise InputError(f"{path}:{number}: expected two numbers, or four with the ends of TPR's interval")
+            raise InputError(f"{path}:{number}: expected TPR and FPR, and optionally the ends of TPR's interval")
         points[far, tar] = low, high
         widths.add(len(ends))
     if len(widths) > 1:

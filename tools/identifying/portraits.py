@@ -127,5 +127,5 @@ def _look(root: DataRoot, names: list[str], looking: Looking) -> Iterator[Found 
 def _note(folder: Path, result: Found | str, choice: str) -> str:
     if isinstance(result, str):
         return result
-    what = f"{result.faces} faces; the one meant: {choice}" if result.faces else "no face found"
+    what = f"{result.faces} faces; used: {choice}" if result.faces else "no face found"
     return f"{folder / result.name}: {what}"

@@ -15,15 +15,10 @@ ends with a table.
 """
 
 if __name__ == "__main__":  # before the slow imports
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from fr.options.definitions import evaluation_options
+    start("evaluate_lfw.py", "fr.options.definitions:evaluation_options")
 
-    refuse_early("evaluate_lfw.py", evaluation_options)
-
-import json
 import os
 import sys
 from argparse import Namespace
@@ -46,7 +41,7 @@ from fr.evaluation.rejection import embedding_lengths, rejection_curves
 from fr.evaluation.roc import Roc, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.options.commands import next_command
 from fr.options.definitions import evaluation_options
 from fr.report.failed_pairs import WrongPair, aligned, load_pairs, write_pairs, wrong_pairs
@@ -72,8 +67,7 @@ def main(argv: list[str]) -> int:
                 for name, result in results.items()
             }
             if options.json:  # written before anything is printed, since printing to a closed pipe may fail
-                content: Any = figures if several else figures[scored_sets[0].pair_set.name]
-                write_result(Path(options.json), (json.dumps(content, indent=1) + "\n").encode())
+                write_json(Path(options.json), figures if several else figures[scored_sets[0].pair_set.name])
             for scored in scored_sets:
                 result = results[scored.pair_set.name]
                 if several or not scored.faces.landmarks.shape[1]:
@@ -133,11 +127,7 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
 
 
 def _write_reports(
-    options: Namespace,
-    scored: Scored,
-    statistics: dict[str, Metric],
-    by_group: GroupRates | None,
-    subfolder: str,
+    options: Namespace, scored: Scored, statistics: dict[str, Metric], by_group: GroupRates | None, subfolder: str
 ) -> None:
     """Write the --report page and --show_failed images of one set."""
     if options.report:
@@ -183,9 +173,7 @@ def _write_report(
     worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
     rejection, curve = _rejection(scored), _curve(scored, options, banded=True)
     facts = _facts(options.snap, scored)
-    return write_report(
-        folder, verification, scores, same, facts, title, worst, statistics, rejection, curve, by_group
-    )
+    return write_report(folder, verification, scores, same, facts, title, worst, statistics, rejection, curve, by_group)
 
 
 def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:

@@ -9,13 +9,9 @@
 """
 
 if __name__ == "__main__":  # before the slow imports
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from fr.options.definitions import train_options
-
-    refuse_early("train.py", train_options)
+    start("train.py", "fr.options.definitions:train_options")
 
 import argparse
 import os
@@ -40,7 +36,7 @@ from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
 from fr.data.pipeline import DaliSettings, dali_settings
-from fr.data.prefetch import Prefetch, files_of
+from fr.data.prefetch import Prefetch, files_of, window_doubts
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import FOLDER, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
@@ -119,7 +115,7 @@ def main(argv: list[str]) -> int:
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
-        unlikely = schedule.doubts()
+        unlikely = schedule.doubts() + window_doubts(faces, order)
         unlikely += [doubt for one in sets if (doubt := one.doubt)] + [*groups.notes] if ranks.is_main else []
         warnings = [f"warning: {doubt}" for doubt in unlikely]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []

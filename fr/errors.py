@@ -2,12 +2,14 @@
 
 import difflib
 import os
+import pkgutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from fr.console import lost_output
+from fr.console import begin, lost_output
 
 USAGE_STATUS = 2
 _QUOTED = 500  # characters
@@ -25,6 +27,15 @@ class InputError(Exception):
         return "\n".join(self.problems)
 
 
+@contextmanager
+def os_error_as(problem: str) -> Iterator[None]:
+    """In here an OSError becomes an InputError: `problem`, such as `FILE: can't be read`, and the system's reason."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{problem}: {error.strerror or error}") from error
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Message for an unknown name, with the three closest known ones."""
     closest = difflib.get_close_matches(name[:100], list(known), n=3, cutoff=0)
@@ -36,10 +47,15 @@ def in_short(error: BaseException) -> str:
     return " ".join(str(error).split())[:_QUOTED].encode(errors="backslashreplace").decode()
 
 
-def refuse_early(program: str, read_options: Callable[[list[str]], object]) -> None:
-    """Read a command's options before its slow imports, so that a wrong option, or --help, ends it at once."""
+def start(program: str, options: str = "") -> None:
+    """Begin a command and read its options before its slow imports, so that a wrong option, or --help, ends it at once.
+
+    options: `module:function` that reads them; "" = the command reads them later, since it has no slow imports.
+    """
+    begin()
     try:
-        read_options(sys.argv[1:])
+        if options:
+            pkgutil.resolve_name(options)(sys.argv[1:])
     except InputError as error:
         sys.exit(_say(program, error))
 

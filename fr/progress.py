@@ -30,9 +30,7 @@ def progress(total: int | None, unit: str, what: str, first: int = 0, shown: boo
     return tqdm(total=total, initial=first, unit=unit, desc=what, disable=not shown, **_form())
 
 
-def tracked(
-    items: Iterable[T], unit: str, what: str, total: int | None = None, shown: bool = True
-) -> "tqdm[T]":
+def tracked(items: Iterable[T], unit: str, what: str, total: int | None = None, shown: bool = True) -> "tqdm[T]":
     """Iterate over items with a `progress` bar. total: number of items, if they have no length."""
     return tqdm(items, total=total, unit=unit, desc=what, disable=not shown, **{"delay": 1.0} | _form())
 

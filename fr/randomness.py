@@ -33,9 +33,7 @@ def generator(seed: int, purpose: Purpose, epoch: int = 0, first_count: int = 0)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def uniforms(
-    seed: int, purpose: Purpose, first: int, rows: int, columns: int, epoch: int = 0
-) -> NDArray[np.float64]:
+def uniforms(seed: int, purpose: Purpose, first: int, rows: int, columns: int, epoch: int = 0) -> NDArray[np.float64]:
     """Rows `first` … `first + rows - 1` of an endless table of uniform numbers in [0, 1), as [rows, columns]."""
     counts_per_row = -(-columns // _WORDS_PER_COUNT)
     source = generator(seed, purpose, epoch, first * counts_per_row)

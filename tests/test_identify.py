@@ -275,7 +275,7 @@ def test_the_threshold_is_the_model_s_unless_said(
 
 
 def test_without_a_threshold_it_says_how_to_get_one(model: list[str], four: Path, probes: Path) -> None:
-    with pytest.raises(InputError, match=r"stores no threshold: give --threshold, .*\"Estimated threshold\" of evaluate_lfw"):
+    with pytest.raises(InputError, match=r"no threshold: give --threshold, .*\"Estimated threshold\" of evaluate_lfw"):
         main([*model, "--gallery", str(four), "--input", str(probes)])
 
 

@@ -1,6 +1,7 @@
 """Options: the order rule, the messages, and that bad input gives InputError and nothing else."""
 
 import contextlib
+import importlib
 import os
 import re
 import shlex
@@ -337,7 +338,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
         (["--embed", "128"], "command line: --embed: no such option; the closest: --embed_size"),
         (["--lr"], "command line: --lr: expected one argument"),
         (["--lr", "1", "2"], "command line: --lr: unexpected value '2'"),
-        (["--lr_drops", "3", "-1e4"], "command line: --lr_drops: unexpected value '-1e4'"),
+        (["--lr_drops", "3", "-1e4"], "command line: --lr_drops: expected a whole number >= 1, got '-1e4'"),
         (["--"], "command line: --: no such option"),
         (["@"], "command line: '@' stands alone"),
         (["@no_such.yml"], "no_such.yml: can't be read: No such file or directory"),
@@ -718,3 +719,49 @@ def test_the_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPa
     for options, words in commands:
         if any(word.startswith("@configs/") or word == "--snap" for word in words):
             assert options(words).values
+
+
+@pytest.mark.parametrize(
+    ("tool", "own", "passed"),
+    [
+        (
+            "check_dataset",
+            "OUT",
+            ["--mean", "-1e-3", "0", "1", "--train_dataset", "folder", "--aligned", "--train_data_root=R"],
+        ),
+        ("choose_threshold", "PEOPLE out.json --fmr 0.1", ["--snap", "a.pt", "--flipped_emb", "--color_order", "bgr"]),
+        ("compare_models", "a.pt b.pt", ["--val_data_root", "R", "--flipped_emb", "true", "--center"]),
+        ("evaluate_ijb", "FOLDER", ["--snap", "a.pt", "--flipped_emb", "--json", "j.json"]),
+        ("evaluate_tinyface", "FOLDER", ["--snap", "a.pt", "--flipped_emb", "--averaged", "no"]),
+        ("report_runs", "a.yml b.yml --out OUT", ["--val_data_root", "R", "--flipped_emb"]),
+        ("reproduce", "configs/quickstart.yml", ["--lr", "0.1", "-m", "0.3", "--ema_decay", "0.9", "--aligned"]),
+    ],
+)
+def test_arguments_of_a_tool_and_options_of_its_program_come_in_any_order(
+    tool: str, own: str, passed: list[str]
+) -> None:
+    module = importlib.import_module(f"tools.options.{tool}")
+    words = own.split()
+
+    def read(argv: list[str]) -> str:
+        return str(module.options(argv)).replace("\'", '"')
+
+    behind = read([*words, *passed])
+    assert read([*passed, *words]) == behind  # argparse alone: FOLDER is the value of --snap, a.pt the folder
+    assert read([*passed, *words[:1], *passed, *words[1:]]).count(words[0]) == behind.count(words[0])
+
+
+def test_a_word_too_many_before_the_options_of_another_program_is_refused() -> None:
+    from tools.options.evaluate_tinyface import options
+
+    for argv in (["FOLDER", "x", "--snap", "a.pt"], ["FOLDER", "--snap", "a.pt", "x"], ["--snap", "a.pt", "F", "x"]):
+        with pytest.raises(InputError, match="'x': belongs to no option"):
+            options(argv)
+    with pytest.raises(InputError, match="--flipped_embs: no such option; the closest: --flipped_emb"):
+        options(["--flipped_embs", "FOLDER", "--snap", "a.pt"])
+
+
+def test_curves_to_plot_may_stand_on_both_sides_of_the_options() -> None:
+    from tools.options.plot_roc import options
+
+    assert options(["a.txt", "--out", "x.png", "b.txt"]) == options(["a.txt", "b.txt", "--out", "x.png"])

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fr.data import row_groups
-from fr.data.prefetch import files_of
+from fr.data.order import Balance, Order, Windows
+from fr.data.prefetch import files_of, window_doubts
 from fr.data.readers.parquet import read_parquet
 from fr.data.row_groups import RowGroups
 from fr.errors import InputError
@@ -234,6 +235,46 @@ def test_a_group_is_decoded_once_and_those_longest_unused_are_dropped(
         thread.join()
     assert found == [bytes([4]) * 1_000] * 8
     assert decoded == [0, 1, 2, 1, 3, 2]
+
+
+def test_windows_too_large_to_stay_decoded_are_told_with_the_largest_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading an epoch decodes each group once with the size that is said, and some again with one more."""
+    random, rows = np.random.default_rng(0), 8
+    write(tmp_path / "a.parquet", [random.bytes(10_000) for _ in range(12 * rows)], rows, label=[0] * 12 * rows)
+    faces = read_parquet(DataRoot(tmp_path), "", aligned=True)
+    files = files_of(faces)
+    assert files is not None
+    monkeypatch.setattr(row_groups, "KEPT", 400_000)  # five groups of 80 kB
+    decoded: list[int] = []
+    decode = row_groups._decoded
+
+    def counted(path: str, group: int, *rest: Any) -> pa.Array:
+        decoded.append(group)
+        return decode(path, group, *rest)
+
+    monkeypatch.setattr(row_groups, "_decoded", counted)
+
+    def told(window: int) -> list[str]:
+        order = Order(len(faces), rows, 1, windows=Windows(files, window) if window else None)
+        monkeypatch.setattr("fr.data.storage.GROUPS", RowGroups(row_groups.KEPT))
+        decoded.clear()
+        for iteration in range(order.iterations_per_epoch):
+            for row in order.share(iteration, 0, 1).indices.tolist():
+                faces.read(row)
+        return window_doubts(faces, order)
+
+    for window in (0, 12, 99, 5):
+        (line,) = told(window)
+        assert line.startswith(f"--shuffle_window {window}: " if window else "no --shuffle_window: ")
+        assert line.endswith("again and again. Give --shuffle_window 4 or less")
+        assert len(decoded) > 12
+    assert told(4) == [] and len(decoded) == 12
+    balanced = Order(len(faces), rows, 1, balance=Balance(np.arange(len(faces)), 1))
+    assert window_doubts(faces, balanced)[0].endswith("or less, without --weighted and --images_per_identity")
+    monkeypatch.setattr(row_groups, "KEPT", 12 * 81_000)
+    assert told(0) == []
 
 
 # --- damage, training -------------------------------------------------------------------------------------------------

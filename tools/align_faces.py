@@ -13,13 +13,9 @@ interruption, run it again: existing crops are complete and are kept.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.align_faces import options
-
-    refuse_early("tools/align_faces.py", options)
+    start("tools/align_faces.py", "tools.options.align_faces:options")
 
 import os
 from collections.abc import Iterator

@@ -19,13 +19,9 @@ evaluate_lfw.py for model, preprocessing and device. To install the detector: ba
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.choose_threshold import options
-
-    refuse_early("tools/choose_threshold.py", options)
+    start("tools/choose_threshold.py", "tools.options.choose_threshold:options")
 
 import argparse
 from pathlib import Path
@@ -35,7 +31,7 @@ import numpy as np
 from fr.data.readers.folders import images_below
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation.scored_model import open_model
+from fr.evaluation.scoring import Embedder
 from fr.files.data_root import DataRoot
 from fr.options.commands import next_command
 from fr.recognition.gallery import normalised_rows
@@ -62,11 +58,11 @@ def main(argv: list[str]) -> int:
         root = DataRoot(Path(arguments.people), options.allow_outside)
         root.check_exists("FOLDER")
         _check(len({person_of(name) for name in images_below(root)}), arguments)  # before minutes of work
-        model = open_model(options, ranks.device)
-        print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
-        chosen_for = embeddings_of(model, resolved)
+        embedder = Embedder.open(resolved, ranks)
+        print("".join(f"{line}\n" for line in embedder.model.overrides), end="", flush=True)
+        chosen_for = embeddings_of(embedder)
         looking = None if arguments.aligned else Looking(settings_of(arguments), str(ranks.device), arguments.face)
-        portraits, embeddings = embedded("FOLDER", arguments.people, looking, model, resolved, ranks)
+        portraits, embeddings = embedded("FOLDER", arguments.people, looking, embedder)
         names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
         person = np.unique(names, return_inverse=True)[1].astype(np.int64)
         rows = normalised_rows(embeddings)

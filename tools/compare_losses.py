@@ -17,7 +17,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fr.options.parsing import tool_parser
+from fr.options.definitions import train_parser
+from fr.options.parsing import own_arguments, tool_parser
 from fr.progress import tracked
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,12 +50,12 @@ LOSSES = {
 
 
 def main() -> int:
-    parser = tool_parser("tools/compare_losses.py")
+    parser = tool_parser("tools/compare_losses.py", allow_abbrev=False)
     parser.add_argument("out", type=Path, help="folder for snapshots and logs of the runs")
     names = list(LOSSES)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="LOSS", help=", ".join(names))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    arguments, options = parser.parse_known_args()
+    arguments, options = own_arguments(parser, sys.argv[1:], train_parser())
     runs = [(loss, seed) for seed in arguments.seeds for loss in arguments.only]
     cores: queue.Queue[int] = queue.Queue()
     for core in os.sched_getaffinity(0):

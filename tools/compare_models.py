@@ -12,13 +12,9 @@ https://doi.org/10.1007/BF02295996) assumes independent pairs: if people are in 
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.compare_models import options
-
-    refuse_early("tools/compare_models.py", options)
+    start("tools/compare_models.py", "tools.options.compare_models:options")
 
 from pathlib import Path
 

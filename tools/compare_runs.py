@@ -10,9 +10,9 @@ different, 2 = unreadable.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
+    start("tools/compare_runs.py")
 
 import argparse
 import math

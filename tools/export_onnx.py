@@ -15,13 +15,9 @@ which can't be that close, is scored on the verification set instead.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.export_onnx import options
-
-    refuse_early("tools/export_onnx.py", options)
+    start("tools/export_onnx.py", "tools.options.export_onnx:options")
 
 import argparse
 import os

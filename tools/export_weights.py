@@ -13,13 +13,9 @@ such a file as model.safetensors, the same facts as config.json, and a model car
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.export_weights import options
-
-    refuse_early("tools/export_weights.py", options)
+    start("tools/export_weights.py", "tools.options.export_weights:options")
 
 import json
 from collections.abc import Callable
@@ -28,7 +24,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fr.errors import InputError, run_plainly
+from fr.errors import os_error_as, run_plainly
 from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
 from fr.files import safetensors
 from fr.files.durable import write_whole
@@ -75,11 +71,9 @@ def _describe(folder: Path, contract: Preprocessing, facts: dict[str, Any], card
 
 
 def _write(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
-    try:
+    with os_error_as(f"{path}: can't be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, write_into)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from error
     print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
 
 

@@ -19,20 +19,14 @@ those of the training. Works under torchrun.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.find_overlap import options
+    start("tools/find_overlap.py", "tools.options.find_overlap:options")
 
-    refuse_early("tools/find_overlap.py", options)
-
-import csv
-import io
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,18 +35,16 @@ from numpy.typing import NDArray
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces, VerificationFaces
-from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.verification_set import sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import run_plainly
-from fr.evaluation.embedding import batch_size_on, pair_scores
+from fr.evaluation.embedding import pair_scores
 from fr.evaluation.overlap import Numbers, Overlap, Rows, find_overlap, sums_by
 from fr.evaluation.pair_statistics import pair_statistics
 from fr.evaluation.people import numbers_of_names
-from fr.evaluation.scored_model import ScoredModel, open_model
-from fr.evaluation.scoring import announce, embeddings, wants_flip
+from fr.evaluation.scoring import Embedder
 from fr.evaluation.verification import unit_rows, verify
-from fr.files.durable import write_result
+from fr.files.durable import csv_file, write_result
 from fr.options.parsing import Resolved
 from fr.report.failed_pairs import aligned
 from tools.dataset.overlap_page import Match, overlap_page
@@ -69,18 +61,20 @@ def main(argv: list[str]) -> int:
     resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        searching = _Model.open(resolved, options.snap, ranks)
-        scored = _Model.open(resolved, options.score, ranks) if options.score else searching
+        searching = _opened(resolved, options.snap, ranks)
+        scored = _opened(resolved, options.score, ranks) if options.score else searching
         sets = sets_to_score(vars(options), scored.model.config, str(options.score or options.snap))
         if ranks.is_main:
             print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
-            announce(searching.model, searching.options, searching.flipped, [one.doubt for one in sets if one.doubt])
+            searching.announce([one.doubt for one in sets if one.doubt])
         faces = read_on_all_ranks(vars(options), ranks)
         # The sets come first: they are small, and a bad image in them ends the run.
-        embedded = [searching.embed(one.faces, ranks) for one in sets]
-        to_score = [scored.embed(one.faces, ranks) for one in sets] if options.score else embedded
+        embedded = [searching.embed(one.faces) for one in sets]
+        to_score = [scored.embed(one.faces) for one in sets] if options.score else embedded
         bad = BadImages(options.max_bad_images)
-        extractor = searching.extractor(faces, ranks)
+        model = searching.model
+        network = feature_network(model, str(options.snap), "embedding", searching.flip_mode, normalize=False)
+        extractor = Extractor(network, faces, model.preprocessing, searching.dali, searching.batch)
         centres = class_centres(extractor, faces, ranks, bad)
         for pair_set, rows, own in zip(sets, embedded, to_score, strict=True):
             people = _People.of(pair_set.faces, rows)
@@ -98,39 +92,17 @@ def main(argv: list[str]) -> int:
             }
             out = Path(options.out, pair_set.name if len(sets) > 1 else "")
             matches = _matches(overlap, people, images, pair_set.faces, extractor)
-            write_result(out / "overlap.csv", _table(overlap, people.names, faces.identities).encode())
+            write_result(out / "overlap.csv", _table(overlap, people.names, faces.identities))
             write_result(out / "index.html", overlap_page(matches, about))
             print("".join(f"{name}: {value}\n" for name, value in about.items()), end="")
             print(f"wrote {out / 'overlap.csv'}, {out / 'index.html'}")
     return 0
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A model with the options that it is run with."""
-
-    options: Namespace
-    model: ScoredModel
-    flipped: bool
-
-    @classmethod
-    def open(cls, resolved: Resolved, snap: Path, ranks: Ranks) -> "_Model":
-        """Open --snap or --score; preprocessing options apply only if the file stores none."""
-        options = Namespace(**vars(resolved.values) | {"snap": snap, "flip_mode": "sum", "dist": "cos"})
-        model = open_model(options, ranks.device, overriding=snap == resolved.values.snap)
-        return cls(options, model, wants_flip(resolved, model))
-
-    def embed(self, faces: VerificationFaces, ranks: Ranks) -> NDArray[np.float32]:
-        return embeddings(self.options, self.model, faces, self._dali(ranks), ranks, self.flipped)
-
-    def extractor(self, faces: LabelledFaces, ranks: Ranks) -> Extractor:
-        flip_mode = self.options.flip_mode if self.flipped else ""
-        network = feature_network(self.model, str(self.options.snap), "embedding", flip_mode, normalize=False)
-        batch = batch_size_on(ranks.device, self.options.val_batch_size)
-        return Extractor(network, faces, self.model.preprocessing, self._dali(ranks), batch)
-
-    def _dali(self, ranks: Ranks) -> DaliSettings:
-        return dali_settings(self.options.dali_device, self.options.dali_threads, ranks)
+def _opened(resolved: Resolved, snap: Path, ranks: Ranks) -> Embedder:
+    """Open --snap or --score; preprocessing options apply only if the file stores none."""
+    options = Namespace(**vars(resolved.values) | {"snap": snap, "flip_mode": "sum", "dist": "cos"})
+    return Embedder.open(replace(resolved, values=options), ranks, overriding=snap == resolved.values.snap)
 
 
 @dataclass(frozen=True)
@@ -188,15 +160,13 @@ def _scores(
     return facts
 
 
-def _table(overlap: Overlap, names: list[str], identities: list[str]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["test_identity", "training_identity", "similarity", "decision"])
+def _table(overlap: Overlap, names: list[str], identities: list[str]) -> bytes:
+    rows = [["test_identity", "training_identity", "similarity", "decision"]]
     columns = (overlap.person, overlap.label, overlap.similarity, overlap.listed)
     for person, label, similarity, listed in zip(*(column.tolist() for column in columns), strict=True):
         decision = "overlap" if listed else "other"
-        table.writerow([names[person], identities[label], f"{similarity:.4f}", decision])
-    return text.getvalue()
+        rows.append([names[person], identities[label], f"{similarity:.4f}", decision])
+    return csv_file(rows)
 
 
 Shown = dict[int, tuple[int, int]]  # match of the overlap → row of the set, row of the training set

@@ -23,29 +23,21 @@ bash init_venv.sh --with detect
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.identify import options
+    start("tools/identify.py", "tools.options.identify:options")
 
-    refuse_early("tools/identify.py", options)
-
-import json
 import sys
 from pathlib import Path
 
 from fr.console import caught_signals
 from fr.data.faces import shown
-from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.all_pairs import Rows
-from fr.evaluation.embedding import batch_size_on, with_mirror_image
-from fr.evaluation.scored_model import ScoredModel, open_model
-from fr.evaluation.scoring import wants_flip
-from fr.files.durable import write_result
-from fr.options.parsing import Resolved
+from fr.evaluation.embedding import with_mirror_image
+from fr.evaluation.scoring import Embedder
+from fr.files.durable import write_json
 from fr.progress import progress
 from fr.recognition.detection import Detector, Mtcnn
 from fr.recognition.gallery import Gallery, new_gallery
@@ -68,16 +60,17 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device) as ranks:
         if ranks.world_size > 1:
             raise InputError("runs in one process only: start it without torchrun")
-        model = open_model(options, ranks.device)
+        embedder = Embedder.open(resolved, ranks)
+        model = embedder.model
         if source:
-            refuse_center_crops(model, options.snap)
+            refuse_center_crops(embedder)
         print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
-        threshold = _threshold(arguments.threshold, model, resolved)
+        threshold = _threshold(arguments.threshold, embedder)
         settings = settings_of(arguments)
         looking = None if arguments.aligned else Looking(settings, str(ranks.device), arguments.face)
         if source is None:
-            gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, model, resolved, ranks), threshold)
-            probes, rows = embedded("--evaluate", arguments.evaluate, looking, model, resolved, ranks)
+            gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, embedder), threshold)
+            probes, rows = embedded("--evaluate", arguments.evaluate, looking, embedder)
             at = threshold.distance if threshold else None
             return _evaluate(search_probes(gallery, probes, rows), gallery, at, arguments.out, options.json)
         if threshold is None:
@@ -87,21 +80,20 @@ def main(argv: list[str]) -> int:
             )
         sinks = open_sinks(source, arguments.out, arguments.show)
         detector = Mtcnn(settings, ranks.device)
-        gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, model, resolved, ranks), threshold)
+        gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, embedder), threshold)
         if arguments.out or arguments.show:
             print("".join(f"{line}\n" for line in shown(undrawable(gallery.people))), end="")
-        network = with_mirror_image(model.network, options.flip_mode) if wants_flip(resolved, model) else model.network
-        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-        most = batch_size_on(ranks.device, options.val_batch_size)
-        recognizer = Recognizer(network, model.preprocessing, dali, ranks.device, most)
+        mode = embedder.flip_mode
+        network = with_mirror_image(model.network, mode) if mode else model.network
+        recognizer = Recognizer(network, model.preprocessing, embedder.dali, ranks.device, embedder.batch)
         return _identify(source, detector, recognizer, gallery, threshold.distance, sinks)
 
 
-def _threshold(said: float | str | None, model: ScoredModel, resolved: Resolved) -> Threshold | None:
+def _threshold(said: float | str | None, embedder: Embedder) -> Threshold | None:
     """The threshold given as a number or a file, or else the model's; None if there is none."""
     if isinstance(said, str):
-        return read_threshold(Path(said), embeddings_of(model, resolved))
-    distance = model.threshold if said is None else said
+        return read_threshold(Path(said), embeddings_of(embedder))
+    distance = embedder.model.threshold if said is None else said
     return None if distance is None else Threshold(distance)
 
 
@@ -156,7 +148,7 @@ def _evaluate(searches: Searches, gallery: Gallery, threshold: float | None, out
         write_cmc(out / "cmc.png", curve)
         print(f"wrote {out / 'cmc.png'}")
     if json_file:
-        write_result(Path(json_file), (json.dumps({**figures, "cmc": curve}, indent=1) + "\n").encode())
+        write_json(Path(json_file), {**figures, "cmc": curve})
     return 0
 
 

@@ -9,13 +9,9 @@ preprocessing of the authors (crops, for example) isn't applied. It has no train
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.import_weights import options
-
-    refuse_early("tools/import_weights.py", options)
+    start("tools/import_weights.py", "tools.options.import_weights:options")
 
 import argparse
 from dataclasses import replace

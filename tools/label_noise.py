@@ -17,16 +17,10 @@ The cleaned list has the format that was read, `list` for folders; for shards no
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.label_noise import options
+    start("tools/label_noise.py", "tools.options.label_noise:options")
 
-    refuse_early("tools/label_noise.py", options)
-
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +31,7 @@ from torch.nn import functional
 from fr.data.bad_images import BadImages
 from fr.distributed import gather_objects, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.files.durable import write_result
+from fr.files.durable import csv_file, write_result
 from tools.check_dataset import cleaned_list, list_lines
 from tools.features.classes import Indices
 from tools.features.labelled import LabelledImages, labelled_images
@@ -74,12 +68,10 @@ def main(argv: list[str]) -> int:
         rows, angles = rows[order], angles[order]
         dominant, noisy = on_minor_centres(angles, images.targets[rows], options.min_angle)
         faces, out, found = images.faces, Path(options.out), rows[noisy]
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["path", "identity", "dominant_angle", "nearest_angle"])
+        table = [["path", "identity", "dominant_angle", "nearest_angle"]]
         for row, far, near in zip(found.tolist(), dominant[noisy], angles[noisy].min(axis=1), strict=True):
-            table.writerow([faces.names[row].as_py(), faces.identities[faces.labels[row]], f"{far:.1f}", f"{near:.1f}"])
-        files = {"label_noise.csv": text.getvalue().encode()}
+            table.append([faces.names[row].as_py(), faces.identities[faces.labels[row]], f"{far:.1f}", f"{near:.1f}"])
+        files = {"label_noise.csv": csv_file(table)}
         stays = np.ones(len(faces), dtype=bool)
         stays[found] = False
         if (lines := list_lines(options, faces)) is not None:

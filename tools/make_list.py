@@ -12,9 +12,9 @@ pairs of their images, `path<TAB>path<TAB>1` if both show the same person, else 
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
+    start("tools/make_list.py")
 
 import argparse
 import hashlib
@@ -28,7 +28,7 @@ from fr.data.faces import LabelledFaces, refuse
 from fr.data.landmark_csv import has_landmarks, landmark_table
 from fr.data.lines import read_lines
 from fr.data.readers.folders import read_folders
-from fr.errors import InputError, run_plainly
+from fr.errors import InputError, os_error_as, run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.durable import replace_file
 from fr.options.commands import next_command
@@ -191,12 +191,10 @@ def _uniform(seed: int, text: str) -> float:
 
 
 def _write(out: Path, lists: dict[str, list[str]]) -> None:
-    try:
+    with os_error_as(f"{out}: can't be written"):
         out.mkdir(parents=True, exist_ok=True)
         for name, lines in lists.items():
             replace_file(out / f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
-    except OSError as error:
-        raise InputError(f"{out}: can't be written: {error.strerror}") from error
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:

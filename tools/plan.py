@@ -10,13 +10,9 @@ docs/scaling.md describes the accuracy of the estimates.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.plan import options
-
-    refuse_early("tools/plan.py", options)
+    start("tools/plan.py", "tools.options.plan:options")
 
 import argparse
 import json

@@ -10,13 +10,9 @@ each FPR. Results of MegaFace's devkit, cmc_facescrub_megaface_*.json, are taken
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.plot_roc import options
-
-    refuse_early("tools/plot_roc.py", options)
+    start("tools/plot_roc.py", "tools.options.plot_roc:options")
 
 import json
 from pathlib import Path

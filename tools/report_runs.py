@@ -11,13 +11,9 @@ run's pair by pair as by tools/compare_models.py.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.report_runs import options
-
-    refuse_early("tools/report_runs.py", options)
+    start("tools/report_runs.py", "tools.options.report_runs:options")
 
 import os
 from argparse import Namespace
@@ -104,9 +100,7 @@ def find_runs(configs: Sequence[Path]) -> list[Run]:
 def _find(config: Path) -> Run:
     options = read_options_of(config)
     if missing := [name for name in ("snap_folder", "snap_prefix", "log_folder") if name not in options]:
-        raise InputError(
-            f"{config}: no {', '.join(missing)}: give SNAP_FOLDER/PREFIX.config.yml, which train.py wrote"
-        )
+        raise InputError(f"{config}: no {', '.join(missing)}: give SNAP_FOLDER/PREFIX.config.yml, which train.py wrote")
     folder, prefix = config.parent, options["snap_prefix"]
     logs = _start(config, options["snap_folder"]) / log_folder(Namespace(**options))
     log = read_log(logs, growing=True)

@@ -12,13 +12,9 @@ command is repeated. Exit status: 0 = reproduced, 1 = not reproduced, 2 = can't 
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.reproduce import options
-
-    refuse_early("tools/reproduce.py", options)
+    start("tools/reproduce.py", "tools.options.reproduce:options")
 
 import argparse
 import subprocess

@@ -12,15 +12,9 @@ those of evaluate_lfw.py.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.score_file import options
-
-    refuse_early("tools/score_file.py", options)
-
-import json
+    start("tools/score_file.py", "tools.options.score_file:options")
 
 from fr.data.pairs.score_list import read_scores
 from fr.errors import run_plainly
@@ -29,7 +23,7 @@ from fr.evaluation.pair_statistics import PairResult
 from fr.evaluation.people import people_of_names
 from fr.evaluation.roc import write_curve
 from fr.evaluation.verification import verify
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.report.plots import SCORE_NAMES
 from fr.report.verification_report import write_report
 from tools.options.score_file import options as read_options
@@ -46,7 +40,7 @@ def main(argv: list[str]) -> int:
     people = people_of_names(listed.names, listed.pairs, same) if named else None
     result = PairResult.of(scores, same, verification, people, arguments.bootstrap)
     if arguments.json:  # written before anything is printed, since printing to a closed pipe may fail
-        write_result(arguments.json, (json.dumps(result.figures, indent=1) + "\n").encode())
+        write_json(arguments.json, result.figures)
     print(f"{arguments.scores}: {same.size:,} pairs ({same.sum():,} same)", flush=True)
     print("\n".join(result.lines), flush=True)
     if not named and arguments.bootstrap:

@@ -62,9 +62,7 @@ def locked(folder: Path, prefix: str, patience: float = 0) -> Iterator[None]:
             os.close(descriptor)
 
 
-def claim(
-    choice: str, folder: Path, prefix: str, job: str, overwrite: bool = False, restarted: bool = False
-) -> Claim:
+def claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool = False, restarted: bool = False) -> Claim:
     """Snapshots to resume from; rank 0 looks for all ranks. choice: a `.pt`, `auto` = the newest run's, empty = none.
 
     job: the id of a new run. restarted: torchrun has restarted all ranks after a failure (--max-restarts): the run's

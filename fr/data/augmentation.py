@@ -12,7 +12,7 @@ Transforms, in this order:
 Shapes: N samples of a batch, K = 3 boxes at most. Lengths are pixels of the network input, or fractions of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -142,22 +142,19 @@ def geometry(draws: Draws, input_size: tuple[int, int]) -> Array:
     cos, sin = np.cos(draws.angle), np.sin(draws.angle)
     zero, one = np.zeros_like(cos), np.ones_like(cos)
     # The y axis points down: counter-clockwise as seen is [[cos, sin], [-sin, cos]].
-    rotation = np.stack(
-        [
-            np.stack([cos, sin, center_x - cos * center_x - sin * center_y], axis=1),
-            np.stack([-sin, cos, center_y + sin * center_x - cos * center_y], axis=1),
-        ],
-        axis=1,
+    rotation = _matrices(
+        [cos, sin, center_x - cos * center_x - sin * center_y],
+        [-sin, cos, center_y + sin * center_x - cos * center_y],
     )
-    sign = np.where(draws.flip, -1.0, 1.0)
-    mirror = np.stack(
-        [
-            np.stack([sign, zero, np.where(draws.flip, width - 1.0, 0.0)], axis=1),
-            np.stack([zero, one, zero], axis=1),
-        ],
-        axis=1,
+    mirror = _matrices(
+        [np.where(draws.flip, -1.0, 1.0), zero, np.where(draws.flip, width - 1.0, 0.0)], [zero, one, zero]
     )
     return compose(_stretches(draws, np.array([width, height])), compose(rotation, mirror))
+
+
+def _matrices(*rows: Sequence[Array]) -> Array:
+    """Matrices [N, 2, 3] from their two rows of three columns [N] each."""
+    return np.ascontiguousarray(np.moveaxis(np.array(rows), 2, 0))
 
 
 def _stretches(draws: Draws, size: NDArray[np.int64]) -> Array:
@@ -170,9 +167,7 @@ def _stretches(draws: Draws, size: NDArray[np.int64]) -> Array:
     return np.concatenate([np.eye(2) * (zoom / side)[:, :, None], offset[:, :, None]], axis=2)
 
 
-def boxes(
-    draws: Draws, moves: Array, preprocessing: Preprocessing
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def boxes(draws: Draws, moves: Array, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cut-out squares over the (moved) template points: corners and sides, [N, 2·K] each as (y, x, y, x, …).
 
     An unused box has side 0. The squares stay upright when the face is rotated.
@@ -188,9 +183,7 @@ def boxes(
     return _rows(low), _rows(extent)
 
 
-def effects(
-    settings: Augmentation, draws: Draws, moves: Array, preprocessing: Preprocessing
-) -> dict[str, Effect]:
+def effects(settings: Augmentation, draws: Draws, moves: Array, preprocessing: Preprocessing) -> dict[str, Effect]:
     """Pixel transforms of a batch, by the names of `settings.effects`. Parameters of a sample:
 
     color: factors of brightness, contrast and saturation, [3]. cutout: corners and sides of the boxes, [2, 2·K].

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -109,6 +110,9 @@ class VerificationFaces(Faces):
     fold: NDArray[np.int64]  # [P] 0 … F - 1
 
 
+SomeFaces = TypeVar("SomeFaces", bound=Faces)
+
+
 def refuse(problems: list[str]) -> None:
     """Raise InputError with the problems, if there are any; the first few are listed, the rest counted."""
     if problems:
@@ -129,9 +133,7 @@ def shown(problems: list[str]) -> list[str]:
     return problems[:_SHOWN] + ([f"… and {hidden:,} more like these"] if hidden > 0 else [])
 
 
-def check_landmarks(
-    points: NDArray[np.float64], where: Callable[[int], str], unit: LandmarkUnit = PIXELS
-) -> None:
+def check_landmarks(points: NDArray[np.float64], where: Callable[[int], str], unit: LandmarkUnit = PIXELS) -> None:
     """Refuse landmarks [N, 5, 2] without a similarity: not finite (or beyond any image), or all in one place."""
     not_finite, one_spot = np.zeros((2, len(points)), dtype=bool)
     for first in range(0, len(points), _BLOCK):
@@ -162,8 +164,8 @@ def swapped_note(points: NDArray[np.float64]) -> str:
     )
 
 
-def check_first_image(faces: Faces, option: str) -> None:
-    """Raise InputError unless the first image exists and lies inside the root.
+def with_first_image(faces: SomeFaces, option: str) -> SomeFaces:
+    """Return the faces; InputError unless the first image exists and lies inside the root.
 
     It finds a wrong root, the most common mistake, before the first iteration; and links out of the root, since a
     folder with one such link usually consists of them.
@@ -173,6 +175,7 @@ def check_first_image(faces: Faces, option: str) -> None:
         note = form_note(first, os.path.exists) or _elsewhere(faces, option)
         raise InputError(f"{first}: no such file{note}")
     faces.root.check_inside(faces.path(0))
+    return faces
 
 
 def _elsewhere(faces: Faces, option: str) -> str:

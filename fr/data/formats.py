@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from fr.alignment import CENTER_CROP
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
-from fr.data.faces import LabelledFaces, check_first_image, refuse, swapped_note
+from fr.data.faces import LabelledFaces, refuse, swapped_note, with_first_image
 from fr.data.readers.source import Format, Source
 from fr.errors import InputError
 from fr.files.remote import is_url
@@ -97,9 +97,7 @@ def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
     faces = _known(*kept)
     if not is_url(source.root):
         source.data_root.check_exists("--train_data_root")
-    if not faces.storage:
-        check_first_image(faces, "--train_data_root")
-    return faces
+    return faces if faces.storage else with_first_image(faces, "--train_data_root")
 
 
 def _built(entry: Entry, reader: Callable[[Source], LabelledFaces], source: Source, keeps: bool) -> LabelledFaces:

@@ -89,9 +89,7 @@ def qualities_of(names: pa.StringArray, table: Path, where: Callable[[int], str]
     return scores
 
 
-def _rows_of(
-    names: pa.StringArray, table: Path, wanted: list[str], where: Callable[[int], str]
-) -> NDArray[np.float64]:
+def _rows_of(names: pa.StringArray, table: Path, wanted: list[str], where: Callable[[int], str]) -> NDArray[np.float64]:
     """Columns of a table [N, K] by name; InputError names images without a row by `where`."""
     columns = _read_csv(table, wanted)
     try:

@@ -60,10 +60,7 @@ class Lines:
 
     def paths(self, column: pa.Array, root: DataRoot) -> pa.StringArray:
         """Names of images [N] as a column; InputError for those that aren't paths, or lead out of the root."""
-        refuse([
-            f"{self.where(i)}: {column[i].as_py()[:_QUOTED]!r}: {STAYS}"
-            for i in true_rows(strays(column, root))
-        ])
+        refuse([f"{self.where(i)}: {column[i].as_py()[:_QUOTED]!r}: {STAYS}" for i in true_rows(strays(column, root))])
         return column.cast(pa.string())
 
     def points(self, words: pa.Array) -> NDArray[np.float64]:

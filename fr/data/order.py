@@ -108,7 +108,6 @@ class Order:
             _epoch(self, epoch + 1)
         return Share(epoch, first, drawn.result()[first : first + size])
 
-
     def files_from(self, iteration: int) -> list[int]:
         """Numbers of the files of the window that a batch begins in, and of the next window, in order of need."""
         assert self.windows

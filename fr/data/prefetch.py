@@ -6,6 +6,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.data import row_groups
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order
 from fr.data.storage import ParquetRows, RemoteShards, TarShards, close_unused
@@ -76,3 +77,21 @@ def _check_room(storage: RemoteShards, files: int) -> None:
             f"--shard_cache_gb {storage.most / 1e9:g}: the current and the next window of {files} shards take up to "
             f"{needed / 1e9:.1f} GB: give as much, or a smaller --shuffle_window"
         )
+
+
+def window_doubts(faces: LabelledFaces, order: Order) -> list[str]:
+    """A line where the row groups of a window are more than a process keeps decoded."""
+    if not isinstance(faces.storage, ParquetRows):
+        return []
+    sizes = np.sort(faces.storage.group_bytes)[::-1].cumsum()  # of the largest group, the two largest …
+    files = min(order.windows.files, len(sizes)) if order.windows else len(sizes)
+    if sizes[files - 1] <= row_groups.KEPT:
+        return []
+    window, but = f"--shuffle_window {order.windows.files}" if order.windows else "no --shuffle_window", ""
+    if order.balance:
+        but = ", without --weighted and --images_per_identity"
+    return [
+        f"{window}: {files:,} row groups are read by turns, {sizes[files - 1] / 1e9:.1f} GB decoded, and a process "
+        f"keeps {row_groups.KEPT / 1e9:.1f} GB: they are decoded again and again. Give --shuffle_window "
+        f"{np.searchsorted(sizes, row_groups.KEPT, side='right')} or less{but}"
+    ]

@@ -66,9 +66,7 @@ def has_rows(names: pa.StringArray, keys: pa.StringArray) -> NDArray[np.bool_]:
     return mask
 
 
-def _best_match(
-    sought: pa.StringArray, keys: pa.StringArray
-) -> tuple[pa.StringArray, pa.StringArray, pa.Int32Array]:
+def _best_match(sought: pa.StringArray, keys: pa.StringArray) -> tuple[pa.StringArray, pa.StringArray, pa.Int32Array]:
     """Names and keys in the form with most matches, and the row of each name, null if it has none."""
     best: tuple[pa.StringArray, pa.StringArray, pa.Int32Array] | None = None
     for form, key_form in _readings(sought, keys):
@@ -115,10 +113,9 @@ def _refuse_contradictions(sought: pa.StringArray, keys: pa.StringArray, columns
     values = np.column_stack([column.to_numpy() for column in columns.columns])
     unlike = np.flatnonzero((values != values[first]).any(axis=1))
     used = pc.is_in(keys.take(pa.array(unlike)), value_set=sought).to_numpy(zero_copy_only=False)
-    refuse([
-        f"{table}: rows {first[i] + 1} and {i + 1} are both of {keys[i]}, and differ"
-        for i in unlike[used].tolist()
-    ])
+    refuse(
+        [f"{table}: rows {first[i] + 1} and {i + 1} are both of {keys[i]}, and differ" for i in unlike[used].tolist()]
+    )
 
 
 def _refuse_shared(names: pa.StringArray, rows: NDArray[np.int32], table: str, where: Callable[[int], str]) -> None:

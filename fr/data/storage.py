@@ -143,6 +143,7 @@ class ParquetRows:
     shard: NDArray[np.int32]  # [N] rows of shards
     group: NDArray[np.int32]  # [N] row groups
     row: NDArray[np.int32]  # [N] rows in these
+    group_bytes: NDArray[np.int64]  # [G] decoded, of each group of the files that has rows
 
     def path(self, root: DataRoot, index: int, name: str) -> str:
         """Name of an image in messages."""
@@ -161,7 +162,7 @@ class ParquetRows:
 
     def take(self, rows: NDArray[np.int64]) -> "ParquetRows":
         """The chosen images."""
-        return ParquetRows(self.shards, self.column, self.shard[rows], self.group[rows], self.row[rows])
+        return replace(self, shard=self.shard[rows], group=self.group[rows], row=self.row[rows])
 
     def file(self, root: DataRoot, index: int) -> str:
         """The file that an image is in."""

@@ -206,6 +206,4 @@ def _read_whole(root: DataRoot, kind: str, option: str) -> VerificationSet:
         if form.is_at(root.path):
             name, faces = form.read(root, kind, option)
             return VerificationSet(name, str(root.path), faces)
-    raise InputError(
-        f"{option} {root}: no verification set: expected {', or '.join(form.expected for form in FORMS)}"
-    )
+    raise InputError(f"{option} {root}: no verification set: expected {', or '.join(form.expected for form in FORMS)}")

@@ -20,9 +20,7 @@ def blocks(probes: int, images: int) -> list[slice]:
     return [slice(first, first + rows) for first in range(0, probes, rows)]
 
 
-def highest(
-    rows: Rows, person: Places, count: int, above: float = -np.inf
-) -> tuple[NDArray[np.float32], Places]:
+def highest(rows: Rows, person: Places, count: int, above: float = -np.inf) -> tuple[NDArray[np.float32], Places]:
     """The `count` highest scores of pairs of different people, in any order, and the rows of each pair [count, 2].
 
     rows: [I, E] of norm 1. person: [I]. above: only scores above this are returned, so there may be fewer.

@@ -21,11 +21,7 @@ MOST = 500  # FARs with an interval of their own; more wouldn't be visible in a 
 
 
 def banded_curve(
-    scores: NDArray[np.float64],
-    same: NDArray[np.bool_],
-    people: NDArray[np.int64],
-    count: int,
-    seed: int = 0,
+    scores: NDArray[np.float64], same: NDArray[np.bool_], people: NDArray[np.int64], count: int, seed: int = 0
 ) -> Roc:
     """ROC curve of [P] pairs with its band, from `count` replicates; without replicates there is no band.
 
@@ -60,12 +56,7 @@ def thinned(fars: Rates) -> Rates:
 
 
 def tar_replicates(
-    scores: NDArray[np.float64],
-    same: NDArray[np.bool_],
-    people: NDArray[np.int64],
-    fars: Rates,
-    count: int,
-    seed: int,
+    scores: NDArray[np.float64], same: NDArray[np.bool_], people: NDArray[np.int64], fars: Rates, count: int, seed: int
 ) -> Rates:
     """TAR at each FAR, as in `tar_at`, of resampled sets: [R, F]; sets without same or different pairs are left out."""
     order, ends = falling(scores)

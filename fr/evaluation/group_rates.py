@@ -196,9 +196,7 @@ def gini(rates: Sequence[float]) -> float | None:
 
 
 def _differentials(rates: Mapping[str, Rate], overall: Rate) -> Differentials:
-    known = {
-        name: rate.value for name, rate in rates.items() if rate.value is not None and _is_enough(rate, overall)
-    }
+    known = {name: rate.value for name, rate in rates.items() if rate.value is not None and _is_enough(rate, overall)}
     values = list(known.values())
     return Differentials(tuple(known), max_over_geometric_mean(values), gini(values))
 

@@ -182,9 +182,7 @@ def _by_groups(
 ) -> dict[tuple[int, int], NDArray[np.bool_]]:
     """For each two groups a <= b, the mask of the pairs with one person in each of them."""
     low, high = np.sort(labels.group[np.stack([first, second])], axis=0)
-    return {
-        (a, b): (low == a) & (high == b) for a, b in combinations_with_replacement(range(len(labels.names)), 2)
-    }
+    return {(a, b): (low == a) & (high == b) for a, b in combinations_with_replacement(range(len(labels.names)), 2)}
 
 
 def _of_pairs(first: NDArray[np.int64], second: NDArray[np.int64], people: int) -> _Sum:
@@ -209,9 +207,7 @@ def _between(images: NDArray[Any], others: NDArray[Any]) -> _Sum:
     return lambda counts: (counts @ images.astype(np.float64)) * (counts @ others.astype(np.float64))
 
 
-def _rates(
-    labels: Labels, pairs: _Compared, origin: float, wanted: float | None, kind: str, count: int
-) -> GroupRates:
+def _rates(labels: Labels, pairs: _Compared, origin: float, wanted: float | None, kind: str, count: int) -> GroupRates:
     names, people = labels.names, len(labels.group)
     members = [labels.group == one for one in range(len(names))]
     cells = list(pairs.impostors)

@@ -30,26 +30,9 @@ def verify_by_histogram(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dis
     distance = ORIGINS[dist] - score
     thresholds = np.array([crossing(distance[folds != n], is_same[folds != n]) for n in numbers])  # [K]
     correct = (distance < thresholds[np.searchsorted(numbers, folds)]) == is_same
-    by_fold = [folds == number for number in numbers]
-    same_accuracies = [float(correct[inside & is_same].mean()) for inside in by_fold if is_same[inside].any()]
-    diff_accuracies = [float(correct[inside & ~is_same].mean()) for inside in by_fold if not is_same[inside].all()]
-    accuracies = [_mean_over_kinds(correct[inside], is_same[inside]) for inside in by_fold]
     far, tar = grid_roc(distance, is_same, folds)
-    return Verification(
-        accuracy=float(np.mean(accuracies)),
-        accuracy_std=float(np.std(accuracies)),
-        same_accuracy=float(np.mean(same_accuracies)),
-        diff_accuracy=float(np.mean(diff_accuracies)),
-        auc=float(np.trapezoid([*tar, tar[-1]], [*far, 1.0])),
-        threshold=float(np.mean(thresholds)),
-        fold_accuracies=tuple(accuracies),
-        fold_thresholds=tuple(thresholds.tolist()),
-        pairs=int(score.size),
-        right=correct,
-        cell=np.stack([np.searchsorted(numbers, folds), is_same.astype(np.int64)], axis=1),
-        dist=dist,
-        protocol="histogram",
-    )
+    auc = float(np.trapezoid([*tar, tar[-1]], [*far, 1.0]))
+    return Verification.of(correct, is_same, folds, thresholds.tolist(), auc, dist, "histogram")
 
 
 def crossing(distance: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
@@ -68,8 +51,7 @@ def grid_roc(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """FAR [T] and TAR [T] on the grid, each the mean over the folds that have pairs of its kind."""
     far, tar = (
-        [_below_grid(distance[(folds == number) & kind]) for number in np.unique(folds[kind])]
-        for kind in (~same, same)
+        [_below_grid(distance[(folds == number) & kind]) for number in np.unique(folds[kind])] for kind in (~same, same)
     )
     return np.mean(far, axis=0), np.mean(tar, axis=0)
 
@@ -77,7 +59,3 @@ def grid_roc(
 def _below_grid(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     below: NDArray[np.float64] = np.searchsorted(np.sort(distance), GRID, side="left") / distance.size
     return below
-
-
-def _mean_over_kinds(correct: NDArray[np.bool_], same: NDArray[np.bool_]) -> float:
-    return float(np.mean([correct[kind].mean() for kind in (same, ~same) if kind.any()]))

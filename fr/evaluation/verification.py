@@ -5,6 +5,7 @@ Letters: P pairs, E embedding size, K folds, U distinct scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +48,43 @@ class Verification:
     dist: str = "cos"
     protocol: str = "standard"
 
+    @classmethod
+    def of(
+        cls,
+        right: NDArray[np.bool_],
+        same: NDArray[np.bool_],
+        folds: NDArray[np.int64],
+        thresholds: Sequence[float],
+        auc: float,
+        dist: str,
+        protocol: str = "standard",
+    ) -> Verification:
+        """Result of pairs [P] that were classified, in `folds` [P]. thresholds: K, in ascending order of the folds."""
+        numbers, place = np.unique(folds, return_inverse=True)
+        by_fold = [(right[inside], same[inside]) for inside in folds == numbers[:, None]]
+        same_accuracies = [float(hits[kind].mean()) for hits, kind in by_fold if kind.any()]
+        diff_accuracies = [float(hits[~kind].mean()) for hits, kind in by_fold if not kind.all()]
+        if protocol == "histogram":  # in a fold both kinds weigh the same
+            parts = [[hits[k].mean() for k in (kind, ~kind) if k.any()] for hits, kind in by_fold]
+            accuracies = tuple(float(np.mean(part)) for part in parts)
+        else:
+            accuracies = tuple(float(hits.mean()) for hits, _ in by_fold)
+        return cls(
+            accuracy=float(np.mean(accuracies)),
+            accuracy_std=float(np.std(accuracies)),
+            same_accuracy=float(np.mean(same_accuracies)),
+            diff_accuracy=float(np.mean(diff_accuracies)),
+            auc=auc,
+            threshold=float(np.mean(thresholds)),
+            fold_accuracies=accuracies,
+            fold_thresholds=tuple(thresholds),
+            pairs=int(right.size),
+            right=right,
+            cell=np.stack([place, same if protocol == "histogram" else np.zeros_like(place)], axis=1),
+            dist=dist,
+            protocol=protocol,
+        )
+
     @property
     def threshold_score(self) -> float:
         """Threshold as a score: pairs with higher scores are classified as same."""
@@ -54,14 +92,8 @@ class Verification:
 
     def metrics(self) -> dict[str, float]:
         """Scalar metrics by name, not rounded; `threshold_cosine` only where scores are cosines."""
-        figures = {
-            "accuracy": self.accuracy,
-            "accuracy_std": self.accuracy_std,
-            "same_accuracy": self.same_accuracy,
-            "diff_accuracy": self.diff_accuracy,
-            "auc": self.auc,
-            "threshold": self.threshold,
-        }
+        names = ("accuracy", "accuracy_std", "same_accuracy", "diff_accuracy", "auc", "threshold")
+        figures: dict[str, float] = {name: getattr(self, name) for name in names}
         return figures | {"threshold_cosine": self.threshold_score} if self.dist == "cos" else figures
 
     def lines(self) -> list[str]:
@@ -121,47 +153,14 @@ def verify(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dist: str = "cos
     score, is_same = checked_pairs(scores, same)
     folds, numbers = checked_folds(fold, score.size)
     order = np.argsort(score)  # once for all folds
-    ordered_score, ordered_same, ordered_fold = score[order], is_same[order], folds[order]
-
-    all_right = np.zeros(score.size, dtype=np.bool_)
-    thresholds: list[float] = []
-    accuracies: list[float] = []
-    same_accuracies: list[float] = []
-    diff_accuracies: list[float] = []
-    for number in numbers:
-        held_out = folds == number
-        others = ordered_fold != number
-        threshold = _best_cut(ordered_score[others], ordered_same[others])
-        kind = is_same[held_out]
-        right = (score[held_out] > threshold) == kind
-        all_right[held_out] = right
-        thresholds.append(threshold)
-        accuracies.append(float(right.mean()))
-        if kind.any():
-            same_accuracies.append(float(right[kind].mean()))
-        if not kind.all():
-            diff_accuracies.append(float(right[~kind].mean()))
-
-    distances = tuple(printed_threshold(threshold, dist) for threshold in thresholds)
-    return Verification(
-        accuracy=float(np.mean(accuracies)),
-        accuracy_std=float(np.std(accuracies)),
-        same_accuracy=float(np.mean(same_accuracies)),
-        diff_accuracy=float(np.mean(diff_accuracies)),
-        auc=float(roc_auc_score(is_same, score)),
-        threshold=float(np.mean(distances)),
-        fold_accuracies=tuple(accuracies),
-        fold_thresholds=distances,
-        pairs=int(score.size),
-        right=all_right,
-        cell=np.stack([np.searchsorted(numbers, folds), np.zeros_like(folds)], axis=1),
-        dist=dist,
-    )
+    score_in_order, same_in_order, others = score[order], is_same[order], folds[order] != numbers[:, None]
+    cuts = np.array([best_threshold(score_in_order[rest], same_in_order[rest]) for rest in others])
+    right = (score > cuts[np.searchsorted(numbers, folds)]) == is_same
+    distances = [printed_threshold(cut, dist) for cut in cuts.tolist()]
+    return Verification.of(right, is_same, folds, distances, float(roc_auc_score(is_same, score)), dist)
 
 
-def mean_of_cells(
-    weights: NDArray[np.int64], right: NDArray[np.bool_], cell: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def mean_of_cells(weights: NDArray[np.int64], right: NDArray[np.bool_], cell: NDArray[np.int64]) -> NDArray[np.float64]:
     """Accuracy of pairs that count `weights` [..., P] times -> [...]: the mean over folds of the mean over kinds.
 
     right [P], cell [P, 2]: those of a Verification. A kind without pairs is left out of its fold's mean, a fold without
@@ -187,21 +186,15 @@ def shares_of_pairs(cell: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def best_threshold(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """The threshold t for which `score > t` agrees with `same` most often. scores: [P] finite, same: [P].
+    """The threshold t for which `score > t` agrees with `same` most often. scores: [P] finite, ascending; same: [P].
 
     The U distinct scores allow U + 1 classifications, each with one candidate threshold:
     - all pairs same: the next float below the lowest score;
     - split between two neighbours: their midpoint, or the lower one where no float lies between them;
     - all pairs different: the highest score, as a score equal to the threshold is classified as different.
     Every candidate is finite. Of equally good candidates the middle one is taken (the lower of two middle ones).
-    Sorting and cumulative counts: exact, O(P log P).
+    Cumulative counts: exact, O(P).
     """
-    order = np.argsort(scores)
-    return _best_cut(scores[order], same[order])
-
-
-def _best_cut(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """`best_threshold` of pairs in ascending order of their scores."""
     starts = np.flatnonzero(np.concatenate(([True], scores[1:] != scores[:-1])))  # [U]
     values = scores[starts]
     same_at = np.add.reduceat(same, starts, dtype=np.int64)  # [U]
@@ -237,9 +230,7 @@ def checked_pairs(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.float6
         raise ValueError(f"scores are not finite for pairs {_named(bad)}")
     count = int(is_same.sum())
     if count in (0, score.size):
-        raise ValueError(
-            f"verification needs both same and different pairs, got {count} same of {score.size} pairs"
-        )
+        raise ValueError(f"verification needs both same and different pairs, got {count} same of {score.size} pairs")
     return score, is_same
 
 

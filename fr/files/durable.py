@@ -1,13 +1,16 @@
 """Atomic and durable writing of files."""
 
+import csv
 import errno
+import io
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from fr.errors import InputError
+from fr.errors import os_error_as
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -22,11 +25,21 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def write_result(path: Path, content: bytes) -> None:
     """Write a file atomically, creating its folder if needed; InputError if it can't be written."""
-    try:
+    with os_error_as(f"{path}: can't be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, content)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def write_json(path: Path, content: object, indent: int = 1) -> None:
+    """Write JSON as `write_result` does."""
+    write_result(path, (json.dumps(content, indent=indent) + "\n").encode())
+
+
+def csv_file(rows: Iterable[Iterable[object]]) -> bytes:
+    """Content of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fr.errors import InputError
+from fr.errors import os_error_as
 from fr.files.durable import replace_file
 from fr.files.remote import CHUNK, RemoteFailure, RemoteFile, Store
 
@@ -70,7 +70,7 @@ class FileCache:
         """
         began = time.monotonic()
         with ExitStack() as lock:
-            try:
+            with os_error_as(f"--shard_cache {self.folder}"):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 ours = lock.enter_context(_locked(_lock_of(path), wait))
                 if ours and not self._is_whole(path, file):
@@ -84,8 +84,6 @@ class FileCache:
                         _FAILED[path] = time.monotonic(), error
                         raise
                 self.touch(path)
-            except OSError as error:
-                raise InputError(f"--shard_cache {self.folder}: {error.strerror or error}") from error
             yield
 
     def _is_whole(self, path: Path, file: RemoteFile) -> bool:

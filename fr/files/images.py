@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +115,13 @@ def is_cut_off(encoded: Pixels) -> bool:
         else:
             place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a segment of known length
     return content.find(_END, place) < 0  # in a scan a byte FF is followed by 00 or a restart marker
+
+
+def image_file(image: Image.Image, form: str, **settings: Any) -> bytes:
+    """Content of an image file in one of Pillow's forms, such as PNG; settings: as of its `save`."""
+    content = BytesIO()
+    image.save(content, form, **settings)
+    return content.getvalue()
 
 
 @contextmanager

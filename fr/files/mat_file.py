@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.untrusted import read_whole
 
 MOST_BYTES = 1 << 25  # of a file, and of its unpacked content; each Python object is made from at least 8 of them
@@ -50,10 +50,8 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, Any]:
     Not read: sparse and complex arrays, texts of several rows, objects. InputError when a variable isn't there, or the
     file can't be read, is damaged or too large.
     """
-    try:
+    with os_error_as(f"{path}: can't be read"):
         content = read_whole(path, MOST_BYTES)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
     if content.startswith(b"MATLAB 7.3"):
         raise InputError(f"{path}: MATLAB 7.3 (HDF5), which isn't read here; save it in MATLAB with the option -v7")
     order = {b"IM": "<", b"MI": ">"}.get(content[_HEADER - 2 : _HEADER])

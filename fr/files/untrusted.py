@@ -11,7 +11,7 @@ import sys
 from functools import lru_cache
 from typing import BinaryIO
 
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 
 _Name = str | os.PathLike[str]
 
@@ -87,10 +87,8 @@ def read_bytes(path: _Name, most: int = sys.maxsize, label: str = "") -> bytes:
     InputError if it can't be read, exceeds `most` bytes, is UTF-16, or holds a NUL.
     """
     label = label or str(path)
-    try:
+    with os_error_as(f"{label}: can't be read"):
         content = read_whole(path, most)
-    except OSError as error:
-        raise InputError(f"{label}: can't be read: {error.strerror}") from error
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError(f"{label}: UTF-16 text; save it as UTF-8")
     if (place := content.find(b"\0")) >= 0:

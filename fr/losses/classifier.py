@@ -159,9 +159,7 @@ class MarginSoftmax(nn.Module):
         share = len(labels) // world_size()
         return Targets(labels, slice(rank() * share, (rank() + 1) * share), row, column, owned)
 
-    def _gathered(
-        self, embeddings: torch.Tensor, labels: torch.Tensor, teachers: torch.Tensor | None
-    ) -> Gathered:
+    def _gathered(self, embeddings: torch.Tensor, labels: torch.Tensor, teachers: torch.Tensor | None) -> Gathered:
         all_embeddings = gather(embeddings.to(self.weight.dtype))
         targets = self._targets(gather_constant(labels))
         unit = F.normalize(all_embeddings, eps=SHORTEST)

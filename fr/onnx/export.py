@@ -137,9 +137,7 @@ def difference(reference: torch.Tensor, other: torch.Tensor) -> Difference:
         raise InputError(f"embeddings of shape {list(other.shape)} where {list(reference.shape)} were expected")
     lengths = [rows.double().norm(dim=1, keepdim=True) for rows in (reference, other)]
     first, second = (rows.double() / length for rows, length in zip((reference, other), lengths, strict=True))
-    return Difference(
-        (first @ (second - first).T).abs().max().item(), (lengths[1] / lengths[0] - 1).abs().max().item()
-    )
+    return Difference((first @ (second - first).T).abs().max().item(), (lengths[1] / lengths[0] - 1).abs().max().item())
 
 
 @torch.no_grad()

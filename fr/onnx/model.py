@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from fr.errors import InputError, in_short
+from fr.errors import InputError, in_short, os_error_as
 from fr.files.kinds import Kind, taken_for
 from fr.files.model_metadata import CONTRACT_KEY, json_object, read_contract, read_facts
 from fr.files.untrusted import open_file, read_text
@@ -85,11 +85,8 @@ class OnnxModel:
 
 
 def _open(path: Path, device: torch.device) -> Any:
-    try:
-        with open_file(path):
-            pass
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    with os_error_as(f"{path}: can't be read"), open_file(path):
+        pass
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()  # this rank's share of the cores
     settings.log_severity_level = _FATAL_ONLY

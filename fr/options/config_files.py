@@ -55,8 +55,8 @@ def read_settings(argv: Sequence[str]) -> tuple[list[Setting], list[str]]:
                 settings += read_config_file(word[1:])
             except InputError as error:
                 unusable += error.problems
-        elif word.startswith("-") and word != "-" and not is_number(word):
-            last = _command_line_option(word)
+        elif is_option(word):
+            last = command_line_option(word)
             settings.append(last)
         elif last is not None:
             last.words.append(word)
@@ -128,25 +128,22 @@ def find_option(options: dict[str, argparse.Action], setting: Setting, program: 
 
 def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, setting: Setting) -> Any:
     """The value of one setting, converted by the parser; InputError if it is invalid."""
-    option = f"--{action.dest}"
     words = [expand_variables(word) for word in setting.words]
     if setting.is_list and action.nargs != "*":
         raise InputError("expected one value, not a list")
     several = action.nargs == "*"
-    stray = [word for word in words if word.startswith("-") and not is_number(word)] if several else words[1:]
+    stray = [word for word in words if is_option(word)] if several else words[1:]
     if stray:
         raise InputError(f"unexpected value {stray[0]!r}")
-    try:
-        if words and not several:  # argparse would drop a value `--`
-            value = parser._get_value(action, words[0])
+    if not words and action.nargs is None:
+        raise InputError("expected one argument")
+    try:  # word by word: argparse would drop a value `--`, and take -1e-3 for an option
+        values = [parser._get_value(action, word) for word in words]
+        for value in values:
             parser._check_value(action, value)
-            return value
-        namespace, left = parser.parse_known_args([option, *words])
     except argparse.ArgumentError as error:
         raise InputError(error.message) from None
-    if left:
-        raise InputError(f"unexpected value {left[0]!r}")
-    return getattr(namespace, action.dest)
+    return values if several else values[0] if values else action.const
 
 
 def expand_variables(text: str) -> str:
@@ -183,6 +180,10 @@ def yaml_text(value: object) -> str:
     return repr(value)
 
 
+def is_option(word: str) -> bool:
+    return word.startswith("-") and word != "-" and not is_number(word)
+
+
 def is_number(word: str) -> bool:
     """Return True if a word that starts with a dash is a negative number: a value, not an option."""
     try:
@@ -196,7 +197,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-def _command_line_option(word: str) -> Setting:
+def command_line_option(word: str) -> Setting:
     """Parse `--name`, `--name=value`, `-n`, `-nvalue` or `-n=value`."""
     if word.startswith("--"):
         name, equals, value = word.partition("=")

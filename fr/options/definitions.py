@@ -4,6 +4,7 @@ To add an option, add its line to the function of its group, here or in `fr/opti
 required. `fr/options/parsing.py` reads and merges them.
 """
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from fr.options.augmentation import Augmentation
 from fr.options.fields import Group, add_fields, adder
 from fr.options.groups import GroupSettings
 from fr.options.losses import LossSettings, SoftmaxSettings
-from fr.options.names import DATASETS, SET_KINDS, UNLABELLED
+from fr.options.names import DATASETS, SET_KINDS
 from fr.options.parsing import Checks, Resolved, new_parser, resolve
 from fr.options.types import CHANNEL, COUNT_OR_0, FLAG, MODEL_FILE, POSITIVE, SIDE, TEXT
 from fr.options.validation import evaluation_problems, tool_problems, train_problems
@@ -43,6 +44,10 @@ _STORED = ("empty = the stored one", "empty = the stored one", "", "; not given 
 
 def train_options(argv: Sequence[str]) -> Resolved:
     """Options of train.py; InputError lists every problem found. `--help` prints and exits."""
+    return resolve(train_parser(), argv, train_problems, _TRAIN_FIRST)
+
+
+def train_parser() -> argparse.ArgumentParser:
     parser = new_parser("train.py", "Train a face-embedding network with a margin softmax.")
     data = parser.add_argument_group("training data")
     _data(data)
@@ -59,11 +64,15 @@ def train_options(argv: Sequence[str]) -> Resolved:
     add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     training.snapshots(parser.add_argument_group("snapshots and logs"))
     _machine(parser.add_argument_group("machine"))
-    return resolve(parser, argv, train_problems, _TRAIN_FIRST)
+    return parser
 
 
 def evaluation_options(argv: Sequence[str]) -> Resolved:
     """Options of evaluate_lfw.py; errors as for `train_options`."""
+    return resolve(evaluation_parser(), argv, evaluation_problems, _EVALUATION_FIRST)
+
+
+def evaluation_parser() -> argparse.ArgumentParser:
     parser = new_parser("evaluate_lfw.py", "Measure a snapshot or an ONNX model on LFW.")
     _evaluation(parser.add_argument_group("model and results"))
     _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "the model's own")
@@ -71,40 +80,24 @@ def evaluation_options(argv: Sequence[str]) -> Resolved:
     add_fields(parser.add_argument_group("error rates by group"), GroupSettings)
     _protocol(parser.add_argument_group("protocol"))
     _machine(parser.add_argument_group("machine"))
-    return resolve(parser, argv, evaluation_problems, _EVALUATION_FIRST)
+    return parser
 
 
 def tool_options(
-    program: str, description: str, own: Callable[[Group], None], own_checks: Checks, argv: Sequence[str]
-) -> Resolved:
-    """Options of a tool that reads training data of any format; `own` adds the tool's own options."""
-    return _tool_options(program, description, own, own_checks, argv, DATASETS, with_model=False)
-
-
-def model_tool_options(
     program: str,
     description: str,
     own: Callable[[Group], None],
     argv: Sequence[str],
-    labelled: bool,
+    own_checks: Checks = lambda *_: [],
+    datasets: Mapping[str, Any] = DATASETS,
+    with_model: bool = False,
     with_sets: bool = False,
 ) -> Resolved:
-    """Options of a tool that runs a model on images. labelled: they must have identities. with_sets: it also runs on
-    verification sets."""
-    datasets = DATASETS if labelled else UNLABELLED | DATASETS
-    return _tool_options(program, description, own, lambda *_: [], argv, datasets, with_model=True, with_sets=with_sets)
+    """Options of a tool that reads training data.
 
-
-def _tool_options(
-    program: str,
-    description: str,
-    own: Callable[[Group], None],
-    own_checks: Checks,
-    argv: Sequence[str],
-    datasets: Mapping[str, Any],
-    with_model: bool,
-    with_sets: bool = False,
-) -> Resolved:
+    own: adds the tool's own options. datasets: formats of the data, the default first. with_model, with_sets: the tool
+    runs a model, on verification sets.
+    """
     parser = new_parser(program, description)
     own(parser.add_argument_group("the tool"))
     _data(parser.add_argument_group("data, as train.py reads them"), datasets)
@@ -114,11 +107,7 @@ def _tool_options(
         _model(parser.add_argument_group("model"))
         _preprocessing(parser.add_argument_group("preprocessing"), "auto", "auto", "the model's own")
         _machine(parser.add_argument_group("machine"))
-
-    def checks(*settings: dict[str, Any]) -> list[str]:
-        return tool_problems(*settings) + own_checks(*settings)
-
-    return resolve(parser, argv, checks)
+    return resolve(parser, argv, lambda *settings: tool_problems(*settings) + own_checks(*settings))
 
 
 def _data(group: Group, datasets: Mapping[str, Any] = DATASETS) -> None:
@@ -145,12 +134,8 @@ def _preprocessing(group: Group, template: str, fit: str, own: str) -> None:
     add = adder(group)
     auto, instead = (["auto"], f"; auto = {own}") if template == "auto" else ([], "")
     add("--input_size", type=SIDE, nargs="*", default=[], help=f"height width, or side [pixels]; no value = {own}")
-    add(
-        "--template",
-        default=template,
-        choices=(*auto, *TEMPLATES),
-        help=f"landmark positions in the aligned face{instead}",
-    )
+    where = f"landmark positions in the aligned face{instead}"
+    add("--template", default=template, choices=(*auto, *TEMPLATES), help=where)
     fits = f"fit of the similarity transform, or {CENTER_CROP}: without landmarks, see docs/data.md{instead}"
     add("--alignment", default=fit, choices=(*auto, *ALIGNMENTS, CENTER_CROP), help=fits)
     add("--mean", type=CHANNEL, nargs="*", default=[], help=f"of R G B [on a 0-1 scale]; no value = {own}")

@@ -12,12 +12,7 @@ _NEEDS = "needs"
 
 
 def option(
-    default: Any,
-    kind: Any = None,
-    help: str = "",
-    flags: tuple[str, ...] = (),
-    needs: str = "",
-    **how: Any,
+    default: Any, kind: Any = None, help: str = "", flags: tuple[str, ...] = (), needs: str = "", **how: Any
 ) -> Any:
     """Declare a field that is an option. kind: its type. flags: further names. how: arguments of `add_argument`.
 

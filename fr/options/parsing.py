@@ -8,6 +8,7 @@ line numbers for the table of options.
 
 import argparse
 import ast
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,9 +19,18 @@ import configargparse
 
 from fr.errors import InputError
 from fr.options.commands import SCRIPTS, as_called, command_name
-from fr.options.config_files import Setting, find_option, parse_setting, printable, read_settings, yaml_text
+from fr.options.config_files import (
+    Setting,
+    command_line_option,
+    find_option,
+    is_option,
+    parse_setting,
+    printable,
+    read_settings,
+    yaml_text,
+)
 from fr.options.recipes import drop_replaced
-from fr.options.types import Value
+from fr.options.types import BOOLEANS, Value
 
 Checks = Callable[[dict[str, Any], dict[str, str], dict[str, Any]], list[str]]
 
@@ -59,6 +69,34 @@ def tool_parser(program: str, **more: Any) -> argparse.ArgumentParser:
     """Plain argparse parser for the arguments of a tool; --help shows the docstring of its script."""
     form = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(command_name(program), description=docstring(program), formatter_class=form, **more)
+
+
+def own_arguments(
+    tool: argparse.ArgumentParser, argv: Sequence[str], other: argparse.ArgumentParser
+) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments of a tool, in any order, and the words of `argv` that are for the program of the parser `other`.
+
+    argparse by itself takes the value of an option that it doesn't know for a positional argument.
+    """
+    options = {name: action for action in other._actions for name in action.option_strings}
+    of_tool: list[str] = []
+    rest: list[str] = []
+    flag, room = False, 0.0  # how many of the next words the last option of `other` takes
+    for word in argv:
+        if is_option(word):
+            setting = command_line_option(word)
+            action = None if setting.name in tool._option_string_actions else options.get(setting.name)
+            passed = action is not None
+            flag = action is not None and action.nargs == "?"
+            room = 0 if action is None else math.inf if action.nargs == "*" else 1 - len(setting.words)
+        elif word.startswith("@"):
+            passed, room = True, 0
+        else:
+            passed = room > 0 and (not flag or word.lower() in BOOLEANS)
+            room -= 1
+        (rest if passed else of_tool).append(word)
+    arguments, unknown = tool.parse_known_intermixed_args(of_tool)
+    return arguments, [*unknown, *rest]  # in this order none of the unknown becomes a value of another option
 
 
 def docstring(script: str) -> str:

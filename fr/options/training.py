@@ -31,12 +31,8 @@ def order(group: Group) -> None:
     add("--weighted", **FLAG, help="draw identities equally often; false = each image once an epoch")
     together = "two-level shuffle: images of this many at a time [tar files or row groups]; 0 = whole data"
     add("--shuffle_window", COUNT_OR_0, 0, together)
-    add(
-        "--images_per_identity",
-        COUNT_OR_0,
-        0,
-        "identity-balanced (PK) batches with this many of each [images]; 0 = off",
-    )
+    balanced = "identity-balanced (PK) batches with this many of each [images]; 0 = off"
+    add("--images_per_identity", COUNT_OR_0, 0, balanced)
 
 
 def model(group: Group) -> None:
@@ -53,17 +49,14 @@ def initial_weights(group: Group) -> None:
     help_init = "initial weights: a snapshot, another system's file, or a Hub folder; empty = none"
     add("--init_from", type=model_file, default="", help=help_init)
     add("--partial", **FLAG, help="load the weights of --init_from that fit, list the others; false = all must fit")
-    add(
-        "--init_identities",
-        default="",
-        help="file with the class names of --init_from's head, one a line; empty = its own",
-    )
+    names = "file with the class names of --init_from's head, one a line; empty = its own"
+    add("--init_identities", default="", help=names)
     add("--pretrained", **FLAG, help="start from weights of torchvision (resnet34, 50, 101) or timm; false = off")
 
 
 def optimiser(group: Group) -> None:
     add = adder(group)
-    drops, averages = [3, 6, 9, 13], "Adam's decay rates for gradient and squared gradient [two fractions]"
+    averages = "Adam's decay rates for gradient and squared gradient [two fractions]"
     add("--optimizer", default="sgd", choices=OPTIMIZERS, help="adamw: Adam with decoupled weight decay")
     add("--lr", POSITIVE, 0.4, "learning rate [per step]")
     add("--momentum", BELOW_1, 0.9, "momentum of sgd [fraction]; 0 = none")
@@ -74,13 +67,8 @@ def optimiser(group: Group) -> None:
     add("--decay_norm_and_bias", **FLAG | {"default": True}, help=every)
     shapes = "after the warm-up; step: --lr_drops; poly, cosine: from --lr to --lr_end at the end of the training"
     add("--lr_schedule", default="step", choices=SCHEDULES, help=shapes)
-    add(
-        "--lr_drops",
-        type=COUNT,
-        nargs="*",
-        default=drops,
-        help="step: multiply the learning rate by 0.1 after each of these [epochs]; no value = never",
-    )
+    times = "step: multiply the learning rate by 0.1 after each of these [epochs]; no value = never"
+    add("--lr_drops", type=COUNT, nargs="*", default=[3, 6, 9, 13], help=times)
     add("--lr_end", NOT_NEGATIVE, 0.0, "poly, cosine: learning rate at the end [per step]")
     add("--lr_power", POSITIVE, 2.0, "poly: exponent [number]")
     add("--warmup_iterations", COUNT_OR_0, 0, "linear warm-up [iterations]; 0 = off")
@@ -88,13 +76,8 @@ def optimiser(group: Group) -> None:
     add("--clip_norm", NOT_NEGATIVE, 0.0, "largest norm of the gradient [L2]; 0 = off")
     names = "backbone.<name> or head.weight, * = any text"
     add("--freeze", nargs="*", default=[], help=f"frozen weights [patterns of {names}]; no value = none")
-    add(
-        "--lr_scale",
-        type=SCALED,
-        nargs="*",
-        default=[],
-        help="factor on --lr for some weights [pattern=factor]; no value = 1",
-    )
+    factors = "factor on --lr for some weights [pattern=factor]; no value = 1"
+    add("--lr_scale", type=SCALED, nargs="*", default=[], help=factors)
     add("--ema_decay", BELOW_1, 0.0, "exponential moving average of the weights [fraction kept a step]; 0 = off")
 
 

@@ -11,6 +11,8 @@ from fr.errors import unknown
 from fr.files.names import model_file
 from fr.options.names import TIMM
 
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 
 
@@ -62,9 +64,9 @@ def _literal(text: str) -> Any:
 
 
 def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "yes", "on", "false", "no", "off"):
+    if text.lower() not in BOOLEANS:
         raise ValueError
-    return text.lower() in ("true", "yes", "on")
+    return BOOLEANS[text.lower()]
 
 
 def _has_factor(pattern: str, _equals: str, factor: str) -> bool:

@@ -155,9 +155,7 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     return problems
 
 
-def _url_problems(
-    dataset: str, values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]
-) -> list[str]:
+def _url_problems(dataset: str, values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
     """Problems of options for data below a URL, which needs --shuffle_window in a training."""
     problems, window = [], values.get("shuffle_window", 1)
     if is_url(values.get("train_data_root") or ""):

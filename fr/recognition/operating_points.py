@@ -17,7 +17,7 @@ Letters: I images, P people, E embedding size, N people in a gallery.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,6 @@ class OperatingPoint:
     misses_interval: Interval | None
     people: int
     needed: int
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def check_fmr(people: int, fmr: float) -> None:
@@ -156,9 +153,7 @@ def _effective(rate: float, without: NDArray[np.float64], most: float) -> float:
     return min(most, rate * (1 - rate) / variance) if variance > 0 else most
 
 
-def _without(
-    events: float, trials: float, own_events: NDArray[Any], own_trials: NDArray[Any]
-) -> NDArray[np.float64]:
+def _without(events: float, trials: float, own_events: NDArray[Any], own_trials: NDArray[Any]) -> NDArray[np.float64]:
     """Rate [P] without each of the people. own_events, own_trials: numbers [P] that are left out with a person."""
     rate: NDArray[np.float64] = (events - own_events) / np.maximum(trials - own_trials, 1)
     return rate

@@ -5,7 +5,6 @@ Letters: P pairs, H and W height and width.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from PIL import Image, ImageDraw
 
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.errors import InputError
+from fr.errors import os_error_as
 from fr.evaluation.verification import checked_pairs
 from fr.files.durable import write_result
+from fr.files.images import image_file
 from fr.files.names import printable
 from fr.preprocessing import Preprocessing
 from fr.report.font import font
@@ -83,12 +83,10 @@ def write_pairs(folder: Path, pairs: Iterator[WrongPair], score_name: str) -> in
 
     Those of a previous evaluation are removed first. InputError if they can't be written.
     """
-    try:
+    with os_error_as(f"{folder}: old images can't be removed"):
         old = [path for path in folder.glob("*.jpg") if _PAIR_FILE.fullmatch(path.name)]
         for path in old:
             path.unlink()
-    except OSError as error:
-        raise InputError(f"{folder}: old images can't be removed: {error.strerror}") from error
     count = 0
     for pair in pairs:
         count += 1
@@ -108,6 +106,4 @@ def _jpeg(pair: WrongPair, score_name: str) -> bytes:
     draw = ImageDraw.Draw(sheet)
     for row, line in enumerate(lines):
         draw.text((0, height + _GAP + _LINE * row), line, "black", font(_FONT, line))
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="JPEG", quality=95, subsampling=0, comment="\n".join(lines).encode())
-    return buffer.getvalue()
+    return image_file(sheet, "JPEG", quality=95, subsampling=0, comment="\n".join(lines).encode())

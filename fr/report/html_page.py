@@ -1,13 +1,14 @@
 """Building blocks of a self-contained HTML page: inline images, no external resources, no scripts."""
 
 import base64
-import io
 from collections.abc import Iterable
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from fr.files.images import image_file
 
 
 def page(title: str, body: str) -> bytes:
@@ -51,9 +52,7 @@ def png_file(image: NDArray[np.uint8]) -> bytes:
     """Encode uint8 RGB [H, W, 3] as PNG; ValueError for anything else."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return image_file(Image.fromarray(image), "PNG")
 
 
 def card(images: Iterable[str], caption: str) -> str:

@@ -5,6 +5,7 @@ Letters: P pairs, R shares.
 
 import io
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,9 +34,7 @@ SMALL_SIZE = (4.8, 3.4)  # of plots that are shown beside others
 SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated", "distance": "distance, negated", "similarity": "score"}
 
 
-def roc_plot(
-    verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_], roc: Roc
-) -> Figure:
+def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_], roc: Roc) -> Figure:
     """Plot the ROC curve of the [P] pairs, with the point of the mean threshold. roc: the curve."""
     threshold = verification.threshold_score
     far_at, tar_at = float((score[~same] > threshold).mean()), float((score[same] > threshold).mean())
@@ -64,8 +63,7 @@ def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, f
     """
     # FAR 0, which a log axis can't show, is drawn at half of the smallest FAR above 0.
     floor = min(float(roc.far[roc.far > 0].min()) for roc in curves.values()) / 2
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _one_plot("FAR (false accept rate)", "TAR (true accept rate)")
     for index, (name, roc) in enumerate(curves.items()):
         start = int(np.flatnonzero(roc.far == roc.far[0])[-1])
         axes.plot(
@@ -78,10 +76,7 @@ def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, f
     axes.set_xscale("log")
     axes.set_xlim(floor, 1.0)
     axes.set_ylim(lowest - 0.05 * (1 - lowest), 1 + 0.05 * (1 - lowest))
-    axes.set_xlabel("FAR (false accept rate)")
-    axes.set_ylabel("TAR (true accept rate)")
-    axes.grid(which="major", color="#dddddd", linewidth=0.7)
-    return _plain(figure), axes, floor
+    return figure, axes, floor
 
 
 def det_plot(curves: Mapping[str, Roc]) -> Figure:
@@ -89,8 +84,7 @@ def det_plot(curves: Mapping[str, Roc]) -> Figure:
 
     Normally distributed scores give a straight line. Rates of 0 aren't shown. Bands are drawn if known.
     """
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _one_plot("FMR (false match rate)", "FNMR (false non-match rate)")
     shown = {name: (roc.far > 0) & (roc.tar < 1) for name, roc in curves.items()}
     rates = [rate[shown[name]] for name, roc in curves.items() for rate in (roc.far, 1 - roc.tar)]
     lowest = min([_TICKS[-2], *(float(rate.min()) for rate in rates if rate.size)])
@@ -106,11 +100,8 @@ def det_plot(curves: Mapping[str, Roc]) -> Figure:
     for axis, limit in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
         axis.set_ticks(ndtri(ticks), [f"{tick:g}" for tick in ticks])
         limit(ndtri(lowest / 2), ndtri(_TICKS[-1]))
-    axes.set_xlabel("FMR (false match rate)")
-    axes.set_ylabel("FNMR (false non-match rate)")
-    axes.grid(color="#dddddd", linewidth=0.7)
     axes.legend(loc="upper right", frameon=True, framealpha=0.9, fontsize="small")
-    return _plain(figure)
+    return figure
 
 
 def _fill(axes: Axes, far: Rates, ends: Rates, index: int) -> None:
@@ -127,8 +118,7 @@ def _deviate(rates: Rates) -> Rates:
 
 def rejection_plot(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
     """Plot FNMR [R] over the rejected share of the pairs, `fr.evaluation.rejection.SHARES`, by name."""
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _one_plot("share of the pairs rejected", "FNMR (false non-match rate)")
     for index, (name, missed) in enumerate(curves.items()):
         color = COLORS[index % len(COLORS)]
         axes.plot(SHARES, missed, color=color, linewidth=1.8, label=name)
@@ -136,11 +126,8 @@ def rejection_plot(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(0, SHARES[-1])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("share of the pairs rejected")
-    axes.set_ylabel("FNMR (false non-match rate)")
-    axes.grid(color="#dddddd", linewidth=0.7)
     figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
-    return _plain(figure)
+    return figure
 
 
 def histogram_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
@@ -148,8 +135,7 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
     low, high = float(score.min()), float(score.max())
     pad = max(0.0, 1e-3 - (high - low)) / 2  # a collapsed model's cosines have too small a range for bins
     edges = np.linspace(low - pad, high + pad, BINS + 1)
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _one_plot(f"{SCORE_NAMES[verification.dist]} of the pair", "share of pairs of the kind", grid="y")
     for kind, color, name in ((~same, DIFF, "different"), (same, SAME, "same")):
         count = int(kind.sum())
         share = np.histogram(score[kind], bins=edges)[0] / count
@@ -157,14 +143,11 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
         axes.stairs(share, edges, color=color, linewidth=1.2, label=f"{name}, {count} pairs")
     threshold = verification.threshold_score
     axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.3, label=f"mean threshold {threshold:.4f}")
-    axes.set_xlabel(f"{SCORE_NAMES[verification.dist]} of the pair")
-    axes.set_ylabel("share of pairs of the kind")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(bottom=0)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
-    return _plain(figure)
+    return figure
 
 
 def group_plot(rates: GroupRates) -> Figure:
@@ -197,8 +180,7 @@ def group_plot(rates: GroupRates) -> Figure:
 
 def curves_plot(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]], ylabel: str) -> Figure:
     """Plot values over iterations by name; NaN is a gap, points are marked if there are few."""
-    figure = Figure(figsize=SMALL_SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _one_plot("iteration", ylabel, SMALL_SIZE)
     few = max(len(iterations) for iterations, _ in curves.values()) <= _MARKED
     for index, (name, (iterations, values)) in enumerate(curves.items()):
         style = STYLES[index // len(COLORS) % len(STYLES)]
@@ -208,12 +190,9 @@ def curves_plot(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64
             label=name,
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.set_xlabel("iteration")
-    axes.set_ylabel(ylabel)
-    axes.grid(color="#dddddd", linewidth=0.7)
     columns = max(1, min(len(curves), _LEGEND // (max(map(len, curves)) + 6)))  # 6: width of the line sample
     figure.legend(loc="outside upper center", ncols=columns, fontsize="small", frameon=False)
-    return _plain(figure)
+    return figure
 
 
 def plain_label(name: str) -> str:
@@ -223,16 +202,12 @@ def plain_label(name: str) -> str:
 
 def cmc_plot(curve: NDArray[np.float64]) -> Figure:
     """Plot a CMC curve [R] at ranks 1 … R."""
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _one_plot("rank", "share of mated probes found up to this rank")
     axes.plot(np.arange(1, len(curve) + 1), curve, "o-", color=SAME, markersize=4, linewidth=1.8, clip_on=False)
     lowest = min(float(curve.min()), 0.99)  # a perfect curve still gets a range of one per cent
     axes.set_ylim(lowest - 0.05 * (1 - lowest), 1 + 0.05 * (1 - lowest))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("rank")
-    axes.set_ylabel("share of mated probes found up to this rank")
-    axes.grid(color="#dddddd", linewidth=0.7)
-    return _plain(figure)
+    return figure
 
 
 def png(figure: Figure) -> bytes:
@@ -241,6 +216,18 @@ def png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)  # sets the Agg canvas, independent of the user's configured backend
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _one_plot(
+    xlabel: str, ylabel: str, size: tuple[float, float] = SIZE, grid: Literal["both", "y"] = "both"
+) -> tuple[Figure, Axes]:
+    """New figure with one plot. grid: whose lines are shown."""
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
+    return _plain(figure), axes
 
 
 def _plain(figure: Figure) -> Figure:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from fr.errors import InputError
+from fr.errors import os_error_as
 from fr.files.names import printable
 
 # Side of the sprite sheet in pixels. The projector's limit is 8,192 (pytorch issue 75502), for which torch would need
@@ -25,11 +25,8 @@ _SHEET = 4096
 @contextmanager
 def open_projector(folder: Path) -> Iterator[SummaryWriter]:
     """Open a log folder for `tensorboard --logdir`; InputError if it can't be written, now or later."""
-    try:
-        with SummaryWriter(str(folder)) as writer:
-            yield writer
-    except OSError as error:
-        raise InputError(f"{folder}: can't be written: {error.strerror}") from error
+    with os_error_as(f"{folder}: can't be written"), SummaryWriter(str(folder)) as writer:
+        yield writer
 
 
 def add_set(

@@ -29,7 +29,7 @@ _STORED_NAMES = {"momentum_buffer": "momentum"}  # torch.optim's name of a state
 @dataclass(frozen=True)
 class StepSettings:
     """Constants of a step. clip_norm: 0 = off. precision: one of `fr.distributed.PRECISIONS`; the head is in float32
-    with all of them, in TF32 with `tf32`.
+    with all of them, its products in TF32 with all but `fp32`: embeddings in half precision err more (LOG.md).
 
     freeze_bn: batch norms use their running statistics and don't update them. seed: of dropout in the backbone.
     """
@@ -90,7 +90,7 @@ class Learner:
         set_lr(self.optimizer, lr)
         means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         statistics = [_end_to_end(buffers) for buffers in self._statistics]
-        in_tf32 = float32_products(self._settings.precision == "tf32")
+        in_tf32 = float32_products(self._settings.precision != "fp32")
         with in_tf32, self.head.step(iteration, torch.cat([batch[1] for batch in batches]), self.optimizer):
             for number, (images, labels, *for_teacher) in enumerate(batches, start=1):
                 first = ((number - 1) * world_size() + rank()) * len(images)  # as in `TrainingStream`

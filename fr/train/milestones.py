@@ -48,9 +48,7 @@ class Milestones:
             self.monitor.say(f"iteration {iteration}: no validation: {error}")
         self.save(iteration, metrics, spreads)
 
-    def save(
-        self, iteration: int, metrics: dict[str, float] | None = None, spreads: Sequence[Spread] = ()
-    ) -> None:
+    def save(self, iteration: int, metrics: dict[str, float] | None = None, spreads: Sequence[Spread] = ()) -> None:
         """Write a snapshot."""
         scores = [spread.as_dict() for spread in spreads]
         contents = replace(self.contents, metrics=metrics or {}, scores=scores, meters=self.meters.as_dict())

@@ -37,11 +37,7 @@ class InitialWeights(OptionFields):
 
 
 def initialise(
-    backbone: nn.Module,
-    head: MarginSoftmax,
-    identities: Sequence[str],
-    wish: InitialWeights,
-    resumed: bool,
+    backbone: nn.Module, head: MarginSoftmax, identities: Sequence[str], wish: InitialWeights, resumed: bool
 ) -> list[str]:
     """Load the initial weights into backbone and head, all ranks together; returns lines about the result.
 
@@ -90,9 +86,7 @@ def _begin_head(head: MarginSoftmax, weights: Weights, identities: Sequence[str]
     return f"head: {kept:,} of {len(identities):,} classes start from the file's, {len(identities) - kept:,} are new"
 
 
-def head_rows(
-    head: torch.Tensor, theirs: Sequence[str], ours: Sequence[str], fresh: torch.Tensor
-) -> torch.Tensor:
+def head_rows(head: torch.Tensor, theirs: Sequence[str], ours: Sequence[str], fresh: torch.Tensor) -> torch.Tensor:
     """Rows [C_r, E]: those of `head` [C', E] for identities that are in `theirs` [C'], `fresh` for the others.
 
     ours [C_r]: the identities of this rank's rows. InputError if the numbers of names and rows, or the lengths of rows,

@@ -7,7 +7,6 @@ and weight decay, float32, on CPU ranks. Every measurement runs in processes of 
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from fr.losses.sharded import PIECE
 from fr.options.losses import LossSettings
 from fr.progress import tracked
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
-from tools.benchmarks.case_ranks import measure_in_own_processes
+from tools.benchmarks.case_ranks import measure_in_own_processes, write_measured
 
 _FLOAT, _GIGA = 4, 1e9
 _LR, _MOMENTUM, _DECAY, _S, _M = 0.1, 0.9, 1e-4, 30.0, 0.35
@@ -65,9 +64,7 @@ class Cost:
         return self.kept + self.drawn + self.step
 
 
-def head_cost(
-    classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0, states: int = 1
-) -> Cost:
+def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0, states: int = 1) -> Cost:
     """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses.
 
     states: numbers that the optimiser keeps for each weight, 1 with momentum.
@@ -174,12 +171,11 @@ def _in_own_processes(case: Case) -> dict[str, float]:
     }
 
 
-def _measure_rank(case: Case, folder: str, rank: int) -> None:
-    """Run the steps as one of the case's ranks and write the results to a file."""
+def _measure_rank(case: Case, rank: int) -> dict[str, Any]:
+    """Run the steps as one of the case's ranks."""
     torch.set_num_threads(max(1, torch.get_num_threads() // case.ranks))
     if case.form != "plain":
         use_huge_pages()  # as open_ranks does
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)
     torch.manual_seed(rank)
     step = _plain_step(case) if case.form == "plain" else _our_step(case)
     before, seconds = _resident("VmRSS"), []
@@ -188,10 +184,7 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
         start = time.perf_counter()
         step(number)
         seconds.append(time.perf_counter() - start)
-    result = {"seconds": seconds[1:], "step_bytes": _resident("VmHWM") - before}
-    Path(folder, f"{rank}.json").write_text(json.dumps(result))
-    dist.barrier()
-    dist.destroy_process_group()
+    return {"seconds": seconds[1:], "step_bytes": _resident("VmHWM") - before}
 
 
 def _resident(name: str) -> int:
@@ -239,4 +232,4 @@ def _plain_step(case: Case) -> Step:
 
 
 if __name__ == "__main__":
-    _measure_rank(Case(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]))
+    write_measured(Case, _measure_rank)

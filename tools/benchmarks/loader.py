@@ -140,9 +140,7 @@ def _decode(setting: _Setting, threads: int) -> Iterator[Any]:
         encoded = fn.external_source(source=_encoded(setting), batch=True)
         return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False)
 
-    built = graph(
-        batch_size=setting.order.batch_size, num_threads=threads, device_id=None, prefetch_queue_depth=2
-    )
+    built = graph(batch_size=setting.order.batch_size, num_threads=threads, device_id=None, prefetch_queue_depth=2)
     return iter(built.run, None)
 
 

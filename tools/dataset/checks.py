@@ -159,11 +159,7 @@ def near_duplicates(
 
 
 def _check_duplicates(
-    faces: LabelledFaces,
-    facts: ImageFacts,
-    rows: NDArray[np.int64],
-    near_rows: NDArray[np.int64],
-    findings: Findings,
+    faces: LabelledFaces, facts: ImageFacts, rows: NDArray[np.int64], near_rows: NDArray[np.int64], findings: Findings
 ) -> None:
     """Check equal files first, then near-duplicates, so that no image is reported for both. near_rows: their pairs."""
     contents = np.unique(facts.content, return_inverse=True)[1]
@@ -200,9 +196,7 @@ def _not_alone(
 def same_names(identities: Sequence[str], people: Iterable[str]) -> dict[int, str]:
     """Label → person with the identity's name, ignoring case, accents, quotes and punctuation."""
     called = {plain_name(person): person for person in people}
-    return {
-        label: called[plain] for label, name in enumerate(identities) if (plain := plain_name(name)) in called
-    }
+    return {label: called[plain] for label, name in enumerate(identities) if (plain := plain_name(name)) in called}
 
 
 # Letters that Unicode doesn't decompose into a base letter and an accent.

@@ -25,7 +25,7 @@ from fr import alignment
 from fr.data import placement
 from fr.data.faces import Faces
 from fr.data.storage import Pack, ParquetRows, RecordFile, TarShards
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, is_too_large, orientation_of
 from fr.preprocessing import Preprocessing
@@ -251,10 +251,8 @@ def _keep(folder: Path, facts: dict[bytes, Fact]) -> pa.Table:
         name = hashlib.blake2b(b"".join(facts), digest_size=16).hexdigest()
         buffer = BytesIO()
         pq.write_table(table, buffer)
-        try:
+        with os_error_as(f"{folder}: can't be written"):
             replace_file(folder / f"{name}.parquet", buffer.getvalue())
-        except OSError as error:
-            raise InputError(f"{folder}: can't be written: {error.strerror}") from error
     return table
 
 

@@ -56,7 +56,4 @@ def features_of(extractor: Extractor, rows: NDArray[np.int64], ranks: Ranks, bad
     """Features of the usable images of these rows, on every rank."""
     own: list[Features] = []
     extract(extractor, extractor.parts(rows), ranks, bad, lambda _part, features: own.append(features))
-    every = [part for of_rank in gather_objects(own) for part in of_rank if len(part.rows)]
-    if not every:
-        return Features(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
-    return Features(np.concatenate([part.rows for part in every]), np.concatenate([part.values for part in every]))
+    return Features.joined(part for of_rank in gather_objects(own) for part in of_rank)

@@ -9,11 +9,9 @@ from torch import nn
 
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
-from fr.data.pipeline import dali_settings
 from fr.distributed import Ranks
 from fr.errors import InputError
-from fr.evaluation.scored_model import open_model
-from fr.evaluation.scoring import wants_flip
+from fr.evaluation.scoring import Embedder
 from fr.options.parsing import Resolved
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import Weights, read_weights
@@ -47,7 +45,8 @@ def labelled_images(resolved: Resolved, ranks: Ranks) -> LabelledImages:
     InputError if the file has no head for its network's embeddings, or no image is of its classes.
     """
     options = resolved.values
-    model = open_model(options, ranks.device)
+    embedder = Embedder.open(resolved, ranks)
+    model = embedder.model
     if not isinstance(model.network, nn.Module):
         raise InputError(f"--snap {options.snap}: an ONNX model has no head; give the snapshot")
     weights = read_weights(Path(options.snap))
@@ -61,17 +60,13 @@ def labelled_images(resolved: Resolved, ranks: Ranks) -> LabelledImages:
             f"none of the {len(faces.identities):,} identities ({faces.identities[0]}, …) is a class of "
             f"{options.snap} ({names[0]}, …); give images of the identities that it was trained on"
         )
-    flip_mode = "sum" if wants_flip(resolved, model) else ""
-    network = feature_network(model, options.snap, "embedding", flip_mode, normalize=False)
-    dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-    extractor = Extractor(network, faces, model.preprocessing, dali, options.batch_size)
+    network = feature_network(model, options.snap, "embedding", embedder.flip_mode, normalize=False)
+    extractor = Extractor(network, faces, model.preprocessing, embedder.dali, options.batch_size)
     dimensions = extractor.dimensions(ranks.device)
     sub_centers, rest = divmod(head.shape[1], dimensions)
     if rest or (sub_centers > 1 and weights.bias is not None):
         raise InputError(f"{options.snap}: its head is for embeddings of {head.shape[1]} numbers, not {dimensions}")
-    return LabelledImages(
-        head, weights.bias, sub_centers, names, faces, targets, rows, extractor, [*model.overrides]
-    )
+    return LabelledImages(head, weights.bias, sub_centers, names, faces, targets, rows, extractor, [*model.overrides])
 
 
 def class_of_each(faces: LabelledFaces, names: list[str]) -> Indices:

@@ -4,7 +4,7 @@ A batch is embedded at once, a part is written at once. Both depend only on the 
 interruptions don't change the features. N images, D feature size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -46,6 +46,12 @@ class Features:
     rows: NDArray[np.int64]
     values: NDArray[np.float32]
 
+    @classmethod
+    def joined(cls, parts: Iterable["Features"]) -> "Features":
+        """All features of some parts."""
+        some = [part for part in parts if len(part.rows)] or [cls(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))]
+        return cls(np.concatenate([part.rows for part in some]), np.concatenate([part.values for part in some]))
+
 
 @dataclass(frozen=True)
 class Extractor:
@@ -84,11 +90,7 @@ class Extractor:
 
 
 def extract(
-    extractor: Extractor,
-    parts: Sequence[Part],
-    ranks: Ranks,
-    bad: BadImages,
-    take: Callable[[Part, Features], None],
+    extractor: Extractor, parts: Sequence[Part], ranks: Ranks, bad: BadImages, take: Callable[[Part, Features], None]
 ) -> None:
     """Extract all parts, all ranks together; `take` gets each part on one rank once it is complete.
 
@@ -122,8 +124,5 @@ def _gathered(batches: Iterator[tuple[Features, dict[int, str]]], bad: BadImages
         for row, problem in problems.items():
             bad.report(row, problem)
         bar.update(len(features.rows) + len(problems))
-        if len(features.rows):
-            some.append(features)
-    if not some:
-        return Features(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
-    return Features(np.concatenate([one.rows for one in some]), np.concatenate([one.values for one in some]))
+        some.append(features)
+    return Features.joined(some)

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.durable import sync_folder, write_durably, write_result
 from tools.features.parts import Features, Part
 
@@ -117,12 +117,10 @@ class OneFile:
                     f"{self._file(missing[0])}: missing; --out must be one folder for all ranks, on all hosts"
                 )
             temporary = self.path.with_name(f".{self.path.name}.tmp")
-            try:
+            with os_error_as(f"{self.path}: can't be written"):
                 write_durably(temporary, lambda file: self.write(file, lambda: self._all(parts)))
                 temporary.replace(self.path)
                 sync_folder(self.path.parent)
-            except OSError as error:
-                raise InputError(f"{self.path}: can't be written: {error.strerror}") from error
         shutil.rmtree(self.path.parent / _PARTS, ignore_errors=True)
 
     def _all(self, parts: Sequence[Part]) -> Iterator[tuple[Part, Features]]:

@@ -15,17 +15,12 @@ from numpy.typing import NDArray
 
 from fr.alignment import CENTER_CROP
 from fr.data.faces import Faces, shown
-from fr.data.pipeline import dali_settings
 from fr.data.readers.folders import images_below
-from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation.all_pairs import Rows
-from fr.evaluation.embedding import batch_size_on, embed
-from fr.evaluation.scored_model import ScoredModel
-from fr.evaluation.scoring import wants_flip
+from fr.evaluation.scoring import Embedder
 from fr.files.data_root import DataRoot
 from fr.options.detection import DetectorSettings
-from fr.options.parsing import Resolved
 from fr.progress import progress
 from fr.recognition.detection import Mtcnn
 from tools.dataset.face_journal import Found
@@ -82,27 +77,21 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     return Portraits(people, np.array(usable), faces, notes)
 
 
-def embedded(
-    option: str, root: str, looking: Looking | None, model: ScoredModel, resolved: Resolved, ranks: Ranks
-) -> tuple[Portraits, Rows]:
+def embedded(option: str, root: str, looking: Looking | None, embedder: Embedder) -> tuple[Portraits, Rows]:
     """Read a folder of people's images and embed those with a face, [N, E]; prints the ones without a face."""
-    options = resolved.values
     if looking:
-        refuse_center_crops(model, options.snap)
-    portraits = read_portraits(option, DataRoot(Path(root), options.allow_outside), looking)
+        refuse_center_crops(embedder)
+    portraits = read_portraits(option, DataRoot(Path(root), embedder.options.allow_outside), looking)
     print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
-    dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-    batch = batch_size_on(ranks.device, options.val_batch_size)
-    flipped, mode = wants_flip(resolved, model), options.flip_mode
-    return portraits, embed(model.network, portraits.faces, model.preprocessing, dali, ranks, batch, flipped, mode)
+    return portraits, embedder.embed(portraits.faces)
 
 
-def refuse_center_crops(model: ScoredModel, snap: str) -> None:
+def refuse_center_crops(embedder: Embedder) -> None:
     """Raise InputError for a network whose input is the centre of an image instead of a detected face."""
-    if model.preprocessing.alignment == CENTER_CROP:
+    if embedder.model.preprocessing.alignment == CENTER_CROP:
         raise InputError(
-            f"{snap} takes the centre of an image ({CENTER_CROP}), not detected faces: give another --alignment, or "
-            "crops of faces with --aligned"
+            f"{embedder.options.snap} takes the centre of an image ({CENTER_CROP}), not detected faces: give another "
+            "--alignment, or crops of faces with --aligned"
         )
 
 

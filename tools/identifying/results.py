@@ -1,6 +1,5 @@
 """Outputs of identification: console, faces.jsonl, annotated images or a video, a window."""
 
-import io
 import json
 import os
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.durable import write_result
-from fr.files.images import Pixels
+from fr.files.images import Pixels, image_file
 from tools.identifying.drawing import annotated
 from tools.identifying.sources import Shot, Source
 
@@ -92,10 +91,8 @@ class Journal:
     def __init__(self, folder: Path, frames: bool) -> None:
         self._path, self._frames = folder / JOURNAL, frames
         self._file: TextIO | None = None
-        try:
+        with os_error_as(f"--out {folder}: can't be written"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out {folder}: can't be written: {error.strerror}") from error
 
     def take(self, seen: Seen) -> bool:
         shot = seen.shot
@@ -113,12 +110,10 @@ class Journal:
                 seen.nearest, seen.named.tolist(), seen.distances.tolist(), seen.boxes.tolist(), strict=True
             )
         ]
-        try:
+        with os_error_as(f"{self._path}: can't be written"):
             self._file = self._file or self._path.open("w", encoding="utf-8")
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise InputError(f"{self._path}: can't be written: {error.strerror}") from error
         return True
 
     def close(self, complete: bool) -> None:
@@ -134,9 +129,8 @@ class ImageFiles:
 
     def take(self, seen: Seen) -> bool:
         path = self._folder / seen.shot.name
-        buffer = io.BytesIO()
-        Image.fromarray(seen.picture).save(buffer, Image.registered_extensions()[path.suffix.lower()], quality=_QUALITY)
-        write_result(path, buffer.getvalue())
+        form = Image.registered_extensions()[path.suffix.lower()]
+        write_result(path, image_file(Image.fromarray(seen.picture), form, quality=_QUALITY))
         return True
 
     def close(self, complete: bool) -> None: ...

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +10,34 @@ from torch import nn
 
 from fr.errors import InputError
 from fr.evaluation.embedding_cache import weights_digest
-from fr.evaluation.scored_model import ScoredModel
-from fr.evaluation.scoring import wants_flip
-from fr.files.durable import write_result
+from fr.evaluation.scoring import Embedder
+from fr.files.durable import write_json
 from fr.files.untrusted import read_text
-from fr.options.parsing import Resolved
 from fr.recognition.operating_points import OperatingPoint
 
 _MOST = 1 << 16  # bytes
 
 
-def embeddings_of(model: ScoredModel, resolved: Resolved) -> dict[str, Any]:
+def embeddings_of(embedder: Embedder) -> dict[str, Any]:
     """Properties of embeddings on which a threshold depends: weights (SHA-256), mirror images and preprocessing.
 
     InputError for an ONNX file with weights in other files.
     """
-    options = resolved.values
-    digest = hashlib.sha256()
+    model, snap, digest = embedder.model, embedder.options.snap, hashlib.sha256()
     if isinstance(model.network, nn.Module):  # not of the file: the first evaluation of an import changes its metrics
         for name, tensor in model.network.state_dict().items():
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    elif not (of_file := weights_digest(Path(options.snap))):
-        raise InputError(f"{options.snap}: refers to other files; a threshold is for a model in one file")
+    elif not (of_file := weights_digest(Path(snap))):
+        raise InputError(f"{snap}: refers to other files; a threshold is for a model in one file")
     else:
         digest.update(of_file.encode())
-    mirror = options.flip_mode if wants_flip(resolved, model) else ""
-    return {"weights": digest.hexdigest(), "mirror": mirror, "preprocessing": model.preprocessing.as_dict()}
+    preprocessing = model.preprocessing.as_dict()
+    return {"weights": digest.hexdigest(), "mirror": embedder.flip_mode, "preprocessing": preprocessing}
 
 
 def write_threshold(path: Path, point: OperatingPoint, gallery: int, embeddings: dict[str, Any]) -> None:
     """Write the file. gallery: number of its people, 0 for pairs. embeddings: from `embeddings_of`."""
-    content = {**point.as_dict(), "gallery": gallery, "embeddings": embeddings}
-    write_result(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_json(path, {**asdict(point), "gallery": gallery, "embeddings": embeddings})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from fr.options.types import AT_LEAST_1, COUNT_OR_0, FLAG, JPEG_QUALITY, NOT_NEG
 
 
 def options(argv: list[str]) -> Resolved:
-    return tool_options("tools/align_faces.py", "Crop the faces of all images.", _own, _problems, argv)
+    return tool_options("tools/align_faces.py", "Crop the faces of all images.", _own, argv, _problems)
 
 
 def _own(group: Group) -> None:

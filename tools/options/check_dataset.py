@@ -5,8 +5,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from fr.options.definitions import train_options
-from fr.options.parsing import Resolved, tool_parser
+from fr.options.definitions import train_options, train_parser
+from fr.options.parsing import Resolved, own_arguments, tool_parser
 from fr.options.types import COUNT, COUNT_OR_0, NOT_NEGATIVE, POSITIVE, checked
 
 # In the order of the checks; an image dropped by an earlier one isn't the original of a later duplicate.
@@ -60,5 +60,5 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     shown = "findings of each kind that the page shows [images] (default: %(default)s)"
     add("--thumbnails", type=COUNT_OR_0, default=24, metavar="N", help=shown)
     add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="processes; 0 = one per core (default: 0)")
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = own_arguments(parser, argv, train_parser())
     return arguments, train_options(rest)

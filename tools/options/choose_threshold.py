@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from fr.errors import InputError
-from fr.options.definitions import OF_SETS, evaluation_options
-from fr.options.parsing import Resolved, tool_parser
+from fr.options.definitions import OF_SETS, evaluation_options, evaluation_parser
+from fr.options.parsing import Resolved, own_arguments, tool_parser
 from fr.options.types import COUNT, FRACTION
 from tools.options.detect_faces import detector_options
 
@@ -25,7 +25,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     add("--gallery_size", type=COUNT, metavar="N", help="people in the gallery of --fpir")
     add("--aligned", action="store_true", help="the images are aligned crops (default: whole images)")
     detector_options(parser)
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = own_arguments(parser, argv, evaluation_parser())
     arguments.of_model = rest
     resolved = evaluation_options(rest)
     problems = resolved.said([*OF_SETS, "cache", "json"], "not for a threshold of one's own images")

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from fr.errors import InputError
-from fr.options.definitions import evaluation_options
-from fr.options.parsing import Resolved, tool_parser
+from fr.options.definitions import evaluation_options, evaluation_parser
+from fr.options.parsing import Resolved, own_arguments, tool_parser
 
 PREPROCESSING = ("input_size", "template", "alignment", "mean", "std", "color_order")
 # Outputs of evaluate_lfw.py for a single model.
@@ -19,7 +19,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, list[Resolved]]:
     parser.add_argument("b", metavar="B", help="another one")
     curves = "plot of both ROC curves with their bands to write (default: none)"
     parser.add_argument("--roc", type=Path, metavar="PNG", help=curves)
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = own_arguments(parser, argv, evaluation_parser())
     return arguments, [scoring_options(name, rest) for name in (arguments.a, arguments.b)]
 
 

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from fr.errors import InputError
-from fr.options.definitions import OF_SETS, evaluation_options
-from fr.options.parsing import Resolved, tool_parser
+from fr.options.definitions import OF_SETS, evaluation_options, evaluation_parser
+from fr.options.parsing import Resolved, own_arguments, tool_parser
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
@@ -14,7 +14,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="Testing_Set, or the folder that it is in")
     images = "folder with aligned copies in Probe/, Gallery_Match/ and Gallery_Distractor/ (default: those of FOLDER)"
     parser.add_argument("--images", type=Path, metavar="FOLDER", help=images)
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = own_arguments(parser, argv, evaluation_parser())
     resolved = evaluation_options(rest)
     if others := resolved.said(OF_SETS, "not for TinyFace"):
         raise InputError(*others)

@@ -1,7 +1,7 @@
 """Options of tools/find_overlap.py."""
 
 from fr.files.names import model_file
-from fr.options.definitions import model_tool_options
+from fr.options.definitions import tool_options
 from fr.options.fields import Group
 from fr.options.parsing import Resolved
 from fr.options.types import BELOW_1, COUNT_OR_0, FLAG, FRACTION, TEXT
@@ -10,7 +10,7 @@ from tools.options.features import bad_images_option
 
 def options(argv: list[str]) -> Resolved:
     what = "Find the people of a verification set who are in the training set, by their faces."
-    return model_tool_options("tools/find_overlap.py", what, _own, argv, labelled=True, with_sets=True)
+    return tool_options("tools/find_overlap.py", what, _own, argv, with_model=True, with_sets=True)
 
 
 def _own(group: Group) -> None:

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from fr.errors import InputError
-from fr.options.definitions import OF_SETS, evaluation_options
-from fr.options.parsing import Resolved, tool_parser
+from fr.options.definitions import OF_SETS, evaluation_options, evaluation_parser
+from fr.options.parsing import Resolved, own_arguments, tool_parser
 from fr.options.types import checked
 from tools.options.detect_faces import detector_options
 
@@ -32,7 +32,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     add("--threshold", type=_DISTANCE, metavar="D", help=nearer)
     add("--aligned", action="store_true", help="gallery and PROBES are aligned crops (default: whole images)")
     detector_options(parser)
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = own_arguments(parser, argv, evaluation_parser())
     resolved = evaluation_options(rest)
     _check(arguments, resolved)
     return arguments, resolved

@@ -11,7 +11,7 @@ _CROP = checked(int, "0, or a whole number >= 32", lambda x: x == 0 or x >= 32)
 
 
 def options(argv: list[str]) -> Resolved:
-    return tool_options("tools/pack_dataset.py", "Pack training data into tar shards.", _own, _problems, argv)
+    return tool_options("tools/pack_dataset.py", "Pack training data into tar shards.", _own, argv, _problems)
 
 
 def _own(group: Group) -> None:

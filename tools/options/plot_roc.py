@@ -13,4 +13,4 @@ def options(argv: list[str]) -> argparse.Namespace:
     add("--out", type=Path, required=True, metavar="PNG", help="plot to write (required)")
     add("--names", nargs="+", metavar="NAME", help="names of the curves (default: those of the files)")
     add("--det", action="store_true", help="DET curves: FNMR over FMR, on a normal deviate scale (default: ROC)")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from fr.errors import InputError
-from fr.options.parsing import tool_parser
+from fr.options.definitions import evaluation_parser
+from fr.options.parsing import own_arguments, tool_parser
 from tools.options.compare_models import scoring_options
 
 
@@ -14,7 +15,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("runs", type=Path, nargs="+", metavar="RUN", help="SNAP_FOLDER/PREFIX.config.yml of a training")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder for index.html (required)")
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = own_arguments(parser, argv, evaluation_parser())
     places = [run.absolute() for run in arguments.runs]
     if repeated := sorted({str(place) for place in places if places.count(place) > 1}):
         raise InputError(*(f"{run}: given twice" for run in repeated))

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from fr.options.parsing import tool_parser
+from fr.options.definitions import train_parser
+from fr.options.parsing import own_arguments, tool_parser
 from fr.options.types import COUNT
 
 
@@ -20,7 +21,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--note", default="", help="for --record: text about machine and runs")
     add("--out", type=Path, metavar="FOLDER", help="folder for the run's snapshots and logs (default: reproduced/NAME)")
     add("--nproc_per_node", type=COUNT, default=1, metavar="N", help="processes, as of torchrun (default: 1)")
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = own_arguments(parser, argv, train_parser())
     if arguments.record is not None and len(arguments.record) < 3:
         parser.error("--record: takes three runs at least")
     if rest and (arguments.snap or arguments.record):

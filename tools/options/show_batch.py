@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from fr.errors import InputError
-from fr.options.definitions import train_options
-from fr.options.parsing import Resolved, tool_parser
+from fr.options.definitions import train_options, train_parser
+from fr.options.parsing import Resolved, own_arguments, tool_parser
 from fr.options.types import COUNT
 
 
@@ -16,7 +16,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     parser.add_argument("--iteration", type=COUNT, default=1, help="iteration to show, from 1 (default: 1)")
     parser.add_argument("--faces", type=COUNT, default=24, help="most faces shown; with --each one row (default: 24)")
     parser.add_argument("--each", action="store_true", help="one row for each enabled augmentation, alone")
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = own_arguments(parser, argv, train_parser())
     if arguments.out.suffix.lower() != ".png":
         raise InputError(f"--out {arguments.out}: expected a name that ends in .png")
     return arguments, train_options(rest)

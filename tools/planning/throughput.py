@@ -60,7 +60,7 @@ def speed(options: argparse.Namespace, card: Card, ranks: int, per_node: int, cl
     backbone = flops / (PRODUCTS * card.flops[precision]) + again * PASSES * kept / card.bandwidth
     active = head_cost(classes, options.embed_size, micro, ranks, options.sample_rate).active
     cosines = options.train_batch_size * active
-    products = card.flops["tf32" if precision == "tf32" else "fp32"]
+    products = card.flops["fp32" if precision == "fp32" else "tf32"]
     width = options.embed_size * options.sub_centers
     head = 6 * cosines * width / (PRODUCTS * products) + HEAD_PASSES * _FLOAT * cosines / card.bandwidth
     updated = weights + active * width

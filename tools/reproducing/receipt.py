@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 from fr.checkpoint import snapshot
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.errors import InputError
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.files.untrusted import read_text
 from fr.options.definitions import train_options
 
@@ -49,7 +49,7 @@ class Receipt:
 
     def write(self, path: Path) -> None:
         """Write the file; InputError if that fails."""
-        write_result(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        write_json(path, asdict(self), indent=2)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fr.data.faces import VerificationFaces, check_landmarks, refuse
 from fr.data.lines import listed_points
-from fr.data.pairs.pair_faces import Landmarks, Pairs, faces_of_pairs
+from fr.data.pairs.pair_faces import Landmarks, PairRow, Pairs, faces_of_pairs
 from fr.data.pairs.whole_sets import SetForm, landmarks_in
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -39,23 +39,18 @@ def read_protocol(path: Path) -> Pairs:
     splits = read_mat(path, ["splits"])["splits"]
     if not isinstance(splits, Cells):
         raise InputError(f"{path}: splits isn't a cell array")
-    names: list[tuple[str, str]] = []
-    same: list[bool] = []
+    rows: list[PairRow] = []
     fold: list[int] = []
-    where: dict[str, str] = {}
     for number, split in enumerate(splits.values):
         place = f"{path}: split {number + 1}"
         for row, (pair, kind) in enumerate(_pairs_of(split, place), start=1):
             if kind not in (_SAME, _DIFFERENT) or not all(pair):
                 raise InputError(f"{place}: pair {row} isn't two names and 1 or -1")
-            names.append(pair)
-            same.append(kind == _SAME)
+            rows.append((pair, kind == _SAME, f"{place}: pair {row}"))
             fold.append(number)
-            for image in pair:
-                where.setdefault(image, f"{place}: pair {row}")
-    if not names:
+    if not rows:
         raise InputError(f"{path}: no pairs")
-    return Pairs(names, same, np.array(fold, dtype=np.int64), where)
+    return Pairs.of(rows, np.array(fold, dtype=np.int64))
 
 
 def _pairs_of(split: Any, place: str) -> list[tuple[tuple[str, str], Any]]:

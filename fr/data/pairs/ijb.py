@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fr.data.faces import Faces, check_landmarks, refuse, refuse_rows
 from fr.data.lines import single_spaces, strays, true_rows
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_bytes, read_text
 
@@ -139,9 +139,7 @@ def _check_images(faces: Faces, members: Path) -> None:
 
     By one listing of the folder: on a file server, a request for each of half a million images would take minutes.
     """
-    try:
+    with os_error_as(f"{faces.root}: can't be read"):
         there = pa.array([entry.name for entry in os.scandir(faces.root.path)], type=pa.string())
-    except OSError as error:
-        raise InputError(f"{faces.root}: can't be read: {error.strerror}") from error
     unlisted = true_rows(pc.invert(pc.is_in(faces.names, value_set=there))).tolist()
     refuse([f"{members}:{i + 1}: {faces.path(i)}: no such file" for i in unlisted if not os.path.exists(faces.path(i))])

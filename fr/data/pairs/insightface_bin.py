@@ -20,7 +20,7 @@ from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.pair_faces import tenths
 from fr.data.pairs.whole_sets import SetForm, check_kind, set_name
 from fr.data.storage import Pack
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.kinds import Kind, taken_for
 from fr.files.restricted_pickle import ArrayAt, InertUnpickler
@@ -98,11 +98,8 @@ def _is_at(path: Path) -> bool:
     """Return True if a file is a pack: by its ending, or the first byte of a pickle, which no text file has."""
     if not path.is_file() or path.suffix == ".bin":
         return path.is_file()
-    try:
-        with path.open("rb") as file:
-            return file.read(1) == b"\x80"
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    with os_error_as(f"{path}: can't be read"), path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _read(root: DataRoot, kind: str, _option: str) -> tuple[str, VerificationFaces]:

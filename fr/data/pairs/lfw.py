@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fr.data.faces import VerificationFaces, refuse
-from fr.data.pairs.pair_faces import Pairs, faces_of_pairs
+from fr.data.pairs.pair_faces import PairRow, Pairs, faces_of_pairs
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
@@ -33,9 +33,7 @@ def read_lfw_pairs(path: Path) -> Pairs:
     if len(header) != 2 or not all(_NUMBER.fullmatch(field) and int(field) > 0 for field in header):
         raise InputError(f"{path}:1: expected {HEADER}")
     per_fold = 2 * int(header[1])
-    names: list[tuple[str, str]] = []
-    same: list[bool] = []
-    where: dict[str, str] = {}
+    rows: list[PairRow] = []
     problems: list[str] = []
     for number, line in enumerate(lines[1:], start=2):
         fields = _fields(line)
@@ -51,14 +49,11 @@ def read_lfw_pairs(path: Path) -> Pairs:
         if not all(pair):
             problems.append(f"{path}:{number}: neither `name i j` nor `name i other j`, separated by tabs")
             continue
-        names.append(pair)
-        same.append(len(fields) == 3)
-        for image in pair:
-            where.setdefault(image, f"{path}:{number}")
+        rows.append((pair, len(fields) == 3, f"{path}:{number}"))
     refuse(problems)
-    if len(names) != int(header[0]) * per_fold:
-        raise InputError(f"{path}: {len(names)} pairs where the header says {header[0]} × 2 × {header[1]}")
-    return Pairs(names, same, np.arange(len(names)) // per_fold, where)
+    if len(rows) != int(header[0]) * per_fold:
+        raise InputError(f"{path}: {len(rows)} pairs where the header says {header[0]} × 2 × {header[1]}")
+    return Pairs.of(rows, np.arange(len(rows)) // per_fold)
 
 
 def _fields(line: str) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fr.data.faces import VerificationFaces, check_first_image, check_landmarks, refuse
+from fr.data.faces import VerificationFaces, check_landmarks, refuse, with_first_image
 from fr.data.landmark_csv import landmarks_of
 from fr.data.lines import strays, true_rows
 from fr.data.rows_by_name import values_by_name
@@ -21,6 +21,7 @@ from fr.files.untrusted import read_text
 FOLDS = 10  # of a list without folds
 Landmarks = str | Callable[[list[str]], NDArray[np.float64]]  # a file, or a function of N names to [N, 5, 2]
 _ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # of cropped copies, which keep the names
+PairRow = tuple[tuple[str, str], bool, str]  # paths of the two images, whether of one person, place in the list
 ENDINGS = (*_ENDINGS, *(ending.upper() for ending in _ENDINGS))
 
 
@@ -32,6 +33,15 @@ class Pairs:
     same: list[bool]  # [P]
     fold: NDArray[np.int64]  # [P]
     where: dict[str, str]
+
+    @classmethod
+    def of(cls, rows: Sequence[PairRow], fold: NDArray[np.int64]) -> "Pairs":
+        """Pairs of the rows [P] of a list, in these folds [P]."""
+        where: dict[str, str] = {}
+        for pair, _, place in rows:
+            for image in pair:
+                where.setdefault(image, place)
+        return cls([pair for pair, _, _ in rows], [same for _, same, _ in rows], fold, where)
 
 
 def tenths(same: Sequence[bool], source: str) -> NDArray[np.int64]:
@@ -77,8 +87,7 @@ def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: Landmarks, option: s
             f"{pairs.where[names[i]]}: {faces.path(i)}: no such file{form_note(faces.path(i), os.path.exists)}"
             for i in missing
         ])
-    check_first_image(faces, option)
-    return faces
+    return with_first_image(faces, option)
 
 
 def _with_ending(folder: Path, name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.lfw import HEADER, read_lfw_pairs
-from fr.data.pairs.pair_faces import ENDINGS, Pairs, faces_of_pairs, tenths
+from fr.data.pairs.pair_faces import ENDINGS, PairRow, Pairs, faces_of_pairs, tenths
 from fr.data.pairs.whole_sets import SetForm, check_kind, images_in, landmarks_in, set_name
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -72,21 +72,16 @@ def _read_pairs(path: Path) -> Pairs:
     lines = _lines(path)
     in_front = len(lines[0][1]) == 3 and lines[0][1][2] not in _KINDS
     form = "`0|1 path path`" if in_front else "`path path 0|1`"
-    names: list[tuple[str, str]] = []
-    same: list[bool] = []
-    where: dict[str, str] = {}
+    rows: list[PairRow] = []
     problems: list[str] = []
     for number, words in lines:
         kind, *pair = words if in_front else (words[-1], *words[:-1])
         if len(pair) != 2 or kind not in _KINDS or not all(pair):
             problems.append(f"{path}:{number}: {' '.join(words)[:_SHOWN]!r} isn't {form}")
             continue
-        names.append((pair[0], pair[1]))
-        same.append(_KINDS[kind])
-        for image in pair:
-            where.setdefault(image, f"{path}:{number}")
+        rows.append(((pair[0], pair[1]), _KINDS[kind], f"{path}:{number}"))
     refuse(problems)
-    return Pairs(names, same, tenths(same, str(path)), where)
+    return Pairs.of(rows, tenths([same for _, same, _ in rows], str(path)))
 
 
 def _read_two_lines(path: Path) -> Pairs:

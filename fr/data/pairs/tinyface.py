@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fr.data.faces import Faces, refuse
 from fr.data.pairs.pair_faces import ENDINGS
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.mat_file import Cells, read_mat
 
@@ -78,7 +78,5 @@ def _read(path: Path, variable: str) -> tuple[list[str], NDArray[np.int64]]:
 
 def _by_stem(folder: Path) -> dict[str, str]:
     """Images of a folder by name without ending. It is listed once, since a file server may be slow."""
-    try:
+    with os_error_as(f"{folder}: can't be read"):
         return {Path(entry.name).stem: entry.name for entry in os.scandir(folder) if entry.name.endswith(ENDINGS)}
-    except OSError as error:
-        raise InputError(f"{folder}: can't be read: {error.strerror}") from error

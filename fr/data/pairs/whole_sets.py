@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fr.data.faces import VerificationFaces
 from fr.data.landmark_csv import landmark_csvs
 from fr.data.pairs.pair_faces import ENDINGS, Pairs
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.options.names import SET_NAMES
 
@@ -56,10 +56,8 @@ def landmarks_in(folder: Path) -> str:
     """Same as `named_landmarks`, with InputError if a file of another name seems to hold landmarks."""
     if named := named_landmarks(folder):
         return named
-    try:
+    with os_error_as(f"{folder}: can't be read"):
         found = sorted(name for name in os.listdir(folder) if _LIKE_LANDMARKS.search(name))
-    except OSError as error:
-        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
     if found:
         raise InputError(
             f"{folder}: {', '.join(found[:3])} looks like landmarks, which are read from {' or '.join(LANDMARKS)} "
@@ -84,10 +82,8 @@ def images_in(folder: Path, pairs: Pairs) -> Path:
 
     It is the first in which the first image exists, with any of ENDINGS.
     """
-    try:
+    with os_error_as(f"{folder}: can't be read"):
         inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    except OSError as error:
-        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
     inside.sort(key=lambda name: name != IMAGES)
     first = next(iter(pairs.where))
     stem = first.removesuffix(Path(first).suffix)

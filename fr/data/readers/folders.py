@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from fr.data.faces import LabelledFaces, check_first_image, refuse
+from fr.data.faces import LabelledFaces, refuse, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.readers.source import Format
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 
@@ -45,8 +45,7 @@ def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
     notes = (*_named(f"folders of {root} without images left out", empty), *stray_note(root.path, stray))
     notes += others_note(root.path, others)
     faces = LabelledFaces(root, names, points, labels.astype(np.int64), identities, notes=notes)
-    check_first_image(faces, "--train_data_root")
-    return faces
+    return with_first_image(faces, "--train_data_root")
 
 
 def images_below(root: DataRoot, others: Counter[str] | None = None) -> list[str]:
@@ -93,7 +92,7 @@ def _images(root: DataRoot, folder: str, above: set[tuple[int, int]], others: Co
     Links to folders are checked here, links to files when they are read, since there may be millions.
     """
     path = root.path / folder
-    try:
+    with os_error_as(f"{path}: can't be read"):
         here = _node(path)
         if here in above:
             return
@@ -109,8 +108,6 @@ def _images(root: DataRoot, folder: str, above: set[tuple[int, int]], others: Co
                     yield f"{folder}/{entry.name}"
                 else:
                     others[os.path.splitext(entry.name)[1].lower()] += 1
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
 
 
 def _node(path: Path) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.readers.source import Format
 from fr.data.storage import MOST_BYTES, RecordFile, read_slice
-from fr.errors import InputError, in_short
+from fr.errors import InputError, in_short, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.record_io import Damaged, unpack
 from fr.files.untrusted import open_file, read_text
@@ -38,10 +38,8 @@ class _Records:
     """The records of a file at the offsets in its index, by ascending key."""
 
     def __init__(self, path: Path, index: Path) -> None:
-        try:
+        with os_error_as(f"{path}: can't be read"):
             size = path.stat().st_size
-        except OSError as error:
-            raise InputError(f"{path}: can't be read: {error.strerror}") from error
         keys, offsets = _read_index(index, path, size)
         by_offset, by_key = np.argsort(offsets), np.argsort(keys)
         sizes = np.empty_like(offsets)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.faces import FRACTIONS, LabelledFaces, check_first_image, check_landmarks, refuse
+from fr.data.faces import FRACTIONS, LabelledFaces, check_landmarks, refuse, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.lines import Lines, folder_classes, read_lines, sorted_classes, true_rows
 from fr.data.readers.source import Format, text_files
@@ -45,7 +45,7 @@ def read_labelled_list(root: DataRoot, list_file: str, landmarks: str) -> Labell
     ids = identity.unique().to_pylist()
     numbered = all(re.fullmatch(_WHOLE, name) for name in ids)
     labels, identities = sorted_classes(identity, int if numbered else None)
-    return _checked(LabelledFaces(root, names, points, labels, identities))
+    return with_first_image(LabelledFaces(root, names, points, labels, identities), "--train_data_root")
 
 
 def parts_of(texts: pa.LargeStringArray) -> pa.ListArray:
@@ -72,7 +72,7 @@ def read_trillion_pairs(root: DataRoot, list_file: str) -> LabelledFaces:
     names, points = lines.paths(path, root), lines.points(words)
     check_landmarks(points, lines.where)
     labels, identities = sorted_classes(label, int)
-    return _checked(LabelledFaces(root, names, points, labels, identities))
+    return with_first_image(LabelledFaces(root, names, points, labels, identities), "--train_data_root")
 
 
 def read_ms1m(root: DataRoot, list_file: str) -> LabelledFaces:
@@ -134,12 +134,7 @@ def _detected_faces(root: DataRoot, detected: _Detected, boxes: NDArray[np.float
     check_landmarks(points, lines.where, FRACTIONS)
     labels, identities = folder_classes(names)
     faces = LabelledFaces(root, names, points, labels, identities, boxes=boxes, notes=detected.notes)
-    return _checked(faces)
-
-
-def _checked(faces: LabelledFaces) -> LabelledFaces:
-    check_first_image(faces, "--train_data_root")
-    return faces
+    return with_first_image(faces, "--train_data_root")
 
 
 def _format(reader: Callable[[DataRoot, str], LabelledFaces]) -> Format:
@@ -147,9 +142,7 @@ def _format(reader: Callable[[DataRoot, str], LabelledFaces]) -> Format:
 
 
 FORMATS = {
-    "list": Format(
-        lambda source: read_labelled_list(source.data_root, source.list_file, source.landmarks), text_files
-    ),
+    "list": Format(lambda source: read_labelled_list(source.data_root, source.list_file, source.landmarks), text_files),
     "ms1m": _format(read_ms1m),
     "imdbface": _format(read_imdb_face),
     "trp": _format(read_trillion_pairs),

@@ -42,6 +42,7 @@ class _Table(NamedTuple):
     labels: pa.Array  # [n] int64 or string
     points: NDArray[np.float64]  # [n, 5, 2], or [n, 0, 2] without landmarks
     groups: list[int]  # rows of each row group
+    group_bytes: list[int]  # of the images of each, decoded
 
 
 def read_parquet(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
@@ -65,6 +66,7 @@ def read_parquet(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces
         np.repeat(np.arange(len(files), dtype=np.int32), counts),
         np.concatenate(groups).astype(np.int32),
         np.concatenate([np.arange(rows) for table in tables for rows in table.groups]).astype(np.int32),
+        np.array([size for table in tables for size in table.group_bytes]),
     )
     names = pa.array([f"{stem}/{row}" for stem, count in zip(stems, counts, strict=True) for row in range(count)])
     landmarked = np.repeat([table.points.shape[1] > 0 for table in tables], counts)
@@ -93,7 +95,7 @@ def _table(path: Path, parquet: pq.ParquetFile) -> _Table:
     if len({*schema.names}) < len(schema.names):
         raise InputError(f"{path}: two of its columns have one name: {', '.join(schema.names)}")
     image = _image_column(path, schema)
-    _check_images(path, metadata, image)
+    sizes = _check_images(path, metadata, image)
     label = next((name for name in _LABELS if name in schema.names), None)
     if label is None:
         raise InputError(f"{path}: no column {' or '.join(_LABELS)}; it has {', '.join(schema.names)}")
@@ -109,7 +111,7 @@ def _table(path: Path, parquet: pq.ParquetFile) -> _Table:
     names = _class_names(path, schema, label) if number else ()
     groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     points = _points(path, table["landmarks"]) if len(kept) > 1 else np.zeros((len(labels), 0, 2))
-    return _Table(image, names, labels, points, groups)
+    return _Table(image, names, labels, points, groups, sizes)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -131,9 +133,12 @@ def _image_column(path: Path, schema: pa.Schema) -> str:
     return columns.get("image") or next(iter(columns.values()))
 
 
-def _check_images(path: Path, metadata: pq.FileMetaData, column: str) -> None:
-    """Refuse, by the footer, files with missing images, or with row groups too large to be decoded for one image."""
-    first = 0
+def _check_images(path: Path, metadata: pq.FileMetaData, column: str) -> list[int]:
+    """Decoded bytes of the images in each row group that has rows, by the footer.
+
+    InputError for missing images, and for row groups too large to be decoded for one image.
+    """
+    first, sizes = 0, []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         chunks = (group.column(place) for place in range(group.num_columns))
@@ -147,6 +152,8 @@ def _check_images(path: Path, metadata: pq.FileMetaData, column: str) -> None:
             remedy = "put the files into the table (datasets: save with embed_external_files=True)"
             raise InputError(f"{path}: {rows}: {missing:,} without {column}; {remedy}, or leave the rows out")
         first += group.num_rows
+        sizes += [chunk.total_uncompressed_size] * (group.num_rows > 0)
+    return sizes
 
 
 def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from fr.data.lines import STAYS, strays, true_rows
 from fr.data.readers.folders import others_note
 from fr.data.readers.shards import class_labels, shard_names, shard_points
 from fr.data.storage import TarShards
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 from fr.files.tar_members import CutShort, tar_members
@@ -114,12 +114,9 @@ def _notes(parts: list[Shard], root: str) -> tuple[str, ...]:
 
 def index_shard(path: Path, root: DataRoot, called: str) -> Shard:
     """Content of a shard; called: its name in messages. InputError if it can't be read."""
-    try:
-        with root.open_file(path) as file:
-            samples, others, problems, cut = _samples(file, called)
-            return _contents(file, called, samples, others, problems, cut)
-    except OSError as error:
-        raise InputError(f"{called}: can't be read: {error.strerror}") from error
+    with os_error_as(f"{called}: can't be read"), root.open_file(path) as file:
+        samples, others, problems, cut = _samples(file, called)
+        return _contents(file, called, samples, others, problems, cut)
 
 
 def _samples(file: BinaryIO, path: str) -> tuple[_Samples, Counter[str], list[str], bool]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.faces import LabelledFaces, check_first_image, check_landmarks
+from fr.data.faces import LabelledFaces, check_landmarks, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.lines import read_lines
 from fr.data.readers.folders import images_below, others_note
@@ -61,8 +61,7 @@ def _unlabelled(
     root: DataRoot, names: pa.StringArray, points: NDArray[np.float64], notes: tuple[str, ...] = ()
 ) -> LabelledFaces:
     faces = LabelledFaces(root, names, points, np.zeros(len(names), dtype=np.int64), [""], notes=notes)
-    check_first_image(faces, "--train_data_root")
-    return faces
+    return with_first_image(faces, "--train_data_root")
 
 
 FORMATS = {

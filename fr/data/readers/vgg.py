@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.faces import LabelledFaces, check_first_image, refuse
+from fr.data.faces import LabelledFaces, refuse, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.lines import Lines, folder_classes, read_lines
 from fr.data.readers.source import Format, Source, text_files
@@ -36,9 +36,7 @@ def read_vgg(root: DataRoot, list_file: str, landmarks: str, meta_file: str = ""
     labels, identities = folder_classes(names)
     if meta_file:
         labels, identities = _by_meta(lines, labels, identities, Path(meta_file))
-    faces = LabelledFaces(root, names, points, labels, identities)
-    check_first_image(faces, "--train_data_root")
-    return faces
+    return with_first_image(LabelledFaces(root, names, points, labels, identities), "--train_data_root")
 
 
 def _names(lines: Lines, root: DataRoot) -> pa.StringArray:

@@ -29,7 +29,7 @@ class InputError(Exception):
 
 @contextmanager
 def os_error_as(problem: str) -> Iterator[None]:
-    """In here an OSError becomes an InputError: `problem`, such as `FILE: can't be read`, and the system's reason."""
+    """Context that raises an OSError as an InputError: `problem`, such as `FILE: can't be read`, and its reason."""
     try:
         yield
     except OSError as error:

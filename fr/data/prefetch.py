@@ -80,7 +80,7 @@ def _check_room(storage: RemoteShards, files: int) -> None:
 
 
 def window_doubts(faces: LabelledFaces, order: Order) -> list[str]:
-    """A line where the row groups of a window are more than a process keeps decoded."""
+    """Warning if the row groups of a window exceed the decoded ones that a process keeps; [] if they don't."""
     if not isinstance(faces.storage, ParquetRows):
         return []
     sizes = np.sort(faces.storage.group_bytes)[::-1].cumsum()  # of the largest group, the two largest …
@@ -91,7 +91,7 @@ def window_doubts(faces: LabelledFaces, order: Order) -> list[str]:
     if order.balance:
         but = ", without --weighted and --images_per_identity"
     return [
-        f"{window}: {files:,} row groups are read by turns, {sizes[files - 1] / 1e9:.1f} GB decoded, and a process "
+        f"{window}: {files:,} row groups are in use at a time, {sizes[files - 1] / 1e9:.1f} GB decoded, but a process "
         f"keeps {row_groups.KEPT / 1e9:.1f} GB: they are decoded again and again. Give --shuffle_window "
         f"{np.searchsorted(sizes, row_groups.KEPT, side='right')} or less{but}"
     ]

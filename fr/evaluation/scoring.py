@@ -55,9 +55,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class Embedder:
-    """A model, opened with the options of a tool, and how it embeds images on all ranks.
+    """A model opened with the options of a tool, and the settings with which it embeds images on all ranks.
 
-    flip_mode: how embeddings are combined with their mirror images', "" = they aren't.
+    flip_mode: combination with the embeddings of mirror images; "" = without mirror images.
     """
 
     options: argparse.Namespace
@@ -68,15 +68,15 @@ class Embedder:
 
     @classmethod
     def open(cls, resolved: Resolved, ranks: Ranks, overriding: bool = True) -> "Embedder":
-        """Open `--snap`. overriding: as of `open_model`. InputError as that, and for --flip_mode without mirror images.
+        """Open `--snap`. overriding: as in `open_model`. InputError also for --flip_mode without mirror images.
 
-        Mirror images are used by --flipped_emb, by default as in the training.
+        Mirror images are used if --flipped_emb says so, or by default as in the training.
         """
         options = resolved.values
         model = open_model(options, ranks.device, overriding)
         explicit = resolved.origins["flipped_emb"] != "default"
         flipped = options.flipped_emb if explicit else model.config.get("flipped_emb")
-        mode = getattr(options, "flip_mode", "sum")  # not every tool has it
+        mode = getattr(options, "flip_mode", "sum")  # not every tool has the option
         if not flipped and mode != "sum":
             raise InputError(f"--flip_mode {mode}: no effect without --flipped_emb")
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
@@ -84,11 +84,11 @@ class Embedder:
 
     @property
     def batch(self) -> int:
-        """Images per forward pass, by --val_batch_size."""
+        """Images per forward pass, from --val_batch_size."""
         return batch_size_on(self.ranks.device, self.options.val_batch_size)
 
     def announce(self, doubts: Sequence[str] = ()) -> None:
-        """Print overrides, and warnings known before the first image, on the first rank. doubts: of the sets."""
+        """On the first rank, print overrides and warnings known before images are read. doubts: about the sets."""
         if not self.ranks.is_main:
             return
         if self.model.overrides:

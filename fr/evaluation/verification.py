@@ -64,7 +64,7 @@ class Verification:
         by_fold = [(right[inside], same[inside]) for inside in folds == numbers[:, None]]
         same_accuracies = [float(hits[kind].mean()) for hits, kind in by_fold if kind.any()]
         diff_accuracies = [float(hits[~kind].mean()) for hits, kind in by_fold if not kind.all()]
-        if protocol == "histogram":  # in a fold both kinds weigh the same
+        if protocol == "histogram":  # both kinds have equal weights in a fold
             parts = [[hits[k].mean() for k in (kind, ~kind) if k.any()] for hits, kind in by_fold]
             accuracies = tuple(float(np.mean(part)) for part in parts)
         else:

@@ -74,14 +74,14 @@ def tool_parser(program: str, **more: Any) -> argparse.ArgumentParser:
 def own_arguments(
     tool: argparse.ArgumentParser, argv: Sequence[str], other: argparse.ArgumentParser
 ) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments of a tool, in any order, and the words of `argv` that are for the program of the parser `other`.
+    """Split `argv` into the arguments of a tool, in any order, and the words for the program of the parser `other`.
 
-    argparse by itself takes the value of an option that it doesn't know for a positional argument.
+    argparse alone would treat the value of an unknown option as a positional argument.
     """
     options = {name: action for action in other._actions for name in action.option_strings}
     of_tool: list[str] = []
     rest: list[str] = []
-    flag, room = False, 0.0  # how many of the next words the last option of `other` takes
+    flag, room = False, 0.0  # room: number of following words that are values of the last option of `other`
     for word in argv:
         if is_option(word):
             setting = command_line_option(word)
@@ -96,7 +96,7 @@ def own_arguments(
             room -= 1
         (rest if passed else of_tool).append(word)
     arguments, unknown = tool.parse_known_intermixed_args(of_tool)
-    return arguments, [*unknown, *rest]  # in this order none of the unknown becomes a value of another option
+    return arguments, [*unknown, *rest]  # in this order, no unknown word becomes the value of another option
 
 
 def docstring(script: str) -> str:

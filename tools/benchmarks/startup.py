@@ -118,7 +118,7 @@ def _in_own_processes(case: Case) -> dict[str, float]:
 
 
 def _measure_rank(case: Case, rank: int) -> dict[str, float]:
-    """Start as one of the case's ranks; the metrics of that."""
+    """Start as one of the case's ranks; returns the metrics of the start."""
     torch.set_num_threads(1)
     data = Path(case.data)
     options = {

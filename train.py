@@ -36,7 +36,7 @@ from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
 from fr.data.pipeline import DaliSettings, dali_settings
-from fr.data.prefetch import Prefetch, files_of, window_doubts
+from fr.data.prefetch import Prefetch, files_of, window_warnings
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import FOLDER, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
@@ -115,9 +115,9 @@ def main(argv: list[str]) -> int:
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
-        unlikely = schedule.doubts() + window_doubts(faces, order)
-        unlikely += [doubt for one in sets if (doubt := one.doubt)] + [*groups.notes] if ranks.is_main else []
-        warnings = [f"warning: {doubt}" for doubt in unlikely]
+        warnings = schedule.warnings() + window_warnings(faces, order)
+        warnings += [one.warning for one in sets if one.warning] + [*groups.notes] if ranks.is_main else []
+        warnings = [f"warning: {warning}" for warning in warnings]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
         taught = [f"distilling from {options.teacher}: {teacher.describe()}"] if teacher else []

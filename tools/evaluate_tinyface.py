@@ -16,7 +16,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 from pathlib import Path
 
-from fr.data.pairs.taken_for_crops import doubt
+from fr.data.pairs.crop_sizes import size_warning
 from fr.data.pairs.tinyface import DISTRACTOR, read_tinyface
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device) as ranks:
         embedder = Embedder.open(resolved, ranks)
         tiny = read_tinyface(DataRoot(arguments.folder, options.allow_outside), arguments.images)
-        why = doubt(tiny.faces)
+        why = size_warning(tiny.faces)
         embedder.announce([f"the images are taken for aligned crops, but {why}"] if why else [])
         rows = normalised_rows(embedder.embed(tiny.faces))
         if ranks.is_main:

@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
         sets = sets_to_score(vars(options), scored.model.config, str(options.score or options.snap))
         if ranks.is_main:
             print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
-            searching.announce([one.doubt for one in sets if one.doubt])
+            searching.announce([one.warning for one in sets if one.warning])
         faces = read_on_all_ranks(vars(options), ranks)
         # The sets come first: they are small, and a bad image in them ends the run.
         embedded = [searching.embed(one.faces) for one in sets]

@@ -104,8 +104,8 @@ def _gallery(portraits: Portraits, embeddings: Rows, threshold: Threshold | None
     missing = sorted(set(portraits.people) - set(names))
     print("".join(f"{line}\n" for line in shown([f"{name}: no usable image" for name in missing])), end="")
     print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} images", flush=True)
-    if threshold and (doubt := threshold.doubt(len(gallery.people))):
-        print(f"warning: {doubt}", file=sys.stderr, flush=True)
+    if threshold and (warning := threshold.warning(len(gallery.people))):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     return gallery
 
 

@@ -17,7 +17,7 @@ from torch.futures import Future
 
 from fr.errors import InputError, in_short
 from fr.files.bounded_pickle import BoundedUnpickler
-from fr.files.durable import told_by_cause
+from fr.files.durable import raise_cause
 from fr.files.foreign_pickle import read_archive
 from fr.files.untrusted import open_file, read_whole
 
@@ -43,7 +43,7 @@ class PathlessWriter(dcp.FileSystemWriter):
     """Writer that leaves the temporary folder's path out of the index: Python versions pickle a `Path` differently."""
 
     def write_data(self, *arguments: Any) -> Any:
-        with told_by_cause():
+        with raise_cause():
             return super().write_data(*arguments)
 
     def storage_meta(self) -> StorageMeta:

@@ -45,7 +45,7 @@ def resume(
     """
     damaged: list[str] = []
     for path in paths:
-        contents, problems = _whole(path)
+        contents, problems = _read_checked(path)
         if contents and not problems:
             problems = _differences(contents.required(), ours.required(), f"{path}: ") + _other_people(path, identities)
             if problems:
@@ -73,7 +73,7 @@ def changed_options(resumed: Resumed, ours: dict[str, Any]) -> list[str]:
     return [f"changed since: {', '.join(changed)}"] if changed else []
 
 
-def _whole(path: Path) -> tuple[SnapshotContents | None, list[str]]:
+def _read_checked(path: Path) -> tuple[SnapshotContents | None, list[str]]:
     """Contents of a snapshot, and the problems of it and its training state that any rank found."""
     contents = None
     problems: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from torch import nn
 from fr.errors import InputError
 from fr.files import safetensors
 from fr.files.durable import write_whole
-from fr.files.kinds import Kind, kind_of, taken_for
+from fr.files.kinds import Kind, kind_of, wrong_kind
 from fr.files.model_metadata import CONTRACT_KEY, read_contract, read_facts
 
 FORMAT = 1
@@ -66,7 +66,7 @@ class SnapshotContents:
     def from_dict(cls, path: Path, stored: Any) -> "SnapshotContents":
         """Contents from the entries of a `.pt`; InputError unless every part is there and of its type."""
         if not isinstance(stored, dict) or "format" not in stored:
-            raise InputError(taken_for(_A_SNAPSHOT, path) or f"{path}: not {_A_SNAPSHOT}")
+            raise InputError(wrong_kind(_A_SNAPSHOT, path) or f"{path}: not {_A_SNAPSHOT}")
         given = {name: stored[name] for name in _FITS if stored.get(name) is not None}
         missing = [name for name in _NEEDED if name not in given]
         wrong = missing + [name for name, value in given.items() if not _FITS[name](value)]
@@ -154,14 +154,14 @@ def read(path: Path) -> SnapshotContents:
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # an unpickler can raise anything on damaged bytes
-        raise InputError(taken_for(_A_SNAPSHOT, path, Kind.TORCH) or f"{path}: not a snapshot, or damaged") from error
+        raise InputError(wrong_kind(_A_SNAPSHOT, path, Kind.TORCH) or f"{path}: not a snapshot, or damaged") from error
     return SnapshotContents.from_dict(path, stored)
 
 
 def described(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> SnapshotContents:
     """Contents of a safetensors file of tools/export_weights.py; InputError if it lacks that tool's metadata."""
     if CONTRACT_KEY not in metadata:
-        raise InputError(taken_for(_A_SNAPSHOT, path))
+        raise InputError(wrong_kind(_A_SNAPSHOT, path))
     facts = read_facts(path, metadata)
     known = {name: facts.get(name) for name in (*OF_THE_NETWORK, "scores")}
     return SnapshotContents.from_dict(

@@ -45,17 +45,17 @@ class Lines:
 
     def columns(self, parts: pa.ListArray, count: int, form: str) -> list[pa.Array]:
         """The parts [N] of each line as `count` columns; InputError names the lines with more or fewer."""
-        self.refuse_unlike(form, pc.not_equal(pc.list_value_length(parts), count))
+        self.refuse_malformed(form, pc.not_equal(pc.list_value_length(parts), count))
         return [pc.list_element(parts, place) for place in range(count)]
 
-    def refuse_unlike(self, form: str, rows: pa.BooleanArray) -> None:
+    def refuse_malformed(self, form: str, rows: pa.BooleanArray) -> None:
         """Raise InputError for the lines of a mask [N], which don't have the form `form`."""
         refuse([f"{self.where(i)}: {self.texts[i].as_py()[:_QUOTED]!r} isn't {form}" for i in true_rows(rows)])
 
     def words(self, column: pa.Array, count: int, form: str) -> pa.Array:
         """`count` words a row, concatenated [N · count]; InputError names the lines with more or fewer."""
         words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(column))
-        self.refuse_unlike(form, pc.not_equal(pc.list_value_length(words), count))
+        self.refuse_malformed(form, pc.not_equal(pc.list_value_length(words), count))
         return words.flatten()
 
     def paths(self, column: pa.Array, root: DataRoot) -> pa.StringArray:

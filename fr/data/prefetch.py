@@ -79,7 +79,7 @@ def _check_room(storage: RemoteShards, files: int) -> None:
         )
 
 
-def window_doubts(faces: LabelledFaces, order: Order) -> list[str]:
+def window_warnings(faces: LabelledFaces, order: Order) -> list[str]:
     """Warning if the row groups of a window exceed the decoded ones that a process keeps; [] if they don't."""
     if not isinstance(faces.storage, ParquetRows):
         return []

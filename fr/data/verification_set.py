@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from fr.data.faces import VerificationFaces, swapped_note
+from fr.data.pairs.crop_sizes import size_warning
 from fr.data.pairs.lfw import read_lfw
 from fr.data.pairs.pair_faces import faces_of_pairs
 from fr.data.pairs.pair_lists import list_form, list_in, read_pairs
-from fr.data.pairs.taken_for_crops import doubt
 from fr.data.pairs.whole_sets import (
     IMAGES,
     LANDMARKS,
@@ -56,7 +56,7 @@ class VerificationSet:
         return f"{self.name}: {len(self.faces.pairs):,} pairs of {len(self.faces):,} images{crops}, {self.source}"
 
     @property
-    def doubt(self) -> str:
+    def warning(self) -> str:
         """Warning about landmarks, or that images without landmarks don't look like aligned crops; "" = none."""
         if self.faces.landmarks.shape[1]:
             note = swapped_note(self.faces.landmarks)
@@ -66,7 +66,7 @@ class VerificationSet:
                 f"{self.name}: the images are taken for aligned crops, and {self.unused} isn't used; give it as "
                 "--val_landmarks if they are photographs"
             )
-        why = doubt(self.faces)
+        why = size_warning(self.faces)
         return why and (
             f"{self.name}: no landmarks ({', '.join(LANDMARKS)}) in {self.source}, so its images are taken for "
             f"aligned crops, but {why}"

@@ -44,7 +44,7 @@ def weights_digest(path: Path) -> str:
         return ""
 
 
-def kept_or_embedded(
+def cached_embeddings(
     snap: Path, weights: str, how: list[Any], faces: Faces, ranks: Ranks, embed: Callable[[], Rows]
 ) -> Rows:
     """Load the embeddings [N, E] of all images from the cache, or compute them with `embed` and store them.

@@ -58,7 +58,7 @@ class Groups:
             raise InputError("--groups: no verification set to measure them on: give --val_data_root or --val_sets")
         table = read_group_table(Path(settings.groups), [name for name in settings.groups_columns.split(",") if name])
         labels = {one.name: labels_of(one.faces, table, one.source) for one in sets}
-        why = {one.name: _lack(settings, labels[one.name], one) for one in sets}
+        why = {one.name: _obstacle(settings, labels[one.name], one) for one in sets}
         if all(why.values()):
             raise InputError(*why.values())
         known = {name: of_set for name, of_set in labels.items() if not why[name]}
@@ -95,7 +95,7 @@ class Groups:
         return _rates(labels, compared_pairs, origin, wanted, self.settings.groups_pairs, count)
 
 
-def _lack(settings: GroupSettings, labels: Labels, one: VerificationSet) -> str:
+def _obstacle(settings: GroupSettings, labels: Labels, one: VerificationSet) -> str:
     """Reason for which a set has no rates by group; "" if it has."""
     if not labels.names:
         return f"{one.source}: none of its people is in --groups {settings.groups}"

@@ -87,7 +87,7 @@ def _numbers(stored: Any, count: int) -> tuple[float, ...]:
     return tuple(stored)
 
 
-def strange(now: Spread, noted: Sequence[Spread]) -> str:
+def deviation_warning(now: Spread, noted: Sequence[Spread]) -> str:
     """Warning for scores that deviate from those stored by the training; "" if they don't.
 
     The same pairs with the same preprocessing must have the same scores up to rounding. Another set may have harder

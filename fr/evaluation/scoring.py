@@ -17,10 +17,10 @@ from fr.data.verification_set import VerificationSet, sets_to_score
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import batch_size_on, embed, pair_scores
-from fr.evaluation.embedding_cache import kept_or_embedded
+from fr.evaluation.embedding_cache import cached_embeddings
 from fr.evaluation.groups import Groups
 from fr.evaluation.histogram_protocol import verify_by_histogram
-from fr.evaluation.score_check import Spread, strange
+from fr.evaluation.score_check import Spread, deviation_warning
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.verification import Verification, verify
 from fr.options.parsing import Resolved
@@ -87,13 +87,13 @@ class Embedder:
         """Images per forward pass, from --val_batch_size."""
         return batch_size_on(self.ranks.device, self.options.val_batch_size)
 
-    def announce(self, doubts: Sequence[str] = ()) -> None:
-        """On the first rank, print overrides and warnings known before images are read. doubts: about the sets."""
+    def announce(self, set_warnings: Sequence[str] = ()) -> None:
+        """On the first rank, print overrides and warnings known before images are read."""
         if not self.ranks.is_main:
             return
         if self.model.overrides:
             print("\n".join(self.model.overrides), flush=True)
-        warnings = list(doubts)
+        warnings = list(set_warnings)
         if self.model.unit_length and (self.flip_mode or self.options.dist == "l2"):
             how = "combined with the mirror image's as unit vectors" if self.flip_mode else "compared as unit vectors"
             warnings.append(
@@ -115,7 +115,7 @@ class Embedder:
             return compute()
         devices = [ranks.device.type, dali.device]
         how = [options.averaged, self.flip_mode, model.preprocessing.as_dict(), devices]
-        return kept_or_embedded(Path(options.snap), model.digest, how, faces, ranks, compute)
+        return cached_embeddings(Path(options.snap), model.digest, how, faces, ranks, compute)
 
 
 def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Scored]:
@@ -133,8 +133,8 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     if ranks.is_main:
         print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
         aligns = model.preprocessing.alignment != CENTER_CROP  # a centre crop needs no landmarks
-        doubts = [doubt for one in sets if aligns and (doubt := one.doubt)]
-        embedder.announce([*doubts, *groups.notes])
+        set_warnings = [one.warning for one in sets if aligns and one.warning]
+        embedder.announce([*set_warnings, *groups.notes])
     embedding = _EMBEDDINGS[flip_mode] + (", less the set's mean" if options.center else "")
     scored = []
     for pair_set, quality in zip(sets, qualities, strict=True):
@@ -142,7 +142,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
         rows = embedder.embed(faces)
         scores = pair_scores(faces, rows, options.dist, options.center)
         now = Spread.measure(pair_set, pair_scores(faces, rows), options.averaged, flip_mode)
-        if (warning := strange(now, model.noted)) and ranks.is_main:
+        if (warning := deviation_warning(now, model.noted)) and ranks.is_main:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
         found = embedding, verification, rows, scores, warning, bool(flip_mode), groups, quality

@@ -43,7 +43,7 @@ def csv_file(rows: Iterable[Iterable[object]]) -> bytes:
 
 
 @contextmanager
-def told_by_cause() -> Iterator[None]:
+def raise_cause() -> Iterator[None]:
     """Context in which a failed write in torch.save raises its OSError, not torch's error about file positions."""
     try:
         yield
@@ -55,7 +55,7 @@ def told_by_cause() -> Iterator[None]:
 
 def write_durably(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
     """Write a file through `write_into`; on return its content is on the disk, its name only after `sync_folder`."""
-    with told_by_cause(), path.open("wb") as file:
+    with raise_cause(), path.open("wb") as file:
         write_into(file)
         file.flush()
         _sync(file.fileno())

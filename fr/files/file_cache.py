@@ -54,16 +54,16 @@ class FileCache:
         RemoteFailure if it can't be downloaded, InputError if it can't be written here; and exceptions of `use`.
         """
         path = self.path(store.url, file)
-        with self._had(store, file, path, wait=True):
+        with self._local_copy(store, file, path, wait=True):
             return use(path)
 
     def fetch_ahead(self, store: Store, file: RemoteFile) -> None:
         """Download a file unless it exists or another process is downloading it; raises as `fetch`."""
-        with self._had(store, file, self.path(store.url, file), wait=False):
+        with self._local_copy(store, file, self.path(store.url, file), wait=False):
             return
 
     @contextmanager
-    def _had(self, store: Store, file: RemoteFile, path: Path, wait: bool) -> Iterator[None]:
+    def _local_copy(self, store: Store, file: RemoteFile, path: Path, wait: bool) -> Iterator[None]:
         """Context in which a local copy exists; without `wait` it may not, if another process holds its lock.
 
         Threads that waited for one that failed fail with it: each further try would take minutes.

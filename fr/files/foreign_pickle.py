@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from fr.errors import InputError, in_short
-from fr.files.kinds import Kind, taken_for
+from fr.files.kinds import Kind, wrong_kind
 from fr.files.restricted_pickle import ArrayAt, InertUnpickler, StandIn, Storage, TensorAt, count
 from fr.files.untrusted import open_file
 
@@ -49,7 +49,7 @@ def read(path: Path) -> Any:
         unknown = isinstance(error, KeyError) and isinstance(next(iter(error.args), ""), int)  # an opcode
         reason = "not a pickle" if unknown else f"{type(error).__name__}: {in_short(error)}"
         said = f"{path}: damaged, or not a file of weights ({reason})"
-        raise InputError(taken_for("weights to train on", path, Kind.TORCH, Kind.PICKLE) or said) from error
+        raise InputError(wrong_kind("weights to train on", path, Kind.TORCH, Kind.PICKLE) or said) from error
 
 
 def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:

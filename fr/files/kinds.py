@@ -1,6 +1,6 @@
 """Kind of a model or weight file, by its content, and the command that accepts it.
 
-Readers of snapshots, weights and ONNX models use `taken_for` to say what a wrong file is.
+Readers of snapshots, weights and ONNX models use `wrong_kind` to say what a wrong file is.
 """
 
 import zipfile
@@ -35,7 +35,7 @@ class Kind(Enum):
     ARCHIVE = ("an archive (gzip, bzip2, xz, 7z or tar)", "unpack it")
 
 
-def taken_for(what: str, path: str | PathLike[str], *expected: Kind) -> str:
+def wrong_kind(what: str, path: str | PathLike[str], *expected: Kind) -> str:
     """Message that a file isn't `what` but of a known kind that isn't `expected`; "" if its kind is unknown."""
     kind = kind_of(path)
     return f"{path}: not {what}, but {kind.value[0]}: {kind.value[1]}" if kind and kind not in expected else ""

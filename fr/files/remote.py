@@ -127,7 +127,7 @@ class Store:
             try:
                 return act()
             except Exception as raised:  # each store's package has its own exceptions
-                error = _meant(raised)
+                error = _actual_error(raised)
                 if isinstance(error, FileNotFoundError):
                     raise _Missing(f"{url}: no such file there") from error
                 refused += isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403)
@@ -146,7 +146,7 @@ class _Missing(RemoteFailure):
     """There is no such file."""
 
 
-def _meant(error: Exception) -> Exception:
+def _actual_error(error: Exception) -> Exception:
     """The actual cause of an error: fsspec's HTTP file system reports any failure as a missing file."""
     cause = error.__cause__
     hidden = isinstance(cause, OSError) or getattr(cause, "status", 404) != 404

@@ -41,13 +41,13 @@ def check_kwargs(model: str, kwargs: Mapping[str, Any], settings: Mapping[str, A
     problems += [
         f"--model_kwargs {key}={value}: {model} takes a value as {settings[key]!r}"
         for key, value in kwargs.items()
-        if key in settings and not _alike(value, settings[key])
+        if key in settings and not _same_type(value, settings[key])
     ]
     if problems:
         raise InputError(*problems)
 
 
-def _alike(value: Any, default: Any) -> bool:
+def _same_type(value: Any, default: Any) -> bool:
     """Return True if a value has the type of a default; a number may replace a list of numbers."""
     if isinstance(default, bool | str):
         return isinstance(value, type(default))

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fr.errors import InputError, in_short, os_error_as
-from fr.files.kinds import Kind, taken_for
+from fr.files.kinds import Kind, wrong_kind
 from fr.files.model_metadata import CONTRACT_KEY, json_object, read_contract, read_facts
 from fr.files.untrusted import open_file, read_text
 from fr.preprocessing import Preprocessing
@@ -97,7 +97,7 @@ def _open(path: Path, device: torch.device) -> Any:
         return onnxruntime.InferenceSession(path, settings, providers)
     except Exception as error:  # ONNX Runtime's exceptions have no other common base class
         said = f"{path}: not an ONNX model that can be run: {in_short(error)}"
-        raise InputError(taken_for("an ONNX model", path, Kind.ONNX) or said) from error
+        raise InputError(wrong_kind("an ONNX model", path, Kind.ONNX) or said) from error
 
 
 @dataclass(frozen=True)

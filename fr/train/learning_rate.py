@@ -37,7 +37,7 @@ class Schedule:
         share = (1 - progress) ** self.power if self.shape == "poly" else (1 + math.cos(math.pi * progress)) / 2
         return self.end + (self.lr - self.end) * share
 
-    def doubts(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Warnings about a schedule that can't train well, one line each."""
         found = []
         if self.warmup >= self.last:

@@ -211,12 +211,12 @@ def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:
     """
     ours = model.state_dict()
     theirs = weights.backbone
-    fitting = [key for key in theirs if key in ours and _alike(theirs[key], ours[key])]
+    fitting = [key for key in theirs if key in ours and _compatible(theirs[key], ours[key])]
     missing = [key for key in ours if key not in theirs and not key.endswith(COUNTER) and key not in weights.lacks]
     misshaped = [
         f"{key} is {_kind(theirs[key])} there, {_kind(ours[key])} here"
         for key in theirs
-        if key in ours and not _alike(theirs[key], ours[key])
+        if key in ours and not _compatible(theirs[key], ours[key])
     ]
     problems = [
         *_listed("missing there", missing),
@@ -239,7 +239,7 @@ def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:
     return [header, *problems, *left_out, *_listed("start from initial values", fresh)]
 
 
-def _alike(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
+def _compatible(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
     return theirs.shape == ours.shape and theirs.is_floating_point() == ours.is_floating_point()
 
 

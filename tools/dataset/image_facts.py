@@ -87,7 +87,7 @@ def gather(faces: Faces, folder: Path, workers: int) -> ImageFacts:
     problems: dict[bytes, str] = {}
     tables = [known]
     looked_at = map_in_processes(
-        look_at, [part_of(faces, chunk) for chunk in chunks], workers, "looking at images", f"{CHUNK} img"
+        measure_facts, [part_of(faces, chunk) for chunk in chunks], workers, "looking at images", f"{CHUNK} img"
     )
     for chunk, facts in zip(chunks, looked_at, strict=True):
         named = dict(zip(keys.take(pa.array(chunk)).to_pylist(), facts, strict=True))
@@ -96,7 +96,7 @@ def gather(faces: Faces, folder: Path, workers: int) -> ImageFacts:
     return _by_row(keys, pa.concat_tables(tables).combine_chunks(), problems)
 
 
-def look_at(faces: Faces) -> list[Fact | str]:
+def measure_facts(faces: Faces) -> list[Fact | str]:
     """Facts of each image, or its problem."""
     cv2.setNumThreads(1)  # each worker has one core
     results: list[Fact | str] = []

@@ -57,7 +57,7 @@ def compare(item: tuple[Faces, Pairs]) -> NDArray[np.bool_]:
     faces, pairs = item
     views = [_view(faces, row) for row in range(len(faces))]
     pairs_of_views = ((views[first], views[second]) for first, second in pairs.tolist())
-    return np.array([bool(a and b and likeness(a, b) >= _SAME) for a, b in pairs_of_views])
+    return np.array([bool(a and b and registered_correlation(a, b) >= _SAME) for a, b in pairs_of_views])
 
 
 def _view(faces: Faces, row: int) -> View | None:
@@ -75,7 +75,7 @@ def _view(faces: Faces, row: int) -> View | None:
     return View(grey, inside.reshape(_SIDE, _SIDE))
 
 
-def likeness(first: View, second: View) -> float:
+def registered_correlation(first: View, second: View) -> float:
     """Correlation of two views after affine registration of the second: the lower of that of the face and of the whole.
 
     Evangelidis and Psarakis, "Parametric Image Alignment Using Enhanced Correlation Coefficient Maximization", 2008.

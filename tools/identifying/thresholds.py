@@ -47,7 +47,7 @@ class Threshold:
     distance: float
     gallery: int | None = None
 
-    def doubt(self, people: int) -> str:
+    def warning(self, people: int) -> str:
         """Warning about its use with a gallery of so many people; "" if there is none."""
         if self.gallery is None or people <= self.gallery:
             return ""

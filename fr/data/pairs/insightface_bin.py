@@ -22,7 +22,7 @@ from fr.data.pairs.whole_sets import SetForm, check_kind, set_name
 from fr.data.storage import Pack
 from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
-from fr.files.kinds import Kind, taken_for
+from fr.files.kinds import Kind, wrong_kind
 from fr.files.restricted_pickle import ArrayAt, InertUnpickler
 from fr.files.untrusted import read_whole
 
@@ -68,7 +68,7 @@ def _contents(path: Path) -> tuple[list[bytes], list[Any]]:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except Exception as error:  # an unpickler can raise anything on damaged bytes
         said = f"{path}: damaged, or no pack of pairs ({type(error).__name__}: {str(error)[:80]})"
-        raise InputError(taken_for("a pack of pairs", path, Kind.PICKLE) or said) from error
+        raise InputError(wrong_kind("a pack of pairs", path, Kind.PICKLE) or said) from error
     raise InputError(f"{path}: no pack of pairs: expected a list of images and one of True and False")
 
 

@@ -67,7 +67,7 @@ def read_trillion_pairs(root: DataRoot, list_file: str) -> LabelledFaces:
     form = "`path label x1 y1 … x5 y5`"
     parts = pc.ascii_split_whitespace(lines.texts, max_splits=11, reverse=True)
     path, label = lines.columns(parts, 12, form)[:2]
-    lines.refuse_unlike(form, pc.invert(pc.match_substring_regex(label, f"^{_WHOLE}$")))
+    lines.refuse_malformed(form, pc.invert(pc.match_substring_regex(label, f"^{_WHOLE}$")))
     words = pc.list_flatten(pc.list_slice(parts, 2, 12))
     names, points = lines.paths(path, root), lines.points(words)
     check_landmarks(points, lines.where)
@@ -85,7 +85,7 @@ def read_ms1m(root: DataRoot, list_file: str) -> LabelledFaces:
     lines = detected.lines
     words = lines.words(detected.boxes, 4, _FORM)
     whole = pc.match_substring_regex(words, r"^-?[0-9]{1,9}$").to_numpy(zero_copy_only=False).reshape(-1, 4)
-    lines.refuse_unlike(_FORM, pa.array(~whole.all(axis=1)))
+    lines.refuse_malformed(_FORM, pa.array(~whole.all(axis=1)))
     boxes = np.maximum(words.cast(pa.float64()).to_numpy().reshape(-1, 4), 0)
     refuse([f"{lines.where(i)}: the box is empty" for i in true_rows(pa.array((boxes[:, 2:] == 0).any(axis=1)))])
     return _detected_faces(root, detected, boxes)

@@ -54,7 +54,7 @@ def read_parquet(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces
     files = shard_names(root, list_file, ".parquet")
     bar = tracked(files, "file", "reading labels", shown=os.environ.get("LOCAL_RANK", "0") == "0")
     tables = [_read(root.path / name, root) for name in bar]
-    _check_alike(tables, [root.path / name for name in files])
+    _check_same_columns(tables, [root.path / name for name in files])
     counts = [len(table.labels) for table in tables]
     if not sum(counts):
         raise InputError(f"--train_data_root {root}: no row in {len(files):,} files")
@@ -182,7 +182,7 @@ def _wide(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return points if points.shape[1] else np.zeros((len(points), 5, 2))
 
 
-def _check_alike(tables: list[_Table], paths: list[Path]) -> None:
+def _check_same_columns(tables: list[_Table], paths: list[Path]) -> None:
     """Raise InputError unless all files have the same columns and class names."""
     first = tables[0]
     for table, path in zip(tables, paths, strict=True):

@@ -40,7 +40,7 @@ def read_vgg(root: DataRoot, list_file: str, landmarks: str, meta_file: str = ""
 
 
 def _names(lines: Lines, root: DataRoot) -> pa.StringArray:
-    lines.refuse_unlike("<identity>/<file>", pc.invert(pc.match_substring(lines.texts, "/")))
+    lines.refuse_malformed("<identity>/<file>", pc.invert(pc.match_substring(lines.texts, "/")))
     return lines.paths(lines.texts, root)
 
 

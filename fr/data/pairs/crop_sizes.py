@@ -10,7 +10,7 @@ _OF_LFW = (250, 250)  # pixels
 _LOOKED_AT = 32  # images, evenly spread over the set: a few milliseconds
 
 
-def doubt(faces: Faces) -> str:
+def size_warning(faces: Faces) -> str:
     """Reason to doubt that the images are aligned crops, from their sizes; "" = none."""
     rows = np.unique(np.linspace(0, len(faces) - 1, _LOOKED_AT).astype(np.int64)).tolist()
     encoded = []

@@ -286,7 +286,7 @@ def test_a_file_of_timm_is_known_by_the_name_that_is_given(tmp_path: Path) -> No
     theirs = timm.create_model("test_vit", num_classes=24).eval()
     torch.save({"arch": "test_vit", "state_dict": with_prefix(theirs.state_dict())}, tmp_path / "model_best.pth.tar")
     command = [str(tmp_path / "model_best.pth.tar"), str(tmp_path / "out.pt")]
-    with pytest.raises(InputError, match="weights of no known kind"):
+    with pytest.raises(InputError, match="weights of an unknown kind"):
         import_weights.main(command)
     assert import_weights.main([*command, "--model", "timm/test_vit"]) == 0
     contents, preprocessing = read_backbone(tmp_path / "out.pt")

@@ -80,7 +80,7 @@ def _read_checked(path: Path) -> tuple[SnapshotContents | None, list[str]]:
     try:
         contents = read(path)
         if not state_path(path).is_dir():
-            raise InputError(f"{state_path(path)}: no such folder: {path} holds the weights alone and can't be resumed")
+            raise InputError(f"{state_path(path)}: no such folder: {path} holds only weights, for --init_from")
     except InputError as error:
         problems = error.problems
     problems = next(filter(None, gather_objects(problems)), ())

@@ -73,7 +73,7 @@ class SnapshotContents:
         if wrong:
             raise InputError(f"{path}: not a snapshot of this trainer: missing or wrong: {', '.join(wrong)}")
         if given["format"] != FORMAT:
-            raise InputError(f"{path}: written in format {given['format']}, this version reads {FORMAT}")
+            raise InputError(f"{path}: written in format {given['format']}, this version of the trainer reads {FORMAT}")
         del given["format"]
         return cls(**given)
 

@@ -57,9 +57,9 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         crops = json.loads(read_text(path, _LONGEST))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: isn't JSON; tools/align_faces.py writes it") from error
+        raise InputError(f"{path}: isn't valid JSON; write it again with tools/align_faces.py") from error
     if not isinstance(crops, dict):
-        raise InputError(f"{path}: isn't a JSON object; tools/align_faces.py writes it")
+        raise InputError(f"{path}: isn't a JSON object; write it again with tools/align_faces.py")
     if not isinstance(margin := crops.get("margin", 0), int | float):
-        raise InputError(f"{path}: margin {margin!r} isn't a number; tools/align_faces.py writes it")
+        raise InputError(f"{path}: margin {margin!r} isn't a number; write it again with tools/align_faces.py")
     return crops

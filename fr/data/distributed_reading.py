@@ -31,6 +31,6 @@ def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces
     if unlike:
         raise InputError(
             f"--train_data_root {faces.root}: ranks {', '.join(map(str, unlike))} read other data than rank 0; "
-            "are the files the same on all hosts, and did they change just now?"
+            "check that the files are the same on all hosts, and don't change"
         )
     return faces

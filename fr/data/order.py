@@ -85,7 +85,7 @@ class Order:
             needed, available = self.batch_size // self.balance.images, int(self.balance.labels.max()) + 1
             if needed > available:
                 raise InputError(
-                    f"--train_batch_size {self.batch_size} with --images_per_identity {self.balance.images} takes "
+                    f"--train_batch_size {self.batch_size} with --images_per_identity {self.balance.images} needs "
                     f"{needed} identities, and there are {available}"
                 )
 

@@ -55,7 +55,7 @@ def _matched(
     ]
     if rows.null_count == len(rows) and len(keys):
         looks = f"{table}: its names look like {keys[0].as_py()[:_QUOTED]!r}"
-        raise InputError(*shown(problems), f"{looks}, where {sought[0].as_py()[:_QUOTED]!r} is sought")
+        raise InputError(*shown(problems), f"{looks}, but those of the images like {sought[0].as_py()[:_QUOTED]!r}")
     raise InputError(*shown(problems))
 
 

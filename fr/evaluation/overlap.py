@@ -78,7 +78,7 @@ def _nearest(people: Rows, classes: Rows) -> tuple[Numbers, Rows]:
     """The r + 1 nearest classes of each person, the most similar first, and their cosines: [T, r + 1] each."""
     there = np.flatnonzero(classes.any(axis=1))
     if len(there) <= RANKS:
-        raise InputError(f"{len(there):,} identities in the training set: chance takes {RANKS + 1} at least")
+        raise InputError(f"{len(there):,} identities in the training set: the estimate needs at least {RANKS + 1}")
     probes, unit = unit_rows(people), unit_rows(classes[there])
     labels, scores = np.zeros((2, len(probes), RANKS + 1))
     step = max(1, _MOST // len(there))

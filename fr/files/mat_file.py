@@ -56,7 +56,7 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"{path}: MATLAB 7.3 (HDF5), which isn't read here; save it in MATLAB with the option -v7")
     order = {b"IM": "<", b"MI": ">"}.get(content[_HEADER - 2 : _HEADER])
     if order is None:
-        raise InputError(f"{path}: no MAT file of level 5 (MATLAB 5 to 7.2)")
+        raise InputError(f"{path}: not a MAT file of level 5 (MATLAB 5 to 7.2)")
     try:
         found = dict(_variables(memoryview(content)[_HEADER:], order, names))
     except (IndexError, OverflowError, TypeError, ValueError, struct.error, zlib.error) as error:

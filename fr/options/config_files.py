@@ -114,7 +114,7 @@ def find_option(options: dict[str, argparse.Action], setting: Setting, program: 
         count = visible.count(",") + 1
         launch = f"torchrun --nproc_per_node {count}" if count > 1 else "python"
         command = f"CUDA_VISIBLE_DEVICES={visible} {as_called(f'{launch} {program}')} ..."
-        raise InputError(f"which GPUs is said at the launch here: {command}")
+        raise InputError(f"choose the GPUs at the launch: {command}")
     dashes = "--" if setting.origin == COMMAND_LINE else ""
     for action in options.values():
         if setting.name in (action.option_strings if dashes else (action.dest,)):
@@ -136,7 +136,7 @@ def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, sett
     if stray:
         raise InputError(f"unexpected value {stray[0]!r}")
     if not words and action.nargs is None:
-        raise InputError("expected one argument")
+        raise InputError("expected a value")
     try:  # word by word: argparse would drop a value `--`, and take -1e-3 for an option
         values = [parser._get_value(action, word) for word in words]
         for value in values:

@@ -268,7 +268,7 @@ def _number(values: dict[str, Any], name: str, otherwise: float) -> float:
 def check_identities(identities: Sequence[str]) -> None:
     """Raise InputError for training data of one identity, which can't be classified."""
     if len(identities) < 2:
-        raise InputError(f"the training images are of one identity ({identities[0]}); a training needs two at least")
+        raise InputError(f"the training images are of one identity ({identities[0]}); a training needs at least two")
 
 
 def check_micro_batches(options: argparse.Namespace, world_size: int) -> None:

@@ -58,7 +58,7 @@ def check_fmr(people: int, fmr: float) -> None:
         needed = math.ceil((1 + math.sqrt(1 + 8 * ENOUGH / fmr)) / 2)
         raise InputError(
             f"{people:,} people form {people * (people - 1) // 2:,} pairs of people: a false match rate of {fmr:g} "
-            f"needs {ENOUGH / fmr:,.0f} at least, of {needed:,} people"
+            f"needs at least {ENOUGH / fmr:,.0f}, which {needed:,} people form"
         )
 
 
@@ -68,7 +68,7 @@ def check_fpir(people: int, fpir: float, gallery: int) -> None:
         raise InputError(f"a gallery of {gallery:,} people needs {gallery + 1:,} at least, and there are {people:,}")
     if people * fpir < ENOUGH:
         raise InputError(
-            f"{people:,} people are as many strangers: a rate of {fpir:g} needs {math.ceil(ENOUGH / fpir):,} at least"
+            f"{people:,} people: a false positive rate of {fpir:g} needs {math.ceil(ENOUGH / fpir):,} at least"
         )
 
 

@@ -53,7 +53,7 @@ def _record(line: str, where: str) -> Record:
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or not all(value is None or _is_number(value) for value in record.values()):
-        raise InputError(f"{where}: no record of numbers")
+        raise InputError(f"{where}: not a record of numbers")
     if not isinstance(record.get("iteration"), int):
         raise InputError(f"{where}: a record without its iteration")
     return record

@@ -65,7 +65,7 @@ def _matching(names: Iterable[str], pattern: str, option: str) -> list[str]:
     matching = fnmatch.filter(names, pattern)
     if not matching:
         close = difflib.get_close_matches(pattern, list(names), n=3, cutoff=0.3)
-        raise InputError(f"{option} {pattern}: no parameter is called so; similar: {', '.join(close) or 'none'}")
+        raise InputError(f"{option} {pattern}: no parameter matches; similar: {', '.join(close) or 'none'}")
     return matching
 
 

@@ -64,7 +64,7 @@ def open_teacher(
     raise_together(failure, "--teacher: another rank can't open it, and prints the reason")
     facts = gather_objects(teacher and (teacher.digest, teacher.preprocessing))
     if any(one != facts[0] for one in facts):
-        raise InputError(f"--teacher {settings.teacher}: isn't the same file on all hosts")
+        raise InputError(f"--teacher {settings.teacher}: isn't the same file on all hosts; copy it to each")
     return teacher
 
 
@@ -129,7 +129,7 @@ def _head(path: Path, identities: Sequence[str], device: torch.device) -> Teache
     if weights.bias is not None:
         rows = torch.cat([rows, weights.bias[:, None]], dim=1)
     if not linear and not isinstance(config.get("s"), float):
-        raise InputError(f"{option}: {path} doesn't say the scale of its logits (--s)")
+        raise InputError(f"{option}: {path} doesn't store the scale of its logits (--s)")
     first, count = shard_rows(len(identities), world_size(), rank())
     own = identities[first : first + count]
     rows = head_rows(rows, weights.identities, own, rows.new_empty(count, rows.shape[1]))

@@ -93,7 +93,7 @@ def head_rows(head: torch.Tensor, theirs: Sequence[str], ours: Sequence[str], fr
     differ.
     """
     if len(theirs) != len(head):
-        raise InputError(f"{len(theirs):,} identities for a head of {len(head):,} classes")
+        raise InputError(f"{len(theirs):,} identities for a head of {len(head):,} classes; give one name for each")
     if head.shape[1] != fresh.shape[1]:
         raise InputError(
             f"a class of the file's head has {head.shape[1]} numbers, one of this run {fresh.shape[1]} (--embed_size "

@@ -164,7 +164,7 @@ def refuse_unreadable(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     for key, tensor in tensors.items():
         for pattern, shape, what in _UNREADABLE:
             if re.search(pattern, key) and shape in (None, tensor.shape):
-                raise InputError(f"{path}: no network of this trainer, but {what}")
+                raise InputError(f"{path}: a network that this trainer doesn't have: {what}")
 
 
 def layouts_with(model: str, keys: Collection[str] = ()) -> Sequence[Layout]:

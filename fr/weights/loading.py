@@ -102,7 +102,7 @@ def read_weights(path: Path, model: str = "", keys: Collection[str] = ()) -> Wei
     if recognised is None:
         some = ", ".join(list(tensors)[:4])
         known = ", ".join(dict.fromkeys(layout.system.source for layout in LAYOUTS))
-        raise InputError(f"{path}: weights of no known kind (its keys: {some}, …); known: {known}")
+        raise InputError(f"{path}: weights of an unknown kind (its keys: {some}, …); known: {known}")
     layout, inner, outside = recognised
     if layout.system.head in outside:  # a head stored outside the network
         inner = inner | {layout.system.head: outside.pop(layout.system.head)}
@@ -156,7 +156,7 @@ def _of_layout(path: Path, layout: Layout, tensors: dict[str, torch.Tensor]) -> 
     shapes = {key: tuple(tensor.shape) for key, tensor in backbone.items()}
     embed_size = embedding_size(model, shapes) or system.pooled
     if len(backbone) < len(kept) or not (embed_size or system.lacks):
-        raise InputError(f"{path}: looks like {model} of {system.source}, but its embedding layer is missing or odd")
+        raise InputError(f"{path}: looks like {model} of {system.source}, but its embedding layer is missing or wrong")
     return Weights(
         path,
         system.source,
@@ -225,7 +225,7 @@ def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:
     ]
     if misshaped and weights.input_size:
         height, width = weights.input_size
-        problems.append(f"it is for images of {width}×{height}: a layer over the whole last map follows --input_size")
+        problems.append(f"it is for images of {width}×{height}: give --input_size {height} {width}")
     header = weights.describe()
     if problems and not partial:
         raise InputError(f"{header}: doesn't fit this run's network", *problems)

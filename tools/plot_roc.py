@@ -66,7 +66,7 @@ def read_curve(path: Path) -> Roc:
 
 
 def read_megaface(path: Path) -> tuple[Roc, str]:
-    """Read the ROC curve, as of `read_curve`, and rank-1 for the output from a result of MegaFace's run_experiment.py.
+    """Read a result of MegaFace's run_experiment.py: its ROC curve, as by `read_curve`, and a line with its rank-1.
 
     Its `roc` is two lists, FPR and TPR; its `cmc` is two, ranks from 0 and identification rates.
     """

@@ -118,7 +118,7 @@ def is_cut_off(encoded: Pixels) -> bool:
 
 
 def image_file(image: Image.Image, form: str, **settings: Any) -> bytes:
-    """Content of an image file in one of Pillow's forms, such as PNG; settings: as of its `save`."""
+    """Content of an image file in one of Pillow's forms, such as PNG; settings: arguments of its `save`."""
     content = BytesIO()
     image.save(content, form, **settings)
     return content.getvalue()

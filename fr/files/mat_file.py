@@ -47,7 +47,7 @@ class Structs:
 def read_mat(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Variables of a MAT file by name: arrays of numbers, str, Cells, Structs; None for what isn't read here.
 
-    Not read: sparse and complex arrays, texts of several rows, objects. InputError when a variable isn't there, or the
+    Not read: sparse and complex arrays, texts of several rows, objects. InputError if a variable is missing, or the
     file can't be read, is damaged or too large.
     """
     with os_error_as(f"{path}: can't be read"):

@@ -28,10 +28,11 @@ _STORED_NAMES = {"momentum_buffer": "momentum"}  # torch.optim's name of a state
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Constants of a step. clip_norm: 0 = off. precision: one of `fr.distributed.PRECISIONS`; the head is in float32
-    with all of them, its products in TF32 with all but `fp32`: embeddings in half precision err more (LOG.md).
+    """Constants of a step. clip_norm: 0 = off. precision: one of `fr.distributed.PRECISIONS`.
 
-    freeze_bn: batch norms use their running statistics and don't update them. seed: of dropout in the backbone.
+    The head is in float32 with any precision, its products in TF32 unless that is `fp32`: with embeddings in half
+    precision the errors are larger (LOG.md). freeze_bn: batch norms use their running statistics and don't update them.
+    seed: of dropout in the backbone.
     """
 
     clip_norm: float = 0.0

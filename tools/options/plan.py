@@ -36,7 +36,7 @@ def options(argv: list[str]) -> PlanOptions:
     add("--json", action="store_true", help="print JSON in place of the table")
     own, words = parser.parse_known_args(argv)
     _keep_unset_variables(words)
-    if not any(word.startswith(("@", "--train_data")) for word in words):  # neither a recipe nor data of one's own
+    if not any(word.startswith(("@", "--train_data")) for word in words):  # neither a recipe nor own data
         words = ["--train_dataset", "folder", "--train_data_root", "DATA", "--aligned", *words]
     training = train_options(words).values
     check_batch_size(training.train_batch_size, own.gpus, training.accumulate)

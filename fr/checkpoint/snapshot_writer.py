@@ -154,7 +154,7 @@ class SnapshotWriter:
             try:
                 remove(known[iteration])
             except OSError as error:
-                self._say(f"an old snapshot stays: {error}")
+                self._say(f"an old snapshot can't be removed: {error}")
         return [known[i] for i in own if known[i].exists()]
 
     def _is_own(self, path: Path, run_id: str) -> bool:

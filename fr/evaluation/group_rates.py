@@ -132,7 +132,7 @@ class GroupRates:
         ]
         table = [("group", "people", "FMR", "false matches", "FNMR", "false non-matches"), *cells]
         widths = [max(len(row[column]) for row in table) for column in range(6)]
-        between = f" (95 % intervals: people redrawn {self.redrawn:,} times)" if self.redrawn else ""
+        between = f" (95 % intervals: people resampled {self.redrawn:,} times)" if self.redrawn else ""
         return [
             f"By group: {self.heading()}{between}",
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table),

@@ -159,7 +159,7 @@ def lines(statistics: Mapping[str, Metric], redrawn: str, count: int) -> list[st
     ]
     return [
         *rows,
-        f"95 % intervals: {', '.join(between)}; {redrawn} redrawn {count:,} times, "
+        f"95 % intervals: {', '.join(between)}; {redrawn} resampled {count:,} times, "
         "at least as wide as for independent pairs",
     ]
 

@@ -96,7 +96,7 @@ def write_pairs(folder: Path, pairs: Iterator[WrongPair], score_name: str) -> in
 
 def _jpeg(pair: WrongPair, score_name: str) -> bytes:
     """Both images side by side above a caption, which is also the file's JPEG comment."""
-    verdict = "one person, judged different" if pair.same else "two people, judged the same"
+    verdict = "one person, classified as two" if pair.same else "two people, classified as one"
     lines = [f"{score_name} {pair.score:.4f}: {verdict}", *map(printable, pair.names)]
     height, width = pair.images[0].shape[:2]
     text_width = max(int(font(_FONT, line).getlength(line)) + 1 for line in lines)

@@ -52,7 +52,7 @@ class Threshold:
         if self.gallery is None or people <= self.gallery:
             return ""
         for_whom = f"a gallery of {self.gallery:,} people" if self.gallery else "pairs (--fmr)"
-        return f"the threshold was chosen for {for_whom}; among {people:,} people more strangers get a name"
+        return f"the threshold was chosen for {for_whom}; among {people:,} people more unknown people are accepted"
 
 
 def read_threshold(path: Path, embeddings: dict[str, Any]) -> Threshold:

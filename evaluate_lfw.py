@@ -8,13 +8,13 @@
     torchrun --nproc_per_node 4 evaluate_lfw.py --snap … --json figures.json --report report/ --show_failed failed/
     python evaluate_lfw.py --snap … --cache --protocol histogram     # embeddings are cached next to the snapshot
 
-Model, embedding size and preprocessing are read from the file; options override them, which is printed. The default set
-is the one the snapshot was validated on; --val_data_root, --val_list and --val_landmarks name another, --val_sets
-several. With several sets --json has an object, --report a page and --show_failed a folder for each, and a table ends
-the output.
+Model, embedding size and preprocessing are read from the file; overrides by options are printed. The default set is the
+one that the snapshot was validated on; --val_data_root, --val_list and --val_landmarks name another, --val_sets
+several. With several sets --json has an object, --report a page and --show_failed a folder for each, and the output
+ends with a table.
 """
 
-if __name__ == "__main__":  # before the imports that take seconds
+if __name__ == "__main__":  # before the slow imports
     from fr.errors import start
 
     start("evaluate_lfw.py", "fr.options.definitions:evaluation_options")
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
                 name: {**result.figures, **({"groups": rates.record()} if (rates := by_group[name]) else {})}
                 for name, result in results.items()
             }
-            if options.json:  # before anything is printed: a pipe may be closed, a disk be full
+            if options.json:  # written before anything is printed, since printing to a closed pipe may fail
                 write_json(Path(options.json), figures if several else figures[scored_sets[0].pair_set.name])
             for scored in scored_sets:
                 result = results[scored.pair_set.name]
@@ -103,22 +103,22 @@ def _by_group(scored: Scored, options: Namespace) -> GroupRates | None:
 
 
 def _keep_threshold(options: Namespace, scored: Scored) -> None:
-    """Keep the threshold of embeddings as tools/identify.py compares them in an imported snapshot, which has none."""
+    """Store the threshold in an imported snapshot, which has none, if tools/identify.py compares in the same way."""
     snap = Path(options.snap)
     comparable = options.protocol == "standard" and options.dist == "cos" and options.flip_mode == "sum"
     if not comparable or options.center or options.averaged or not isinstance(scored.model.network, nn.Module):
         return
-    if scored.model.config:  # of a training: no need to read all of the file once more
+    if scored.model.config:  # of a training, so the file need not be read again
         return
     try:
         if keep_threshold(snap, scored.verification.metrics(), scored.flipped):
-            print(f"{snap}: keeps the threshold, for tools/identify.py", flush=True)
+            print(f"{snap}: stored the threshold, for tools/identify.py", flush=True)
     except OSError as error:
-        print(f"{snap}: can't keep the threshold: {error.strerror}", file=sys.stderr, flush=True)
+        print(f"{snap}: can't store the threshold: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def _print_next(options: Namespace, model: ScoredModel) -> None:
-    """Print how people in other images are identified, after a training on folders of people."""
+    """After a training on folders of people, print the command that identifies people in other images."""
     config = model.config
     if config.get("train_dataset") in ("list", "folder") and not config.get("aligned"):
         people = os.path.normpath(os.path.join(config.get(FOLDER, ""), config["train_data_root"]))
@@ -149,7 +149,7 @@ def _dump_embeddings(folder: Path, scored_sets: list[Scored]) -> None:
 
 
 def _curve(scored: Scored, options: Namespace, banded: bool) -> Roc:
-    """ROC curve of a set; with its band by --bootstrap, or without."""
+    """ROC curve of a set. banded: with its band, if --bootstrap allows."""
     people = people_of_pairs(scored.faces)
     return banded_curve(scored.scores, scored.faces.same, people, options.bootstrap * banded)
 
@@ -177,7 +177,7 @@ def _write_report(
 
 
 def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:
-    """FNMR where pairs of poor images are rejected, by quality and threshold."""
+    """FNMR when pairs of poor images are rejected, by quality measure and threshold."""
     lengths = None if scored.model.unit_length else embedding_lengths(scored.embeddings)
     qualities = {"embedding length": lengths, "--quality": scored.quality}
     known = {name: quality for name, quality in qualities.items() if quality is not None}

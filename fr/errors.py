@@ -1,4 +1,4 @@
-"""The one exception that means "what the user gave can't be used", and how a command ends on it."""
+"""The exception for unusable options or files of the user, and the exit of a command that raises it."""
 
 import difflib
 import os
@@ -13,7 +13,7 @@ from fr.console import begin, lost_output
 
 USAGE_STATUS = 2
 _QUOTED = 500  # characters
-_LONGEST = 4_000  # characters of a problem; it may quote a file, and that a line without end
+_LONGEST = 4_000  # characters of a printed problem; it may quote a very long line of a file
 
 
 class InputError(Exception):
@@ -29,7 +29,7 @@ class InputError(Exception):
 
 @contextmanager
 def os_error_as(problem: str) -> Iterator[None]:
-    """In here an OSError becomes an InputError: `problem`, such as `FILE: can't be read`, and the system's reason."""
+    """Context that raises an OSError as an InputError: `problem`, such as `FILE: can't be read`, and its reason."""
     try:
         yield
     except OSError as error:
@@ -43,14 +43,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def in_short(error: BaseException) -> str:
-    """Message of another library as one printable line; it may quote a file."""
+    """Message of another library's exception as one printable line of limited length."""
     return " ".join(str(error).split())[:_QUOTED].encode(errors="backslashreplace").decode()
 
 
 def start(program: str, options: str = "") -> None:
-    """Begin a command and read its options, before it imports what takes seconds: a refusal, or --help, ends it here.
+    """Begin a command and read its options before its slow imports, so that a wrong option, or --help, ends it at once.
 
-    options: `module:function` that reads them; "" = the command reads them later, as it imports nothing slow.
+    options: `module:function` that reads them; "" = the command reads them later, since it has no slow imports.
     """
     begin()
     try:
@@ -63,7 +63,7 @@ def start(program: str, options: str = "") -> None:
 def run_plainly(program: str, main: Callable[[list[str]], int], prints_results: bool = True) -> None:
     """Run `main` on the command line's arguments and exit with its status; an InputError is shown without traceback.
 
-    prints_results: a command that did well exits with 1 where its standard output couldn't be written.
+    prints_results: a successful command exits with 1 if its standard output couldn't be written.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `fr.console.begin`
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -81,7 +81,8 @@ def run_plainly(program: str, main: Callable[[list[str]], int], prints_results: 
 
 def _say(program: str, error: InputError) -> int:
     """Print the problems; return the exit status."""
-    # Most problems meet every rank alike: the first tells it, and torchrun ends the others before they do, too.
+    # Most problems occur on every rank: the first one prints them at once, the others only after a wait, in which
+    # torchrun usually ends them.
     if os.environ.get("LOCAL_RANK", "0") not in ("", "0"):
         time.sleep(3)
     for problem in error.problems:

@@ -1,8 +1,8 @@
 """Counter-based random numbers: a function of seed and position, independent of earlier draws.
 
 A counter-based generator (Philox 4x64, Salmon et al., SC 2011) gives the numbers of any row without drawing those
-before it, so that what is drawn for a sample or a class depends on the seed and on its position alone: never on the
-rank, the world size, a thread's timing, or where a run was resumed.
+before it. So the numbers drawn for a sample or a class depend on the seed and its position only: never on the rank,
+the world size, the timing of threads, or the iteration that a run was resumed from.
 """
 
 from enum import IntEnum

@@ -233,11 +233,11 @@ def test_tables_and_pairs_by_hand() -> None:
 def test_what_has_no_head_or_no_names_is_refused(base: list[str], snap: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone_4.pt"
     shutil.copyfile(snap, alone)
-    with pytest.raises(InputError, match=r"no head to test: a training keeps it in the folder alone_4\.state"):
+    with pytest.raises(InputError, match=r"no head: a training stores it in the folder alone_4\.state"):
         main([*base, "--snap", str(alone)])
     shutil.copytree(snapshot.state_path(snap), snapshot.state_path(alone))
     (snapshot.state_path(alone) / "identities.txt").unlink()
-    with pytest.raises(InputError, match=r"who the 12 classes are isn't in it: give --identities"):
+    with pytest.raises(InputError, match=r"the names of its 12 classes aren't stored: give --identities"):
         main([*base, "--snap", str(alone)])
     few = written(tmp_path / "few.txt", "a\nb\n")
     with pytest.raises(InputError, match=r"few\.txt: 2 identities for a head of 12 classes"):
@@ -251,7 +251,7 @@ def test_what_has_no_head_or_no_names_is_refused(base: list[str], snap: Path, tm
         main([*base, "--snap", str(tmp_path / "odd.pt")])
     names = read_weights(snap).identities
     torch.save(contents | {"head": torch.ones(12, 5), "identities": names}, tmp_path / "odd.pt")
-    with pytest.raises(InputError, match="a head of 5 numbers for embeddings of 16"):
+    with pytest.raises(InputError, match="its head is for embeddings of 5 numbers, not 16"):
         main([*base, "--snap", str(tmp_path / "odd.pt")])
     with pytest.raises(InputError, match="--train_dataset: "):
         main([*base, "--train_dataset", "photos"])

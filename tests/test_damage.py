@@ -121,7 +121,7 @@ def test_a_photograph_of_one_pixel_is_black_where_its_landmarks_are(faces: Label
     assert not images[row % BATCH].any()
 
 
-# --- exactness (C2, C7) -----------------------------------------------------------------------------------------------
+# --- exactness --------------------------------------------------------------------------------------------------------
 
 # Whole identity p1, two in a row of p2 up to its end, one of p3.
 LOST = {4: 8, 5: 9, 6: 8, 7: 8, 10: 8, 11: 8, 13: 14}

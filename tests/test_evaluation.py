@@ -267,7 +267,7 @@ def test_intervals_are_printed_written_and_shown(
     assert with_intervals[:6] == without[:6]
     assert with_intervals[6].startswith(f"EER: {figures['eer']:.4f} [{figures['eer_low']:.4f}, ")
     assert without[6] == f"EER: {plain['eer']:.4f}"
-    assert "redrawn 30 times" in with_intervals[-2] and not any("redrawn" in line for line in without)
+    assert "resampled 30 times" in with_intervals[-2] and not any("resampled" in line for line in without)
     assert plain == {name: value for name, value in figures.items() if not name.endswith(("_low", "_high"))}
     # 20 different pairs: two false matches at a FAR of 0.1, none at 0.01.
     assert figures["tar@far=1e-01"] is not None and figures["tar@far=1e-02"] is None
@@ -301,7 +301,7 @@ def test_each_wrongly_judged_pair_is_a_picture_the_worst_first(
             shown, (verdict, *names) = np.asarray(sheet).astype(int), sheet.info["comment"].decode().splitlines()
         assert names == [faces.names[row].as_py() for row in faces.pairs[pair].tolist()]
         assert verdict.split(": ")[0] == f"cosine {scores[pair]:.4f}"
-        assert verdict.endswith("judged different" if faces.same[pair] else "judged the same")
+        assert verdict.endswith("classified as two" if faces.same[pair] else "classified as one")
         assert shown[40:].min() < 50  # something is written below
         for place, row in zip((0, 36), faces.pairs[pair], strict=True):
             (matrix,) = procrustes(faces.landmarks[[row]], template_points(contract.template, (32, 32)))

@@ -1,4 +1,4 @@
-"""Foreign weight files: every container is read bit by bit, and whatever stands in one, nothing of it is run (C10)."""
+"""Foreign weight files: every container is read bit by bit, and whatever stands in one, nothing of it is run."""
 
 import contextlib
 import copy

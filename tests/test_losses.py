@@ -1,4 +1,4 @@
-"""The sharded head against a plain float64 reference on one process (C5), and its numbers where floats end."""
+"""The sharded head against a plain float64 reference on one process, and its numbers where floats end."""
 
 import functools
 import math

@@ -333,5 +333,5 @@ def test_positions_and_tokens_of_a_transformer_can_be_left_without_decay() -> No
 @pytest.mark.parametrize(("freeze", "scale"), [(["backbone.wieght"], []), ([], ["backbone.wieght=3"])])
 def test_a_pattern_that_matches_nothing_is_refused(freeze: list[str], scale: list[str]) -> None:
     named = {"backbone.weight": nn.Parameter(torch.zeros(1))}
-    with pytest.raises(InputError, match=r"backbone\.wieght: no parameter is called so; similar: backbone\.weight"):
+    with pytest.raises(InputError, match=r"backbone\.wieght: no parameter matches; similar: backbone\.weight"):
         parameter_groups(named, freeze, scale)

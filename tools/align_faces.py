@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     options = resolved.values
     faces = read_training_faces(resolved.as_dict())
     if not faces.landmarks.shape[1]:
-        raise InputError(f"{faces.root}: no landmarks to cut by; tools/detect_faces.py finds them")
+        raise InputError(f"{faces.root}: no landmarks to crop by; tools/detect_faces.py finds them")
     boxes = boxes_of(faces.names, Path(options.boxes), lambda i: faces.path(i)) if options.boxes else None
     targets = Targets(Path(options.out), target_names(faces, options.format), options.quality)
     settings = {name: value for name, value in resolved.as_dict().items() if name not in _WITHOUT_EFFECT}

@@ -12,10 +12,10 @@ set. OUT gets
     cleaned_<list>.txt   the list without images that have findings of the kinds of --drop, for --train_list
     facts/               cached measurements of each image: a later run measures only new images
 
-Of duplicates within one identity the first is kept; of duplicates across identities none, as some labels are wrong. An
-identity is dropped with all its images. Identities are compared with the verification set by name: their own, or that
-in --train_meta. The list has the format that was read, `list` for folders; there is none for shards. Exit status: 0 if
-nothing is dropped, 1 if something is, 2 for invalid input.
+Of duplicates within one identity the first is kept; of duplicates across identities none, since some of their labels
+are wrong. An identity is dropped with all its images. Identities are compared with the verification set by name: their
+own, or that in --train_meta. The list has the format that was read, `list` for folders; for shards no list is written.
+Exit status: 0 if nothing is dropped, 1 if something is, 2 for invalid input.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
 
 
 def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] | None:
-    """Line of each image [N] in a list for train.py; None where the format has no list."""
+    """Line of each image [N] in a list for train.py; None if the format has no list."""
     if faces.storage is not None:
         return None
     if options.train_dataset == "folder":
@@ -96,8 +96,8 @@ def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] |
 
 
 def cleaned_list(options: argparse.Namespace, lines: list[str], stays: NDArray[np.bool_]) -> dict[str, bytes]:
-    """Name and content of a list of the lines [N] that stay [N]."""
-    # A folder of landmark files is asked for the one that goes with the name of a list, or of the root.
+    """Name and content of the list of those lines [N] for which `stays` [N] is True."""
+    # In a folder of landmark files, the file is chosen by the name of the list, or of the root.
     name = f"cleaned_{Path(options.train_list or options.train_data_root).absolute().stem}.txt"
     return {name: "".join(f"{lines[row]}\n" for row in np.flatnonzero(stays).tolist()).encode()}
 

@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Choose the threshold for a wanted error rate, on images of people as one's own camera takes them.
+"""Choose the threshold for a required error rate, on images of people from your own camera.
 
     python tools/choose_threshold.py people door.json --snap t.pt --fmr 1e-3                        # 1:1
     python tools/choose_threshold.py people door.json --snap t.onnx --fpir 0.01 --gallery_size 50   # 1:N
 
-The folder has a folder per person, as the gallery of tools/identify.py. The people shouldn't have been trained on.
+The folder has one folder per person, like the gallery of tools/identify.py. The model must not have been trained on
+these people.
 
---fmr: of all pairs of images of different people, the share that may be accepted. --fpir: each image is searched as a
-stranger's in galleries of --gallery_size of the other people, by all of their images; the share that may be named.
+--fmr: share of the pairs of images of different people that may be accepted. --fpir: each image is searched, as that of
+an unknown person, in galleries of --gallery_size of the other people with all of their images; share of these searches
+that may be accepted.
 
-Printed are the threshold as a distance (1 - cosine), the rate measured at it, the upper 95 % bound of the true rate
-(images of one person aren't independent: people are counted), how many people a bound within 1.5 times the wanted rate
-would take, and the share of known people who are rejected then. A rate that so few people can't tell is refused.
-OUT.json holds the same, and is what --threshold of tools/identify.py takes. Further options: those of evaluate_lfw.py
-for model, preprocessing and device. To install the detector: bash init_venv.sh --with detect
+It prints the threshold as a distance (1 - cosine), the rate measured at it, the upper 95 % bound of the true rate
+(computed over people, since images of one person aren't independent), the number of people needed for a bound within
+1.5 times the required rate, and the share of known people who are then rejected. A rate that can't be measured with so
+few people is refused. OUT.json holds the same, for --threshold of tools/identify.py. Further options: those of
+evaluate_lfw.py for model, preprocessing and device. To install the detector: bash init_venv.sh --with detect
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -95,7 +97,7 @@ def _lines(point: OperatingPoint, rate: str) -> list[str]:
     if point.bound > LOOSE * point.wanted:
         lines.append(f"a bound of {LOOSE:g} times {point.wanted:g} takes about {point.needed:,} people")
     if point.misses is None:
-        return [*lines, f"{known}: not measured: nobody has two images"]
+        return [*lines, f"{known}: not measured: no person has two images"]
     between = point.misses_interval
     return [*lines, f"{known}: {point.misses:.4f}" + (f" [{between[0]:.4f}, {between[1]:.4f}]" if between else "")]
 

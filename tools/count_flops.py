@@ -36,7 +36,7 @@ _HEAD = f"| {'model':15} | {'input':9} | {'parameters':>11} | {'M MACs':>8} | {'
 
 @dataclass(frozen=True)
 class Count:
-    """Cost of one image; activations in elements, not bytes."""
+    """Cost of one image; activations are counted in elements, not bytes."""
 
     parameters: int
     macs: int

@@ -73,9 +73,9 @@ def main(argv: list[str]) -> int:
 
 
 def _names(root: DataRoot, list_file: str) -> tuple[list[str], tuple[str, ...]]:
-    """Paths below the root of the images to search for faces, and lines on those left out.
+    """Paths below the root of the images to search for faces, and lines about those left out.
 
-    Beside folders of identities, an image in the root itself is left out: it is nobody's.
+    If there are folders of identities, images in the root itself are left out, since they have no identity.
     """
     root.check_exists("PHOTOS")
     notes: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ def _detector(settings: DetectorSettings, device: str) -> Detector:
 def _write_results(out: Path, split: str, names: list[str], bad: list[str]) -> str:
     """Write the journal's entries of these images as tables and lists, in their order; return a summary.
 
-    Entries of images that have gone from the folder or the list stay in the journal alone.
+    Entries of images that are no longer in the folder or the list stay in the journal, but aren't written.
     """
     wanted = set(names)
     found = {entry.name: entry for entry in read_journal(out / JOURNAL) if entry.name in wanted}

@@ -67,9 +67,9 @@ def main(argv: list[str]) -> int:
 def identification(
     templates: NDArray[np.float32], probes: TemplateList, galleries: dict[str, TemplateList]
 ) -> dict[str, float | None]:
-    """Metrics of each gallery, by name and `_GALLERY`; without it their means, of all but thresholds.
+    """Metrics of each gallery, with the suffix `_GALLERY`, and without it their means, except for thresholds.
 
-    A mean over galleries of which one has no value is None.
+    A mean is None if one of the galleries has no value.
     """
     figures: dict[str, float | None] = {}
     by_gallery = {}

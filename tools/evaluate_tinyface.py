@@ -4,9 +4,9 @@
     python tools/evaluate_tinyface.py /data/tinyface --images /data/tinyface_aligned --snap t.pt --flipped_emb
     torchrun --nproc_per_node 4 tools/evaluate_tinyface.py /data/tinyface/Testing_Set --snap t.onnx --json tiny.json
 
-The layout is TinyFace's own (fr/data/pairs/tinyface.py). Images are taken for aligned crops, of any size: --images
-names a folder of aligned copies, which keep their names. Further options: those of evaluate_lfw.py for model,
-preprocessing and device.
+The folder has TinyFace's layout (fr/data/pairs/tinyface.py). Images are treated as aligned crops, of any size: --images
+names a folder of aligned copies with the same names. Further options: those of evaluate_lfw.py for model, preprocessing
+and device.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -16,7 +16,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 from pathlib import Path
 
-from fr.data.pairs.taken_for_crops import doubt
+from fr.data.pairs.crop_sizes import size_warning
 from fr.data.pairs.tinyface import DISTRACTOR, read_tinyface
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device) as ranks:
         embedder = Embedder.open(resolved, ranks)
         tiny = read_tinyface(DataRoot(arguments.folder, options.allow_outside), arguments.images)
-        why = doubt(tiny.faces)
+        why = size_warning(tiny.faces)
         embedder.announce([f"the images are taken for aligned crops, but {why}"] if why else [])
         rows = normalised_rows(embedder.embed(tiny.faces))
         if ranks.is_main:

@@ -9,9 +9,9 @@
 Input `images` [batch, 3, height, width] float32, output `embeddings` [batch, E] float32, any batch. Metadata keys, both
 JSON: face_recognition.preprocessing, which the caller must apply, and face_recognition.model, facts about the network.
 
-Each file is compared with PyTorch before it gets its final name: the largest change of a cosine between two images when
-one of them is embedded by the file, and of an embedding's norm, must be at most 1e-4. The 8-bit file, which can't be
-that close, is scored on the verification set instead.
+Each file is compared with PyTorch before it gets its final name: the largest change of the cosine of two images if one
+of them is embedded by the file, and the largest change of an embedding's norm, must be at most 1e-4. The 8-bit file,
+which can't be that close, is scored on the verification set instead.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -161,7 +161,7 @@ def _calibration_faces(config: dict[str, Any], otherwise: Faces) -> Faces:
     try:
         return read_training_faces(config)
     except InputError as error:
-        print(f"no faces of the training at hand ({error}): the verification set's instead", flush=True)
+        print(f"no training images available ({error}): using those of the verification set", flush=True)
         return otherwise
 
 

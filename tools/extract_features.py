@@ -109,7 +109,7 @@ class _Job:
 
 
 def _job(options: argparse.Namespace, faces: LabelledFaces, dimensions: int) -> _Job:
-    """Plan the output files; InputError for images that share a file name or would be written outside of OUT."""
+    """Plan the output files; InputError for images with the same output file, or one outside OUT."""
     out, every = Path(options.out), np.arange(len(faces))
     columns: Columns = {"name": faces.names}
     if options.train_dataset not in UNLABELLED:
@@ -170,7 +170,7 @@ def _by_first(ranks: Ranks, do: Callable[[], T]) -> T:
         except InputError as error:
             failure = error
     with patient_group() as group:  # checking millions of files may take long
-        raise_together(failure, "rank 0 can't go on, and says why", group)
+        raise_together(failure, "rank 0 can't continue, and prints the reason", group)
         result: list[Any] = gather_objects(value, group)
     return cast(T, result[0])
 

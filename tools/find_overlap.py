@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""Find the people of a verification set who are in the training set, by their faces instead of their names.
+"""Find the people of a verification set who are in the training set, by their faces, not their names.
 
     python tools/find_overlap.py --snap t.pt --out overlap @my_data.yml --val_data_root /data/lfw
     python tools/find_overlap.py --snap other.onnx --score t.pt --out overlap @my_data.yml --val_sets /data/agedb_30.bin
 
-A person is the mean of the embeddings of the person's images, and is compared with the mean of each identity of the
-training set, by --snap: the model itself or a better one, with --score for the model itself. Who is more similar to an
-identity than --false_share of other people would be to any is listed; --threshold sets the cosine instead. How the
-threshold is estimated: fr/evaluation/overlap.py. --out gets, in a folder for each of several sets,
+A person is represented by the mean embedding of the person's images, which is compared with the mean embedding of each
+identity of the training set. --snap computes the embeddings: the model to be evaluated or a better one; with a better
+one, --score names the model to be evaluated. A person is listed if the similarity to an identity is above a threshold,
+which only --false_share of people outside the training set exceed with any identity; --threshold sets the cosine
+directly. fr/evaluation/overlap.py describes the estimation. --out gets, in a folder for each of several sets,
 
     overlap.csv   test identity, training identity, similarity [cosine], decision: overlap or other; each person with
-                  the nearest identity, or with each above the threshold (of the 7 nearest), the most similar first
+                  the nearest identity, or with all above the threshold (of the 7 nearest), the most similar first
     index.html    the same people side by side, and those just below the threshold
 
-Printed are the threshold, and the scores of the set with and without the pairs of the people listed. The data options
-are those of the training. Works under torchrun.
+It prints the threshold, and the scores of the set with and without the pairs of the listed people. The data options are
+those of the training. Works under torchrun.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -52,7 +53,7 @@ from tools.features.layers import feature_network
 from tools.features.parts import Extractor
 from tools.options.find_overlap import options as read_options
 
-_LOOKED_AT = 20  # images of an identity, of which the page shows the one most like the person
+_LOOKED_AT = 20  # images of an identity; the page shows the one most similar to the person
 _COMPARED = ("accuracy", "auc", "eer", "tar@far=1e-02", "tar@far=1e-03")
 
 
@@ -65,9 +66,9 @@ def main(argv: list[str]) -> int:
         sets = sets_to_score(vars(options), scored.model.config, str(options.score or options.snap))
         if ranks.is_main:
             print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
-            searching.announce([one.doubt for one in sets if one.doubt])
+            searching.announce([one.warning for one in sets if one.warning])
         faces = read_on_all_ranks(vars(options), ranks)
-        # The sets first: they are small, and a bad image of theirs ends the run.
+        # The sets come first: they are small, and a bad image in them ends the run.
         embedded = [searching.embed(one.faces) for one in sets]
         to_score = [scored.embed(one.faces) for one in sets] if options.score else embedded
         bad = BadImages(options.max_bad_images)
@@ -99,14 +100,14 @@ def main(argv: list[str]) -> int:
 
 
 def _opened(resolved: Resolved, snap: Path, ranks: Ranks) -> Embedder:
-    """Open --snap, or --score, to which options of the preprocessing apply only if its file says nothing of it."""
+    """Open --snap or --score; preprocessing options apply only if the file stores none."""
     options = Namespace(**vars(resolved.values) | {"snap": snap, "flip_mode": "sum", "dist": "cos"})
     return Embedder.open(replace(resolved, values=options), ranks, overriding=snap == resolved.values.snap)
 
 
 @dataclass(frozen=True)
 class _People:
-    """People of a set. pairs [P, 2] and image [N]: their numbers; names [T]; sums [T, E] of their unit embeddings."""
+    """People of a set. pairs [P, 2], image [N]: numbers of people; names [T]; sums [T, E] of their unit embeddings."""
 
     pairs: Numbers
     image: Numbers
@@ -115,7 +116,7 @@ class _People:
 
     @classmethod
     def of(cls, faces: VerificationFaces, rows: NDArray[np.float32]) -> "_People":
-        """A person is named as the folder of the first image, or as that image where it has none of its own."""
+        """Group the images by person. A person is named by the folder of the first image, or else by that image."""
         number = numbers_of_names(faces.names, faces.pairs, faces.same)
         _, first, image = np.unique(number, return_index=True, return_inverse=True)
         names = [faces.names[row].as_py() for row in first.tolist()]
@@ -127,7 +128,7 @@ class _People:
 
 
 def _facts(overlap: Overlap, centres: Centres) -> dict[str, str]:
-    """The threshold, what it means, and the number of people listed."""
+    """Threshold, its meaning, and number of listed people, for the output."""
     people, listed = int(overlap.person.max()) + 1, len(np.unique(overlap.person[overlap.listed]))
     share, held_out = overlap.false_share, centres.held_out()
     facts = {
@@ -144,7 +145,7 @@ def _facts(overlap: Overlap, centres: Centres) -> dict[str, str]:
 def _scores(
     faces: VerificationFaces, people: _People, overlap: Overlap, scores: Rows, bootstrap: int
 ) -> dict[str, str]:
-    """Metrics of the set with and without the pairs of the people listed."""
+    """Metrics of the set with and without the pairs of the listed people."""
     stays = ~np.isin(people.pairs, overlap.person[overlap.listed]).any(axis=1)
     facts = {}
     for name, some in (("all pairs", np.ones_like(stays)), ("without the people listed", stays)):
@@ -181,7 +182,7 @@ def _shown_images(
     ranks: Ranks,
     bad: BadImages,
 ) -> Shown:
-    """Images of the first `most` matches that are listed, and of others: those most like the other side's mean."""
+    """Images to show of the first `most` listed and other matches: those most similar to the mean of the match."""
     chosen = np.concatenate([np.flatnonzero(overlap.listed == listed)[:most] for listed in (True, False)]).tolist()
     of_label = {label: np.flatnonzero(faces.labels == label)[:_LOOKED_AT] for label in overlap.label[chosen].tolist()}
     some = features_of(extractor, np.concatenate([np.zeros(0, np.int64), *of_label.values()]), ranks, bad)

@@ -9,14 +9,14 @@
 
 In the gallery `Name.jpg` is an image of Name, and so is each file in the folder `Name/`; a person's score is that of
 the most similar image. A face is named if its distance (1 - cosine) to the nearest person is below the threshold, else
-unknown. The default threshold, from the model's validation, is the best for pairs of faces: a stranger is compared with
-everybody in the gallery, and among hundreds of people one may be near enough. tools/choose_threshold.py finds the
-threshold for a share of strangers identified wrongly, and --threshold takes its file.
+it is unknown. The default threshold, from the model's validation, is the best one for pairs of faces. In a large
+gallery it accepts more unknown people, since each is compared with everybody in it. tools/choose_threshold.py finds the
+threshold for a given share of unknown people who are accepted, and --threshold takes its file.
 
 OUT gets faces.jsonl (boxes, names and distances; one line per image or frame) and the annotated images under their
 names, or an annotated video. Boxes are in pixels of the image as a viewer shows it. Ctrl-C stops; results so far are
 kept. --evaluate searches the images of a folder with the gallery's layout, one face each: rank-1 and rank-5, TPIR at
-FPIRs of 1e-1 to 1e-3 (fr/recognition/identification.py), and OUT/cmc.png; people not in the gallery are strangers.
+FPIRs of 1e-1 to 1e-3 (fr/recognition/identification.py), and OUT/cmc.png; people not in the gallery are unknown people.
 
 Further options: those of evaluate_lfw.py for model, preprocessing and device. To install the detector:
 bash init_venv.sh --with detect
@@ -75,8 +75,8 @@ def main(argv: list[str]) -> int:
             return _evaluate(search_probes(gallery, probes, rows), gallery, at, arguments.out, options.json)
         if threshold is None:
             raise InputError(
-                f"{options.snap} doesn't say from which distance on a face is unknown: give --threshold, such as a "
-                'file of tools/choose_threshold.py, or the "Estimated threshold" of evaluate_lfw.py'
+                f"{options.snap} stores no threshold: give --threshold, such as a file of tools/choose_threshold.py, "
+                'or the "Estimated threshold" of evaluate_lfw.py'
             )
         sinks = open_sinks(source, arguments.out, arguments.show)
         detector = Mtcnn(settings, ranks.device)
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 
 def _threshold(said: float | str | None, embedder: Embedder) -> Threshold | None:
-    """The threshold given as a number or a file, else the model's; None without any."""
+    """The threshold given as a number or a file, or else the model's; None if there is none."""
     if isinstance(said, str):
         return read_threshold(Path(said), embeddings_of(embedder))
     distance = embedder.model.threshold if said is None else said
@@ -98,14 +98,14 @@ def _threshold(said: float | str | None, embedder: Embedder) -> Threshold | None
 
 
 def _gallery(portraits: Portraits, embeddings: Rows, threshold: Threshold | None) -> Gallery:
-    """Build the gallery of all people, including those without a usable image; a doubt about the threshold is said."""
+    """Build the gallery of all people, also those without a usable image; prints a warning about the threshold."""
     names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
     gallery = new_gallery(sorted(set(portraits.people)), names, embeddings)
     missing = sorted(set(portraits.people) - set(names))
-    print("".join(f"{line}\n" for line in shown([f"{name}: no image of use" for name in missing])), end="")
+    print("".join(f"{line}\n" for line in shown([f"{name}: no usable image" for name in missing])), end="")
     print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} images", flush=True)
-    if threshold and (doubt := threshold.doubt(len(gallery.people))):
-        print(f"warning: {doubt}", file=sys.stderr, flush=True)
+    if threshold and (warning := threshold.warning(len(gallery.people))):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     return gallery
 
 

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""List images of a training set whose labels are probably wrong, by a training with several centres a class.
+"""List images of a training set whose labels are probably wrong, by a model trained with several centres a class.
 
     python train.py @configs/my_config.yml --sub_centers 3 --margin_type arc --m 0.5
     python tools/label_noise.py --out noise --snap t.pt --train_dataset list --train_data_root photographs \\
         --train_list lists/train.txt --aligned
 
 In such a training the clean images of a class gather around one of its centres, the dominant one, and most wrong ones
-around others (Sub-center ArcFace, Deng et al., ECCV 2020, sec. 3.4). Listed is an image whose nearest centre of its
-class isn't the one to which most of the class's images are nearest, and whose angle to that one is above --min_angle.
-The data options are those of the training. --out gets
+around others (Sub-center ArcFace, Deng et al., ECCV 2020, sec. 3.4). An image is listed if another centre of its class
+is nearer than the dominant one, to which most of the class's images are nearest, and its angle to the dominant one is
+above --min_angle. The data options are those of the training. --out gets
 
     label_noise.csv      path, identity, angles to the dominant and to the nearest centre [degrees]
     cleaned_<list>.txt   the list without these images, for --train_list of a training with one centre a class
 
-The cleaned list has the format that was read, `list` for folders; there is none for shards. Works under torchrun.
+The cleaned list has the format that was read, `list` for folders; for shards no list is written. Works under torchrun.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -82,9 +82,10 @@ def _angles(images: LabelledImages, features: Features) -> Angles:
 
 
 def on_minor_centres(angles: Angles, targets: Indices, min_angle: float) -> tuple[Angles, NDArray[np.bool_]]:
-    """Angles to the dominant centre of each image's class [n], and which images are probably wrongly labelled [n].
+    """Angles to the dominant centre of each image's class [n], and mask of the images with probably wrong labels [n].
 
-    angles [n, K] to the centres of its class, targets [n]. Of centres with equally many images the first is dominant.
+    angles [n, K]: to the centres of the image's class. targets [n]. Among centres with equal numbers of images the
+    first is dominant.
     """
     nearest = angles.argmin(axis=1)
     counts = np.zeros((targets.max() + 1, angles.shape[1]), dtype=np.int64)

@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 
 def _class(name: str) -> str:
-    """Class name as the reader of shards normalises it."""
+    """Class name, normalised as by the reader of shards."""
     return name.strip() if name.isprintable() else ""
 
 
@@ -113,7 +113,7 @@ def _images_a_shard(faces: LabelledFaces, crop: Crop | None, shard_size: float, 
     if plan.exists():
         count = _kept_count(plan, settings)
         if not count:
-            raise InputError(f"{plan}: the shards here are of other data or options; give another --out")
+            raise InputError(f"{plan}: the shards there are of other data or options; give another --out")
         return count
     if any(out.glob("*.tar")):
         raise InputError(f"--out {out}: holds shards of another origin; give another folder")

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Judge any matcher by its scores: accuracy over folds, AUC, EER and TAR at fixed FARs, as evaluate_lfw.py does.
+"""Compute metrics of any matcher from its scores: accuracy over folds, AUC, EER and TAR at fixed FARs.
 
     python tools/score_file.py scores.csv
     python tools/score_file.py distances.txt --distance --json figures.json --report report/
 
-The file has a pair a line: `label score`, label 1 for one person and 0 for two, separated by commas, tabs, semicolons
-or blanks; or a header that names its columns (label, score, first, second, fold; others aren't read). Without a fold,
-the folds are tenths of the same and of the different pairs. first and second name the two people, or the two images:
-with them the intervals come from redrawn people, without from redrawn pairs. --bootstrap 0 is for millions of pairs.
+The file has one line per pair: `label score`, label 1 for one person and 0 for two, separated by commas, tabs,
+semicolons or spaces. A header may name its columns (label, score, first, second, fold; others aren't read). Without
+folds, tenths of the same and of the different pairs are used. first and second name the two people, or the two images:
+with them the bootstrap resamples people, without them pairs. With millions of pairs use --bootstrap 0. The metrics are
+those of evaluate_lfw.py.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
     named = listed.names is not None
     people = people_of_names(listed.names, listed.pairs, same) if named else None
     result = PairResult.of(scores, same, verification, people, arguments.bootstrap)
-    if arguments.json:  # before anything is printed: a pipe may be closed, a disk be full
+    if arguments.json:  # written before anything is printed, since printing to a closed pipe may fail
         write_json(arguments.json, result.figures)
     print(f"{arguments.scores}: {same.size:,} pairs ({same.sum():,} same)", flush=True)
     print("\n".join(result.lines), flush=True)

@@ -73,7 +73,7 @@ class Batch:
     max_bad_images: int
 
     def seen(self, augmentation: Augmentation, count: int) -> tuple[NDArray[np.uint8], list[str]]:
-        """First faces as the network gets them, [count, H, W, 3] RGB, and their identities."""
+        """First faces as they enter the network, [count, H, W, 3] RGB, and their identities."""
         iterations, bad = range(self.iteration - 1, self.iteration), BadImages(self.max_bad_images)
         stream = TrainingStream(
             self.faces, self.order, iterations, self.ranks, 1, self.preprocessing, augmentation, self.dali, bad

@@ -1,7 +1,7 @@
 """Verification protocol of face_recognition.pytorch, reproduced exactly for comparison with its published results.
 
-Unlike `fr.evaluation.verification.verify`, a fold's threshold is where the histograms of the other folds' distances
-cross, not where accuracy is highest; accuracy is the mean of same and different accuracy; AUC is that of the folds'
+Unlike in `fr.evaluation.verification.verify`, a fold's threshold is the crossing of the histograms of the other folds'
+distances, not the maximum of accuracy; accuracy is the mean of same and different accuracy; AUC is that of the folds'
 mean curve on a fixed grid of distances. Source: openvinotoolkit/training_extensions, pytorch_toolkit/face_recognition.
 
 Letters: P pairs, K folds, T thresholds of the grid.
@@ -23,7 +23,7 @@ def verify_by_histogram(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dis
     """Verify pairs by the histogram protocol: same person if distance < threshold. Arguments and errors as `verify`.
 
     A fold without pairs of one kind is left out of that kind's means; its accuracy is that of the other kind. (The
-    original divides by half of a fold's pairs, which is the same for folds with equally many of both kinds.)
+    original divides by half of a fold's pairs, which is the same if a fold has equal numbers of both kinds.)
     """
     score, is_same = checked_pairs(scores, same)
     folds, numbers = checked_folds(fold, score.size)
@@ -38,7 +38,7 @@ def verify_by_histogram(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dis
 def crossing(distance: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
     """Mean of the bin edges where same pairs stop outnumbering different ones; FALLBACK without such an edge. [P] each.
 
-    Both kinds are counted in BINS equal bins between the least and the greatest distance of the same pairs.
+    Both kinds are counted in BINS equal bins between the smallest and the largest distance of the same pairs.
     """
     same_counts, edges = np.histogram(distance[same], BINS)
     diff_counts, _ = np.histogram(distance[~same], edges)

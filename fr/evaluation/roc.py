@@ -87,7 +87,7 @@ def equal_error_rate(far: Rates, tar: Rates) -> Rates:
 
 
 def score_at(roc: Roc, max_far: float) -> float:
-    """The lowest threshold at which the FAR doesn't exceed `max_far`; +inf where any admits too much."""
+    """The lowest threshold at which the FAR doesn't exceed `max_far`; +inf if every threshold accepts too many."""
     return float(roc.thresholds[np.count_nonzero(roc.far <= max_far) - 1])
 
 

@@ -17,10 +17,10 @@ from fr.data.verification_set import VerificationSet, sets_to_score
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import batch_size_on, embed, pair_scores
-from fr.evaluation.embedding_cache import kept_or_embedded
+from fr.evaluation.embedding_cache import cached_embeddings
 from fr.evaluation.groups import Groups
 from fr.evaluation.histogram_protocol import verify_by_histogram
-from fr.evaluation.score_check import Spread, strange
+from fr.evaluation.score_check import Spread, deviation_warning
 from fr.evaluation.scored_model import ScoredModel, open_model
 from fr.evaluation.verification import Verification, verify
 from fr.options.parsing import Resolved
@@ -32,8 +32,8 @@ PROTOCOLS = {"standard": verify, "histogram": verify_by_histogram}
 class Scored:
     """Model, scored set, embeddings [N, E] and scores [P] of its pairs.
 
-    embedding: description of how it was computed. warning: from the score check; "" = none. flipped: embeddings are
-    the images' with their mirror images'. groups: of all sets. quality: of the images by --quality [N]; None without.
+    embedding: description of the computation. warning: from the score check; "" = none. flipped: embeddings include
+    those of mirror images. groups: of all sets. quality: of the images, from --quality [N]; None without the option.
     """
 
     model: ScoredModel
@@ -55,9 +55,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class Embedder:
-    """A model, opened with the options of a tool, and how it embeds images on all ranks.
+    """A model opened with the options of a tool, and the settings with which it embeds images on all ranks.
 
-    flip_mode: how embeddings are combined with their mirror images', "" = they aren't.
+    flip_mode: combination with the embeddings of mirror images; "" = without mirror images.
     """
 
     options: argparse.Namespace
@@ -68,15 +68,15 @@ class Embedder:
 
     @classmethod
     def open(cls, resolved: Resolved, ranks: Ranks, overriding: bool = True) -> "Embedder":
-        """Open `--snap`. overriding: as of `open_model`. InputError as that, and for --flip_mode without mirror images.
+        """Open `--snap`. overriding: as in `open_model`. InputError also for --flip_mode without mirror images.
 
-        Mirror images are used by --flipped_emb, by default as in the training.
+        Mirror images are used if --flipped_emb says so, or by default as in the training.
         """
         options = resolved.values
         model = open_model(options, ranks.device, overriding)
         explicit = resolved.origins["flipped_emb"] != "default"
         flipped = options.flipped_emb if explicit else model.config.get("flipped_emb")
-        mode = getattr(options, "flip_mode", "sum")  # not every tool has it
+        mode = getattr(options, "flip_mode", "sum")  # not every tool has the option
         if not flipped and mode != "sum":
             raise InputError(f"--flip_mode {mode}: no effect without --flipped_emb")
         dali = dali_settings(options.dali_device, options.dali_threads, ranks)
@@ -84,16 +84,16 @@ class Embedder:
 
     @property
     def batch(self) -> int:
-        """Images per forward pass, by --val_batch_size."""
+        """Images per forward pass, from --val_batch_size."""
         return batch_size_on(self.ranks.device, self.options.val_batch_size)
 
-    def announce(self, doubts: Sequence[str] = ()) -> None:
-        """Print overrides, and warnings known before the first image, on the first rank. doubts: of the sets."""
+    def announce(self, set_warnings: Sequence[str] = ()) -> None:
+        """On the first rank, print overrides and warnings known before images are read."""
         if not self.ranks.is_main:
             return
         if self.model.overrides:
             print("\n".join(self.model.overrides), flush=True)
-        warnings = list(doubts)
+        warnings = list(set_warnings)
         if self.model.unit_length and (self.flip_mode or self.options.dist == "l2"):
             how = "combined with the mirror image's as unit vectors" if self.flip_mode else "compared as unit vectors"
             warnings.append(
@@ -115,14 +115,14 @@ class Embedder:
             return compute()
         devices = [ranks.device.type, dali.device]
         how = [options.averaged, self.flip_mode, model.preprocessing.as_dict(), devices]
-        return kept_or_embedded(Path(options.snap), model.digest, how, faces, ranks, compute)
+        return cached_embeddings(Path(options.snap), model.digest, how, faces, ranks, compute)
 
 
 def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Scored]:
     """Score `--snap` on each set with the options of evaluate_lfw.py; the same on every rank.
 
-    overriding: as of `open_model`. InputError for invalid input of any set, before the first is scored. The first rank
-    prints overrides and warnings.
+    overriding: as in `open_model`. InputError for invalid input of any set, before the first one is scored. The first
+    rank prints overrides and warnings.
     """
     options = resolved.values
     embedder = Embedder.open(resolved, ranks, overriding)
@@ -132,9 +132,9 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     qualities = [_quality(options, one) for one in sets]
     if ranks.is_main:
         print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
-        aligns = model.preprocessing.alignment != CENTER_CROP  # which needs no landmarks
-        doubts = [doubt for one in sets if aligns and (doubt := one.doubt)]
-        embedder.announce([*doubts, *groups.notes])
+        aligns = model.preprocessing.alignment != CENTER_CROP  # a centre crop needs no landmarks
+        set_warnings = [one.warning for one in sets if aligns and one.warning]
+        embedder.announce([*set_warnings, *groups.notes])
     embedding = _EMBEDDINGS[flip_mode] + (", less the set's mean" if options.center else "")
     scored = []
     for pair_set, quality in zip(sets, qualities, strict=True):
@@ -142,7 +142,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
         rows = embedder.embed(faces)
         scores = pair_scores(faces, rows, options.dist, options.center)
         now = Spread.measure(pair_set, pair_scores(faces, rows), options.averaged, flip_mode)
-        if (warning := strange(now, model.noted)) and ranks.is_main:
+        if (warning := deviation_warning(now, model.noted)) and ranks.is_main:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
         found = embedding, verification, rows, scores, warning, bool(flip_mode), groups, quality
@@ -151,7 +151,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
 
 
 def _quality(options: argparse.Namespace, pair_set: VerificationSet) -> NDArray[np.float64] | None:
-    """Quality of a set's images [N] by --quality; InputError for images without."""
+    """Quality of a set's images [N] from --quality; InputError for images without one."""
     if not options.quality:
         return None
     return qualities_of(pair_set.faces.names, Path(options.quality), lambda _: pair_set.source)

@@ -27,9 +27,9 @@ class Verification:
     threshold: mean of `fold_thresholds`.
     fold_accuracies, fold_thresholds: K values, in ascending order of the fold number.
     pairs: number of pairs (P).
-    right: [P], whether each was classified correctly at the threshold of its own fold.
-    cell: [P, 2], whose pairs count alike: a pair's fold from 0, and where both kinds weigh the same (histogram) its
-        kind, else 0. The accuracy is `mean_of_cells`.
+    right: [P], True if the pair was classified correctly at the threshold of its own fold.
+    cell: [P, 2], cell in which a pair is averaged: its fold from 0, and its kind if both kinds have equal weights
+        (histogram), else 0. The accuracy is `mean_of_cells`.
     dist: kind of score: "cos" (cosines), "l2" (Euclidean distances, negated), "distance" (others, negated), or
         "similarity" (any score). protocol: "standard" or "histogram".
     """
@@ -64,7 +64,7 @@ class Verification:
         by_fold = [(right[inside], same[inside]) for inside in folds == numbers[:, None]]
         same_accuracies = [float(hits[kind].mean()) for hits, kind in by_fold if kind.any()]
         diff_accuracies = [float(hits[~kind].mean()) for hits, kind in by_fold if not kind.all()]
-        if protocol == "histogram":  # in a fold both kinds weigh the same
+        if protocol == "histogram":  # both kinds have equal weights in a fold
             parts = [[hits[k].mean() for k in (kind, ~kind) if k.any()] for hits, kind in by_fold]
             accuracies = tuple(float(np.mean(part)) for part in parts)
         else:
@@ -87,7 +87,7 @@ class Verification:
 
     @property
     def threshold_score(self) -> float:
-        """Threshold as a score: a pair is classified as same when its score is above it."""
+        """Threshold as a score: pairs with higher scores are classified as same."""
         return printed_threshold(self.threshold, self.dist)
 
     def metrics(self) -> dict[str, float]:
@@ -109,12 +109,12 @@ class Verification:
 
 
 def printed_threshold(score: float, dist: str) -> float:
-    """Threshold as users see it: 1 - cosine, a distance, or a similarity as it is. It is its own inverse."""
+    """Threshold in the printed unit: 1 - cosine, a distance, or an unchanged similarity. It is its own inverse."""
     return score if dist == "similarity" else ORIGINS[dist] - score
 
 
 def threshold_unit(dist: str) -> str:
-    """What `printed_threshold` returns, for the reader."""
+    """Name of the unit of `printed_threshold`, for output."""
     return "score" if dist == "similarity" else "distance"
 
 
@@ -178,7 +178,7 @@ def mean_of_cells(weights: NDArray[np.int64], right: NDArray[np.bool_], cell: ND
 
 
 def shares_of_pairs(cell: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of each pair [P] in the accuracy that is `mean_of_cells`: they add up to 1."""
+    """Weight of each pair [P] in the accuracy of `mean_of_cells`; the weights add up to 1."""
     _, kind, size = np.unique(cell, axis=0, return_inverse=True, return_counts=True)
     fold, kinds = np.unique(np.unique(cell, axis=0)[:, 0], return_counts=True)
     return 1 / (size[kind.reshape(-1)] * kinds[np.searchsorted(fold, cell[:, 0])] * fold.size)

@@ -26,10 +26,10 @@ _START_MARGIN, _MARGIN_ITERATIONS = 0.15, 40_000
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels of all ranks' samples, and where their classes are on this rank.
+    """Labels of all ranks' samples, and the positions of their classes on this rank.
 
-    row: index of the sample's class among this rank's C_r. column: its column in `cosines`, which has only the drawn
-    classes with sampling. Both are 0 and meaningless where not `owned`.
+    row: index of the sample's class among this rank's C_r. column: its column in `cosines`, which with sampling has
+    only the sampled classes. Both are 0 and meaningless where not `owned`.
     """
 
     labels: torch.Tensor  # [N]
@@ -55,7 +55,7 @@ class Gathered(Targets):
 
 @dataclass(frozen=True)
 class _Offsets:
-    """Contribution of a micro-batch to the centres' move: per sample, of its class in this micro-batch."""
+    """Contribution of a micro-batch to the update of the centres: for each sample, sums over its class's samples."""
 
     labels: torch.Tensor  # [N]
     row: torch.Tensor  # [N]
@@ -64,7 +64,7 @@ class _Offsets:
 
 
 class AuxiliaryLosses(nn.Module):
-    """Weighted sum of the enabled auxiliary losses. `centers` [C_r, E]: those of the centre loss."""
+    """Weighted sum of the enabled auxiliary losses. centers [C_r, E]: of the centre loss."""
 
     centers: torch.Tensor
 
@@ -90,7 +90,7 @@ class AuxiliaryLosses(nn.Module):
         totals = torch.stack([sums.detach(), counts.to(sums.dtype)])
         dist.all_reduce(totals)
         values = totals[0] / totals[1].clamp_min(1)
-        # The value of all ranks, the gradient of this rank's part.
+        # The value is that of all ranks, the gradient that of this rank's part.
         losses = sums / totals[1].clamp_min(1)
         losses = values + (losses - losses.detach())
         weighted = [factor * loss for (factor, _), loss in zip(parts.values(), losses, strict=True)]
@@ -225,7 +225,7 @@ def semi_hard_triplet_loss(batch: Gathered, m: float) -> Part:
     n is the nearest negative that is farther than p, or the farthest negative where all are nearer.
     """
     distances, same, other = _triplet_distances(batch)
-    # [a, p, n] for a few anchors at a time, and again in backward: of all at once it would be B · N² numbers.
+    # [a, p, n] for a few anchors at a time, and again in backward: all at once would take B · N² numbers.
     anchors = max(1, PIECE // len(batch.labels) ** 2)
     parts = zip(torch.split(distances, anchors), torch.split(other, anchors), strict=True)
     negative = torch.cat([

@@ -1,4 +1,4 @@
-"""Embeddings of faces detected in images in memory, aligned and warped as in training (C1, C3).
+"""Embeddings of faces detected in images in memory, aligned and warped as in training.
 
 Letters: F faces of one image, E embedding size.
 """
@@ -28,7 +28,7 @@ from fr.recognition.gallery import normalised_rows
 
 
 class Recognizer:
-    """Embedder for detected faces. One DALI graph for all calls: building one takes as long as embedding several faces.
+    """Embedder for detected faces, with one DALI graph for all calls, since building one is slow.
 
     network: [B, 3, H, W] → [B, E], in evaluation mode. most: batch size in faces.
     """
@@ -37,7 +37,7 @@ class Recognizer:
         self, network: Network, preprocessing: Preprocessing, dali: DaliSettings, device: torch.device, most: int
     ) -> None:
         self._network, self._device, self._most = network, device, most
-        # Updated by each call; the graph reads them when it runs, with no prefetching.
+        # Updated by each call; the graph reads them when it runs, without prefetching.
         self._encoded: list[bytes] = []
         self._points = np.zeros((most, 5, 2))
         names = pa.array([f"face {number}" for number in range(most)])
@@ -47,7 +47,7 @@ class Recognizer:
     def __call__(self, images: Sequence[Pixels], detected: Sequence[DetectedFaces]) -> list[Rows]:
         """Embeddings [F, E] of norm 1 for each image [H, W, 3] RGB and its detected faces.
 
-        InputError when one isn't finite.
+        InputError if one isn't finite.
         """
         counts = [len(faces) for faces in detected]
         encoded = [_lossless(image) if count else b"" for image, count in zip(images, counts, strict=True)]

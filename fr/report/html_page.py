@@ -12,7 +12,7 @@ from fr.files.images import image_file
 
 
 def page(title: str, body: str) -> bytes:
-    """Whole page as UTF-8. title: plain text; body: HTML."""
+    """Complete page as UTF-8. title: plain text; body: HTML."""
     text = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -32,12 +32,12 @@ def page(title: str, body: str) -> bytes:
 
 
 def named_rows(rows: Iterable[tuple[str, str]]) -> str:
-    """Table rows of a name and a value each, both plain text."""
+    """Table rows with a name and a value, both plain text."""
     return "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>\n" for name, value in rows)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Table with a header, which scrolls by itself where a screen is too narrow. head, rows: plain text."""
+    """Table with a header, which scrolls separately on a narrow screen. head, rows: plain text."""
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
     cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     return f'<div class="wide"><table><thead><tr>{names}</tr></thead>\n<tbody>{cells}</tbody></table></div>'

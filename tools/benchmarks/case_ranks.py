@@ -13,7 +13,10 @@ import torch.distributed as dist
 
 
 def measure_in_own_processes(module: str, case: Any, ranks: int) -> list[Any]:
-    """Run `python -m MODULE CASE FOLDER RANK` for each rank, with `write_measured`. case: a dataclass."""
+    """Run `python -m MODULE CASE FOLDER RANK` for each rank, which calls `write_measured`; its results by rank.
+
+    case: a dataclass.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", module, json.dumps(dataclasses.asdict(case)), folder]
         root = Path(__file__).resolve().parents[2]
@@ -24,9 +27,9 @@ def measure_in_own_processes(module: str, case: Any, ranks: int) -> list[Any]:
 
 
 def write_measured(kind: Callable[..., Any], measure: Callable[[Any, int], Any]) -> None:
-    """Write what `measure` returns for the case, of a class, and the rank that this process was started with.
+    """Call `measure` for the case and rank of this process's command line, and write its result to a file.
 
-    It runs in a process group of the case's ranks.
+    kind: dataclass of the case. `measure` runs in a process group of the case's ranks.
     """
     case, folder, rank = kind(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)

@@ -48,9 +48,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of a rank. kept: centres and momentum; drawn: copies of the drawn ones; step: temporary; sent: per step.
+    """Bytes of a rank. kept: centres and momentum; drawn: copies of the sampled ones; step: temporary; sent: per step.
 
-    active: classes of a rank that a step uses.
+    active: number of classes of a rank that a step uses.
     """
 
     kept: int
@@ -67,12 +67,12 @@ class Cost:
 def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0, states: int = 1) -> Cost:
     """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses.
 
-    states: numbers that the optimiser keeps of a weight, 1 with momentum.
+    states: numbers that the optimiser keeps for each weight, 1 with momentum.
     """
     rows = shard_rows(classes, ranks, 0)[1]
     active = rows if sample_rate == 1 else drawn_count(rows, batch, sample_rate)
     drawn = 0 if sample_rate == 1 else (1 + states) * active * embed_size
-    # In backward, as fr/losses/sharded.py says: the cosines and two pieces of them, then the centres' gradient.
+    # In backward, see fr/losses/sharded.py: the cosines and two pieces of them, then the centres' gradient.
     step = batch * active + max(active * embed_size, 2 * min(PIECE, batch * active))
     sent = sum(one.sent(ranks) for one in head_collectives(embed_size, batch))
     kept = (1 + states) * rows * embed_size
@@ -87,11 +87,11 @@ class Collective:
     size: int
 
     def sent(self, ranks: int) -> float:
-        """Bytes that a rank sends in a ring."""
+        """Bytes that a rank sends in a ring algorithm."""
         return self.hops(ranks) / ranks * self.size
 
     def hops(self, ranks: int) -> int:
-        """Messages one after the other in a ring."""
+        """Consecutive messages in a ring algorithm."""
         return (2 if self.kind == "all_reduce" else 1) * (ranks - 1)
 
 
@@ -160,7 +160,7 @@ def _ratios(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _in_own_processes(case: Case) -> dict[str, float]:
-    """Seconds per step (slowest rank: median, min, max) and the most bytes that a rank's steps added."""
+    """Seconds per step (slowest rank: median, min, max), and the maximum over ranks of the bytes that steps added."""
     measured = measure_in_own_processes("tools.benchmarks.head", case, case.ranks)
     slowest = [max(seconds) for seconds in zip(*(one["seconds"] for one in measured), strict=True)]
     return {

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     for threads in arguments.threads:
         measured: dict[str, list[_Cost]] = {name: [] for name in forms}
         for name in tracked([*forms] * arguments.turns, "turn", f"{threads} threads"):
-            # Reopened for each turn: an open one would fill its queue while the others are measured.
+            # Opened again for each turn: an open loader would fill its queue while the others are measured.
             measured[name].append(_measure(forms[name](setting, threads), arguments.batches, setting.order.batch_size))
         results[threads] = {name: _median(costs) for name, costs in measured.items()}
         for name, costs in measured.items():
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     print("\n".join(lines))
     python_us = _python_cost(setting)
     share = python_us * 2_000 / 1e4
-    print(f"what Python prepares for DALI: {python_us:.0f} us a image, at 2,000 images/s {share:.1f} % of a core")
+    print(f"preparing DALI's input in Python: {python_us:.0f} us a image, at 2,000 images/s {share:.1f} % of a core")
     first = results[arguments.threads[0]]
     kept = {
         f"kept_at_{name.removeprefix('ours-')}": first[name].images_per_s / first["ours"].images_per_s for name in slow

@@ -1,7 +1,7 @@
 """`benchmark.py snapshot`: pause of the training for a snapshot, written synchronously or asynchronously.
 
-The head's weights and momentum are nearly all of a training state. The two forms alternate. A pause is the duration of
-a call of the writer.
+The head's weights and momentum make up nearly all of the training state. The two forms alternate. A pause is the
+duration of a call of the writer.
 """
 
 import argparse

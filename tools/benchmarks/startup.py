@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{case.ranks:5} {case.start:5} {middle['read_s']:7.2f} {spread:>14} {middle['first_batch_s']:16.2f} "
             f"{middle['private_mb']:10.0f} {middle['anonymous_mb']:12.0f} {middle['process_mb']:10.0f}"
         )
-    print("private, anonymous: growth of the hungriest rank; process: all of its memory, PyTorch's included")
+    print("private, anonymous: growth on the rank with the most; process: all of its memory, including PyTorch's")
     print(json.dumps({**_figures(results), "rows": arguments.rows, "results": results}))
 
 
@@ -118,7 +118,7 @@ def _in_own_processes(case: Case) -> dict[str, float]:
 
 
 def _measure_rank(case: Case, rank: int) -> dict[str, float]:
-    """Start as one of the case's ranks; the metrics of that."""
+    """Start as one of the case's ranks; returns the metrics of the start."""
     torch.set_num_threads(1)
     data = Path(case.data)
     options = {

@@ -75,7 +75,7 @@ class Extractor:
         return [Part(number, rows[first : first + size], self.batch) for number, first in enumerate(starts)]
 
     def of(self, parts: Sequence[Part], device: torch.device) -> Iterator[tuple[Features, dict[int, str]]]:
-        """Yield for each batch the features, and the problems of images without."""
+        """Yield the features of each batch, and the problems of images without features."""
         batches = (SampleBatch(self.faces, rows) for part in parts for rows in part.batches())
         for images, rows, problems in usable_batches(batches, self.batch, self.preprocessing, self.dali):
             values = self._embed(images.to(device, non_blocking=True)) if len(rows) else np.zeros((0, 0), np.float32)
@@ -93,7 +93,7 @@ def extract(
 ) -> None:
     """Extract all parts, all ranks together; `take` gets each part on one rank once it is complete.
 
-    Bad images are recorded in `bad`, on all ranks, and printed. InputError on all ranks as soon as one raises it (C11),
+    Bad images are recorded in `bad`, on all ranks, and printed. InputError on all ranks as soon as one raises it,
     or for too many bad images.
     """
     mine = parts[ranks.rank :: ranks.world_size]
@@ -108,7 +108,7 @@ def extract(
                     take(mine[turn], _gathered(islice(stream, len(mine[turn].batches())), bad, bar))
             except InputError as error:
                 failure = error
-            raise_together(failure, "another rank can't go on, and says why", group)
+            raise_together(failure, "another rank can't continue, and prints the reason", group)
             news = bad.share()
             if ranks.is_main and news:
                 tqdm.write("\n".join(news))

@@ -27,12 +27,12 @@ from tools.dataset.face_journal import Found
 from tools.dataset.parallel import map_in_processes
 from tools.detect_faces import face_of, find_face
 
-FEW = 64  # up to so many images are processed in this process: starting others takes as long
+FEW = 64  # up to so many images are processed in this process, since starting others takes as long
 
 
 @dataclass(frozen=True)
 class Portraits:
-    """N images. people: [N] names. usable: [N], whether it has a face. faces: those of usable images, in order.
+    """N images. people: [N] names. usable: [N], True if the image has a face. faces: of the usable images, in order.
 
     notes: a message about each image with no face, with several, or that can't be read.
     """
@@ -55,7 +55,7 @@ class Looking:
 def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Portraits:
     """Read the images of a folder tree, sorted by name. looking: None for aligned crops, which are used whole.
 
-    InputError when there is no such folder, no image in it, or none with a face.
+    InputError if there is no such folder, no image in it, or none with a face.
     """
     root.check_exists(option)
     names = images_below(root)
@@ -78,7 +78,7 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
 
 
 def embedded(option: str, root: str, looking: Looking | None, embedder: Embedder) -> tuple[Portraits, Rows]:
-    """Read a folder of people's images and embed those with a face, [N, E]; prints which have none."""
+    """Read a folder of people's images and embed those with a face, [N, E]; prints the ones without a face."""
     if looking:
         refuse_center_crops(embedder)
     portraits = read_portraits(option, DataRoot(Path(root), embedder.options.allow_outside), looking)
@@ -87,10 +87,10 @@ def embedded(option: str, root: str, looking: Looking | None, embedder: Embedder
 
 
 def refuse_center_crops(embedder: Embedder) -> None:
-    """InputError for a network that faces detected in an image can't be given to."""
+    """Raise InputError for a network whose input is the centre of an image instead of a detected face."""
     if embedder.model.preprocessing.alignment == CENTER_CROP:
         raise InputError(
-            f"{embedder.options.snap} sees the centre of an image ({CENTER_CROP}), not its faces: give another "
+            f"{embedder.options.snap} takes the centre of an image ({CENTER_CROP}), not detected faces: give another "
             "--alignment, or crops of faces with --aligned"
         )
 
@@ -116,5 +116,5 @@ def _look(root: DataRoot, names: list[str], looking: Looking) -> Iterator[Found 
 def _note(folder: Path, result: Found | str, choice: str) -> str:
     if isinstance(result, str):
         return result
-    what = f"{result.faces} faces; the one meant: {choice}" if result.faces else "no face found"
+    what = f"{result.faces} faces; used: {choice}" if result.faces else "no face found"
     return f"{folder / result.name}: {what}"

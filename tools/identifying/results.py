@@ -28,8 +28,8 @@ _ESCAPE = 27
 class Seen:
     """F faces of a shot.
 
-    boxes: [F, 4] x, y, width, height, in pixels as a viewer shows the image. nearest: most similar person of the
-    gallery for each. distances: [F] 1 - cosine to that one. named: [F], whether below the threshold.
+    boxes: [F, 4] x, y, width, height, in pixels of the upright image. nearest: most similar person of the gallery for
+    each face. distances: [F] 1 - cosine to that person. named: [F], True if the distance is below the threshold.
     """
 
     shot: Shot
@@ -50,7 +50,7 @@ class Seen:
 
 
 class Sink(Protocol):
-    """Output that takes shot by shot; returns False to stop. close: complete is False after an error."""
+    """Output. take: writes a shot, returns False to stop. close: complete is False after an error."""
 
     def take(self, seen: Seen) -> bool: ...
 
@@ -137,7 +137,7 @@ class ImageFiles:
 
 
 class VideoFile:
-    """Annotated frames as MPEG-4; a complete file however it ends, except by an error."""
+    """Annotated frames as MPEG-4; the file is complete unless an error occurs."""
 
     def __init__(self, path: Path, rate: float) -> None:
         self._path, self._rate = path, rate
@@ -171,7 +171,10 @@ class VideoFile:
 
 
 class Window:
-    """Window with annotated shots, an image until a key is pressed; q or Escape ends. InputError without windows."""
+    """Window with annotated shots. An image is shown until a key is pressed; q or Escape ends the run.
+
+    InputError if no window can be opened.
+    """
 
     def __init__(self, frames: bool) -> None:
         self._wait = 1 if frames else 0  # milliseconds; 0 = for a key

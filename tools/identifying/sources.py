@@ -49,7 +49,7 @@ class Source:
 
 
 def open_source(text: str, allow_outside: bool) -> Source:
-    """Open an image, a folder of images, a video file or a camera by number; InputError when it can't be opened.
+    """Open an image, a folder of images, a video file or a camera by number; InputError if it can't be opened.
 
     allow_outside: links in a folder may lead out of it.
     """

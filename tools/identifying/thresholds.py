@@ -1,4 +1,4 @@
-"""The file of tools/choose_threshold.py: a threshold, the rates at it, and the embeddings that it holds for."""
+"""The file of tools/choose_threshold.py: a threshold, the rates at it, and the embeddings for which it is valid."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ _MOST = 1 << 16  # bytes
 
 
 def embeddings_of(embedder: Embedder) -> dict[str, Any]:
-    """What a threshold depends on: the weights (SHA-256), the mirror image's part and the preprocessing.
+    """Properties of embeddings on which a threshold depends: weights (SHA-256), mirror images and preprocessing.
 
-    InputError for an ONNX file that refers to others, whose weights aren't known by one file.
+    InputError for an ONNX file with weights in other files.
     """
     model, snap, digest = embedder.model, embedder.options.snap, hashlib.sha256()
-    if isinstance(model.network, nn.Module):  # of the file of an import the metrics are changed by its first evaluation
+    if isinstance(model.network, nn.Module):  # not of the file: the first evaluation of an import changes its metrics
         for name, tensor in model.network.state_dict().items():
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     elif not (of_file := weights_digest(Path(snap))):
@@ -36,27 +36,27 @@ def embeddings_of(embedder: Embedder) -> dict[str, Any]:
 
 
 def write_threshold(path: Path, point: OperatingPoint, gallery: int, embeddings: dict[str, Any]) -> None:
-    """Write the file. gallery: its people, 0 for pairs. embeddings: of `embeddings_of`."""
+    """Write the file. gallery: number of its people, 0 for pairs. embeddings: from `embeddings_of`."""
     write_json(path, {**asdict(point), "gallery": gallery, "embeddings": embeddings})
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A cosine distance, and the people of the gallery it was chosen for: 0 = for pairs, None = not known."""
+    """A cosine distance, and the number of people in the gallery for which it was chosen: 0 = pairs, None = unknown."""
 
     distance: float
     gallery: int | None = None
 
-    def doubt(self, people: int) -> str:
-        """Warning about its use with a gallery of so many people; "" = none."""
+    def warning(self, people: int) -> str:
+        """Warning about its use with a gallery of so many people; "" if there is none."""
         if self.gallery is None or people <= self.gallery:
             return ""
         for_whom = f"a gallery of {self.gallery:,} people" if self.gallery else "pairs (--fmr)"
-        return f"the threshold was chosen for {for_whom}; among {people:,} people more strangers get a name"
+        return f"the threshold was chosen for {for_whom}; among {people:,} people more unknown people are accepted"
 
 
 def read_threshold(path: Path, embeddings: dict[str, Any]) -> Threshold:
-    """The threshold in a file; InputError unless it was chosen for such embeddings."""
+    """Read the threshold of a file; InputError unless it was chosen for these embeddings."""
     try:
         stored = json.loads(read_text(path, _MOST))
         threshold = Threshold(float(stored["threshold"]), int(stored["gallery"]))

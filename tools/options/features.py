@@ -12,4 +12,4 @@ def embedding_options(add: Add) -> None:
 
 
 def bad_images_option(add: Add) -> None:
-    add("--max_bad_images", type=COUNT_OR_0, default=1000, help="one more unusable ends the run [files]; 0 = the first")
+    add("--max_bad_images", type=COUNT_OR_0, default=1000, help="end at more bad images [files]; 0 = at the first")

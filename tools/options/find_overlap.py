@@ -15,11 +15,11 @@ def options(argv: list[str]) -> Resolved:
 
 def _own(add: Add) -> None:
     add("--out", type=TEXT, help="folder for overlap.csv and the page")
-    chance = "share of the people who aren't in the training set that may be listed: decides the threshold"
+    chance = "share of the people outside the training set who may be listed; it determines the threshold"
     add("--false_share", type=FRACTION, default=0.01, help=chance)
-    add("--threshold", type=BELOW_1, default=0.0, help="list people more similar than this cosine; 0 = by the share")
+    add("--threshold", type=BELOW_1, default=0.0, help="list people above this cosine; 0 = by --false_share")
     add("--score", type=model_file, default="", help="model whose scores are compared; empty = --snap")
-    add("--bootstrap", type=COUNT_OR_0, default=1000, help="bootstrap replicates of the scores [count]; 0 = none")
-    add("--thumbnails", type=COUNT_OR_0, default=24, help="people of each kind that the page shows")
+    add("--bootstrap", type=COUNT_OR_0, default=1000, help="bootstrap replicates [count]; 0 = none")
+    add("--thumbnails", type=COUNT_OR_0, default=24, help="people of each kind on the page [count]; 0 = none")
     add("--cache", **FLAG, help="cache the set's embeddings beside the model and reuse them; false = off")
     bad_images_option(add)

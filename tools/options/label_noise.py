@@ -13,6 +13,6 @@ def options(argv: list[str]) -> Resolved:
 
 def _own(add: Add) -> None:
     add("--out", type=TEXT, help="folder for label_noise.csv and the cleaned list")
-    add("--min_angle", type=DEGREES, default=75.0, help="of a listed image to its class's dominant centre [degrees]")
+    add("--min_angle", type=DEGREES, default=75.0, help="lowest angle to the dominant centre [degrees]")
     add("--identities", default="", help="names of the head's classes, one per line; empty = from --snap")
     embedding_options(add)

@@ -30,9 +30,9 @@ _SHOWN = 80  # characters of a line in a message
 
 
 def _read_pairs(root: Path, kind: str) -> Pairs:
-    """The pairs of `cfp_fp` or `cfp_ff`, in the folds of its splits; paths start from `root`.
+    """The pairs of `cfp_fp` or `cfp_ff`, with the splits as folds; paths start from `root`.
 
-    InputError names the lines that are unlike their form, and those that name an image which no list has.
+    InputError names malformed lines, and lines with an image that no list has.
     """
     protocol, split = root / _PROTOCOL, _SPLITS[kind]
     lists = [_LISTS[letter] for letter in _LISTS if letter in split]

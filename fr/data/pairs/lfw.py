@@ -25,8 +25,8 @@ def read_lfw(root: DataRoot, pairs_file: str, landmark_file: str) -> Verificatio
 def read_lfw_pairs(path: Path) -> Pairs:
     """`name i j` and `name i other j` after a line with the number of folds and of pairs of a kind in each.
 
-    Separated by tabs, or by blanks: a name may hold some, but no number of its own then.
-    InputError names the lines that are neither, and a number of pairs that isn't the one in the first line.
+    Fields are separated by tabs, or by spaces: names with spaces are read too, unless a word of them is a number.
+    InputError names malformed lines, and a number of pairs that differs from the first line.
     """
     lines = read_text(path).splitlines()
     header = lines[0].split() if lines else []
@@ -57,7 +57,7 @@ def read_lfw_pairs(path: Path) -> Pairs:
 
 
 def _fields(line: str) -> list[str]:
-    """Names and numbers of a line; its words where they don't part into these."""
+    """Names and numbers of a line; its words if it has another form."""
     text = line.strip()
     if "\t" in text:
         return [field.strip() for field in text.split("\t")]
@@ -70,7 +70,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _lfw_name(person: str, number: str) -> str:
-    """Path of an image below the root; empty when these are no name and number."""
+    """Path of an image below the root; "" if the arguments aren't a name and a number."""
     if not _PERSON.fullmatch(person) or not _NUMBER.fullmatch(number):
         return ""
     return f"{person}/{person}_{int(number):04d}.jpg"

@@ -1,4 +1,4 @@
-"""Images without identities: for features, not for training.
+"""Images without identities, for feature extraction.
 
 | format | content |
 |---|---|
@@ -27,8 +27,8 @@ from fr.files.data_root import DataRoot
 def read_images(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces:
     """All images in the tree of `root`, in the order of their names; or those of a list, a path a line, in its order.
 
-    landmarks: as of `read_vgg`, the table chosen by the list's or else the root's name; "" for aligned crops.
-    InputError names what can't be read, has no landmarks, or leads out of the root.
+    landmarks: as in `read_vgg`, with the table chosen by the name of the list, or else of the root; "" for aligned
+    crops. InputError names images that can't be read, have no landmarks, or lead out of the root.
     """
     root.check_exists("--train_data_root")
     where: Callable[[int], str]
@@ -47,7 +47,7 @@ def read_images(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces
 
 
 def read_trillion_pairs_test(root: DataRoot, list_file: str) -> LabelledFaces:
-    """`path x1 y1 … x5 y5` a line, in pixels. InputError names file and line of what doesn't fit."""
+    """Read `path x1 y1 … x5 y5` a line, in pixels. InputError names file and line of invalid content."""
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
     parts = pc.ascii_split_whitespace(lines.texts, max_splits=10, reverse=True)

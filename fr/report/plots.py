@@ -70,7 +70,7 @@ def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, f
         start = int(np.flatnonzero(roc.far == roc.far[0])[-1])
         axes.plot(
             np.maximum(roc.far[start:], floor), roc.tar[start:], drawstyle="steps-post",
-            color=COLORS[index % len(COLORS)], linewidth=1.8, label=name,
+            color=COLORS[index % len(COLORS)], linewidth=1.8, label=plain_label(name),
         )  # fmt: skip
         if roc.band is not None:
             _fill(axes, np.maximum(roc.far, floor), roc.band, index)
@@ -98,7 +98,7 @@ def det_plot(curves: Mapping[str, Roc]) -> Figure:
         far, missed = roc.far[shown[name]], 1 - roc.tar[shown[name]]
         axes.plot(
             ndtri(far), ndtri(missed), drawstyle="steps-post", color=COLORS[index % len(COLORS)], linewidth=1.8,
-            label=name,
+            label=plain_label(name),
         )  # fmt: skip
         if roc.band is not None:
             _fill(axes, _deviate(roc.far), _deviate(1 - roc.band), index)
@@ -131,7 +131,7 @@ def rejection_plot(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
     axes = figure.add_subplot()
     for index, (name, missed) in enumerate(curves.items()):
         color = COLORS[index % len(COLORS)]
-        axes.plot(SHARES, missed, color=color, linewidth=1.8, label=name)
+        axes.plot(SHARES, missed, color=color, linewidth=1.8, label=plain_label(name))
         axes.axhline(missed[0], color=color, linewidth=1, linestyle=":")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(0, SHARES[-1])
@@ -205,11 +205,11 @@ def curves_plot(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64
         color = COLORS[index % len(COLORS)]
         axes.plot(
             iterations, values, style, color=color, marker="o" if few else "", markersize=3.5, linewidth=1.2,
-            label=name,
+            label=plain_label(name),
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_xlabel("iteration")
-    axes.set_ylabel(ylabel)
+    axes.set_ylabel(plain_label(ylabel))
     axes.grid(color="#dddddd", linewidth=0.7)
     columns = max(1, min(len(curves), _LEGEND // (max(map(len, curves)) + 6)))  # 6: of the line
     figure.legend(loc="outside upper center", ncols=columns, fontsize="small", frameon=False)

@@ -724,11 +724,7 @@ def test_the_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("tool", "own", "passed"),
     [
-        (
-            "check_dataset",
-            "OUT",
-            ["--mean", "-1e-3", "0", "1", "--train_dataset", "folder", "--aligned", "--train_data_root=R"],
-        ),
+        ("check_dataset", "OUT", ["--mean", "-1e-3", "0", "1", *DATA]),
         ("choose_threshold", "PEOPLE out.json --fmr 0.1", ["--snap", "a.pt", "--flipped_emb", "--color_order", "bgr"]),
         ("compare_models", "a.pt b.pt", ["--val_data_root", "R", "--flipped_emb", "true", "--center"]),
         ("evaluate_ijb", "FOLDER", ["--snap", "a.pt", "--flipped_emb", "--json", "j.json"]),

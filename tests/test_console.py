@@ -162,6 +162,12 @@ def test_help_and_a_refusal_wait_for_no_heavy_import(script: str, tmp_path: Path
         assert "argparse" in imported and "Traceback" not in done.stderr
 
 
+def test_a_training_imports_no_plots_and_no_scikit_learn_at_its_start() -> None:
+    code = "import sys, train; print({'matplotlib', 'sklearn', 'scipy.stats'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def train_with(options: Sequence[str], out: Path, **streams: Any) -> int:
     command = [sys.executable, str(ROOT / "train.py"), *options, *TINY, *folders(out), "--max_iterations", "2"]
     return subprocess.run(command, timeout=300, check=False, **streams).returncode

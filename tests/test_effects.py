@@ -1,6 +1,10 @@
 """Each effect of the DALI graph against another library's, on faces that the alignment leaves as they are."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from fr.data.pipeline import DaliSettings, FaceStream
 from fr.data.samples import SampleBatch
 from fr.files.data_root import DataRoot
 from fr.preprocessing import Preprocessing
+from tests.conftest import ROOT
 
 COUNT, HEIGHT, WIDTH = 24, 112, 96
 RGB = Preprocessing((HEIGHT, WIDTH), color_order="rgb")
@@ -169,3 +174,21 @@ def test_the_graph_holds_the_operators_of_its_effects_and_no_others(effects: tup
     graph._build_graph()
     seen = {getattr(node._op, "schema_name", "") for node in graph._ops}
     assert seen & set().union(*OPERATORS.values()) == set().union(*(OPERATORS[name] for name in effects))
+
+
+def test_a_killed_process_leaves_no_file_of_its_graph(tmp_path: Path) -> None:
+    """DALI removes the files of converted functions at the interpreter's end; a second graph finds them converted."""
+    code = """if True:
+        import os
+        from fr.data.augmentation import EFFECTS
+        from fr.data.graph import face_graph
+        from fr.preprocessing import Preprocessing
+        for effects in ((), tuple(EFFECTS)):
+            graph = face_graph(
+                lambda: None, Preprocessing((32, 32)), "cpu", effects, batch_size=1, num_threads=1, device_id=None
+            )
+            graph._build_graph()
+        os.kill(os.getpid(), 9)"""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL and [*tmp_path.iterdir()] == []

@@ -336,7 +336,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
         (["--zeta", "1"], "command line: --zeta: no such option"),
         (["-x"], "command line: -x: no such option; --help lists them"),
         (["--embed", "128"], "command line: --embed: no such option; the closest: --embed_size"),
-        (["--lr"], "command line: --lr: expected one argument"),
+        (["--lr"], "command line: --lr: expected a value"),
         (["--lr", "1", "2"], "command line: --lr: unexpected value '2'"),
         (["--lr_drops", "3", "-1e4"], "command line: --lr_drops: expected a whole number >= 1, got '-1e4'"),
         (["--"], "command line: --: no such option"),
@@ -724,11 +724,7 @@ def test_the_commands_of_the_documents_are_accepted(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("tool", "own", "passed"),
     [
-        (
-            "check_dataset",
-            "OUT",
-            ["--mean", "-1e-3", "0", "1", "--train_dataset", "folder", "--aligned", "--train_data_root=R"],
-        ),
+        ("check_dataset", "OUT", ["--mean", "-1e-3", "0", "1", *DATA]),
         ("choose_threshold", "PEOPLE out.json --fmr 0.1", ["--snap", "a.pt", "--flipped_emb", "--color_order", "bgr"]),
         ("compare_models", "a.pt b.pt", ["--val_data_root", "R", "--flipped_emb", "true", "--center"]),
         ("evaluate_ijb", "FOLDER", ["--snap", "a.pt", "--flipped_emb", "--json", "j.json"]),

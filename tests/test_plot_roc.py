@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.cbook import is_math_text
 from PIL import Image
 from sklearn.metrics import auc
 
 import evaluate_lfw
 from fr.errors import InputError
-from fr.evaluation.roc import area
+from fr.evaluation.rejection import SHARES
+from fr.evaluation.roc import Roc, area
+from fr.report import plots
 from tests.builders.scored_models import models  # noqa: F401  # a fixture
 from tests.conftest import validation_options
 from tools import plot_roc
@@ -60,6 +63,26 @@ def test_a_file_without_a_curve_is_refused(tmp_path: Path, text: str, said: str)
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(InputError, match=said):
         plot_roc.main([str(tmp_path / "a.txt"), "--out", str(tmp_path / "roc.png")])
+
+
+def test_names_are_shown_as_they_are_in_every_plot_that_has_a_legend() -> None:
+    """As formulas $x_$ can't be drawn, and $x$ loses its dollar signs; matplotlib hides names that begin with _."""
+    names = ["$x_$", "$x$", "_hidden", "plain"]
+    roc = Roc(np.array([0.0, 0.01, 1.0]), np.array([0.0, 0.5, 1.0]), np.array([np.inf, 0.5, 0.0]))
+    curves = dict.fromkeys(names, roc)
+    figures = [
+        plots.roc_overlay(curves),
+        plots.det_plot(curves),
+        plots.rejection_plot(dict.fromkeys(names, np.linspace(0.2, 0.1, len(SHARES)))),
+        plots.curves_plot(dict.fromkeys(names, (np.arange(3), np.arange(3.0))), "$y_$"),
+    ]
+    for figure in figures:
+        assert plots.png(figure).startswith(b"\x89PNG")
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+        labels = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
+        assert not any(map(is_math_text, labels))
+        shown = [label.replace(r"\$", "$").lstrip("\N{ZERO WIDTH SPACE}").partition(",")[0] for label in labels]
+        assert shown == names
 
 
 MEGAFACE = {"cmc": [[0, 1, 2], [0.7, 0.8, 0.9]], "roc": [[0.0, 1e-6, 0.1, 1.0], [0.2, 0.5, 0.9, 1.0]], "model": "x"}

@@ -1,6 +1,8 @@
 """Training on shards of an object store: the same losses as from a folder, and plain words when it fails."""
 
 import itertools
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,6 +181,51 @@ def test_an_empty_bucket_is_said(bucket: str, tmp_path: Path) -> None:
     for url in ("s3://faces/nothing", "s3://nowhere/nothing"):
         with pytest.raises(InputError, match=rf"^--train_data_root {url}: no \*.tar in it or below, or no such folder"):
             read_training_faces(given | {"train_data_root": url})
+
+
+def test_a_request_is_repeated_by_nobody_but_us(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """s3fs repeats a failed request five times, and botocore, below it, each of these; both wait in between."""
+    s3fs = pytest.importorskip("s3fs")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.url.removesuffix("/data"))
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "x")
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        bucket = remote.Store("s3://data")
+        assert bucket.read("0.tar", 0, 5) == store.files["data/0.tar"][:5]
+        store.gets.clear()
+        store.fail = lambda path, number: 503
+        with pytest.raises(remote.RemoteFailure, match="6 tries in"):
+            bucket.read("0.tar", 0, 5)
+        assert store.gets == {"data/0.tar": 6}  # WAITS_S + 1
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_two_runs_share_a_cache_and_neither_waits_for_the_other(store: ObjectStore, tmp_path: Path) -> None:
+    """What is there is read, and what isn't is downloaded, while the other run is amid a download."""
+    faces = read_training_faces(options(store, tmp_path))
+    assert isinstance(faces.storage, RemoteShards)
+    for path in (tmp_path / "shards").glob("*"):
+        if path != Path(faces.storage.file(faces.root, 0)):
+            path.unlink()
+    storage.close_unused()
+    other = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, 2); print(1, flush=True); input()"
+    for held, others in ((0, 4), (2, 6)):  # the rows of a file that is there, and of one that isn't
+        lock = Path(faces.storage.file(faces.root, held)).with_suffix(".lock")
+        with subprocess.Popen(
+            [sys.executable, "-c", other, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as run:
+            assert run.stdout and run.stdin and run.stdout.read(1) == b"1"
+            began = time.monotonic()
+            if held == 0:
+                assert faces.read(0).tobytes() == b"image 0.0"
+            faces.storage.fetch_ahead(faces.root, held // 2)
+            assert faces.read(others).tobytes() == f"image {others // 2}.0".encode()
+            assert time.monotonic() - began < 10
+            run.stdin.write(b"\n")
+            run.stdin.close()
+    assert faces.read(2).tobytes() == b"image 1.0"
 
 
 # --- ahead ------------------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import pytest
 
 from fr.errors import InputError
 from fr.options.definitions import train_options
-from fr.report.plots import curves_plot, plain_label, png
-from fr.report.training_report import curve, last_and_best
+from fr.report.plots import curves_plot, png
+from fr.report.run_logs import curve
+from fr.report.training_report import last_and_best
 from tests.builders.pages import Page
 from tests.builders.scored_models import models
 from tests.conftest import REQUIRED, validation_options
@@ -124,12 +125,12 @@ def test_of_equal_metrics_the_last_is_the_best_and_its_snapshot_is_taken(tmp_pat
 
 
 def test_drawn_curves_are_those_values_under_names_of_any_kind() -> None:
-    names = ["_a", "b$x_1$"] + [f"run {i}" for i in range(8)]
-    curves = {plain_label(n): (np.array([1, 2, 5]), np.array([i, np.nan, 2.0])) for i, n in enumerate(names)}
-    figure = curves_plot(curves, "loss")
+    names = ["_a", "b$x_$"] + [f"run {i}" for i in range(8)]
+    curves = {n: (np.array([1, 2, 5]), np.array([i, np.nan, 2.0])) for i, n in enumerate(names)}
+    figure = curves_plot(curves, "loss of $x_$")
     png(figure)  # a formula or a name that matplotlib hides would fail here or lack below
     (axes,) = figure.axes
-    assert axes.get_ylabel() == "loss"
+    assert axes.get_ylabel() == r"loss of \$x_\$"
     for index, line in enumerate(axes.lines):
         assert np.asarray(line.get_xdata()).tolist() == [1, 2, 5]
         np.testing.assert_array_equal(line.get_ydata(), [index, np.nan, 2.0])

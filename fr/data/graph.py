@@ -5,6 +5,10 @@ Only the region that the warp reads is decoded, and pixels are interpolated once
 its header isn't decoded: the graph fails, as for an undecodable image.
 """
 
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,7 @@ from fr.preprocessing import Preprocessing
 
 nvjpeg.load_dalis()  # before torchvision is imported
 _FAR = 1 << 30  # pixels; beyond any side
+_CONVERTED = "__autograph_generated_file"  # how the names of DALI's modules begin
 TEACHER = "teacher."  # prefix of the inputs for the teacher's images
 
 
@@ -128,6 +133,26 @@ def first_pixel_graph(source: Any, dali_device: str) -> Any:
     return _region(encoded, _sides(encoded), corner, corner + 1, dali_device)
 
 
+def _without_files(build: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that builds a graph, and leaves no file in the temporary folder.
+
+    DALI writes each function that it converts for the sake of an `if` to a file, imports that, and removes it at the
+    interpreter's end, which a killed process doesn't reach.
+    """
+
+    @wraps(build)
+    def built(*values: Any, **named: Any) -> Any:
+        try:
+            return build(*values, **named)
+        finally:
+            for name, module in [*sys.modules.items()]:
+                if name.startswith(_CONVERTED) and module.__file__:
+                    Path(module.__file__).unlink(missing_ok=True)
+
+    return built
+
+
+@_without_files
 @pipeline_def(enable_conditionals=True, exec_dynamic=True)  # type: ignore[untyped-decorator]
 def face_graph(
     source: Any,
@@ -142,7 +167,7 @@ def face_graph(
     teacher: preprocessing of a second output from the same decoded images.
     """
     names = input_names(effects, teacher is not None)
-    ordered = (tuple(inputs[name] for name in names) for inputs in source)
+    ordered = _in_order(source, names)
     # Without a copy: the tensors own their memory, and nothing writes to it.
     nodes = fn.external_source(source=ordered, num_outputs=len(names), batch=True, no_copy=True)
     inputs = {name: nodes[place] for place, name in enumerate(names)}
@@ -192,3 +217,8 @@ def _input_images(
         mean=[255 * value for value in preprocessing.mean],
         std=[255 * value for value in preprocessing.std],
     )
+
+
+def _in_order(source: Iterable[dict[str, Any]], names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    for inputs in source:
+        yield tuple(inputs[name] for name in names)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import roc_auc_score
 
 ORIGINS = {"cos": 1.0, "l2": 0.0, "distance": 0.0}  # a pair's distance is this minus its score
 NAMED_AT_MOST = 8  # rows listed in an error; the rest are counted
@@ -150,6 +149,8 @@ def verify(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dist: str = "cos
     folds, or pairs of one kind only. Protocol: LFW, http://vis-www.cs.umass.edu/lfw/README.txt ("View 2").
     The threshold maximises accuracy exactly, unlike one from a histogram or a grid.
     """
+    from sklearn.metrics import roc_auc_score  # imports scipy.stats: a second, which no start of a training waits for
+
     score, is_same = checked_pairs(scores, same)
     folds, numbers = checked_folds(fold, score.size)
     order = np.argsort(score)  # once for all folds

@@ -68,7 +68,7 @@ def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, f
         start = int(np.flatnonzero(roc.far == roc.far[0])[-1])
         axes.plot(
             np.maximum(roc.far[start:], floor), roc.tar[start:], drawstyle="steps-post",
-            color=COLORS[index % len(COLORS)], linewidth=1.8, label=name,
+            color=COLORS[index % len(COLORS)], linewidth=1.8, label=plain_label(name),
         )  # fmt: skip
         if roc.band is not None:
             _fill(axes, np.maximum(roc.far, floor), roc.band, index)
@@ -92,7 +92,7 @@ def det_plot(curves: Mapping[str, Roc]) -> Figure:
         far, missed = roc.far[shown[name]], 1 - roc.tar[shown[name]]
         axes.plot(
             ndtri(far), ndtri(missed), drawstyle="steps-post", color=COLORS[index % len(COLORS)], linewidth=1.8,
-            label=name,
+            label=plain_label(name),
         )  # fmt: skip
         if roc.band is not None:
             _fill(axes, _deviate(roc.far), _deviate(1 - roc.band), index)
@@ -120,7 +120,7 @@ def rejection_plot(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
     figure, axes = _one_plot("share of the pairs rejected", "FNMR (false non-match rate)")
     for index, (name, missed) in enumerate(curves.items()):
         color = COLORS[index % len(COLORS)]
-        axes.plot(SHARES, missed, color=color, linewidth=1.8, label=name)
+        axes.plot(SHARES, missed, color=color, linewidth=1.8, label=plain_label(name))
         axes.axhline(missed[0], color=color, linewidth=1, linestyle=":")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(0, SHARES[-1])
@@ -179,14 +179,14 @@ def group_plot(rates: GroupRates) -> Figure:
 
 def curves_plot(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]], ylabel: str) -> Figure:
     """Plot values over iterations by name; NaN is a gap, points are marked if there are few."""
-    figure, axes = _one_plot("iteration", ylabel, SMALL_SIZE)
+    figure, axes = _one_plot("iteration", plain_label(ylabel), SMALL_SIZE)
     few = max(len(iterations) for iterations, _ in curves.values()) <= _MARKED
     for index, (name, (iterations, values)) in enumerate(curves.items()):
         style = STYLES[index // len(COLORS) % len(STYLES)]
         color = COLORS[index % len(COLORS)]
         axes.plot(
             iterations, values, style, color=color, marker="o" if few else "", markersize=3.5, linewidth=1.2,
-            label=name,
+            label=plain_label(name),
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     columns = max(1, min(len(curves), _LEGEND // (max(map(len, curves)) + 6)))  # 6: width of the line sample

@@ -19,9 +19,7 @@ from fr.evaluation.pair_statistics import PairResult, ScoredPairs
 from fr.files.durable import replace_file
 from fr.options.parsing import Resolved
 from fr.report.model_card import markdown_table
-from fr.report.plots import curves_plot, png
-from fr.report.run_logs import LOG, VALIDATION, read_log
-from fr.report.training_report import curve, validation_keys
+from fr.report.run_logs import LOG, VALIDATION, curve, read_log, validation_keys
 
 _BOOTSTRAP = 1000
 _NO_SETS, _SCORES = "The run had no verification set", "`evaluate_lfw.py --snap` scores its snapshots."
@@ -75,6 +73,8 @@ def leave_card(writer: SnapshotWriter, run: EndedRun) -> str:
 
 def _pictures(prefix: str, logs: Path) -> dict[str, bytes]:
     """PNGs of the loss and of the validations, by file name, as far as there are records."""
+    from fr.report.plots import curves_plot, png  # imports matplotlib, which would slow the start of a training
+
     pictures = {}
     for name, label in ((LOG, "loss"), (VALIDATION, "share")):
         if (logs / name).is_file():

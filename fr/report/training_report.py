@@ -5,20 +5,16 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fr.evaluation.paired import Comparison, Difference
 from fr.evaluation.roc import Roc
 from fr.report.html_page import inline_image, page, table
-from fr.report.plots import curves_plot, plain_label, png, roc_overlay
-from fr.report.run_logs import Record
+from fr.report.plots import curves_plot, png, roc_overlay
+from fr.report.run_logs import Record, curve, validation_keys
 
-Curve = tuple[NDArray[np.int64], NDArray[np.float64]]  # iterations in ascending order, values
 Point = tuple[int, float]  # iteration, value
 # Options for the output paths of a run: they always differ, and are in the table of runs.
 _PLACES = ("snap_folder", "snap_prefix", "log_folder")
-_METRICS = ("accuracy", "auc", "top1", "top5")  # ends of the keys of validation.jsonl that are shown; higher is better
-_PARTS = ("same_accuracy", "diff_accuracy")  # ends of keys that aren't shown
 
 
 @dataclass(frozen=True)
@@ -85,19 +81,6 @@ def training_keys(logs: Sequence[Mapping[int, Record]]) -> list[str]:
     return [key for key in keys if key in ("loss", "lr") or key.endswith("_loss")]
 
 
-def validation_keys(logs: Sequence[Mapping[int, Record]]) -> list[str]:
-    """Keys of `validation.jsonl` to draw: accuracy and AUC of each set, top-1 and top-5 of held-out images."""
-    keys = dict.fromkeys(key for log in logs for record in log.values() for key in record)
-    return [key for key in keys if key.split("_")[-1] in _METRICS and not key.endswith(_PARTS)]
-
-
-def curve(records: Mapping[int, Record], key: str) -> Curve:
-    """Values of a key over the iterations that have it; NaN where the value wasn't finite."""
-    iterations = sorted(iteration for iteration, record in records.items() if key in record)
-    values = [records[iteration][key] for iteration in iterations]
-    return np.array(iterations, dtype=np.int64), np.array(values, dtype=np.float64)
-
-
 def points(records: Mapping[int, Record], key: str) -> list[Point]:
     """The finite values of a curve."""
     return [(int(at), float(value)) for at, value in zip(*curve(records, key), strict=True) if np.isfinite(value)]
@@ -112,7 +95,7 @@ def last_and_best(records: Mapping[int, Record], key: str) -> tuple[Point, Point
 def _figures(logs: Sequence[Mapping[int, Record]], names: Sequence[str], keys: Sequence[str]) -> str:
     figures = []
     for key in keys:
-        plot = curves_plot({plain_label(name): curve(log, key) for name, log in zip(names, logs, strict=True)}, key)
+        plot = curves_plot({name: curve(log, key) for name, log in zip(names, logs, strict=True)}, key)
         figures.append((png(plot), key, f"{key} over the iteration"))
     return _columns(figures)
 
@@ -139,7 +122,7 @@ def _last_and_best_rows(
 
 
 def _scores(scored: ScoredSet, first: str) -> str:
-    plot = roc_overlay({plain_label(name): roc for name, roc in scored.curves.items()})
+    plot = roc_overlay(scored.curves)
     caption = "TAR against FAR over all pairs."
     parts = [f"<h2>Scores on {escape(scored.title)}</h2>", _columns([(png(plot), "ROC curves", caption)])]
     for name, comparison in scored.comparisons.items():

@@ -14,7 +14,7 @@ several. With several sets --json has an object, --report a page and --show_fail
 ends with a table.
 """
 
-if __name__ == "__main__":  # before the slow imports
+if __name__ == "__main__":  # before the imports that take seconds
     from fr.errors import start
 
     start("evaluate_lfw.py", "fr.options.definitions:evaluation_options")

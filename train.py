@@ -8,7 +8,7 @@
 `python train.py --help` lists the options; README.md and docs/ describe data, logs and results.
 """
 
-if __name__ == "__main__":  # before the slow imports
+if __name__ == "__main__":  # before the imports that take seconds
     from fr.errors import start
 
     start("train.py", "fr.options.definitions:train_options")

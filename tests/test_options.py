@@ -336,7 +336,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
         (["--zeta", "1"], "command line: --zeta: no such option"),
         (["-x"], "command line: -x: no such option; --help lists them"),
         (["--embed", "128"], "command line: --embed: no such option; the closest: --embed_size"),
-        (["--lr"], "command line: --lr: expected one argument"),
+        (["--lr"], "command line: --lr: expected a value"),
         (["--lr", "1", "2"], "command line: --lr: unexpected value '2'"),
         (["--lr_drops", "3", "-1e4"], "command line: --lr_drops: expected a whole number >= 1, got '-1e4'"),
         (["--"], "command line: --: no such option"),

@@ -136,7 +136,7 @@ def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, sett
     if stray:
         raise InputError(f"unexpected value {stray[0]!r}")
     if not words and action.nargs is None:
-        raise InputError("expected one argument")
+        raise InputError("expected a value")
     try:  # word by word: argparse would drop a value `--`, and take -1e-3 for an option
         values = [parser._get_value(action, word) for word in words]
         for value in values:

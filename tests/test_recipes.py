@@ -30,7 +30,7 @@ def folders_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, f"/{name}")
 
 
-def rows(heading: str = "What each trains") -> dict[str, list[str]]:
+def rows(heading: str = "Models, data and expected scores") -> dict[str, list[str]]:
     """Table of a section of configs/README.md: recipe and options of its variant → the cells behind it."""
     section = (CONFIGS / "README.md").read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]

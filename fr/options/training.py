@@ -4,6 +4,8 @@ To add one, add its line here; one that other commands share goes into `fr/optio
 required.
 """
 
+import argparse
+
 from fr.files.names import model_file
 from fr.options.fields import Group, adder
 from fr.options.names import MODEL_NAMES, OPTIMIZERS, SCHEDULES
@@ -44,8 +46,13 @@ def model(group: Group) -> None:
     names = "|".join((*MODEL_NAMES, "timm/NAME"))
     add("--model", type=model_name(MODEL_NAMES), default="mobilenet", metavar=names, help="backbone")
     add("--embed_size", COUNT, 256, "length of the embedding [numbers]")
+    add_model_kwargs(group)
+
+
+def add_model_kwargs(group: argparse._ActionsContainer) -> None:
+    """--model_kwargs, for every command that builds a network by its name."""
     settings = "settings of the network, as of timm's create_model [KEY=VALUE]; no value = its own"
-    add("--model_kwargs", type=KEYWORD, nargs="*", default=[], help=settings)
+    group.add_argument("--model_kwargs", type=KEYWORD, nargs="*", default=[], help=settings)
 
 
 def initial_weights(group: Group) -> None:

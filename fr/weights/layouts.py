@@ -10,7 +10,7 @@ E embedding size, C classes.
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from fr.models import build_model, family
 from fr.models.ir import BLOCKS
 from fr.models.iresnet import DEPTHS
 from fr.options.names import TIMM
+from fr.options.types import keyword_arguments
 from fr.weights.face_recognition_pytorch import KEYS_001, Rules
 
 Shape = tuple[int, ...]
@@ -166,32 +167,37 @@ def refuse_unreadable(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
                 raise InputError(f"{path}: no network of this trainer, but {what}")
 
 
-def layouts_with(model: str, keys: Collection[str] = ()) -> Sequence[Layout]:
+def layouts_with(model: str, model_kwargs: tuple[str, ...] = ()) -> Sequence[Layout]:
     """LAYOUTS and the keys of a `--model` as they are; timm's before the others, which have the same names.
 
-    keys: of its state dict; none = those without `--model_kwargs`.
+    model_kwargs: of `--model_kwargs`, which may add keys, or leave some out.
     """
     if not model:
         return LAYOUTS
-    keys = keys or shapes_of(model, _ANY_EMBED_SIZE, family(model).input_size)
-    marks = {key: None for key in keys if not key.endswith(COUNTER)}
+    shapes = shapes_of(model, _ANY_EMBED_SIZE, family(model).input_size, model_kwargs)
+    marks = {key: None for key in shapes if not key.endswith(COUNTER)}
     own = Layout(System("keys as they are here"), (model,), marks)
     return (own, *LAYOUTS) if model.startswith(TIMM) else (*LAYOUTS, own)
 
 
 @lru_cache(maxsize=64)
-def shapes_of(name: str, embed_size: int, input_size: tuple[int, int]) -> dict[str, Shape]:
-    """The state dict of a `--model` as key → shape; draws nothing and takes no memory for weights."""
+def shapes_of(
+    name: str, embed_size: int, input_size: tuple[int, int], model_kwargs: tuple[str, ...] = ()
+) -> dict[str, Shape]:
+    """The state dict of a `--model` as key → shape; draws nothing and takes no memory for weights.
+
+    model_kwargs: of `--model_kwargs`.
+    """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = build_model(name, embed_size, input_size)
+        model = build_model(name, embed_size, input_size, keyword_arguments(model_kwargs))
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
-def likeliest_model(layout: Layout, shapes: Mapping[str, Shape]) -> str:
+def likeliest_model(layout: Layout, shapes: Mapping[str, Shape], model_kwargs: tuple[str, ...] = ()) -> str:
     """The `--model` that a state dict of this layout fits best: width and depth follow from the shapes."""
 
     def likeness(name: str) -> int:
-        wanted = shapes_of(name, _ANY_EMBED_SIZE, family(name).input_size)
+        wanted = shapes_of(name, _ANY_EMBED_SIZE, family(name).input_size, model_kwargs)
         renamed = {layout.system.our_key(name, key): shape for key, shape in shapes.items()}
         equal = sum(wanted.get(key) == shape for key, shape in renamed.items())
         return equal - len(wanted.keys() ^ renamed.keys())
@@ -199,10 +205,13 @@ def likeliest_model(layout: Layout, shapes: Mapping[str, Shape]) -> str:
     return max(layout.models, key=likeness)
 
 
-def embedding_size(name: str, shapes: Mapping[str, Shape]) -> int:
-    """E of a state dict with our keys; 0 when the layer that gives the embedding isn't in it, or is of no use."""
+def embedding_size(name: str, shapes: Mapping[str, Shape], model_kwargs: tuple[str, ...] = ()) -> int:
+    """E of a state dict with our keys; 0 when the layer that gives the embedding isn't in it, or is of no use.
+
+    model_kwargs: as of `shapes_of`.
+    """
     own = family(name).input_size
-    usual, other = (shapes_of(name, _ANY_EMBED_SIZE + more, own) for more in (0, 1))
+    usual, other = (shapes_of(name, _ANY_EMBED_SIZE + more, own, model_kwargs) for more in (0, 1))
     for key, shape in usual.items():
         if shape != other[key] and shapes.get(key):
             size = shapes[key][0]

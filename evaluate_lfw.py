@@ -8,22 +8,17 @@
     torchrun --nproc_per_node 4 evaluate_lfw.py --snap … --json figures.json --report report/ --show_failed failed/
     python evaluate_lfw.py --snap … --cache --protocol histogram     # embeddings are cached next to the snapshot
 
-Model, embedding size and preprocessing are read from the file; options override them, which is printed. The default set
-is the one the snapshot was validated on; --val_data_root, --val_list and --val_landmarks name another, --val_sets
-several. With several sets --json has an object, --report a page and --show_failed a folder for each, and a table ends
-the output.
+Model, embedding size and preprocessing are read from the file; overrides by options are printed. The default set is the
+one that the snapshot was validated on; --val_data_root, --val_list and --val_landmarks name another, --val_sets
+several. With several sets --json has an object, --report a page and --show_failed a folder for each, and the output
+ends with a table.
 """
 
-if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+if __name__ == "__main__":  # before the slow imports
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from fr.options.definitions import evaluation_options
+    start("evaluate_lfw.py", "fr.options.definitions:evaluation_options")
 
-    refuse_early("evaluate_lfw.py", evaluation_options)
-
-import json
 import os
 import sys
 from argparse import Namespace
@@ -46,7 +41,7 @@ from fr.evaluation.rejection import embedding_lengths, rejection_curves
 from fr.evaluation.roc import Roc, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.options.commands import next_command
 from fr.options.definitions import evaluation_options
 from fr.report.failed_pairs import WrongPair, aligned, load_pairs, write_pairs, wrong_pairs
@@ -71,9 +66,8 @@ def main(argv: list[str]) -> int:
                 name: {**result.figures, **({"groups": rates.record()} if (rates := by_group[name]) else {})}
                 for name, result in results.items()
             }
-            if options.json:  # before anything is printed: a pipe may be closed, a disk be full
-                content: Any = figures if several else figures[scored_sets[0].pair_set.name]
-                write_result(Path(options.json), (json.dumps(content, indent=1) + "\n").encode())
+            if options.json:  # written before anything is printed, since printing to a closed pipe may fail
+                write_json(Path(options.json), figures if several else figures[scored_sets[0].pair_set.name])
             for scored in scored_sets:
                 result = results[scored.pair_set.name]
                 if several or not scored.faces.landmarks.shape[1]:
@@ -109,22 +103,22 @@ def _by_group(scored: Scored, options: Namespace) -> GroupRates | None:
 
 
 def _keep_threshold(options: Namespace, scored: Scored) -> None:
-    """Keep the threshold of embeddings as tools/identify.py compares them in an imported snapshot, which has none."""
+    """Store the threshold in an imported snapshot, which has none, if tools/identify.py compares in the same way."""
     snap = Path(options.snap)
     comparable = options.protocol == "standard" and options.dist == "cos" and options.flip_mode == "sum"
     if not comparable or options.center or options.averaged or not isinstance(scored.model.network, nn.Module):
         return
-    if scored.model.config:  # of a training: no need to read all of the file once more
+    if scored.model.config:  # of a training, so the file need not be read again
         return
     try:
         if keep_threshold(snap, scored.verification.metrics(), scored.flipped):
-            print(f"{snap}: keeps the threshold, for tools/identify.py", flush=True)
+            print(f"{snap}: stored the threshold, for tools/identify.py", flush=True)
     except OSError as error:
-        print(f"{snap}: can't keep the threshold: {error.strerror}", file=sys.stderr, flush=True)
+        print(f"{snap}: can't store the threshold: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def _print_next(options: Namespace, model: ScoredModel) -> None:
-    """Print how people in other images are identified, after a training on folders of people."""
+    """After a training on folders of people, print the command that identifies people in other images."""
     config = model.config
     if config.get("train_dataset") in ("list", "folder") and not config.get("aligned"):
         people = os.path.normpath(os.path.join(config.get(FOLDER, ""), config["train_data_root"]))
@@ -133,11 +127,7 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
 
 
 def _write_reports(
-    options: Namespace,
-    scored: Scored,
-    statistics: dict[str, Metric],
-    by_group: GroupRates | None,
-    subfolder: str,
+    options: Namespace, scored: Scored, statistics: dict[str, Metric], by_group: GroupRates | None, subfolder: str
 ) -> None:
     """Write the --report page and --show_failed images of one set."""
     if options.report:
@@ -159,7 +149,7 @@ def _dump_embeddings(folder: Path, scored_sets: list[Scored]) -> None:
 
 
 def _curve(scored: Scored, options: Namespace, banded: bool) -> Roc:
-    """ROC curve of a set; with its band by --bootstrap, or without."""
+    """ROC curve of a set. banded: with its band, if --bootstrap allows."""
     people = people_of_pairs(scored.faces)
     return banded_curve(scored.scores, scored.faces.same, people, options.bootstrap * banded)
 
@@ -183,13 +173,11 @@ def _write_report(
     worst = list(_wrong_pairs(scored, SHOWN_PAIRS))
     rejection, curve = _rejection(scored), _curve(scored, options, banded=True)
     facts = _facts(options.snap, scored)
-    return write_report(
-        folder, verification, scores, same, facts, title, worst, statistics, rejection, curve, by_group
-    )
+    return write_report(folder, verification, scores, same, facts, title, worst, statistics, rejection, curve, by_group)
 
 
 def _rejection(scored: Scored) -> dict[str, NDArray[np.float64]]:
-    """FNMR where pairs of poor images are rejected, by quality and threshold."""
+    """FNMR when pairs of poor images are rejected, by quality measure and threshold."""
     lengths = None if scored.model.unit_length else embedding_lengths(scored.embeddings)
     qualities = {"embedding length": lengths, "--quality": scored.quality}
     known = {name: quality for name, quality in qualities.items() if quality is not None}

@@ -8,14 +8,10 @@
 `python train.py --help` lists the options; README.md and docs/ describe data, logs and results.
 """
 
-if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+if __name__ == "__main__":  # before the slow imports
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from fr.options.definitions import train_options
-
-    refuse_early("train.py", train_options)
+    start("train.py", "fr.options.definitions:train_options")
 
 import argparse
 import os
@@ -40,7 +36,7 @@ from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
 from fr.data.pipeline import DaliSettings, dali_settings
-from fr.data.prefetch import Prefetch, files_of, window_doubts
+from fr.data.prefetch import Prefetch, files_of, window_warnings
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import FOLDER, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
@@ -112,16 +108,16 @@ def main(argv: list[str]) -> int:
             learner.meters.load(resumed.contents.meters or {})
         contents = replace(contents, run_id=resumed.contents.run_id if resumed.contents else ranks.job)
         lock.enter_context(locked(folder, prefix, patient))
-        remove_others(look().others)  # again, since another run may have ended while this one was read in
+        remove_others(look().others)  # again, since another run may have ended while this one's data were read
         iterations = range(resumed.iteration, _last_iteration(options, order))
 
         heartbeat = Heartbeat()
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
-        unlikely = schedule.doubts() + window_doubts(faces, order)
-        unlikely += [doubt for one in sets if (doubt := one.doubt)] + [*groups.notes] if ranks.is_main else []
-        warnings = [f"warning: {doubt}" for doubt in unlikely]
+        warnings = schedule.warnings() + window_warnings(faces, order)
+        warnings += [one.warning for one in sets if one.warning] + [*groups.notes] if ranks.is_main else []
+        warnings = [f"warning: {warning}" for warning in warnings]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
         taught = [f"distilling from {options.teacher}: {teacher.describe()}"] if teacher else []
@@ -165,7 +161,7 @@ def _build_learner(
     resumed: bool,
     teacher: Teacher | None,
 ) -> tuple[Learner, list[str]]:
-    """The learner of the options, and lines on the sources of its initial weights. resumed: a snapshot follows."""
+    """Build the learner by the options; also return lines about its initial weights. resumed: a snapshot follows."""
     memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
     kwargs = keyword_arguments(options.model_kwargs)
     backbone = build_model(options.model, options.embed_size, preprocessing.input_size, kwargs)
@@ -225,7 +221,7 @@ def _last_iteration(options: argparse.Namespace, order: Order) -> int:
 def _snapshot_contents(
     resolved: Resolved, preprocessing: Preprocessing, faces: LabelledFaces, order: Order, teacher: Teacher | None
 ) -> SnapshotContents:
-    """Contents of the run's snapshots, as far as no iteration changes them."""
+    """The part of the run's snapshots that is the same at every iteration."""
     options = resolved.values
     run = {
         "train_batch_size": options.train_batch_size,
@@ -244,9 +240,9 @@ def _snapshot_contents(
 
 
 def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent:
-    """Print the options that were set, store all beside the snapshots, open the logs, on rank 0; others are silent.
+    """On rank 0, print the options that were set, write all options beside the snapshots, and open the logs.
 
-    InputError on every rank when rank 0 can't write there.
+    Returns a no-op monitor on the other ranks. InputError on every rank if rank 0 can't write there.
     """
     options, monitor, failure = resolved.values, Silent(), None
     if ranks.is_main:
@@ -286,7 +282,7 @@ def _summary(
 def _plan(iterations: range) -> str:
     if iterations:
         return f"iterations {iterations.start:,} … {iterations.stop:,}"
-    larger = "a larger --max_iterations or --epoch_total_num goes on"
+    larger = "a larger --max_iterations or --epoch_total_num continues the training"
     return f"nothing left to train: {iterations.start:,} iterations are done of {iterations.stop:,}; {larger}"
 
 

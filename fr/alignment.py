@@ -51,7 +51,7 @@ def _rotation_and_spreads(points: Array, template: Array) -> tuple[Array, Array,
 
 
 def _similarity(scale: Array, correlation: Array, center: Array, target_center: Array) -> Array:
-    # A rotation of the plane is a unit complex number, so a reflection can't come out, whatever the landmarks.
+    # A rotation of the plane is a unit complex number, so the result is never a reflection.
     cos, sin = scale * np.cos(np.angle(correlation)), scale * np.sin(np.angle(correlation))
     linear = np.stack([np.stack([cos, -sin], axis=1), np.stack([sin, cos], axis=1)], axis=1)
     shift = target_center - (linear @ center[:, :, None])[:, :, 0]
@@ -61,7 +61,7 @@ def _similarity(scale: Array, correlation: Array, center: Array, target_center: 
 def procrustes(points: Array, template: Array) -> Array:
     """Centred Procrustes similarity: best rotation, scale = ratio of the spreads. [N, 5, 2], [5, 2] → [N, 2, 3].
 
-    The fit of face_recognition.pytorch, but for reflections, which are excluded here.
+    The fit of face_recognition.pytorch, except that reflections are excluded here.
     """
     center, target_center, correlation, spread, target_spread = _rotation_and_spreads(points, template)
     return _similarity(np.sqrt(target_spread / spread), correlation, center, target_center)
@@ -74,7 +74,7 @@ def umeyama(points: Array, template: Array) -> Array:
 
 
 ALIGNMENTS: dict[str, Callable[[Array, Array], Array]] = {"procrustes": procrustes, "umeyama": umeyama}
-CENTER_CROP = "center_crop"  # in place of one of these: no landmarks (`fr.preprocessing`)
+CENTER_CROP = "center_crop"  # alternative to the two fits: needs no landmarks (`fr.preprocessing`)
 
 
 def compose(after: Array, before: Array) -> Array:

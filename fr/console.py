@@ -1,4 +1,4 @@
-"""Streams and signals of a command: output that can't be written never ends it, Ctrl-C ends it plainly."""
+"""Standard streams and signals of a command: it survives failed writes, and Ctrl-C ends it without a traceback."""
 
 import errno
 import io
@@ -16,16 +16,16 @@ _NAMES = {1: "standard output", 2: "standard error"}
 
 
 class SafeOutput(io.FileIO):
-    """File of a standard stream. A write that fails is dropped and noted in `failure`; the other stream says so once.
+    """File of a standard stream. A failed write is dropped and kept in `failure`; the other stream reports it once.
 
-    Each write is tried: a disk that was full, or a terminal that is back, gets what follows.
+    Later writes are still tried, since a full disk may have space again, or a terminal may be back.
     """
 
     failure: OSError | None = None
 
     def write(self, data: Any) -> int:
         try:
-            while (written := super().write(data)) is None:  # the descriptor doesn't block, and its reader is slow
+            while (written := super().write(data)) is None:  # a non-blocking descriptor whose reader is slow
                 select.select([], [self], [])
             return written
         except OSError as error:
@@ -42,10 +42,10 @@ class SafeOutput(io.FileIO):
 
 
 def begin() -> None:
-    """Prepare the streams and signals of a command, before the imports that take seconds.
+    """Prepare the streams and signals of a command; called before the slow imports.
 
-    Closed streams become /dev/null: else the next file that is opened gets their number, and what is printed. Until
-    `fr.errors.run_plainly` Ctrl-C ends the process without a traceback.
+    Closed standard streams are opened on /dev/null: otherwise the next file opened would get their descriptor, and the
+    printed text. Ctrl-C ends the process without a traceback until `fr.errors.run_plainly` handles it.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -53,19 +53,19 @@ def begin() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is this one
     sys.stdout, sys.stderr = _safe(1, sys.stdout), _safe(2, sys.stderr)
 
 
 def lost_output() -> OSError | None:
-    """The error that left standard output incomplete; None = there was none, or its reader ended (`| head`)."""
+    """The error that left standard output incomplete; None if no write failed, or the reader ended (`| head`)."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     failure = raw.failure if isinstance(raw, SafeOutput) else None
     return failure if failure and failure.errno != errno.EPIPE else None
 
 
 def _safe(number: int, before: Any) -> io.TextIOWrapper:
-    """A stream that also replaces what its encoding can't show."""
+    """Return a text stream that replaces characters that its encoding can't represent."""
     raw = SafeOutput(number, "w", closefd=False)
     encoding = getattr(before, "encoding", None) or "utf-8"
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=True)
@@ -73,20 +73,20 @@ def _safe(number: int, before: Any) -> io.TextIOWrapper:
 
 @dataclass
 class Received:
-    """Last signal that asked this process to end; 0 = none."""
+    """Number of the last signal that asked this process to end; 0 = none."""
 
     number: int = 0
 
 
-# SIGUSR1 is what Slurm is asked to warn with, SIGHUP comes when the terminal closes.
+# launch/slurm.sh has Slurm send SIGUSR1 before the time limit; SIGHUP is sent when the terminal closes.
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 @contextmanager
 def caught_signals() -> Iterator[Received]:
-    """In here, note signals for the loop to act on; a second one ends the process as usual.
+    """Context in which signals are recorded for the loop to act on; a second signal ends the process as usual.
 
-    SIGHUP stays ignored where it is, as by `nohup`.
+    SIGHUP stays ignored if it is already ignored, as under `nohup`.
     """
     received = Received()
     before = {number: signal.getsignal(number) for number in _ENDING}

@@ -1,17 +1,19 @@
-"""The one exception that means "what the user gave can't be used", and how a command ends on it."""
+"""The exception for unusable options or files of the user, and the exit of a command that raises it."""
 
 import difflib
 import os
+import pkgutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from fr.console import lost_output
+from fr.console import begin, lost_output
 
 USAGE_STATUS = 2
 _QUOTED = 500  # characters
-_LONGEST = 4_000  # characters of a problem; it may quote a file, and that a line without end
+_LONGEST = 4_000  # characters of a printed problem; it may quote a very long line of a file
 
 
 class InputError(Exception):
@@ -25,6 +27,15 @@ class InputError(Exception):
         return "\n".join(self.problems)
 
 
+@contextmanager
+def os_error_as(problem: str) -> Iterator[None]:
+    """Context that raises an OSError as an InputError: `problem`, such as `FILE: can't be read`, and its reason."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{problem}: {error.strerror or error}") from error
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Message for an unknown name, with the three closest known ones."""
     closest = difflib.get_close_matches(name[:100], list(known), n=3, cutoff=0)
@@ -32,14 +43,19 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def in_short(error: BaseException) -> str:
-    """Message of another library as one printable line; it may quote a file."""
+    """Message of another library's exception as one printable line of limited length."""
     return " ".join(str(error).split())[:_QUOTED].encode(errors="backslashreplace").decode()
 
 
-def refuse_early(program: str, read_options: Callable[[list[str]], object]) -> None:
-    """Read a command's options before it imports what takes seconds: a refusal, or --help, ends it here."""
+def start(program: str, options: str = "") -> None:
+    """Begin a command and read its options before its slow imports, so that a wrong option, or --help, ends it at once.
+
+    options: `module:function` that reads them; "" = the command reads them later, since it has no slow imports.
+    """
+    begin()
     try:
-        read_options(sys.argv[1:])
+        if options:
+            pkgutil.resolve_name(options)(sys.argv[1:])
     except InputError as error:
         sys.exit(_say(program, error))
 
@@ -47,7 +63,7 @@ def refuse_early(program: str, read_options: Callable[[list[str]], object]) -> N
 def run_plainly(program: str, main: Callable[[list[str]], int], prints_results: bool = True) -> None:
     """Run `main` on the command line's arguments and exit with its status; an InputError is shown without traceback.
 
-    prints_results: a command that did well exits with 1 where its standard output couldn't be written.
+    prints_results: a successful command exits with 1 if its standard output couldn't be written.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of `fr.console.begin`
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,7 +81,8 @@ def run_plainly(program: str, main: Callable[[list[str]], int], prints_results: 
 
 def _say(program: str, error: InputError) -> int:
     """Print the problems; return the exit status."""
-    # Most problems meet every rank alike: the first tells it, and torchrun ends the others before they do, too.
+    # Most problems occur on every rank: the first one prints them at once, the others only after a wait, in which
+    # torchrun usually ends them.
     if os.environ.get("LOCAL_RANK", "0") not in ("", "0"):
         time.sleep(3)
     for problem in error.problems:

@@ -1,4 +1,4 @@
-"""Preprocessing of an image to the input of a network: one value that training, evaluation and export share (C1)."""
+"""Preprocessing of an image to the input of a network: one value that training, evaluation and export share."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class Preprocessing:
     def with_overrides(
         self, input_size: Sequence[int], mean: Sequence[float], std: Sequence[float], color_order: str
     ) -> "Preprocessing":
-        """Replace what options set: side or (height, width), mean and std of R, G, B, rgb or bgr.
+        """Replace fields by options: side or (height, width), mean and std of R, G, B, `rgb` or `bgr`.
 
         An empty sequence or `auto` keeps the present value.
         """
@@ -53,12 +53,12 @@ class Preprocessing:
         return round(max(self.input_size) * 8 / 7)
 
     def as_dict(self) -> dict[str, Any]:
-        """Builtins only, so that a snapshot holding it loads with `weights_only=True`."""
+        """Fields as builtins, so that a snapshot that holds them loads with `weights_only=True`."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `as_dict`; InputError names what is missing, unknown or of no use."""
+        """Inverse of `as_dict`; InputError names fields that are missing, unknown or invalid."""
         known = cls.__dataclass_fields__
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         wrong = sorted(set(stored) ^ set(known))
@@ -87,7 +87,7 @@ def _numbers(value: Any, count: int, kinds: tuple[type, ...], above: float) -> b
     )
 
 
-# What each field may hold, whoever wrote the file.
+# Check of each field; the file may be untrusted.
 _FITS: dict[str, Callable[[Any], bool]] = {
     "input_size": lambda value: _numbers(value, 2, (int,), 0),
     "template": list(TEMPLATES).__contains__,

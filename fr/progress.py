@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, a line now and then elsewhere."""
+"""Progress: a bar on a terminal, a line every ten seconds elsewhere."""
 
 import sys
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 _LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} so far, {remaining} left, {rate_fmt}{postfix}"
 _SECONDS = 10.0  # between lines
-_UP = "\x1b[A"  # tqdm's, to the line of a bar that is open around this one
+_UP = "\x1b[A"  # tqdm's escape sequence that moves to the line of an enclosing bar
 
 
 class _Lines:
-    """Standard error for a bar of tqdm: each time it is drawn is a line."""
+    """Standard error for tqdm where it is no terminal: each state of the bar becomes a line."""
 
     def write(self, text: str) -> int:
         if line := text.replace(_UP, "").strip():
@@ -26,14 +26,12 @@ class _Lines:
 
 
 def progress(total: int | None, unit: str, what: str, first: int = 0, shown: bool = True) -> "tqdm[Any]":
-    """A progress bar; where standard error is no terminal, lines, and none of what takes less than ten seconds."""
+    """Progress bar; lines where standard error is no terminal, and no line for work that takes under ten seconds."""
     return tqdm(total=total, initial=first, unit=unit, desc=what, disable=not shown, **_form())
 
 
-def tracked(
-    items: Iterable[T], unit: str, what: str, total: int | None = None, shown: bool = True
-) -> "tqdm[T]":
-    """Items, and `progress` through them, for what may be done at once. total: how many, unless they have a length."""
+def tracked(items: Iterable[T], unit: str, what: str, total: int | None = None, shown: bool = True) -> "tqdm[T]":
+    """Iterate over items with a `progress` bar. total: number of items, if they have no length."""
     return tqdm(items, total=total, unit=unit, desc=what, disable=not shown, **{"delay": 1.0} | _form())
 
 

@@ -1,8 +1,8 @@
 """Counter-based random numbers: a function of seed and position, independent of earlier draws.
 
 A counter-based generator (Philox 4x64, Salmon et al., SC 2011) gives the numbers of any row without drawing those
-before it, so that what is drawn for a sample or a class depends on the seed and on its position alone: never on the
-rank, the world size, a thread's timing, or where a run was resumed.
+before it. So the numbers drawn for a sample or a class depend on the seed and its position only: never on the rank,
+the world size, the timing of threads, or the iteration that a run was resumed from.
 """
 
 from enum import IntEnum
@@ -33,9 +33,7 @@ def generator(seed: int, purpose: Purpose, epoch: int = 0, first_count: int = 0)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def uniforms(
-    seed: int, purpose: Purpose, first: int, rows: int, columns: int, epoch: int = 0
-) -> NDArray[np.float64]:
+def uniforms(seed: int, purpose: Purpose, first: int, rows: int, columns: int, epoch: int = 0) -> NDArray[np.float64]:
     """Rows `first` … `first + rows - 1` of an endless table of uniform numbers in [0, 1), as [rows, columns]."""
     counts_per_row = -(-columns // _WORDS_PER_COUNT)
     source = generator(seed, purpose, epoch, first * counts_per_row)

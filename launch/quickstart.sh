@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # bash launch/quickstart.sh: environment, sample data, training, score and report, all in quickstart/.
-# Trains on every GPU, or on two CPU processes where there is none. Interrupt it whenever you like: run again, it
-# goes on from where it was.
+# Trains on all GPUs, or in two CPU processes if there is none. If it is interrupted, run it again to continue.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # sbatch --nodes 2 launch/slurm.sh @configs/mobilenet_arcface.yml [options]: train.py on all GPUs of the nodes.
 #
-# A rank that dies brings all of them back from the newest snapshot, three times. Five minutes before the job's time is
-# over Slurm sends SIGUSR1: the ranks write a snapshot, and the job is queued again to go on from it.
+# If a rank dies, all ranks are restarted from the newest snapshot, at most three times. Five minutes before the time
+# limit Slurm sends SIGUSR1: the ranks write a snapshot, and the job is requeued to resume from it.
 #
-# Where Slurm has Pyxis (enroot), the same in a container instead of venv/; CONTAINER_IMAGE is a file or an enroot URI:
+# With Pyxis (enroot), in a container instead of venv/; CONTAINER_IMAGE is a file or an enroot URI:
 #
 #   enroot import --output trainer.sqsh dockerd://face-recognition-trainer
 #   CONTAINER_IMAGE=$PWD/trainer.sqsh CONTAINER_MOUNTS=/data:/data:ro sbatch --nodes 2 launch/slurm.sh @configs/…
@@ -18,9 +18,9 @@
 #SBATCH --open-mode=append
 set -uo pipefail
 
-WARNED=138 # 128 + SIGUSR1, as train.py ends then
+WARNED=138 # 128 + SIGUSR1: exit status of train.py after this signal
 
-# What srun runs once a node.
+# Run by srun, once on each node.
 train_on_this_node() {
     torchrun --nnodes "$SLURM_NNODES" --nproc_per_node "${SLURM_GPUS_ON_NODE:-1}" --max-restarts 3 \
         --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$FIRST_NODE:29500" \

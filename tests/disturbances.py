@@ -217,7 +217,7 @@ def read_only(bench: Bench, run: Run, share: float) -> None:
 def _ended_plainly(job: Job, status: int, reason: str) -> None:
     """With a message; or only that an old snapshot couldn't be removed."""
     if status == 0:
-        assert re.search(f"an old snapshot stays: .*{reason}", job.said()), job.said()
+        assert re.search(f"an old snapshot can't be removed: .*{reason}", job.said()), job.said()
     else:
         assert status == (2 if isinstance(job, Forked) else 1), job.said()
         assert re.search(f"^train.py: .*can't be .*{reason}", job.said(), re.MULTILINE), job.said()

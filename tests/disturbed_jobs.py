@@ -39,7 +39,7 @@ class Job:
         return "".join(line for line in lines if not line.endswith(("(default)\n", "(command line)\n")))
 
     def acted(self) -> bool:
-        """Whether the job has met its fault."""
+        """Return True if the fault of the job has occurred."""
         return (self.control / "acted").exists()
 
     def pid(self, rank: int) -> int:

@@ -1,4 +1,4 @@
-"""A small run that something happens to, and what must hold afterwards whatever it was (C6, C7, C11).
+"""A small run that something happens to, and what must hold afterwards whatever it was.
 
 What is there is held against a run that nothing happened to: its losses, and a snapshot of each of its iterations.
 """

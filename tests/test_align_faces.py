@@ -331,7 +331,7 @@ def test_options_without_effect_are_refused(sample_data: Path, tmp_path: Path, o
 
 
 def test_aligned_crops_are_not_cut_again(crops: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no landmarks to cut by; tools/detect_faces\.py finds them$"):
+    with pytest.raises(InputError, match=r"no landmarks to crop by; tools/detect_faces\.py finds them$"):
         main(["--train_dataset", "folder", "--train_data_root", str(crops), "--aligned", "--out", str(tmp_path)])
 
 

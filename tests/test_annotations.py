@@ -216,7 +216,7 @@ def test_the_root_that_the_paths_start_from_is_named(vgg: Vgg) -> None:
 def test_names_that_cannot_be_joined_are_shown_beside_what_is_sought(vgg: Vgg) -> None:
     vgg.table.write_text(f"{HEADER}\n{csv_row('0001')}\n")
     *_, last = vgg.problems()
-    assert last == f"{vgg.table}: its names look like '0001', where 'b/1' is sought"
+    assert last == f"{vgg.table}: its names look like '0001', but those of the images like 'b/1'"
     vgg.table.write_text(csv_row("b/1") + "\n")
     (problem,) = vgg.problems()
     assert problem.startswith(f"{vgg.table}:1: expected the header {HEADER}; the file begins with '\"b/1\",30.5")
@@ -398,7 +398,7 @@ def test_several_problems_come_together_and_at_most_ten_by_name(vgg: Vgg) -> Non
     vgg.list_file.write_text("".join(f"z/{number}.jpg\n" for number in range(3)))
     assert vgg.problems() == tuple(
         [f"{vgg.list_file}:{number + 1}: z/{number}.jpg has no row in {vgg.table}" for number in range(3)]
-        + [f"{vgg.table}: its names look like 'a/1', where 'z/0' is sought"]
+        + [f"{vgg.table}: its names look like 'a/1', but those of the images like 'z/0'"]
     )
     vgg.list_file.write_text("".join(f"z/{number}.jpg\n" for number in range(10)))
     assert len(vgg.problems()) == 10 + 1

@@ -165,8 +165,8 @@ def test_bands_of_a_model_go_into_the_file_and_the_plots(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("0.5 0.1 0.4\n", r"a\.txt:1: after TPR and FPR nothing is expected"),
-        ("0.5 0.1 0.6 0.7\n", r"a\.txt:1: after TPR and FPR"),
+        ("0.5 0.1 0.4\n", r"a\.txt:1: expected TPR and FPR, and optionally the ends"),
+        ("0.5 0.1 0.6 0.7\n", r"a\.txt:1: expected TPR and FPR, and optionally"),
         ("0.5 0.1 0.4 0.7\n0.6 0.2\n", r"a\.txt: some lines have an interval"),
     ],
 )

@@ -26,7 +26,7 @@ from tests.builders.damaged_images import (
     faces,
     reported,
 )
-from tools.dataset.image_facts import look_at
+from tools.dataset.image_facts import measure_facts
 from tools.pack_dataset import LEFT_OUT
 from tools.pack_dataset import main as pack_dataset
 
@@ -110,7 +110,7 @@ def test_tools_do_not_decode_a_bomb_either(side: int, faces: LabelledFaces) -> N
     assert caught.value.problems == (f"it: {TOO_LARGE}",)
     Path(faces.path(0)).write_bytes(content.tobytes())
     with bounded(megabytes=DALI_OWN):
-        assert look_at(faces)[0] == TOO_LARGE
+        assert measure_facts(faces)[0] == TOO_LARGE
 
 
 @pytest.mark.parametrize("kind", [kind for kind in UNUSABLE if kind != "bomb"])

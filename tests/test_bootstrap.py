@@ -235,7 +235,7 @@ def test_what_a_far_rests_on_is_said() -> None:
     assert accuracy and auc
     assert text[4:] == [
         f"95 % intervals: Accuracy {accuracy[0]:.4f} to {accuracy[1]:.4f}, AUC {auc[0]:.4f} to {auc[1]:.4f}; "
-        "60 people redrawn 50 times, at least as wide as for independent pairs"
+        "60 people resampled 50 times, at least as wide as for independent pairs"
     ]
     flat = record(found)
     assert flat["tar@far=1e-03"] is None and "tar@far=1e-03_low" not in flat

@@ -385,7 +385,7 @@ def test_a_damaged_entry_is_said_and_made_anew(
     content = path.read_bytes()
     path.write_bytes(content[:100] + b"!" + content[101:])
     assert same(data.read(), faces)
-    assert f"{path}: its checksum isn't that of its content; reading the data anew" in capsys.readouterr().err
+    assert f"{path}: its checksum isn't that of its content; reading the data again" in capsys.readouterr().err
     assert path.read_bytes() == content
     assert readings == ["vgg", "vgg"]
 
@@ -534,7 +534,7 @@ def test_what_is_wrong_with_the_data_is_said_by_one_rank_and_ends_all(
     data.write(data.list_file, "a/1.jpg\nz/9.jpg\n")
     (first, *others) = run_distributed(3, read_as_ranks, data.options | {"train_dataset": "vgg"})
     assert first == (f"{data.list_file}:2: z/9.jpg has no row in {data.table}", 1, "", 0)
-    assert others == [("another rank can't read the training data, and says why", 0, "", 0)] * 2
+    assert others == [("another rank can't read the training data, and prints the reason", 0, "", 0)] * 2
 
 
 def test_hosts_with_other_data_are_refused_by_all(run_distributed: Callable[..., list[Any]], data: Data) -> None:

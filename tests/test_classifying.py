@@ -17,14 +17,17 @@ from fr.data.faces import LabelledFaces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.errors import InputError
 from fr.evaluation.scored_model import load_backbone, read_backbone
+from fr.files.model_metadata import CONTRACT_KEY
+from fr.preprocessing import Preprocessing
 from fr.weights.layouts import shapes_of
 from fr.weights.loading import read_weights
 from tests.builders.feature_runs import run_ranks
+from tests.builders.onnx_files import foreign
 from tests.builders.ranks import launch_forked
 from tests.conftest import SPREAD, data_options, vgg_faces
 from tests.sets import written
 from tests.weight_files import filled
-from tools import export_onnx, import_weights
+from tools import import_weights
 from tools.classify import main
 from tools.features import classes
 from tools.features.classes import Classifier, Verdicts, table
@@ -230,25 +233,25 @@ def test_tables_and_pairs_by_hand() -> None:
 def test_what_has_no_head_or_no_names_is_refused(base: list[str], snap: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone_4.pt"
     shutil.copyfile(snap, alone)
-    with pytest.raises(InputError, match=r"no head to test: a training keeps it in the folder alone_4\.state"):
+    with pytest.raises(InputError, match=r"no head: a training stores it in the folder alone_4\.state"):
         main([*base, "--snap", str(alone)])
     shutil.copytree(snapshot.state_path(snap), snapshot.state_path(alone))
     (snapshot.state_path(alone) / "identities.txt").unlink()
-    with pytest.raises(InputError, match=r"who the 12 classes are isn't in it: give --identities"):
+    with pytest.raises(InputError, match=r"the names of its 12 classes aren't stored: give --identities"):
         main([*base, "--snap", str(alone)])
     few = written(tmp_path / "few.txt", "a\nb\n")
     with pytest.raises(InputError, match=r"few\.txt: 2 identities for a head of 12 classes"):
         main([*base, "--identities", str(few)])
-    assert export_onnx.main([str(snap), str(tmp_path / "t.onnx")]) == 0
+    metadata = {CONTRACT_KEY: json.dumps(Preprocessing((32, 48)).as_dict())}
     with pytest.raises(InputError, match="an ONNX model has no head"):
-        main([*base, "--snap", str(tmp_path / "t.onnx")])
+        main([*base, "--snap", str(foreign(tmp_path / "t.onnx", metadata=metadata))])
     contents = torch.load(snap, weights_only=True)
     torch.save(contents | {"head": torch.ones(12, 5), "identities": [str(i) for i in range(12)]}, tmp_path / "odd.pt")
     with pytest.raises(InputError, match="none of the 12 identities"):
         main([*base, "--snap", str(tmp_path / "odd.pt")])
     names = read_weights(snap).identities
     torch.save(contents | {"head": torch.ones(12, 5), "identities": names}, tmp_path / "odd.pt")
-    with pytest.raises(InputError, match="a head of 5 numbers for embeddings of 16"):
+    with pytest.raises(InputError, match="its head is for embeddings of 5 numbers, not 16"):
         main([*base, "--snap", str(tmp_path / "odd.pt")])
     with pytest.raises(InputError, match="--train_dataset: "):
         main([*base, "--train_dataset", "photos"])

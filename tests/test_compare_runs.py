@@ -93,12 +93,12 @@ def test_any_bytes_are_a_log_or_refused(tmp_path_factory: pytest.TempPathFactory
     ("text", "said"),
     [
         ("", "no records"),
-        ('{"iteration": 1}\n{"iteration": 2, "lo', ":2: no record of numbers"),
+        ('{"iteration": 1}\n{"iteration": 2, "lo', ":2: not a record of numbers"),
         ('{"loss": 1.0}\n', ":1: a record without its iteration"),
-        ('{"iteration": 1, "loss": "x"}\n', ":1: no record of numbers"),
-        ('{"iteration": true}\n', ":1: no record of numbers"),
-        ('{"iteration": 1, "loss": 1' + "0" * 400 + "}", ":1: no record of numbers"),
-        ("[" * 100_000, ":1: no record of numbers"),
+        ('{"iteration": 1, "loss": "x"}\n', ":1: not a record of numbers"),
+        ('{"iteration": true}\n', ":1: not a record of numbers"),
+        ('{"iteration": 1, "loss": 1' + "0" * 400 + "}", ":1: not a record of numbers"),
+        ("[" * 100_000, ":1: not a record of numbers"),
     ],
 )
 def test_what_is_no_log_is_refused_by_line(text: str, said: str, tmp_path: Path) -> None:

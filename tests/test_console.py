@@ -102,7 +102,7 @@ def test_ctrl_c_amid_the_imports_ends_without_a_traceback(script: str) -> None:
 
 
 def test_every_script_prepares_its_streams_before_its_imports() -> None:
-    begin = 'if __name__ == "__main__":  # before the imports that take seconds\n    from fr.console import begin\n'
+    begin = 'if __name__ == "__main__":  # before the imports that take seconds\n    from fr.errors import start\n'
     scripts = [ROOT / "train.py", ROOT / "evaluate_lfw.py", *(ROOT / "tools").glob("*.py")]
     texts = {path.name: path.read_text(encoding="utf-8") for path in scripts}
     runs = [name for name, text in texts.items() if "run_plainly(" in text]

@@ -23,7 +23,7 @@ from fr.data.bad_images import BadImages, stand_ins
 from fr.data.faces import Faces, LabelledFaces
 from fr.data.order import Order
 from fr.data.pipeline import FaceStream, Undecodable, plain_stream
-from fr.data.samples import plain_batch
+from fr.data.samples import plain_batches
 from fr.data.usable import usable_batches
 from fr.errors import InputError, run_plainly
 from fr.train.monitor import Silent
@@ -121,7 +121,7 @@ def test_a_photograph_of_one_pixel_is_black_where_its_landmarks_are(faces: Label
     assert not images[row % BATCH].any()
 
 
-# --- exactness (C2, C7) -----------------------------------------------------------------------------------------------
+# --- exactness --------------------------------------------------------------------------------------------------------
 
 # Whole identity p1, two in a row of p2 up to its end, one of p3.
 LOST = {4: 8, 5: 9, 6: 8, 7: 8, 10: 8, 11: 8, 13: 14}
@@ -220,7 +220,7 @@ def test_an_unreadable_file_fails_its_batch_and_not_the_graph(content: bytes | N
     expected = list(plain_stream(faces, indices, 4, SMALL, CPU))
     for path in map(Path, map(faces.path, (4, 5, 6, 7))):  # a batch without any image
         path.unlink() if content is None else path.write_bytes(content)
-    found = FaceStream(faces, map(plain_batch, indices.reshape(3, 4)), 4, SMALL, CPU, effects=())
+    found = FaceStream(plain_batches(faces, indices, 4), 4, SMALL, CPU)
     assert torch.equal(next(found)[0], expected[0])
     with pytest.raises(Undecodable) as caught:
         next(found)
@@ -255,8 +255,7 @@ def test_usable_batches_name_every_problem_once_and_keep_the_order(faces: Labell
         Path(faces.path(index)).write_bytes(UNUSABLE["garbage"])
     for index in range(4, 8):
         Path(faces.path(index)).write_bytes(b"")
-    batches = map(plain_batch, np.arange(16).reshape(4, 4))
-    found = list(usable_batches(faces, batches, 4, SMALL, CPU))
+    found = list(usable_batches(plain_batches(faces, np.arange(16), 4), 4, SMALL, CPU))
     good = [0, 3, 8, 9, 10, 11, 12, 14, 15]
     assert [indices.tolist() for _, indices, _ in found] == [[0, 3], [], [8, 9, 10, 11], [12, 14, 15]]
     assert torch.equal(torch.cat([images for images, _, _ in found]), expected[good])
@@ -273,7 +272,7 @@ def test_usable_batches_pass_a_failure_on_that_comes_before_any_batch(
         yield
 
     with pytest.raises(Undecodable, match="DALI failed: no device"):
-        list(usable_batches(faces, iter([]), 4, SMALL, CPU))
+        list(usable_batches(iter([]), 4, SMALL, CPU))
 
 
 def test_a_failure_that_no_photograph_explains_ends_the_run(

@@ -58,8 +58,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
 
 def shown(faces: Faces, effects: dict[str, Effect], preprocessing: Preprocessing = RGB) -> Pixels:
     """Output of the training's graph: [N, H, W, 3] in the contract's colour order."""
-    batch = SampleBatch(np.arange(COUNT), None, effects)
-    stream = FaceStream(faces, iter([batch]), COUNT, preprocessing, DaliSettings("cpu", None, 1), tuple(effects))
+    batch = SampleBatch(faces, np.arange(COUNT), effects=effects)
+    stream = FaceStream(iter([batch]), COUNT, preprocessing, DaliSettings("cpu", None, 1), tuple(effects))
     levels = np.asarray(next(stream)[0]).transpose(0, 2, 3, 1) * 255
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)  # times 1/255 and back in float32
     return np.round(levels).astype(np.uint8)

@@ -13,7 +13,7 @@ import torch
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError
 from fr.evaluation import embedding, embedding_cache, scored_model, scoring
-from fr.evaluation.embedding_cache import kept_or_embedded, weights_digest
+from fr.evaluation.embedding_cache import cached_embeddings, weights_digest
 from fr.options.definitions import evaluation_options
 from fr.preprocessing import Preprocessing
 from tests.builders.verification_faces import faces_of
@@ -160,7 +160,7 @@ def test_a_damaged_entry_is_never_used(
     capsys.readouterr()
     asked, found = evaluate()
     assert asked and np.array_equal(scores, found)
-    assert "embedding anew" in capsys.readouterr().err
+    assert "computing the embeddings again" in capsys.readouterr().err
     again, found = evaluate()
     assert not again and np.array_equal(scores, found)
 
@@ -192,7 +192,7 @@ def test_what_changes_while_it_is_embedded_is_not_kept(snap: Path, data: Path, o
             change(snap, data)
             return rows
 
-        kept_or_embedded(snap, weights_digest(snap), [], faces_of(data), ranks, embed)
+        cached_embeddings(snap, weights_digest(snap), [], faces_of(data), ranks, embed)
         assert not snap.with_suffix(".embeddings").exists()
 
 
@@ -204,7 +204,7 @@ def test_weights_in_other_files_are_not_vouched_for(
     path.write_bytes(b"\x0a\x08location\x12\x05w.bin")
     assert weights_digest(path) == weights_digest(snap.with_name("missing")) == ""
     ranks = Ranks(0, 1, 0, 1, torch.device("cpu"))
-    kept_or_embedded(path, weights_digest(path), [], faces_of(data), ranks, lambda: np.ones((3, 2), np.float32))
+    cached_embeddings(path, weights_digest(path), [], faces_of(data), ranks, lambda: np.ones((3, 2), np.float32))
     assert capsys.readouterr().err == f"--cache: embeddings aren't kept: {path} may have weights in other files\n"
     assert not path.with_suffix(".embeddings").exists()
 
@@ -217,7 +217,7 @@ def rows_on_a_rank(snap: str, data: str, known: bool) -> torch.Tensor:
         return np.arange(6, dtype=np.float32).reshape(3, 2) / 7
 
     path = Path(snap)
-    return torch.from_numpy(kept_or_embedded(path, weights_digest(path), [], faces_of(Path(data)), ranks, embed))
+    return torch.from_numpy(cached_embeddings(path, weights_digest(path), [], faces_of(Path(data)), ranks, embed))
 
 
 def test_any_number_of_ranks_finds_what_one_has_kept(

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,20 @@ import evaluate_lfw
 import train
 from fr.alignment import procrustes, template_points
 from fr.checkpoint import snapshot
+from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.verification_set import VerificationSet, find_set
 from fr.distributed import Heartbeat, Ranks, open_ranks
 from fr.errors import InputError
-from fr.evaluation import embedding
-from fr.evaluation.embedding import batch_size_on, embed, people_of_pairs
+from fr.evaluation.embedding import batch_size_on, embed, embed_sets, people_of_pairs
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.scored_model import load_backbone
 from fr.evaluation.verification import Verification, cosine_scores, verify
 from fr.preprocessing import Preprocessing
 from fr.report import projector
+from fr.train import validation
 from fr.train.validation import Validation
-from tests.builders.verification_faces import (
-    faces_of,
-)
+from tests.builders.verification_faces import faces_of
 from tests.conftest import SPREAD, data_options, validation_options
 
 DALI = DaliSettings("cpu", None, 1)
@@ -64,6 +64,48 @@ def test_every_rank_gets_the_embeddings_of_one(
         assert np.array_equal(embeddings.numpy(), alone)  # pixels are the same, however they are batched
 
 
+def embedded_on_a_rank(data: str) -> tuple[list[list[torch.Tensor]], list[str]]:
+    """Embeddings by two networks of two sets of photographs and one crop, and the files that this rank read."""
+    ranks = ranks_here(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    read: list[str] = []
+
+    @dataclass(frozen=True)
+    class Noted(Faces):
+        def read(self, index: int) -> NDArray[np.uint8]:
+            read.append(self.path(index))
+            return super().read(index)
+
+    every = faces_of(Path(data))
+    photographs = Noted(every.root, every.names, every.landmarks)
+    crop = Noted(every.root, every.names[3:4], np.empty((1, 0, 2)))  # fewer than ranks
+    found = embed_sets([Pixels(), Mean()], [photographs, crop, photographs], SMALL, DALI, ranks, 7, False)
+    return [[torch.from_numpy(rows) for rows in of_sets] for of_sets in found], read
+
+
+class Mean(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_sets_and_networks_together_have_the_embeddings_of_each_alone_and_each_image_is_read_once(
+    run_distributed: Callable[..., list[tuple[list[list[torch.Tensor]], list[str]]]],
+    sample_data: Path,
+    one_rank: None,
+    ranks: int,
+) -> None:
+    every = faces_of(sample_data)
+    crop = Faces(every.root, every.names[3:4], np.empty((1, 0, 2)))
+    sets, read = (every, crop, every), []
+    for found, of_rank in run_distributed(ranks, embedded_on_a_rank, str(sample_data)):
+        for network, of_sets in zip((Pixels(), Mean()), found, strict=True):
+            for faces, rows in zip(sets, of_sets, strict=True):
+                alone = embed(network, faces, SMALL, DALI, ranks_here(), 50, False)
+                assert len(alone) == len(faces) and np.array_equal(rows.numpy(), alone)
+        read += of_rank
+    assert sorted(read) == sorted(faces.path(index) for faces in sets for index in range(len(faces)))
+
+
 def measured_on_a_rank(data: str) -> list[str]:
     """Messages of three validations: one that fails on rank 1 in the network, one in the scores, and a good one."""
     ranks = ranks_here(torch.distributed.get_rank(), torch.distributed.get_world_size())
@@ -78,10 +120,10 @@ def measured_on_a_rank(data: str) -> list[str]:
     said = []
     for network, scores_of in ((Failing(), verify), (Pixels(), {1: None}.get(ranks.rank, verify)), (Pixels(), verify)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(embedding, "verify", scores_of)
-            validation = Validation([one], {"": network}, SMALL, DALI, ranks, 7, False, Heartbeat())
+            patch.setattr(validation, "verify", scores_of)
+            measuring = Validation([one], {"": network}, SMALL, DALI, ranks, 7, False, Heartbeat())
             try:
-                said.append(", ".join(validation.measure(7)[0]))
+                said.append(", ".join(measuring.measure(7)[0]))
             except InputError as error:
                 said.append(str(error))
     return said
@@ -91,8 +133,8 @@ def test_a_validation_that_fails_on_one_rank_fails_on_all_and_the_next_does_not(
     run_distributed: Callable[..., list[list[str]]], sample_data: Path
 ) -> None:
     first, second = run_distributed(2, measured_on_a_rank, str(sample_data))
-    assert first[0] == "all gone" and re.match(r"mine: MemoryError: all gone \(.*test_evaluation.py:\d+\)$", second[0])
-    assert re.match(r"mine: TypeError: 'NoneType' object is not callable \(.*embedding.py:\d+\)$", second[1])
+    assert first[0] == "all gone" and second[0].startswith("validation: MemoryError: all gone (")
+    assert re.match(r"mine: TypeError: 'NoneType' object is not callable \(.*validation.py:\d+\)$", second[1])
     assert first[1:] == second[1:] and "auc" in first[2]
 
 
@@ -225,7 +267,7 @@ def test_intervals_are_printed_written_and_shown(
     assert with_intervals[:6] == without[:6]
     assert with_intervals[6].startswith(f"EER: {figures['eer']:.4f} [{figures['eer_low']:.4f}, ")
     assert without[6] == f"EER: {plain['eer']:.4f}"
-    assert "redrawn 30 times" in with_intervals[-2] and not any("redrawn" in line for line in without)
+    assert "resampled 30 times" in with_intervals[-2] and not any("resampled" in line for line in without)
     assert plain == {name: value for name, value in figures.items() if not name.endswith(("_low", "_high"))}
     # 20 different pairs: two false matches at a FAR of 0.1, none at 0.01.
     assert figures["tar@far=1e-01"] is not None and figures["tar@far=1e-02"] is None
@@ -259,7 +301,7 @@ def test_each_wrongly_judged_pair_is_a_picture_the_worst_first(
             shown, (verdict, *names) = np.asarray(sheet).astype(int), sheet.info["comment"].decode().splitlines()
         assert names == [faces.names[row].as_py() for row in faces.pairs[pair].tolist()]
         assert verdict.split(": ")[0] == f"cosine {scores[pair]:.4f}"
-        assert verdict.endswith("judged different" if faces.same[pair] else "judged the same")
+        assert verdict.endswith("classified as two" if faces.same[pair] else "classified as one")
         assert shown[40:].min() < 50  # something is written below
         for place, row in zip((0, 36), faces.pairs[pair], strict=True):
             (matrix,) = procrustes(faces.landmarks[[row]], template_points(contract.template, (32, 32)))

@@ -1,4 +1,4 @@
-"""Resuming is exact (C7): every loss, order and precision, stopped anywhere, on the same ranks and on others.
+"""Resuming is exact: every loss, order and precision, stopped anywhere, on the same ranks and on others.
 
 The product of all choices would be millions of runs, so one process takes a set in which each two of them meet: a
 fault that needs three is not looked for. Only a margin type needn't meet every mining, order and way to stop: these

@@ -148,7 +148,7 @@ def test_the_folder_has_a_card_and_the_facts_as_json(
     (hub / "README.md").write_text("mine")
     assert export_weights.main([str(snap), str(hub)]) == 0
     assert (hub / "README.md").read_text() == "mine"
-    assert f"{hub}/README.md: kept as it is" in capsys.readouterr().out
+    assert f"{hub}/README.md: exists, not changed" in capsys.readouterr().out
 
 
 def test_a_card_without_scores_and_landmarks_names_none(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_state_dict_has_insightfaces_keys(name: str, tmp_path: Path, capsys: p
     assert same_weights(written, tensors)
     weights = read_weights(tmp_path / "backbone.pth")
     assert (weights.source, weights.model) == ("insightface", name)
-    assert f"says neither model nor input: {name}, 112×112 RGB" in capsys.readouterr().out
+    assert f"stores neither model nor preprocessing: {name}, 112×112 RGB" in capsys.readouterr().out
 
 
 def test_what_cannot_be_written_is_refused_and_leaves_the_file_as_it_was(

@@ -364,7 +364,7 @@ def test_what_one_rank_can_not_write_ends_all_of_them(base: list[str], faces: La
     second.parent.touch()
     texts = run_ranks(2, [*base, "--out", str(out)], tmp_path / "taken")
     assert any("can't be written: " in text for text in texts)
-    assert all("can't be written: " in text or "another rank can't go on" in text for text in texts)
+    assert all("can't be written: " in text or "another rank can't continue" in text for text in texts)
 
 
 @pytest.mark.parametrize("form", ["npy", pytest.param("npz", marks=pytest.mark.thorough)])

@@ -75,7 +75,7 @@ def test_a_persons_matches_are_those_of_plain_loops() -> None:
     assert [overlap.person.tolist(), overlap.label.tolist()] == [[row[column] for row in expected] for column in (0, 1)]
     assert overlap.similarity == pytest.approx([cosine for *_, cosine in expected], abs=1e-12)
     assert overlap.listed.tolist() == [cosine > 0.45 for *_, cosine in expected]
-    with pytest.raises(InputError, match="6 identities in the training set: chance takes 7 at least"):
+    with pytest.raises(InputError, match="6 identities in the training set: the estimate needs at least 7"):
         find_overlap(people, centres[4:10], 0.01)
 
 

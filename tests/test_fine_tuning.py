@@ -39,7 +39,7 @@ def test_only_the_head_can_learn(run_small: Callable[..., Losses], tmp_path: Pat
     """VGGFace2-pytorch's way: the classifier alone, on embeddings that stay."""
     seen = run_small("--freeze", "backbone.*", "--max_iterations", "6", out=tmp_path)
     assert len(set(seen)) == 6
-    with pytest.raises(InputError, match=r"--freeze fc\.\*: no parameter is called so"):
+    with pytest.raises(InputError, match=r"--freeze fc\.\*: no parameter matches"):
         run_small("--freeze", "fc.*", out=tmp_path / "none")
 
 

@@ -202,9 +202,9 @@ def test_gallery_pictures_of_no_use_are_named(
     said = capsys.readouterr().out
     assert "Ångström Ω" in names(record)
     assert "Ångström Ω" in (tmp_path / "out" / JOURNAL).read_text(encoding="utf-8")
-    assert f"{people}/meadow.bmp: no face found\n" in said and "meadow: no image of use\n" in said
-    assert re.search(r"/beide ü.png: [2-4] faces; the one meant: center\n", said)
-    assert f"{people}/cut.jpg: can't be decoded" in said and "cut: no image of use\n" in said
+    assert f"{people}/meadow.bmp: no face found\n" in said and "meadow: no usable image\n" in said
+    assert re.search(r"/beide ü.png: [2-4] faces; used: center\n", said)
+    assert f"{people}/cut.jpg: can't be decoded" in said and "cut: no usable image\n" in said
     assert "gallery: 4 people, 2 images" in said
 
 
@@ -275,7 +275,7 @@ def test_the_threshold_is_the_model_s_unless_said(
 
 
 def test_without_a_threshold_it_says_how_to_get_one(model: list[str], four: Path, probes: Path) -> None:
-    with pytest.raises(InputError, match=r"doesn't say .* give --threshold, .*\"Estimated threshold\" of evaluate_lfw"):
+    with pytest.raises(InputError, match=r"no threshold: give --threshold, .*\"Estimated threshold\" of evaluate_lfw"):
         main([*model, "--gallery", str(four), "--input", str(probes)])
 
 
@@ -442,7 +442,7 @@ def test_aligned_probes_and_strangers_alone(
     options = ["--gallery", str(tmp_path / "gallery"), "--evaluate", str(tmp_path / "probes"), "--aligned"]
     assert main([*model, *options, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "0 mated probes, 1 strangers\n" in said and "rank-1: –\n" in said
+    assert "0 mated probes, 1 unmated probes\n" in said and "rank-1: –\n" in said
     assert not (tmp_path / "out").exists()  # there is no curve
 
 
@@ -489,7 +489,7 @@ def test_options_without_effect_are_refused(model: list[str], four: Path, probes
         ("--input", str(probes), "--dist", "l2"): r"^command line: --dist: not for identification$",
         ("--input", str(probes), "--json", "x.json"): r"^command line: --json: goes with --evaluate",
         ("--evaluate", str(probes), "--show"): r"^--show: not with --evaluate",
-        ("--input", str(probes), "--alignment", "center_crop", "--template", "auto"): "sees the centre of an image",
+        ("--input", str(probes), "--alignment", "center_crop", "--template", "auto"): "takes the centre of an image",
     }.items():
         with pytest.raises(InputError, match=wrong):
             main([*common, *options])

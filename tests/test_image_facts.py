@@ -27,7 +27,7 @@ from tests.builders.damaged_images import UNUSABLE, USABLE, cut_after_row_56, en
 from tests.builders.tar_shards import sample, write_shard
 from tests.conftest import ROOT
 from tools.dataset import image_facts
-from tools.dataset.image_facts import FACE, Fact, ImageFacts, gather, look_at
+from tools.dataset.image_facts import FACE, Fact, ImageFacts, gather, measure_facts
 from tools.dataset.near_duplicates import signature
 
 POINTS = np.array([[20.5, 24.0], [43.0, 23.5], [32.0, 36.0], [23.0, 47.0], [41.5, 46.5]])  # in 64×64 pixels
@@ -42,7 +42,7 @@ def faces_of(folder: Path, *files: bytes, points: np.ndarray = POINTS) -> Faces:
 
 
 def fact_of(folder: Path, content: bytes) -> Fact | str:
-    (found,) = look_at(faces_of(folder, content))
+    (found,) = measure_facts(faces_of(folder, content))
     return found
 
 
@@ -88,8 +88,8 @@ def test_the_same_face_has_the_same_signature_wherever_it_is(tmp_path: Path) -> 
     """In an image wider than OpenCV warps, too."""
     pixels = picture(6)
     wide = encoded(np.pad(pixels, ((0, 10), (40_000, 0), (0, 0))), "PNG")
-    (plain,) = look_at(faces_of(tmp_path, encoded(pixels, "PNG")))
-    (padded,) = look_at(faces_of(tmp_path, wide, points=POINTS + np.array([40_000, 0])))
+    (plain,) = measure_facts(faces_of(tmp_path, encoded(pixels, "PNG")))
+    (padded,) = measure_facts(faces_of(tmp_path, wide, points=POINTS + np.array([40_000, 0])))
     assert isinstance(plain, Fact)
     assert isinstance(padded, Fact)
     assert padded.signature == plain.signature
@@ -99,7 +99,7 @@ def test_the_same_face_has_the_same_signature_wherever_it_is(tmp_path: Path) -> 
 def test_a_box_outside_is_unusable(tmp_path: Path) -> None:
     faces = faces_of(tmp_path, encoded(picture(0)))
     boxed = replace(faces, landmarks=faces.landmarks / 64, boxes=np.array([[70.0, 0, 9, 9]]))
-    assert look_at(boxed) == ["the box of its face lies outside the image"]
+    assert measure_facts(boxed) == ["the box of its face lies outside the image"]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -84,14 +84,14 @@ def test_an_imported_file_is_scored_as_it_is(
     before = snapshot.read(tmp_path / "out.pt")
     assert evaluate_lfw.main([*command, "--flipped_emb"]) == 0
     printed = capsys.readouterr().out
-    assert f"{tmp_path}/out.pt: keeps the threshold, for tools/identify.py" in printed
+    assert f"{tmp_path}/out.pt: stored the threshold, for tools/identify.py" in printed
     kept = snapshot.read(tmp_path / "out.pt")
     assert f"Estimated threshold: {kept.metrics['threshold']:.4f}" in printed
     assert kept.config["flipped_emb"] is True
     assert threshold_of(kept.metrics) is not None
     assert same_weights(kept.state_dict, before.state_dict)
     assert evaluate_lfw.main(command) == 0
-    assert "keeps the threshold" not in capsys.readouterr().out
+    assert "stored the threshold" not in capsys.readouterr().out
     assert snapshot.read(tmp_path / "out.pt").metrics == kept.metrics
 
 

@@ -119,7 +119,7 @@ def test_a_head_written_on_two_ranks_begins_on_one_two_and_three(
     stored = torch.load(tmp_path / "net_5.pt", weights_only=True)["state_dict"]
     for result in begun:
         assert same_weights(result["backbone"], stored)
-        assert result["said"][-1] == "head: 4 of 7 classes go on from the file's, 3 are new"
+        assert result["said"][-1] == "head: 4 of 7 classes start from the file's, 3 are new"
     if ranks == 2:
         first, second = run_distributed(2, refuse_on_one_rank, str(tmp_path))
         assert "absent.pt: can't be read" in first
@@ -169,7 +169,7 @@ def test_a_run_begins_with_the_loss_of_the_network_and_head_it_is_given(
     afresh = run(out=tmp_path / "before")
     path = tmp_path / "before" / "snapshots" / "tiny_3.pt"
     begun = run("--init_from", str(path), "--freeze_bn", out=tmp_path / "after")
-    assert "head: 12 of 12 classes go on from the file's, 0 are new" in printed(capsys)
+    assert "head: 12 of 12 classes start from the file's, 0 are new" in printed(capsys)
     images, labels = first_batch[1]
     backbone = build_model("mobilenet", 16, (32, 32)).eval()
     backbone.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
@@ -191,7 +191,7 @@ def test_a_restarted_job_goes_on_from_its_own_snapshot_alone(
     run(*begin, "--max_iterations", "2", out=tmp_path / "parts")
     printed(capsys)
     assert run(*begin, "--max_iterations", "4", out=tmp_path / "parts") == whole
-    assert "tiny_1.pt is left aside: the run goes on from" in printed(capsys)
+    assert "tiny_1.pt has no effect: the run is resumed from" in printed(capsys)
     assert same_weights(weights(tmp_path / "parts", 4), weights(tmp_path / "whole", 4))
 
 
@@ -210,9 +210,9 @@ def test_a_run_begins_with_another_systems_file_and_the_rows_of_the_identities_i
     ours = sorted({path.name for path in (sample_data / "vggface2/train").iterdir()})
     path, tensors, head = ancestor_file(tmp_path, ["stranger", *reversed(ours[:5])])
     run(*STILL, "--init_from", str(path), out=tmp_path / "fresh")
-    assert "head: all classes begin afresh; who the file's 6 are says --init_identities" in printed(capsys)
+    assert "lacks class names; give --init_identities" in printed(capsys)
     run(*STILL, "--init_from", str(path), "--init_identities", str(tmp_path / "names.txt"))
-    assert "head: 5 of 12 classes go on from the file's, 7 are new" in printed(capsys)
+    assert "head: 5 of 12 classes start from the file's, 7 are new" in printed(capsys)
     wanted = read_weights(path).backbone
     assert len(wanted) == len(tensors)
     assert same_weights(weights(tmp_path, 1), wanted)
@@ -239,7 +239,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written_unless_partial(
     run(*STILL, *other, "--partial")
     told = printed(capsys)
     assert "embedding.weight is [16, 512, 1, 1] there, [8, 512, 1, 1] here" in told
-    assert "head: all classes begin afresh; the file's have 16 numbers, here 8" in told
+    assert "head: all classes start from initial values: the file's have 16 numbers, not 8" in told
     before, after = weights(tmp_path / "before", 1), weights(tmp_path, 1)
     changed = {key for key, tensor in before.items() if after[key].shape != tensor.shape}
     assert changed == {"pool.0.weight", "embedding.weight"}

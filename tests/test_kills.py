@@ -105,7 +105,7 @@ def test_the_fault_points_see_every_file_and_each_is_on_the_disk_before_the_snap
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", quick_first([0, 1]))
 @pytest.mark.parametrize("course", quick_first(COURSES))
 def test_a_rank_killed_amid_a_snapshot_loses_nothing(bench: Bench, course: str, rank: int) -> None:
     for at in some(bench, COURSES[course], rank, 2):

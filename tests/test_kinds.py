@@ -102,7 +102,7 @@ def test_a_run_cannot_be_resumed_from_it(given: tuple[Kind, Path], sample_data: 
 
 def test_no_training_begins_from_what_holds_no_weights(given: tuple[Kind, Path]) -> None:
     kind, path = given
-    said = "no known kind" if REMEDY[kind] == IMPORT else rf"not weights to train on, but .*{REMEDY[kind]}"
+    said = "an unknown kind" if REMEDY[kind] == IMPORT else rf"not weights to train on, but .*{REMEDY[kind]}"
     with pytest.raises(InputError, match=rf"given: .*{said}"):
         read_weights(path)
 

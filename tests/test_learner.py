@@ -1,4 +1,4 @@
-"""The learner with another optimiser than SGD: what torch.optim keeps is sampled, stored and resumed as it is (C7)."""
+"""The learner with another optimiser than SGD: what torch.optim keeps is sampled, stored and resumed as it is."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -103,7 +103,7 @@ def test_images_and_labels_by_hand(tmp_path: Path, form: str) -> None:
     assert [faces.read(row).tobytes() for row in (11, *range(11))] == [pictures[11], *pictures[:11]]
     name = {"file": "x.lmdb", "folder": "x.lmdb/data.mdb", "data.mdb": "data.mdb"}[form]
     assert faces.path(3) == f"{tmp_path}/{name}: 3"
-    assert faces.notes == (f"{tmp_path}/{name} says 70,001 classes, and the images are of 4",)
+    assert faces.notes == (f"{tmp_path}/{name} gives 70,001 classes, but the images are of 4",)
 
 
 def test_vec2faces_features_are_passed_over_and_old_msgpack_is_read(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_named_with_file_and_key(tmp_path: Path) -> None:
     write(path, {b"1": msgpack.dumps((b"two", 7))})
     assert problems(tmp_path) == (f"{path}: key 1: its label 7 isn't one of the 2 of __classnum__",)
     write(path, {b"1": msgpack.dumps((b"two", 1)), b"3": msgpack.dumps((b"four", 1))})
-    assert problems(tmp_path) == (f"{path}: 4 images, and __len__ says 3; write or copy it again",)
+    assert problems(tmp_path) == (f"{path}: 4 images, but __len__ is 3; write or copy it again",)
     write(path, {b"image-000000001": b"png"})
     assert problems(tmp_path) == (f"{path}: key b'image-000000001': not one of {form}",)
     path.with_name("b.lmdb").touch()

@@ -85,7 +85,7 @@ def test_a_variable_that_is_not_there_and_other_files_are_refused(tmp_path: Path
     with pytest.raises(InputError, match=r"a\.mat: no variable splits or ids"):
         read_mat(path, ["splits", "names", "ids"])
     for content, said in (
-        (b"", "no MAT file of level 5"),
+        (b"", "not a MAT file of level 5"),
         (b"MATLAB 7.3 MAT-file" + b" " * 600, "save it in MATLAB with the option -v7"),
         (path.read_bytes()[:300], "a damaged MAT file"),
     ):

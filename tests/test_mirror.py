@@ -218,7 +218,7 @@ def test_the_end_of_a_run_waits_for_a_copy_no_longer_than_it_may(one_rank: None,
         mirror.offer([tmp_path / "here/net_5.pt"])
         mirror.close()
         assert lines == [
-            f"{tmp_path}/there/ours: no longer waited for after 0.2 s: lacks {tmp_path}/here/net_5.pt"
+            f"{tmp_path}/there/ours: not waiting any longer after 0.2 s: lacks {tmp_path}/here/net_5.pt"
         ]
         over.set()
         mirror._thread.join()
@@ -358,7 +358,7 @@ def test_a_run_that_a_signal_stops_waits_for_a_shorter_time(
     mirrored = [*STEPS, "--snap_mirror", str(tmp_path / "mirror")]
     assert train.main([*data_options(sample_data), *TINY, *mirrored, *folders(tmp_path)]) == 128 + signal.SIGTERM
     over.set()
-    assert f"no longer waited for after 0.3 s: lacks {tmp_path}/snapshots/tiny_2.pt" in capfd.readouterr().err
+    assert f"not waiting any longer after 0.3 s: lacks {tmp_path}/snapshots/tiny_2.pt" in capfd.readouterr().err
 
 
 def test_no_run_begins_anew_while_the_mirror_is_out_of_reach(run_small: Callable[..., Losses], tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_log_folder_that_is_removed_is_made_anew(tmp_path: Path, capsys: pytes
     monitor.close()
     assert [line["iteration"] for line in read(folder / "log.jsonl")] == [2, 3]
     assert [event.step for event in board(folder).Scalars("Loss/train_loss")] == [2, 3]
-    assert capsys.readouterr().err.count(f"{folder} was removed; the logs go on in a new one") == 1
+    assert capsys.readouterr().err.count(f"{folder} was removed; the logs continue in a new one") == 1
 
 
 def test_logs_on_a_disk_that_is_full_for_a_while_end_nothing_and_go_on(

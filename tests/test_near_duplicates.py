@@ -22,7 +22,7 @@ from tools.dataset import near_duplicates, registration
 from tools.dataset.checks import SURE
 from tools.dataset.checks import near_duplicates as near_duplicates_of
 from tools.dataset.face_journal import Found
-from tools.dataset.image_facts import Fact, ImageFacts, look_at
+from tools.dataset.image_facts import Fact, ImageFacts, measure_facts
 from tools.dataset.near_duplicates import (
     BITS,
     Signatures,
@@ -32,7 +32,7 @@ from tools.dataset.near_duplicates import (
     repeats,
     signature,
 )
-from tools.dataset.registration import View, likeness
+from tools.dataset.registration import View, registered_correlation
 from tools.detect_faces import find_face
 from tools.options.check_dataset import Limits
 
@@ -162,7 +162,7 @@ def people(shared_data: Path) -> LabelledFaces:
 
 
 def signatures_of(faces: LabelledFaces) -> Signatures:
-    facts = [fact for fact in look_at(faces) if isinstance(fact, Fact)]
+    facts = [fact for fact in measure_facts(faces) if isinstance(fact, Fact)]
     assert len(facts) == len(faces)
     return np.frombuffer(b"".join(fact.signature for fact in facts), dtype=np.uint64).reshape(-1, 4)
 
@@ -275,12 +275,12 @@ def test_pictures_are_compared_once_registered_and_where_both_are_shown() -> Non
     place = np.array([[0.95, 0.03, -9.0], [-0.03, 0.95, -12.0]])
     moved = np.asarray(cv2.warpAffine(one, place, (96, 96)), dtype=np.uint8)
     plain, unlike = one[12:108, 12:108], other[12:108, 12:108]
-    assert likeness(view(plain), view(moved)) > 0.98
+    assert registered_correlation(view(plain), view(moved)) > 0.98
     darker = (moved * 0.6 + 20).astype(np.uint8)
-    assert likeness(view(plain), view(darker, edge=14)) > 0.98
+    assert registered_correlation(view(plain), view(darker, edge=14)) > 0.98
     # Frames of black, as around crops of faces, are no part of the pictures.
     assert np.corrcoef(view(plain, 20).grey.ravel(), view(unlike, 20).grey.ravel())[0, 1] > 0.5
-    assert likeness(view(plain, 20), view(unlike, 20)) < 0.7
-    assert likeness(view(plain), view(unlike)) < 0.9
-    assert likeness(view(plain), view(np.full((96, 96), 90, dtype=np.uint8))) == 0
-    assert likeness(view(plain, 40), view(plain, 40)) == 0  # too little to tell
+    assert registered_correlation(view(plain, 20), view(unlike, 20)) < 0.7
+    assert registered_correlation(view(plain), view(unlike)) < 0.9
+    assert registered_correlation(view(plain), view(np.full((96, 96), 90, dtype=np.uint8))) == 0
+    assert registered_correlation(view(plain, 40), view(plain, 40)) == 0  # too little to tell

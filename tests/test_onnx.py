@@ -485,7 +485,7 @@ def test_an_output_that_is_no_row_a_picture_is_refused(tmp_path: Path) -> None:
     model = onnx.load(path)
     model.graph.node[1].attribute.append(helper.make_attribute("axis", 0))  # all images into one row
     onnx.save(model, path)
-    with pytest.raises(InputError, match=r"two images give torch.float32 \[1, 144\] instead of two rows"):
+    with pytest.raises(InputError, match=r"two images give torch.float32 \[1, 144\] instead of two float32 embeddings"):
         OnnxModel(path, CPU).embed_size((32, 48))
 
 

@@ -136,8 +136,9 @@ def test_the_file_is_what_identify_takes(
             identify([*use, *model, *more])
     # Chosen for five people, used with twenty; and as if for pairs.
     assert identify([*use, *model]) == 0
-    assert "chosen for a gallery of 5 people; among 20 people more strangers" in capsys.readouterr().err
-    assert Threshold(0.5, 0).doubt(20).startswith("the threshold was chosen for pairs") and not Threshold(0.5).doubt(20)
+    assert "chosen for a gallery of 5 people; among 20 people more unknown people" in capsys.readouterr().err
+    assert Threshold(0.5, 0).warning(20).startswith("the threshold was chosen for pairs")
+    assert not Threshold(0.5).warning(20)
     embeddings = {**stored["embeddings"], "weights": "of another model"}
     with pytest.raises(InputError, match="weights differ"):
         read_threshold(out, embeddings)

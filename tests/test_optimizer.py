@@ -77,8 +77,8 @@ def test_a_constant_rate_stays() -> None:
     ],
 )
 def test_a_schedule_that_cannot_work_is_told(warmup: int, drops: list[int], last: int, lines: list[str]) -> None:
-    told = Schedule(0.4, warmup, drops, last).doubts()
-    assert drops == [] or Schedule(0.4, 0, drops, last, "cosine").doubts() == []
+    told = Schedule(0.4, warmup, drops, last).warnings()
+    assert drops == [] or Schedule(0.4, 0, drops, last, "cosine").warnings() == []
     assert len(told) == len(lines)
     assert all(line.startswith(begin) for line, begin in zip(told, lines, strict=True))
 

@@ -28,7 +28,7 @@ from tests.conftest import REQUIRED, ROOT
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
-LAUNCH = "which GPUs is said at the launch here:"
+LAUNCH = "choose the GPUs at the launch:"
 LFW = "--val_data_root, --val_list, --val_landmarks"
 BASIC_AUGMENTATION = {"flip_prob", "rotate_prob", "rotate_degrees", "cutout_prob", "blur_prob"}
 # Options that belong to one run, not to a recipe, or whose default follows from another option; and those of a loss
@@ -576,7 +576,7 @@ def test_undecodable_arguments_are_refused_in_printable_words() -> None:
         (["--learning_rate", "1"], "command line: --learning_rate: no such option; here it is --lr"),
         (
             ["--gpu", "1"],
-            "command line: --gpu: which GPUs is said at the launch here: CUDA_VISIBLE_DEVICES=1 python train.py ...",
+            "command line: --gpu: choose the GPUs at the launch: CUDA_VISIBLE_DEVICES=1 python train.py ...",
         ),
     ],
 )

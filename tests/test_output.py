@@ -86,5 +86,5 @@ def test_ctrl_c_ends_with_the_command_that_goes_on(sample_data: Path, tmp_path: 
     assert training.returncode == 130
     (snap,) = (tmp_path / "snapshots").glob("*.pt")
     assert lines[-5].startswith("stopped by SIGINT after ") and lines[-4] == f"newest snapshot: {snap}"
-    assert lines[-2] == f"go on: python train.py {' '.join(options)} --snap_to_resume auto"
+    assert lines[-2] == f"resume: python train.py {' '.join(options)} --snap_to_resume auto"
     assert lines[-1] == f"next: python evaluate_lfw.py --snap {snap} --val_data_root LFW --report tiny_report"

@@ -290,7 +290,7 @@ def test_a_folder_with_other_shards_is_left_alone(
     (tmp_path / "a.tar").unlink()
     pack(tmp_path, *options)
     plan = tmp_path / "pack.json"
-    refusal = (f"{plan}: the shards here are of other data or options; give another --out",)
+    refusal = (f"{plan}: the shards there are of other data or options; give another --out",)
     for more in (["--shard_size", "2"], ["--align", "64"], ["--shuffle"]):
         assert problems(*options, *more) == refusal
     kept = json.loads(plan.read_text())

@@ -14,7 +14,7 @@ import pytest
 
 from fr.data import row_groups
 from fr.data.order import Balance, Order, Windows
-from fr.data.prefetch import files_of, window_doubts
+from fr.data.prefetch import files_of, window_warnings
 from fr.data.readers.parquet import read_parquet
 from fr.data.row_groups import RowGroups
 from fr.errors import InputError
@@ -94,7 +94,7 @@ def test_landmarks_and_plain_bytes(tmp_path: Path) -> None:
         faces = read_parquet(DataRoot(tmp_path), "", aligned=False)
         assert faces.landmarks.reshape(2, 10).tolist() == [POINTS, moved]
         assert [faces.read(row).tobytes() for row in (1, 0)] == [b"b", b"a"]
-    assert problems(tmp_path)[0].startswith("--aligned: not with the shards of ")
+    assert problems(tmp_path)[0].startswith("--aligned: the shards of ")
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_one_image_in_many_rows_is_decoded_within_the_bound(tmp_path: Path, monk
     [
         (7, "the names of its classes aren't a list of texts"),
         (["x", ""], "the names of its classes aren't a list of texts"),
-        (["x", "x"], "a name of its classes comes twice"),
+        (["x", "x"], "two of its classes have the same name"),
     ],
 )
 def test_class_names_that_name_nobody_are_refused(names: Any, said: str, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_windows_too_large_to_stay_decoded_are_told_with_the_largest_that_fits(
         for iteration in range(order.iterations_per_epoch):
             for row in order.share(iteration, 0, 1).indices.tolist():
                 faces.read(row)
-        return window_doubts(faces, order)
+        return window_warnings(faces, order)
 
     for window in (0, 12, 99, 5):
         (line,) = told(window)
@@ -272,7 +272,7 @@ def test_windows_too_large_to_stay_decoded_are_told_with_the_largest_that_fits(
         assert len(decoded) > 12
     assert told(4) == [] and len(decoded) == 12
     balanced = Order(len(faces), rows, 1, balance=Balance(np.arange(len(faces)), 1))
-    assert window_doubts(faces, balanced)[0].endswith("or less, without --weighted and --images_per_identity")
+    assert window_warnings(faces, balanced)[0].endswith("or less, without --weighted and --images_per_identity")
     monkeypatch.setattr(row_groups, "KEPT", 12 * 81_000)
     assert told(0) == []
 

@@ -162,7 +162,7 @@ def test_more_ranks_share_the_centres() -> None:
     [
         (["--gpus", "3"], "nearest that do: 510 and 513"),
         (["--gpus", "12", "--train_batch_size", "480"], "not a whole number of nodes"),
-        (["--gpus", "4", "--precision", "bf16"], "--precision bf16: not computed by a v100"),
+        (["--gpus", "4", "--precision", "bf16"], "--precision bf16: not supported by a v100"),
         (["--gpus", "4", "--lrr", "1"], "no such option; the closest: --lr"),
     ],
 )

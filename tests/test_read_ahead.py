@@ -27,7 +27,7 @@ from fr.data.faces import Faces, LabelledFaces
 from fr.data.graph import as_tensors
 from fr.data.pipeline import FaceStream, plain_stream
 from fr.data.reading import BATCHES, READERS, Content, ReadAhead
-from fr.data.samples import SampleBatch, plain_batch
+from fr.data.samples import SampleBatch, plain_batches
 from fr.data.usable import usable_batches
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -73,9 +73,10 @@ def paired(batch: SampleBatch, contents: list[Content]) -> tuple[list[int], list
     return batch.indices.tolist(), in_bytes(contents)
 
 
-def of_size(size: int) -> Iterator[SampleBatch]:
-    """Endless batches of the first images."""
-    return (plain_batch(np.arange(size)) for _ in count())
+def of_size(size: int, make: Callable[[int], bytes] = lambda index: b"%d" % index) -> Iterator[SampleBatch]:
+    """Endless batches of the first images, as a function makes them."""
+    faces = made(make)
+    return (SampleBatch(faces, np.arange(size)) for _ in count())
 
 
 def reading_threads() -> list[str]:
@@ -117,7 +118,7 @@ def test_contents_and_errors_are_those_of_reading_one_after_another(
             return f"root/{index}: can't be read: No such file or directory"
         return f"{index} leads out" if index in outside else b"%d" % index
 
-    found = list(ReadAhead(made(make), (plain_batch(np.array(batch, dtype=np.int64)) for batch in rows), paired))
+    found = list(ReadAhead((SampleBatch(made(make), np.array(row, dtype=np.int64)) for row in rows), paired))
     assert found == [(row, list(map(expected, row))) for row in rows]
 
 
@@ -149,7 +150,7 @@ def test_usable_batches_over_a_slow_disk_lose_the_bad_images_alone(
         path = Path(faces.path(index))
         path.unlink() if kind == "missing" else path.write_bytes(UNUSABLE[kind])
     slow_down(monkeypatch, rng.exponential(2e-3, len(faces)))
-    found = list(usable_batches(faces, map(plain_batch, np.arange(16).reshape(4, 4)), 4, SMALL, CPU))
+    found = list(usable_batches(plain_batches(faces, np.arange(16), 4), 4, SMALL, CPU))
     good = [index for index in range(16) if index not in bad]
     assert [index for _, indices, _ in found for index in indices.tolist()] == good
     np.testing.assert_array_equal(np.concatenate([images for images, _, _ in found]), intact[good])
@@ -171,7 +172,7 @@ def test_an_exception_of_the_batches_comes_after_those_before_it_and_ends_the_it
         yield from islice(of_size(3), 5)
         raise ZeroDivisionError("the sixth")
 
-    ahead = ReadAhead(made(lambda index: b"%d" % index), failing(), paired)
+    ahead = ReadAhead(failing(), paired)
     assert [next(ahead) for _ in range(5)] == [([0, 1, 2], [b"0", b"1", b"2"])] * 5
     with pytest.raises(ZeroDivisionError, match="the sixth"):
         next(ahead)
@@ -190,7 +191,7 @@ def test_an_exception_of_reading_or_preparing_is_raised_in_the_place_of_its_batc
             raise ZeroDivisionError
         return batch.indices.tolist()
 
-    ahead = ReadAhead(made(make), map(plain_batch, np.arange(20).reshape(10, 2)), prepare)
+    ahead = ReadAhead(plain_batches(made(make), np.arange(20), 2), prepare)
     assert [next(ahead) for _ in range(3)] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(ZeroDivisionError):
         next(ahead)
@@ -208,7 +209,7 @@ def test_so_many_reads_happen_at_a_time() -> None:
         return b""
 
     rows = READERS // BATCHES
-    assert list(islice(ReadAhead(made(make), islice(of_size(rows), BATCHES), paired), BATCHES))
+    assert list(islice(ReadAhead(islice(of_size(rows, make), BATCHES), paired), BATCHES))
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01])
@@ -229,7 +230,7 @@ def test_a_batch_is_read_by_one_thread_where_reads_are_quick_and_by_more_where_t
             together.wait(PATIENCE)  # a broken barrier where fewer come
         return b""
 
-    assert len(list(ReadAhead(made(make), map(plain_batch, rows), paired))) == 20
+    assert len(list(ReadAhead((SampleBatch(made(make), row) for row in rows), paired))) == 20
     assert seconds or [len(one) for one in threads[10:]] == [1] * 10
 
 
@@ -241,7 +242,7 @@ def test_no_more_batches_are_drawn_ahead_than_documented() -> None:
             drawn.append(1)
             yield batch
 
-    ahead = ReadAhead(made(lambda index: b""), noted(), paired)
+    ahead = ReadAhead(noted(), paired)
     for taken in range(60):
         if taken % 10 == 0:
             time.sleep(0.02)  # enough for those that may be drawn
@@ -263,10 +264,10 @@ def test_only_a_stream_without_prefetching_draws_and_reads_in_the_thread_that_as
     def noted_batches() -> Iterator[SampleBatch]:
         for first in (0, 4, 8):
             seen.append(threading.current_thread())
-            yield plain_batch(np.arange(first, first + 4))
+            yield SampleBatch(faces, np.arange(first, first + 4))
 
     monkeypatch.setattr(Faces, "read", noted_read)
-    shown = FaceStream(faces, noted_batches(), 4, SMALL, CPU, effects=(), ahead=depth)
+    shown = FaceStream(noted_batches(), 4, SMALL, CPU, ahead=depth)
     if depth == 1:
         assert seen == []
         next(shown)
@@ -284,7 +285,7 @@ def endless(delay_s: float = 0.0) -> ReadAhead[Any]:
         time.sleep(delay_s)
         return b"%d" % index
 
-    return ReadAhead(made(make), of_size(READERS), paired)
+    return ReadAhead(of_size(READERS, make), paired)
 
 
 def test_threads_end_when_their_stream_is_dropped_closed_or_at_its_end(faces: LabelledFaces) -> None:
@@ -329,10 +330,10 @@ def test_threads_end_when_another_thread_collects_their_stream() -> None:
 
 def test_threads_end_after_an_exception() -> None:
     def failing() -> Iterator[SampleBatch]:
-        yield plain_batch(np.arange(READERS))
+        yield from islice(of_size(READERS), 1)
         raise ZeroDivisionError
 
-    ahead = ReadAhead(made(lambda index: b""), failing(), paired)
+    ahead = ReadAhead(failing(), paired)
     next(ahead)
     with pytest.raises(ZeroDivisionError):
         next(ahead)
@@ -388,7 +389,7 @@ def test_a_signal_is_handled_while_the_main_thread_waits_for_a_read() -> None:
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        assert next(ReadAhead(made(make), of_size(1), paired)) == ([0], [b"0"])
+        assert next(ReadAhead(of_size(1, make), paired)) == ([0], [b"0"])
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert handled

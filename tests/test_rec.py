@@ -54,7 +54,7 @@ def test_pictures_and_classes_by_hand(tmp_path: Path) -> None:
     assert faces.landmarks.shape == (6, 0, 2)
     assert [faces.read(row).tobytes() for row in range(6)] == [image for images in PEOPLE for image in images]
     assert faces.path(2) == f"{tmp_path}/train.rec: record 3"
-    assert faces.notes == (f"{tmp_path}/property says 8 classes, and the images are of 3",)
+    assert faces.notes == (f"{tmp_path}/property gives 8 classes, but the images are of 3",)
 
 
 def test_without_a_header_record_every_record_is_a_picture(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_the_property_file_of_im2rec_and_of_rec_builder(tmp_path: Path) -> None:
     """MXNet's im2rec writes none and names the files by its prefix; rec_builder.py adds the number of images."""
     write(tmp_path, alone(PEOPLE), 4)
     expected = read_records(DataRoot(tmp_path))
-    assert expected.notes == (f"{tmp_path}/property says 4 classes, and the images are of 3",)
+    assert expected.notes == (f"{tmp_path}/property gives 4 classes, but the images are of 3",)
     (tmp_path / "property").write_text("3,112,112\n6\n")
     faces = read_records(DataRoot(tmp_path))
     assert (faces.labels.tolist(), faces.notes) == (expected.labels.tolist(), ())
@@ -218,7 +218,7 @@ def test_a_corrupt_record_whose_class_nothing_tells_is_left_out_and_said(tmp_pat
     assert faces.names.to_pylist() == ["0"]
     assert faces.notes == (
         f"5 records of {tmp_path}/train.rec whose class can't be read left out: 1, 2, 3, …",
-        f"{tmp_path}/property says 3 classes, and the images are of 1",
+        f"{tmp_path}/property gives 3 classes, but the images are of 1",
     )
 
 

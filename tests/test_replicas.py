@@ -185,8 +185,7 @@ def runs_with_and_without_a_restart(variant: str) -> list[dict[str, torch.Tensor
     ("world", "variant"),
     [
         *((3, variant) for variant in ("plain", "accumulated", "checkpointed", "frozen")),
-        (4, "plain"),
-        pytest.param(3, "compiled", marks=pytest.mark.thorough),
+        *(pytest.param(*one, marks=pytest.mark.thorough) for one in ((4, "plain"), (3, "compiled"))),
     ],
 )
 def test_three_ranks_add_gradients_in_the_same_order_after_a_restart(
@@ -334,5 +333,5 @@ def test_positions_and_tokens_of_a_transformer_can_be_left_without_decay() -> No
 @pytest.mark.parametrize(("freeze", "scale"), [(["backbone.wieght"], []), ([], ["backbone.wieght=3"])])
 def test_a_pattern_that_matches_nothing_is_refused(freeze: list[str], scale: list[str]) -> None:
     named = {"backbone.weight": nn.Parameter(torch.zeros(1))}
-    with pytest.raises(InputError, match=r"backbone\.wieght: no parameter is called so; similar: backbone\.weight"):
+    with pytest.raises(InputError, match=r"backbone\.wieght: no parameter matches; similar: backbone\.weight"):
         parameter_groups(named, freeze, scale)

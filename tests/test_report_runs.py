@@ -191,7 +191,7 @@ def test_what_is_no_run_is_refused_by_file_and_line(tmp_path: Path) -> None:
     recipe.write_text("lr: {}\n")
     refused("recipe.yml:1: expected a value", str(recipe))
     (tmp_path / "logs/a/validation.jsonl").write_text('{"iteration": 1}\nx\n')
-    refused("validation.jsonl:2: no record of numbers")
+    refused("validation.jsonl:2: not a record of numbers")
     (tmp_path / "logs/a/validation.jsonl").unlink()
     (tmp_path / "logs/a/log.jsonl").write_text("")
     refused("log.jsonl: no records")

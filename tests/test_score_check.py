@@ -19,7 +19,7 @@ from fr.data.verification_set import VerificationSet, read_sets, sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import embed
-from fr.evaluation.score_check import Spread, read_spreads, strange
+from fr.evaluation.score_check import Spread, deviation_warning, read_spreads
 from fr.evaluation.scored_model import load_backbone
 from fr.files.model_metadata import CONTRACT_KEY, FACTS_KEY
 from fr.onnx.model import OnnxModel
@@ -195,7 +195,7 @@ def told_on_a_rank(path: str) -> str:
     (of,) = sets_to_score({}, contents.config, path)
     rows = embed(load_backbone(Path(path), contents, contract.input_size), of.faces, contract, DALI, ranks, 9, True)
     now = Spread.measure(of, cosines(rows, of), False, "sum")
-    return strange(now, read_spreads(Path(path), contents.scores)[:1])
+    return deviation_warning(now, read_spreads(Path(path), contents.scores)[:1])
 
 
 def test_more_ranks_raise_no_alarm(run_distributed: Callable[..., list[str]], trained: Path) -> None:
@@ -229,22 +229,22 @@ def test_a_snapshot_without_a_note_is_scored_without_a_word(
     ],
 )
 def test_the_same_pairs_stay_in_place_and_others_in_bounds(change: dict, told: bool) -> None:
-    assert bool(strange(replace(NOTED, **change), [NOTED])) is told
-    assert strange(replace(NOTED, **change), []) == ""
+    assert bool(deviation_warning(replace(NOTED, **change), [NOTED])) is told
+    assert deviation_warning(replace(NOTED, **change), []) == ""
 
 
 def test_a_set_is_held_against_its_own_note_or_the_most_alike_one() -> None:
     calfw = replace(NOTED, set="calfw", pairs_hash="aged", same=(0.45, 0.16), different=(0.2, 0.1))
-    assert strange(calfw, [NOTED, calfw]) == ""
-    assert strange(replace(calfw, sample=(0.2, 0.5) * 32), [NOTED, calfw]) != ""
-    assert strange(replace(NOTED, pairs_hash="others", different=(0.3, 0.1)), [NOTED, calfw]) == ""
-    assert "of calfw" in strange(replace(NOTED, pairs_hash="others", different=(0.5, 0.1)), [NOTED, calfw])
+    assert deviation_warning(calfw, [NOTED, calfw]) == ""
+    assert deviation_warning(replace(calfw, sample=(0.2, 0.5) * 32), [NOTED, calfw]) != ""
+    assert deviation_warning(replace(NOTED, pairs_hash="others", different=(0.3, 0.1)), [NOTED, calfw]) == ""
+    assert "of calfw" in deviation_warning(replace(NOTED, pairs_hash="others", different=(0.5, 0.1)), [NOTED, calfw])
 
 
 def test_a_network_that_gives_all_pictures_one_embedding_raises_no_alarm_by_rounding() -> None:
     collapsed = replace(NOTED, same=(1.0, 0.0), different=(1.0, 0.0))
-    assert strange(replace(collapsed, sample=(0.1 - 1e-5, 0.5 + 1e-5) * 32), [collapsed]) == ""
-    assert strange(replace(collapsed, pairs_hash="others", different=(1 + 1e-6, 1e-6)), [collapsed]) == ""
+    assert deviation_warning(replace(collapsed, sample=(0.1 - 1e-5, 0.5 + 1e-5) * 32), [collapsed]) == ""
+    assert deviation_warning(replace(collapsed, pairs_hash="others", different=(1 + 1e-6, 1e-6)), [collapsed]) == ""
 
 
 @pytest.mark.parametrize(

@@ -109,18 +109,18 @@ def test_output_and_report_say_what_they_rest_on(tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr().out
     assert f"{named}: 80 pairs (40 same)\n" in printed and "note" not in printed
     assert "TAR@FAR=1e-01: 1.0000 [" in printed and "], at score " in printed
-    assert "; 41 people redrawn 20 times, " in printed
+    assert "; 41 people resampled 20 times, " in printed
     stored = json.loads((report / "report.json").read_text())
     assert stored["statistics"]["tar@far=1e-01"] == 1 and stored["facts"]["score"] == "score"
     page = (report / "index.html").read_text()
     assert page.count("<th>Threshold, score</th>") == 1 and "Threshold, distance" not in page
     figures = judged(bare, "--bootstrap", "20", "--report", str(report))
     printed = capsys.readouterr().out
-    assert "; 80 pairs redrawn 20 times, " in printed and "note: no names of people or images: " in printed
+    assert "; 80 pairs resampled 20 times, " in printed and "note: no names of people or images: " in printed
     assert "no names of people" in json.loads((report / "report.json").read_text())["facts"]["intervals"]
     assert figures["accuracy"] == 1 and figures["accuracy_low"] < 1
     judged(bare, "--bootstrap", "0")
-    assert "redrawn" not in (printed := capsys.readouterr().out) and "note" not in printed
+    assert "resampled" not in (printed := capsys.readouterr().out) and "note" not in printed
 
 
 @pytest.mark.parametrize("separator", [",", "\t", ";", " ", " \t  ", ", "])

@@ -1,4 +1,4 @@
-"""Snapshots: whole or absent, exact on any number of ranks, and harmless when damaged or hostile (C6, C7, C10)."""
+"""Snapshots: whole or absent, exact on any number of ranks, and harmless when damaged or hostile."""
 
 import os
 import pickle
@@ -270,7 +270,7 @@ def test_a_damaged_state_is_refused_by_name(one_rank: None, tmp_path: Path) -> N
             resume(path)
     assert not mark.exists()
     shutil.rmtree(state)
-    with pytest.raises(InputError, match=r"net_5\.state: no such folder: .* holds the weights alone"):
+    with pytest.raises(InputError, match=r"net_5\.state: no such folder: .* holds only weights"):
         resume(path)
 
 

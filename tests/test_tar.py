@@ -148,7 +148,7 @@ def test_crops_need_no_landmarks_if_they_are_said_to_be_crops(tmp_path: Path) ->
     assert "tools/detect_faces.py" in problem
     write_shard(tmp_path / "a.tar", sample("1", "p"))
     assert problems(tmp_path, aligned=True) == (
-        f"--aligned: not with the shards of {tmp_path}: their landmarks align the images",
+        f"--aligned: the shards of {tmp_path} have landmarks, which align the images; leave it out",
     )
 
 

@@ -287,7 +287,7 @@ def test_pretrained_weights_are_timms_but_for_the_classifier(
     fresh = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
     wish = InitialWeights("", False, "", True, "timm/test_vit", [])
     said = initialise(ours, head, ["a", "b", "c"], wish, resumed=False)
-    assert "left out: 2" in said and "begin afresh: 2" in said
+    assert "left out: 2" in said and "start from initial values: 2" in said
     for key, tensor in ours.state_dict().items():
         assert torch.equal(tensor, (fresh if key.startswith("head.") else published.state_dict())[key]), key
     (tmp_path / "published.pth").unlink()
@@ -315,7 +315,7 @@ def test_a_file_of_timm_is_known_by_the_name_that_is_given(tmp_path: Path) -> No
     theirs = timm.create_model("test_vit", num_classes=24).eval()
     torch.save({"arch": "test_vit", "state_dict": with_prefix(theirs.state_dict())}, tmp_path / "model_best.pth.tar")
     command = [str(tmp_path / "model_best.pth.tar"), str(tmp_path / "out.pt")]
-    with pytest.raises(InputError, match="weights of no known kind"):
+    with pytest.raises(InputError, match="weights of an unknown kind"):
         import_weights.main(command)
     assert import_weights.main([*command, "--model", "timm/test_vit"]) == 0
     contents, preprocessing = read_backbone(tmp_path / "out.pt")

@@ -67,7 +67,7 @@ def quickstart_losses(data: Path, out: Path, iterations: int) -> Losses:
     return losses(out)
 
 
-# --- resume (C6, C7) ------------------------------------------------------------------------------------------------
+# --- resume ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough  # tests/test_exactness.py has drawn faces
@@ -174,7 +174,7 @@ def test_auto_without_a_snapshot_starts_from_the_beginning(run: Callable[..., Lo
     assert len(run("--snap_to_resume", "auto")) == 3
 
 
-# --- ranks (C2, C4, C5) ---------------------------------------------------------------------------------------------
+# --- ranks ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -205,7 +205,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(run: Callable[
         run("--accumulate", "3")
 
 
-# --- bad input and signals (C9, C11) --------------------------------------------------------------------------------
+# --- bad input and signals ------------------------------------------------------------------------------------------
 
 
 def test_one_bad_photograph_too_many_ends_both_ranks_with_a_snapshot(quickstart_data: Path, tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_auc_matches_sklearn_and_the_rank_statistic(pairs: Pairs) -> None:
 def test_threshold_is_exact_between_neighbouring_floats(rows: list[tuple[int, bool]], base: float) -> None:
     scores = np.array([base + step * math.ulp(base) for step, _ in rows])
     same = np.array([kind for _, kind in rows])
-    threshold = best_threshold(scores, same)
+    order = np.argsort(scores)
+    threshold = best_threshold(scores[order], same[order])
     values = np.unique(scores)
     verdicts = [scores >= value for value in values] + [np.zeros(len(scores), bool)]
     assert np.sum((scores > threshold) == same) == max(np.sum(verdict == same) for verdict in verdicts)
@@ -125,8 +126,8 @@ def test_hand_computed_case() -> None:
 
 def test_equal_scores_fall_on_one_side() -> None:
     # Two same and one different pair share 0.5: the best cut is below all three, 4 of 5 right.
-    same = np.array([True, True, False, False, True])
-    assert best_threshold(np.array([0.5, 0.5, 0.5, 0.0, 1.0]), same) == 0.25
+    same = np.array([False, True, True, False, True])
+    assert best_threshold(np.array([0.0, 0.5, 0.5, 0.5, 1.0]), same) == 0.25
 
 
 @pytest.mark.parametrize(("kind", "expected"), [(True, math.nextafter(-1.0, -2.0)), (False, 1.0)])

@@ -223,12 +223,12 @@ def test_landmarks_under_another_name_are_refused_before_the_first_image(
 def test_images_of_several_sizes_are_doubted_before_the_first_is_embedded(
     trained: Path, drawn: Drawn, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert read_set(str(drawn.calfw(tmp_path / "crops"))).doubt == ""
+    assert read_set(str(drawn.calfw(tmp_path / "crops"))).warning == ""
     root = drawn.calfw(tmp_path / "photographs")
     for number, path in enumerate(sorted(root.rglob("*.png"))):
         with Image.open(path) as image:
             image.resize((40 + number % 7, 50)).save(path)
-    doubt = read_set(str(root)).doubt
+    doubt = read_set(str(root)).warning
     assert doubt.startswith("calfw: no landmarks (lfw_landmark.txt") and "their sizes differ, from 40×50 to" in doubt
 
     def stop(*_: Any, **__: Any) -> None:
@@ -244,16 +244,16 @@ def test_crops_of_lfw_need_the_list_alone_and_photographs_are_doubted(drawn: Dra
     root = drawn.lfw(tmp_path)
     pairs = (root / "pairs.txt").rename(tmp_path / "elsewhere.txt")
     (crops,) = read_sets([str(root / "people"), str(pairs), ""], "auto", [])
-    assert crops.faces.landmarks.shape == (len(drawn.crops), 0, 2) and crops.doubt == ""
+    assert crops.faces.landmarks.shape == (len(drawn.crops), 0, 2) and crops.warning == ""
     beside = written(tmp_path / "lfw_landmark.txt", "")
     (crops,) = read_sets([str(root / "people"), str(pairs), ""], "auto", [])
-    assert f"{beside} isn't used; give it as --val_landmarks" in crops.doubt
+    assert f"{beside} isn't used; give it as --val_landmarks" in crops.warning
     beside.unlink()
     for path in sorted((root / "people").rglob("*.png")):
         with Image.open(path) as image:
             image.resize((250, 250)).save(path)
     (photographs,) = read_sets([str(root / "people"), str(pairs), ""], "auto", [])
-    assert photographs.doubt.endswith("but they are 250×250, as LFW's photographs are")
+    assert photographs.warning.endswith("but they are 250×250, as LFW's photographs are")
 
 
 def test_the_folder_of_lfw_is_enough_for_a_training_too(sample_data: Path) -> None:
@@ -284,13 +284,13 @@ def test_the_landmarks_of_a_set_may_be_given_by_their_folder(sample_data: Path, 
 def test_landmarks_with_left_and_right_swapped_are_doubted(sample_data: Path, tmp_path: Path) -> None:
     data = sample_data / "lfw"
     place = [f"{data}/lfw", f"{data}/pairs.txt"]
-    assert read_sets([*place, f"{data}/lfw_landmark.txt"], "auto", [])[0].doubt == ""
+    assert read_sets([*place, f"{data}/lfw_landmark.txt"], "auto", [])[0].warning == ""
     rows = [line.split("\t") for line in (data / "lfw_landmark.txt").read_text().splitlines()]
     swapped = (row[:1] + row[3:5] + row[1:3] + row[5:7] + row[9:] + row[7:9] for row in rows)
     path = written(tmp_path / "swapped.txt", "".join("\t".join(row) + "\n" for row in swapped))
     (one,) = read_sets([*place, str(path)], "auto", [])
     count = len(one.faces)
-    assert one.doubt.startswith(f"lfw: left and right are swapped in the landmarks of {count} of {count} images")
+    assert one.warning.startswith(f"lfw: left and right are swapped in the landmarks of {count} of {count} images")
 
 
 @pytest.mark.parametrize("form", ["mine", "agedb_30", "calfw"])

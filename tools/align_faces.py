@@ -13,16 +13,13 @@ interruption, run it again: existing crops are complete and are kept.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.align_faces import options
-
-    refuse_early("tools/align_faces.py", options)
+    start("tools/align_faces.py", "tools.options.align_faces:options")
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +32,7 @@ from fr.data.faces import Faces, shown
 from fr.data.formats import read_training_faces
 from fr.data.landmark_csv import boxes_of
 from fr.data.pipeline import DaliSettings
-from fr.data.samples import SampleBatch
+from fr.data.samples import plain_batches
 from fr.data.usable import usable_batches
 from fr.errors import InputError, run_plainly
 from fr.files.images import Pixels
@@ -58,7 +55,7 @@ def main(argv: list[str]) -> int:
     options = resolved.values
     faces = read_training_faces(resolved.as_dict())
     if not faces.landmarks.shape[1]:
-        raise InputError(f"{faces.root}: no landmarks to cut by; tools/detect_faces.py finds them")
+        raise InputError(f"{faces.root}: no landmarks to crop by; tools/detect_faces.py finds them")
     boxes = boxes_of(faces.names, Path(options.boxes), lambda i: faces.path(i)) if options.boxes else None
     targets = Targets(Path(options.out), target_names(faces, options.format), options.quality)
     settings = {name: value for name, value in resolved.as_dict().items() if name not in _WITHOUT_EFFECT}
@@ -107,18 +104,15 @@ def aligned_crops(
     preprocessing: of mean 0 and std 1. margin: area shown beyond the template's frame on each side, at the same output
     size [fraction of the frame].
     """
-    batches = _batches(indices, preprocessing, margin)
-    for images, rows, problems in usable_batches(faces, batches, BATCH, preprocessing, settings):
+    move = widened(preprocessing.input_size, margin)
+    batches = (
+        replace(batch, moves=np.tile(move, (len(batch.indices), 1, 1)))
+        for batch in plain_batches(faces, indices, BATCH)
+    )
+    for images, rows, problems in usable_batches(batches, BATCH, preprocessing, settings):
         levels = np.round(images.cpu().numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8)
         yield from problems.items()
         yield from zip(rows.tolist(), levels, strict=True)
-
-
-def _batches(indices: NDArray[np.int64], preprocessing: Preprocessing, margin: float) -> Iterator[SampleBatch]:
-    move = widened(preprocessing.input_size, margin)
-    for first in range(0, len(indices), BATCH):
-        chunk = indices[first : first + BATCH]
-        yield SampleBatch(chunk, np.tile(move, (len(chunk), 1, 1)), {})
 
 
 def widened(input_size: tuple[int, int], margin: float) -> NDArray[np.float64]:

@@ -15,9 +15,9 @@ Each prints a table, and one line of JSON at the end. Timings are medians with t
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
+    start("tools/benchmark.py")
 
 from importlib import import_module
 

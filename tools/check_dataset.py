@@ -12,24 +12,18 @@ set. OUT gets
     cleaned_<list>.txt   the list without images that have findings of the kinds of --drop, for --train_list
     facts/               cached measurements of each image: a later run measures only new images
 
-Of duplicates within one identity the first is kept; of duplicates across identities none, as some labels are wrong. An
-identity is dropped with all its images. Identities are compared with the verification set by name: their own, or that
-in --train_meta. The list has the format that was read, `list` for folders; there is none for shards. Exit status: 0 if
-nothing is dropped, 1 if something is, 2 for invalid input.
+Of duplicates within one identity the first is kept; of duplicates across identities none, since some of their labels
+are wrong. An identity is dropped with all its images. Identities are compared with the verification set by name: their
+own, or that in --train_meta. The list has the format that was read, `list` for folders; for shards no list is written.
+Exit status: 0 if nothing is dropped, 1 if something is, 2 for invalid input.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.check_dataset import options
-
-    refuse_early("tools/check_dataset.py", options)
+    start("tools/check_dataset.py", "tools.options.check_dataset:options")
 
 import argparse
-import csv
-import io
 from collections import Counter
 from pathlib import Path
 
@@ -44,7 +38,7 @@ from fr.data.readers.lists import has_face
 from fr.data.readers.vgg import person_names
 from fr.errors import run_plainly
 from fr.files.data_root import DataRoot
-from fr.files.durable import write_result
+from fr.files.durable import csv_file, write_result
 from fr.options.commands import next_command
 from tools.dataset.checks import Findings, check, same_names
 from tools.dataset.findings_page import findings_page
@@ -61,16 +55,14 @@ def main(argv: list[str]) -> int:
     lines = list_lines(options, faces)
     people = _people(options, faces)
     facts = gather(faces, arguments.out / "facts", arguments.workers)
-    limits = Limits(
-        arguments.drop, arguments.min_images, arguments.min_face, arguments.landmark_misfit, arguments.near
-    )
+    limits = Limits(arguments.drop, arguments.min_images, arguments.min_face, arguments.landmark_misfit, arguments.near)
     findings = check(faces, facts, limits, people, arguments.workers)
     about = {
         "Data": f"{options.train_dataset}, {options.train_data_root} {options.train_list}",
         "Photographs": f"{len(faces):,} of {len(faces.identities):,} identities; {findings.stays.sum():,} stay",
     } | ({"Left out by the reader": "; ".join(faces.notes)} if faces.notes else {})
     files = {
-        "findings.csv": _table(faces, findings).encode(),
+        "findings.csv": _table(faces, findings),
         "index.html": findings_page(faces, facts, findings, arguments.drop, about, arguments.thumbnails),
     }
     cleaned = cleaned_list(options, lines, findings.stays) if lines is not None else {}
@@ -89,7 +81,7 @@ def main(argv: list[str]) -> int:
 
 
 def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] | None:
-    """Line of each image [N] in a list for train.py; None where the format has no list."""
+    """Line of each image [N] in a list for train.py; None if the format has no list."""
     if faces.storage is not None:
         return None
     if options.train_dataset == "folder":
@@ -104,8 +96,8 @@ def list_lines(options: argparse.Namespace, faces: LabelledFaces) -> list[str] |
 
 
 def cleaned_list(options: argparse.Namespace, lines: list[str], stays: NDArray[np.bool_]) -> dict[str, bytes]:
-    """Name and content of a list of the lines [N] that stay [N]."""
-    # A folder of landmark files is asked for the one that goes with the name of a list, or of the root.
+    """Name and content of the list of those lines [N] for which `stays` [N] is True."""
+    # In a folder of landmark files, the file is chosen by the name of the list, or of the root.
     name = f"cleaned_{Path(options.train_list or options.train_data_root).absolute().stem}.txt"
     return {name: "".join(f"{lines[row]}\n" for row in np.flatnonzero(stays).tolist()).encode()}
 
@@ -121,14 +113,12 @@ def _people(options: argparse.Namespace, faces: LabelledFaces) -> dict[int, str]
     return same_names([names.get(identity, identity) for identity in faces.identities], people)
 
 
-def _table(faces: LabelledFaces, findings: Findings) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["path", "identity", "kind", "detail", "other"])
+def _table(faces: LabelledFaces, findings: Findings) -> bytes:
+    rows = [["path", "identity", "kind", "detail", "other"]]
     for finding in findings.found:
         path, other = ("" if row is None else faces.names[row].as_py() for row in (finding.row, finding.other))
-        rows.writerow([path, faces.identities[finding.label], finding.kind, finding.detail, other])
-    return text.getvalue()
+        rows.append([path, faces.identities[finding.label], finding.kind, finding.detail, other])
+    return csv_file(rows)
 
 
 def _summary(findings: Findings, drop: list[str]) -> list[str]:

@@ -1,29 +1,27 @@
 #!/usr/bin/env python3
-"""Choose the threshold for a wanted error rate, on images of people as one's own camera takes them.
+"""Choose the threshold for a required error rate, on images of people from your own camera.
 
     python tools/choose_threshold.py people door.json --snap t.pt --fmr 1e-3                        # 1:1
     python tools/choose_threshold.py people door.json --snap t.onnx --fpir 0.01 --gallery_size 50   # 1:N
 
-The folder has a folder per person, as the gallery of tools/identify.py. The people shouldn't have been trained on.
+The folder has one folder per person, like the gallery of tools/identify.py. The model must not have been trained on
+these people.
 
---fmr: of all pairs of images of different people, the share that may be accepted. --fpir: each image is searched as a
-stranger's in galleries of --gallery_size of the other people, by all of their images; the share that may be named.
+--fmr: share of the pairs of images of different people that may be accepted. --fpir: each image is searched, as that of
+an unknown person, in galleries of --gallery_size of the other people with all of their images; share of these searches
+that may be accepted.
 
-Printed are the threshold as a distance (1 - cosine), the rate measured at it, the upper 95 % bound of the true rate
-(images of one person aren't independent: people are counted), how many people a bound within 1.5 times the wanted rate
-would take, and the share of known people who are rejected then. A rate that so few people can't tell is refused.
-OUT.json holds the same, and is what --threshold of tools/identify.py takes. Further options: those of evaluate_lfw.py
-for model, preprocessing and device. To install the detector: bash init_venv.sh --with detect
+It prints the threshold as a distance (1 - cosine), the rate measured at it, the upper 95 % bound of the true rate
+(computed over people, since images of one person aren't independent), the number of people needed for a bound within
+1.5 times the required rate, and the share of known people who are then rejected. A rate that can't be measured with so
+few people is refused. OUT.json holds the same, for --threshold of tools/identify.py. Further options: those of
+evaluate_lfw.py for model, preprocessing and device. To install the detector: bash init_venv.sh --with detect
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.choose_threshold import options
-
-    refuse_early("tools/choose_threshold.py", options)
+    start("tools/choose_threshold.py", "tools.options.choose_threshold:options")
 
 import argparse
 from pathlib import Path
@@ -33,7 +31,7 @@ import numpy as np
 from fr.data.readers.folders import images_below
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation.scored_model import open_model
+from fr.evaluation.scoring import Embedder
 from fr.files.data_root import DataRoot
 from fr.options.commands import next_command
 from fr.recognition.gallery import normalised_rows
@@ -60,11 +58,11 @@ def main(argv: list[str]) -> int:
         root = DataRoot(Path(arguments.people), options.allow_outside)
         root.check_exists("FOLDER")
         _check(len({person_of(name) for name in images_below(root)}), arguments)  # before minutes of work
-        model = open_model(options, ranks.device)
-        print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
-        chosen_for = embeddings_of(model, resolved)
+        embedder = Embedder.open(resolved, ranks)
+        print("".join(f"{line}\n" for line in embedder.model.overrides), end="", flush=True)
+        chosen_for = embeddings_of(embedder)
         looking = None if arguments.aligned else Looking(settings_of(arguments), str(ranks.device), arguments.face)
-        portraits, embeddings = embedded("FOLDER", arguments.people, looking, model, resolved, ranks)
+        portraits, embeddings = embedded("FOLDER", arguments.people, looking, embedder)
         names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
         person = np.unique(names, return_inverse=True)[1].astype(np.int64)
         rows = normalised_rows(embeddings)
@@ -99,7 +97,7 @@ def _lines(point: OperatingPoint, rate: str) -> list[str]:
     if point.bound > LOOSE * point.wanted:
         lines.append(f"a bound of {LOOSE:g} times {point.wanted:g} takes about {point.needed:,} people")
     if point.misses is None:
-        return [*lines, f"{known}: not measured: nobody has two images"]
+        return [*lines, f"{known}: not measured: no person has two images"]
     between = point.misses_interval
     return [*lines, f"{known}: {point.misses:.4f}" + (f" [{between[0]:.4f}, {between[1]:.4f}]" if between else "")]
 

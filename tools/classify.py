@@ -13,17 +13,10 @@ under torchrun.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.classify import options
+    start("tools/classify.py", "tools.options.classify:options")
 
-    refuse_early("tools/classify.py", options)
-
-import csv
-import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +25,7 @@ import numpy as np
 from fr.data.bad_images import BadImages
 from fr.distributed import gather_objects, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.files.durable import write_result
+from fr.files.durable import csv_file, write_json, write_result
 from tools.features.classes import Classifier, Indices, Verdicts, judged, table
 from tools.features.labelled import labelled_images
 from tools.features.parts import Features, Part, extract
@@ -67,11 +60,9 @@ def main(argv: list[str]) -> int:
             }
             print("\n".join([*resolved.notes, *faces.notes, *_lines(record)]))
             if options.json:
-                write_result(Path(options.json), (json.dumps(record, indent=1) + "\n").encode())
+                write_json(Path(options.json), record)
             if options.per_identity:
-                text = io.StringIO()
-                csv.writer(text, lineterminator="\n").writerows(table(verdicts, names))
-                write_result(Path(options.per_identity), text.getvalue().encode())
+                write_result(Path(options.per_identity), csv_file(table(verdicts, names)))
     return 0
 
 

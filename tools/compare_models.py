@@ -4,21 +4,17 @@
     python tools/compare_models.py a.pt b.onnx --val_data_root /data/lfw
     python tools/compare_models.py a.pt b.pt --val_data_root /data/lfw --flipped_emb --roc both.png
 
-Both are scored as by evaluate_lfw.py, whose options may follow and apply to both; where one of the files stores no
-preprocessing, options of it apply to that file alone. Output: metrics of each, B − A with a
-95 % interval from bootstrap draws of identities shared by both, and the pairs that only one classifies correctly, each
-at the thresholds of its own folds. A difference isn't chance where its interval excludes 0. McNemar's exact test (1947,
-https://doi.org/10.1007/BF02295996) takes pairs for independent: where people are in several pairs, its p is too small.
+Both are scored as by evaluate_lfw.py, whose options may follow and apply to both; if one of the files stores no
+preprocessing, preprocessing options apply only to that file. Output: metrics of each, B − A with a 95 % interval from
+the same bootstrap draws of identities for both, and the pairs that only one classifies correctly, each at the
+thresholds of its own folds. A difference is significant if its interval excludes 0. McNemar's exact test (1947,
+https://doi.org/10.1007/BF02295996) assumes independent pairs: if people are in several pairs, its p is too small.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.compare_models import options
-
-    refuse_early("tools/compare_models.py", options)
+    start("tools/compare_models.py", "tools.options.compare_models:options")
 
 from pathlib import Path
 
@@ -39,7 +35,7 @@ def main(argv: list[str]) -> int:
     arguments, both = read_options(argv)
     options = both[0].values
     overriding = False
-    if both[0].said(PREPROCESSING, ""):  # to see what a file stores it is opened once more
+    if both[0].said(PREPROCESSING, ""):  # opens the files once more, to see if they store a preprocessing
         overriding = len({stores_preprocessing(Path(resolved.values.snap)) for resolved in both}) == 1
     with open_ranks(options.device) as ranks:
         sets_of_a, sets_of_b = (score(resolved, ranks, overriding) for resolved in both)

@@ -10,9 +10,9 @@ different, 2 = unreadable.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
+    start("tools/compare_runs.py")
 
 import argparse
 import math
@@ -49,7 +49,7 @@ def compare(a: RunLog, b: RunLog, rtol: float, ignored: set[str], common: bool) 
     shared = sorted(a.records.keys() & b.records.keys())
     if not shared:
         return [*differences, "no iteration is in both"]
-    different = [(iteration, key) for iteration in shared for key in _unlike(a, b, iteration, rtol, ignored)]
+    different = [(iteration, key) for iteration in shared for key in _differing_keys(a, b, iteration, rtol, ignored)]
     if different:
         iteration, _ = different[0]
         differences.append(f"they part at iteration {iteration:,}:")
@@ -61,13 +61,13 @@ def compare(a: RunLog, b: RunLog, rtol: float, ignored: set[str], common: bool) 
     return differences
 
 
-def _unlike(a: RunLog, b: RunLog, iteration: int, rtol: float, ignored: set[str]) -> list[str]:
+def _differing_keys(a: RunLog, b: RunLog, iteration: int, rtol: float, ignored: set[str]) -> list[str]:
     """Keys whose values differ at an iteration: in A's order, then those only in B."""
     first, second = a.records[iteration], b.records[iteration]
-    return [key for key in {**first, **second} if key not in ignored and not _alike(first, second, key, rtol)]
+    return [key for key in {**first, **second} if key not in ignored and not _is_equal(first, second, key, rtol)]
 
 
-def _alike(first: Record, second: Record, key: str, rtol: float) -> bool:
+def _is_equal(first: Record, second: Record, key: str, rtol: float) -> bool:
     if key not in first or key not in second:
         return False
     x, y = first[key], second[key]

@@ -10,13 +10,9 @@ forward pass and of a training step (forward, backward, SGD).
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.count_flops import options
-
-    refuse_early("tools/count_flops.py", options)
+    start("tools/count_flops.py", "tools.options.count_flops:options")
 
 import statistics
 import time
@@ -41,7 +37,7 @@ _HEAD = f"| {'model':15} | {'input':9} | {'parameters':>11} | {'M MACs':>8} | {'
 
 @dataclass(frozen=True)
 class Count:
-    """Cost of one image; activations in elements, not bytes."""
+    """Cost of one image; activations are counted in elements, not bytes."""
 
     parameters: int
     macs: int

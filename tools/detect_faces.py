@@ -14,22 +14,17 @@ are tried again. To install the detector: bash init_venv.sh --with detect
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.detect_faces import options
-
-    refuse_early("tools/detect_faces.py", options)
+    start("tools/detect_faces.py", "tools.options.detect_faces:options")
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
@@ -42,6 +37,7 @@ from fr.data.storage import MOST_BYTES
 from fr.distributed import choose_device
 from fr.errors import InputError, run_plainly
 from fr.files.data_root import DataRoot
+from fr.files.durable import replace_file
 from fr.files.images import decode
 from fr.files.untrusted import OutsideRoot
 from fr.options.commands import next_command
@@ -77,9 +73,9 @@ def main(argv: list[str]) -> int:
 
 
 def _names(root: DataRoot, list_file: str) -> tuple[list[str], tuple[str, ...]]:
-    """Paths below the root of the images to search for faces, and lines on those left out.
+    """Paths below the root of the images to search for faces, and lines about those left out.
 
-    Beside folders of identities, an image in the root itself is left out: it is nobody's.
+    If there are folders of identities, images in the root itself are left out, since they have no identity.
     """
     root.check_exists("PHOTOS")
     notes: tuple[str, ...] = ()
@@ -152,44 +148,31 @@ def _detector(settings: DetectorSettings, device: str) -> Detector:
 def _write_results(out: Path, split: str, names: list[str], bad: list[str]) -> str:
     """Write the journal's entries of these images as tables and lists, in their order; return a summary.
 
-    Entries of images that have gone from the folder or the list stay in the journal alone.
+    Entries of images that are no longer in the folder or the list stay in the journal, but aren't written.
     """
-    photographs = several = none = 0
     wanted = set(names)
     found = {entry.name: entry for entry in read_journal(out / JOURNAL) if entry.name in wanted}
-    with (
-        _replaced(out / f"{split}_list.txt") as listed,
-        _replaced(out / f"loose_bb_{split}.csv") as boxes,
-        _replaced(out / f"loose_landmark_{split}.csv") as landmarks,
-        _replaced(out / NO_FACE) as faceless,
-        _replaced(out / UNREADABLE) as unreadable,
-    ):
-        boxes.write("NAME_ID,X,Y,W,H,SCORE\n")
-        landmarks.write(",".join(["NAME_ID", *LANDMARK_COLUMNS]) + "\n")
-        for result in (found[name] for name in names if name in found):
-            photographs += 1
-            several += result.faces > 1
-            none += result.faces == 0
-            if result.faces:
-                listed.write(f"{result.name}\n")
-                key = '"{}"'.format(key_of(result.name).replace('"', '""'))
-                score = "" if result.score is None else f"{result.score:.6f}"
-                boxes.write(",".join([key, *(f"{value:.0f}" for value in result.box), score]) + "\n")
-                landmarks.write(",".join([key, *(f"{value:.3f}" for value in result.points)]) + "\n")
-            else:
-                faceless.write(f"{result.name}\n")
-        unreadable.writelines(f"{problem}\n" for problem in bad)
-    summary = f"{photographs - none:,} images with a face, {several:,} of them with several; {none:,} without"
+    entries = [found[name] for name in names if name in found]
+    faces = [entry for entry in entries if entry.faces]
+    boxes = (_row(one, one.box, 0, "" if one.score is None else f"{one.score:.6f}") for one in faces)
+    landmarks = (_row(one, one.points, 3) for one in faces)
+    tables: dict[str, Iterable[str]] = {
+        f"{split}_list.txt": (entry.name for entry in faces),
+        f"loose_bb_{split}.csv": chain(["NAME_ID,X,Y,W,H,SCORE"], boxes),
+        f"loose_landmark_{split}.csv": chain([",".join(["NAME_ID", *LANDMARK_COLUMNS])], landmarks),
+        NO_FACE: (entry.name for entry in entries if not entry.faces),
+        UNREADABLE: bad,
+    }
+    for name, lines in tables.items():
+        replace_file(out / name, "".join(f"{line}\n" for line in lines).encode())
+    several, none = sum(entry.faces > 1 for entry in faces), len(entries) - len(faces)
+    summary = f"{len(faces):,} images with a face, {several:,} of them with several; {none:,} without"
     return "\n".join([*shown(bad), f"{out}: {summary} ({NO_FACE}); {len(bad):,} unreadable ({UNREADABLE})"])
 
 
-@contextmanager
-def _replaced(path: Path) -> Iterator[TextIO]:
-    """Open a temporary file that replaces `path` once complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        yield file
-    temporary.replace(path)
+def _row(entry: Found, values: Sequence[float], digits: int, *more: str) -> str:
+    key = '"{}"'.format(key_of(entry.name).replace('"', '""'))
+    return ",".join([key, *(f"{value:.{digits}f}" for value in values), *more])
 
 
 if __name__ == "__main__":

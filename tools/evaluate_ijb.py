@@ -12,15 +12,10 @@ mean over the galleries. Further options: those of evaluate_lfw.py for model, pr
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.evaluate_ijb import options
+    start("tools/evaluate_ijb.py", "tools.options.evaluate_ijb:options")
 
-    refuse_early("tools/evaluate_ijb.py", options)
-
-import json
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +23,12 @@ from numpy.typing import NDArray
 
 from fr.data.pairs.ijb import read_ijb
 from fr.data.pairs.ijb_identification import TemplateList, read_identification
-from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
-from fr.evaluation.scored_model import open_model
-from fr.evaluation.scoring import announce, embeddings, wants_flip
+from fr.evaluation.scoring import Embedder
 from fr.evaluation.template_verification import pool, template_metrics, template_scores
 from fr.files.data_root import DataRoot
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.recognition.identification import identification_metrics, template_identification
 from tools.options.evaluate_ijb import options as read_options
 
@@ -46,15 +39,12 @@ def main(argv: list[str]) -> int:
     arguments, resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        model = open_model(options, ranks.device)
-        flipped = wants_flip(resolved, model)
-        if ranks.is_main:
-            announce(model, options, flipped)
+        embedder = Embedder.open(resolved, ranks)
+        embedder.announce()
         root = DataRoot(Path(arguments.folder), options.allow_outside)
         ijb = read_ijb(root)
         probes, galleries = read_identification(root, ijb)
-        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-        rows = embeddings(options, model, ijb.faces, dali, ranks, flipped)
+        rows = embedder.embed(ijb.faces)
         if ranks.is_main:
             weight = None if arguments.no_detector_score else ijb.detector
             templates = pool(rows, ijb.template, ijb.media, weight)
@@ -70,16 +60,16 @@ def main(argv: list[str]) -> int:
                 print("\n".join(_line(name, value) for name, value in of_searches.items()))
                 figures |= of_searches
             if options.json:
-                write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())
+                write_json(Path(options.json), figures)
     return 0
 
 
 def identification(
     templates: NDArray[np.float32], probes: TemplateList, galleries: dict[str, TemplateList]
 ) -> dict[str, float | None]:
-    """Metrics of each gallery, by name and `_GALLERY`; without it their means, of all but thresholds.
+    """Metrics of each gallery, with the suffix `_GALLERY`, and without it their means, except for thresholds.
 
-    A mean over galleries of which one has no value is None.
+    A mean is None if one of the galleries has no value.
     """
     figures: dict[str, float | None] = {}
     by_gallery = {}

@@ -4,32 +4,25 @@
     python tools/evaluate_tinyface.py /data/tinyface --images /data/tinyface_aligned --snap t.pt --flipped_emb
     torchrun --nproc_per_node 4 tools/evaluate_tinyface.py /data/tinyface/Testing_Set --snap t.onnx --json tiny.json
 
-The layout is TinyFace's own (fr/data/pairs/tinyface.py). Images are taken for aligned crops, of any size: --images
-names a folder of aligned copies, which keep their names. Further options: those of evaluate_lfw.py for model,
-preprocessing and device.
+The folder has TinyFace's layout (fr/data/pairs/tinyface.py). Images are treated as aligned crops, of any size: --images
+names a folder of aligned copies with the same names. Further options: those of evaluate_lfw.py for model, preprocessing
+and device.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.evaluate_tinyface import options
+    start("tools/evaluate_tinyface.py", "tools.options.evaluate_tinyface:options")
 
-    refuse_early("tools/evaluate_tinyface.py", options)
-
-import json
 from pathlib import Path
 
-from fr.data.pairs.taken_for_crops import doubt
+from fr.data.pairs.crop_sizes import size_warning
 from fr.data.pairs.tinyface import DISTRACTOR, read_tinyface
-from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
-from fr.evaluation.scored_model import open_model
-from fr.evaluation.scoring import announce, embeddings, wants_flip
+from fr.evaluation.scoring import Embedder
 from fr.files.data_root import DataRoot
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.recognition.gallery import normalised_rows
 from fr.recognition.retrieval import retrieval_metrics, retrieve
 from tools.options.evaluate_tinyface import options as read_options
@@ -41,14 +34,11 @@ def main(argv: list[str]) -> int:
     arguments, resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        model = open_model(options, ranks.device)
-        flipped = wants_flip(resolved, model)
+        embedder = Embedder.open(resolved, ranks)
         tiny = read_tinyface(DataRoot(arguments.folder, options.allow_outside), arguments.images)
-        if ranks.is_main:
-            why = doubt(tiny.faces)
-            announce(model, options, flipped, [f"the images are taken for aligned crops, but {why}"] if why else [])
-        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-        rows = normalised_rows(embeddings(options, model, tiny.faces, dali, ranks, flipped))
+        why = size_warning(tiny.faces)
+        embedder.announce([f"the images are taken for aligned crops, but {why}"] if why else [])
+        rows = normalised_rows(embedder.embed(tiny.faces))
         if ranks.is_main:
             split, person = tiny.probes, tiny.identity
             rank, precision = retrieve(rows[:split], person[:split], rows[split:], person[split:])
@@ -57,7 +47,7 @@ def main(argv: list[str]) -> int:
             print(f"TinyFace: {split:,} probes, gallery of {gallery}, {arguments.folder}")
             print("\n".join(f"{name.upper()}: {value:.4f}" for name, value in figures.items()))
             if options.json:
-                write_result(Path(options.json), (json.dumps(figures, indent=1) + "\n").encode())
+                write_json(Path(options.json), figures)
     return 0
 
 

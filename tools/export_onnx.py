@@ -9,19 +9,15 @@
 Input `images` [batch, 3, height, width] float32, output `embeddings` [batch, E] float32, any batch. Metadata keys, both
 JSON: face_recognition.preprocessing, which the caller must apply, and face_recognition.model, facts about the network.
 
-Each file is compared with PyTorch before it gets its final name: the largest change of a cosine between two images when
-one of them is embedded by the file, and of an embedding's norm, must be at most 1e-4. The 8-bit file, which can't be
-that close, is scored on the verification set instead.
+Each file is compared with PyTorch before it gets its final name: the largest change of the cosine of two images if one
+of them is embedded by the file, and the largest change of an embedding's norm, must be at most 1e-4. The 8-bit file,
+which can't be that close, is scored on the verification set instead.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.export_onnx import options
-
-    refuse_early("tools/export_onnx.py", options)
+    start("tools/export_onnx.py", "tools.options.export_onnx:options")
 
 import argparse
 import os
@@ -41,8 +37,9 @@ from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.verification_set import sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation.embedding import Network, evaluate
+from fr.evaluation.embedding import Network, embed, pair_scores
 from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
+from fr.evaluation.verification import verify
 from fr.files.model_metadata import as_strings
 from fr.onnx.export import (
     Deployed,
@@ -164,7 +161,7 @@ def _calibration_faces(config: dict[str, Any], otherwise: Faces) -> Faces:
     try:
         return read_training_faces(config)
     except InputError as error:
-        print(f"no faces of the training at hand ({error}): the verification set's instead", flush=True)
+        print(f"no training images available ({error}): using those of the verification set", flush=True)
         return otherwise
 
 
@@ -199,7 +196,8 @@ def _print_loss(
     flipped: bool,
 ) -> None:
     """Print accuracy and AUC of the float32 and the 8-bit file on the verification set."""
-    results = [evaluate(network, faces, preprocessing, dali, ranks, 16, flipped)[0] for network in (full, small)]
+    embedded = [embed(network, faces, preprocessing, dali, ranks, 16, flipped) for network in (full, small)]
+    results = [verify(pair_scores(faces, rows), faces.same, faces.fold) for rows in embedded]
     rows = [(name, result.accuracy, result.auc) for name, result in zip(("float32", "int8"), results, strict=True)]
     rows.append(("loss", rows[0][1] - rows[1][1], rows[0][2] - rows[1][2]))
     print(f"{len(faces.pairs):,} pairs of {faces.root}\n{'':8}{'accuracy':>10}{'AUC':>10}")

@@ -6,20 +6,16 @@
     python tools/export_weights.py snapshots/t_1000.pt backbone.pth       # iresnet*, mbf: insightface's keys
     python evaluate_lfw.py --snap t.safetensors --val_data_root /data/lfw
 
-The safetensors file describes itself in its metadata, so that all tools and --init_from take it as the snapshot; keys
-as in ONNX files: face_recognition.preprocessing and face_recognition.model, both JSON. The folder holds such a file as
-model.safetensors, the same facts as config.json, and a model card, README.md, which is kept where there is one.
-`hf upload USER/NAME FOLDER` publishes it. A .pth file holds the weights alone, under the keys of the model here.
+The safetensors file describes its model in its metadata, so all tools and --init_from accept it in place of the
+snapshot; keys as in ONNX files: face_recognition.preprocessing and face_recognition.model, both JSON. The folder holds
+such a file as model.safetensors, the same facts as config.json, and a model card, README.md; an existing one is kept.
+`hf upload USER/NAME FOLDER` publishes the folder. A .pth file holds only the weights, with this trainer's keys.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.export_weights import options
-
-    refuse_early("tools/export_weights.py", options)
+    start("tools/export_weights.py", "tools.options.export_weights:options")
 
 import json
 from collections.abc import Callable
@@ -28,7 +24,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fr.errors import InputError, run_plainly
+from fr.errors import os_error_as, run_plainly
 from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
 from fr.files import safetensors
 from fr.files.durable import write_whole
@@ -49,7 +45,7 @@ def main(argv: list[str]) -> int:
     tensors = load_backbone(snap, contents, contract.input_size, arguments.averaged).state_dict()
     if out.suffix == ".pth" and not arguments.folder:
         _write(out, lambda file: torch.save(dict(tensors), file))
-        print(f"which says neither model nor input: {contents.model}, {contract.describe()}")
+        print(f"it stores neither model nor preprocessing: {contents.model}, {contract.describe()}")
         print(next_command("tools/import_weights.py", str(out), "OUT.pt", "--model", contents.model))
         return 0
     facts = exported_facts(snap, contents, arguments.averaged)
@@ -59,7 +55,7 @@ def main(argv: list[str]) -> int:
     metadata = {"format": "pt", **as_strings(contract, facts)}  # the first for transformers
     _write(out / HUB_WEIGHTS if arguments.folder else out, lambda file: safetensors.write(file, tensors, metadata))
     if arguments.folder:
-        print(f"say in {out / CARD} what data it was trained on, then: hf upload USER/{out.resolve().name} {out}")
+        print(f"describe the training data in {out / CARD}, then: hf upload USER/{out.resolve().name} {out}")
     print(next_command("evaluate_lfw.py", "--snap", str(out), "--val_data_root", "LFW"))
     return 0
 
@@ -69,17 +65,15 @@ def _describe(folder: Path, contract: Preprocessing, facts: dict[str, Any], card
     config = json.dumps({**facts, "preprocessing": contract.as_dict()}, indent=2) + "\n"
     _write(folder / "config.json", lambda file: file.write(config.encode()))
     if (folder / CARD).exists():
-        print(f"{folder / CARD}: kept as it is")
+        print(f"{folder / CARD}: exists, not changed")
     else:
         _write(folder / CARD, lambda file: file.write(card.encode()))
 
 
 def _write(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
-    try:
+    with os_error_as(f"{path}: can't be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, write_into)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from error
     print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
 
 

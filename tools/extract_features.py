@@ -18,13 +18,9 @@ any number of ranks: existing features are kept, and the rest has the same value
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.extract_features import options
-
-    refuse_early("tools/extract_features.py", options)
+    start("tools/extract_features.py", "tools.options.extract_features:options")
 
 import argparse
 import hashlib
@@ -41,11 +37,10 @@ from numpy.typing import NDArray
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
-from fr.data.pipeline import dali_settings
 from fr.distributed import Ranks, gather_objects, open_ranks, patient_group, raise_together
 from fr.errors import InputError, run_plainly
-from fr.evaluation.scored_model import ScoredModel, open_model
-from fr.evaluation.scoring import wants_flip
+from fr.evaluation.scored_model import ScoredModel
+from fr.evaluation.scoring import Embedder
 from fr.files.durable import write_result
 from fr.options.names import UNLABELLED
 from tools.dataset.crop_files import names_below
@@ -76,14 +71,13 @@ def main(argv: list[str]) -> int:
     resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        model = open_model(options, ranks.device)
-        flip_mode = options.flip_mode if wants_flip(resolved, model) else ""
+        embedder = Embedder.open(resolved, ranks)
+        model, flip_mode = embedder.model, embedder.flip_mode
         explicit = resolved.origins["normalize"] != "default"
         normalize = options.normalize if explicit else options.format in _NORMALIZED
         network = feature_network(model, options.snap, options.layer, flip_mode, normalize)
         faces = read_on_all_ranks(vars(options), ranks)
-        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-        extractor = Extractor(network, faces, model.preprocessing, dali, options.batch_size)
+        extractor = Extractor(network, faces, model.preprocessing, embedder.dali, options.batch_size)
         job = _job(options, faces, extractor.dimensions(ranks.device))
         parts = extractor.parts(job.rows)
         settings = _settings(options, model, faces, flip_mode, normalize)
@@ -115,7 +109,7 @@ class _Job:
 
 
 def _job(options: argparse.Namespace, faces: LabelledFaces, dimensions: int) -> _Job:
-    """Plan the output files; InputError for images that share a file name or would be written outside of OUT."""
+    """Plan the output files; InputError for images with the same output file, or one outside OUT."""
     out, every = Path(options.out), np.arange(len(faces))
     columns: Columns = {"name": faces.names}
     if options.train_dataset not in UNLABELLED:
@@ -176,7 +170,7 @@ def _by_first(ranks: Ranks, do: Callable[[], T]) -> T:
         except InputError as error:
             failure = error
     with patient_group() as group:  # checking millions of files may take long
-        raise_together(failure, "rank 0 can't go on, and says why", group)
+        raise_together(failure, "rank 0 can't continue, and prints the reason", group)
         result: list[Any] = gather_objects(value, group)
     return cast(T, result[0])
 

@@ -1,37 +1,32 @@
 #!/usr/bin/env python3
-"""Find the people of a verification set who are in the training set, by their faces instead of their names.
+"""Find the people of a verification set who are in the training set, by their faces, not their names.
 
     python tools/find_overlap.py --snap t.pt --out overlap @my_data.yml --val_data_root /data/lfw
     python tools/find_overlap.py --snap other.onnx --score t.pt --out overlap @my_data.yml --val_sets /data/agedb_30.bin
 
-A person is the mean of the embeddings of the person's images, and is compared with the mean of each identity of the
-training set, by --snap: the model itself or a better one, with --score for the model itself. Who is more similar to an
-identity than --false_share of other people would be to any is listed; --threshold sets the cosine instead. How the
-threshold is estimated: fr/evaluation/overlap.py. --out gets, in a folder for each of several sets,
+A person is represented by the mean embedding of the person's images, which is compared with the mean embedding of each
+identity of the training set. --snap computes the embeddings: the model to be evaluated or a better one; with a better
+one, --score names the model to be evaluated. A person is listed if the similarity to an identity is above a threshold,
+which only --false_share of people outside the training set exceed with any identity; --threshold sets the cosine
+directly. fr/evaluation/overlap.py describes the estimation. --out gets, in a folder for each of several sets,
 
     overlap.csv   test identity, training identity, similarity [cosine], decision: overlap or other; each person with
-                  the nearest identity, or with each above the threshold (of the 7 nearest), the most similar first
+                  the nearest identity, or with all above the threshold (of the 7 nearest), the most similar first
     index.html    the same people side by side, and those just below the threshold
 
-Printed are the threshold, and the scores of the set with and without the pairs of the people listed. The data options
-are those of the training. Works under torchrun.
+It prints the threshold, and the scores of the set with and without the pairs of the listed people. The data options are
+those of the training. Works under torchrun.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.find_overlap import options
+    start("tools/find_overlap.py", "tools.options.find_overlap:options")
 
-    refuse_early("tools/find_overlap.py", options)
-
-import csv
-import io
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,18 +35,16 @@ from numpy.typing import NDArray
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces, VerificationFaces
-from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.verification_set import sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import run_plainly
-from fr.evaluation.embedding import batch_size_on, pair_scores
+from fr.evaluation.embedding import pair_scores
 from fr.evaluation.overlap import Numbers, Overlap, Rows, find_overlap, sums_by
 from fr.evaluation.pair_statistics import pair_statistics
 from fr.evaluation.people import numbers_of_names
-from fr.evaluation.scored_model import ScoredModel, open_model
-from fr.evaluation.scoring import announce, embeddings, wants_flip
+from fr.evaluation.scoring import Embedder
 from fr.evaluation.verification import unit_rows, verify
-from fr.files.durable import write_result
+from fr.files.durable import csv_file, write_result
 from fr.options.parsing import Resolved
 from fr.report.failed_pairs import aligned
 from tools.dataset.overlap_page import Match, overlap_page
@@ -60,7 +53,7 @@ from tools.features.layers import feature_network
 from tools.features.parts import Extractor
 from tools.options.find_overlap import options as read_options
 
-_LOOKED_AT = 20  # images of an identity, of which the page shows the one most like the person
+_LOOKED_AT = 20  # images of an identity; the page shows the one most similar to the person
 _COMPARED = ("accuracy", "auc", "eer", "tar@far=1e-02", "tar@far=1e-03")
 
 
@@ -68,18 +61,20 @@ def main(argv: list[str]) -> int:
     resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        searching = _Model.open(resolved, options.snap, ranks)
-        scored = _Model.open(resolved, options.score, ranks) if options.score else searching
+        searching = _opened(resolved, options.snap, ranks)
+        scored = _opened(resolved, options.score, ranks) if options.score else searching
         sets = sets_to_score(vars(options), scored.model.config, str(options.score or options.snap))
         if ranks.is_main:
             print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
-            announce(searching.model, searching.options, searching.flipped, [one.doubt for one in sets if one.doubt])
+            searching.announce([one.warning for one in sets if one.warning])
         faces = read_on_all_ranks(vars(options), ranks)
-        # The sets first: they are small, and a bad image of theirs ends the run.
-        embedded = [searching.embed(one.faces, ranks) for one in sets]
-        to_score = [scored.embed(one.faces, ranks) for one in sets] if options.score else embedded
+        # The sets come first: they are small, and a bad image in them ends the run.
+        embedded = [searching.embed(one.faces) for one in sets]
+        to_score = [scored.embed(one.faces) for one in sets] if options.score else embedded
         bad = BadImages(options.max_bad_images)
-        extractor = searching.extractor(faces, ranks)
+        model = searching.model
+        network = feature_network(model, str(options.snap), "embedding", searching.flip_mode, normalize=False)
+        extractor = Extractor(network, faces, model.preprocessing, searching.dali, searching.batch)
         centres = class_centres(extractor, faces, ranks, bad)
         for pair_set, rows, own in zip(sets, embedded, to_score, strict=True):
             people = _People.of(pair_set.faces, rows)
@@ -97,44 +92,22 @@ def main(argv: list[str]) -> int:
             }
             out = Path(options.out, pair_set.name if len(sets) > 1 else "")
             matches = _matches(overlap, people, images, pair_set.faces, extractor)
-            write_result(out / "overlap.csv", _table(overlap, people.names, faces.identities).encode())
+            write_result(out / "overlap.csv", _table(overlap, people.names, faces.identities))
             write_result(out / "index.html", overlap_page(matches, about))
             print("".join(f"{name}: {value}\n" for name, value in about.items()), end="")
             print(f"wrote {out / 'overlap.csv'}, {out / 'index.html'}")
     return 0
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A model with the options that it is run with."""
-
-    options: Namespace
-    model: ScoredModel
-    flipped: bool
-
-    @classmethod
-    def open(cls, resolved: Resolved, snap: Path, ranks: Ranks) -> "_Model":
-        """Open --snap, or --score, to which options of the preprocessing apply only if its file says nothing of it."""
-        options = Namespace(**vars(resolved.values) | {"snap": snap, "flip_mode": "sum", "dist": "cos"})
-        model = open_model(options, ranks.device, overriding=snap == resolved.values.snap)
-        return cls(options, model, wants_flip(resolved, model))
-
-    def embed(self, faces: VerificationFaces, ranks: Ranks) -> NDArray[np.float32]:
-        return embeddings(self.options, self.model, faces, self._dali(ranks), ranks, self.flipped)
-
-    def extractor(self, faces: LabelledFaces, ranks: Ranks) -> Extractor:
-        flip_mode = self.options.flip_mode if self.flipped else ""
-        network = feature_network(self.model, str(self.options.snap), "embedding", flip_mode, normalize=False)
-        batch = batch_size_on(ranks.device, self.options.val_batch_size)
-        return Extractor(network, faces, self.model.preprocessing, self._dali(ranks), batch)
-
-    def _dali(self, ranks: Ranks) -> DaliSettings:
-        return dali_settings(self.options.dali_device, self.options.dali_threads, ranks)
+def _opened(resolved: Resolved, snap: Path, ranks: Ranks) -> Embedder:
+    """Open --snap or --score; preprocessing options apply only if the file stores none."""
+    options = Namespace(**vars(resolved.values) | {"snap": snap, "flip_mode": "sum", "dist": "cos"})
+    return Embedder.open(replace(resolved, values=options), ranks, overriding=snap == resolved.values.snap)
 
 
 @dataclass(frozen=True)
 class _People:
-    """People of a set. pairs [P, 2] and image [N]: their numbers; names [T]; sums [T, E] of their unit embeddings."""
+    """People of a set. pairs [P, 2], image [N]: numbers of people; names [T]; sums [T, E] of their unit embeddings."""
 
     pairs: Numbers
     image: Numbers
@@ -143,7 +116,7 @@ class _People:
 
     @classmethod
     def of(cls, faces: VerificationFaces, rows: NDArray[np.float32]) -> "_People":
-        """A person is named as the folder of the first image, or as that image where it has none of its own."""
+        """Group the images by person. A person is named by the folder of the first image, or else by that image."""
         number = numbers_of_names(faces.names, faces.pairs, faces.same)
         _, first, image = np.unique(number, return_index=True, return_inverse=True)
         names = [faces.names[row].as_py() for row in first.tolist()]
@@ -155,7 +128,7 @@ class _People:
 
 
 def _facts(overlap: Overlap, centres: Centres) -> dict[str, str]:
-    """The threshold, what it means, and the number of people listed."""
+    """Threshold, its meaning, and number of listed people, for the output."""
     people, listed = int(overlap.person.max()) + 1, len(np.unique(overlap.person[overlap.listed]))
     share, held_out = overlap.false_share, centres.held_out()
     facts = {
@@ -172,7 +145,7 @@ def _facts(overlap: Overlap, centres: Centres) -> dict[str, str]:
 def _scores(
     faces: VerificationFaces, people: _People, overlap: Overlap, scores: Rows, bootstrap: int
 ) -> dict[str, str]:
-    """Metrics of the set with and without the pairs of the people listed."""
+    """Metrics of the set with and without the pairs of the listed people."""
     stays = ~np.isin(people.pairs, overlap.person[overlap.listed]).any(axis=1)
     facts = {}
     for name, some in (("all pairs", np.ones_like(stays)), ("without the people listed", stays)):
@@ -187,15 +160,13 @@ def _scores(
     return facts
 
 
-def _table(overlap: Overlap, names: list[str], identities: list[str]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["test_identity", "training_identity", "similarity", "decision"])
+def _table(overlap: Overlap, names: list[str], identities: list[str]) -> bytes:
+    rows = [["test_identity", "training_identity", "similarity", "decision"]]
     columns = (overlap.person, overlap.label, overlap.similarity, overlap.listed)
     for person, label, similarity, listed in zip(*(column.tolist() for column in columns), strict=True):
         decision = "overlap" if listed else "other"
-        table.writerow([names[person], identities[label], f"{similarity:.4f}", decision])
-    return text.getvalue()
+        rows.append([names[person], identities[label], f"{similarity:.4f}", decision])
+    return csv_file(rows)
 
 
 Shown = dict[int, tuple[int, int]]  # match of the overlap → row of the set, row of the training set
@@ -211,7 +182,7 @@ def _shown_images(
     ranks: Ranks,
     bad: BadImages,
 ) -> Shown:
-    """Images of the first `most` matches that are listed, and of others: those most like the other side's mean."""
+    """Images to show of the first `most` listed and other matches: those most similar to the mean of the match."""
     chosen = np.concatenate([np.flatnonzero(overlap.listed == listed)[:most] for listed in (True, False)]).tolist()
     of_label = {label: np.flatnonzero(faces.labels == label)[:_LOOKED_AT] for label in overlap.label[chosen].tolist()}
     some = features_of(extractor, np.concatenate([np.zeros(0, np.int64), *of_label.values()]), ranks, bad)

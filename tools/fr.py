@@ -1,4 +1,4 @@
-"""Put the checkout on the path of a tool that is started as a script, and give way to the package fr.
+"""Put the checkout on the path of a tool that is started as a script, and import the package fr from there.
 
 `python tools/x.py` puts tools/ first on the path, so the tool's first `import fr…` finds this file.
 """

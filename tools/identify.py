@@ -9,43 +9,35 @@
 
 In the gallery `Name.jpg` is an image of Name, and so is each file in the folder `Name/`; a person's score is that of
 the most similar image. A face is named if its distance (1 - cosine) to the nearest person is below the threshold, else
-unknown. The default threshold, from the model's validation, is the best for pairs of faces: a stranger is compared with
-everybody in the gallery, and among hundreds of people one may be near enough. tools/choose_threshold.py finds the
-threshold for a share of strangers identified wrongly, and --threshold takes its file.
+it is unknown. The default threshold, from the model's validation, is the best one for pairs of faces. In a large
+gallery it accepts more unknown people, since each is compared with everybody in it. tools/choose_threshold.py finds the
+threshold for a given share of unknown people who are accepted, and --threshold takes its file.
 
 OUT gets faces.jsonl (boxes, names and distances; one line per image or frame) and the annotated images under their
 names, or an annotated video. Boxes are in pixels of the image as a viewer shows it. Ctrl-C stops; results so far are
 kept. --evaluate searches the images of a folder with the gallery's layout, one face each: rank-1 and rank-5, TPIR at
-FPIRs of 1e-1 to 1e-3 (fr/recognition/identification.py), and OUT/cmc.png; people not in the gallery are strangers.
+FPIRs of 1e-1 to 1e-3 (fr/recognition/identification.py), and OUT/cmc.png; people not in the gallery are unknown people.
 
 Further options: those of evaluate_lfw.py for model, preprocessing and device. To install the detector:
 bash init_venv.sh --with detect
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.identify import options
+    start("tools/identify.py", "tools.options.identify:options")
 
-    refuse_early("tools/identify.py", options)
-
-import json
 import sys
 from pathlib import Path
 
 from fr.console import caught_signals
 from fr.data.faces import shown
-from fr.data.pipeline import dali_settings
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.all_pairs import Rows
-from fr.evaluation.embedding import batch_size_on, with_mirror_image
-from fr.evaluation.scored_model import ScoredModel, open_model
-from fr.evaluation.scoring import wants_flip
-from fr.files.durable import write_result
-from fr.options.parsing import Resolved
+from fr.evaluation.embedding import with_mirror_image
+from fr.evaluation.scoring import Embedder
+from fr.files.durable import write_json
 from fr.progress import progress
 from fr.recognition.detection import Detector, Mtcnn
 from fr.recognition.gallery import Gallery, new_gallery
@@ -68,52 +60,52 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device) as ranks:
         if ranks.world_size > 1:
             raise InputError("runs in one process only: start it without torchrun")
-        model = open_model(options, ranks.device)
+        embedder = Embedder.open(resolved, ranks)
+        model = embedder.model
         if source:
-            refuse_center_crops(model, options.snap)
+            refuse_center_crops(embedder)
         print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
-        threshold = _threshold(arguments.threshold, model, resolved)
+        threshold = _threshold(arguments.threshold, embedder)
         settings = settings_of(arguments)
         looking = None if arguments.aligned else Looking(settings, str(ranks.device), arguments.face)
         if source is None:
-            gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, model, resolved, ranks), threshold)
-            probes, rows = embedded("--evaluate", arguments.evaluate, looking, model, resolved, ranks)
+            gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, embedder), threshold)
+            probes, rows = embedded("--evaluate", arguments.evaluate, looking, embedder)
             at = threshold.distance if threshold else None
             return _evaluate(search_probes(gallery, probes, rows), gallery, at, arguments.out, options.json)
         if threshold is None:
             raise InputError(
-                f"{options.snap} doesn't say from which distance on a face is unknown: give --threshold, such as a "
-                'file of tools/choose_threshold.py, or the "Estimated threshold" of evaluate_lfw.py'
+                f"{options.snap} stores no threshold: give --threshold, such as a file of tools/choose_threshold.py, "
+                'or the "Estimated threshold" of evaluate_lfw.py'
             )
         sinks = open_sinks(source, arguments.out, arguments.show)
         detector = Mtcnn(settings, ranks.device)
-        gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, model, resolved, ranks), threshold)
+        gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, embedder), threshold)
         if arguments.out or arguments.show:
             print("".join(f"{line}\n" for line in shown(undrawable(gallery.people))), end="")
-        network = with_mirror_image(model.network, options.flip_mode) if wants_flip(resolved, model) else model.network
-        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-        most = batch_size_on(ranks.device, options.val_batch_size)
-        recognizer = Recognizer(network, model.preprocessing, dali, ranks.device, most)
+        mode = embedder.flip_mode
+        network = with_mirror_image(model.network, mode) if mode else model.network
+        recognizer = Recognizer(network, model.preprocessing, embedder.dali, ranks.device, embedder.batch)
         return _identify(source, detector, recognizer, gallery, threshold.distance, sinks)
 
 
-def _threshold(said: float | str | None, model: ScoredModel, resolved: Resolved) -> Threshold | None:
-    """The threshold given as a number or a file, else the model's; None without any."""
+def _threshold(said: float | str | None, embedder: Embedder) -> Threshold | None:
+    """The threshold given as a number or a file, or else the model's; None if there is none."""
     if isinstance(said, str):
-        return read_threshold(Path(said), embeddings_of(model, resolved))
-    distance = model.threshold if said is None else said
+        return read_threshold(Path(said), embeddings_of(embedder))
+    distance = embedder.model.threshold if said is None else said
     return None if distance is None else Threshold(distance)
 
 
 def _gallery(portraits: Portraits, embeddings: Rows, threshold: Threshold | None) -> Gallery:
-    """Build the gallery of all people, including those without a usable image; a doubt about the threshold is said."""
+    """Build the gallery of all people, also those without a usable image; prints a warning about the threshold."""
     names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
     gallery = new_gallery(sorted(set(portraits.people)), names, embeddings)
     missing = sorted(set(portraits.people) - set(names))
-    print("".join(f"{line}\n" for line in shown([f"{name}: no image of use" for name in missing])), end="")
+    print("".join(f"{line}\n" for line in shown([f"{name}: no usable image" for name in missing])), end="")
     print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} images", flush=True)
-    if threshold and (doubt := threshold.doubt(len(gallery.people))):
-        print(f"warning: {doubt}", file=sys.stderr, flush=True)
+    if threshold and (warning := threshold.warning(len(gallery.people))):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     return gallery
 
 
@@ -156,7 +148,7 @@ def _evaluate(searches: Searches, gallery: Gallery, threshold: float | None, out
         write_cmc(out / "cmc.png", curve)
         print(f"wrote {out / 'cmc.png'}")
     if json_file:
-        write_result(Path(json_file), (json.dumps({**figures, "cmc": curve}, indent=1) + "\n").encode())
+        write_json(Path(json_file), {**figures, "cmc": curve})
     return 0
 
 

@@ -4,18 +4,14 @@
     python tools/import_weights.py backbone.pth snapshots/iresnet50_insightface.pt
     python tools/import_weights.py resnet50_scratch_weight.pkl out.pt --identities names.txt    # with its head
 
-Supported files: docs/weights.md. The snapshot has its model's default preprocessing with its authors' alignment; other
-preprocessing of theirs (crops, for example) isn't known here. It has no training state to resume.
+Supported files: docs/weights.md. The snapshot gets its model's default preprocessing with its authors' alignment; other
+preprocessing of the authors (crops, for example) isn't applied. It has no training state to resume from.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.import_weights import options
-
-    refuse_early("tools/import_weights.py", options)
+    start("tools/import_weights.py", "tools.options.import_weights:options")
 
 import argparse
 from dataclasses import replace
@@ -60,7 +56,7 @@ def main(argv: list[str]) -> int:
 def _snapshot_of(weights: Weights, arguments: argparse.Namespace) -> snapshot.SnapshotContents:
     """Contents of the `.pt`; prints a summary; InputError for weights that don't fit the model completely."""
     if not weights.embed_size:
-        raise InputError(f"{weights.describe()}: there is nothing to score; train on with --init_from")
+        raise InputError(f"{weights.describe()}: there is nothing to score; use it in a training with --init_from")
     own = family(weights.model)
     preprocessing = Preprocessing(
         weights.input_size or own.input_size,

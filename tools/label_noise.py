@@ -1,32 +1,26 @@
 #!/usr/bin/env python3
-"""List images of a training set whose labels are probably wrong, by a training with several centres a class.
+"""List images of a training set whose labels are probably wrong, by a model trained with several centres a class.
 
     python train.py @configs/my_config.yml --sub_centers 3 --margin_type arc --m 0.5
     python tools/label_noise.py --out noise --snap t.pt --train_dataset list --train_data_root photographs \\
         --train_list lists/train.txt --aligned
 
 In such a training the clean images of a class gather around one of its centres, the dominant one, and most wrong ones
-around others (Sub-center ArcFace, Deng et al., ECCV 2020, sec. 3.4). Listed is an image whose nearest centre of its
-class isn't the one to which most of the class's images are nearest, and whose angle to that one is above --min_angle.
-The data options are those of the training. --out gets
+around others (Sub-center ArcFace, Deng et al., ECCV 2020, sec. 3.4). An image is listed if another centre of its class
+is nearer than the dominant one, to which most of the class's images are nearest, and its angle to the dominant one is
+above --min_angle. The data options are those of the training. --out gets
 
     label_noise.csv      path, identity, angles to the dominant and to the nearest centre [degrees]
     cleaned_<list>.txt   the list without these images, for --train_list of a training with one centre a class
 
-The cleaned list has the format that was read, `list` for folders; there is none for shards. Works under torchrun.
+The cleaned list has the format that was read, `list` for folders; for shards no list is written. Works under torchrun.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.label_noise import options
+    start("tools/label_noise.py", "tools.options.label_noise:options")
 
-    refuse_early("tools/label_noise.py", options)
-
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +31,7 @@ from torch.nn import functional
 from fr.data.bad_images import BadImages
 from fr.distributed import gather_objects, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.files.durable import write_result
+from fr.files.durable import csv_file, write_result
 from tools.check_dataset import cleaned_list, list_lines
 from tools.features.classes import Indices
 from tools.features.labelled import LabelledImages, labelled_images
@@ -74,12 +68,10 @@ def main(argv: list[str]) -> int:
         rows, angles = rows[order], angles[order]
         dominant, noisy = on_minor_centres(angles, images.targets[rows], options.min_angle)
         faces, out, found = images.faces, Path(options.out), rows[noisy]
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["path", "identity", "dominant_angle", "nearest_angle"])
+        table = [["path", "identity", "dominant_angle", "nearest_angle"]]
         for row, far, near in zip(found.tolist(), dominant[noisy], angles[noisy].min(axis=1), strict=True):
-            table.writerow([faces.names[row].as_py(), faces.identities[faces.labels[row]], f"{far:.1f}", f"{near:.1f}"])
-        files = {"label_noise.csv": text.getvalue().encode()}
+            table.append([faces.names[row].as_py(), faces.identities[faces.labels[row]], f"{far:.1f}", f"{near:.1f}"])
+        files = {"label_noise.csv": csv_file(table)}
         stays = np.ones(len(faces), dtype=bool)
         stays[found] = False
         if (lines := list_lines(options, faces)) is not None:
@@ -102,9 +94,10 @@ def _angles(images: LabelledImages, features: Features) -> Angles:
 
 
 def on_minor_centres(angles: Angles, targets: Indices, min_angle: float) -> tuple[Angles, NDArray[np.bool_]]:
-    """Angles to the dominant centre of each image's class [n], and which images are probably wrongly labelled [n].
+    """Angles to the dominant centre of each image's class [n], and mask of the images with probably wrong labels [n].
 
-    angles [n, K] to the centres of its class, targets [n]. Of centres with equally many images the first is dominant.
+    angles [n, K]: to the centres of the image's class. targets [n]. Among centres with equal numbers of images the
+    first is dominant.
     """
     nearest = angles.argmin(axis=1)
     counts = np.zeros((targets.max() + 1, angles.shape[1]), dtype=np.int64)

@@ -12,9 +12,9 @@ pairs of their images, `path<TAB>path<TAB>1` if both show the same person, else 
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
+    start("tools/make_list.py")
 
 import argparse
 import hashlib
@@ -28,7 +28,7 @@ from fr.data.faces import LabelledFaces, refuse
 from fr.data.landmark_csv import has_landmarks, landmark_table
 from fr.data.lines import read_lines
 from fr.data.readers.folders import read_folders
-from fr.errors import InputError, run_plainly
+from fr.errors import InputError, os_error_as, run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.durable import replace_file
 from fr.options.commands import next_command
@@ -40,7 +40,7 @@ from fr.progress import tracked
 PARTS = ("train", "val", "test")
 PAIRS = "pairs"
 MOST_PAIRS = 3_000  # of a kind, as LFW's
-_MOST_PAIRED = 2_000  # images, of whose pairs the listed ones are drawn
+_MOST_PAIRED = 2_000  # images; pairs are drawn from so many at most
 
 
 def main(argv: list[str]) -> int:
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def _next(arguments: argparse.Namespace, table: Path | None, paired: bool) -> str:
-    """The training on the lists, without landmarks on aligned crops."""
+    """Command that trains on the lists; without landmarks, on aligned crops."""
     root, landmarks, lists = str(arguments.root), str(table or ""), arguments.out
     pairs = (root, str(lists / f"{PAIRS}.txt"), landmarks) if paired else ("", "", "")
     places = {"train_data_root": root, "train_list": str(lists / f"{PARTS[0]}.txt"), "train_landmarks": landmarks}
@@ -88,9 +88,9 @@ def _next(arguments: argparse.Namespace, table: Path | None, paired: bool) -> st
 
 
 def _chosen(faces: LabelledFaces, list_file: str, table: Path | None) -> tuple[LabelledFaces, list[str]]:
-    """The images of a list that have landmarks in a table, and lines on the others. "", None: all.
+    """The images of a list that have landmarks in a table, and lines about the others. "", None: no restriction.
 
-    InputError names the lines of the list that are no image's.
+    InputError names the lines of the list that aren't images.
     """
     stays = np.ones(len(faces), dtype=bool)
     names, notes = np.array(faces.names.to_pylist()), []
@@ -111,7 +111,7 @@ def _chosen(faces: LabelledFaces, list_file: str, table: Path | None) -> tuple[L
 
 
 def _held_out(images: Mapping[str, Sequence[str]], fraction: float, seed: int) -> set[str]:
-    """Identities held out whole, two at least; none with a fraction of 0."""
+    """Identities that are held out completely, at least two; none with a fraction of 0."""
     if not fraction:
         return set()
     count = max(2, round(fraction * len(images)))
@@ -123,7 +123,7 @@ def _held_out(images: Mapping[str, Sequence[str]], fraction: float, seed: int) -
 
 
 def draw_pairs(images: Mapping[str, Sequence[str]], seed: int) -> list[str]:
-    """Lines of pairs: as many of the same identity as of two, MOST_PAIRS of a kind at most, in the order of the images.
+    """Lines of pairs, in the order of the images: equal numbers of both kinds, at most MOST_PAIRS of a kind.
 
     InputError if there are fewer than two of a kind.
     """
@@ -191,12 +191,10 @@ def _uniform(seed: int, text: str) -> float:
 
 
 def _write(out: Path, lists: dict[str, list[str]]) -> None:
-    try:
+    with os_error_as(f"{out}: can't be written"):
         out.mkdir(parents=True, exist_ok=True)
         for name, lines in lists.items():
             replace_file(out / f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
-    except OSError as error:
-        raise InputError(f"{out}: can't be written: {error.strerror}") from error
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -20,7 +19,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations
 from pathlib import Path
 
@@ -28,7 +27,7 @@ import cv2
 import numpy as np
 
 from fr.errors import InputError
-from fr.progress import tracked
+from tools.dataset.parallel import map_in_processes
 from tools.sample.faces import SUPERSAMPLING, draw_face
 from tools.sample.people import Floats, Person, draw_backdrop, draw_person, draw_shot, photograph
 
@@ -146,30 +145,14 @@ def plan_pairs(options: Options) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_picture(job: tuple[Path, Options, Picture]) -> tuple[Floats, list[int]]:
-    root, options, picture = job
+def _write_picture(root: Path, options: Options, picture: Picture) -> tuple[Floats, list[int]]:
+    """Draw an image and write it; landmarks and face box."""
+    cv2.setNumThreads(1)  # each worker has one core
     data, landmarks, box = make_picture(options, picture)
     path = root / picture.file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return landmarks, box
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
-    cv2.setNumThreads(1)
-
-
-def _write_pictures(
-    root: Path, options: Options, pictures: list[Picture], workers: int
-) -> list[tuple[Floats, list[int]]]:
-    """Landmarks and box of each image, in order, once all are on the disk."""
-    jobs = [(root, options, picture) for picture in pictures]
-    count = min(workers or os.cpu_count() or 1, len(jobs))
-    # spawn: a fork would copy OpenCV's thread pool without its threads
-    with multiprocessing.get_context("spawn").Pool(count, _start_worker) as pool:
-        drawn = pool.imap(_write_picture, jobs, chunksize=8)
-        return list(tracked(drawn, "img", "faces", len(jobs)))
 
 
 def _write_lists(root: Path, options: Options, pictures: list[Picture], drawn: list[tuple[Floats, list[int]]]) -> None:
@@ -240,7 +223,7 @@ def make_sample_data(out: Path, options: Options | None = None, workers: int = 0
         raise InputError(f"{out} exists and is not sample data; give another folder")
     with _new_folder(out) as root:
         pictures = plan_pictures(options)
-        drawn = _write_pictures(root, options, pictures, workers)
+        drawn = [*map_in_processes(partial(_write_picture, root, options), pictures, workers, "faces")]
         _write_lists(root, options, pictures, drawn)
         (root / MARK).write_text(text)
     return True

@@ -12,13 +12,9 @@ kept.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.pack_dataset import options
-
-    refuse_early("tools/pack_dataset.py", options)
+    start("tools/pack_dataset.py", "tools.options.pack_dataset:options")
 
 import io
 import json
@@ -42,7 +38,7 @@ from fr.data.pipeline import DaliSettings
 from fr.data.readers.tar_shards import IMAGE_ENDINGS
 from fr.errors import InputError, run_plainly
 from fr.files.durable import replace_file
-from fr.files.images import TOO_LARGE, Pixels, is_too_large
+from fr.files.images import TOO_LARGE, image_file, is_too_large
 from fr.files.untrusted import read_text
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
@@ -94,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 
 def _class(name: str) -> str:
-    """Class name as the reader of shards normalises it."""
+    """Class name, normalised as by the reader of shards."""
     return name.strip() if name.isprintable() else ""
 
 
@@ -117,7 +113,7 @@ def _images_a_shard(faces: LabelledFaces, crop: Crop | None, shard_size: float, 
     if plan.exists():
         count = _kept_count(plan, settings)
         if not count:
-            raise InputError(f"{plan}: the shards here are of other data or options; give another --out")
+            raise InputError(f"{plan}: the shards there are of other data or options; give another --out")
         return count
     if any(out.glob("*.tar")):
         raise InputError(f"--out {out}: holds shards of another origin; give another folder")
@@ -216,13 +212,8 @@ def _crops(faces: LabelledFaces, crop: Crop) -> Iterator[Sample | str]:
         points, _ = placement.landmarks(faces, every[row : row + 1], encoded)
         matrix, _ = placement.matrices(faces, every[row : row + 1], encoded, contract)
         (moved,) = alignment.transform(alignment.compose(move, matrix), points)
-        yield Sample(row, "jpg", _jpeg(pixels, crop.quality), moved)
-
-
-def _jpeg(image: Pixels, quality: int) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "JPEG", quality=quality, subsampling=0)
-    return out.getvalue()
+        jpeg = image_file(Image.fromarray(pixels), "JPEG", quality=crop.quality, subsampling=0)
+        yield Sample(row, "jpg", jpeg, moved)
 
 
 def _summary(out: Path, images: int) -> str:

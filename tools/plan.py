@@ -5,18 +5,14 @@
     python tools/plan.py @configs/webface42m_cosface.yml --gpus 128 --gpu h100 --identities 10000000 \
         --train_batch_size 8192
 
-It says whether the training fits, or which options make it fit, and its last line starts the training. docs/scaling.md
-says how far the estimates can be trusted.
+It prints if the training fits, or which options make it fit; the last line is the command that starts the training.
+docs/scaling.md describes the accuracy of the estimates.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.plan import options
-
-    refuse_early("tools/plan.py", options)
+    start("tools/plan.py", "tools.options.plan:options")
 
 import argparse
 import json
@@ -34,7 +30,7 @@ from tools.planning.cards import CARDS
 from tools.planning.memory import Memory, memory
 from tools.planning.throughput import LOADER, speed
 
-USABLE = 0.92  # of a card's memory: the rest is lost between tensors
+USABLE = 0.92  # share of a card's memory; the rest is lost to fragmentation
 _SAMPLED = 0.1
 _TORCHRUN = {"-m": "--margin", "--m": "--margin", "--s": "--scale"}  # names that torchrun takes for its own
 
@@ -76,7 +72,7 @@ def main(argv: list[str]) -> int:
 
 
 def remedies(options: PlanOptions) -> Iterator[dict[str, object]]:
-    """Changes that save memory and leave data, model and batch as they are, the fewest first."""
+    """Changes of options that save memory without changing data, model and batch; fewer changes come first."""
     training = options.training
     single: list[dict[str, object]] = []
     if not training.activation_checkpointing and not training.compile:
@@ -119,7 +115,7 @@ def _for_torchrun(word: str) -> str:
 
 
 def lines(options: PlanOptions, plan: dict[str, Any]) -> list[str]:
-    """The plan as a table, what makes it fit, and the command."""
+    """Output lines: the plan as a table, changes that make it fit, and the command."""
     own, training, needed = options.own, options.training, plan["memory"]
     seconds, images_per_s = plan["seconds_per_step"], plan["images_per_s"]
     rows = [

@@ -10,13 +10,9 @@ each FPR. Results of MegaFace's devkit, cmc_facescrub_megaface_*.json, are taken
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.plot_roc import options
-
-    refuse_early("tools/plot_roc.py", options)
+    start("tools/plot_roc.py", "tools.options.plot_roc:options")
 
 import json
 from pathlib import Path
@@ -37,7 +33,7 @@ def main(argv: list[str]) -> int:
     arguments = read_options(argv)
     names = arguments.names or [path.stem for path in arguments.curves]
     if len(names) != len(arguments.curves) or len({*names}) < len(names):
-        raise InputError(f"--names: each curve another; {len(arguments.curves)} curves here, called {', '.join(names)}")
+        raise InputError(f"--names: give {len(arguments.curves)} different names, not {', '.join(names)}")
     curves, notes = {}, []
     for name, path in zip(names, arguments.curves, strict=True):
         curves[name], note = read_megaface(path) if path.suffix == ".json" else (read_curve(path), "")
@@ -61,7 +57,7 @@ def read_curve(path: Path) -> Roc:
             raise InputError(f"{path}:{number}: TPR and FPR are shares, from 0 to 1")
         low, high = ends if len(ends) == 2 else (np.nan, np.nan)
         if len(ends) not in (0, 2) or low > tar or tar > high:
-            raise InputError(f"{path}:{number}: after TPR and FPR nothing is expected, or the ends of TPR's interval")
+            raise InputError(f"{path}:{number}: expected TPR and FPR, and optionally the ends of TPR's interval")
         points[far, tar] = low, high
         widths.add(len(ends))
     if len(widths) > 1:
@@ -70,7 +66,7 @@ def read_curve(path: Path) -> Roc:
 
 
 def read_megaface(path: Path) -> tuple[Roc, str]:
-    """Read the ROC curve, as of `read_curve`, and rank-1 for the output from a result of MegaFace's run_experiment.py.
+    """Read a result of MegaFace's run_experiment.py: its ROC curve, as by `read_curve`, and a line with its rank-1.
 
     Its `roc` is two lists, FPR and TPR; its `cmc` is two, ranks from 0 and identification rates.
     """

@@ -11,13 +11,9 @@ run's pair by pair as by tools/compare_models.py.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.report_runs import options
-
-    refuse_early("tools/report_runs.py", options)
+    start("tools/report_runs.py", "tools.options.report_runs:options")
 
 import os
 from argparse import Namespace
@@ -43,7 +39,7 @@ from tools.options.report_runs import options as read_options
 
 @dataclass(frozen=True)
 class Run:
-    """A training's files. snapshot: the one that validated best, else the newest; None without any."""
+    """A training's files. snapshot: the one with the best validation, or else the newest; None without any."""
 
     name: str
     config: Path
@@ -54,7 +50,7 @@ class Run:
     snapshot: Path | None
 
     def training(self) -> Training:
-        """The run as the page shows it."""
+        """Content of the page about the run."""
         last = f"{max(self.log.records):,}"
         again = len(self.log.disorder)
         facts = {
@@ -87,9 +83,9 @@ def main(argv: list[str]) -> int:
 
 
 def find_runs(configs: Sequence[Path]) -> list[Run]:
-    """Runs by their option files, each named by its prefix, and by its folder where prefixes are equal.
+    """Find runs by their option files. A run is named by its prefix, with its folder if prefixes are equal.
 
-    InputError where a file or a log can't be read.
+    InputError if a file or a log can't be read.
     """
     runs = [_find(config) for config in configs]
     count = Counter(run.name for run in runs)
@@ -104,9 +100,7 @@ def find_runs(configs: Sequence[Path]) -> list[Run]:
 def _find(config: Path) -> Run:
     options = read_options_of(config)
     if missing := [name for name in ("snap_folder", "snap_prefix", "log_folder") if name not in options]:
-        raise InputError(
-            f"{config}: no {', '.join(missing)}: give SNAP_FOLDER/PREFIX.config.yml, which train.py wrote"
-        )
+        raise InputError(f"{config}: no {', '.join(missing)}: give SNAP_FOLDER/PREFIX.config.yml, which train.py wrote")
     folder, prefix = config.parent, options["snap_prefix"]
     logs = _start(config, options["snap_folder"]) / log_folder(Namespace(**options))
     log = read_log(logs, growing=True)
@@ -120,7 +114,7 @@ def _find(config: Path) -> Run:
 
 
 def read_options_of(config: Path) -> dict[str, str]:
-    """Text of each option in a file that a training wrote, of whichever version."""
+    """Text of each option in a file that a training wrote, of any version."""
     settings = read_config_file(str(config))
     if problems := [f"{one.origin}: {one.problem}" for one in settings if one.problem]:
         raise InputError(*problems)
@@ -128,14 +122,14 @@ def read_options_of(config: Path) -> dict[str, str]:
 
 
 def _start(config: Path, snap_folder: str) -> Path:
-    """Folder that the training was started in: relative paths of its options begin there."""
+    """Folder in which the training was started, which relative paths in its options refer to."""
     folder, parts = config.absolute().parent, Path(snap_folder).parts
     ends_so = not Path(snap_folder).is_absolute() and folder.parts[-len(parts) :] == parts
     return Path(*folder.parts[: -len(parts)]) if parts and ends_so else Path()
 
 
 def compared_on(one_set: Sequence[Scored], names: Sequence[str], bootstrap: int) -> ScoredSet:
-    """Scores of all runs on a set, the first compared with each other. bootstrap: replicates, 0 = no intervals."""
+    """Scores of all runs on a set, and comparisons of the first with the others. bootstrap: replicates, 0 = none."""
     first = one_set[0]
     drawn = [drawn_from(scored, bootstrap) for scored in one_set] if bootstrap else []
     comparisons = {}

@@ -1,24 +1,20 @@
 #!/usr/bin/env python3
-"""Train a recipe again, and say whether its figures are those of its receipt.
+"""Train a recipe again, and compare its metrics with those of its receipt.
 
     python tools/reproduce.py configs/quickstart.yml                               # trains into reproduced/quickstart
     python tools/reproduce.py configs/faces_mini.yml --snap snapshots/faces_mini_1260.pt
     python tools/reproduce.py configs/faces_mini.yml --record a_1260.pt b_1260.pt c_1260.pt
 
-A receipt, configs/receipts/NAME.json, has the figures of a recipe's earlier runs with different seeds. A new run
-reproduces them if each figure lies in the 95 % interval that they predict for one more run, or above it. Options that
-change a result, the data and the number of iterations have to be those of the receipt. An interrupted training goes on
-when the command is repeated. Exit status: 0 = reproduced, 1 = not, 2 = can't be compared.
+A receipt, configs/receipts/NAME.json, has the metrics of a recipe's earlier runs with different seeds. A new run
+reproduces them if each metric lies in their 95 % prediction interval for one more run, or above it. Options that change
+a result, the data and the number of iterations must be those of the receipt. An interrupted training continues when the
+command is repeated. Exit status: 0 = reproduced, 1 = not reproduced, 2 = can't be compared.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.reproduce import options
-
-    refuse_early("tools/reproduce.py", options)
+    start("tools/reproduce.py", "tools.options.reproduce:options")
 
 import argparse
 import subprocess
@@ -54,7 +50,7 @@ def main(argv: list[str]) -> int:
     if not (last := arguments.snap):
         status, last = _train(arguments, words, receipt)
         if status > 128:  # a signal
-            print("ended early: run this command again to go on", file=sys.stderr)
+            print("ended early: run this command again to continue", file=sys.stderr)
             return status
         if status:
             return 2
@@ -65,7 +61,7 @@ def main(argv: list[str]) -> int:
 
 
 def _train(arguments: argparse.Namespace, words: list[str], receipt: Receipt) -> tuple[int, Path]:
-    """Run train.py; its exit status and last snapshot, if any. InputError for options unlike the receipt's."""
+    """Run train.py; returns its exit status and last snapshot. InputError for other options than the receipt's."""
     out = arguments.out or Path("reproduced") / arguments.recipe.stem
     options = [f"@{arguments.recipe}", "--snap_folder", str(out), "--log_folder", str(out / "logs"), *words]
     options += ["--snap_to_resume", "auto"]
@@ -84,7 +80,7 @@ def _train(arguments: argparse.Namespace, words: list[str], receipt: Receipt) ->
 
 
 def _compare(receipt: Receipt, contents: snapshot.SnapshotContents, last: Path) -> int:
-    """Print each figure beside the receipt's; 0 if all lie where they are due."""
+    """Print each metric beside the receipt's; returns 0 if all are reproduced, else 1."""
     count = len(receipt.runs)
     print(f"{'':10}{'this run':>10}   receipt, {count} runs      95 % of further runs")
     missed = []

@@ -1,25 +1,20 @@
 #!/usr/bin/env python3
-"""Judge any matcher by its scores: accuracy over folds, AUC, EER and TAR at fixed FARs, as evaluate_lfw.py does.
+"""Compute metrics of any matcher from its scores: accuracy over folds, AUC, EER and TAR at fixed FARs.
 
     python tools/score_file.py scores.csv
     python tools/score_file.py distances.txt --distance --json figures.json --report report/
 
-The file has a pair a line: `label score`, label 1 for one person and 0 for two, separated by commas, tabs, semicolons
-or blanks; or a header that names its columns (label, score, first, second, fold; others aren't read). Without a fold,
-the folds are tenths of the same and of the different pairs. first and second name the two people, or the two images:
-with them the intervals come from redrawn people, without from redrawn pairs. --bootstrap 0 is for millions of pairs.
+The file has one line per pair: `label score`, label 1 for one person and 0 for two, separated by commas, tabs,
+semicolons or spaces. A header may name its columns (label, score, first, second, fold; others aren't read). Without
+folds, tenths of the same and of the different pairs are used. first and second name the two people, or the two images:
+with them the bootstrap resamples people, without them pairs. With millions of pairs use --bootstrap 0. The metrics are
+those of evaluate_lfw.py.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.score_file import options
-
-    refuse_early("tools/score_file.py", options)
-
-import json
+    start("tools/score_file.py", "tools.options.score_file:options")
 
 from fr.data.pairs.score_list import read_scores
 from fr.errors import run_plainly
@@ -28,7 +23,7 @@ from fr.evaluation.pair_statistics import PairResult
 from fr.evaluation.people import people_of_names
 from fr.evaluation.roc import write_curve
 from fr.evaluation.verification import verify
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.report.plots import SCORE_NAMES
 from fr.report.verification_report import write_report
 from tools.options.score_file import options as read_options
@@ -44,8 +39,8 @@ def main(argv: list[str]) -> int:
     named = listed.names is not None
     people = people_of_names(listed.names, listed.pairs, same) if named else None
     result = PairResult.of(scores, same, verification, people, arguments.bootstrap)
-    if arguments.json:  # before anything is printed: a pipe may be closed, a disk be full
-        write_result(arguments.json, (json.dumps(result.figures, indent=1) + "\n").encode())
+    if arguments.json:  # written before anything is printed, since printing to a closed pipe may fail
+        write_json(arguments.json, result.figures)
     print(f"{arguments.scores}: {same.size:,} pairs ({same.sum():,} same)", flush=True)
     print("\n".join(result.lines), flush=True)
     if not named and arguments.bootstrap:

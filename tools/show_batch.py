@@ -12,15 +12,10 @@ arguments are train.py's options.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from fr.console import begin
+    from fr.errors import start
 
-    begin()
-    from fr.errors import refuse_early
-    from tools.options.show_batch import options
+    start("tools/show_batch.py", "tools.options.show_batch:options")
 
-    refuse_early("tools/show_batch.py", options)
-
-import io
 from dataclasses import dataclass, fields, replace
 from textwrap import wrap
 from typing import Any
@@ -40,6 +35,7 @@ from fr.data.training_stream import TrainingStream
 from fr.distributed import Ranks, open_ranks
 from fr.errors import run_plainly
 from fr.files.durable import write_result
+from fr.files.images import image_file
 from fr.models import training_preprocessing
 from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
@@ -77,7 +73,7 @@ class Batch:
     max_bad_images: int
 
     def seen(self, augmentation: Augmentation, count: int) -> tuple[NDArray[np.uint8], list[str]]:
-        """First faces as the network gets them, [count, H, W, 3] RGB, and their identities."""
+        """First faces as they enter the network, [count, H, W, 3] RGB, and their identities."""
         iterations, bad = range(self.iteration - 1, self.iteration), BadImages(self.max_bad_images)
         stream = TrainingStream(
             self.faces, self.order, iterations, self.ranks, 1, self.preprocessing, augmentation, self.dali, bad
@@ -207,9 +203,7 @@ def main(argv: list[str]) -> int:
         batch = Batch(faces, order, arguments.iteration, preprocessing, dali, ranks, options.max_bad_images)
         show = each if arguments.each else pairs
         picture = sheet(show(batch, Augmentation.from_options(options), min(arguments.faces, order.batch_size)))
-    png = io.BytesIO()
-    picture.save(png, "PNG")
-    write_result(arguments.out, png.getvalue())
+    write_result(arguments.out, image_file(picture, "PNG"))
     print("\n".join([*resolved.notes, f"wrote {arguments.out}"]))
     return 0
 

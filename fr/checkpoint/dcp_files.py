@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint's files: written the same everywhere, read without running their contents."""
+"""Files of torch.distributed.checkpoint: written reproducibly, read without running code in them."""
 
 import io
 import pickle
@@ -17,20 +17,20 @@ from torch.futures import Future
 
 from fr.errors import InputError, in_short
 from fr.files.bounded_pickle import BoundedUnpickler
-from fr.files.durable import told_by_cause
+from fr.files.durable import raise_cause
 from fr.files.foreign_pickle import read_archive
 from fr.files.untrusted import open_file, read_whole
 
-_LARGEST_INDEX = 1 << 28  # bytes; one of a thousand tensors on a thousand ranks has a tenth
-_PART = re.compile(r"__\d+_\d+\.distcp")  # what PyTorch calls a file of tensors
+_LARGEST_INDEX = 1 << 28  # bytes; ten times the index of a thousand tensors on a thousand ranks
+_PART = re.compile(r"__\d+_\d+\.distcp")  # PyTorch's name of a file of tensors
 
 
 def causes(error: CheckpointException) -> str:
-    """Reason of a failure on any rank; the same on all ranks."""
+    """Reasons of a failure, from all ranks; the same text on every rank."""
     return "; ".join(sorted({f"{type(cause[0]).__name__}: {cause[0]}" for cause in error.failures.values()}))
 
 
-_METADATA_CLASSES = {  # module: what an index may name of it
+_METADATA_CLASSES = {  # module: names in it that an index may refer to
     "torch.distributed.checkpoint.metadata": "ChunkStorageMetadata Metadata MetadataIndex StorageMeta TensorProperties "
     "TensorStorageMetadata _MEM_FORMAT_ENCODING",
     "torch.distributed.checkpoint.filesystem": "_StorageInfo",
@@ -40,10 +40,10 @@ _METADATA_CLASSES = {  # module: what an index may name of it
 
 
 class PathlessWriter(dcp.FileSystemWriter):
-    """Leaves the temporary folder's path out of the index: a `Path` pickles differently between Pythons."""
+    """Writer that leaves the temporary folder's path out of the index: Python versions pickle a `Path` differently."""
 
     def write_data(self, *arguments: Any) -> Any:
-        with told_by_cause():
+        with raise_cause():
             return super().write_data(*arguments)
 
     def storage_meta(self) -> StorageMeta:
@@ -60,7 +60,7 @@ class _MetadataUnpickler(BoundedUnpickler):
 
     def load_build(self: Any) -> None:
         built = self.stack[-2]
-        if isinstance(built, type) or not is_dataclass(built):  # such as a class itself, for all who use it later
+        if isinstance(built, type) or not is_dataclass(built):  # attributes set on a class would affect all its users
             raise pickle.UnpicklingError("attributes for what isn't of an index")
         BoundedUnpickler.dispatch[pickle.BUILD[0]](self)
 
@@ -77,7 +77,7 @@ def shapes_in(metadata: Metadata, folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 class SafeReader(dcp.FileSystemReader):
-    """Checkpoint reader whose index may name only the classes that an index is made of; the stock reader runs any.
+    """Checkpoint reader whose index may name only the classes of an index; PyTorch's reader runs any callable.
 
     `fr/files/foreign_pickle.py` reads the tensors: torch.load unpacks compressed parts to any size, and ends the whole
     process on some files, `weights_only` or not.
@@ -90,7 +90,7 @@ class SafeReader(dcp.FileSystemReader):
             metadata = _MetadataUnpickler(io.BytesIO(content), len(content)).load()
         except OSError as error:
             raise InputError(f"{index}: can't be read: {error.strerror}") from error
-        except Exception as error:  # whatever damaged bytes make of an unpickler
+        except Exception as error:  # an unpickler can raise anything on damaged bytes
             raise InputError(f"{index}: damaged: {in_short(error)}") from error
         if not isinstance(metadata, Metadata):
             raise InputError(f"{index}: damaged: no checkpoint index")
@@ -117,7 +117,7 @@ class SafeReader(dcp.FileSystemReader):
 
 
 class _Stretch(io.RawIOBase):
-    """Part of a file as a file."""
+    """Read-only view of a part of a file, as a file."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self._file, self._start, self._size, self._at = file, start, size, 0
@@ -144,7 +144,7 @@ class _Stretch(io.RawIOBase):
 
 
 def _check_places(index: Path, metadata: Metadata) -> None:
-    """InputError unless all tensors are in files of the folder, as PyTorch calls them, and as they are."""
+    """Raise InputError unless all tensors lie in existing files of the folder with PyTorch's names."""
     places = getattr(metadata, "storage_data", None)
     for place in places.values() if isinstance(places, dict) else [None]:
         path, start, size, way = (

@@ -1,7 +1,7 @@
 """Mirror of a run's snapshots in an object store or another folder (--snap_mirror).
 
-Laid out as the folder of the snapshots, in a folder per run: `RUN_ID/PREFIX_1000.state/…`, then `RUN_ID/PREFIX_1000.pt`
-as the mark that all of it is there. Nothing in a mirror is removed, except a snapshot that is copied again.
+It has the layout of the snapshot folder, in a folder per run: `RUN_ID/PREFIX_1000.state/…`, then
+`RUN_ID/PREFIX_1000.pt` as the commit mark. Nothing in a mirror is removed, except a snapshot that is copied again.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from fr.files.checksums import SUMS, read_sums
 from fr.files.durable import sync_folder, write_durably
 from fr.files.remote import CHUNK, RemoteFailure, RemoteFile, Store
 
-STOPPED_S = 120.0  # for which a run that a signal stopped waits for copies: launch/slurm.sh warns five minutes ahead
+STOPPED_S = 120.0  # longest wait for copies after a signal; launch/slurm.sh signals five minutes before the limit
 Files = dict[str, RemoteFile]  # name below a store's root → file
 
 
 class SnapshotMirror:
     """Copies snapshots of a run in a thread of rank 0, while the training goes on; with url "" it does nothing.
 
-    What can't be copied is said, and tried again with the next snapshot. patience: longest wait of `close` [s]. say:
-    called with lines to print. InputError on every rank when the URL can't be one of a store.
+    A failed copy is reported, and tried again with the next snapshot. patience: longest wait of `close` [s]. say:
+    called with each line to print. InputError on every rank if no store can be opened at the URL.
     """
 
     def __init__(self, url: str, run_id: str, patience: float, say: Callable[[str], None]) -> None:
@@ -44,12 +44,12 @@ class SnapshotMirror:
         self._copied: dict[str, bytes] = {}  # name of a `.pt` there → its SHA256SUMS
         self._offered: deque[Sequence[Path]] = deque(maxlen=1)
         self._wake, self._closing = threading.Event(), False
-        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)  # no exit waits for it
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)  # the exit doesn't wait for it
         if self._store:
             self._thread.start()
 
     def offer(self, paths: Sequence[Path]) -> None:
-        """Have those of some whole snapshots copied that aren't there yet, in this order; returns at once."""
+        """Start copying the complete snapshots that the mirror lacks, in this order; returns at once."""
         self._offered.append(paths)
         self._wake.set()
 
@@ -60,7 +60,7 @@ class SnapshotMirror:
         if self._store:
             self._thread.join(self.patience)
             if self._thread.is_alive():
-                self._say(f"{self._store.url}: no longer waited for after {self.patience:g} s: lacks {self.copying}")
+                self._say(f"{self._store.url}: not waiting any longer after {self.patience:g} s: lacks {self.copying}")
 
     def _run(self) -> None:
         closing = False
@@ -78,7 +78,7 @@ class SnapshotMirror:
             try:
                 if self._copy(self._store, path):
                     self._say(f"copied {path} to {self._store.url}")
-            except Exception as error:  # of whatever kind: a copy ends no training
+            except Exception as error:  # of any type: a failed copy must not end the training
                 if path.exists():  # not removed meanwhile
                     self._say(f"{path}: not copied: {in_short(error)}; tried again with the next snapshot")
                     return
@@ -86,7 +86,7 @@ class SnapshotMirror:
                 self.copying = None
 
     def _copy(self, store: Store, path: Path) -> bool:
-        """Copy a snapshot, its `.pt` last; False = it is there already."""
+        """Copy a snapshot, its `.pt` last; False if the mirror has it already."""
         state = state_path(path)
         sums = (state / SUMS).read_bytes()
         if self._copied.get(path.name) == sums:
@@ -106,10 +106,10 @@ class SnapshotMirror:
 
 
 def fetch_newest(url: str, folder: Path, prefix: str) -> list[str]:
-    """Fetch the newest whole snapshot of a prefix into a folder that has none; lines to print. Rank 0 does it for all.
+    """Fetch the newest complete snapshot of a prefix into a folder that has none; returns lines to print.
 
-    Of several runs' snapshots those of the run that wrote there last. InputError on every rank when the mirror or the
-    folder is out of reach, or all snapshots are damaged.
+    Rank 0 does it for all ranks. If several runs have snapshots there, those of the run that wrote last are used.
+    InputError on every rank if the mirror or the folder can't be accessed, or all snapshots are damaged.
     """
     notes: list[str] = []
     failure = None
@@ -150,15 +150,15 @@ def _fetch_newest(store: Store, folder: Path, prefix: str) -> list[str]:
 
 
 class _Damaged(Exception):
-    """A snapshot isn't what was copied."""
+    """A snapshot in the mirror is incomplete or damaged."""
 
 
 def _fetch(store: Store, files: Files, name: str, path: Path) -> None:
-    """Fetch a snapshot, and give it its names when it is whole and has its checksums; _Damaged unless it has."""
+    """Fetch a snapshot, check it, and rename it to its final names; _Damaged if it isn't complete and intact."""
     state_name, state = name.removesuffix(".pt") + ".state", state_path(path)
     # Names of snapshots that are being written, so that the next write removes what a killed one leaves.
     temporary, temporary_state = path.with_name(f".{path.name}.tmp"), path.with_name(f".{state.name}.tmp")
-    for left in (state, temporary_state):  # by a killed fetch: there is no `.pt`
+    for left in (state, temporary_state):  # left by a killed fetch, since there is no `.pt`
         shutil.rmtree(left, ignore_errors=True)
     temporary_state.mkdir()
     listed = files.get(f"{state_name}/{SUMS}")
@@ -184,7 +184,7 @@ def _fetch(store: Store, files: Files, name: str, path: Path) -> None:
 
 
 def _fetch_file(store: Store, file: RemoteFile, target: Path) -> str:
-    """Write a file of a store to the disk; its SHA-256."""
+    """Write a file of a store to the disk; returns its SHA-256."""
     digest = hashlib.sha256()
 
     def write_into(out: BinaryIO) -> None:

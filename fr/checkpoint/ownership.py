@@ -1,7 +1,7 @@
-"""Ownership of a prefix of snapshots: one run writes under it at a time, and only among its own (C6).
+"""Ownership of a prefix of snapshots: one run writes under it at a time, and only beside its own snapshots.
 
-A snapshot holds the id of the run that wrote it; a resumed run keeps the id. Snapshots of before there were ids count
-as those of one run.
+A snapshot holds the id of the run that wrote it; a resumed run keeps the id. Old snapshots without an id count as
+those of one run.
 """
 
 import errno
@@ -24,7 +24,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 @dataclass(frozen=True)
 class Claim:
-    """Snapshots to try to resume from, in order, and those of other runs, which --overwrite removes."""
+    """Snapshots to resume from, in the order to try them, and those of other runs, which --overwrite removes."""
 
     resumable: list[Path]
     others: list[Path]
@@ -32,10 +32,10 @@ class Claim:
 
 @contextmanager
 def locked(folder: Path, prefix: str, patience: float = 0) -> Iterator[None]:
-    """Be the one run that writes under a prefix; all ranks together.
+    """Context that holds the lock of a prefix, so that no other run writes under it; entered by all ranks together.
 
-    InputError where another process still is after `patience` seconds, or the folder can't be written to. The lock is
-    rank 0's, and the kernel's: it ends with the process, however that ends.
+    InputError if another process still holds it after `patience` seconds, or the folder can't be written to. Rank 0
+    holds a lock of the kernel, which ends with the process in any case.
     """
     descriptor, failure = -1, None
     if rank() == 0:
@@ -62,14 +62,11 @@ def locked(folder: Path, prefix: str, patience: float = 0) -> Iterator[None]:
             os.close(descriptor)
 
 
-def claim(
-    choice: str, folder: Path, prefix: str, job: str, overwrite: bool = False, restarted: bool = False
-) -> Claim:
-    """Snapshots to go on from; rank 0 looks for all ranks. choice: a `.pt`, `auto` = the newest run's, empty = none.
+def claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool = False, restarted: bool = False) -> Claim:
+    """Snapshots to resume from; rank 0 looks for all ranks. choice: a `.pt`, `auto` = the newest run's, empty = none.
 
-    job: the id of a run that begins afresh. restarted: torchrun has started all ranks again, since one has died
-    (--max-restarts): the run's own snapshots come first. InputError where other runs' are under this prefix, unless
-    `overwrite`.
+    job: the id of a new run. restarted: torchrun has restarted all ranks after a failure (--max-restarts): the run's
+    own snapshots are tried first. InputError if there are other runs' snapshots under this prefix, unless `overwrite`.
     """
     found, failure = Claim([], []), None
     if rank() == 0:
@@ -84,9 +81,9 @@ def claim(
 
 
 def patience(start: int, hang_timeout: float) -> float:
-    """Seconds to wait for a first rank of before, which may be on another host: 0 unless the job was started again.
+    """Seconds to wait for the lock of the previous start's rank 0, perhaps on another host; 0 unless restarted.
 
-    start: of the ranks by torchrun, from 1; Slurm counts from 0.
+    start: number of this start of the ranks by torchrun, from 1. Slurm's count of restarts begins with 0.
     """
     again = start > 1 or int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     return min(120.0, hang_timeout or 120.0) if again else 0.0
@@ -106,27 +103,27 @@ def _claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool, re
         chosen = (same or [Path(choice)]) if choice else []
         ours = [path for path in newest_first if owners[path] == own] if restarted else []
         resumable = ours + [path for path in chosen if path not in ours]
-    if resumable and own is None:  # it can't be read, which resuming will tell
+    if resumable and own is None:  # it can't be read; resuming reports that
         return Claim(resumable, [])
     others = [path for path in present if owners[path] != own and (owners[path] is not None or not resumable)]
     if others and not overwrite:
         raise InputError(
-            f"{others[0]} is an earlier run's, of the same --snap_prefix: give --snap_to_resume auto to go on from it, "
-            "another --snap_prefix, or --overwrite to remove it"
+            f"{others[0]} is an earlier run's, of the same --snap_prefix: give --snap_to_resume auto to resume from "
+            "it, another --snap_prefix, or --overwrite to remove it"
             if not resumable
             else f"{others[0]} is another run's than {resumable[0]}: move it away, or give --overwrite to remove it"
         )
     newer = [path for path in newest_first if owners[path] == own]
     if choice not in ("", "auto") and newer and newer[0] not in resumable and _may_restart() and not restarted:
         raise InputError(
-            f"{newer[0]} is an earlier run's, and with --max-restarts this run would go on from it after a restart: "
-            "say --snap_to_resume auto, or another --snap_prefix, or move it away"
+            f"{newer[0]} is an earlier run's, and with --max-restarts this run would resume from it after a restart: "
+            "give --snap_to_resume auto or another --snap_prefix, or move it away"
         )
     return Claim(resumable, others)
 
 
 def remove_others(others: Sequence[Path]) -> None:
-    """Remove other runs' snapshots, rank 0 for all; InputError on every rank when one can't be."""
+    """Remove other runs' snapshots; rank 0 does it for all. InputError on every rank if one can't be removed."""
     failure = None
     try:
         for path in others if rank() == 0 else ():
@@ -137,7 +134,7 @@ def remove_others(others: Sequence[Path]) -> None:
 
 
 def _owner(path: Path) -> str | None:
-    """The id of the run that wrote a snapshot, "" of one without; None = it can't be read."""
+    """Id of the run that wrote a snapshot, "" if it holds none; None if it can't be read."""
     try:
         return read_run_id(path)
     except InputError:
@@ -145,7 +142,7 @@ def _owner(path: Path) -> str | None:
 
 
 def _lock(descriptor: int, patience: float) -> bool:
-    """Take the lock; false while another process has it. True also where the file system knows no locks."""
+    """Take the lock; False while another process has it. True also on file systems without locks."""
     until = time.monotonic() + patience
     while True:
         try:

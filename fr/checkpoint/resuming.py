@@ -1,4 +1,4 @@
-"""Resuming from a snapshot: the newest that is whole, if it is of the same run (C7)."""
+"""Resuming from the newest undamaged snapshot, if it is of the same run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -32,20 +32,20 @@ _BEGIN = (
     "--init_from {} and another --snap_prefix, without --snap_to_resume"
 )
 _SHOWN = 5
-_OF_THE_START = ("snap_to_resume", "overwrite")  # options that change nothing later
+_OF_THE_START = ("snap_to_resume", "overwrite")  # options with an effect at the start only
 
 
 def resume(
     paths: Sequence[Path], state: TrainingState, ours: SnapshotContents, identities: Sequence[str] = ()
 ) -> Resumed:
-    """Load the first undamaged snapshot of several, all ranks together; of none, do nothing.
+    """Load the first undamaged snapshot of `paths`, all ranks together; without paths, do nothing.
 
-    ours: of this run, to compare what `SnapshotContents.required`. identities: of its classes; none = unknown.
-    InputError when all are damaged, and for each difference.
+    ours: contents of this run, whose `SnapshotContents.required` must be those stored. identities: names of its
+    classes; empty = unknown. InputError if all snapshots are damaged, and for each difference.
     """
     damaged: list[str] = []
     for path in paths:
-        contents, problems = _whole(path)
+        contents, problems = _read_checked(path)
         if contents and not problems:
             problems = _differences(contents.required(), ours.required(), f"{path}: ") + _other_people(path, identities)
             if problems:
@@ -63,7 +63,7 @@ def resume(
 
 
 def changed_options(resumed: Resumed, ours: dict[str, Any]) -> list[str]:
-    """A line with the options of a run that differ from those of the snapshot it resumed from; [] = none do."""
+    """A line with the options of a run that differ from those of the snapshot it resumed from; [] if none do."""
     stored = resumed.contents.config if resumed.contents else {}
     changed = [
         f"--{name} {stored[name]} → {value}"
@@ -73,14 +73,14 @@ def changed_options(resumed: Resumed, ours: dict[str, Any]) -> list[str]:
     return [f"changed since: {', '.join(changed)}"] if changed else []
 
 
-def _whole(path: Path) -> tuple[SnapshotContents | None, list[str]]:
-    """Contents of a snapshot, and the problems of it and its training state: on every rank those of any."""
+def _read_checked(path: Path) -> tuple[SnapshotContents | None, list[str]]:
+    """Contents of a snapshot, and the problems of it and its training state that any rank found."""
     contents = None
     problems: tuple[str, ...] = ()
     try:
         contents = read(path)
         if not state_path(path).is_dir():
-            raise InputError(f"{state_path(path)}: no such folder: {path} holds the weights alone and can't be resumed")
+            raise InputError(f"{state_path(path)}: no such folder: {path} holds only weights, for --init_from")
     except InputError as error:
         problems = error.problems
     problems = next(filter(None, gather_objects(problems)), ())
@@ -99,7 +99,7 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str) ->
 
 
 def _other_options(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Options that decide what a training state holds, and that differ: a line each."""
+    """Options that determine the contents of a training state and differ, one line each."""
     return [
         f"--{name} is {stored[name]} there and {wanted[name]} in this run"
         for name in [*(one.name for one in fields(LossSettings)), "ema_decay", "optimizer", "momentum"]

@@ -1,4 +1,4 @@
-"""Contents and files of a snapshot: `{prefix}_{iteration}.pt`, and `….state/` beside it (C6, C10).
+"""Contents and files of a snapshot: `{prefix}_{iteration}.pt`, and `….state/` beside it.
 
 A `.pt` holds `SnapshotContents`: tensors and builtins. The folder is the training state
 (`fr/checkpoint/training_state.py`), which only resuming needs. `fr/checkpoint/snapshot_writer.py` writes both;
@@ -18,21 +18,21 @@ from torch import nn
 from fr.errors import InputError
 from fr.files import safetensors
 from fr.files.durable import write_whole
-from fr.files.kinds import Kind, kind_of, taken_for
+from fr.files.kinds import Kind, kind_of, wrong_kind
 from fr.files.model_metadata import CONTRACT_KEY, read_contract, read_facts
 
 FORMAT = 1
-# Fields that exported files keep beside the preprocessing.
+# Fields that exported files hold in addition to the preprocessing.
 OF_THE_NETWORK = ("model", "embed_size", "model_kwargs", "iteration")
 _A_SNAPSHOT = "a snapshot of this trainer"
 
 
 @dataclass(frozen=True, eq=False)
 class SnapshotContents:
-    """Everything that a `.pt` holds, beside its `format`, an entry a field. None = no entry, but for `best`.
+    """Contents of a `.pt`: one entry a field, and `format`. A field that is None has no entry, except `best`.
 
-    run: of the training: batch size, seed, counts and fingerprint of the data. config: the resolved options. metrics:
-    of the last validation. scores: `fr.evaluation.score_check.Spread.as_dict` of each set. meters: counts of the loop.
+    run: batch size, seed, counts and fingerprint of the training data. config: the resolved options. metrics: of the
+    last validation. scores: `fr.evaluation.score_check.Spread.as_dict` of each set. meters: counters of the loop.
     best: iteration and accuracy of the best snapshot of the run. average: the moving average of the weights
     (--ema_decay). run_id: a random name of the run that wrote it, kept over resumes; "" = unknown. head [C, E],
     head_bias [C] and identities: of weights that were imported with their head. model_kwargs: of --model_kwargs.
@@ -66,14 +66,14 @@ class SnapshotContents:
     def from_dict(cls, path: Path, stored: Any) -> "SnapshotContents":
         """Contents from the entries of a `.pt`; InputError unless every part is there and of its type."""
         if not isinstance(stored, dict) or "format" not in stored:
-            raise InputError(taken_for(_A_SNAPSHOT, path) or f"{path}: not {_A_SNAPSHOT}")
+            raise InputError(wrong_kind(_A_SNAPSHOT, path) or f"{path}: not {_A_SNAPSHOT}")
         given = {name: stored[name] for name in _FITS if stored.get(name) is not None}
         missing = [name for name in _NEEDED if name not in given]
         wrong = missing + [name for name, value in given.items() if not _FITS[name](value)]
         if wrong:
             raise InputError(f"{path}: not a snapshot of this trainer: missing or wrong: {', '.join(wrong)}")
         if given["format"] != FORMAT:
-            raise InputError(f"{path}: written in format {given['format']}, this version reads {FORMAT}")
+            raise InputError(f"{path}: written in format {given['format']}, this version of the trainer reads {FORMAT}")
         del given["format"]
         return cls(**given)
 
@@ -92,7 +92,7 @@ def _is_best(value: Any) -> bool:
 
 
 def _is_kwargs(value: Any) -> bool:
-    """Whether keywords are builtins, or lists of them, or lists of lists."""
+    """Return True if keyword arguments are builtins, lists of them, or lists of such lists."""
 
     def is_builtin(part: Any, depth: int = 2) -> bool:
         if isinstance(part, list):
@@ -125,43 +125,43 @@ def state_path(snapshot: Path) -> Path:
 
 
 def by_iteration(folder: Path, prefix: str) -> dict[int, Path]:
-    """Snapshots that can be resumed, oldest first, without the remains of an interrupted write."""
+    """Snapshots that can be resumed from, by iteration, oldest first; remains of interrupted writes are left out."""
     pattern = re.compile(re.escape(prefix) + r"_(\d+)\.pt")
     paths = {int(m[1]): path for path in folder.glob("*.pt") if (m := pattern.fullmatch(path.name))}
     return {iteration: paths[iteration] for iteration in sorted(paths) if state_path(paths[iteration]).is_dir()}
 
 
 def all_paths(folder: Path, prefix: str) -> list[Path]:
-    """Every `.pt` that a run has written under a prefix, newest first, with a training state or without."""
+    """All `.pt` of a prefix, newest first, with or without a training state."""
     pattern = re.compile(re.escape(prefix) + r"_0*([1-9]\d*)\.pt")
     paths = {int(m[1]): path for path in folder.glob("*.pt") if (m := pattern.fullmatch(path.name))}
     return [paths[iteration] for iteration in sorted(paths, reverse=True)]
 
 
 def newest(folder: Path, prefix: str) -> Path | None:
-    """Snapshot of the highest iteration, None without any."""
+    """Snapshot of the highest iteration; None if there is no snapshot."""
     return next(reversed(by_iteration(folder, prefix).values()), None)
 
 
 def read(path: Path) -> SnapshotContents:
-    """Read a `.pt` or a safetensors file that describes its model, executing nothing; InputError unless it is whole."""
+    """Read a `.pt`, or a safetensors file that describes its model, executing nothing; InputError if it is damaged."""
     if kind_of(path) is Kind.SAFETENSORS:
         return described(path, *safetensors.read(path))
     try:
         _check_parts(path)
-        with path.open("rb") as file:  # by its name torch.load would take it for another format
+        with path.open("rb") as file:  # given a path, torch.load may choose another format by the file's name
             stored: Any = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
-    except Exception as error:  # whatever damaged bytes make of an unpickler
-        raise InputError(taken_for(_A_SNAPSHOT, path, Kind.TORCH) or f"{path}: not a snapshot, or damaged") from error
+    except Exception as error:  # an unpickler can raise anything on damaged bytes
+        raise InputError(wrong_kind(_A_SNAPSHOT, path, Kind.TORCH) or f"{path}: not a snapshot, or damaged") from error
     return SnapshotContents.from_dict(path, stored)
 
 
 def described(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> SnapshotContents:
-    """Contents of a safetensors file of tools/export_weights.py; InputError for another's, without that metadata."""
+    """Contents of a safetensors file of tools/export_weights.py; InputError if it lacks that tool's metadata."""
     if CONTRACT_KEY not in metadata:
-        raise InputError(taken_for(_A_SNAPSHOT, path))
+        raise InputError(wrong_kind(_A_SNAPSHOT, path))
     facts = read_facts(path, metadata)
     known = {name: facts.get(name) for name in (*OF_THE_NETWORK, "scores")}
     return SnapshotContents.from_dict(
@@ -189,13 +189,13 @@ def read_run_id(path: Path) -> str:
 
 
 def _check_parts(path: Path, sums: bool = True) -> None:
-    """Check the CRC-32 that torch.save puts beside each part, as zip files have it: torch.load doesn't.
+    """Check the CRC-32 that the zip format stores for each part: torch.load doesn't.
 
-    sums: false = only that the parts are of torch.save's form.
+    sums: False = check only that the parts are as torch.save writes them.
     """
     with zipfile.ZipFile(path) as parts:
-        # torch.save compresses nothing, so that a small file can't become a huge one, and has no folders: of a part
-        # that is marked as one torch.load takes whatever is in memory.
+        # torch.save compresses nothing, so a small file can't unpack to a huge one. It writes no folders: for a part
+        # that is marked as a folder torch.load returns uninitialised memory.
         if any(part.compress_type != zipfile.ZIP_STORED or part.external_attr for part in parts.infolist()):
             raise zipfile.BadZipFile("a part is not as torch.save writes it")
         if sums and parts.testzip():
@@ -214,5 +214,5 @@ def load_weights(model: nn.Module, contents: SnapshotContents, path: Path, avera
 
 
 def write_weights(path: Path, contents: SnapshotContents, before_naming: Callable[[], None] = lambda: None) -> None:
-    """Write a `.pt`, as of `write_whole`."""
+    """Write a `.pt`; before_naming as in `write_whole`."""
     write_whole(path, lambda file: torch.save(contents.as_dict(), file), before_naming)

@@ -1,7 +1,6 @@
-"""Snapshot writer: each whole or absent, on request asynchronously; and removal of old ones.
+"""Atomic, optionally asynchronous writing of snapshots, and removal of old ones.
 
-Both parts are made under a temporary name and are on the disk before they get their own; the `.pt` gets its
-name last (C6).
+Both parts are written and synced to the disk under temporary names before they are renamed; the `.pt` is renamed last.
 """
 
 import errno
@@ -33,17 +32,17 @@ class Kept:
     every: int = 0
 
     def superseded(self, iterations: Sequence[int], best: int | None) -> list[int]:
-        """Iterations, of some in ascending order, whose snapshots need not stay."""
+        """Of the `iterations`, in ascending order, those whose snapshots can be removed."""
         old = iterations[: -self.newest] if self.newest else []
         return [i for i in old if i != best and not (self.every and i % self.every == 0)]
 
 
 class SnapshotWriter:
-    """Writes one snapshot at a time, all ranks together; `close` waits for the last.
+    """Writer of one snapshot at a time, by all ranks together; `close` waits for the last.
 
-    identities: names of the head's rows, kept in the training state. background: a copy is made, and written while the
-    training goes on. resumed: the snapshot that the run resumed from. mirror: gets copies. say: called with a line a
-    snapshot. written: their paths, oldest first. best: iteration and accuracy of the best.
+    identities: names of the head's rows, stored in the training state. background: write a copy while the training
+    goes on. resumed: the snapshot that the run resumed from. mirror: gets copies. say: called with one line for each
+    snapshot. written: paths of the snapshots, oldest first. best: iteration and accuracy of the best one.
     """
 
     def __init__(
@@ -73,8 +72,8 @@ class SnapshotWriter:
     def write(self, iteration: int, contents: SnapshotContents) -> None:
         """Write a snapshot of the state as it is now; its weights, iteration and best replace those in `contents`.
 
-        InputError on every rank when one of them can't write this snapshot, or couldn't the one before in the
-        background; what was whole before stays so.
+        InputError on every rank if one of them can't write this snapshot, or failed to write the previous one in the
+        background. Complete snapshots stay complete.
         """
         self.wait()
         if "accuracy" in contents.metrics and (not self.best or contents.metrics["accuracy"] >= self.best[1]):
@@ -94,7 +93,7 @@ class SnapshotWriter:
             self._write(path, contents, tensors)
 
     def failure(self) -> InputError | None:
-        """Failure of the snapshot in the background, once known on this rank; `wait` and `write` will raise it."""
+        """Failure of the background write, once known on this rank; `wait` and `write` will raise it."""
         error = self._pending.exception() if self._pending and self._pending.done() else None
         if error is None or isinstance(error, InputError):
             return error
@@ -122,7 +121,7 @@ class SnapshotWriter:
             sums = sums_of(temporary, self._group)
             self._by_first_rank(path, lambda: _commit(path, contents, temporary, sums))
         except InputError:
-            shutil.rmtree(temporary, ignore_errors=True)  # no half gigabytes where there is no room
+            shutil.rmtree(temporary, ignore_errors=True)  # partial files would take up a disk that may be full
             raise
         self.written.append(path)
         if rank() == 0:
@@ -134,7 +133,7 @@ class SnapshotWriter:
     def _prepare(self, temporary: Path, contents: SnapshotContents, tensors: Tensors) -> None:
         temporary.parent.mkdir(parents=True, exist_ok=True)
         ours = re.compile(rf"\.{re.escape(self.prefix)}_\d+\.(pt|state|older)\.tmp")
-        for left in [path for path in temporary.parent.iterdir() if ours.fullmatch(path.name)]:  # by a killed run
+        for left in [path for path in temporary.parent.iterdir() if ours.fullmatch(path.name)]:  # left by a killed run
             _clear(left)
         parts = [tensors, contents.state_dict, contents.average or {}]
         _need_space(temporary.parent, sum(tensor.nbytes for part in parts for tensor in part.values()))
@@ -143,9 +142,9 @@ class SnapshotWriter:
             write_durably(temporary / IDENTITIES, lambda file: file.write(self._names))
 
     def _remove_old(self, newest: SnapshotContents) -> list[Path]:
-        """Remove superseded snapshots of this run; those of it that stay, without what is ahead of the newest.
+        """Remove superseded snapshots of this run; returns its remaining ones up to the newest's iteration.
 
-        Another run's stay, too, and one that is being copied to the mirror, until the next call.
+        Other runs' snapshots stay. One that is being copied to the mirror stays until the next call.
         """
         known = {i: path for i, path in by_iteration(self.folder, self.prefix).items() if i <= newest.iteration}
         own = [i for i, path in known.items() if self._is_own(path, newest.run_id)]
@@ -155,11 +154,11 @@ class SnapshotWriter:
             try:
                 remove(known[iteration])
             except OSError as error:
-                self._say(f"an old snapshot stays: {error}")
+                self._say(f"an old snapshot can't be removed: {error}")
         return [known[i] for i in own if known[i].exists()]
 
     def _is_own(self, path: Path, run_id: str) -> bool:
-        with suppress(InputError):  # a damaged one can't be told, so it stays
+        with suppress(InputError):  # the owner of a damaged one is unknown, so it stays
             if path not in self._own and read_run_id(path) == run_id:
                 self._own.add(path)
         return path in self._own
@@ -182,7 +181,7 @@ def _need_space(folder: Path, needed: int) -> None:
 
 
 def _commit(path: Path, contents: SnapshotContents, temporary: Path, sums: bytes) -> None:
-    """Rename both parts to their names. An older snapshot of this name is absent only for that moment."""
+    """Rename both parts to their final names. An older snapshot of this name is absent only during the renames."""
     state, older = state_path(path), path.with_name(f".{path.stem}.older.tmp")
 
     def rename_state() -> None:
@@ -197,20 +196,20 @@ def _commit(path: Path, contents: SnapshotContents, temporary: Path, sums: bytes
         write_weights(path, contents, rename_state)
     finally:
         if not path.exists():
-            shutil.rmtree(state, ignore_errors=True)  # it may have had its name already
+            shutil.rmtree(state, ignore_errors=True)  # it may have been renamed already
     if older.exists():
         shutil.rmtree(older)
 
 
 def remove(path: Path) -> None:
-    """Remove a snapshot, its `.pt` first: what an interruption leaves is then no snapshot, and `_clear` takes it."""
+    """Remove a snapshot, its `.pt` first: an interrupted removal leaves no snapshot, and `_clear` removes the rest."""
     left = path.rename(path.with_name(f".{path.name}.tmp"))
     sync_folder(path.parent)
     _clear(left)
 
 
 def _clear(left: Path) -> None:
-    """Remove a file or folder with a temporary name; of a `.pt` without another name first its state."""
+    """Remove a file or folder with a temporary name; first the training state of a `.pt` that has no other name."""
     path = left.with_name(left.name.removeprefix(".").removesuffix(".tmp"))
     if path.suffix == ".pt" and not path.exists() and state_path(path).exists():
         shutil.rmtree(state_path(path))

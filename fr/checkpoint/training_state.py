@@ -1,7 +1,7 @@
-"""The training state beside a snapshot, in torch.distributed.checkpoint's form, for any number of ranks (C6, C7).
+"""The training state beside a snapshot, in torch.distributed.checkpoint's form, for any number of ranks.
 
-The head and its optimiser state are sharded over the classes, random states are a rank's, all else is alike on all
-ranks. The names of the tensors: `fr.train.learner.Learner.state`.
+The head and its optimiser state are sharded over the classes, random states belong to a rank, and everything else is
+the same on all ranks. `fr.train.learner.Learner.state` has the names of the tensors.
 """
 
 import warnings
@@ -27,16 +27,16 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Unfit(InputError):
-    """A training state is of a run with other losses or options: tensors are missing, or of another shape."""
+    """The training state is of a run with other losses or options: tensors are missing or have another shape."""
 
 
 @dataclass(frozen=True)
 class StateTensors:
     """Live tensors of a training state, by name.
 
-    whole: alike on all ranks. rows: this rank's rows of tensors [classes, …] of two dimensions. by_rank_0: those of
-    `whole` in which the ranks may differ for now; rank 0's count. optional: names that a stored state may lack; such a
-    tensor stays as it is.
+    whole: the same on all ranks. rows: this rank's rows of two-dimensional tensors [classes, …]. by_rank_0: names in
+    `whole` in which the ranks may differ at present; rank 0's values are stored. optional: names that a stored state
+    may lack; such a tensor is left unchanged.
     """
 
     whole: Tensors
@@ -64,11 +64,11 @@ class TrainingState:
     def now(self, copied: bool = False) -> Tensors:
         """Tensors by name, for `save` and `weights`; all ranks together.
 
-        copied: into memory of the CPU that the next such call takes again; else they change as the training goes on.
+        copied: copy into CPU memory, which the next such call reuses; otherwise they change as the training goes on.
         """
         state = self._learner.state()
-        # Any rank may be the one that writes a whole tensor, and the batch statistics differ until DDP's next
-        # forward pass, which does the same.
+        # Any rank may write a tensor of `whole`, and the batch statistics differ between ranks until DDP broadcasts
+        # them in its next forward pass.
         for tensor in state.by_rank_0:
             dist.broadcast(tensor, 0)
         whole, rows = state.whole | self._random_states(), state.rows
@@ -77,7 +77,7 @@ class TrainingState:
         return whole | self._sharded(rows, state.classes)
 
     def load(self, folder: Path) -> None:
-        """Read the state into the live tensors, on any number of ranks; Unfit, or InputError when it is damaged."""
+        """Read the state into the live tensors, on any number of ranks; Unfit, or InputError if it is damaged."""
         state = self._learner.state()
         tensors = state.whole | self._sharded(state.rows, state.classes)
         reader = SafeReader(folder)
@@ -139,16 +139,16 @@ def save(tensors: Tensors, folder: Path, group: dist.ProcessGroup | None = None)
 
 
 def read_head(folder: Path) -> tuple[torch.Tensor, list[str] | None]:
-    """Head [C, E] of a stored state, and the identities of its rows where they were written; InputError if damaged.
+    """Head [C, E] of a stored state, and the identities of its rows if stored; InputError if it is damaged.
 
-    With K centres a class it is [C, K · E]. Every caller reads all of it, without the other ranks.
+    With K centres a class the head is [C, K · E]. Each caller reads all of it, without the other ranks.
     """
     reader = SafeReader(folder)
     shape = shapes_in(reader.read_metadata(), folder).get("head", ())
     try:
         head = torch.empty(shape)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant to be
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # intended: this rank reads alone
             dcp.load({"head": head}, storage_reader=reader, no_dist=True)
     except (CheckpointException, RuntimeError, TypeError) as error:
         reason = causes(error) if isinstance(error, CheckpointException) else error
@@ -157,6 +157,6 @@ def read_head(folder: Path) -> tuple[torch.Tensor, list[str] | None]:
 
 
 def read_names(folder: Path) -> list[str] | None:
-    """Names of the identities of the head's rows, where they were written; InputError if that is no text."""
+    """Names of the identities of the head's rows, None if not stored; InputError if the file isn't text."""
     names = folder / IDENTITIES
     return read_text(names).removesuffix("\n").split("\n") if names.is_file() else None

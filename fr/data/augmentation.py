@@ -1,4 +1,4 @@
-"""Random augmentation of a batch, as arrays; geometry is folded into the alignment matrix (C3).
+"""Random augmentation of a batch, drawn as arrays; geometric transforms are folded into the alignment matrix.
 
 Transforms, in this order:
 - mirror, rotation, zoom about the centre, shift, and a crop that is brought back to the full size: one matrix;
@@ -7,12 +7,12 @@ Transforms, in this order:
 - low resolution (AdaFace, arXiv:2204.00964): resized down, then back;
 - JPEG: compressed, then decoded;
 - random erasing (Zhong et al., arXiv:1708.04896): one black rectangle;
-- mixing (mixup, arXiv:1710.09412, as arXiv:2106.05237 distils with it): blended with another image.
+- mixing (mixup, arXiv:1710.09412, used for distillation as in arXiv:2106.05237): blended with another image.
 
 Shapes: N samples of a batch, K = 3 boxes at most. Lengths are pixels of the network input, or fractions of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ MAX_BOXES = 3
 ERASED_AT_LEAST = 0.02  # of the input; random erasing's own figure
 _BLUR_SIDE = 5  # pixels; the box blur of face_recognition.pytorch
 _BEST_JPEG = 100
-_COLUMNS = 32  # uniform numbers reserved a sample; a constant, so that a new draw leaves the older ones as they are
+_COLUMNS = 32  # uniform numbers reserved for each sample; constant, so that a new transform doesn't change older draws
 
 Bools = NDArray[np.bool_]
 
@@ -69,7 +69,7 @@ class Draws:
 
 
 def draw(augmentation: Augmentation, seed: int, epoch: int, first: int, count: int) -> Draws:
-    """Draws of positions `first` … `first + count - 1` of an epoch: a function of (seed, epoch, position) alone."""
+    """Draws for positions `first` … `first + count - 1` of an epoch: a function of (seed, epoch, position) only."""
     a = augmentation
     u = uniforms(seed, Purpose.AUGMENTATION, first, count, _COLUMNS, epoch)
     v = uniforms(seed, Purpose.PIXELS, first, count, _COLUMNS, epoch)
@@ -106,7 +106,7 @@ def draw(augmentation: Augmentation, seed: int, epoch: int, first: int, count: i
 def mix(augmentation: Augmentation, seed: int, epoch: int, first: int, images: torch.Tensor) -> torch.Tensor:
     """Blend some of the images [N, …] of positions `first` … with a neighbour: the first with the second, and so on.
 
-    An image's own share is 0.5 to 1, by the draws of its position. The last of an odd number has no neighbour.
+    An image's own weight is 0.5 to 1, drawn for its position. The last of an odd number has no neighbour.
     """
     u = uniforms(seed, Purpose.MIXING, first, len(images), 2, epoch)
     shares = torch.from_numpy(np.where(u[:, 0] < augmentation.mix_prob, u[:, 1] / 2, 0).astype(np.float32))
@@ -122,8 +122,8 @@ def _symmetric(u: Array) -> Array:
 def _rectangles(augmentation: Augmentation, u: Array, v: Array) -> Array:
     """Heights and widths of rectangles to erase, as fractions: [N, 2]; u, v: uniform numbers [N].
 
-    The paper draws again what is longer than the input; here the aspect is drawn, on a logarithmic scale, from those
-    that fit.
+    The paper draws again if a side is longer than the input; here the aspect ratio is drawn, on a logarithmic scale,
+    from those that fit.
     """
     area = ERASED_AT_LEAST + (augmentation.erase_area - ERASED_AT_LEAST) * u
     farthest = -np.log(np.maximum(augmentation.erase_aspect, area))
@@ -142,22 +142,19 @@ def geometry(draws: Draws, input_size: tuple[int, int]) -> Array:
     cos, sin = np.cos(draws.angle), np.sin(draws.angle)
     zero, one = np.zeros_like(cos), np.ones_like(cos)
     # The y axis points down: counter-clockwise as seen is [[cos, sin], [-sin, cos]].
-    rotation = np.stack(
-        [
-            np.stack([cos, sin, center_x - cos * center_x - sin * center_y], axis=1),
-            np.stack([-sin, cos, center_y + sin * center_x - cos * center_y], axis=1),
-        ],
-        axis=1,
+    rotation = _matrices(
+        [cos, sin, center_x - cos * center_x - sin * center_y],
+        [-sin, cos, center_y + sin * center_x - cos * center_y],
     )
-    sign = np.where(draws.flip, -1.0, 1.0)
-    mirror = np.stack(
-        [
-            np.stack([sign, zero, np.where(draws.flip, width - 1.0, 0.0)], axis=1),
-            np.stack([zero, one, zero], axis=1),
-        ],
-        axis=1,
+    mirror = _matrices(
+        [np.where(draws.flip, -1.0, 1.0), zero, np.where(draws.flip, width - 1.0, 0.0)], [zero, one, zero]
     )
     return compose(_stretches(draws, np.array([width, height])), compose(rotation, mirror))
+
+
+def _matrices(*rows: Sequence[Array]) -> Array:
+    """Matrices [N, 2, 3] from their two rows of three columns [N] each."""
+    return np.ascontiguousarray(np.moveaxis(np.array(rows), 2, 0))
 
 
 def _stretches(draws: Draws, size: NDArray[np.int64]) -> Array:
@@ -165,14 +162,12 @@ def _stretches(draws: Draws, size: NDArray[np.int64]) -> Array:
     center = (size - 1) / 2
     zoom, side = draws.zoom[:, None], draws.crop_side[:, None]
     moved = center - zoom * center + draws.shift * size
-    # A window's corner is that of its first pixel, half a pixel before the middle that our coordinates count from.
+    # A window's corner is the corner of its first pixel, half a pixel before the centre that coordinates count from.
     offset = (moved + 0.5 - draws.crop_corner * size) / side - 0.5
     return np.concatenate([np.eye(2) * (zoom / side)[:, :, None], offset[:, :, None]], axis=2)
 
 
-def boxes(
-    draws: Draws, moves: Array, preprocessing: Preprocessing
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def boxes(draws: Draws, moves: Array, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cut-out squares over the (moved) template points: corners and sides, [N, 2·K] each as (y, x, y, x, …).
 
     An unused box has side 0. The squares stay upright when the face is rotated.
@@ -188,9 +183,7 @@ def boxes(
     return _rows(low), _rows(extent)
 
 
-def effects(
-    settings: Augmentation, draws: Draws, moves: Array, preprocessing: Preprocessing
-) -> dict[str, Effect]:
+def effects(settings: Augmentation, draws: Draws, moves: Array, preprocessing: Preprocessing) -> dict[str, Effect]:
     """Pixel transforms of a batch, by the names of `settings.effects`. Parameters of a sample:
 
     color: factors of brightness, contrast and saturation, [3]. cutout: corners and sides of the boxes, [2, 2·K].
@@ -230,7 +223,7 @@ def _rows(corners: Array) -> NDArray[np.float32]:
     return np.ascontiguousarray(corners.reshape(len(corners), -1), dtype=np.float32)
 
 
-# The operators are those that DALI has for CPU and GPU alike (C12), and none draws anything by itself (C2). Images are
+# These operators exist in DALI for both CPU and GPU, and none of them draws random numbers itself. Images are
 # [H, W, 3] uint8, RGB.
 
 
@@ -241,7 +234,7 @@ def _color(images: Any, factors: Any) -> Any:
     images = fn.contrast(images, contrast=factors[1], contrast_center=mean)
     if factors[2] > 0:
         images = fn.saturation(images, saturation=factors[2])
-    else:  # what saturation 0 gives, in a tenth of the time
+    else:  # equal to saturation 0, in a tenth of the time
         images = fn.color_space_conversion(_luma(images), image_type=types.GRAY, output_type=types.RGB)
     return images
 

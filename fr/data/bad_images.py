@@ -1,4 +1,4 @@
-"""Images that can't be used: their replacements, their count over all ranks, and the limit on it (C9)."""
+"""Images that can't be used: their replacements, their count over all ranks, and the limit on it."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ from fr.errors import InputError
 
 
 def stand_ins(labels: NDArray[np.int64], index: int) -> Iterator[int]:
-    """Candidates for sample `index`, itself first: a function of the list alone (C2). labels [N].
+    """Candidates to replace sample `index`, itself first: a function of the list only. labels [N].
 
-    First the others of its identity, from the next one of the list on and round to its first; then those of the
-    following identities, started at the same offset, so that not all of an identity are replaced by one image.
+    First the other images of its identity, cyclically from the next one in the list; then those of the following
+    identities, starting at the same offset, so that not all images of an identity are replaced by the same one.
     """
     own, count = int(labels[index]), int(labels.max()) + 1
     place = int((labels[:index] == own).sum())
@@ -23,13 +23,13 @@ def stand_ins(labels: NDArray[np.int64], index: int) -> Iterator[int]:
 
 
 class BadImages:
-    """Images found bad since the start of this run (or its resume), each counted once over all ranks."""
+    """Bad images found since this run was started or resumed, each counted once over all ranks."""
 
     def __init__(self, limit: int) -> None:
-        """limit: --max_bad_images; one more ends the run."""
+        """limit: --max_bad_images; the run ends when it is exceeded."""
         self._limit = limit
         self._known: dict[int, str] = {}  # sample → problem; the same on every rank
-        self._news: dict[int, str] = {}  # of this rank, not yet shared
+        self._news: dict[int, str] = {}  # found by this rank, not yet shared
 
     @property
     def count(self) -> int:
@@ -45,7 +45,7 @@ class BadImages:
         return bool(self._news)
 
     def report(self, index: int, problem: str) -> None:
-        """Record a bad sample. InputError if this rank alone has too many: a lost disk isn't tried file by file."""
+        """Record a bad sample. InputError if this rank alone exceeds the limit: a lost disk isn't read file by file."""
         if index not in self._known:
             self._news[index] = problem
         if len(self._known) + len(self._news) > self._limit:
@@ -60,7 +60,7 @@ class BadImages:
         return list(new.values())
 
     def excess(self) -> InputError | None:
-        """The error that must end the run, the same on all ranks after `share`; None = within the limit."""
+        """The error that must end the run, the same on all ranks after `share`; None within the limit."""
         if self.count <= self._limit:
             return None
         return InputError(self._verdict(self.count, list(self._known.values())[-1]))

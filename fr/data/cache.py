@@ -1,9 +1,9 @@
-"""Cache of the columns of training data: one file that all ranks of a host map into memory, and so share.
+"""Cache of the columns of training data: one file that all ranks of a host share by mapping it into memory.
 
-A file is an Arrow IPC stream (one row; of each column a list), a magic word and the CRC-32 of the stream. The schema's
-metadata hold the key and, as JSON, how the columns make up the value: dataclasses of `_CLASSES`, tuples, lists of
-text, paths, text, numbers and None; nothing is unpickled (C10). The CRC is checked whenever a file is opened, at 1.5
-GB/s. It finds every flipped bit, but is no signature: who can write here can change the training data, too.
+A file is an Arrow IPC stream (one row, each column a list), a magic word and the CRC-32 of the stream. The schema's
+metadata hold the key and, as JSON, the structure that the columns fill: dataclasses of `_CLASSES`, tuples, lists of
+text, paths, text, numbers and None; nothing is unpickled. The CRC is checked whenever a file is opened, at 1.5 GB/s.
+It detects every flipped bit, but it is no signature: anyone who can write here can also change the training data.
 """
 
 import contextlib
@@ -30,21 +30,21 @@ from fr.files.untrusted import open_file
 
 _STORAGES = (RecordFile, TarShards, RemoteShards, ParquetRows)
 _CLASSES = {kind.__name__: kind for kind in (LabelledFaces, *_STORAGES, DataRoot)}
-_KEPT = 8  # entries of a folder
+_KEPT = 8  # entries kept in a folder
 _UNSETTLED = 2.0  # seconds; a file may change twice within one tick of its file system's clock
-_ABANDONED = 86_400.0  # seconds after which a temporary file has no writer any more
+_ABANDONED = 86_400.0  # seconds after which a temporary file is taken to have no writer
 _TAIL = struct.Struct("<8sI")
 _MAGIC = b"FRCACHE\n"
 _CHUNK = 1 << 20
 
 
 class Damaged(Exception):
-    """A file of the cache differs from what was written."""
+    """A file of the cache is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An entry of the cache. question: what the value is; state: of the files it was read from. Both are JSON."""
+    """An entry of the cache. question: identifies the value. state: of the files it was read from. Both are JSON."""
 
     folder: Path
     question: str
@@ -63,13 +63,13 @@ class Entry:
         except OSError:
             return None
         with contextlib.suppress(OSError):
-            os.utime(self.path)  # the entries used last are kept
+            os.utime(self.path)  # the most recently used entries are kept
         return value
 
     def store(self, value: object) -> Any:
-        """Write whole or not at all, and remove what nobody needs any more; returns what `load` will.
+        """Write the entry atomically and remove obsolete ones; returns the value as `load` would.
 
-        OSError when that can't be.
+        OSError if it can't be written.
         """
         columns: list[pa.Array] = []
         packed = _packed(value, columns)
@@ -90,12 +90,12 @@ class Entry:
         except BaseException:
             os.unlink(temporary)
             raise
-        with contextlib.suppress(OSError):  # such as another process that cleans, too
+        with contextlib.suppress(OSError):  # another process may be removing the same files
             self._clean()
         return kept
 
     def _mapped(self, file: BinaryIO) -> Any:
-        """The value in a file whose checksum is right, which stays mapped as long as a column of it is in use."""
+        """The value in a file with a valid checksum; the file stays mapped as long as a column of it is in use."""
         whole = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         try:
             batch = pa.ipc.open_stream(whole).read_next_batch()
@@ -113,7 +113,7 @@ class Entry:
         return [_code(), self.question, self.state]
 
     def _clean(self) -> None:
-        """Remove this question's other states, the entries longest unused, and what killed writers left."""
+        """Remove this question's other states, the least recently used entries, and files of killed writers."""
         own = f"faces-{_digest(self.question)}-"
         times = {path: path.stat().st_mtime for path in self.folder.glob("faces-*-*.arrow*")}
         entries = sorted((path for path in times if path.suffix == ".arrow"), key=times.__getitem__, reverse=True)
@@ -124,7 +124,7 @@ class Entry:
 
 
 def state_of(files: list[Path]) -> str | None:
-    """Path, size and times of files as JSON; None while one isn't there or may still be changing."""
+    """Path, size and times of files as JSON; None if one is missing or may still be changing."""
     try:
         statuses = [(os.path.abspath(path), os.stat(path)) for path in files]
     except OSError:
@@ -136,7 +136,7 @@ def state_of(files: list[Path]) -> str | None:
 
 @functools.cache
 def _code() -> str:
-    """Hash of what reads and keeps: a version that nobody can forget to raise."""
+    """Hash of the source code that reads and stores the data, in place of a version number."""
     digest = hashlib.sha256()
     data = Path(__file__).parent
     for path in sorted([*data.rglob("*.py"), *data.with_name("files").glob("*.py")]):
@@ -149,7 +149,7 @@ def _digest(text: str) -> str:
 
 
 def _sum(file: BinaryIO, size: int) -> int:
-    """CRC-32 of the first `size` bytes, which are read and not mapped: a page that is touched counts as the rank's."""
+    """CRC-32 of the first `size` bytes. They are read, not mapped: touched pages would count as the rank's memory."""
     file.seek(0)
     checksum = 0
     for first in range(0, size, _CHUNK):
@@ -167,7 +167,7 @@ def _check_sum(file: BinaryIO) -> None:
 
 
 def _packed(value: object, columns: list[pa.Array]) -> Any:
-    """JSON for a value, whose arrays are added to the columns."""
+    """JSON for a value; its arrays are appended to the columns."""
     match value:
         case None | str() | int() | float():
             return value
@@ -206,9 +206,9 @@ def _unpacked(packed: Any, columns: list[pa.Array]) -> Any:
 
 
 def cache_folder(option: str) -> Path | None:
-    """--data_cache: a folder, `auto` (the user's, as the XDG Base Directory Specification has it), or `none`.
+    """Folder of --data_cache: a path, `auto` (the user's cache folder by the XDG specification), or `none` → None.
 
-    None also where the user has no home folder.
+    None also if the user has no home folder.
     """
     if option != "auto":
         return None if option == "none" else Path(option)

@@ -1,4 +1,4 @@
-"""Contract of aligned crops: `crops.json`, which tools/align_faces.py writes beside them, against a run's options."""
+"""Comparison of a run's options with `crops.json`, which tools/align_faces.py writes beside aligned crops."""
 
 import json
 from dataclasses import replace
@@ -16,9 +16,9 @@ _TAKEN = {"template": list(TEMPLATES), "alignment": list(ALIGNMENTS)}
 
 
 def with_crop_contract(resolved: Resolved) -> Resolved:
-    """The options of a training, with template and alignment of its aligned crops, so that validation aligns alike.
+    """Options of a training, with the template and alignment of its crops, so that validation aligns the same way.
 
-    InputError where an option says another one than `crops.json`.
+    InputError if an option contradicts `crops.json`.
     """
     options = resolved.values
     path = Path(options.train_data_root, MARK)
@@ -40,7 +40,7 @@ def with_crop_contract(resolved: Resolved) -> Resolved:
 
 
 def crop_notes(root: str, aligned: bool) -> list[str]:
-    """Lines on crops that show something else than the validation's alignment does."""
+    """Lines about crops that show another region than the validation's alignment."""
     crops = _settings(Path(root, MARK)) if aligned else {}
     if crops.get("crop") == "loose":
         return [f"{root}: loose crops, but sets with landmarks are aligned for the validation: give it crops too"]
@@ -51,15 +51,15 @@ def crop_notes(root: str, aligned: bool) -> list[str]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Settings of the crops; empty where there is no such file. InputError for one that can't be used."""
+    """Settings of the crops; empty if there is no such file. InputError for an invalid file."""
     if not path.is_file():
         return {}
     try:
         crops = json.loads(read_text(path, _LONGEST))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: isn't JSON; tools/align_faces.py writes it") from error
+        raise InputError(f"{path}: isn't valid JSON; write it again with tools/align_faces.py") from error
     if not isinstance(crops, dict):
-        raise InputError(f"{path}: isn't a JSON object; tools/align_faces.py writes it")
+        raise InputError(f"{path}: isn't a JSON object; write it again with tools/align_faces.py")
     if not isinstance(margin := crops.get("margin", 0), int | float):
-        raise InputError(f"{path}: margin {margin!r} isn't a number; tools/align_faces.py writes it")
+        raise InputError(f"{path}: margin {margin!r} isn't a number; write it again with tools/align_faces.py")
     return crops

@@ -1,4 +1,4 @@
-"""Training data on all ranks: read once per host, and checked to be the same everywhere."""
+"""Training data on all ranks: read once per host, and checked to be the same on all hosts."""
 
 import uuid
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from fr.errors import InputError
 
 
 def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces:
-    """Read the training faces on all ranks: the first of a host reads, the others map its cache entry.
+    """Read the training faces on all ranks: the first rank of a host reads, the others map its cache entry.
 
     All ranks raise InputError if one can't read the data, or if the data differ between ranks.
     """
@@ -24,13 +24,13 @@ def read_on_all_ranks(options: Mapping[str, Any], ranks: Ranks) -> LabelledFaces
                     faces = read_cached(options, run, keeps)
                 except InputError as error:
                     failure = error
-            raise_together(failure, "another rank can't read the training data, and says why", group)
+            raise_together(failure, "another rank can't read the training data, and prints the reason", group)
     assert faces is not None
     fingerprints = gather_objects(faces.fingerprint())
     unlike = [rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0]]
     if unlike:
         raise InputError(
             f"--train_data_root {faces.root}: ranks {', '.join(map(str, unlike))} read other data than rank 0; "
-            "are the files the same on all hosts, and did they change just now?"
+            "check that the files are the same on all hosts, and don't change"
         )
     return faces

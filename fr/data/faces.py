@@ -1,4 +1,4 @@
-"""Columns that every list of faces is read into, and the checks that all readers share (C9).
+"""Columns that all formats are read into, and the checks that all readers share.
 
 All problems of a file are reported together, with file and line, before anything runs.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +20,8 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.names import form_note
 
-_SHOWN = 10  # problems listed one by one; the rest is counted
-_LOOKED_INTO = 1000  # folders of a root that may be the right one
+_SHOWN = 10  # problems listed one by one; the others are counted
+_LOOKED_INTO = 1000  # folders in the root that are searched for a missing image
 _BLOCK = 4096  # rows that fit into a core's cache
 
 
@@ -33,7 +34,7 @@ class LandmarkUnit:
     one_spot: float
 
 
-PIXELS = LandmarkUnit(1e6, "a million pixels away", 1e-3)  # squares of much larger ones overflow in the fit
+PIXELS = LandmarkUnit(1e6, "a million pixels away", 1e-3)  # much larger coordinates overflow in the fit
 FRACTIONS = LandmarkUnit(10, "ten boxes away (they are fractions of the box, not pixels)", 1e-4)
 
 
@@ -41,8 +42,8 @@ FRACTIONS = LandmarkUnit(10, "ten boxes away (they are fractions of the box, not
 class Faces:
     """Images with landmarks, or aligned crops. N images.
 
-    boxes: None, or the boxes that landmarks are fractions of, in pixels; a width or height of infinity ends at the
-    edge. storage: None for a file each, or where the encoded images are.
+    boxes: None, or the boxes [pixels] that landmarks are fractions of; an infinite width or height ends at the image's
+    edge. storage: location of the encoded images; None = each is a file.
     """
 
     root: DataRoot
@@ -55,12 +56,12 @@ class Faces:
         return len(self.names)
 
     def path(self, index: int) -> str:
-        """Name of an image in messages: the path of its file, or the file that it is in and its name there."""
+        """Name of an image in messages: its path, or the file that holds it and its name in that file."""
         name = self.names[index].as_py()
         return self.storage.path(self.root, index, name) if self.storage else os.path.join(self.root.path, name)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """The encoded image; OSError when it can't be read, OutsideRoot when it isn't below `root`."""
+        """The encoded image; OSError if it can't be read, OutsideRoot if it isn't below `root`."""
         if self.storage:
             return self.storage.read(self.root, index)
         return np.frombuffer(self.root.read_whole(self.path(index), MOST_BYTES), dtype=np.uint8)
@@ -73,10 +74,10 @@ class LabelledFaces(Faces):
     labels: NDArray[np.int64]  # [N] 0 … len(identities) - 1
     identities: list[str]
     notes: tuple[str, ...] = field(default=(), kw_only=True)  # lines about entries that the reader left out
-    _fingerprint: list[str] = field(default_factory=list, init=False, repr=False, compare=False)  # once computed
+    _fingerprint: list[str] = field(default_factory=list, init=False, repr=False, compare=False)  # cached
 
     def take(self, rows: NDArray[np.int64]) -> "LabelledFaces":
-        """The chosen rows, in this order; labels and identities stay as they are."""
+        """The chosen rows, in this order; labels and identities are unchanged."""
         return replace(
             self,
             names=self.names.take(pa.array(rows)),
@@ -96,7 +97,7 @@ class LabelledFaces(Faces):
         return self._fingerprint[0]
 
     def remember(self, fingerprint: str) -> None:
-        """Set the result of `fingerprint`, computed for these columns before."""
+        """Set the result of `fingerprint`, computed for these columns earlier."""
         self._fingerprint.append(fingerprint)
 
 
@@ -109,6 +110,9 @@ class VerificationFaces(Faces):
     fold: NDArray[np.int64]  # [P] 0 … F - 1
 
 
+SomeFaces = TypeVar("SomeFaces", bound=Faces)
+
+
 def refuse(problems: list[str]) -> None:
     """Raise InputError with the problems, if there are any; the first few are listed, the rest counted."""
     if problems:
@@ -116,7 +120,7 @@ def refuse(problems: list[str]) -> None:
 
 
 def refuse_rows(rows: NDArray[np.int64], problem: Callable[[int], str]) -> None:
-    """Raise InputError for rows of a list, as `refuse`; for lists of millions, where problems aren't written out."""
+    """Raise InputError as `refuse`, for rows of a list of millions: `problem` is called only for the rows shown."""
     if len(rows):
         more = len(rows) - _SHOWN
         hidden = [f"… and {more:,} more like these"] if more > 0 else []
@@ -129,14 +133,12 @@ def shown(problems: list[str]) -> list[str]:
     return problems[:_SHOWN] + ([f"… and {hidden:,} more like these"] if hidden > 0 else [])
 
 
-def check_landmarks(
-    points: NDArray[np.float64], where: Callable[[int], str], unit: LandmarkUnit = PIXELS
-) -> None:
-    """Refuse landmarks [N, 5, 2] that give no similarity: not finite (or beyond any image), or all on one spot."""
+def check_landmarks(points: NDArray[np.float64], where: Callable[[int], str], unit: LandmarkUnit = PIXELS) -> None:
+    """Refuse landmarks [N, 5, 2] without a similarity: not finite (or beyond any image), or all in one place."""
     not_finite, one_spot = np.zeros((2, len(points)), dtype=bool)
     for first in range(0, len(points), _BLOCK):
         rows = slice(first, first + _BLOCK)
-        # NumPy reduces over a short last axis ten times slower than over a first one.
+        # NumPy reduces over a short last axis ten times slower than over the first one.
         places = np.ascontiguousarray(points[rows].transpose(1, 2, 0))
         not_finite[rows] = ~(np.abs(places) < unit.farthest).all(axis=(0, 1))  # true for NaN, too
         one_spot[rows] = np.ptp(places, axis=0).max(axis=0) < unit.one_spot
@@ -147,9 +149,9 @@ def check_landmarks(
 
 
 def swapped_note(points: NDArray[np.float64]) -> str:
-    """Note that left and right are swapped in most of the landmarks [N, 5, 2]; "" = they aren't.
+    """Note that left and right are swapped in most of the landmarks [N, 5, 2]; "" if they aren't.
 
-    No rotation turns such points into a face's: the similarity that fits them best shows no face upright.
+    No rotation corrects such points: the best-fitting similarity doesn't show the face upright.
     """
     if not points.shape[1]:
         return ""
@@ -162,21 +164,22 @@ def swapped_note(points: NDArray[np.float64]) -> str:
     )
 
 
-def check_first_image(faces: Faces, option: str) -> None:
-    """InputError unless the first image is there, and inside the root.
+def with_first_image(faces: SomeFaces, option: str) -> SomeFaces:
+    """Return the faces; InputError unless the first image exists and lies inside the root.
 
-    A wrong root is the commonest mistake, and best found before the first iteration; so are links out of it, since a
-    folder with one mostly consists of them.
+    It finds a wrong root, the most common mistake, before the first iteration; and links out of the root, since a
+    folder with one such link usually consists of them.
     """
     if not os.path.exists(faces.path(0)):
         first = faces.path(0)
         note = form_note(first, os.path.exists) or _elsewhere(faces, option)
         raise InputError(f"{first}: no such file{note}")
     faces.root.check_inside(faces.path(0))
+    return faces
 
 
 def _elsewhere(faces: Faces, option: str) -> str:
-    """End of a message about the first image: the folder that it is in, if near the root."""
+    """End of a message about the missing first image: the folder near the root where it was found, if any."""
     name, root = faces.names[0].as_py(), faces.root.path
     try:
         with os.scandir(root) as entries:

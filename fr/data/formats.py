@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from fr.alignment import CENTER_CROP
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
-from fr.data.faces import LabelledFaces, check_first_image, refuse, swapped_note
+from fr.data.faces import LabelledFaces, refuse, swapped_note, with_first_image
 from fr.data.readers.source import Format, Source
 from fr.errors import InputError
 from fr.files.remote import is_url
@@ -27,7 +27,7 @@ READERS = {name: form.read for name, form in _FORMATS.items()}
 
 
 def read_training_faces(options: Mapping[str, Any]) -> LabelledFaces:
-    """Faces by train.py's options, from the cache if they are there. options: as stored in a snapshot, older ones too.
+    """Faces by train.py's options, from the cache if possible. options: also those stored in an old snapshot.
 
     InputError lists all problems of the files.
     """
@@ -37,7 +37,7 @@ def read_training_faces(options: Mapping[str, Any]) -> LabelledFaces:
 def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFaces:
     """Faces by options, from the cache or written to it.
 
-    run: id shared by the ranks of a run; "" = one rank. keeps: whether this rank writes to the cache.
+    run: id shared by the ranks of a run; "" = one rank. keeps: this rank writes to the cache.
     """
     dataset = options.get("train_dataset", "vgg")
     if dataset not in READERS:
@@ -45,7 +45,7 @@ def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFa
     names = ("train_data_root", "train_list", "train_landmarks", "train_meta")
     root, list_file, landmarks, meta = (options.get(name, "") for name in names)
     aligned, allow_outside = (options.get(name, False) for name in ("aligned", "allow_outside"))
-    aligned = aligned or options.get("alignment") == CENTER_CROP  # no landmarks either way
+    aligned = aligned or options.get("alignment") == CENTER_CROP  # neither uses landmarks
     cache = options.get("shard_cache", "auto"), round(options.get("shard_cache_gb", 0) * 1e9)
     source = Source(root, list_file, landmarks, meta, aligned, allow_outside, *cache)
     folder = cache_folder(options.get("data_cache", "auto"))
@@ -62,7 +62,7 @@ def read_cached(options: Mapping[str, Any], run: str, keeps: bool) -> LabelledFa
 
 
 def _read(dataset: str, source: Source) -> LabelledFaces:
-    """Faces from the reader; InputError for identities whose names can't stand one a line, as snapshots keep them."""
+    """Faces from the reader; InputError for names of identities with line breaks: snapshots store one name a line."""
     faces = READERS[dataset](source)
     broken = [name for name in faces.identities if {"\n", "\r"} & {*name}]
     refuse([f"{source.root}: the identity {name!r} has a line break in its name; rename it" for name in broken])
@@ -71,7 +71,7 @@ def _read(dataset: str, source: Source) -> LabelledFaces:
 
 
 def _shared_images(faces: LabelledFaces) -> list[str]:
-    """A line on images that are listed under several identities; none without."""
+    """A line about images that are listed under several identities; [] if there are none."""
     if faces.storage or pc.count_distinct(faces.names).as_py() == len(faces):
         return []
     coded = faces.names.dictionary_encode().indices.to_numpy(zero_copy_only=False)
@@ -86,24 +86,22 @@ def _shared_images(faces: LabelledFaces) -> list[str]:
 
 
 def _kept(entry: Entry, source: Source) -> LabelledFaces | None:
-    """Faces from the cache, if their images are still there."""
+    """Faces from the cache; None if they aren't there, or their images no longer exist."""
     try:
         kept = entry.load()
     except Damaged as error:
-        _say(f"{error}; reading the data anew")
+        _say(f"{error}; reading the data again")
         return None
     if not kept:
         return None
     faces = _known(*kept)
     if not is_url(source.root):
         source.data_root.check_exists("--train_data_root")
-    if not faces.storage:
-        check_first_image(faces, "--train_data_root")
-    return faces
+    return faces if faces.storage else with_first_image(faces, "--train_data_root")
 
 
 def _built(entry: Entry, reader: Callable[[Source], LabelledFaces], source: Source, keeps: bool) -> LabelledFaces:
-    """Faces from the reader, mapped from their new cache entry where possible, which frees the reader's memory."""
+    """Faces from the reader, mapped from their new cache entry if possible, which frees the reader's memory."""
     faces = reader(source)
     if not keeps:
         return faces
@@ -111,7 +109,7 @@ def _built(entry: Entry, reader: Callable[[Source], LabelledFaces], source: Sour
         faces = _known(*entry.store((faces, faces.fingerprint())))
     except OSError as error:
         _say(f"--data_cache {entry.folder}: the data can't be kept for the next start: {error.strerror}")
-    pa.default_memory_pool().release_unused()  # hundreds of megabytes; Arrow keeps them for what it reads next
+    pa.default_memory_pool().release_unused()  # hundreds of megabytes, which Arrow keeps for later reads
     return faces
 
 

@@ -1,8 +1,8 @@
-"""The DALI graph: encoded bytes and one matrix a sample → aligned faces.
+"""The DALI graph: encoded bytes and one matrix per sample → aligned faces.
 
-Our order of samples and our random draws go in through `fn.external_source`; nothing inside DALI is random (C2).
-Decoding reads only the region that the warp touches, and the pixels are interpolated once (C3). An image of more than
-MOST_PIXELS by its header isn't decoded: the graph fails, as for one that can't be decoded.
+The order of samples and the random draws are inputs through `fn.external_source`; nothing inside DALI is random.
+Only the region that the warp reads is decoded, and pixels are interpolated once. An image with more than MOST_PIXELS by
+its header isn't decoded: the graph fails, as for an undecodable image.
 """
 
 import sys
@@ -23,17 +23,17 @@ from fr.data.warp import warp
 from fr.files.images import MOST_PIXELS
 from fr.preprocessing import Preprocessing
 
-nvjpeg.load_dalis()  # before anyone imports torchvision
+nvjpeg.load_dalis()  # before torchvision is imported
 _FAR = 1 << 30  # pixels; beyond any side
 _CONVERTED = "__autograph_generated_file"  # how the names of DALI's modules begin
-TEACHER = "teacher."  # prefix of the inputs that are about the teacher's images
+TEACHER = "teacher."  # prefix of the inputs for the teacher's images
 
 
 def input_names(effects: tuple[str, ...], with_teacher: bool = False) -> tuple[str, ...]:
     """Names of the inputs of `face_graph`, in the order in which DALI gets them.
 
-    `encoded` [N]: the bytes of an image; the region's as of `regions`; of each effect `name.drawn` and
-    `name.parameters`, as of `fr.data.augmentation.effects`. With a teacher also what its images differ in.
+    `encoded` [N]: the bytes of an image; the outputs of `regions`; for each effect of `fr.data.augmentation.effects`
+    `name.drawn` and `name.parameters`. With a teacher also the inputs in which its images differ.
     """
     of_view = ("matrix", "sigma", *(f"{name}.{part}" for name in effects for part in Effect._fields))
     return ("encoded", "low", "high", *of_view, *(TEACHER + name for name in of_view if with_teacher))
@@ -51,10 +51,10 @@ def with_teachers(inputs: dict[str, Any], teachers: dict[str, Any]) -> dict[str,
 
 
 def as_tensors(inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs as DALI's tensors, which share the memory of the arrays and keep it.
+    """Convert the inputs to DALI's tensors, which share the memory of the arrays and keep it alive.
 
-    With arrays the graph would do this when it is run, in the training's main thread. A list of arrays becomes one of
-    tensors.
+    Given arrays, DALI would convert them when the graph runs, in the main thread of the training. A list of arrays
+    becomes a list of tensors.
     """
     return {
         name: TensorListCPU([TensorCPU(one) for one in value], contiguous=False)
@@ -68,8 +68,8 @@ def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str,
     """Regions that the warp reads, for matrices image → input [N, 2, 3].
 
     `low`, `high` [N, 2]: first and last corner (x, y) of the region in the image. `matrix` [N, 2, 3]: input → image.
-    `sigma` [N] pixels: Gaussian that removes what the smaller output can't show; 0 where it doesn't shrink.
-    In DALI's coordinates, where (0, 0) is the corner of the first pixel: half a pixel from ours.
+    `sigma` [N] pixels: of the Gaussian filter against aliasing; 0 if the image isn't shrunk.
+    In DALI's coordinates, where (0, 0) is the corner of the first pixel: half a pixel from those elsewhere in `fr`.
     """
     height, width = input_size
     back = alignment.invert(matrices)
@@ -77,9 +77,9 @@ def regions(matrices: alignment.Array, input_size: tuple[int, int]) -> dict[str,
     frame = np.array([[0.0, 0.0], [width, 0.0], [0.0, height], [width, height]])
     touched = alignment.transform(back, np.broadcast_to(frame, (len(back), 4, 2)))
     shrink = np.sqrt(np.abs(np.linalg.det(back[:, :, :2])))
-    # The variance of a box of `shrink` pixels less that of one pixel, which bilinear interpolation brings itself.
+    # The variance of a box of `shrink` pixels minus that of one pixel, which bilinear interpolation contributes.
     sigma = np.sqrt(np.maximum(shrink**2 - 1, 0) / 12)
-    sigma[shrink < 1.2] = 0  # under 20 % there is nothing to see, and the filter would cost time
+    sigma[shrink < 1.2] = 0  # below 20 % aliasing isn't visible, and the filter would cost time
     margin = 1 + np.ceil(3 * sigma)[:, None]
     return {
         "low": np.floor(touched.min(axis=1) - margin).astype(np.float32),
@@ -98,12 +98,12 @@ def _sides(encoded: Any) -> tuple[Any, Any]:
 def _region(encoded: Any, sides: tuple[Any, Any], start: Any, end: Any, dali_device: str) -> Any:
     """Pixels between two corners (x, y) of encoded images, as stored: [H, W, 3] uint8, RGB.
 
-    Landmark lists count the pixels of the file, so EXIF's orientation isn't applied. sides: of the images; one of more
-    than MOST_PIXELS gets an end before its start, which DALI refuses without decoding.
+    Landmarks refer to the stored pixels, so EXIF's orientation isn't applied. sides: of the images; one with more than
+    MOST_PIXELS gets an end before its start, which DALI rejects without decoding.
     """
     height, width = sides
     on_gpu = dali_device == "gpu"
-    too_large = height * 1.0 * width > MOST_PIXELS  # whole numbers of 64 bits may be too short for the product
+    too_large = height * 1.0 * width > MOST_PIXELS  # the product may overflow 64-bit integers
     return fn.decoders.image_slice(
         encoded,
         device="mixed" if on_gpu else "cpu",
@@ -111,9 +111,9 @@ def _region(encoded: Any, sides: tuple[Any, Any], start: Any, end: Any, dali_dev
         end=fn.cast(end, dtype=types.INT32) - too_large * _FAR,
         axis_names="WH",
         adjust_orientation=False,
-        jpeg_fancy_upsampling=not on_gpu or nvjpeg.decodes_fancy_regions(),  # if it can be, the chroma of a CPU
-        # None for the hardware decoder: it gets its share by position in the batch, and its pixels differ by a level
-        # from those of the CUDA decoder, which is faster on images of this size (docs/gpu.md).
+        jpeg_fancy_upsampling=not on_gpu or nvjpeg.decodes_fancy_regions(),  # chroma as on a CPU, if supported
+        # The hardware decoder gets no images: which it would get depends on their position in the batch, and its
+        # pixels differ by a level from those of the CUDA decoder, which is faster at this image size (docs/gpu.md).
         **({"hw_decoder_load": 0.0} if on_gpu else {}),
         output_type=types.RGB,
     )
@@ -163,12 +163,12 @@ def face_graph(
 ) -> Any:
     """Batches of `input_names` → aligned faces [N, 3, H, W] float32 in the units of `preprocessing`.
 
-    source: iterator of mappings name → tensors, as of `as_tensors`. effects: enabled pixel transforms, in order.
-    teacher: preprocessing of a second output, of the same decoded images.
+    source: iterator of mappings name → tensors, from `as_tensors`. effects: enabled pixel transforms, in order.
+    teacher: preprocessing of a second output from the same decoded images.
     """
     names = input_names(effects, teacher is not None)
     ordered = _in_order(source, names)
-    # Without a copy: the tensors own their memory, and nobody writes to it.
+    # Without a copy: the tensors own their memory, and nothing writes to it.
     nodes = fn.external_source(source=ordered, num_outputs=len(names), batch=True, no_copy=True)
     inputs = {name: nodes[place] for place, name in enumerate(names)}
     encoded = inputs["encoded"]
@@ -176,7 +176,7 @@ def face_graph(
     size = fn.cast(fn.stack(*reversed(sides)), dtype=types.FLOAT)
     start = math.clamp(inputs["low"], 0.0, size - 1.0)
     end = math.clamp(inputs["high"], start + 1.0, size)
-    if preprocessing.alignment == alignment.CENTER_CROP:  # the teacher's, too (`fr/train/teacher.py`)
+    if preprocessing.alignment == alignment.CENTER_CROP:  # then it is also the teacher's (`fr/train/teacher.py`)
         start, end = start * 0.0, math.max(end, size)
     decoded = _region(encoded, sides, start, end, dali_device)
     images = _input_images(decoded, sides, start, inputs, "", preprocessing, effects, dali_device)
@@ -195,12 +195,12 @@ def _input_images(
     effects: tuple[str, ...],
     dali_device: str,
 ) -> Any:
-    """Input of a network from decoded regions, of images of these sides, that begin at `start`.
+    """Input of a network from decoded regions.
 
-    inputs: those of that prefix are used.
+    sides, start: size of the images and first corner of the regions. inputs: those with the prefix are used.
     """
     if preprocessing.alignment == alignment.CENTER_CROP:
-        # An antialiased resampling of its own, before the warp, which is a shift by whole pixels without augmentation.
+        # A separate antialiased resampling before the warp; without augmentation the warp is a shift by whole pixels.
         decoded = fn.resize(decoded, size=_resized(sides, preprocessing.resized), interp_type=types.INTERP_LINEAR)
     matrix, sigma = inputs[f"{prefix}matrix"], inputs[f"{prefix}sigma"]
     images = warp(decoded, start, matrix, sigma, preprocessing.input_size, dali_device)

@@ -1,7 +1,7 @@
 """VGGFace2's `bb_landmark/loose_landmark_*.csv` and `loose_bb_*.csv`: points and box of each image, by name.
 
-A spreadsheet may have saved them anew: with tabs or semicolons (and decimal commas), blanks after the commas, more
-columns, or another case of the header.
+Copies saved by a spreadsheet are read too: with tabs or semicolons (and decimal commas), spaces after the commas, more
+columns, or a header in another case.
 """
 
 import csv
@@ -26,7 +26,7 @@ BOX_COLUMNS = ["X", "Y", "W", "H"]
 
 
 def landmark_table(given: Path, source: Path) -> Path:
-    """The CSV `given`, or the one in the folder `given` for a list or folder named like `source`, or its only one."""
+    """The CSV `given`; or, in the folder `given`, the CSV named like `source` (a list or folder), or the only one."""
     if given.is_file():
         return given
     if not given.is_dir():
@@ -53,16 +53,16 @@ def landmark_csvs(folder: Path) -> list[Path]:
 def given_landmarks(
     names: pa.StringArray, given: str, source: Path, where: Callable[[int], str]
 ) -> NDArray[np.float64]:
-    """Landmarks of images [N] from the table of a --train_landmarks (`landmark_table`); [N, 0, 2] for "" = none."""
+    """Landmarks of images [N] from the table of --train_landmarks (`landmark_table`); [N, 0, 2] if `given` is ""."""
     if not given:
         return np.zeros((len(names), 0, 2))
     return landmarks_of(names, landmark_table(Path(given), source), where)
 
 
 def landmarks_of(names: pa.StringArray, table: Path, where: Callable[[int], str]) -> NDArray[np.float64]:
-    """Landmarks of images [N], looked up by name as of `values_by_name`: [N, 5, 2] pixels.
+    """Landmarks of images [N], looked up by name as in `values_by_name`: [N, 5, 2] pixels.
 
-    InputError names those without a row by `where`, and rows that give no similarity.
+    InputError names images without a row, by `where`, and rows that no similarity fits.
     """
     landmarks = _rows_of(names, table, LANDMARK_COLUMNS, where).reshape(-1, 5, 2)
     check_landmarks(landmarks, lambda i: f"{table}: the row of {names[i]}")
@@ -89,21 +89,19 @@ def qualities_of(names: pa.StringArray, table: Path, where: Callable[[int], str]
     return scores
 
 
-def _rows_of(
-    names: pa.StringArray, table: Path, wanted: list[str], where: Callable[[int], str]
-) -> NDArray[np.float64]:
+def _rows_of(names: pa.StringArray, table: Path, wanted: list[str], where: Callable[[int], str]) -> NDArray[np.float64]:
     """Columns of a table [N, K] by name; InputError names images without a row by `where`."""
     columns = _read_csv(table, wanted)
     try:
         return values_by_name(names, columns["NAME_ID"].combine_chunks(), columns.select(wanted), str(table), where)
     except InputError:
-        read_bytes(table)  # which says if it has NULs, that Arrow takes for parts of names
+        read_bytes(table)  # raises for NUL bytes, which Arrow would read as parts of names
         raise
 
 
 @dataclass(frozen=True)
 class _Dialect:
-    """Separator and decimal point of a table, and the fields of its header, in capitals without blanks around them."""
+    """Separator and decimal point of a table, and the fields of its header, in capitals, stripped."""
 
     header: list[str]
     delimiter: str
@@ -111,7 +109,7 @@ class _Dialect:
 
 
 def _dialect(path: Path) -> _Dialect:
-    """Dialect by the first two lines; OSError when they can't be read."""
+    """Determine the dialect by the first two lines; OSError if they can't be read."""
     with open_file(path) as file:
         begin = file.read(_LONGEST_HEADER).decode("utf-8-sig", errors="replace")
     first, *others = begin.replace("\r", "\n").split("\n")
@@ -127,9 +125,9 @@ def _read_csv(path: Path, wanted: list[str]) -> pa.Table:
     try:
         dialect = _dialect(path)
         if not types.keys() <= {*dialect.header}:
-            begin = read_text(path).partition("\n")[0][:_QUOTED]  # or that it isn't UTF-8 at all
+            begin = read_text(path).partition("\n")[0][:_QUOTED]  # raises if it isn't UTF-8 at all
             raise InputError(f"{path}:1: expected the header {','.join(types)}; the file begins with {begin!r}")
-        with open_file(path) as file:  # by its name Arrow would unpack a .gz, to any size
+        with open_file(path) as file:  # given a path, Arrow would unpack a .gz, to any size
             return pyarrow.csv.read_csv(
                 file,
                 pyarrow.csv.ReadOptions(column_names=dialect.header, skip_rows=1),
@@ -137,7 +135,7 @@ def _read_csv(path: Path, wanted: list[str]) -> pa.Table:
                 pyarrow.csv.ConvertOptions(
                     column_types=types,
                     include_columns=list(types),
-                    # `cat train.csv test.csv` leaves a second header inside; as nulls it matches no image.
+                    # `cat train.csv test.csv` leaves a second header inside; read as nulls it matches no image.
                     null_values=wanted,
                     decimal_point=dialect.decimal_point,
                 ),
@@ -149,7 +147,7 @@ def _read_csv(path: Path, wanted: list[str]) -> pa.Table:
 
 
 def _bad_csv_row(path: Path, dialect: _Dialect, wanted: list[str]) -> str:
-    """The first row that pyarrow can't have read, found the slow way since its messages give no line."""
+    """Message about the first row that pyarrow can't read. Found by a slow search: its messages give no line."""
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if number == 1 or not line:
             continue

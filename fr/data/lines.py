@@ -21,8 +21,8 @@ from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_bytes, read_text
 
 STAYS = "a path must start from --train_data_root and stay there, unless --allow_outside is given"
-_STRAYS = r"^/|(?:^|/)\.\.(?:/|$)|\x00"  # leads out of the root, or is no path
-_LONGEST = 4095  # bytes of a path, by Linux; limits the lines in messages, too
+_STRAYS = r"^/|(?:^|/)\.\.(?:/|$)|\x00"  # leads out of the root, or isn't a path
+_LONGEST = 4095  # bytes of a path, Linux's limit; it also bounds the lines in messages
 _BLOCK = 4096
 _QUOTED = 80  # characters of a line that a message shows
 
@@ -45,25 +45,22 @@ class Lines:
 
     def columns(self, parts: pa.ListArray, count: int, form: str) -> list[pa.Array]:
         """The parts [N] of each line as `count` columns; InputError names the lines with more or fewer."""
-        self.refuse_unlike(form, pc.not_equal(pc.list_value_length(parts), count))
+        self.refuse_malformed(form, pc.not_equal(pc.list_value_length(parts), count))
         return [pc.list_element(parts, place) for place in range(count)]
 
-    def refuse_unlike(self, form: str, rows: pa.BooleanArray) -> None:
-        """InputError for the lines of a mask [N], which don't have the form `form`."""
+    def refuse_malformed(self, form: str, rows: pa.BooleanArray) -> None:
+        """Raise InputError for the lines of a mask [N], which don't have the form `form`."""
         refuse([f"{self.where(i)}: {self.texts[i].as_py()[:_QUOTED]!r} isn't {form}" for i in true_rows(rows)])
 
     def words(self, column: pa.Array, count: int, form: str) -> pa.Array:
         """`count` words a row, concatenated [N · count]; InputError names the lines with more or fewer."""
         words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(column))
-        self.refuse_unlike(form, pc.not_equal(pc.list_value_length(words), count))
+        self.refuse_malformed(form, pc.not_equal(pc.list_value_length(words), count))
         return words.flatten()
 
     def paths(self, column: pa.Array, root: DataRoot) -> pa.StringArray:
         """Names of images [N] as a column; InputError for those that aren't paths, or lead out of the root."""
-        refuse([
-            f"{self.where(i)}: {column[i].as_py()[:_QUOTED]!r}: {STAYS}"
-            for i in true_rows(strays(column, root))
-        ])
+        refuse([f"{self.where(i)}: {column[i].as_py()[:_QUOTED]!r}: {STAYS}" for i in true_rows(strays(column, root))])
         return column.cast(pa.string())
 
     def points(self, words: pa.Array) -> NDArray[np.float64]:
@@ -86,7 +83,7 @@ def read_lines(path: Path) -> Lines:
     try:
         whole.validate(full=True)
     except pa.ArrowInvalid:
-        read_text(path)  # which says where it isn't UTF-8
+        read_text(path)  # raises with the line that isn't UTF-8
         raise
     texts = pc.utf8_trim_whitespace(whole)
     filled = pc.not_equal(pc.binary_length(texts), 0)
@@ -97,13 +94,13 @@ def read_lines(path: Path) -> Lines:
 
 
 def single_spaces(content: bytes) -> bytes:
-    """Lines with one space between words, and none at their ends; no empty ones after the last."""
+    """Lines with one space between words and none at their ends; without empty lines at the end."""
     lines = re.sub(rb"[ \t]+", b" ", content.removeprefix(codecs.BOM_UTF8))
     return re.sub(rb" ?\r?\n ?", b"\n", lines).rstrip() + b"\n"
 
 
 def strays(paths: pa.Array, root: DataRoot) -> pa.BooleanArray:
-    """Mask [N] of the paths that lead out of the root, unless allowed, or are too long to be one."""
+    """Mask [N] of the paths that lead out of the root, unless that is allowed, or are too long."""
     long = pc.greater(pc.binary_length(paths), _LONGEST)
     return long if root.outside_allowed else pc.or_(long, pc.match_substring_regex(paths, _STRAYS))
 
@@ -114,7 +111,7 @@ def true_rows(column: pa.BooleanArray) -> NDArray[np.int64]:
 
 
 def _no_numbers(words: pa.Array) -> list[int]:
-    """Rows of words that Arrow can't cast; its message names the first at best."""
+    """Rows of words that Arrow can't cast to numbers; its message names only the first at best."""
 
     def fails(part: pa.Array) -> bool:
         try:
@@ -155,9 +152,10 @@ def sorted_classes(ids: pa.Array, key: Callable[[str], int] | None) -> tuple[NDA
 def listed_points(
     path: Path, first: int, lines: Sequence[str], separator: str, count: int, due: str, problems: list[str]
 ) -> NDArray[np.float64]:
-    """Points [count, 2] of lines of two numbers, the first of them line `first` of the file.
+    """Points [count, 2] from lines of two numbers. first: number of the first line in the file.
 
-    Appends to `problems` and returns zeros for other lines, or for more or fewer, of which `due` says what they are.
+    If a line isn't two numbers, or their count differs, appends to `problems` and returns zeros. due: description of
+    the expected lines, for the message.
     """
     found: list[list[float]] = []
     for number, line in enumerate(lines, start=first):

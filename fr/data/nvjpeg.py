@@ -1,9 +1,9 @@
 """The nvJPEG library that DALI decodes with on a GPU.
 
-torchvision's wheel brings an nvJPEG of its own, under the same library name as DALI's and older. A process that loads
-torchvision's first uses it for DALI too. Versions before 13.2 can't decode a region of an image with fancy upsampling,
-the chroma interpolation of CPU decoders: nvImageCodec then decodes each such image on the CPU. So the modules that
-bring DALI (`fr/data/graph.py`) or torchvision (`fr/models/`) load DALI's first.
+torchvision's wheel contains an older nvJPEG with the same library name as DALI's. A process that loads torchvision's
+first uses it for DALI too. Versions before 13.2 can't decode a region of an image with fancy upsampling, the chroma
+interpolation of CPU decoders: nvImageCodec then decodes each such image on the CPU. So the modules that import DALI
+(`fr/data/graph.py`) or torchvision (`fr/models/`) load DALI's nvJPEG first.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ _FANCY_REGIONS = (13, 2)  # nvImageCodec's own bound
 
 
 def load_dalis() -> None:
-    """Load the nvJPEG installed for DALI, unless there is none (DALI's wheel for CUDA 12 finds its own).
+    """Load the nvJPEG installed for DALI, if there is one (DALI's wheel for CUDA 12 finds its own).
 
-    One that can't be loaded is left to DALI, which does without on a CPU.
+    A failure to load it is ignored, since DALI doesn't need it on a CPU.
     """
     if path := _installed():
         with suppress(OSError):
@@ -31,7 +31,7 @@ def version() -> tuple[int, ...]:
     """Version of the nvJPEG that DALI gets in this process; () if there is none."""
     path = _installed()
     try:
-        # By name, as DALI asks for it: the loader gives the one that was loaded first.
+        # By name, as DALI loads it: the loader returns the library of this name that was loaded first.
         library = ctypes.CDLL(path.name if path else "libnvjpeg.so.12")
     except OSError:
         return ()
@@ -44,20 +44,20 @@ def version() -> tuple[int, ...]:
 
 
 def decodes_fancy_regions() -> bool:
-    """Whether this process's nvJPEG decodes regions with fancy upsampling."""
+    """Return True if this process's nvJPEG decodes regions with fancy upsampling."""
     return version() >= _FANCY_REGIONS
 
 
 @cache
 def _installed() -> Path | None:
-    """The newest libnvjpeg of the wheels called nvidia-nvjpeg…"""
+    """The newest libnvjpeg in the wheels named nvidia-nvjpeg…"""
     package = importlib.util.find_spec("nvidia")
     folders = [Path(folder) for folder in (package and package.submodule_search_locations) or ()]
     return newest([path for folder in folders for path in folder.glob("*/lib/libnvjpeg.so.*")])
 
 
 def newest(libraries: Iterable[Path]) -> Path | None:
-    """The library of the highest version by its name, `libnvjpeg.so.13` or `libnvjpeg.so.13.0.2`; None for none."""
+    """The library with the highest version in its name, such as `libnvjpeg.so.13.0.2`; None if there is none."""
 
     def of(path: Path) -> list[int]:
         return [int(part) for part in re.findall(r"\d+", path.name.partition(".so")[2])]

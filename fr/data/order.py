@@ -1,9 +1,9 @@
-"""Order of the training samples: a pure function of the seed and the iteration (C2).
+"""Order of the training samples: a pure function of the seed and the iteration.
 
-A plain epoch is one random permutation of the list, cut into batches of the global size; the rest at its end
-(fewer samples than a batch) is not shown in that epoch. The permutation differs by epoch, so over epochs every
-sample is left out equally rarely. A balanced epoch has as many batches, and shows each identity as often as any other.
-An epoch of windows shows the files of the data one after another, a few at a time, so that each is read within a while.
+A plain epoch is one random permutation of the list, cut into batches of the global size; the remainder (fewer samples
+than a batch) is not shown in that epoch. The permutation differs by epoch, so over many epochs all samples are left out
+equally often. A balanced epoch has the same number of batches, and shows all identities equally often. A windowed epoch
+shows the files of the data a few at a time, so that the samples of a file are close together.
 """
 
 import argparse
@@ -24,9 +24,9 @@ Indices = NDArray[np.int64]
 class Balance:
     """Identity-balanced (PK) sampling: `images` of each identity in a batch.
 
-    Each round shows every identity once, in random order. With 2 images or more no batch holds an identity twice: those
-    that don't fill a whole batch (other ones each round) are left out of the round. The images of an identity are shown
-    in an order that differs by epoch, cyclically.
+    Each round shows every identity once, in random order. With 2 images or more no batch holds an identity twice: the
+    identities that don't fill a whole batch (different ones each round) are left out of the round. The images of an
+    identity are shown cyclically, in an order that differs by epoch.
     """
 
     labels: Indices  # [count] 0 … identities - 1, none unused
@@ -35,9 +35,9 @@ class Balance:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Two-level shuffle: the files in random order, `files` of them at a time, and the samples of these shuffled.
+    """Two-level shuffle: the files are taken in random order, `files` at a time, and the samples of these shuffled.
 
-    file: the file of each sample, [count]; numbers without samples are passed over.
+    file: number of the file of each sample, [count]; numbers without samples are skipped.
     """
 
     file: Indices
@@ -55,7 +55,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's part of a batch: positions `first` … `first + count - 1` of an epoch, and the samples there."""
+    """One rank's part of a batch: positions `first` … `first + count - 1` of an epoch, and their samples."""
 
     epoch: int
     first: int
@@ -66,7 +66,7 @@ class Share:
 class Order:
     """Order of a training run: `count` samples, `batch_size` of them an iteration over all ranks.
 
-    InputError when the samples or identities don't fill a batch.
+    InputError if the samples or identities don't fill a batch.
     """
 
     count: int
@@ -85,7 +85,7 @@ class Order:
             needed, available = self.batch_size // self.balance.images, int(self.balance.labels.max()) + 1
             if needed > available:
                 raise InputError(
-                    f"--train_batch_size {self.batch_size} with --images_per_identity {self.balance.images} takes "
+                    f"--train_batch_size {self.batch_size} with --images_per_identity {self.balance.images} needs "
                     f"{needed} identities, and there are {available}"
                 )
 
@@ -96,9 +96,9 @@ class Order:
     def share(self, iteration: int, part: int, parts: int) -> Share:
         """Part `part` of `parts` equal, contiguous ones of the batch of `iteration` (from 0).
 
-        Parts in order make up the batch, so it holds the same samples at the same positions for any number of ranks
-        and of micro-batches. From the middle of an epoch on, the next one is drawn in another thread, so that nothing
-        waits for it: a permutation of 42 million samples takes four seconds.
+        The batch is the concatenation of its parts, so it holds the same samples at the same positions for any number
+        of ranks and micro-batches. From the middle of an epoch on, the next one is drawn in another thread, so that
+        the training doesn't wait for it: a permutation of 42 million samples takes four seconds.
         """
         epoch, batch = divmod(iteration, self.iterations_per_epoch)
         size = self.batch_size // parts
@@ -107,7 +107,6 @@ class Order:
         if batch >= self.iterations_per_epoch // 2:
             _epoch(self, epoch + 1)
         return Share(epoch, first, drawn.result()[first : first + size])
-
 
     def files_from(self, iteration: int) -> list[int]:
         """Numbers of the files of the window that a batch begins in, and of the next window, in order of need."""
@@ -130,9 +129,9 @@ def training_order(options: argparse.Namespace, labels: Indices, files: Indices 
     return Order(len(labels), options.train_batch_size, options.seed, balance, windows)
 
 
-@lru_cache(maxsize=2)  # prefetching reads across the border of two epochs
+@lru_cache(maxsize=2)  # prefetching reads across the boundary of two epochs
 def _epoch(order: Order, epoch: int) -> Future[Indices]:
-    """The samples of an epoch, drawn in a thread that ends with it. NumPy shuffles without holding Python's lock."""
+    """The samples of an epoch, drawn in a thread of its own. NumPy shuffles without holding the GIL."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="order")
     drawn = pool.submit(_draw_epoch, order, epoch)
     pool.shutdown(wait=False)

@@ -17,7 +17,7 @@ from fr.data import nvjpeg, placement
 from fr.data.faces import Faces
 from fr.data.graph import as_tensors, effect_inputs, face_graph, first_pixel_graph, regions, with_teachers
 from fr.data.reading import Content, ReadAhead, read_row, unreadable
-from fr.data.samples import SampleBatch, plain_batch
+from fr.data.samples import SampleBatch, plain_batches
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.files.images import TOO_LARGE, is_cut_off, is_too_large
@@ -79,17 +79,15 @@ class FaceStream:
 
     def __init__(
         self,
-        faces: Faces,
         batches: Iterator[SampleBatch],
         max_batch_size: int,
         preprocessing: Preprocessing,
         settings: DaliSettings,
-        effects: tuple[str, ...],
+        effects: tuple[str, ...] = (),
         ahead: int = 2,
         teacher: Preprocessing | None = None,
     ) -> None:
         self.broken = False
-        self._faces = faces
         self._preprocessing = preprocessing
         self._settings = settings
         self._effects = effects
@@ -98,11 +96,11 @@ class FaceStream:
         self._stream = torch.cuda.current_stream(settings.gpu) if settings.device == "gpu" else None
         # The graph doesn't refer to this stream: a cycle would keep the memory of a dropped graph for long. Nor does it
         # keep the threads, since DALI's objects may refer to each other until the garbage collector comes.
-        prepare = partial(_prepared, faces, preprocessing, teacher)
-        self._ahead = None if ahead == 1 else ReadAhead(faces, batches, prepare)
+        prepare = partial(_prepared, preprocessing, teacher)
+        self._ahead = None if ahead == 1 else ReadAhead(batches, prepare)
         source = _taken(weakref.proxy(self._ahead), self._pending) if self._ahead else None
         self._graph = face_graph(
-            source=source or graph_inputs(faces, batches, self._pending, preprocessing, teacher),
+            source=source or graph_inputs(batches, self._pending, preprocessing, teacher),
             preprocessing=preprocessing,
             dali_device=settings.device,
             effects=effects,
@@ -141,14 +139,14 @@ class FaceStream:
     def _search(self, batch: SampleBatch) -> dict[int, str]:
         """Row → problem of the images that DALI refuses, found by running the graph on one image at a time."""
         if len(batch.indices) == 1:
-            return {0: _refusal(self._faces, int(batch.indices[0]))}
+            return {0: _refusal(batch.faces, int(batch.indices[0]))}
         problems: dict[int, str] = {}
         row = 0
         while row < len(batch.indices):
             ones = (batch.row(number) for number in range(row, len(batch.indices)))
             try:
                 how = self._preprocessing, self._settings, self._effects
-                for _ in FaceStream(self._faces, ones, 1, *how, teacher=self._teacher):
+                for _ in FaceStream(ones, 1, *how, teacher=self._teacher):
                     row += 1
             except Undecodable as failure:
                 problems[row] = str(failure)
@@ -165,7 +163,6 @@ def _messages(problems: dict[int, InputError]) -> dict[int, str]:
 
 
 def graph_inputs(
-    faces: Faces,
     batches: Iterator[SampleBatch],
     pending: deque[Pending],
     preprocessing: Preprocessing,
@@ -176,8 +173,8 @@ def graph_inputs(
     Images are read in this thread, when the batch is asked for.
     """
     for batch in batches:
-        contents = [read_row(faces, index) for index in batch.indices.tolist()]
-        prepared = _prepared(faces, preprocessing, teacher, batch, contents)
+        contents = [read_row(batch.faces, index) for index in batch.indices.tolist()]
+        prepared = _prepared(preprocessing, teacher, batch, contents)
         pending.append(prepared.pending)
         yield prepared.inputs
 
@@ -190,16 +187,12 @@ def _taken(prepared: ReadAhead[_Prepared], pending: deque[Pending]) -> Iterator[
 
 
 def _prepared(
-    faces: Faces,
-    preprocessing: Preprocessing,
-    teacher: Preprocessing | None,
-    batch: SampleBatch,
-    contents: list[Content],
+    preprocessing: Preprocessing, teacher: Preprocessing | None, batch: SampleBatch, contents: list[Content]
 ) -> _Prepared:
-    encoded, matrices, problems = read_images(faces, batch.indices, contents, preprocessing)
+    encoded, matrices, problems = read_images(batch.faces, batch.indices, contents, preprocessing)
     inputs = {"encoded": encoded} | _view_inputs(batch, matrices, preprocessing)
     if teacher and batch.for_teacher:
-        matrices, _ = placement.matrices(faces, batch.indices, encoded, teacher)
+        matrices, _ = placement.matrices(batch.faces, batch.indices, encoded, teacher)
         inputs = with_teachers(inputs, _view_inputs(batch.for_teacher, matrices, teacher))
     return _Prepared(as_tensors(inputs), Pending(batch, problems))
 
@@ -286,9 +279,7 @@ def plain_stream(
 
     InputError names those that can't be used: the metrics of other images would be those of another set.
     """
-    chunks = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
-    batches = (plain_batch(chunk) for chunk in chunks)
-    for images, _ in FaceStream(faces, batches, batch_size, preprocessing, settings, effects=()):
+    for images, _ in FaceStream(plain_batches(faces, indices, batch_size), batch_size, preprocessing, settings):
         yield images
 
 

@@ -1,7 +1,6 @@
 """Alignment matrices of images, which depend on image sizes where landmarks are fractions or images are aligned crops.
 
-The size is read from the header when the bytes are in memory: opening millions of files for it at the start would take
-hours.
+Sizes are read from the headers once the bytes are in memory: opening millions of files at the start would take hours.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from fr.data.faces import Faces
 from fr.preprocessing import Preprocessing
 
 _UNKNOWN = (0, 0)
-LONGEST = 20  # sides of an image whose centre is cropped: the whole is resized, which takes memory
+LONGEST = 20  # largest ratio of sides of an image whose centre is cropped: all of it is resized, which takes memory
 
 
 def sizes_of(encoded: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
@@ -28,7 +27,7 @@ def _size(encoded: NDArray[np.uint8]) -> tuple[int, int]:
     try:
         with Image.open(BytesIO(encoded.tobytes())) as image:
             return image.size
-    except Exception:  # any: foreign bytes trip parsers in many ways, and the decoder will refuse this image
+    except Exception:  # parsers raise many types on invalid bytes; the decoder will reject this image
         return _UNKNOWN
 
 
@@ -37,8 +36,8 @@ def matrices(
 ) -> tuple[alignment.Array, NDArray[np.bool_]]:
     """Matrices image → input [N, 2, 3], and a mask of the images that can be placed [N].
 
-    For a centre crop, from the image resized to the shorter side of `preprocessing.resized`. One that can't (unreadable
-    size, a box outside the image, or a strip that would be resized to a long one) gets a matrix without meaning.
+    For a centre crop, from the image resized to a shorter side of `preprocessing.resized`. An image that can't be
+    placed (unreadable size, box outside the image, sides of a ratio above LONGEST) gets a meaningless matrix.
     """
     if preprocessing.alignment == alignment.CENTER_CROP:
         sizes = sizes_of(encoded)
@@ -55,7 +54,7 @@ def matrices(
 def landmarks(
     faces: Faces, indices: NDArray[np.int64], encoded: Sequence[NDArray[np.uint8]]
 ) -> tuple[alignment.Array, NDArray[np.bool_]]:
-    """Landmarks in pixels [N, 5, 2], and a mask of the images that can be placed [N]; the others' have no meaning."""
+    """Landmarks in pixels [N, 5, 2], meaningful where the mask [N] of the images that can be placed is True."""
     return landmarks_in(faces, indices, sizes_of(encoded if faces.boxes is not None else []))
 
 
@@ -72,7 +71,7 @@ def landmarks_in(
 def cut_boxes(boxes: alignment.Array, sizes: NDArray[np.int64]) -> tuple[alignment.Array, alignment.Array]:
     """Boxes [N, 4] (x, y, w, h) cut at the edges of images of `sizes` [N, 2]: low corners and extents, [N, 2] each.
 
-    As an array's slice is cut, which is how face_recognition.pytorch crops the box.
+    As NumPy cuts a slice at an array's end, which is how face_recognition.pytorch crops the box.
     """
     low = np.minimum(boxes[:, :2], sizes)
     return low, np.minimum(boxes[:, :2] + boxes[:, 2:], sizes) - low
@@ -88,7 +87,7 @@ def scaling(sizes: NDArray[np.int64], input_size: tuple[int, int]) -> alignment.
 
 
 def center_crops(sizes: NDArray[np.int64], preprocessing: Preprocessing) -> alignment.Array:
-    """Matrices of the centres of images of `sizes` [N, 2] (width, height), once resized: [N, 2, 3]."""
-    resized = preprocessing.resized * sizes // sizes.min(axis=1, keepdims=True)  # as torchvision rounds
+    """Matrices of centre crops of resized images, for images of `sizes` [N, 2] (width, height): [N, 2, 3]."""
+    resized = preprocessing.resized * sizes // sizes.min(axis=1, keepdims=True)  # rounded as in torchvision
     corners = np.round((resized - preprocessing.input_size[::-1]) / 2)
     return np.concatenate([np.tile(np.eye(2), (len(sizes), 1, 1)), -corners[:, :, None]], axis=2)

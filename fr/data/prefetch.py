@@ -1,4 +1,4 @@
-"""Download the files of a store before the training needs them: those of the next window beside the current one."""
+"""Prefetching of the files of a store: those of the current and the next window are downloaded in threads."""
 
 import threading
 from collections import deque
@@ -12,11 +12,11 @@ from fr.data.order import Order
 from fr.data.storage import ParquetRows, RemoteShards, TarShards, close_unused
 from fr.errors import InputError
 
-DOWNLOADS = 4  # at a time and rank; the ranks of a host download different files
+DOWNLOADS = 4  # at a time on each rank; the ranks of a host download different files
 
 
 def files_of(faces: LabelledFaces) -> NDArray[np.int64] | None:
-    """Number of what is read together with each image, [N]: a tar file, or a row group; None = each is by itself."""
+    """Number of the tar file or row group that each image is read with, [N]; None if each is read separately."""
     match faces.storage:
         case TarShards():
             return faces.storage.shard.astype(np.int64)
@@ -28,10 +28,10 @@ def files_of(faces: LabelledFaces) -> NDArray[np.int64] | None:
 
 
 class Prefetch:
-    """Called with an iteration, about to be read: has the files of its window and of the next downloaded by threads.
+    """Prefetcher, called with each iteration before it is read; downloads the files of its window and of the next.
 
-    A file that can't be downloaded fails where it is read. Of faces that lie here it does nothing. InputError when
-    the cache has no room for two windows.
+    A file that can't be downloaded raises where it is read. Does nothing for local data. InputError if the cache has
+    no space for two windows.
     """
 
     def __init__(self, faces: LabelledFaces, order: Order) -> None:
@@ -43,14 +43,14 @@ class Prefetch:
         if self._storage and order.windows:
             _check_room(self._storage, order.windows.files)
             for _ in range(DOWNLOADS):
-                # Daemons: a download may take minutes, and what is left of it at the end is gone on with later.
+                # Daemons: a download may take minutes, and a later run continues an unfinished one.
                 threading.Thread(target=self._download, name="prefetch", daemon=True).start()
 
     def __call__(self, iteration: int) -> None:
         if not self._storage or (files := self._order.files_from(iteration)) == self._files:
             return
         self._files = files
-        for file in reversed(files):  # the first is needed first, and removed last
+        for file in reversed(files):  # the one needed first is touched last, and so removed last
             self._storage.touch(self._faces.root, file)
         close_unused()
         with self._news:
@@ -66,7 +66,7 @@ class Prefetch:
                 file = self._wanted.popleft()
             try:
                 self._storage.fetch_ahead(self._faces.root, file)
-            except InputError:  # where the file is read it is tried again, and the failure said
+            except InputError:  # reading the file tries again, and reports the failure
                 continue
 
 
@@ -79,8 +79,8 @@ def _check_room(storage: RemoteShards, files: int) -> None:
         )
 
 
-def window_doubts(faces: LabelledFaces, order: Order) -> list[str]:
-    """A line where the row groups of a window are more than a process keeps decoded."""
+def window_warnings(faces: LabelledFaces, order: Order) -> list[str]:
+    """Warning if the row groups of a window exceed the decoded ones that a process keeps; [] if they don't."""
     if not isinstance(faces.storage, ParquetRows):
         return []
     sizes = np.sort(faces.storage.group_bytes)[::-1].cumsum()  # of the largest group, the two largest …
@@ -91,7 +91,7 @@ def window_doubts(faces: LabelledFaces, order: Order) -> list[str]:
     if order.balance:
         but = ", without --weighted and --images_per_identity"
     return [
-        f"{window}: {files:,} row groups are read by turns, {sizes[files - 1] / 1e9:.1f} GB decoded, and a process "
+        f"{window}: {files:,} row groups are in use at a time, {sizes[files - 1] / 1e9:.1f} GB decoded, but a process "
         f"keeps {row_groups.KEPT / 1e9:.1f} GB: they are decoded again and again. Give --shuffle_window "
         f"{np.searchsorted(sizes, row_groups.KEPT, side='right')} or less{but}"
     ]

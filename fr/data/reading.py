@@ -42,12 +42,11 @@ class ReadAhead(Generic[Prepared]):
 
     def __init__(
         self,
-        faces: Faces,
         batches: Iterator[SampleBatch],
         prepare: Callable[[SampleBatch, list[Content]], Prepared],
     ) -> None:
         self._ended = False
-        self._work = _Work(faces, batches, prepare)
+        self._work = _Work(batches, prepare)
         # A daemon, since the interpreter waits for other threads before `_end_all`.
         self._thread = threading.Thread(target=self._work.run, name="read-ahead", daemon=True)
         # The garbage collector may call this anywhere, also amid a lock that the threads wait for: it doesn't wait.
@@ -83,7 +82,6 @@ class _Work(Generic[Prepared]):
 
     def __init__(
         self,
-        faces: Faces,
         batches: Iterator[SampleBatch],
         prepare: Callable[[SampleBatch, list[Content]], Prepared],
     ) -> None:
@@ -92,7 +90,6 @@ class _Work(Generic[Prepared]):
         for _ in range(BATCHES):
             self.room.put(None)
         self.stopped = False
-        self._faces = faces
         self._batches = batches
         self._prepare = prepare
         self._read_s = math.inf  # seconds that a read took of late
@@ -121,7 +118,7 @@ class _Work(Generic[Prepared]):
                 except BaseException as error:  # StopIteration, too: raised after the batches before it
                     end = error
                 else:
-                    reading.append((batch, self._begin(pool, batch.indices)))
+                    reading.append((batch, self._begin(pool, batch)))
             else:
                 batch, parts = reading.popleft()
                 contents = [content for part in parts for content in part.result()]
@@ -137,18 +134,20 @@ class _Work(Generic[Prepared]):
             return False
         return True
 
-    def _begin(self, pool: ThreadPoolExecutor, indices: NDArray[np.int64]) -> list[Future[list[Content]]]:
+    def _begin(self, pool: ThreadPoolExecutor, batch: SampleBatch) -> list[Future[list[Content]]]:
         """Submit the rows in as many parts as the last reads were slow; BATCHES with the most parts busy all readers.
 
         Threads that need no waiting would only take Python's lock from each other.
         """
         parts = min(READERS // BATCHES, 1 + self._read_s / _QUICK)
+        faces, indices = batch.faces, batch.indices
         each = max(1, -(-len(indices) // int(parts)))  # a batch may be empty
-        return [pool.submit(self._read, indices[first : first + each]) for first in range(0, len(indices), each)]
+        firsts = range(0, len(indices), each)
+        return [pool.submit(self._read, faces, indices[first : first + each]) for first in firsts]
 
-    def _read(self, indices: NDArray[np.int64]) -> list[Content]:
+    def _read(self, faces: Faces, indices: NDArray[np.int64]) -> list[Content]:
         start = time.perf_counter()
-        contents = [read_row(self._faces, index) for index in indices.tolist() if not self.stopped]
+        contents = [read_row(faces, index) for index in indices.tolist() if not self.stopped]
         self._read_s = (time.perf_counter() - start) / len(indices)
         return contents
 

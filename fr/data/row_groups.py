@@ -1,4 +1,4 @@
-"""The images of Parquet's row groups, decoded: a group is read as a whole, so those used last are kept."""
+"""Cache of decoded Parquet row groups: a group is decoded as a whole, so recently used ones are kept."""
 
 import os
 import threading
@@ -16,13 +16,13 @@ from fr.files.untrusted import open_file
 
 MOST_OF_A_GROUP = 1 << 28  # bytes of a row group's images
 _ROWS = 8  # decoded at a time
-KEPT = 1 << 30  # bytes of the groups kept by a process
+KEPT = 1 << 30  # bytes of the groups that a process keeps
 
-_Key = tuple[str, int, str, Path | None]  # file, group, column, and the folder that the file must be in
+_Key = tuple[str, int, str, Path | None]  # file, group, column, and root folder of the file
 
 
 class RowGroups:
-    """Decoded columns by row group, the longest unused dropped above `most` bytes. For any number of threads."""
+    """Thread-safe cache of decoded columns by row group; drops the least recently used above `most` bytes."""
 
     def __init__(self, most: int = KEPT) -> None:
         self._most = most
@@ -30,9 +30,9 @@ class RowGroups:
         self._kept: OrderedDict[_Key, Future[pa.Array]] = OrderedDict()
 
     def column(self, key: _Key) -> pa.Array:
-        """The images of a row group [rows], binary; OSError when they can't be read, OutsideRoot.
+        """The encoded images of a row group [rows]; OSError if they can't be read, OutsideRoot.
 
-        A thread that asks for a group which another one reads waits for it.
+        A thread that needs a group that another thread is reading waits for it.
         """
         with self._lock:
             kept = self._kept.get(key)
@@ -47,7 +47,7 @@ class RowGroups:
             future.set_result(_decoded(*key))
         except BaseException as error:
             with self._lock:
-                self._kept.pop(key, None)  # a share that is back is read again
+                self._kept.pop(key, None)  # so that it is read again, as from a network share that is back
             future.set_exception(error)
             return
         with self._lock:
@@ -68,7 +68,7 @@ def _decoded(path: str, group: int, column: str, root: Path | None) -> pa.Array:
             for batch in parquet.iter_batches(_ROWS, row_groups=[group], columns=[column], use_threads=False):
                 parts.append(batch.column(0))
                 size += batch.nbytes
-                if size > MOST_OF_A_GROUP:  # the footer counts repeated images once
+                if size > MOST_OF_A_GROUP:  # the footer's size counts repeated images once
                     raise OSError(f"more than {MOST_OF_A_GROUP:,} bytes of images")
             images: Any = pa.concat_arrays(parts)
             return images.field("bytes") if pa.types.is_struct(images.type) else images
@@ -78,7 +78,7 @@ def _decoded(path: str, group: int, column: str, root: Path | None) -> pa.Array:
 
 @lru_cache(maxsize=256)
 def _metadata(path: str, _changed: int) -> pq.FileMetaData:
-    """Footer of a file last changed then; it may describe thousands of groups, so it isn't parsed anew for each."""
+    """Footer of a file, cached by its modification time, since parsing thousands of groups is slow."""
     with open_file(path) as file:
         return pq.read_metadata(pa.PythonFile(file, mode="r"))
 

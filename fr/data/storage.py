@@ -1,9 +1,9 @@
-"""Encoded images that aren't a file each: slices of tar shards, of an LMDB or RecordIO file, rows of Parquet files, or
-bytes in memory.
+"""Storage of encoded images that aren't separate files: slices of tar shards, of an LMDB or RecordIO file, rows of
+Parquet files, or bytes in memory.
 
-A storage is plain columns, so that it can be cached and mapped into memory. Open files belong to the process: reading
-goes through a few descriptors, by `pread`, so that a file that shrinks during a run is an error and no signal. No read
-is longer than MOST_BYTES, whatever size a file claims.
+A storage consists of plain columns, so that it can be cached and mapped into memory. A process keeps a limited number
+of files open. They are read by `pread`, not mapped: a file that shrinks during a run gives an error, not a signal.
+No read is longer than MOST_BYTES, whatever size a file claims.
 """
 
 import errno
@@ -24,9 +24,9 @@ from fr.files.images import MOST_PIXELS
 from fr.files.remote import RemoteFile, Store
 from fr.files.untrusted import open_regular
 
-MOST_BYTES = 3 * MOST_PIXELS  # of an encoded image: no file needs more than its pixels in RGB
+MOST_BYTES = 3 * MOST_PIXELS  # of an encoded image, which needs no more than its pixels in RGB
 _KEPT_OPEN = 256  # files at most; PyTorch, DALI and the sockets of a group need some, too
-_SHARE = 4  # of the files that a process may have open (`ulimit -n`, often 1,024), one in so many
+_SHARE = 4  # at most a fourth of the files that a process may have open (`ulimit -n`, often 1,024)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TarShards:
         return f"{self.file(root, index)}: {name}"
 
     def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
-        """The encoded image; OSError when it can't be read completely, OutsideRoot."""
+        """The encoded image; OSError if it can't be read completely, OutsideRoot."""
         place = int(self.offsets[index]), int(self.sizes[index])
         data = read_slice(self.file(root, index), *place, root.boundary)
         return np.frombuffer(data, dtype=np.uint8)
@@ -61,7 +61,7 @@ class TarShards:
 class RemoteShards(TarShards):
     """Images inside tar files below a URL, read from their local copies in the root: S files of `bytes`, `versions`.
 
-    most: bytes of all local copies. A file that isn't there when it is read is downloaded.
+    most: limit on the bytes of all local copies. A file without a local copy is downloaded when it is read.
     """
 
     url: str
@@ -74,7 +74,7 @@ class RemoteShards(TarShards):
         return f"{self.url}/{self.shards[self.shard[index]]}: {name}"
 
     def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
-        """The encoded image; OSError as of `TarShards`, RemoteFailure when its file can't be downloaded."""
+        """The encoded image; OSError as for `TarShards`, RemoteFailure if its file can't be downloaded."""
         try:
             return super().read(root, index)
         except FileNotFoundError:
@@ -86,15 +86,15 @@ class RemoteShards(TarShards):
         return replace(self, shard=self.shard[rows], offsets=self.offsets[rows], sizes=self.sizes[rows])
 
     def file(self, root: DataRoot, index: int) -> str:
-        """The local copy that an image is in, or will be."""
+        """The local copy that holds an image, whether it exists yet or not."""
         return str(self._cache(root).path(self.url, self._described(int(self.shard[index]))))
 
     def fetch_ahead(self, root: DataRoot, shard: int) -> None:
-        """Download a file, unless it is there or another process is at it; RemoteFailure, InputError."""
+        """Download a file, unless it exists or another process is downloading it; RemoteFailure, InputError."""
         self._cache(root).fetch_ahead(_store(self.url), self._described(shard))
 
     def touch(self, root: DataRoot, shard: int) -> None:
-        """Note that a file is in use."""
+        """Record that a file is in use."""
         cache = self._cache(root)
         cache.touch(cache.path(self.url, self._described(shard)))
 
@@ -121,7 +121,7 @@ class RecordFile:
         return f"{root}/{self.file}: record {name}"
 
     def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
-        """The encoded image; OSError when it can't be read, or its record isn't complete, OutsideRoot."""
+        """The encoded image; OSError if it can't be read, or its record isn't complete, OutsideRoot."""
         path, place = f"{root}/{self.file}", (int(self.offsets[index]), int(self.sizes[index]))
         data = read_slice(path, *place, root.boundary)
         try:
@@ -139,7 +139,7 @@ class ParquetRows:
     """Images in a column of Parquet files. N images, S files."""
 
     shards: list[str]  # [S] paths below the root
-    column: str  # of the encoded images, as Parquet has it: `image.bytes` is a field of a struct
+    column: str  # of the encoded images, by Parquet's name: `image.bytes` is a field of a struct
     shard: NDArray[np.int32]  # [N] rows of shards
     group: NDArray[np.int32]  # [N] row groups
     row: NDArray[np.int32]  # [N] rows in these
@@ -150,7 +150,7 @@ class ParquetRows:
         return f"{self.file(root, index)}: row {name.rpartition('/')[2]}"
 
     def read(self, root: DataRoot, index: int) -> NDArray[np.uint8]:
-        """The encoded image; OSError when it can't be read, OutsideRoot."""
+        """The encoded image; OSError if it can't be read, OutsideRoot."""
         place = int(self.group[index]), self.column, root.boundary
         images, row = GROUPS.column((self.file(root, index), *place)), int(self.row[index])
         if row >= len(images):
@@ -193,7 +193,7 @@ Storage = TarShards | RecordFile | ParquetRows | Pack
 
 
 class _Opened:
-    """An open file; closed with its last reference, which may be after it left the cache."""
+    """An open file, closed with its last reference, which may be after it was dropped from the cache."""
 
     def __init__(self, path: str, root: Path | None) -> None:
         self.descriptor = -1
@@ -206,29 +206,29 @@ class _Opened:
 
 @lru_cache(maxsize=1)
 def _opened() -> "_lru_cache_wrapper[_Opened]":
-    """Cache of open files, of the size that the process's limit allows."""
+    """Cache of open files, sized by the process's limit on them."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _KEPT_OPEN if soft == resource.RLIM_INFINITY else min(_KEPT_OPEN, soft // _SHARE)
     return lru_cache(maxsize=max(1, most))(_Opened)
 
 
 def close_unused() -> None:
-    """Close the files that no read is at work on: one that was removed keeps its place on the disk until then."""
+    """Close the files that aren't being read: a removed file takes up the disk until it is closed."""
     _opened().cache_clear()
 
 
 def read_slice(path: str, offset: int, size: int, root: Path | None) -> bytes:
-    """`size` bytes of a file, which stays open for the next call; root: as of `open_regular`.
+    """Read `size` bytes of a file, which stays open for the next call; root: as in `open_regular`.
 
-    OSError when it can't be read, ends before, or if `size` is more than MOST_BYTES; OutsideRoot.
+    OSError if it can't be read or is too short, or `size` exceeds MOST_BYTES; OutsideRoot.
     """
     if size > MOST_BYTES:
         raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MOST_BYTES:,}", path)
     try:
-        opened = _opened()(path, root)  # held, so that no other thread's read closes it meanwhile
+        opened = _opened()(path, root)  # this reference keeps it open if another thread drops it from the cache
         data = os.pread(opened.descriptor, size, offset)
     except OSError:
-        _opened().cache_clear()  # a share that came back needs new descriptors
+        _opened().cache_clear()  # a network share that is back needs new descriptors
         raise
     if len(data) < size:
         raise OSError(errno.EIO, f"cut short, {size - len(data):,} bytes are missing", path)

@@ -84,12 +84,13 @@ class TrainingStream:
 
     def _open(self, shown: Iterable[tuple[Indices, int, int]], size: int = 0) -> FaceStream:
         """size: of a batch; 0 = that of a micro-batch."""
+        drawn = self.augment, self.order.seed
         batches = (
-            augmented_batch(indices, self.preprocessing, self.augment, self.order.seed, epoch, first, self.teacher)
+            augmented_batch(self.faces, indices, self.preprocessing, *drawn, epoch, first, self.teacher)
             for indices, epoch, first in shown
         )
         how = self.preprocessing, self.settings, self.augment.effects
-        return FaceStream(self.faces, batches, size or self._size, *how, teacher=self.teacher)
+        return FaceStream(batches, size or self._size, *how, teacher=self.teacher)
 
     def _standing(self, indices: Indices) -> Indices:
         if self._hopeless.isdisjoint(indices.tolist()):

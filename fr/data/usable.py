@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, FaceStream, Undecodable
 from fr.data.samples import SampleBatch
 from fr.preprocessing import Preprocessing
 
 
 def usable_batches(
-    faces: Faces,
     batches: Iterator[SampleBatch],
     max_batch_size: int,
     preprocessing: Preprocessing,
@@ -29,7 +27,7 @@ def usable_batches(
     handed: deque[SampleBatch] = deque()  # to the stream, and not yet returned
 
     def opened(source: Iterator[SampleBatch]) -> FaceStream:
-        return FaceStream(faces, source, max_batch_size, preprocessing, settings, effects=())
+        return FaceStream(source, max_batch_size, preprocessing, settings)
 
     def usable_rows(
         batch: SampleBatch, failure: Undecodable

@@ -1,7 +1,7 @@
-"""Verification sets by options: recognised by the files at a path, or given as root, list and landmarks.
+"""Verification sets from options: recognised by the files at a path, or given as root, list and landmarks.
 
-A set of --val_sets is `path` or `kind=path`; the path is a file, or the folder of a whole set, in one of the forms that
-the files of fr/data/pairs/ have.
+A set of --val_sets is `path` or `kind=path`; the path is a file, or the folder of a complete set, in one of the forms
+that the modules of fr/data/pairs/ read.
 """
 
 import os
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from fr.data.faces import VerificationFaces, swapped_note
+from fr.data.pairs.crop_sizes import size_warning
 from fr.data.pairs.lfw import read_lfw
 from fr.data.pairs.pair_faces import faces_of_pairs
 from fr.data.pairs.pair_lists import list_form, list_in, read_pairs
-from fr.data.pairs.taken_for_crops import doubt
 from fr.data.pairs.whole_sets import (
     IMAGES,
     LANDMARKS,
@@ -32,17 +32,17 @@ from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.options.names import SET_FORMS, SET_KINDS, SET_LISTS, SET_OPTIONS
 
-FOLDER = "working_folder"  # of a training, beside its options in a snapshot
+FOLDER = "working_folder"  # of a training, stored with its options in a snapshot
 FORMS: list[SetForm] = [import_module(f"fr.data.pairs.{file}").FORM for file in SET_FORMS]
 _PAIRS = SET_LISTS[0]
-_TAKEN = ("same", "diff", "ema")  # `same_accuracy` is the first set's
+_TAKEN = ("same", "diff", "ema")  # not allowed as names: `same_accuracy` is a metric of the first set
 
 
 @dataclass(frozen=True)
 class VerificationSet:
     """A set and the name of its metrics.
 
-    source: the path it was read from, for messages. unused: landmark file beside the list of aligned crops; "" = none.
+    source: path it was read from, for messages. unused: landmark file beside a list of aligned crops; "" = none.
     """
 
     name: str
@@ -56,8 +56,8 @@ class VerificationSet:
         return f"{self.name}: {len(self.faces.pairs):,} pairs of {len(self.faces):,} images{crops}, {self.source}"
 
     @property
-    def doubt(self) -> str:
-        """Warning about landmarks, or that the images, which have none, are no aligned crops; "" = none."""
+    def warning(self) -> str:
+        """Warning about landmarks, or that images without landmarks don't look like aligned crops; "" = none."""
         if self.faces.landmarks.shape[1]:
             note = swapped_note(self.faces.landmarks)
             return note and f"{self.name}: {note}"
@@ -66,7 +66,7 @@ class VerificationSet:
                 f"{self.name}: the images are taken for aligned crops, and {self.unused} isn't used; give it as "
                 "--val_landmarks if they are photographs"
             )
-        why = doubt(self.faces)
+        why = size_warning(self.faces)
         return why and (
             f"{self.name}: no landmarks ({', '.join(LANDMARKS)}) in {self.source}, so its images are taken for "
             f"aligned crops, but {why}"
@@ -76,10 +76,10 @@ class VerificationSet:
 def read_sets(
     place: Sequence[str], kind: str, sets: Sequence[str], allow_outside: bool = False
 ) -> list[VerificationSet]:
-    """The sets of a run. place: root, list and landmarks of the first one, all empty for none. sets: of --val_sets.
+    """The sets of a run. place: root, list and landmarks of the first one, all empty = none. sets: of --val_sets.
 
-    A name that is taken, or that would give a set the metrics' names of the first, gets a number. allow_outside: paths
-    and links may lead out of a set's folder. InputError when one can't be read, or not be scored.
+    A number is added to a name that is in use, or whose metrics would have the names of the first set's. allow_outside:
+    paths and links may lead out of a set's folder. InputError if a set can't be read or scored.
     """
     read = [_read_place(place, kind, allow_outside)] if place[0] else []
     read += [read_set(word, allow_outside) for word in sets]
@@ -95,7 +95,7 @@ def read_sets(
 
 
 def _unscorable(one: VerificationSet) -> list[str]:
-    """Reasons why a set has no K-fold accuracy, a line each."""
+    """Reasons for which a set has no K-fold accuracy, one line each."""
     same, folds = int(one.faces.same.sum()), len(np.unique(one.faces.fold))
     counts = {"same": same, "different": len(one.faces.pairs) - same}
     problems = [
@@ -115,9 +115,9 @@ def read_set(word: str, allow_outside: bool = False) -> VerificationSet:
 
 
 def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str) -> list[VerificationSet]:
-    """The sets given by options, or else those of the training, by its options `stored`.
+    """The sets given by options, or else those of the training, from its options `stored`.
 
-    InputError when there is none, or one can't be read.
+    InputError if there is none, or one can't be read.
     """
     stored = _found(stored)
     places = [[options.get(name, "") for name in SET_OPTIONS] for options in (said, stored)]
@@ -131,9 +131,9 @@ def sets_to_score(said: Mapping[str, Any], stored: Mapping[str, Any], snap: str)
 
 
 def _found(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a training with the paths of its sets as they are found from here.
+    """Options of a training, with the paths of its sets relative to the present working folder.
 
-    A path that isn't there is tried from the folder that the training ran in.
+    A path that doesn't exist is tried relative to the folder that the training ran in.
     """
     folder = stored.get(FOLDER, "")
 
@@ -149,10 +149,10 @@ def _found(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = "auto") -> tuple[str, str, str]:
-    """Root, list and landmarks, from those on the command line (`said`) and those in the snapshot; "" = unknown.
+    """Root, list and landmarks, from the command line (`said`) and the snapshot (`stored`); "" = unknown.
 
-    A root given alone may be a whole set. LFW's folder, with pairs.txt, lfw_landmark.txt, and the people's folders in
-    it or in lfw/, gives all three; another the root alone. InputError when something is missing.
+    A root given alone may be a complete set. LFW's folder, with pairs.txt, lfw_landmark.txt, and the people's folders
+    in it or in lfw/, gives all three; another folder gives the root only. InputError if something is missing.
     """
     root, pairs, landmarks = said
     folder = Path(root)
@@ -174,7 +174,7 @@ def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = 
 
 
 def _is_whole(path: Path, list_stored: bool) -> bool:
-    """Whether a whole set can be read from a path; a moved folder of images may hold a copy of LFW's list."""
+    """Return True if a complete set can be read from a path; a moved folder of images may hold a copy of LFW's list."""
     listed = list_in(path)
     replaced = list_stored and listed is not None and listed.name == _PAIRS
     return not replaced and any(form.is_at(path) for form in FORMS)
@@ -199,13 +199,11 @@ def _read_place(place: Sequence[str], kind: str, allow_outside: bool) -> Verific
 
 
 def _read_whole(root: DataRoot, kind: str, option: str) -> VerificationSet:
-    """A set from one path: a folder, a list of pairs or a pack."""
+    """A set from one path: a folder, a list of pairs, or a `.bin` file of insightface."""
     if not root.path.exists():
         raise InputError(f"{option} {root}: no such file or folder")
     for form in FORMS:
         if form.is_at(root.path):
             name, faces = form.read(root, kind, option)
             return VerificationSet(name, str(root.path), faces)
-    raise InputError(
-        f"{option} {root}: no verification set: expected {', or '.join(form.expected for form in FORMS)}"
-    )
+    raise InputError(f"{option} {root}: no verification set: expected {', or '.join(form.expected for form in FORMS)}")

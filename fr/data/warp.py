@@ -1,4 +1,4 @@
-"""The one resampling of a face inside the DALI graph (C3): DALI's own operator on a GPU, OpenCV's on a CPU.
+"""Resampling of a face inside the DALI graph: DALI's operator on a GPU, OpenCV's on a CPU.
 
 DALI's CPU operator takes four times as long for the same pixels (LOG.md).
 """
@@ -19,8 +19,8 @@ Array = NDArray[Any]
 def warp(images: Any, start: Any, matrix: Any, sigma: Any, size: tuple[int, int], dali_device: str) -> Any:
     """Warp regions of images that begin at `start` (x, y) by matrices input → image [2, 3]: [*size, 3].
 
-    Bilinear, black outside. sigma [pixels]: of the Gaussian filter before it; 0 = none. All in DALI's coordinates
-    (`regions`).
+    Bilinear, black outside. sigma [pixels]: of a Gaussian filter before the warp; 0 = none. All in DALI's coordinates
+    (`fr.data.graph.regions`).
     """
     if dali_device == "gpu":
         if sigma > 0:
@@ -33,14 +33,14 @@ def warp(images: Any, start: Any, matrix: Any, sigma: Any, size: tuple[int, int]
 
 
 class _Warp:
-    """OpenCV's warp of a batch, spread over threads: DALI calls Python from one of its own."""
+    """OpenCV's warp of a batch in a pool of threads: DALI calls Python functions from a single thread."""
 
     def __init__(self, size: tuple[int, int], threads: int) -> None:
         self._size = size
-        self._warped: list[Array] = []  # DALI copies them before it calls again; new ones cost page faults
+        self._warped: list[Array] = []  # reused, as new arrays cost page faults; DALI copies them before the next call
         self._pool = ThreadPoolExecutor(threads)
         self._threads = threads
-        cv2.setNumThreads(1)  # it would start a thread per core for each image
+        cv2.setNumThreads(1)  # otherwise OpenCV starts a thread per core for each image
 
     def __call__(
         self, images: list[Array], starts: list[Array], matrices: list[Array], sigmas: list[Array]

@@ -1,4 +1,4 @@
-"""Scores of every two images, in blocks: exact matrix products, of which only the highest scores are kept.
+"""Scores of all pairs of images, in blocks: exact matrix products, of which only the highest scores are kept.
 
 Letters: I images, E embedding size.
 """
@@ -20,12 +20,10 @@ def blocks(probes: int, images: int) -> list[slice]:
     return [slice(first, first + rows) for first in range(0, probes, rows)]
 
 
-def highest(
-    rows: Rows, person: Places, count: int, above: float = -np.inf
-) -> tuple[NDArray[np.float32], Places]:
+def highest(rows: Rows, person: Places, count: int, above: float = -np.inf) -> tuple[NDArray[np.float32], Places]:
     """The `count` highest scores of pairs of different people, in any order, and the rows of each pair [count, 2].
 
-    rows: [I, E] of norm 1. person: [I]. above: fewer if not so many are higher than this.
+    rows: [I, E] of norm 1. person: [I]. above: only scores above this are returned, so there may be fewer.
     """
     scores, pairs = np.empty(0, dtype=np.float32), np.empty((0, 2), dtype=np.int64)
     for part in blocks(len(rows), len(rows)):

@@ -1,7 +1,7 @@
-"""95 % band of a ROC curve: at each FAR the interval of the TAR there, as `fr/evaluation/pair_statistics.py` has it.
+"""95 % band of a ROC curve: at each FAR the interval of the TAR, computed as in `fr/evaluation/pair_statistics.py`.
 
-Pointwise: at a given FAR the true TAR is between the ends in 95 of 100 sets; the whole true curve is in fewer. Ends are
-percentiles of bootstrap replicates with redrawn people, and at least as far apart as for independent pairs.
+The band is pointwise: at a given FAR the true TAR is inside in 95 of 100 sets; the whole true curve is inside in fewer.
+Ends are percentiles of bootstrap replicates with resampled people, and at least as far apart as for independent pairs.
 
 Letters: P pairs, N points of the curve, F FARs, R replicates.
 """
@@ -17,22 +17,18 @@ from fr.evaluation.bootstrap import draws
 from fr.evaluation.intervals import clopper_pearson, percentile, wider
 from fr.evaluation.roc import ENOUGH_MATCHES, Rates, Roc, falling, rates, roc_curve
 
-MOST = 500  # FARs with an interval of their own: closer ones make no pixel
+MOST = 500  # FARs with an interval of their own; more wouldn't be visible in a plot
 
 
 def banded_curve(
-    scores: NDArray[np.float64],
-    same: NDArray[np.bool_],
-    people: NDArray[np.int64],
-    count: int,
-    seed: int = 0,
+    scores: NDArray[np.float64], same: NDArray[np.bool_], people: NDArray[np.int64], count: int, seed: int = 0
 ) -> Roc:
-    """ROC curve of [P] pairs with its band, from `count` replicates; none without a replicate.
+    """ROC curve of [P] pairs with its band, from `count` replicates; without replicates there is no band.
 
     people: [P, 2] numbers of each pair's identities. At FARs that allow fewer than ENOUGH_MATCHES false matches the
-    band is NaN: the few highest scores, redrawn, tell little of the next sample's. Of more than MOST other FARs those
-    in equal steps on a log scale have an interval; between two, the band reaches from the lower end of the lower FAR
-    to the upper end of the higher one.
+    band is NaN: resampling the few highest scores tells little about those of another sample. Of more than MOST other
+    FARs those in equal steps on a log scale have an interval; between two of them, the band reaches from the lower end
+    of the lower FAR to the upper end of the higher one.
     """
     roc = roc_curve(scores, same)
     positive = int(np.count_nonzero(same))
@@ -52,7 +48,7 @@ def banded_curve(
 
 
 def thinned(fars: Rates) -> Rates:
-    """At most MOST of these ascending FARs above 0, in equal steps on a log scale, with the first and the last."""
+    """Select at most MOST of these ascending FARs above 0, in equal steps on a log scale, with the first and last."""
     if len(fars) <= MOST:
         return fars
     wanted = np.geomspace(fars[0], fars[-1], MOST)[1:-1]
@@ -60,14 +56,9 @@ def thinned(fars: Rates) -> Rates:
 
 
 def tar_replicates(
-    scores: NDArray[np.float64],
-    same: NDArray[np.bool_],
-    people: NDArray[np.int64],
-    fars: Rates,
-    count: int,
-    seed: int,
+    scores: NDArray[np.float64], same: NDArray[np.bool_], people: NDArray[np.int64], fars: Rates, count: int, seed: int
 ) -> Rates:
-    """TAR at each FAR, as of `tar_at`, in resampled sets: [R, F]; sets without same or different pairs are left out."""
+    """TAR at each FAR, as in `tar_at`, of resampled sets: [R, F]; sets without same or different pairs are left out."""
     order, ends = falling(scores)
     same, people = same[order], people[order]
     found = [np.zeros((0, len(fars)))]

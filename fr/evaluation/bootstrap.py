@@ -1,9 +1,9 @@
-"""Bootstrap replicates of verification metrics, resampling identities; `fr/evaluation/intervals.py` makes intervals.
+"""Bootstrap replicates of verification metrics, resampling identities; `fr/evaluation/intervals.py` forms intervals.
 
 Pairs that share an identity aren't independent. Identities are drawn with replacement; a pair of two identities is
 weighted by the product of their counts, a pair of one by its count. Source: Owen, The pigeonhole bootstrap (2007),
-https://arxiv.org/abs/0712.1111; there, why intervals are conservative: up to √3 times too wide where few identities
-occur in more than one different pair.
+https://arxiv.org/abs/0712.1111. It shows that the intervals are conservative: up to √3 times too wide where few
+identities occur in more than one different pair.
 
 Letters: P pairs, I identities, R replicates, r replicates of a block, N points of a ROC curve.
 """
@@ -62,9 +62,9 @@ def draws(people: NDArray[np.int64], count: int, seed: int) -> Iterator[NDArray[
 
 
 def redrawn(identities: int, count: int, seed: int, width: int = 0) -> Iterator[NDArray[np.int64]]:
-    """How often each of I identities is in each resampled set: blocks [r, I], `count` sets in all.
+    """Number of times that each of I identities is in each resampled set: blocks [r, I], `count` sets in all.
 
-    width: numbers that a set needs elsewhere, if more than I; the draws don't depend on it.
+    width: values per set that the caller stores, if more than I; it limits the block size, not the draws.
     """
     generator = np.random.default_rng(seed)
     at_once = max(1, BLOCK // max(width, identities))

@@ -1,6 +1,6 @@
-"""Images → embeddings over all ranks → verification metrics."""
+"""Images → embeddings over all ranks → scores of pairs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,18 +8,19 @@ import torch
 from numpy.typing import NDArray
 
 from fr.data.faces import Faces, VerificationFaces
-from fr.data.pipeline import DaliSettings, plain_stream
+from fr.data.pipeline import DaliSettings, FaceStream
+from fr.data.samples import plain_batches
 from fr.distributed import Heartbeat, Ranks, gather_rows, raise_reason
 from fr.errors import InputError
 from fr.evaluation.people import people_of_names
-from fr.evaluation.verification import Verification, cosine_scores, l2_scores, verify
+from fr.evaluation.verification import cosine_scores, l2_scores
 from fr.preprocessing import Preprocessing
 from fr.progress import progress
 
 Network = Callable[[torch.Tensor], torch.Tensor]  # [B, 3, H, W] → [B, E]: a backbone or an ONNX model
+Matrix = NDArray[np.float32]
 
 
-@torch.inference_mode()
 def embed(
     model: Network,
     faces: Faces,
@@ -29,38 +30,65 @@ def embed(
     batch_size: int,
     flipped: bool,
     flip_mode: str = "sum",
-    heartbeat: Heartbeat | None = None,
-) -> NDArray[np.float32]:
-    """Embed all images, split over the ranks: [N, E] on every rank.
+) -> Matrix:
+    """`embed_sets` of one network and one set."""
+    ((rows,),) = embed_sets([model], [faces], preprocessing, settings, ranks, batch_size, flipped, flip_mode)
+    return rows
 
-    flipped: use the mirror image too: mean of both embeddings (flip_mode "sum") or both concatenated, [N, 2E]
-    ("concat"). batch_size: images per rank. A backbone must be in evaluation mode. InputError, on all ranks together,
-    names images that can't be read or whose embedding isn't finite; another exception on one rank is an InputError on
-    the others.
+
+@torch.inference_mode()
+def embed_sets(
+    models: Sequence[Network],
+    sets: Sequence[Faces],
+    preprocessing: Preprocessing,
+    settings: DaliSettings,
+    ranks: Ranks,
+    batch_size: int,
+    flipped: bool,
+    flip_mode: str = "sum",
+    heartbeat: Heartbeat | None = None,
+) -> list[list[Matrix]]:
+    """Embed all images, split over the ranks: for each network, of each set [N, E], on every rank.
+
+    Each image is decoded once, whatever the number of networks, and there is one DALI graph. flipped: use the mirror
+    image too: mean of both embeddings (flip_mode "sum") or both concatenated, [N, 2E] ("concat"). batch_size: images
+    per rank. A backbone must be in evaluation mode. InputError, on all ranks together, names images that can't be read
+    or whose embedding isn't finite; another exception on one rank is an InputError on the others.
     """
-    network = with_mirror_image(model, flip_mode) if flipped else model
-    counts = [len(part) for part in np.array_split(np.arange(len(faces)), ranks.world_size)]
-    first = sum(counts[: ranks.rank])
-    indices = np.arange(first, first + counts[ranks.rank])
-    rows, done = torch.empty(0), 0
+    networks = [with_mirror_image(model, flip_mode) if flipped else model for model in models]
+    shares = [np.array_split(np.arange(len(faces)), ranks.world_size) for faces in sets]
+    batches = [
+        (number, batch)
+        for number, (faces, share) in enumerate(zip(sets, shares, strict=True))
+        for batch in plain_batches(faces, share[ranks.rank], batch_size)
+    ]
+    # By network and set, on the device: copying each batch to the CPU would wait for it.
+    parts: list[list[list[torch.Tensor]]] = [[[] for _ in sets] for _ in networks]
     failure: Exception | None = None
-    with progress(len(indices), "img", "embedding", shown=ranks.is_main) as bar:
+    count = sum(len(batch.indices) for _, batch in batches)
+    with progress(count, "img", "embedding", shown=ranks.is_main) as bar:
         try:
-            for batch in plain_stream(faces, indices, batch_size, preprocessing, settings):
-                images = batch.to(ranks.device, non_blocking=True)
-                of_batch = network(images).float()
-                if not done:
-                    rows = of_batch.new_empty(len(indices), of_batch.shape[1])
-                rows[done : done + len(images)] = of_batch  # on the device: copying each to the CPU would wait for it
-                done += len(images)
+            stream = FaceStream((batch for _, batch in batches), batch_size, preprocessing, settings)
+            for (number, _), (images, _) in zip(batches, stream, strict=True):
+                images = images.to(ranks.device, non_blocking=True)
+                for network, of_sets in zip(networks, parts, strict=True):
+                    of_sets[number].append(network(images).float())
                 if heartbeat:
                     heartbeat.count += 1
                 bar.update(len(images))
-            rows = (rows if done else _no_rows(network, preprocessing, ranks)).cpu()
+            own = [
+                [torch.cat(rows or [_no_rows(network, preprocessing, ranks)]).cpu() for rows in of_sets]
+                for network, of_sets in zip(networks, parts, strict=True)
+            ]
         except Exception as error:
             failure = error
     raise_reason(failure)
-    embeddings: NDArray[np.float32] = gather_rows(rows, counts).numpy()
+    counts = [[len(part) for part in share] for share in shares]
+    return [[_gathered(*one) for one in zip(sets, of_sets, counts, strict=True)] for of_sets in own]
+
+
+def _gathered(faces: Faces, rows: torch.Tensor, counts: list[int]) -> Matrix:
+    embeddings: Matrix = gather_rows(rows, counts).numpy()
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist()
     if bad:
         raise InputError(*[f"{faces.path(i)}: its embedding isn't finite" for i in bad[:10]])
@@ -112,19 +140,3 @@ _SCORES = {"cos": cosine_scores, "l2": l2_scores}
 def people_of_pairs(faces: VerificationFaces) -> NDArray[np.int64]:
     """Numbers of the two identities in each pair, [P, 2], as of `people_of_names`."""
     return people_of_names(faces.names, faces.pairs, faces.same)
-
-
-def evaluate(
-    model: Network,
-    faces: VerificationFaces,
-    preprocessing: Preprocessing,
-    settings: DaliSettings,
-    ranks: Ranks,
-    batch_size: int,
-    flipped: bool,
-    heartbeat: Heartbeat | None = None,
-) -> tuple[Verification, NDArray[np.float64], NDArray[np.float32]]:
-    """Verification result, pair scores [P] and embeddings [N, E], the same on every rank."""
-    embeddings = embed(model, faces, preprocessing, settings, ranks, batch_size, flipped, heartbeat=heartbeat)
-    scores = pair_scores(faces, embeddings)
-    return verify(scores, faces.same, faces.fold), scores, embeddings

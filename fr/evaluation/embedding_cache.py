@@ -33,7 +33,7 @@ Rows = NDArray[np.float32]  # [N, E]
 
 
 def weights_digest(path: Path) -> str:
-    """SHA-256 of a weights file; "" when it can't be read, or may refer to weights in other files."""
+    """SHA-256 of a weights file; "" if it can't be read, or may refer to weights in other files."""
     try:
         with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             # Key by which an ONNX file refers to other files (onnx.proto, TensorProto.external_data).
@@ -44,7 +44,7 @@ def weights_digest(path: Path) -> str:
         return ""
 
 
-def kept_or_embedded(
+def cached_embeddings(
     snap: Path, weights: str, how: list[Any], faces: Faces, ranks: Ranks, embed: Callable[[], Rows]
 ) -> Rows:
     """Load the embeddings [N, E] of all images from the cache, or compute them with `embed` and store them.
@@ -82,16 +82,16 @@ def _loaded(entry: Entry) -> Rows | None:
     try:
         cached: Rows | None = entry.load()
     except Damaged as error:
-        print(f"--cache: {error}; embedding anew", file=sys.stderr, flush=True)
+        print(f"--cache: {error}; computing the embeddings again", file=sys.stderr, flush=True)
         return None
     return cached
 
 
 def _images_digest(faces: Faces, ranks: Ranks) -> str:
-    """SHA-256 of the encoded images, landmarks and boxes, on every rank; "" when an image can't be read."""
+    """SHA-256 of the encoded images, landmarks and boxes, on every rank; "" if an image can't be read."""
     own: list[bytes] | None = None
     share = np.array_split(np.arange(len(faces)), ranks.world_size)[ranks.rank]
-    with contextlib.suppress(OSError, InputError):  # embedding reports which and why
+    with contextlib.suppress(OSError, InputError):  # reported when the images are embedded
         own = [hashlib.sha256(faces.read(index).data).digest() for index in share.tolist()]
     parts = gather_objects(own)
     digest = hashlib.sha256()
@@ -106,7 +106,7 @@ def _images_digest(faces: Faces, ranks: Ranks) -> str:
 
 @functools.cache
 def _code() -> str:
-    """Hash of library versions and this package's sources: other versions may give other embeddings."""
+    """Hash of library versions and this package's source code: other versions may give other embeddings."""
     versions = [library.__version__ for library in (torch, nvidia.dali, onnxruntime, cv2, np)]
     digest = hashlib.sha256(json.dumps(versions).encode())
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):

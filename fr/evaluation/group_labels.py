@@ -79,9 +79,9 @@ def labels_of(faces: VerificationFaces, table: Mapping[str, str], source: str) -
 
 
 def _identity_in(table: Mapping[str, str], image: str) -> str | None:
-    """Identity of an image in the table: one of its folders, the innermost first, or its name; None = not there."""
+    """Identity of an image in the table: one of its folders, the innermost first, or its name; None if not found."""
     path = PurePosixPath(image)
     folders = [part for part in reversed(path.parent.parts) if part]
-    numbered = path.stem.isdecimal() and not folders  # its place in a pack of images, nobody's name
+    numbered = path.stem.isdecimal() and not folders  # a position in a pack of images, not a person's name
     candidates = () if numbered else (*folders, path.stem, re.sub(r"_[0-9]+$", "", path.stem))
     return next((name for name in candidates if name in table), None)

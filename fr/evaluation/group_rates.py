@@ -18,8 +18,8 @@ from fr.evaluation.intervals import ENOUGH, Interval
 class Rate:
     """Share of errors in a number of pairs.
 
-    independent: pairs of different people that these are of (FMR), or people (FNMR). interval: of 95 %, None without
-    bootstrap or pairs.
+    independent: number of distinct pairs of people (FMR), or of people (FNMR), in these pairs. interval: 95 %; None
+    without bootstrap or pairs.
     """
 
     errors: int
@@ -32,7 +32,7 @@ class Rate:
         return self.errors / self.pairs if self.pairs else None
 
     def text(self) -> str:
-        """Format as `0.0123 [0.0101, 0.0150]`; what is present."""
+        """Format as `0.0123 [0.0101, 0.0150]`, without missing parts."""
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
         return "–" if self.value is None else f"{self.value:.4f}{between}"
 
@@ -43,9 +43,9 @@ class Rate:
 
 @dataclass(frozen=True)
 class Differentials:
-    """How much a rate differs between the groups that have enough pairs; None where it can't be said.
+    """Differences of a rate between the groups that have enough pairs; None if they can't be computed.
 
-    groups: those compared. max_over_mean: `max_over_geometric_mean` of their rates. gini: their `gini`.
+    groups: names of those groups. max_over_mean: `max_over_geometric_mean` of their rates. gini: `gini` of these.
     """
 
     groups: tuple[str, ...]
@@ -61,10 +61,10 @@ class Differentials:
 class GroupRates:
     """FMR and FNMR by group at one threshold.
 
-    distance: pairs that are nearer are accepted. wanted: the FMR over all groups that it was chosen for; None = it was
-    given. pairs: own or all. people: of each group. unknown: images without a group, which are left out. fmr: of pairs
-    of two people of the group. between: FMR of pairs of two groups. within, across, overall_fmr: FMR of all pairs of
-    one group, of two, and of both. redrawn: times that people were redrawn for the intervals.
+    distance: threshold; closer pairs are accepted. wanted: FMR over all groups for which it was chosen; None = the
+    threshold was given. pairs: `own` or `all`. people: number in each group. unknown: images without a group, which are
+    left out. fmr: for pairs of two people of one group. between: FMR for pairs of two groups. within, across,
+    overall_fmr: FMR of all pairs within groups, across groups, and together. redrawn: number of bootstrap replicates.
     """
 
     distance: float
@@ -83,7 +83,7 @@ class GroupRates:
 
     @property
     def differentials(self) -> dict[str, Differentials]:
-        """Of the FMR within groups, and of the FNMR."""
+        """Differentials of the FMR within groups, and of the FNMR."""
         return {
             "fmr": _differentials(self.fmr, self.overall_fmr),
             "fnmr": _differentials(self.fnmr, self.overall_fnmr),
@@ -91,7 +91,7 @@ class GroupRates:
 
     @property
     def warnings(self) -> list[str]:
-        """Groups with too few pairs for a rate, a line each."""
+        """Groups with too few pairs for a rate, one line each."""
         kinds = (
             ("FMR", "pairs of people", "false matches", self.fmr, self.overall_fmr),
             ("FNMR", "people with pairs", "false non-matches", self.fnmr, self.overall_fnmr),
@@ -105,7 +105,7 @@ class GroupRates:
         ]
 
     def heading(self) -> str:
-        """What is compared, and at which threshold."""
+        """Heading of a report: the pairs that are compared, and the threshold."""
         kind = "the set's own pairs" if self.pairs == "own" else "every two images"
         chosen = "as given" if self.wanted is None else f"of FMR {self.wanted:g} over all groups"
         left_out = f" ({self.unknown:,} images without a group are left out)" if self.unknown else ""
@@ -115,7 +115,7 @@ class GroupRates:
         )
 
     def rows(self) -> list[tuple[str, str, Rate | None, Rate | None]]:
-        """Table: group or groups, its people, its FMR and FNMR; those of all groups at the end."""
+        """Rows of a table: group or groups, number of people, FMR and FNMR; all groups together at the end."""
         everyone = f"{sum(self.people.values()):,}"
         return [
             *((name, f"{number:,}", self.fmr[name], self.fnmr[name]) for name, number in self.people.items()),
@@ -132,7 +132,7 @@ class GroupRates:
         ]
         table = [("group", "people", "FMR", "false matches", "FNMR", "false non-matches"), *cells]
         widths = [max(len(row[column]) for row in table) for column in range(6)]
-        between = f" (95 % intervals: people redrawn {self.redrawn:,} times)" if self.redrawn else ""
+        between = f" (95 % intervals: people resampled {self.redrawn:,} times)" if self.redrawn else ""
         return [
             f"By group: {self.heading()}{between}",
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table),
@@ -140,7 +140,7 @@ class GroupRates:
         ]
 
     def record(self) -> dict[str, Any]:
-        """All of it for JSON."""
+        """All fields for JSON."""
         return {
             "threshold": self.distance,
             "wanted_fmr": self.wanted,
@@ -162,7 +162,7 @@ class GroupRates:
         }
 
     def metrics(self) -> dict[str, float]:
-        """Scalar metrics by name, for logs; without those that have no value."""
+        """Scalar metrics by name, for logs; metrics without a value are left out."""
         rates = {f"group_fmr/{name}": rate.value for name, rate in self.fmr.items()}
         rates |= {f"group_fnmr/{name}": rate.value for name, rate in self.fnmr.items()}
         rates |= {"group_fmr": self.overall_fmr.value, "group_fnmr": self.overall_fnmr.value}
@@ -173,10 +173,10 @@ class GroupRates:
 
 
 def max_over_geometric_mean(rates: Sequence[float]) -> float | None:
-    """Highest of n rates over their geometric mean, 1 for equal ones; None for fewer than two, or with a rate of 0.
+    """Highest of n rates divided by their geometric mean, 1 if equal; None for fewer than two rates or one of 0.
 
     Source: NIST IR 8429, FRVT (now FRTE) part 8, Summarizing demographic differentials (2022,
-    https://doi.org/10.6028/NIST.IR.8429). ISO/IEC 19795-10:2024, whose text isn't free, asks for such summaries.
+    https://doi.org/10.6028/NIST.IR.8429). ISO/IEC 19795-10:2024, whose text isn't free, requires such summaries.
     """
     if len(rates) < 2 or min(rates) <= 0:
         return None
@@ -186,8 +186,8 @@ def max_over_geometric_mean(rates: Sequence[float]) -> float | None:
 def gini(rates: Sequence[float]) -> float | None:
     """Gini coefficient of n rates: n / (n - 1) · Σᵢ Σⱼ |xᵢ - xⱼ| / (2 n² x̄), from 0 for equal ones to 1.
 
-    Source: Howard et al. (2022, https://arxiv.org/abs/2203.05051), of whose GARBE the coefficients of FMR and FNMR are
-    the two parts; NIST IR 8429 compares it with other measures. None for fewer than two rates, or all of 0.
+    Source: Howard et al. (2022, https://arxiv.org/abs/2203.05051), whose GARBE combines the coefficients of FMR and
+    FNMR; NIST IR 8429 compares it with other measures. None for fewer than two rates, or if all are 0.
     """
     x = np.asarray(rates, dtype=np.float64)
     if len(x) < 2 or not x.any():
@@ -196,15 +196,13 @@ def gini(rates: Sequence[float]) -> float | None:
 
 
 def _differentials(rates: Mapping[str, Rate], overall: Rate) -> Differentials:
-    known = {
-        name: rate.value for name, rate in rates.items() if rate.value is not None and _is_enough(rate, overall)
-    }
+    known = {name: rate.value for name, rate in rates.items() if rate.value is not None and _is_enough(rate, overall)}
     values = list(known.values())
     return Differentials(tuple(known), max_over_geometric_mean(values), gini(values))
 
 
 def _expected(rate: Rate, overall: Rate) -> float:
-    """Errors that as many independent trials are expected to have at the rate of all groups."""
+    """Expected number of errors in as many independent trials, at the rate of all groups."""
     return rate.independent * (overall.value or 0.0)
 
 

@@ -1,14 +1,14 @@
-"""Tables of people's groups: identity → group, from the forms that data sets are published with.
+"""Tables of people's groups, identity → group, in the published forms of data sets.
 
 | form | recognised by | groups |
 |---|---|---|
 | VGGFace2's identity_meta.csv | its header | gender, by Class_ID and by name |
 | RFW's folder | a folder | the folders in it; identities are the folders in those |
-| BFW's table of pairs | columns p1, p2, att1, att2 | att, or the chosen columns without their 1 and 2 |
+| BFW's table of pairs | columns p1, p2, att1, att2 | att, or the chosen columns, named without their 1 and 2 |
 | MAAD-Face's attributes | values -1, 0, 1 | majority of the identity's images |
-| any other CSV | a column of identities or images | the chosen columns, joined by blanks |
+| any other CSV | a column of identities or images | the chosen columns, joined by spaces |
 
-An image's identity is the folder that it is in; without one, its file name without the number at the end.
+An image's identity is the folder that it is in; without a folder, its file name without the number at the end.
 """
 
 import csv
@@ -31,7 +31,7 @@ from fr.files.untrusted import read_text
 MOST_GROUPS = 50
 _IDENTITIES = ("identity", "class_id", "id", "person", "name", "subject", "filename", "image", "file", "path")
 _GROUPS = ("group", "gender", "sex", "race", "ethnicity")
-_MAAD = ["filename", "identity"]  # its identities are numbers, which folders aren't named by
+_MAAD = ["filename", "identity"]  # its identity column isn't used: folders aren't named by those numbers
 _VOTES = {"-1": -1, "0": 0, "1": 1}
 _SHOWN = 60  # characters of a field in a message
 _Entry = tuple[int, str, list[str]]  # line, identity, values
@@ -40,8 +40,8 @@ _Entry = tuple[int, str, list[str]]  # line, identity, values
 def read_group_table(path: Path, columns: Sequence[str] = ()) -> dict[str, str]:
     """Group of each identity; those of unknown group are absent.
 
-    columns: of a CSV, to make groups of. InputError with file and line for what isn't like its form, an identity of two
-    groups, columns that aren't there, and more than MOST_GROUPS groups.
+    columns: of a CSV, whose values form the groups. InputError with file and line for malformed content, an identity in
+    two groups, missing columns, and more than MOST_GROUPS groups.
     """
     if path.is_dir():
         _refuse_columns(columns, path, "a folder")
@@ -60,7 +60,7 @@ def read_group_table(path: Path, columns: Sequence[str] = ()) -> dict[str, str]:
 
 
 def identity_of(image: str) -> str:
-    """Identity of an image by its path: the folder that it is in, or its name without ending and number."""
+    """Identity of an image by its path: the folder that it is in, or else its name without ending and number."""
     path = PurePosixPath(image)
     return path.parent.name or re.sub(r"_[0-9]+$", "", path.stem)
 
@@ -86,7 +86,7 @@ def _of_folders(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Csv:
-    """Header of a CSV in small letters, and its other rows with the number of their line."""
+    """Header of a CSV in lower case, and its other rows with their line numbers."""
 
     path: Path
     header: list[str]
@@ -94,7 +94,7 @@ class _Csv:
 
     @classmethod
     def read(cls, path: Path, text: str) -> "_Csv":
-        """InputError names rows that have more or fewer fields than the header."""
+        """Parse a CSV; InputError names rows that have more or fewer fields than the header."""
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         reader = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
         try:
@@ -110,7 +110,7 @@ class _Csv:
         return cls(path, header, rows[1:])
 
     def places(self, names: Sequence[str]) -> list[int]:
-        """Places of columns; InputError names those that aren't there."""
+        """Positions of columns; InputError names missing ones."""
         if missing := [name for name in names if name.lower() not in self.header]:
             there = ", ".join(self.header)[:1000]
             raise InputError(f"{self.path}:1: no column {', '.join(missing)}; --groups_columns takes those of: {there}")
@@ -143,7 +143,7 @@ def _of_csv(path: Path, columns: Sequence[str]) -> dict[str, str]:
 
 
 def _default_columns(table: _Csv, identity: str) -> list[str]:
-    """A column with a usual name, or the only one beside the identities."""
+    """Column with a usual name, or the only one besides the identities."""
     others = [name for name in table.header if name != identity]
     usual = [name for name in _GROUPS if name in others][:1]
     if not usual and len(others) != 1:
@@ -155,7 +155,7 @@ def _default_columns(table: _Csv, identity: str) -> list[str]:
 
 
 def _identity(text: str) -> str:
-    """A field that may be an identity or the path of one of its images."""
+    """Identity of a field that is an identity or the path of one of its images."""
     return identity_of(text) if "/" in text or text.endswith(ENDINGS) else text
 
 
@@ -174,7 +174,7 @@ def _by_text(path: Path, entries: Iterable[_Entry]) -> dict[str, str]:
 
 
 def _by_votes(path: Path, entries: Iterable[_Entry], columns: Sequence[str]) -> dict[str, str]:
-    """Majority of the rows of an identity: the columns that apply, or that none does; a tie is unknown."""
+    """Group by the majority of an identity's rows: the columns that apply, or none; a tie is unknown."""
     votes: dict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(len(columns), dtype=np.int64))
     problems = []
     for number, identity, values in entries:

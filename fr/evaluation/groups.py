@@ -1,9 +1,9 @@
-"""FMR and FNMR of groups of people at one threshold, their 95 % intervals, and how much they differ.
+"""FMR and FNMR of groups of people at one threshold, their 95 % intervals, and their differentials.
 
-An interval is Clopper and Pearson's for as many independent trials as give the rate its variance when people are
-redrawn (`fr/evaluation/bootstrap.py`), or without errors for as many as there are pairs of people (FMR), or people
-(FNMR). Percentiles of the redrawn rates are too narrow where some people resemble many others, as their distribution
-is skewed.
+An interval is Clopper and Pearson's for an effective number of independent trials: the number for which the rate has
+the variance of its bootstrap replicates with resampled people (`fr/evaluation/bootstrap.py`). Without errors it is the
+number of distinct pairs of people (FMR), or of people (FNMR). Percentiles of the replicates would be too narrow where
+some people resemble many others, since their distribution is skewed.
 
 Letters: N images, I people with a group, P pairs, G groups, C cells (two groups, or the same people's pairs of one),
 R replicates, r of a block.
@@ -35,22 +35,22 @@ from fr.evaluation.intervals import clopper_pearson
 from fr.evaluation.verification import ORIGINS, unit_rows
 from fr.options.groups import GroupSettings
 
-_MOST = 1 << 26  # accepted pairs that are kept: 1.5 GB
-_Counts = NDArray[Any]  # [r, I] how often each of the people counts
+_MOST = 1 << 26  # accepted pairs that are stored: 1.5 GB
+_Counts = NDArray[Any]  # [r, I] times that each person is in a resampled set
 _Sum = Callable[[_Counts], NDArray[np.float64]]  # → [r]
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of the verification sets in which they are known. labels: by the set's name; empty without --groups."""
+    """Groups of the people in verification sets. labels: by the set's name, for sets with known groups."""
 
     settings: GroupSettings = field(default_factory=GroupSettings)
     labels: Mapping[str, Labels] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # sets that have no such rates, and why
+    notes: tuple[str, ...] = ()  # reasons for which sets have no rates by group
 
     @classmethod
     def read(cls, options: Namespace, sets: Sequence[VerificationSet]) -> Groups:
-        """Groups by the options of `GroupSettings`; InputError when the table can't be read, or is of use to no set."""
+        """Groups by the options of `GroupSettings`; InputError if the table can't be read, or no set can use it."""
         settings = GroupSettings.from_options(options)
         if not settings.groups:
             return cls(settings)
@@ -58,7 +58,7 @@ class Groups:
             raise InputError("--groups: no verification set to measure them on: give --val_data_root or --val_sets")
         table = read_group_table(Path(settings.groups), [name for name in settings.groups_columns.split(",") if name])
         labels = {one.name: labels_of(one.faces, table, one.source) for one in sets}
-        why = {one.name: _lack(settings, labels[one.name], one) for one in sets}
+        why = {one.name: _obstacle(settings, labels[one.name], one) for one in sets}
         if all(why.values()):
             raise InputError(*why.values())
         known = {name: of_set for name, of_set in labels.items() if not why[name]}
@@ -76,8 +76,8 @@ class Groups:
     ) -> GroupRates | None:
         """Rates on the set of that name; None if its groups aren't known.
 
-        embeddings, scores: [N, E] and [P] of its images and pairs. dist, center: how those were compared. count: times
-        that people are redrawn for the intervals; 0 = none.
+        embeddings, scores: [N, E] and [P] of its images and pairs. dist, center: options by which the scores were
+        computed. count: bootstrap replicates for the intervals; 0 = no intervals.
         """
         if name not in self.labels:
             return None
@@ -95,8 +95,8 @@ class Groups:
         return _rates(labels, compared_pairs, origin, wanted, self.settings.groups_pairs, count)
 
 
-def _lack(settings: GroupSettings, labels: Labels, one: VerificationSet) -> str:
-    """Why a set has no rates by group; "" = it has."""
+def _obstacle(settings: GroupSettings, labels: Labels, one: VerificationSet) -> str:
+    """Reason for which a set has no rates by group; "" if it has."""
     if not labels.names:
         return f"{one.source}: none of its people is in --groups {settings.groups}"
     pairs = int(labels.impostors(one.faces).sum())
@@ -113,10 +113,10 @@ def _lack(settings: GroupSettings, labels: Labels, one: VerificationSet) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Compared:
-    """Comparisons of people at a threshold (a score; what is above is accepted).
+    """Comparisons of people at a threshold `score`; higher scores are accepted.
 
-    impostors: for each pair of groups a <= b, accepted and all pairs of two people as functions of how often people
-    count, and the number of pairs of people. rejected, genuine: pairs of each person, [I].
+    impostors: for each pair of groups a <= b, the number of accepted and of all pairs of two people, both as functions
+    of the counts of people, and the number of distinct pairs of people. rejected, genuine: pairs of each person, [I].
     """
 
     score: float
@@ -128,12 +128,12 @@ class _Compared:
 def _own_pairs(
     labels: Labels, faces: VerificationFaces, scores: NDArray[np.float64], fmr: float, threshold: float | None
 ) -> _Compared:
-    """Comparisons of the set's own pairs. threshold: a score, None for that of the rate."""
+    """Comparisons of the set's own pairs. threshold: a score; None = that of the FMR `fmr`."""
     different = labels.impostors(faces)
     first, second = np.sort(labels.person[faces.pairs[different]], axis=1).T
     of_different = scores[different]
     if threshold is None:
-        threshold = float(np.sort(of_different)[::-1][int(fmr * len(of_different))])  # the first that isn't admitted
+        threshold = float(np.sort(of_different)[::-1][int(fmr * len(of_different))])  # the highest one not accepted
     cells = {}
     people = len(labels.group)
     for place, mask in _by_groups(labels, first, second).items():
@@ -149,7 +149,7 @@ def _own_pairs(
 def _all_pairs(
     labels: Labels, rows: NDArray[np.float32], person: NDArray[np.int64], fmr: float, threshold: float | None
 ) -> _Compared:
-    """Comparisons of every two images, by rows [n, E] of norm 1 and their people [n]."""
+    """Comparisons of all pairs of images, by embeddings `rows` [n, E] of norm 1 and their people [n]."""
     images, people = labels.images, len(labels.group)
     if threshold is None:
         pairs = int(_within(images)(np.ones((1, people)))[0])
@@ -180,21 +180,19 @@ def _all_pairs(
 def _by_groups(
     labels: Labels, first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> dict[tuple[int, int], NDArray[np.bool_]]:
-    """Mask of the pairs of people that are of two groups, or of one, for each a <= b."""
+    """For each two groups a <= b, the mask of the pairs with one person in each of them."""
     low, high = np.sort(labels.group[np.stack([first, second])], axis=0)
-    return {
-        (a, b): (low == a) & (high == b) for a, b in combinations_with_replacement(range(len(labels.names)), 2)
-    }
+    return {(a, b): (low == a) & (high == b) for a, b in combinations_with_replacement(range(len(labels.names)), 2)}
 
 
 def _of_pairs(first: NDArray[np.int64], second: NDArray[np.int64], people: int) -> _Sum:
-    """Number of these pairs: each counts as the product of its people's counts."""
+    """Number of these pairs, each weighted by the product of its people's counts."""
     pairs = coo_array((np.ones(len(first)), (first, second)), shape=(people, people)).tocsr()
     return lambda counts: ((counts @ pairs) * counts).sum(axis=1)
 
 
 def _within(images: NDArray[Any]) -> _Sum:
-    """Number of pairs of images of two people of one group. images: [I] of each of the people."""
+    """Number of pairs of images of two people of one group. images: number of each person, [I]; 0 in other groups."""
 
     def pairs(counts: _Counts) -> NDArray[np.float64]:
         copies = counts * images.astype(np.float64)
@@ -205,13 +203,11 @@ def _within(images: NDArray[Any]) -> _Sum:
 
 
 def _between(images: NDArray[Any], others: NDArray[Any]) -> _Sum:
-    """Number of pairs of images of two groups."""
+    """Number of pairs of images of two groups. images, others: as `images` of `_within`, for each group."""
     return lambda counts: (counts @ images.astype(np.float64)) * (counts @ others.astype(np.float64))
 
 
-def _rates(
-    labels: Labels, pairs: _Compared, origin: float, wanted: float | None, kind: str, count: int
-) -> GroupRates:
+def _rates(labels: Labels, pairs: _Compared, origin: float, wanted: float | None, kind: str, count: int) -> GroupRates:
     names, people = labels.names, len(labels.group)
     members = [labels.group == one for one in range(len(names))]
     cells = list(pairs.impostors)
@@ -256,14 +252,14 @@ def _of_people(numbers: NDArray[np.int64]) -> _Sum:
 
 @dataclass(frozen=True)
 class _Kind:
-    """Errors of one kind in C cells: errors and pairs, and pairs of people (or people) [C]."""
+    """One kind of error in C cells. events: errors. trials: pairs. independent: distinct pairs of people, or people."""
 
     events: list[_Sum]
     trials: list[_Sum]
     independent: NDArray[np.int64]
 
     def rates(self, chosen: list[list[int]], people: int, drawn: list[_Counts]) -> list[Rate]:
-        """Rates of the chosen cells together, each."""
+        """A rate for each list of chosen cells, over these cells together."""
         ones = np.ones((1, people))
         events, trials = (np.stack([of_cell(ones)[0] for of_cell in sums]) for sums in (self.events, self.trials))
         blocks = [
@@ -284,9 +280,9 @@ class _Kind:
 
 
 def _effective(rate: float, replicates: NDArray[np.float64], pairs: int, independent: int) -> float:
-    """Independent trials of a rate that has the variance of its replicates [R], `pairs` at most.
+    """Number of independent trials for which a rate has the variance of its replicates [R]; at most `pairs`.
 
-    Where it has none, as without errors: `independent`, since a person's errors may come together.
+    Without variance, as without errors, it is `independent`, since errors of one person may be correlated.
     """
     variance = float(replicates.var()) if replicates.size else 0.0
     return min(pairs, rate * (1 - rate) / variance) if variance > 0 else independent

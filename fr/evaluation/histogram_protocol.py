@@ -1,7 +1,7 @@
 """Verification protocol of face_recognition.pytorch, reproduced exactly for comparison with its published results.
 
-Unlike `fr.evaluation.verification.verify`, a fold's threshold is where the histograms of the other folds' distances
-cross, not where accuracy is highest; accuracy is the mean of same and different accuracy; AUC is that of the folds'
+Unlike in `fr.evaluation.verification.verify`, a fold's threshold is the crossing of the histograms of the other folds'
+distances, not the maximum of accuracy; accuracy is the mean of same and different accuracy; AUC is that of the folds'
 mean curve on a fixed grid of distances. Source: openvinotoolkit/training_extensions, pytorch_toolkit/face_recognition.
 
 Letters: P pairs, K folds, T thresholds of the grid.
@@ -23,39 +23,22 @@ def verify_by_histogram(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dis
     """Verify pairs by the histogram protocol: same person if distance < threshold. Arguments and errors as `verify`.
 
     A fold without pairs of one kind is left out of that kind's means; its accuracy is that of the other kind. (The
-    original divides by half of a fold's pairs, which is the same for folds with equally many of both kinds.)
+    original divides by half of a fold's pairs, which is the same if a fold has equal numbers of both kinds.)
     """
     score, is_same = checked_pairs(scores, same)
     folds, numbers = checked_folds(fold, score.size)
     distance = ORIGINS[dist] - score
     thresholds = np.array([crossing(distance[folds != n], is_same[folds != n]) for n in numbers])  # [K]
     correct = (distance < thresholds[np.searchsorted(numbers, folds)]) == is_same
-    by_fold = [folds == number for number in numbers]
-    same_accuracies = [float(correct[inside & is_same].mean()) for inside in by_fold if is_same[inside].any()]
-    diff_accuracies = [float(correct[inside & ~is_same].mean()) for inside in by_fold if not is_same[inside].all()]
-    accuracies = [_mean_over_kinds(correct[inside], is_same[inside]) for inside in by_fold]
     far, tar = grid_roc(distance, is_same, folds)
-    return Verification(
-        accuracy=float(np.mean(accuracies)),
-        accuracy_std=float(np.std(accuracies)),
-        same_accuracy=float(np.mean(same_accuracies)),
-        diff_accuracy=float(np.mean(diff_accuracies)),
-        auc=float(np.trapezoid([*tar, tar[-1]], [*far, 1.0])),
-        threshold=float(np.mean(thresholds)),
-        fold_accuracies=tuple(accuracies),
-        fold_thresholds=tuple(thresholds.tolist()),
-        pairs=int(score.size),
-        right=correct,
-        cell=np.stack([np.searchsorted(numbers, folds), is_same.astype(np.int64)], axis=1),
-        dist=dist,
-        protocol="histogram",
-    )
+    auc = float(np.trapezoid([*tar, tar[-1]], [*far, 1.0]))
+    return Verification.of(correct, is_same, folds, thresholds.tolist(), auc, dist, "histogram")
 
 
 def crossing(distance: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
     """Mean of the bin edges where same pairs stop outnumbering different ones; FALLBACK without such an edge. [P] each.
 
-    Both kinds are counted in BINS equal bins between the least and the greatest distance of the same pairs.
+    Both kinds are counted in BINS equal bins between the smallest and the largest distance of the same pairs.
     """
     same_counts, edges = np.histogram(distance[same], BINS)
     diff_counts, _ = np.histogram(distance[~same], edges)
@@ -68,8 +51,7 @@ def grid_roc(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """FAR [T] and TAR [T] on the grid, each the mean over the folds that have pairs of its kind."""
     far, tar = (
-        [_below_grid(distance[(folds == number) & kind]) for number in np.unique(folds[kind])]
-        for kind in (~same, same)
+        [_below_grid(distance[(folds == number) & kind]) for number in np.unique(folds[kind])] for kind in (~same, same)
     )
     return np.mean(far, axis=0), np.mean(tar, axis=0)
 
@@ -77,7 +59,3 @@ def grid_roc(
 def _below_grid(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     below: NDArray[np.float64] = np.searchsorted(np.sort(distance), GRID, side="left") / distance.size
     return below
-
-
-def _mean_over_kinds(correct: NDArray[np.bool_], same: NDArray[np.bool_]) -> float:
-    return float(np.mean([correct[kind].mean() for kind in (same, ~same) if kind.any()]))

@@ -1,11 +1,12 @@
-"""People of a verification set who are in the training set: their nearest class centre is more similar than by chance.
+"""Find people of a verification set who are in the training set: their nearest class centre is closer than by chance.
 
-A person who isn't in the training set has a nearest centre, too: the greatest of C scores of different people. The
-threshold is the similarity that it exceeds with a given probability. It is estimated from the scores of the set's own
-people, without those that may be of the same person: so it holds for unseen people, and however many are in both sets.
-Above the (r + 1)-th greatest, a person's scores with others, as Fisher's z, are taken to have an exponential tail
-(Weissman 1978, https://doi.org/10.1080/01621459.1978.10480104), with one scale but a location of each person's own:
-some resemble many. Tails of normal scores are lighter, which makes the threshold too high rather than too low.
+A person who isn't in the training set has a nearest centre, too: the maximum of C scores of different people. The
+threshold is the similarity that this maximum exceeds with a given probability. It is estimated from the scores of the
+set's own people, without scores that may be of the same person, so it is valid for people outside the training set, and
+for any number of people in both sets. Above the (r + 1)-th greatest, a person's scores with others, as Fisher's z, are
+modelled by an exponential tail (Weissman 1978, https://doi.org/10.1080/01621459.1978.10480104) with a common scale and
+a location for each person, since some people resemble many others. Normally distributed scores have lighter tails, for
+which the threshold is too high rather than too low.
 
 Letters: T people of the verification set, C classes, E embedding size, r = RANKS.
 """
@@ -21,9 +22,9 @@ from scipy.optimize import brentq
 from fr.errors import InputError
 from fr.evaluation.verification import unit_rows
 
-RANKS = 6  # more use weaker scores, whose tail is another; fewer tell less
-_MOST = 1 << 24  # scores at once: 128 MB
-_NEARLY_1 = 1 - 1e-9  # the greatest cosine whose Fisher's z is of use
+RANKS = 6  # more would use lower scores, outside the tail; fewer give a noisier estimate
+_MOST = 1 << 24  # scores at a time: 128 MB
+_NEARLY_1 = 1 - 1e-9  # the greatest cosine for which Fisher's z is computed
 
 Rows = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -38,10 +39,10 @@ def sums_by(embeddings: NDArray[np.float32], labels: Numbers, count: int) -> Row
 
 @dataclass(frozen=True)
 class Overlap:
-    """M matches of a person and a class, the most similar first; each person has one at least.
+    """M matches of a person and a class, the most similar first; at least one for each person.
 
-    person, label, similarity [M]: a cosine. listed [M]: whether it is above the threshold, a cosine. false_share: of
-    the people who aren't in the training set, how many are expected to be listed. fmr: of single comparisons.
+    similarity [M]: cosine. listed [M]: True if it is above the threshold, also a cosine. false_share: expected share of
+    listed people among those who aren't in the training set. fmr: of single comparisons.
     """
 
     person: Numbers
@@ -54,9 +55,9 @@ class Overlap:
 
 
 def find_overlap(people: Rows, classes: Rows, false_share: float, threshold: float | None = None) -> Overlap:
-    """The classes that people resemble more than `threshold`, by default exceeded by `false_share` of other people.
+    """Match people with classes of a similarity above `threshold`; None = the one that `false_share` of others exceed.
 
-    Each person is matched with the nearest class, and with all above the threshold, of the r + 1 nearest. people
+    Of the r + 1 nearest classes, each person is matched with the nearest one and all above the threshold. people
     [T, E], classes [C, E]: of any norm; a class without images is 0. InputError for fewer than r + 1 classes.
     """
     labels, scores = _nearest(people, classes)
@@ -67,8 +68,8 @@ def find_overlap(people: Rows, classes: Rows, false_share: float, threshold: flo
     order = np.argsort(-scores[wanted], kind="stable")
     person, label, similarity = np.nonzero(wanted)[0][order], labels[wanted][order], scores[wanted][order]
     share = chance.exceeded(threshold)
-    # Of C independent comparisons one at least is a match with this probability.
-    with np.errstate(divide="ignore"):  # of a share of 1
+    # FMR of a comparison for which at least one of C independent comparisons is a match with the given probability.
+    with np.errstate(divide="ignore"):  # for a share of 1
         fmr = -np.expm1(np.log1p(-share) / np.count_nonzero(classes.any(axis=1)))
     return Overlap(person, label, similarity, similarity > threshold, threshold, share, float(fmr))
 
@@ -77,7 +78,7 @@ def _nearest(people: Rows, classes: Rows) -> tuple[Numbers, Rows]:
     """The r + 1 nearest classes of each person, the most similar first, and their cosines: [T, r + 1] each."""
     there = np.flatnonzero(classes.any(axis=1))
     if len(there) <= RANKS:
-        raise InputError(f"{len(there):,} identities in the training set: chance takes {RANKS + 1} at least")
+        raise InputError(f"{len(there):,} identities in the training set: the estimate needs at least {RANKS + 1}")
     probes, unit = unit_rows(people), unit_rows(classes[there])
     labels, scores = np.zeros((2, len(probes), RANKS + 1))
     step = max(1, _MOST // len(there))
@@ -92,9 +93,9 @@ def _nearest(people: Rows, classes: Rows) -> tuple[Numbers, Rows]:
 
 @dataclass(frozen=True)
 class Chance:
-    """Distribution of the similarity of a person's nearest centre where none is the person's.
+    """Distribution of the similarity of the nearest centre of a person who isn't in the training set.
 
-    location [T]: similarity that one centre of each person exceeds on average. scale: of the tail. Both as Fisher's z.
+    location [T]: similarity that on average one centre exceeds. scale: of the tail. Both as Fisher's z.
     """
 
     location: Rows
@@ -105,21 +106,21 @@ class Chance:
         return self._exceeded(float(np.arctanh(similarity)))
 
     def threshold(self, probability: float) -> float:
-        """The cosine that is exceeded with this probability."""
+        """Cosine that is exceeded with this probability."""
         low = float(self.location.min()) - 10 * self.scale  # exceeded with probability 1
         high = float(self.location.max()) - self.scale * np.log(probability)
         return float(np.tanh(brentq(lambda z: self._exceeded(z) - probability, low, high)))
 
     def _exceeded(self, z: float) -> float:
-        with np.errstate(over="ignore"):  # far below every location the probability is 1
+        with np.errstate(over="ignore"):  # far below all locations, where the probability is 1
             return float(-np.expm1(-np.exp((self.location - z) / self.scale)).mean())
 
 
 def of_chance(scores: Rows, probability: float) -> Chance:
-    """Fit to the greatest cosines [T, r + 1] of each person, in falling order, but those of the same person.
+    """Fit to the greatest cosines [T, r + 1] of each person, in descending order, without those of the same person.
 
-    Which these are isn't known. To begin with the greatest of each person is left out; then what is above the threshold
-    of `probability`, until that stays the same. It falls from one turn to the next.
+    It isn't known which scores are of the same person. At first the greatest of each person is left out; then the
+    scores above the threshold of `probability`, repeatedly, until the threshold, which decreases, stays the same.
     """
     z = np.arctanh(np.clip(scores, -_NEARLY_1, _NEARLY_1))
     same = np.zeros(len(z), dtype=np.int64)
@@ -133,14 +134,14 @@ def of_chance(scores: Rows, probability: float) -> Chance:
 
 
 def _fit(z: Rows, same: Numbers) -> Chance:
-    """z [T, r + 1] in falling order, of which the first `same` [T] are of the same person.
+    """Fit to z [T, r + 1] in descending order, of which the first `same` [T] are taken to be of the same person.
 
     A greatest one that may be of the same person isn't used, but counted among those of different people.
     """
     column = np.arange(RANKS)
     rank = column + 1 - same[:, None]  # [T, r] among the scores of different people
-    # The k-th difference, k times, has an exponential distribution with this scale as its mean (Rényi 1953). The median
-    # bears with people of whom several centres are in the training set.
+    # k times the k-th spacing has an exponential distribution with this scale as its mean (Rényi 1953). The median is
+    # robust to people with several centres in the training set.
     differences = (rank * -np.diff(z, axis=1))[column >= np.maximum(same, 1)[:, None]]
     scale = max(float(np.median(differences) / np.log(2)), 1e-9)
     # The last has rank k + 1: unbiased, k e^((last - z) / scale) scores are to be expected above z.

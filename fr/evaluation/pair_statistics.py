@@ -1,4 +1,4 @@
-"""Pair statistics: EER, TAR at fixed FARs, and confidence intervals of all metrics, of any matcher's scores."""
+"""Pair statistics: EER, TAR at fixed FARs, and confidence intervals of all metrics, for any matcher's scores."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from fr.evaluation.intervals import Interval, clopper_pearson, newcombe, percent
 from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, score_at, tar_at
 from fr.evaluation.verification import Verification, printed_threshold, shares_of_pairs, threshold_unit
 
-# False matches on which a TAR must rest for an interval. Of a threshold at the highest score of different pairs redrawn
-# sets say too little: intervals at one match hold the true TAR in 76 % of independent sets, at two in 94 % (LOG.md).
+# Least number of false matches for an interval of a TAR. Resampling underestimates the variance of a threshold at the
+# highest score of different pairs: 95 % intervals at one false match contain the true TAR in 76 % of independent sets,
+# at two in 94 % (LOG.md).
 _LEAST_MATCHES = 2
 _TITLES = {"accuracy": "Accuracy", "auc": "AUC", "auc_exact": "AUC of all pairs", "eer": "EER"}
 
@@ -24,9 +25,9 @@ _TITLES = {"accuracy": "Accuracy", "auc": "AUC", "auc_exact": "AUC of all pairs"
 class Metric:
     """Metric as a fraction in [0, 1] with its 95 % interval.
 
-    value: None where there are too few pairs. interval: None without a bootstrap. note: remark for the reader.
-    threshold: up to which distance, or from which score, pairs are accepted for this value; None for metrics of no
-    single threshold. unit: "distance" or "score".
+    value: None if there are too few pairs. interval: None without a bootstrap. note: remark for the reader. threshold:
+    largest distance, or lowest score, of accepted pairs; None for metrics without a single threshold. unit: "distance"
+    or "score".
     """
 
     title: str
@@ -37,7 +38,7 @@ class Metric:
     unit: str = "distance"
 
     def text(self) -> str:
-        """Format as `0.9731 [0.9650, 0.9802], at distance 0.4210, rests on 3 false matches`; what is present."""
+        """Format as `0.9731 [0.9650, 0.9802], at distance 0.4210, rests on 3 false matches`, without missing parts."""
         value = "–" if self.value is None else f"{self.value:.4f}"
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
         place = "" if self.threshold is None else f", at {self.unit} {self.threshold:.4f}"
@@ -46,9 +47,9 @@ class Metric:
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Scores [P] of a set's pairs by a validation after so many iterations. averaged: by the averaged weights.
+    """Scores [P] of a set's pairs in the validation after `iteration` iterations. averaged: with the averaged weights.
 
-    by_group: metrics of groups.
+    by_group: metrics by group.
     """
 
     pair_set: VerificationSet
@@ -61,7 +62,7 @@ class ScoredPairs:
 
 @dataclass(frozen=True)
 class PairResult:
-    """Result of scored pairs: statistics, output lines, and metrics for JSON; people [P, 2]: what was redrawn."""
+    """Result of scored pairs: statistics, output lines, and metrics for JSON; people [P, 2]: resampled identities."""
 
     statistics: dict[str, Metric]
     lines: list[str]
@@ -77,7 +78,7 @@ class PairResult:
         people: NDArray[np.int64] | None,
         bootstrap: int,
     ) -> PairResult:
-        """Arguments as of `pair_statistics`. people: None = unknown; pairs are then taken for independent."""
+        """Arguments as for `pair_statistics`. people: None = unknown; pairs are then treated as independent."""
         redrawn = f"{same.size:,} pairs" if people is None else f"{np.unique(people).size:,} people"
         drawn = np.repeat(np.arange(same.size)[:, None], 2, axis=1) if people is None else people
         statistics = pair_statistics(scores, same, verification, drawn, bootstrap)
@@ -109,7 +110,7 @@ def pair_statistics(
         "auc": float(area(roc.far, roc.tar)),
         "eer": float(equal_error_rate(roc.far, roc.tar)),
     } | {tar_name(far): float(tar_at(roc.far, roc.tar, far)) for far in measurable}
-    # Independent pairs of as large a variance: of unequal weights (Kish 1965), or of the rarer kind.
+    # Number of independent pairs with the same variance: for unequal weights (Kish 1965), or of the rarer kind.
     pairs = dict.fromkeys(values, float(positive)) | {
         "accuracy": 1 / float((shares_of_pairs(verification.cell) ** 2).sum()),
         "eer": float(min(positive, different)),
@@ -137,9 +138,9 @@ def pair_statistics(
 
 
 def lines(statistics: Mapping[str, Metric], redrawn: str, count: int) -> list[str]:
-    """Output lines of what `Verification.lines` doesn't have: EER and TARs; with a bootstrap, the intervals.
+    """Output lines after those of `Verification.lines`: EER and TARs; with a bootstrap, the intervals.
 
-    redrawn: what the bootstrap draws from, such as `80 people`.
+    redrawn: the resampled units, such as `80 people`.
     """
     rows = [
         f"{metric.title}: {metric.text()}"
@@ -158,7 +159,7 @@ def lines(statistics: Mapping[str, Metric], redrawn: str, count: int) -> list[st
     ]
     return [
         *rows,
-        f"95 % intervals: {', '.join(between)}; {redrawn} redrawn {count:,} times, "
+        f"95 % intervals: {', '.join(between)}; {redrawn} resampled {count:,} times, "
         "at least as wide as for independent pairs",
     ]
 

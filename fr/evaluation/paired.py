@@ -1,8 +1,8 @@
 """Two models on one verification set, pair by pair: differences of metrics, and pairs that only one gets right.
 
-A difference isn't chance where its interval, from bootstrap draws of identities shared by both, excludes 0. McNemar's
-exact test (1947, https://doi.org/10.1007/BF02295996) takes pairs for independent: where people are in several pairs,
-its p is too small.
+A difference is significant if its interval, from the same bootstrap draws of identities for both models, excludes 0.
+McNemar's exact test (1947, https://doi.org/10.1007/BF02295996) assumes independent pairs: if people are in several
+pairs, its p is too small.
 
 Letters: P pairs.
 """
@@ -33,7 +33,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Whether the interval excludes 0; "" without one."""
+        """Text that says if the interval excludes 0; "" without an interval."""
         if self.interval is None:
             return ""
         return "isn't chance" if self.interval[0] > 0 or self.interval[1] < 0 else "may be chance"
@@ -41,7 +41,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Accuracy and AUC of both models; how many of the pairs only one classifies correctly, and McNemar's p of that."""
+    """Accuracy and AUC of both models, numbers of pairs that only one classifies correctly, and McNemar's p."""
 
     differences: list[Difference]
     only_a: int
@@ -70,7 +70,7 @@ def compare(a: Scored, b: Scored, drawn: tuple[Replicates, Replicates] | None) -
 
 
 def check_one_set(a: Scored, b: Scored, names: tuple[str, str] = ("A", "B")) -> None:
-    """InputError unless both were scored on the same pairs. names: of the models."""
+    """Raise InputError unless both were scored on the same pairs. names: of the models."""
     if not a.faces.names.equals(b.faces.names) or not np.array_equal(a.faces.pairs, b.faces.pairs):
         sources = f"{names[0]} was scored on {a.pair_set.source}, {names[1]} on {b.pair_set.source}"
         raise InputError(f"{sources}: name one set with --val_data_root")
@@ -93,7 +93,7 @@ def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> tuple[int
 
 def accuracy_interval(a: Verification, b: Verification, drawn: tuple[Replicates, Replicates]) -> Interval | None:
     """95 % interval of B's accuracy minus A's; None without replicates. drawn: of A and B, with equal draws."""
-    # A pair's share is the same for both: folds and kinds are of the set.
+    # A pair's weight is the same for both models: folds and kinds belong to the set.
     gains = shares_of_pairs(a.cell) * (b.right.astype(np.float64) - a.right)
     return wider(percentile(drawn[1]["accuracy"] - drawn[0]["accuracy"]), paired_difference(gains))
 

@@ -1,4 +1,4 @@
-"""Identities of the images in a list of pairs, which seldom says them.
+"""Identities of the images in a list of pairs, which seldom gives them explicitly.
 
 Letters: N images, P pairs.
 """
@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 
 def people_of_names(names: pa.StringArray, pairs: NDArray[np.int64], same: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Numbers of the two identities in each pair, [P, 2], as of `numbers_of_names`."""
+    """Numbers of the two identities in each pair, [P, 2], from `numbers_of_names`."""
     return numbers_of_names(names, pairs, same)[pairs]
 
 

@@ -1,8 +1,8 @@
-"""Errors against rejection: FNMR where the pairs of the poorest images are rejected, at a threshold that stays.
+"""Error-versus-discard curves: FNMR when the pairs with the poorest images are rejected, at a fixed threshold.
 
 Grother & Tabassi, Performance of biometric quality measures, IEEE TPAMI 29(4), 2007; the "error versus discard
-characteristic" of ISO/IEC 29794-1. A pair is as good as the poorer of its images. A quality that tells something lets
-the FNMR fall; rejection at random leaves it as it is.
+characteristic" of ISO/IEC 29794-1. The quality of a pair is that of its poorer image. With an informative quality
+measure the FNMR decreases; with random rejection it stays the same.
 
 Letters: P pairs, R shares, N images, E embedding size.
 """
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at
 
-_ROUNDING = 1e-4  # relative differences of lengths below that tell nothing
-SHARES = np.linspace(0, 0.5, 51)  # of the pairs, rejected
+_ROUNDING = 1e-4  # smaller relative differences of lengths are rounding
+SHARES = np.linspace(0, 0.5, 51)  # rejected shares of the pairs
 
 
 def fnmr_after_rejection(
     scores: NDArray[np.float64], same: NDArray[np.bool_], quality: NDArray[np.float64], score: float
 ) -> NDArray[np.float64]:
-    """Share [R] of the same pairs left that are below `score`, for each of SHARES; NaN where no same pair is left.
+    """FNMR [R] of the remaining pairs at the threshold `score`, for each of SHARES; NaN if no same pair remains.
 
-    scores, same: [P]. quality: [P, 2] of both images, higher is better. Of equally good pairs the later ones are
-    rejected first.
+    scores, same: [P]. quality: [P, 2] of both images, higher is better. Among pairs of equal quality the later ones
+    are rejected first.
     """
     best_first = np.argsort(-quality.min(axis=1), kind="stable")
     missed = np.concatenate(([0], np.cumsum((same & (scores < score))[best_first])))
@@ -38,7 +38,7 @@ def fnmr_after_rejection(
 
 
 def embedding_lengths(embeddings: NDArray[np.float32]) -> NDArray[np.float64] | None:
-    """Norms [N] of embeddings [N, E], MagFace's quality (https://arxiv.org/abs/2103.06627); None if all are alike."""
+    """Norms [N] of embeddings [N, E], MagFace's quality (https://arxiv.org/abs/2103.06627); None if all are equal."""
     lengths: NDArray[np.float64] = np.linalg.norm(embeddings, axis=1).astype(np.float64)
     return None if np.ptp(lengths) <= _ROUNDING * lengths.max() else lengths
 
@@ -49,7 +49,7 @@ def rejection_curves(
     pairs: NDArray[np.int64],
     qualities: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, NDArray[np.float64]]:
-    """`fnmr_after_rejection` by quality and threshold: of FMR 0.1, 0.01 and 0.001 where the pairs are enough.
+    """`fnmr_after_rejection` by quality and threshold: those of FMR 0.1, 0.01 and 0.001, if there are enough pairs.
 
     scores, same: [P]. pairs: [P, 2] rows of the images. qualities: of the images [N], by name; higher is better.
     """

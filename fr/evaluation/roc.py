@@ -58,9 +58,7 @@ def falling(scores: Rates) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return order, np.flatnonzero(np.concatenate((ordered[1:] != ordered[:-1], [True])))
 
 
-def rates(
-    weights: NDArray[np.int64], same: NDArray[np.bool_], ends: NDArray[np.intp]
-) -> tuple[Rates, Rates]:
+def rates(weights: NDArray[np.int64], same: NDArray[np.bool_], ends: NDArray[np.intp]) -> tuple[Rates, Rates]:
     """FAR [..., N] and TAR [..., N] of pairs in the order of `falling`: weights [..., P], same [P], ends [U].
 
     Neither the same nor the different pairs may all have weight 0.
@@ -91,7 +89,7 @@ def equal_error_rate(far: Rates, tar: Rates) -> Rates:
 
 
 def score_at(roc: Roc, max_far: float) -> float:
-    """The lowest threshold at which the FAR doesn't exceed `max_far`; +inf where any admits too much."""
+    """The lowest threshold at which the FAR doesn't exceed `max_far`; +inf if every threshold accepts too many."""
     return float(roc.thresholds[np.count_nonzero(roc.far <= max_far) - 1])
 
 

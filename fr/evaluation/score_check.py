@@ -1,7 +1,7 @@
 """Score check: compare a set's score distribution with the one that the snapshot stores from its validation.
 
-Landmarks of another coordinate frame, swapped colours, another template or normalisation raise no error but cost
-between 1 and 30 points of accuracy. The score distribution shows it.
+Landmarks in other coordinates, swapped colours, another template or normalisation raise no error but cost between 1 and
+30 percentage points of accuracy. The score distribution reveals them.
 
 Letters: P pairs.
 """
@@ -87,13 +87,13 @@ def _numbers(stored: Any, count: int) -> tuple[float, ...]:
     return tuple(stored)
 
 
-def strange(now: Spread, noted: Sequence[Spread]) -> str:
-    """Warning for scores that deviate from those stored by the training; "" = none.
+def deviation_warning(now: Spread, noted: Sequence[Spread]) -> str:
+    """Warning for scores that deviate from those stored by the training; "" if they don't.
 
     The same pairs with the same preprocessing must have the same scores up to rounding. Another set may have harder
-    images, with arbitrarily low scores of same pairs. But random different pairs score about alike in every set, so it
-    is suspicious that half of them score as high as only 1 in 44 did (mean + 2 standard deviations). Unaligned images
-    do that; so do identities more alike than those of the training's sets (infants, say).
+    images, with arbitrarily low scores of same pairs. But random different pairs have similar scores in every set, so
+    it is suspicious if half of them score as high as only 1 in 44 did (mean + 2 standard deviations). The cause may be
+    unaligned images, or identities more similar than those of the training's sets (such as infants).
     """
     same_pairs = [one for one in noted if (one.pairs_hash, one.flip) == (now.pairs_hash, now.flip)]
     if same_pairs:

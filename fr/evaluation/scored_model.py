@@ -1,4 +1,4 @@
-"""Model to be scored: a snapshot or an ONNX file, and its preprocessing (C1)."""
+"""Model to be scored: a snapshot or an ONNX file, and its preprocessing."""
 
 import argparse
 import math
@@ -21,7 +21,7 @@ from fr.models import build_model, family
 from fr.onnx.model import OnnxModel
 from fr.preprocessing import Preprocessing
 
-_SIMILARITY = "procrustes"  # alignment for a file that doesn't store one
+_SIMILARITY = "procrustes"  # alignment for a file that stores none
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class ScoredModel:
     network: [B, 3, H, W] on the device, preprocessed as `preprocessing` → [B, E]; a module if from a snapshot.
     overrides: one message for each stored preprocessing value replaced by an option. config: options of its training,
     as far as known. name: of the backbone. threshold: best cosine distance for "same person", None if unknown. noted:
-    score distributions of the training's last validation. digest: of its file, for --cache. unit_length: whether an
-    ONNX file gives embeddings of norm 1, which has lost the norms that the training validated with.
+    score distributions of the training's last validation. digest: of its file, for --cache. unit_length: True if an
+    ONNX file returns embeddings of norm 1: the norms that the training validated with are then lost.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -50,18 +50,18 @@ class ScoredModel:
 def open_model(options: argparse.Namespace, device: torch.device, overriding: bool = True) -> ScoredModel:
     """Open `--snap` with the options of evaluate_lfw.py.
 
-    overriding: false = options of the preprocessing are for a file that stores none; where it does, it counts.
-    InputError when the file is neither a snapshot nor an ONNX model, when it contradicts --model or --embed_size, and
-    when neither file nor options define the preprocessing.
+    overriding: False = options of the preprocessing apply only to a file that stores none.
+    InputError if the file is neither a snapshot nor an ONNX model, if it contradicts --model or --embed_size, and if
+    neither file nor options define the preprocessing.
     """
     path = Path(options.snap)
-    digest = weights_digest(path) if getattr(options, "cache", False) else ""  # of the file before it is read
+    digest = weights_digest(path) if getattr(options, "cache", False) else ""  # computed before the file is read
     opened = (_open_onnx if is_onnx(path) else _open_snapshot)(path, options, device, overriding)
     return replace(opened, digest=digest)
 
 
 def stores_preprocessing(path: Path) -> bool:
-    """Whether a model's preprocessing is known without options; InputError for an ONNX model that can't be run."""
+    """Return True if a model's file stores its preprocessing; InputError for an ONNX model that can't be run."""
     return not is_onnx(path) or OnnxModel(path, torch.device("cpu")).preprocessing is not None
 
 
@@ -83,7 +83,7 @@ def read_backbone(path: Path) -> tuple[SnapshotContents, Preprocessing]:
 def load_backbone(
     path: Path, contents: SnapshotContents, input_size: tuple[int, int], averaged: bool = False
 ) -> nn.Module:
-    """Build a snapshot's backbone for images of (H, W), in evaluation mode; InputError when its weights don't fit.
+    """Build a snapshot's backbone for images of (H, W), in evaluation mode; InputError if its weights don't fit.
 
     averaged: with the averaged weights (`--ema_decay`).
     """
@@ -138,9 +138,9 @@ def threshold_of(metrics: dict[str, Any], averaged: bool = False) -> float | Non
 
 
 def exported_facts(path: Path, contents: SnapshotContents, averaged: bool = False) -> dict[str, Any]:
-    """Facts about a snapshot's network for the metadata of an exported file, which has the weights or their average.
+    """Facts about a snapshot's network for the metadata of an exported file. averaged: it has the averaged weights.
 
-    Without the training's options, which contain paths of this machine.
+    The training's options are left out, since they contain paths of this machine.
     """
     entries = contents.as_dict()
     facts = {name: entries[name] for name in snapshot.OF_THE_NETWORK if name in entries}
@@ -152,10 +152,10 @@ def exported_facts(path: Path, contents: SnapshotContents, averaged: bool = Fals
 
 
 def keep_threshold(path: Path, metrics: dict[str, float], flipped: bool) -> bool:
-    """Write the metrics of an evaluation into a snapshot that comes from no training of this trainer and has none.
+    """Write an evaluation's metrics into a snapshot with imported weights that has none; False for any other snapshot.
 
-    flipped: whether embeddings were added to their mirror images', as they then are by default. False if it has a
-    training or metrics. OSError when it can't be written.
+    flipped: embeddings of mirror images were used, which becomes the snapshot's default. OSError if it can't be
+    written.
     """
     contents = snapshot.read(path)
     if contents.run or contents.metrics:
@@ -166,7 +166,7 @@ def keep_threshold(path: Path, metrics: dict[str, float], flipped: bool) -> bool
 
 
 def _check_claims(path: Path, options: argparse.Namespace, model: str, embed_size: int) -> None:
-    """Check --model and --embed_size, which 001 needed, against the file."""
+    """Check --model and --embed_size, if given, against the file."""
     problems = [
         f"--{name} {claim}: {path} holds {value}"
         for name, claim, value in (("model", options.model, model), ("embed_size", options.embed_size, embed_size))

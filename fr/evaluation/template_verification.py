@@ -1,4 +1,4 @@
-"""Template verification, as on IJB-B and IJB-C: embeddings of images → of templates → scores of their pairs.
+"""Template verification, as on IJB-B and IJB-C: embeddings of images → embeddings of templates → scores of pairs.
 
 Letters: N images, E embedding size, T templates, P pairs.
 """
@@ -24,9 +24,9 @@ def pool(
 ) -> NDArray[np.float32]:
     """Template embeddings of norm 1: sum over a template's media of the mean over each medium's images.
 
-    embeddings: [N, E], not normalised, so that a low norm (a poor image) weighs less. template: [N] from 0 without
-    gaps. media: [N]; equal numbers in two templates are two media. weight: [N] of each image, such as the detector's
-    score. Returns [T, E] (insightface's eval_ijbc.py, N1 D1; a zero sum stays zero).
+    embeddings: [N, E], not normalised, so that an image with a low norm (a poor image) has less weight. template: [N]
+    from 0 without gaps. media: [N]; equal numbers in two templates are two media. weight: [N] of the images, such as
+    the detector's scores. Returns [T, E] (insightface's eval_ijbc.py, N1 D1; a zero sum stays zero).
     """
     _, group, count = np.unique(np.stack([template, media]), axis=1, return_inverse=True, return_counts=True)
     shares = 1.0 / count[group.reshape(-1)] * (1.0 if weight is None else weight)

@@ -5,6 +5,7 @@ Letters: P pairs, E embedding size, K folds, U distinct scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,9 +26,9 @@ class Verification:
     threshold: mean of `fold_thresholds`.
     fold_accuracies, fold_thresholds: K values, in ascending order of the fold number.
     pairs: number of pairs (P).
-    right: [P], whether each was classified correctly at the threshold of its own fold.
-    cell: [P, 2], whose pairs count alike: a pair's fold from 0, and where both kinds weigh the same (histogram) its
-        kind, else 0. The accuracy is `mean_of_cells`.
+    right: [P], True if the pair was classified correctly at the threshold of its own fold.
+    cell: [P, 2], cell in which a pair is averaged: its fold from 0, and its kind if both kinds have equal weights
+        (histogram), else 0. The accuracy is `mean_of_cells`.
     dist: kind of score: "cos" (cosines), "l2" (Euclidean distances, negated), "distance" (others, negated), or
         "similarity" (any score). protocol: "standard" or "histogram".
     """
@@ -46,21 +47,52 @@ class Verification:
     dist: str = "cos"
     protocol: str = "standard"
 
+    @classmethod
+    def of(
+        cls,
+        right: NDArray[np.bool_],
+        same: NDArray[np.bool_],
+        folds: NDArray[np.int64],
+        thresholds: Sequence[float],
+        auc: float,
+        dist: str,
+        protocol: str = "standard",
+    ) -> Verification:
+        """Result of pairs [P] that were classified, in `folds` [P]. thresholds: K, in ascending order of the folds."""
+        numbers, place = np.unique(folds, return_inverse=True)
+        by_fold = [(right[inside], same[inside]) for inside in folds == numbers[:, None]]
+        same_accuracies = [float(hits[kind].mean()) for hits, kind in by_fold if kind.any()]
+        diff_accuracies = [float(hits[~kind].mean()) for hits, kind in by_fold if not kind.all()]
+        if protocol == "histogram":  # both kinds have equal weights in a fold
+            parts = [[hits[k].mean() for k in (kind, ~kind) if k.any()] for hits, kind in by_fold]
+            accuracies = tuple(float(np.mean(part)) for part in parts)
+        else:
+            accuracies = tuple(float(hits.mean()) for hits, _ in by_fold)
+        return cls(
+            accuracy=float(np.mean(accuracies)),
+            accuracy_std=float(np.std(accuracies)),
+            same_accuracy=float(np.mean(same_accuracies)),
+            diff_accuracy=float(np.mean(diff_accuracies)),
+            auc=auc,
+            threshold=float(np.mean(thresholds)),
+            fold_accuracies=accuracies,
+            fold_thresholds=tuple(thresholds),
+            pairs=int(right.size),
+            right=right,
+            cell=np.stack([place, same if protocol == "histogram" else np.zeros_like(place)], axis=1),
+            dist=dist,
+            protocol=protocol,
+        )
+
     @property
     def threshold_score(self) -> float:
-        """Threshold as a score: a pair is classified as same when its score is above it."""
+        """Threshold as a score: pairs with higher scores are classified as same."""
         return printed_threshold(self.threshold, self.dist)
 
     def metrics(self) -> dict[str, float]:
         """Scalar metrics by name, not rounded; `threshold_cosine` only where scores are cosines."""
-        figures = {
-            "accuracy": self.accuracy,
-            "accuracy_std": self.accuracy_std,
-            "same_accuracy": self.same_accuracy,
-            "diff_accuracy": self.diff_accuracy,
-            "auc": self.auc,
-            "threshold": self.threshold,
-        }
+        names = ("accuracy", "accuracy_std", "same_accuracy", "diff_accuracy", "auc", "threshold")
+        figures: dict[str, float] = {name: getattr(self, name) for name in names}
         return figures | {"threshold_cosine": self.threshold_score} if self.dist == "cos" else figures
 
     def lines(self) -> list[str]:
@@ -76,12 +108,12 @@ class Verification:
 
 
 def printed_threshold(score: float, dist: str) -> float:
-    """Threshold as users see it: 1 - cosine, a distance, or a similarity as it is. It is its own inverse."""
+    """Threshold in the printed unit: 1 - cosine, a distance, or an unchanged similarity. It is its own inverse."""
     return score if dist == "similarity" else ORIGINS[dist] - score
 
 
 def threshold_unit(dist: str) -> str:
-    """What `printed_threshold` returns, for the reader."""
+    """Name of the unit of `printed_threshold`, for output."""
     return "score" if dist == "similarity" else "distance"
 
 
@@ -122,47 +154,14 @@ def verify(scores: ArrayLike, same: ArrayLike, fold: ArrayLike, dist: str = "cos
     score, is_same = checked_pairs(scores, same)
     folds, numbers = checked_folds(fold, score.size)
     order = np.argsort(score)  # once for all folds
-    ordered_score, ordered_same, ordered_fold = score[order], is_same[order], folds[order]
-
-    all_right = np.zeros(score.size, dtype=np.bool_)
-    thresholds: list[float] = []
-    accuracies: list[float] = []
-    same_accuracies: list[float] = []
-    diff_accuracies: list[float] = []
-    for number in numbers:
-        held_out = folds == number
-        others = ordered_fold != number
-        threshold = _best_cut(ordered_score[others], ordered_same[others])
-        kind = is_same[held_out]
-        right = (score[held_out] > threshold) == kind
-        all_right[held_out] = right
-        thresholds.append(threshold)
-        accuracies.append(float(right.mean()))
-        if kind.any():
-            same_accuracies.append(float(right[kind].mean()))
-        if not kind.all():
-            diff_accuracies.append(float(right[~kind].mean()))
-
-    distances = tuple(printed_threshold(threshold, dist) for threshold in thresholds)
-    return Verification(
-        accuracy=float(np.mean(accuracies)),
-        accuracy_std=float(np.std(accuracies)),
-        same_accuracy=float(np.mean(same_accuracies)),
-        diff_accuracy=float(np.mean(diff_accuracies)),
-        auc=float(roc_auc_score(is_same, score)),
-        threshold=float(np.mean(distances)),
-        fold_accuracies=tuple(accuracies),
-        fold_thresholds=distances,
-        pairs=int(score.size),
-        right=all_right,
-        cell=np.stack([np.searchsorted(numbers, folds), np.zeros_like(folds)], axis=1),
-        dist=dist,
-    )
+    score_in_order, same_in_order, others = score[order], is_same[order], folds[order] != numbers[:, None]
+    cuts = np.array([best_threshold(score_in_order[rest], same_in_order[rest]) for rest in others])
+    right = (score > cuts[np.searchsorted(numbers, folds)]) == is_same
+    distances = [printed_threshold(cut, dist) for cut in cuts.tolist()]
+    return Verification.of(right, is_same, folds, distances, float(roc_auc_score(is_same, score)), dist)
 
 
-def mean_of_cells(
-    weights: NDArray[np.int64], right: NDArray[np.bool_], cell: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def mean_of_cells(weights: NDArray[np.int64], right: NDArray[np.bool_], cell: NDArray[np.int64]) -> NDArray[np.float64]:
     """Accuracy of pairs that count `weights` [..., P] times -> [...]: the mean over folds of the mean over kinds.
 
     right [P], cell [P, 2]: those of a Verification. A kind without pairs is left out of its fold's mean, a fold without
@@ -180,7 +179,7 @@ def mean_of_cells(
 
 
 def shares_of_pairs(cell: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of each pair [P] in the accuracy that is `mean_of_cells`: they add up to 1."""
+    """Weight of each pair [P] in the accuracy of `mean_of_cells`; the weights add up to 1."""
     _, kind, size = np.unique(cell, axis=0, return_inverse=True, return_counts=True)
     fold, kinds = np.unique(np.unique(cell, axis=0)[:, 0], return_counts=True)
     share: NDArray[np.float64] = 1 / (size[kind.reshape(-1)] * kinds[np.searchsorted(fold, cell[:, 0])] * fold.size)
@@ -188,21 +187,15 @@ def shares_of_pairs(cell: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def best_threshold(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """The threshold t for which `score > t` agrees with `same` most often. scores: [P] finite, same: [P].
+    """The threshold t for which `score > t` agrees with `same` most often. scores: [P] finite, ascending; same: [P].
 
     The U distinct scores allow U + 1 classifications, each with one candidate threshold:
     - all pairs same: the next float below the lowest score;
     - split between two neighbours: their midpoint, or the lower one where no float lies between them;
     - all pairs different: the highest score, as a score equal to the threshold is classified as different.
     Every candidate is finite. Of equally good candidates the middle one is taken (the lower of two middle ones).
-    Sorting and cumulative counts: exact, O(P log P).
+    Cumulative counts: exact, O(P).
     """
-    order = np.argsort(scores)
-    return _best_cut(scores[order], same[order])
-
-
-def _best_cut(scores: NDArray[np.float64], same: NDArray[np.bool_]) -> float:
-    """`best_threshold` of pairs in ascending order of their scores."""
     starts = np.flatnonzero(np.concatenate(([True], scores[1:] != scores[:-1])))  # [U]
     values = scores[starts]
     same_at = np.add.reduceat(same, starts, dtype=np.int64)  # [U]
@@ -238,9 +231,7 @@ def checked_pairs(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.float6
         raise ValueError(f"scores are not finite for pairs {_named(bad)}")
     count = int(is_same.sum())
     if count in (0, score.size):
-        raise ValueError(
-            f"verification needs both same and different pairs, got {count} same of {score.size} pairs"
-        )
+        raise ValueError(f"verification needs both same and different pairs, got {count} same of {score.size} pairs")
     return score, is_same
 
 

@@ -1,7 +1,7 @@
 """Python's unpickler with memory bounded by the file's length, and with bounded nesting of tuples.
 
-Derived classes decide what a pickle may name. Without bounds a few bytes can ask for gigabytes, a megabyte can have
-text copied a million times, and hashing tuples nested a million deep ends the process.
+Derived classes determine the classes and functions that a pickle may name. Without bounds a few bytes can allocate
+gigabytes, a megabyte can copy a text a million times, and hashing tuples nested a million deep crashes the process.
 """
 
 import pickle
@@ -9,10 +9,10 @@ import struct
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-_DEEPEST = 50  # tuples in one another
-_SLACK = 1 << 20  # bytes that a small file may take
-_FACTOR = 4  # bytes that calls may make of one of the file
-_ENTRY = 64  # bytes that an entry of a set or dict takes, at least
+_DEEPEST = 50  # nested tuples
+_SLACK = 1 << 20  # bytes that a file of any size may allocate
+_FACTOR = 4  # bytes that may be allocated for each byte of the file
+_ENTRY = 64  # bytes of an entry of a set or dict, at least
 
 
 def _and_then(load: Callable[[Any], None], check: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -24,14 +24,14 @@ def _and_then(load: Callable[[Any], None], check: Callable[[Any], None]) -> Call
 
 
 class BoundedUnpickler(pickle._Unpickler):
-    """The one in Python: the one in C sizes its memo by what a damaged file says.
+    """Unpickler based on Python's pure implementation: the C one allocates its memo by a number in the file.
 
-    size: of what it reads [bytes]. UnpicklingError beyond the bounds.
+    size: of the pickle [bytes]. UnpicklingError beyond the bounds.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = pickle._Unpickler.dispatch.copy()
     for _opcode in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
-        del dispatch[_opcode[0]]  # what they fetch lies outside the file
+        del dispatch[_opcode[0]]  # these opcodes fetch objects from outside the file
 
     def __init__(self, file: Any, size: int, encoding: str = "ASCII") -> None:
         super().__init__(file, encoding=encoding)
@@ -39,7 +39,7 @@ class BoundedUnpickler(pickle._Unpickler):
         self._tuples: dict[int, tuple[Any, int]] = {}  # id → a tuple that holds others, kept for its id, and its depth
 
     def pay(self, size: int) -> None:
-        """Count memory that a call takes [bytes]; UnpicklingError beyond the bound."""
+        """Count memory that a call allocates [bytes]; UnpicklingError beyond the bound."""
         self._left -= size
         if self._left < 0:
             raise pickle.UnpicklingError("it would take much more memory than the file is long")
@@ -59,7 +59,7 @@ class BoundedUnpickler(pickle._Unpickler):
 
     def load_bytearray8(self: Any) -> None:
         (length,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(length)))  # the inherited one fills memory of that length before it looks
+        self.append(bytearray(self.read(length)))  # the inherited method allocates that length before it reads
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     for _opcode in (pickle.REDUCE, pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX):

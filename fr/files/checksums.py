@@ -1,4 +1,4 @@
-"""SHA256SUMS: what each file of a folder held when it was written, in the form that `sha256sum --check` reads.
+"""SHA256SUMS: checksums of the files of a folder, in the form that `sha256sum --check` reads.
 
 A training state may be hundreds of gigabytes: each rank reads its share of the files.
 """
@@ -27,7 +27,7 @@ def sums_of(folder: Path, group: dist.ProcessGroup | None = None) -> bytes:
 
 
 def read_sums(text: str) -> dict[str, str]:
-    """SHA-256 by name of the content of SHA256SUMS; none where that is damaged."""
+    """SHA-256 by file name from the content of SHA256SUMS; {} if it is damaged."""
     lines = text.splitlines()
     found = [_LINE.fullmatch(line) for line in lines]
     sums = {match[2]: match[1] for match in found if match}
@@ -35,7 +35,7 @@ def read_sums(text: str) -> dict[str, str]:
 
 
 def damages(folder: Path) -> list[str]:
-    """Differences from SHA256SUMS, a line each, all ranks together and the same on each; none = all files match."""
+    """Differences from SHA256SUMS, one line each, by all ranks together and the same on each; [] if all files match."""
     try:
         lines = (folder / SUMS).read_text().splitlines()
     except (OSError, UnicodeDecodeError):
@@ -54,7 +54,7 @@ def damages(folder: Path) -> list[str]:
 def _digests(
     folder: Path, names: list[str], group: dist.ProcessGroup | None = None
 ) -> tuple[dict[str, str], list[str]]:
-    """SHA-256 of the files by name, and what can't be read: on every rank those of all."""
+    """SHA-256 of the files by name, and messages about unreadable ones, gathered from all ranks."""
     digests, problems = {}, []
     for name in names[rank() :: world_size()]:
         try:

@@ -1,4 +1,4 @@
-"""The folder that the files of a data set must be in, unless they may lie elsewhere (--allow_outside)."""
+"""Root folder of a data set, which its files must be in unless --allow_outside is given."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,23 +24,23 @@ class DataRoot:
         return None if self.outside_allowed else self.path
 
     def below(self, name: str) -> "DataRoot":
-        """A folder in this one as a root, with the same permission."""
+        """A folder in this one as a root, with the same `outside_allowed`."""
         return DataRoot(self.path / name, self.outside_allowed)
 
     def check_exists(self, option: str) -> None:
-        """InputError when there is no such folder. option: where the user gave it, for the message."""
+        """Raise InputError if there is no such folder. option: the option that gave it, for the message."""
         if not self.path.is_dir():
             raise InputError(f"{option} {self}: no such folder")
 
     def check_inside(self, path: Path | str) -> None:
-        """OutsideRoot when links lead from a file or folder named below the root to one outside, unless allowed."""
+        """Raise OutsideRoot if symbolic links of a path below the root lead out of it, unless allowed."""
         if not self.outside_allowed:
             untrusted.check_inside(path, self.path)
 
     def open_file(self, path: Path | str) -> BinaryIO:
-        """Open a file of the data set; OSError, OutsideRoot as of `open_regular`."""
+        """Open a file of the data set; OSError and OutsideRoot as in `open_regular`."""
         return untrusted.open_file(path, self.boundary)
 
     def read_whole(self, path: Path | str, most: int) -> bytes:
-        """Content of a file of the data set; OSError when it can't be read or exceeds `most` bytes, OutsideRoot."""
+        """Content of a file of the data set; OSError if it can't be read or exceeds `most` bytes, OutsideRoot."""
         return untrusted.read_whole(path, most, self.boundary)

@@ -1,17 +1,20 @@
-"""Files that are whole or as they were."""
+"""Atomic and durable writing of files."""
 
+import csv
 import errno
+import io
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from fr.errors import InputError
+from fr.errors import os_error_as
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename: a reader never meets half a file."""
+    """Write under a temporary name in the same folder, then rename: a reader never sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
@@ -21,17 +24,27 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_result(path: Path, content: bytes) -> None:
-    """Write a file atomically, with its folder if that is missing; InputError when it can't be written."""
-    try:
+    """Write a file atomically, creating its folder if needed; InputError if it can't be written."""
+    with os_error_as(f"{path}: can't be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, content)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def write_json(path: Path, content: object, indent: int = 1) -> None:
+    """Write JSON as `write_result` does."""
+    write_result(path, (json.dumps(content, indent=indent) + "\n").encode())
+
+
+def csv_file(rows: Iterable[Iterable[object]]) -> bytes:
+    """Content of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 @contextmanager
-def told_by_cause() -> Iterator[None]:
-    """In here a write that fails in torch.save raises its OSError, and not what torch says of positions in a file."""
+def raise_cause() -> Iterator[None]:
+    """Context in which a failed write in torch.save raises its OSError, not torch's error about file positions."""
     try:
         yield
     except RuntimeError as error:
@@ -41,8 +54,8 @@ def told_by_cause() -> Iterator[None]:
 
 
 def write_durably(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
-    """Have a file written; on return its content is on the disk, its name after `sync_folder`."""
-    with told_by_cause(), path.open("wb") as file:
+    """Write a file through `write_into`; on return its content is on the disk, its name only after `sync_folder`."""
+    with raise_cause(), path.open("wb") as file:
         write_into(file)
         file.flush()
         _sync(file.fileno())
@@ -51,9 +64,9 @@ def write_durably(path: Path, write_into: Callable[[BinaryIO], object]) -> None:
 def write_whole(
     path: Path, write_into: Callable[[BinaryIO], object], before_naming: Callable[[], None] = lambda: None
 ) -> None:
-    """Have a file written durably, whole or not at all; OSError when that fails.
+    """Write a file durably and atomically through `write_into`; OSError if that fails.
 
-    before_naming: called when all of it is on the disk, under a temporary name.
+    before_naming: called when all of it is on the disk, before the temporary name is replaced.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -1,10 +1,10 @@
 """A cache of whole files of a store in a local folder, shared by the processes of a host.
 
-A file is downloaded in parts to `NAME.part`, which a later try goes on with, and gets its name when all of it is on
-the disk. NAME is a hash of URL, size and version: another version of a file is another file. `NAME.lock` is locked by
-the process that downloads or checks the file, whose size it holds; its time is that of the file's last use. `NAME.sum`
-holds the CRC-32 of the content, which a file must have when it is used again after a day. Before a download the files
-longest unused are removed, until all fit below the limit.
+A file is downloaded in parts to `NAME.part`, which a later try continues, and is renamed to NAME when it is complete.
+NAME is a hash of URL, size and version, so another version of a file is another file. `NAME.lock` is locked by the
+process that downloads or checks the file; it holds the file's size, and its modification time is that of the last use.
+`NAME.sum` holds the CRC-32 of the content, which is checked when the file is used again after a day. Before a download
+the least recently used files are removed until the new one fits.
 """
 
 import errno
@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fr.errors import InputError
+from fr.errors import os_error_as
 from fr.files.durable import replace_file
 from fr.files.remote import CHUNK, RemoteFailure, RemoteFile, Store
 
-_ROOM_S = 0.1  # between looks for room, while other processes use what is there
-_UNCHECKED_S = 86_400.0  # after which a file's checksum is compared again
+_ROOM_S = 0.1  # between looks for free space, while other processes use the files
+_UNCHECKED_S = 86_400.0  # after which a file's checksum is checked again
 
-_FAILED: dict[Path, tuple[float, RemoteFailure]] = {}  # by local copy: when this process last gave up, and why
+_FAILED: dict[Path, tuple[float, RemoteFailure]] = {}  # by local copy: time and error of this process's last failure
 
 Result = TypeVar("Result")
 
@@ -39,38 +39,38 @@ class FileCache:
     most: int
 
     def path(self, url: str, file: RemoteFile) -> Path:
-        """Where the local copy of a file below a URL is, or will be."""
+        """Path of the local copy of a file below a URL, whether it exists yet or not."""
         text = f"{url}/{file.name}\0{file.size}\0{file.version}"
         return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def touch(self, path: Path) -> None:
-        """Note that a file is in use, so that it is among the last to be removed."""
-        with suppress(OSError):  # it isn't there yet
+        """Record that a file is in use, so that it is among the last to be removed."""
+        with suppress(OSError):  # not downloaded yet
             os.utime(_lock_of(path))
 
     def fetch(self, store: Store, file: RemoteFile, use: Callable[[Path], Result]) -> Result:
-        """Result of `use` for the path of the local copy, which stays there meanwhile; downloaded unless it is there.
+        """Call `use` with the path of the local copy, which is downloaded if needed and kept meanwhile; its result.
 
-        RemoteFailure when it can't be had, InputError when it can't be written here; what `use` raises.
+        RemoteFailure if it can't be downloaded, InputError if it can't be written here; and exceptions of `use`.
         """
         path = self.path(store.url, file)
-        with self._had(store, file, path, wait=True):
+        with self._local_copy(store, file, path, wait=True):
             return use(path)
 
     def fetch_ahead(self, store: Store, file: RemoteFile) -> None:
-        """Download a file unless it is there, or another process is at it; raises as `fetch`."""
-        with self._had(store, file, self.path(store.url, file), wait=False):
+        """Download a file unless it exists or another process is downloading it; raises as `fetch`."""
+        with self._local_copy(store, file, self.path(store.url, file), wait=False):
             return
 
     @contextmanager
-    def _had(self, store: Store, file: RemoteFile, path: Path, wait: bool) -> Iterator[None]:
-        """Have a local copy, as long as the context lasts; unless another process has its lock and isn't waited for.
+    def _local_copy(self, store: Store, file: RemoteFile, path: Path, wait: bool) -> Iterator[None]:
+        """Context in which a local copy exists; without `wait` it may not, if another process holds its lock.
 
-        Threads that waited while another one failed fail with it: trying in turn they would take minutes each.
+        Threads that waited for one that failed fail with it: each further try would take minutes.
         """
         began = time.monotonic()
         with ExitStack() as lock:
-            try:
+            with os_error_as(f"--shard_cache {self.folder}"):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 ours = lock.enter_context(_locked(_lock_of(path), wait))
                 if ours and not self._is_whole(path, file):
@@ -84,12 +84,10 @@ class FileCache:
                         _FAILED[path] = time.monotonic(), error
                         raise
                 self.touch(path)
-            except OSError as error:
-                raise InputError(f"--shard_cache {self.folder}: {error.strerror or error}") from error
             yield
 
     def _is_whole(self, path: Path, file: RemoteFile) -> bool:
-        """Whether the file is there, and what was written; one that isn't is removed."""
+        """Return True if the file exists with the content that was written; a damaged one is removed."""
         sums = path.with_suffix(".sum")
         try:
             status, checked = path.stat(), sums.stat().st_mtime
@@ -104,7 +102,7 @@ class FileCache:
         return False
 
     def _reserve(self, path: Path, file: RemoteFile) -> bool:
-        """Remove the files longest unused until `file` fits, and count it from now on; False = others are in use."""
+        """Reserve space for `file` by removing the least recently used files; False if too many others are in use."""
         if file.size > self.most:
             raise OSError(errno.EFBIG, f"no room for {file.name}, {file.size:,} bytes; give a larger --shard_cache_gb")
         with _locked(self.folder / "room.lock", wait=True):
@@ -121,7 +119,7 @@ class FileCache:
                         _remove(other)
                         other.with_suffix(".part").unlink(missing_ok=True)
             if excess > 0:
-                _lock_of(path).write_text("0")  # what a killed download left counts nothing, or two could wait for ever
+                _lock_of(path).write_text("0")  # a killed download reserves nothing: else two could wait for ever
                 return False
             _lock_of(path).write_text(str(file.size))
             path.with_suffix(".part").touch()
@@ -129,7 +127,7 @@ class FileCache:
 
 
 def _download(store: Store, file: RemoteFile, path: Path) -> None:
-    """Write a file whole or not at all; what a killed download left is kept and gone on with."""
+    """Download a file atomically; the part that a killed download left is continued."""
     part = path.with_suffix(".part")
     with part.open("ab") as target:
         done = target.tell()
@@ -161,7 +159,7 @@ def _sum(path: Path) -> str:
 
 
 def _size(path: Path) -> int:
-    """Bytes on the disk of a file, once it is downloaded; 0 = nothing of it is there."""
+    """Bytes on the disk that a file takes once it is downloaded; 0 if none of it exists."""
     if path.with_suffix(".part").exists():
         text = _lock_of(path).read_text()
         return int(text) if text.isdecimal() else 0
@@ -187,7 +185,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold the lock of a file, which ends with the process; False where another has it and isn't waited for."""
+    """Hold the lock of a file, which ends with the process; yields False if another holds it and `wait` is False."""
     with path.open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

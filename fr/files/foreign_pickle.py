@@ -1,10 +1,10 @@
-"""Read weight files of other systems without running anything in them.
+"""Read weight files of other systems without running code in them.
 
 A pickle is a program that names the functions it calls. Here it may build containers, numbers and text, and describe
-tensors; any other class or function that it names is a `StandIn`, which does nothing. The content tells the format:
+tensors; any other class or function that it names becomes a `StandIn`, which does nothing. Formats, by the content:
 
 - zip files of torch.save since PyTorch 1.6: `*/data.pkl`, and `*/data/<key>` for each storage;
-- its files before that: pickles of a magic number, a version, the machine, the object and the storages' keys, and then
+- its older files: pickles of a magic number, a version, the machine, the object and the storages' keys, and then
   each storage as its length and its bytes (torch/serialization.py, `_legacy_save`);
 - plain pickles of NumPy arrays, also of Python 2 (text in latin-1).
 """
@@ -23,20 +23,20 @@ import numpy as np
 import torch
 
 from fr.errors import InputError, in_short
-from fr.files.kinds import Kind, taken_for
+from fr.files.kinds import Kind, wrong_kind
 from fr.files.restricted_pickle import ArrayAt, InertUnpickler, StandIn, Storage, TensorAt, count
 from fr.files.untrusted import open_file
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _ZIP = b"PK\x03\x04"
-_PIECE = 1 << 20  # bytes; of many more each gets pages of its own, which takes twice as long
-_MOST_MODULES, _LONGEST_NAME = 100_000, 1000  # of a pickled module; one that holds itself has no end
+_PIECE = 1 << 20  # bytes read at a time; far larger pieces get memory pages of their own, which takes twice as long
+_MOST_MODULES, _LONGEST_NAME = 100_000, 1000  # of a pickled module; one that contains itself would have no end
 
 
 def read(path: Path) -> Any:
-    """Read a file as dicts, lists, numbers and text, a CPU tensor for each tensor or array, a `StandIn` for the rest.
+    """Read a file as dicts, lists, numbers and text, CPU tensors for tensors and arrays, a `StandIn` for the rest.
 
-    InputError when it can't be read or is damaged.
+    InputError if it can't be read or is damaged.
     """
     try:
         with open_file(path) as file:
@@ -45,21 +45,21 @@ def read(path: Path) -> Any:
             return read_archive(file) if zipped else _read_pickles(file)
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
-    except Exception as error:  # whatever damaged bytes make of an unpickler
+    except Exception as error:  # an unpickler can raise anything on damaged bytes
         unknown = isinstance(error, KeyError) and isinstance(next(iter(error.args), ""), int)  # an opcode
         reason = "not a pickle" if unknown else f"{type(error).__name__}: {in_short(error)}"
         said = f"{path}: damaged, or not a file of weights ({reason})"
-        raise InputError(taken_for("weights to train on", path, Kind.TORCH, Kind.PICKLE) or said) from error
+        raise InputError(wrong_kind("weights to train on", path, Kind.TORCH, Kind.PICKLE) or said) from error
 
 
 def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of a module that was pickled whole, named as its `state_dict()` would.
+    """Parameters and buffers of a pickled module, named as in its `state_dict()`.
 
     InputError for endless nesting.
     """
     found: dict[str, torch.Tensor] = {}
     pending: list[tuple[str, StandIn]] = [("", module)]
-    for prefix, part in pending:  # which grows on the way
+    for prefix, part in pending:  # the loop appends to it
         buffers = part.members("_buffers")
         passing = part.state.get("_non_persistent_buffers_set")
         lasting = {name: b for name, b in buffers.items() if not isinstance(passing, set) or name not in passing}
@@ -68,7 +68,7 @@ def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:
         children = part.members("_modules").items()
         pending += [(f"{prefix}{name}.", child) for name, child in children if isinstance(child, StandIn)]
         if len(pending) > _MOST_MODULES or len(prefix) > _LONGEST_NAME:
-            raise InputError(f"{path}: a pickled module without end")
+            raise InputError(f"{path}: the pickled module is nested without end; export its state_dict() instead")
     return found
 
 
@@ -76,7 +76,7 @@ def module_tensors(module: StandIn, path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_archive(file: IO[bytes]) -> Any:
-    """Same as `read`, for a zip file of torch.save only; any exception when it isn't one, or is damaged.
+    """Same as `read`, for a zip file of torch.save only; raises any exception if it isn't one, or is damaged.
 
     torch.load, `weights_only` or not, would unpack compressed parts to any size and check no checksum.
     """
@@ -84,7 +84,7 @@ def read_archive(file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
         names, members = archive.namelist(), archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise pickle.UnpicklingError("compressed, as torch never does")  # and may unpack to any size
+            raise pickle.UnpicklingError("compressed, as torch never does")  # and might unpack to any size
         if sum(member.file_size for member in members) > size:
             raise pickle.UnpicklingError("parts that lie over one another")
         folder = next((name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")), None)
@@ -105,7 +105,7 @@ def read_archive(file: IO[bytes]) -> Any:
 
 
 def _read_pickles(file: IO[bytes]) -> Any:
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # reads no more than there is
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # reads end at the file's end
         storages: dict[str, Storage] = {}
         unpicklers = [InertUnpickler(content, len(content), storages) for _ in range(5)]
         tree = unpicklers[0].load()
@@ -122,7 +122,7 @@ def _read_pickles(file: IO[bytes]) -> Any:
 
 
 def read_storage(file: IO[bytes] | mmap.mmap, size: int, storage: Storage) -> torch.Tensor:
-    """Read a storage of `size` bytes from the file's position, in pieces, so that there is no second copy."""
+    """Read a storage of `size` bytes from the file's position, in pieces to avoid a second copy in memory."""
     if size != storage.size:
         raise pickle.UnpicklingError(f"{size} bytes of a storage of {storage.elements} × {storage.dtype}")
     flat = torch.empty(storage.elements, dtype=storage.dtype)
@@ -137,9 +137,9 @@ def read_storage(file: IO[bytes] | mmap.mmap, size: int, storage: Storage) -> to
 
 
 def _resolved(tree: Any, flat: dict[str, torch.Tensor], pay: Callable[[int], None]) -> Any:
-    """The tree with tensors in place of their descriptions; each container is visited once, however often held.
+    """Replace descriptions in the tree by tensors; each container is visited once, however often it is referenced.
 
-    pay: as of `BoundedUnpickler`.
+    pay: of `BoundedUnpickler`.
     """
 
     def resolve(value: Any) -> Any:

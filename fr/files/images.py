@@ -1,6 +1,6 @@
-"""Images for people and detectors: pixels as the file stores them, and the way to hold them upright.
+"""Decoded images for display and detectors: pixels as stored in the file, and EXIF's orientation.
 
-Landmark lists count the pixels of the file as stored; EXIF's orientation says how a viewer turns it
+Landmark lists refer to the pixels as stored; EXIF's orientation tells a viewer how to turn the image
 (Exif 2.32, tag 0x0112, https://www.cipa.jp/std/documents/e/DC-X008-Translation-2019-E.pdf).
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,14 @@ from fr.errors import InputError
 
 Pixels = NDArray[np.uint8]
 
-# Of an image that is decoded: a quarter of a gigabyte in RGB, where Pillow draws the line. 10 kB can hold more.
+# Largest image that is decoded, Pillow's own limit: a quarter of a gigabyte in RGB. A file of 10 kB can hold more.
 MOST_PIXELS = (1 << 30) // 4 // 3
 TOO_LARGE = f"can't be decoded: more than {MOST_PIXELS:,} pixels"
 
 _BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
-_START, _SCAN, _END = b"\xff\xd8", b"\xda", b"\xff\xd9"  # of a JPEG: first and last marker; begin of a scan
+_START, _SCAN, _END = b"\xff\xd8", b"\xda", b"\xff\xd9"  # markers of a JPEG: first, start of a scan, last
 _TAG = 0x0112
-# Orientation → how upright places become stored ones: axes swapped, then x, then y counted from the other end.
+# Orientation → map of upright to stored coordinates: axes swapped, then x reversed, then y reversed.
 _WAYS = {
     1: (False, False, False),
     2: (False, True, False),
@@ -47,7 +48,7 @@ class StoredImage:
 
     @property
     def mirrored(self) -> bool:
-        """Whether what is stored is the mirror image of what it shows."""
+        """True if the stored pixels are mirrored."""
         return sum(_WAYS[self.orientation]) % 2 == 1
 
     def upright(self) -> Pixels:
@@ -57,7 +58,7 @@ class StoredImage:
         return np.ascontiguousarray(pixels.swapaxes(0, 1) if swapped else pixels)
 
     def stored_places(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(x, y) [..., 2] in the upright image → in the stored one; (0, 0) is the centre of the first pixel."""
+        """Map points (x, y) [..., 2] from the upright to the stored image; (0, 0) is the centre of the first pixel."""
         swapped, *from_end = _WAYS[self.orientation]
         found = places[..., ::-1] if swapped else places
         height, width = self.stored.shape[:2]
@@ -72,7 +73,7 @@ def upright_directions(directions: NDArray[np.float64], orientations: NDArray[np
 
 
 def orientation_of(encoded: Pixels) -> int:
-    """EXIF's orientation of an encoded image, 1 … 8; 1 if it says none, or can't be opened."""
+    """EXIF's orientation of an encoded image, 1 … 8; 1 if it has none, or can't be opened."""
     try:
         with _opened(encoded) as image:
             return _orientation(image)
@@ -81,18 +82,18 @@ def orientation_of(encoded: Pixels) -> int:
 
 
 def decode(encoded: NDArray[np.uint8], name: str) -> StoredImage:
-    """An encoded image; InputError names it if it can't be decoded, or has more than MOST_PIXELS."""
+    """Decode an image; InputError, with its name, if it can't be decoded or has more than MOST_PIXELS."""
     try:
         with _opened(encoded) as image:
             return StoredImage(_rgb(image), _orientation(image))
     except _BOMB as error:
         raise InputError(f"{name}: {TOO_LARGE}") from error
-    except Exception as error:  # any: foreign bytes trip parsers in many ways
+    except Exception as error:  # parsers raise many types on invalid bytes
         raise InputError(f"{name}: can't be decoded: cut off, damaged, or of an unknown format") from error
 
 
 def is_too_large(encoded: Pixels) -> bool:
-    """Whether an encoded image says that it has more than MOST_PIXELS."""
+    """Return True if the header of an encoded image states more than MOST_PIXELS."""
     try:
         with _opened(encoded):
             return False
@@ -103,22 +104,29 @@ def is_too_large(encoded: Pixels) -> bool:
 
 
 def is_cut_off(encoded: Pixels) -> bool:
-    """Whether a JPEG lacks its end marker (ITU-T T.81, B.1.1.3). nvJPEG decodes the rest of such a file as gray."""
+    """Return True if a JPEG lacks its end marker (ITU-T T.81, B.1.1.3): nvJPEG decodes its missing part as grey."""
     if encoded[:2].tobytes() != _START or encoded[-2:].tobytes() == _END:
         return False
     content = encoded.tobytes()
     place = 2
     while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != _SCAN:
         if content[place + 1 : place + 2] == b"\xff":
-            place += 1  # any number of them may fill the space before a marker (B.1.1.2)
+            place += 1  # fill bytes before a marker (B.1.1.2)
         else:
             place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a segment of known length
     return content.find(_END, place) < 0  # in a scan a byte FF is followed by 00 or a restart marker
 
 
+def image_file(image: Image.Image, form: str, **settings: Any) -> bytes:
+    """Content of an image file in one of Pillow's forms, such as PNG; settings: arguments of its `save`."""
+    content = BytesIO()
+    image.save(content, form, **settings)
+    return content.getvalue()
+
+
 @contextmanager
 def _opened(encoded: Pixels) -> Iterator[Image.Image]:
-    """Its header is read; raises one of _BOMB for more than MOST_PIXELS, and anything else for foreign bytes."""
+    """Open an image by its header; raises one of _BOMB above MOST_PIXELS, and other exceptions for invalid bytes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -127,14 +135,14 @@ def _opened(encoded: Pixels) -> Iterator[Image.Image]:
 
 
 def _rgb(image: Image.Image) -> Pixels:
-    if image.mode.startswith("I;16"):  # which Pillow would clip at 255
+    if image.mode.startswith("I;16"):  # Pillow's conversion would clip at 255
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # to its own mode it would copy
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # convert() copies even an RGB image
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         said = image.getexif().get(_TAG)
-    except Exception:  # any, as above; the image may be whole all the same
+    except Exception:  # any, as above; the pixels may be intact nevertheless
         return 1
     return said if said in _WAYS else 1

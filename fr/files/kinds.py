@@ -1,6 +1,6 @@
-"""The kind of a file that may be a model or weights, by its content, and what takes it.
+"""Kind of a model or weight file, by its content, and the command that accepts it.
 
-Every reader of snapshots, weights and ONNX models says by `taken_for` what it was given instead.
+Readers of snapshots, weights and ONNX models use `wrong_kind` to say what a wrong file is.
 """
 
 import zipfile
@@ -15,7 +15,7 @@ _MXNET = b"\x12\x01\0\0\0\0\0\0"  # kMXAPINDArrayListMagic, of ndarray.cc
 
 
 class Kind(Enum):
-    """A kind, with its name and what to do with a file of it."""
+    """A kind of file: its name, and advice on what to do with it."""
 
     EMPTY = ("an empty file", "copy or download it again")
     HTML = ("an HTML page, as a download that needs a login or a confirmation gives", "download the file itself")
@@ -35,8 +35,8 @@ class Kind(Enum):
     ARCHIVE = ("an archive (gzip, bzip2, xz, 7z or tar)", "unpack it")
 
 
-def taken_for(what: str, path: str | PathLike[str], *expected: Kind) -> str:
-    """Message that a file isn't `what`, but of another kind than those expected; "" = that isn't known of it."""
+def wrong_kind(what: str, path: str | PathLike[str], *expected: Kind) -> str:
+    """Message that a file isn't `what` but of a known kind that isn't `expected`; "" if its kind is unknown."""
     kind = kind_of(path)
     return f"{path}: not {what}, but {kind.value[0]}: {kind.value[1]}" if kind and kind not in expected else ""
 
@@ -50,7 +50,7 @@ def kind_of(path: str | PathLike[str]) -> Kind | None:
                 return _zip_kind(zipfile.ZipFile(file).namelist())
     except OSError:
         return None
-    except Exception:  # whatever a damaged zip file makes of zipfile
+    except Exception:  # zipfile can raise anything on a damaged file
         return Kind.TORCH if b"data.pkl" in start else Kind.ZIP
     return _kind_of_start(start)
 

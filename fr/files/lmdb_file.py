@@ -1,10 +1,10 @@
-"""The entries of an LMDB file: where each value lies, read without LMDB.
+"""The entries of an LMDB file: key, offset and size of each value, read without LMDB.
 
-LMDB maps a file into memory and trusts what it holds: one that is damaged, or shrinks during a run, ends the process by
-a signal. Here pages are read and checked, and a value is a slice of the file, as of a tar shard.
+LMDB maps a file into memory and trusts its content: a damaged file, or one that shrinks during a run, crashes the
+process with a signal. Here pages are read and checked, and a value is a slice of the file.
 
 Data version 1, of LMDB 0.9 on machines of 64 bits, little-endian (its `libraries/liblmdb/mdb.c`). The file is pages of
-one size; each begins with its number (uint64), two bytes of no use here, flags, and two offsets (uint16 each). Pages 0
+one size; each begins with its number (uint64), two unused bytes, flags, and two offsets (uint16 each). Pages 0
 and 1 are the meta pages, of which the one with the higher transaction counts. A branch or leaf page goes on with the
 offsets of its nodes: lower 16 and upper 16 bits of a number, flags, size of the key (uint16 each), key, value. Of a
 branch the number, with the flags as bits 32 to 47, is that of a page; of a leaf it is the size of the value. A large
@@ -37,7 +37,7 @@ def entries(descriptor: int) -> Iterator[tuple[bytes, int, int]]:
     if os.fstat(descriptor).st_size < (last + 1) * page_size:
         raise Damaged(f"cut short, it should have {(last + 1) * page_size:,} bytes; copy it again")
     pages, found = ([] if root == _EMPTY else [root]), 0
-    for _ in range(last + 1):  # each page is met once, so more would be a circle
+    for _ in range(last + 1):  # each page is visited once at most, so more iterations would mean a cycle
         if not pages:
             break
         page = _page(descriptor, pages.pop(), last, page_size)
@@ -68,7 +68,7 @@ def _newest_meta(descriptor: int) -> tuple[int, int, int, int]:
         if magic != _MAGIC:
             continue
         if version != _VERSION:
-            raise Damaged(f"data version {version}, where LMDB 0.9 writes {_VERSION}; write it anew with that")
+            raise Damaged(f"data version {version}, where LMDB 0.9 writes {_VERSION}; write it again with LMDB 0.9")
         if 256 <= page_size <= 1 << 16:
             fitting.append((transaction, (page_size, last, count, root)))
     if not fitting:

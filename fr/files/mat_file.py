@@ -1,6 +1,6 @@
 """MATLAB's MAT files of level 5 (MATLAB 5 to 7.2, scipy.io.savemat): untrusted files, read within bounds.
 
-scipy.io.loadmat allocates whatever size a file states. Here a value is never larger than the bytes it is made of.
+scipy.io.loadmat allocates any size that a file states. Here a value is never larger than the bytes it is made from.
 Format: MathWorks, MAT-File Format (https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf).
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.untrusted import read_whole
 
-MOST_BYTES = 1 << 25  # of a file, and of all its contents unpacked: an object of Python is made of 8 of them at least
-_DEPTH = 16  # of values in values
+MOST_BYTES = 1 << 25  # of a file, and of its unpacked content; each Python object is made from at least 8 of them
+_DEPTH = 16  # of nested values
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHAR = 1, 2, 4  # classes of arrays; those of numbers follow
@@ -47,18 +47,16 @@ class Structs:
 def read_mat(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Variables of a MAT file by name: arrays of numbers, str, Cells, Structs; None for what isn't read here.
 
-    Not read: sparse and complex arrays, texts of several rows, objects. InputError when a variable isn't there, or the
+    Not read: sparse and complex arrays, texts of several rows, objects. InputError if a variable is missing, or the
     file can't be read, is damaged or too large.
     """
-    try:
+    with os_error_as(f"{path}: can't be read"):
         content = read_whole(path, MOST_BYTES)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
     if content.startswith(b"MATLAB 7.3"):
         raise InputError(f"{path}: MATLAB 7.3 (HDF5), which isn't read here; save it in MATLAB with the option -v7")
     order = {b"IM": "<", b"MI": ">"}.get(content[_HEADER - 2 : _HEADER])
     if order is None:
-        raise InputError(f"{path}: no MAT file of level 5 (MATLAB 5 to 7.2)")
+        raise InputError(f"{path}: not a MAT file of level 5 (MATLAB 5 to 7.2)")
     try:
         found = dict(_variables(memoryview(content)[_HEADER:], order, names))
     except (IndexError, OverflowError, TypeError, ValueError, struct.error, zlib.error) as error:
@@ -145,7 +143,7 @@ def _value(flags: int, shape: tuple[int, ...], parts: Iterator[tuple[int, memory
 
 
 def _contained(parts: Iterator[tuple[int, memoryview]], count: int, order: str, depth: int) -> list[Any]:
-    """Values of so many arrays in an array."""
+    """Values of the `count` arrays nested in an array."""
     values = [_matrix(data, order, depth=depth + 1)[1] for kind, data in parts if kind == _MATRIX]
     if len(values) != count:
         raise ValueError(f"{len(values)} values in an array of {count}")

@@ -1,4 +1,4 @@
-"""Metadata by which an exported file describes its model: two JSON texts, alike in ONNX and safetensors files."""
+"""Metadata with which an exported file describes its model: two JSON texts, the same in ONNX and safetensors files."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from fr.preprocessing import Preprocessing
 # known; of ONNX files also with_preprocessing and l2_norm).
 CONTRACT_KEY = "face_recognition.preprocessing"
 FACTS_KEY = "face_recognition.model"
-_FACTS: dict[str, type] = {"model": str, "iteration": int, "flipped_emb": bool}  # facts read here
+_FACTS: dict[str, type] = {"model": str, "iteration": int, "flipped_emb": bool}  # facts that `read_facts` checks
 
 
 def as_strings(preprocessing: Preprocessing, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -21,7 +21,7 @@ def as_strings(preprocessing: Preprocessing, facts: Mapping[str, Any]) -> dict[s
 
 
 def read_facts(path: Path, stored: Mapping[str, str]) -> dict[str, Any]:
-    """Facts in a file's metadata, {} without; InputError when they are invalid."""
+    """Facts in a file's metadata, {} if there are none; InputError if they are invalid."""
     facts = json_object(f"{path}: its metadata {FACTS_KEY}", stored.get(FACTS_KEY, "{}"))
     if wrong := [name for name, kind in _FACTS.items() if type(facts.get(name, kind())) is not kind]:
         raise InputError(f"{path}: its metadata {FACTS_KEY} is invalid: {', '.join(wrong)}")
@@ -29,7 +29,7 @@ def read_facts(path: Path, stored: Mapping[str, str]) -> dict[str, Any]:
 
 
 def json_object(what: str, text: str) -> dict[str, Any]:
-    """A JSON object; InputError about `what`, file and place, if the text is none."""
+    """Parse a JSON object; InputError, beginning with `what` (file and place), if the text isn't one."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,14 +1,14 @@
-"""File names: as one line of UTF-8, in the forms of Unicode, of the weights in a folder."""
+"""File names: printing, Unicode normal forms, and the weight file in a folder."""
 
 import os
 import unicodedata
 from collections.abc import Callable
 
-HUB_WEIGHTS = "model.safetensors"  # the weights in a folder of Hugging Face's Hub
+HUB_WEIGHTS = "model.safetensors"  # weight file in a model folder of Hugging Face's Hub
 
 
 def model_file(name: str) -> str:
-    """The weights in a folder in the layout of Hugging Face's Hub; anything else as it is."""
+    """The weight file of a folder in the layout of Hugging Face's Hub; any other name unchanged."""
     return os.path.join(name, HUB_WEIGHTS) if os.path.isdir(name) else name
 
 
@@ -18,7 +18,7 @@ def printable(name: str) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8; a file's name that can't be read so holds lone surrogates."""
+    """Return True if a text can be written as UTF-8; Python reads a file name that isn't UTF-8 as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -27,9 +27,9 @@ def is_unicode(text: str) -> bool:
 
 
 def form_note(name: str, exists: Callable[[str], bool]) -> str:
-    """End of a message about a missing name that exists in another Unicode form, which looks the same; "" = it doesn't.
+    """End of a message about a missing file whose name exists in another Unicode normal form; "" if it doesn't.
 
-    macOS writes é as e and an accent (NFD), most others as one character (NFC).
+    The forms look the same: macOS writes é as e and an accent (NFD), most other systems as one character (NFC).
     """
     for form in ("NFC", "NFD") if not name.isascii() else ():
         other = unicodedata.normalize(form, name)

@@ -32,7 +32,7 @@ class Header:
 
 
 def unpack(data: bytes) -> tuple[Header, memoryview]:
-    """The record that `data` begins with; bytes after it are passed over. Damaged when it isn't one."""
+    """Parse the record at the start of `data`; further bytes are ignored. Damaged if it isn't a record."""
     content = memoryview(_content(data))
     if len(content) < _HEADER.size:
         raise Damaged("the record is damaged: too short for its header")
@@ -61,7 +61,7 @@ def _content(data: bytes) -> bytes | memoryview:
 
 
 def _part(data: bytes, start: int) -> tuple[int, memoryview, int]:
-    """Flag and content of a part, and where the next one begins."""
+    """Flag and content of a part, and the start of the next one."""
     if len(data) < start + _PART.size:
         raise Damaged("the record is damaged: cut short")
     magic, word = _PART.unpack_from(data, start)

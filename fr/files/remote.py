@@ -1,8 +1,8 @@
 """Files of object stores and web servers by URL, through fsspec: `s3://`, `gs://`, `https://` and whatever it knows.
 
-A request that fails is repeated after WAITS_S, so that servers that are overloaded or away for minutes end no run; a
-refused one only a few times, since new credentials may be on their way. s3fs, gcsfs and aiohttp are optional packages
-(requirements-remote.txt), which take credentials where the store's own tools do.
+A failed request is repeated after WAITS_S, so that a server that is overloaded or away for minutes doesn't end a run; a
+denied request is repeated only a few times, in case credentials are being renewed. s3fs, gcsfs and aiohttp are optional
+packages (requirements-remote.txt), which find credentials as the store's own tools do.
 """
 
 import re
@@ -17,8 +17,8 @@ from fr.files.durable import write_whole
 
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)  # before each further try
 _REFUSED_TRIES = 3
-_SILENT_S = 60  # without a byte, after which a request counts as failed
-CHUNK = 8 << 20  # bytes of a request: what a failure costs
+_SILENT_S = 60  # a request without a byte for so long has failed
+CHUNK = 8 << 20  # bytes of a request, which a failure loses
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp"}
 
@@ -26,11 +26,11 @@ Result = TypeVar("Result")
 
 
 class RemoteFailure(InputError):
-    """A file of a store can't be listed or read. Not one bad image: nothing may be substituted for it."""
+    """A file of a store can't be listed or read. It isn't a bad image: nothing may be substituted for it."""
 
 
 class RemoteFile(NamedTuple):
-    """A file below a store's root; size in bytes. version: changes when the content does; "" = not known."""
+    """A file below a store's root; size in bytes. version: changes with the content; "" = unknown."""
 
     name: str
     size: int
@@ -38,12 +38,12 @@ class RemoteFile(NamedTuple):
 
 
 def is_url(text: str) -> bool:
-    """Whether a data root is a URL and no folder."""
+    """Return True if a data root is a URL, not a folder."""
     return bool(_URL.match(text))
 
 
 class Store:
-    """The files below a URL, or in a folder. Its methods raise RemoteFailure, with the URL, when all tries failed."""
+    """The files below a URL, or in a folder. Methods raise RemoteFailure, with the URL, if all tries failed."""
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -57,14 +57,14 @@ class Store:
             package = _PACKAGES.get(protocol, in_short(error))
             remedy = "bash init_venv.sh --with remote" if package != "gcsfs" else "pip install gcsfs"
             raise RemoteFailure(f"{url}: needs the package {package}: {remedy}") from error
-        except Exception as error:  # any: each store's package raises its own for credentials that aren't there
+        except Exception as error:  # each store's package has its own exceptions for missing credentials
             raise RemoteFailure(f"{url}: can't be opened: {in_short(error)}") from error
         self._path, self._is_local = str(path).rstrip("/"), isinstance(self._fs, LocalFileSystem)
         if protocol in ("s3", "s3a"):
-            self._fs.retries = 1  # beside botocore's: five tries of each request
+            self._fs.retries = 1  # botocore itself tries each request five times
 
     def find(self, ending: str) -> list[RemoteFile]:
-        """All files below the root with that ending, by name; [] without any, or without such a folder."""
+        """All files below the root with that ending, by name; [] if there are none, or no such folder."""
         try:
             found: dict[str, Any] = self._tried("", lambda: self._fs.find(self._path, detail=True))
         except _Missing:
@@ -89,7 +89,7 @@ class Store:
         return self._tried(name, part)
 
     def write(self, name: str, source: Path) -> None:
-        """Copy a local file there; under its name it is whole or absent, in folders and stores such as S3."""
+        """Copy a local file into the store, atomically in folders and in stores such as S3."""
 
         def copy() -> None:
             if not self._is_local:
@@ -107,7 +107,7 @@ class Store:
         self._tried(name, lambda: self._fs.rm_file(self._at(name)))
 
     def modified(self, name: str) -> float:
-        """Time at which a file was written [s since 1970]."""
+        """Modification time of a file [s since 1970]."""
         written: float = self._tried(name, lambda: self._fs.modified(self._at(name)).timestamp())
         return written
 
@@ -126,8 +126,8 @@ class Store:
         for wait in (*WAITS_S, None):
             try:
                 return act()
-            except Exception as raised:  # any: each store's package raises its own
-                error = _meant(raised)
+            except Exception as raised:  # each store's package has its own exceptions
+                error = _actual_error(raised)
                 if isinstance(error, FileNotFoundError):
                     raise _Missing(f"{url}: no such file there") from error
                 refused += isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403)
@@ -146,15 +146,15 @@ class _Missing(RemoteFailure):
     """There is no such file."""
 
 
-def _meant(error: Exception) -> Exception:
-    """What failed: fsspec's HTTP says of whatever it was that there is no such file."""
+def _actual_error(error: Exception) -> Exception:
+    """The actual cause of an error: fsspec's HTTP file system reports any failure as a missing file."""
     cause = error.__cause__
     hidden = isinstance(cause, OSError) or getattr(cause, "status", 404) != 404
     return cause if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and hidden else error
 
 
 def _settings(protocol: str) -> dict[str, Any]:
-    """Settings of fsspec's file systems: no request waits for ever, and none is repeated below `_tried`."""
+    """Settings of fsspec's file systems: timeouts, and no retries beside those of `_tried`."""
     if protocol in ("s3", "s3a"):
         limits = {"connect_timeout": _SILENT_S, "read_timeout": _SILENT_S, "retries": {"total_max_attempts": 1}}
         return {"config_kwargs": limits}

@@ -1,7 +1,7 @@
 """Unpickler for untrusted files: builds containers, numbers, text and descriptions of tensors and arrays.
 
-Any other class or function becomes a `StandIn`, which does nothing. `torch.load(weights_only=True)` doesn't replace it:
-it refuses pickled modules and unknown classes, and bounds neither memory nor depth.
+Any other class or function becomes a `StandIn`, which does nothing. `torch.load(weights_only=True)` would not do: it
+refuses pickled modules and unknown classes, and limits neither memory nor depth.
 """
 
 import math
@@ -26,12 +26,12 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_MOST_SIDES = 64  # of a tensor, by torch
+_MOST_SIDES = 64  # dimensions of a tensor, torch's limit
 _ARRAY_TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 
 
 class StandIn:
-    """Inert object in place of one of an unknown class. `state`: the attributes that it would have had."""
+    """Inert replacement of an object of an unknown class. state: the attributes that it would have had."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "StandIn":
         made = super().__new__(cls)
@@ -53,7 +53,7 @@ class StandIn:
     append = extend = add = __setitem__ = _ignore
 
     def members(self, attribute: str) -> dict[Any, Any]:
-        """An attribute that is a dict; empty where it isn't there."""
+        """An attribute that is a dict; empty if it is missing."""
         value = self.state.get(attribute)
         return value if isinstance(value, dict) else {}
 
@@ -65,11 +65,11 @@ class Storage(NamedTuple):
     key: str
     dtype: torch.dtype
     elements: int
-    first: int = 0  # where a view of a storage begins, in files of before 2018
+    first: int = 0  # start of a view of a storage, in files from before 2018
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self.elements * self.dtype.itemsize
 
 
@@ -80,13 +80,13 @@ class TensorAt(NamedTuple):
     stride: tuple[int, ...]
 
     def read(self, flat: torch.Tensor) -> torch.Tensor:
-        if math.prod(self.size) > len(flat):  # an expanded one may be larger than memory
+        if math.prod(self.size) > len(flat):  # an expanded tensor (stride 0) may be larger than memory
             raise pickle.UnpicklingError(f"a tensor of {self.size} in a storage of {len(flat)}")
         return torch.as_strided(flat, self.size, self.stride, self.storage.first + self.offset)
 
 
 class _DType:
-    """NumPy's, made as dtype("f4", …); BUILD gives its byte order."""
+    """NumPy's dtype, called as dtype("f4", …); the BUILD opcode sets its byte order."""
 
     def __init__(self, code: str) -> None:
         self.code, self.order = code, "="
@@ -95,13 +95,13 @@ class _DType:
         self.order = state[1]
 
     def resolved(self) -> np.dtype[Any] | None:
-        """None for what isn't numbers, such as an array of objects."""
+        """The dtype; None if it isn't of numbers, such as that of an array of objects."""
         known = self.code in _ARRAY_TYPES and self.order in ("<", ">", "=", "|")
         return np.dtype(f"{self.order}{self.code}") if known else None
 
 
 class ArrayAt:
-    """NumPy's array or scalar."""
+    """Description of NumPy's array or scalar."""
 
     def __init__(self, dtype: Any = None, shape: Any = (), data: Any = b"", by_columns: bool = False) -> None:
         self.content = (dtype, shape, data, by_columns)
@@ -112,7 +112,7 @@ class ArrayAt:
         self.content = (dtype, shape, data, by_columns)
 
     def read(self, pay: Callable[[int], None]) -> "torch.Tensor | StandIn":
-        """The same tensor each time, made once; pay: as of `BoundedUnpickler`. A StandIn for what isn't numbers."""
+        """The tensor, created once; a StandIn if it doesn't hold numbers. pay: of `BoundedUnpickler`."""
         self.made = self._read(pay) if self.made is None else self.made
         return self.made
 
@@ -130,7 +130,7 @@ class ArrayAt:
 
 def count(number: Any) -> int:
     if not isinstance(number, int) or number < 0:
-        raise pickle.UnpicklingError("something else where a size is due")  # whose text may have no end
+        raise pickle.UnpicklingError("a size isn't a number")  # its text, which may be endless, isn't quoted
     return number
 
 
@@ -176,7 +176,7 @@ _KNOWN = _known()
 
 
 class InertUnpickler(BoundedUnpickler):
-    """size: of the file [bytes]. storages: gets those that are named, by key."""
+    """Unpickler of inert objects. size: of the file [bytes]. storages: filled with the storages named, by key."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = BoundedUnpickler.dispatch.copy()
 
@@ -191,7 +191,7 @@ class InertUnpickler(BoundedUnpickler):
 
     def load_build(self: Any) -> None:
         state, built = self.stack.pop(), self.stack[-1]
-        if isinstance(built, StandIn | ArrayAt | _DType):  # anything else, such as a function here, gets no attributes
+        if isinstance(built, StandIn | ArrayAt | _DType):  # no attributes are set on anything else, such as a function
             built.__setstate__(state)
 
     dispatch[pickle.BUILD[0]] = load_build

@@ -1,7 +1,7 @@
 """Read and write safetensors files: the length of a JSON header, the header, and the tensors' bytes.
 
-Format: https://github.com/huggingface/safetensors#format. Little-endian; the header gives dtype, shape and place of
-each tensor, and texts about the file, its metadata.
+Format: https://github.com/huggingface/safetensors#format. Little-endian; the header gives dtype, shape and offsets of
+each tensor, and metadata as text.
 """
 
 import json
@@ -20,7 +20,7 @@ from fr.files.untrusted import open_file
 
 _METADATA = "__metadata__"
 _LENGTH = 8  # bytes of the header's length
-_LONGEST_HEADER = 100_000_000  # bytes, as the format has it
+_LONGEST_HEADER = 100_000_000  # bytes, the format's limit
 _TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -39,7 +39,7 @@ _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
 def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors of _TYPES and metadata, the widest numbers first, so that each begins at a multiple of its size."""
+    """Write tensors of _TYPES and metadata; the widest types first, so that each tensor is aligned to its item size."""
     ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
     header: dict[str, Any] = {_METADATA: dict(metadata)}
     end = 0
@@ -54,7 +54,7 @@ def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of a file by name, and its metadata; InputError when it can't be read or is damaged."""
+    """The tensors of a file by name, and its metadata; InputError if it can't be read or is damaged."""
     try:
         with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -80,5 +80,5 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             return tensors, metadata
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
-    except Exception as error:  # whatever damaged bytes make of the header
+    except Exception as error:  # a damaged header can raise anything
         raise InputError(f"{path}: damaged safetensors ({type(error).__name__}: {in_short(error)})") from error

@@ -1,4 +1,4 @@
-"""The members of an uncompressed tar file, through the standard library: where they lie, and whether all are there."""
+"""The members of an uncompressed tar file, through the standard library, with a check that the file is complete."""
 
 import os
 import sys
@@ -14,10 +14,10 @@ class CutShort(Exception):
 
 
 def tar_members(file: BinaryIO, path: str) -> Iterator[tarfile.TarInfo]:
-    """All members up to the end mark; CutShort when it doesn't come. InputError when it isn't a tar file at all."""
+    """All members up to the end mark; CutShort if that is missing. InputError if it isn't a tar file at all."""
     try:
         archive = tarfile.TarFile(fileobj=file, tarinfo=_Member)
-    except Exception as error:  # any, here and below: damaged headers trip tarfile in many ways
+    except Exception as error:  # here and below: tarfile raises many types on damaged headers
         raise InputError(f"{path}: not an uncompressed tar file: {error}") from error
     end = 0
     while True:
@@ -27,16 +27,16 @@ def tar_members(file: BinaryIO, path: str) -> Iterator[tarfile.TarInfo]:
             raise CutShort from error
         if member is None:
             break
-        if not 0 <= member.size <= sys.maxsize or archive.offset <= end:  # is no size, or would lead in a circle
+        if not 0 <= member.size <= sys.maxsize or archive.offset <= end:  # an invalid size, or an endless loop
             raise CutShort
         end = archive.offset
-        archive.members = []  # type: ignore[attr-defined]  # all, kept for look-ups: gigabytes of a large file
+        archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all members: gigabytes for a large file
         yield member
     if os.pread(file.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
         raise CutShort
 
 
-_LONGEST = 1 << 20  # bytes of a header beyond the first block, which tarfile reads at once: a name and little more
+_LONGEST = 1 << 20  # bytes of an extended header, which tarfile reads at once; it holds a name and little more
 _LONG_HEADERS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -47,7 +47,7 @@ _LONG_HEADERS = (
 
 
 class _Member(tarfile.TarInfo):
-    """Reads of a plain file's header what is of use, in a third of the time; all else is left to tarfile."""
+    """Member that parses only the needed fields of a plain file's header, in a third of tarfile's time."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":

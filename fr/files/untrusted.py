@@ -1,6 +1,6 @@
 """Open untrusted files: only regular ones, inside their root folder; read plain text.
 
-A pipe or device in place of a file would block a reader for good, or have no end; a symbolic link may lead anywhere.
+A pipe or device in place of a file could block a reader for ever, or have no end; a symbolic link may lead anywhere.
 """
 
 import codecs
@@ -11,22 +11,22 @@ import sys
 from functools import lru_cache
 from typing import BinaryIO
 
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 
 _Name = str | os.PathLike[str]
 
 
 class OutsideRoot(InputError):
-    """A link leads out of the folder that a file was named in: the data aren't what they seem, not one image."""
+    """A link leads out of the root folder. It concerns the whole data set, so the file isn't treated as a bad image."""
 
 
 def open_regular(path: _Name, root: _Name | None = None) -> int:
-    """Descriptor of a regular file. root: the folder it must be in, wherever links lead; None = it may be anywhere.
+    """Descriptor of a regular file. root: folder it must be in after links are resolved; None = it may be anywhere.
 
-    OSError when it can't be opened or is something else (/dev/null is an empty file), OutsideRoot.
+    OSError if it can't be opened or isn't a regular file (/dev/null counts as an empty one), OutsideRoot.
     """
-    # Without O_NONBLOCK opening a pipe waits for its writer; regular files don't mind it. One open and no stat before,
-    # which is a question more to a file server for each image.
+    # Without O_NONBLOCK opening a pipe waits for its writer; it has no effect on regular files. There is no stat before
+    # the open: for each image it would be one more request to a file server.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -48,7 +48,7 @@ def open_file(path: _Name, root: _Name | None = None) -> BinaryIO:
 
 
 def read_whole(path: _Name, most: int, root: _Name | None = None) -> bytes:
-    """The content of a file as `open_regular` takes it; OSError also if it is more than `most` bytes."""
+    """Content of a file, opened as by `open_regular`; OSError also if it exceeds `most` bytes."""
     descriptor = open_regular(path, root)
     try:
         size = os.fstat(descriptor).st_size
@@ -66,7 +66,7 @@ def read_whole(path: _Name, most: int, root: _Name | None = None) -> bytes:
 
 
 def check_inside(path: _Name, root: _Name) -> None:
-    """OutsideRoot when links lead from a file or folder named below `root` to one that isn't there."""
+    """Raise OutsideRoot if symbolic links of a path below `root` lead out of it."""
     _refuse_outside(path, os.path.realpath(path), root)
 
 
@@ -77,20 +77,18 @@ def _refuse_outside(path: _Name, real: str, root: _Name) -> None:
 
 @lru_cache(maxsize=16)
 def _real(root: str) -> str:
-    """A root may itself be a link."""
+    """Resolved path of a root, which may itself be a link."""
     return os.path.join(os.path.realpath(root), "")
 
 
 def read_bytes(path: _Name, most: int = sys.maxsize, label: str = "") -> bytes:
-    """The whole of a text file, which isn't decoded. label: what messages call it; "" = path.
+    """Content of a text file, undecoded. label: name of the file in messages; "" = path.
 
-    InputError when it can't be read, is more than `most` bytes, is UTF-16, or holds a NUL.
+    InputError if it can't be read, exceeds `most` bytes, is UTF-16, or holds a NUL.
     """
     label = label or str(path)
-    try:
+    with os_error_as(f"{label}: can't be read"):
         content = read_whole(path, most)
-    except OSError as error:
-        raise InputError(f"{label}: can't be read: {error.strerror}") from error
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError(f"{label}: UTF-16 text; save it as UTF-8")
     if (place := content.find(b"\0")) >= 0:
@@ -99,12 +97,12 @@ def read_bytes(path: _Name, most: int = sys.maxsize, label: str = "") -> bytes:
 
 
 def read_text(path: _Name, most: int = sys.maxsize, label: str = "") -> str:
-    """The whole file as text, lines ended by \n; as of `read_bytes`, and InputError when it isn't UTF-8."""
+    """Content of a text file, with lines ended by \\n; InputError as `read_bytes`, and if it isn't UTF-8."""
     content = read_bytes(path, most, label)
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        # Of the whole: what is left of it without a mark at its start is what `error` counts in.
+        # `error` counts from after a byte order mark, so the line is counted in the whole content.
         place = error.start + len(content) - len(error.object)
         raise InputError(f"{label or path}:{_line(content, place)}: not UTF-8 text") from error
 

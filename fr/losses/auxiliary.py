@@ -5,7 +5,9 @@ unless stated otherwise. Each function returns (sum, count) over this rank's ter
 divided by the count over all ranks. The "centres" of the push losses are the class centres of the softmax.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -13,8 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from fr.losses import distillation
-from fr.losses.distillation import Part
+from fr.losses.distillation import Part, cosine_loss, logit_loss, mse_loss, relation_loss
 from fr.losses.margins import magface_regulariser
 from fr.losses.sharded import PIECE, SHORTEST, Shard, sum_over_ranks
 from fr.options.losses import LossSettings
@@ -25,10 +26,10 @@ _START_MARGIN, _MARGIN_ITERATIONS = 0.15, 40_000
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels of all ranks' samples, and where their classes are on this rank.
+    """Labels of all ranks' samples, and the positions of their classes on this rank.
 
-    row: index of the sample's class among this rank's C_r. column: its column in `cosines`, which has only the drawn
-    classes with sampling. Both are 0 and meaningless where not `owned`.
+    row: index of the sample's class among this rank's C_r. column: its column in `cosines`, which with sampling has
+    only the sampled classes. Both are 0 and meaningless where not `owned`.
     """
 
     labels: torch.Tensor  # [N]
@@ -54,7 +55,7 @@ class Gathered(Targets):
 
 @dataclass(frozen=True)
 class _Offsets:
-    """Contribution of a micro-batch to the centres' move: per sample, of its class in this micro-batch."""
+    """Contribution of a micro-batch to the update of the centres: for each sample, sums over its class's samples."""
 
     labels: torch.Tensor  # [N]
     row: torch.Tensor  # [N]
@@ -63,7 +64,7 @@ class _Offsets:
 
 
 class AuxiliaryLosses(nn.Module):
-    """Weighted sum of the enabled auxiliary losses. `centers` [C_r, E]: those of the centre loss."""
+    """Weighted sum of the enabled auxiliary losses. centers [C_r, E]: of the centre loss."""
 
     centers: torch.Tensor
 
@@ -89,7 +90,7 @@ class AuxiliaryLosses(nn.Module):
         totals = torch.stack([sums.detach(), counts.to(sums.dtype)])
         dist.all_reduce(totals)
         values = totals[0] / totals[1].clamp_min(1)
-        # The value of all ranks, the gradient of this rank's part.
+        # The value is that of all ranks, the gradient that of this rank's part.
         losses = sums / totals[1].clamp_min(1)
         losses = values + (losses - losses.detach())
         weighted = [factor * loss for (factor, _), loss in zip(parts.values(), losses, strict=True)]
@@ -115,48 +116,33 @@ class AuxiliaryLosses(nn.Module):
         self, batch: Gathered, of_step: Targets, weight: torch.Tensor, iteration: int
     ) -> dict[str, tuple[float, Part]]:
         """Name → (weight, part) of the enabled losses."""
-        o = self.settings
-        parts: dict[str, tuple[float, Part]] = {}
-        if o.center_loss_weight:
-            parts["center_loss"] = o.center_loss_weight, self._center_loss(batch)
-        if o.push_loss_weight:
-            parts["push_loss"] = o.push_loss_weight, push_loss(batch, o.push_margin)
-        if o.push_plus_loss_weight:
-            parts["push_plus_loss"] = o.push_plus_loss_weight, push_plus_loss(batch, o.push_margin)
-        if o.global_push_loss_weight:
-            progress = min(1.0, iteration / _MARGIN_ITERATIONS)
-            margin = _START_MARGIN + progress * (o.push_margin - _START_MARGIN)
-            parts["global_push_loss"] = o.global_push_loss_weight, global_push_plus_loss(batch, margin)
-        if o.min_margin_loss_weight:
-            parts["min_margin_loss"] = o.min_margin_loss_weight, minimum_margin_loss(of_step, weight, o.min_margin)
-        if o.triplet_loss_weight:
-            triplet_loss = {"hard": batch_hard_triplet_loss, "semihard": semi_hard_triplet_loss}[o.triplet_mining]
-            parts["triplet_loss"] = o.triplet_loss_weight, triplet_loss(batch, o.triplet_margin)
-        if o.margin_type == "mag" and o.lambda_g:
-            regulariser = magface_regulariser(batch.norms[batch.own], (o.l_a, o.u_a))
-            parts["magnitude_loss"] = o.lambda_g, (regulariser.sum(), _count(regulariser))
-        return parts | self._distillation(batch)
-
-    def _distillation(self, batch: Gathered) -> dict[str, tuple[float, Part]]:
-        """Same as `_parts`, of the losses that compare with the teacher."""
         o, own, teachers = self.settings, batch.own, batch.teachers
-        parts: dict[str, tuple[float, Part]] = {}
-        if teachers is None:
-            return parts
-        embeddings = batch.embeddings[own]
-        if o.distill_cosine_weight:
-            cosine_loss = distillation.cosine_loss(embeddings, teachers[own])
-            parts["distill_cosine_loss"] = o.distill_cosine_weight, cosine_loss
-        if o.distill_mse_weight:
-            parts["distill_mse_loss"] = o.distill_mse_weight, distillation.mse_loss(embeddings, teachers[own])
-        if o.distill_relation_weight:
-            relation_loss = distillation.relation_loss(batch.unit, teachers, own)
-            parts["distill_relation_loss"] = o.distill_relation_weight, relation_loss
-        if o.distill_logit_weight and batch.teacher_logits is not None:
-            logits = batch.cosines * o.scale
-            logit_loss = distillation.logit_loss(logits, batch.teacher_logits, o.distill_temperature)
-            parts["distill_logit_loss"] = o.distill_logit_weight, (logit_loss, _count(batch.owned))
-        return parts
+        margin = _START_MARGIN + min(1.0, iteration / _MARGIN_ITERATIONS) * (o.push_margin - _START_MARGIN)
+        triplet_loss = {"hard": batch_hard_triplet_loss, "semihard": semi_hard_triplet_loss}[o.triplet_mining]
+        losses: dict[str, tuple[float, Callable[[], Part]]] = {
+            "center_loss": (o.center_loss_weight, lambda: self._center_loss(batch)),
+            "push_loss": (o.push_loss_weight, lambda: push_loss(batch, o.push_margin)),
+            "push_plus_loss": (o.push_plus_loss_weight, lambda: push_plus_loss(batch, o.push_margin)),
+            "global_push_loss": (o.global_push_loss_weight, lambda: global_push_plus_loss(batch, margin)),
+            "min_margin_loss": (o.min_margin_loss_weight, lambda: minimum_margin_loss(of_step, weight, o.min_margin)),
+            "triplet_loss": (o.triplet_loss_weight, lambda: triplet_loss(batch, o.triplet_margin)),
+            "magnitude_loss": (o.lambda_g if o.margin_type == "mag" else 0.0, lambda: self._magnitude_loss(batch)),
+        }
+        if teachers is not None:
+            x, t = batch.embeddings[own], teachers[own]
+            losses |= {
+                "distill_cosine_loss": (o.distill_cosine_weight, partial(cosine_loss, x, t)),
+                "distill_mse_loss": (o.distill_mse_weight, partial(mse_loss, x, t)),
+                "distill_relation_loss": (o.distill_relation_weight, partial(relation_loss, batch.unit, teachers, own)),
+            }
+        if batch.teacher_logits is not None and o.distill_logit_weight:
+            total = partial(logit_loss, batch.cosines * o.scale, batch.teacher_logits, o.distill_temperature)
+            losses["distill_logit_loss"] = o.distill_logit_weight, lambda: (total(), _count(batch.owned))
+        return {name: (factor, part()) for name, (factor, part) in losses.items() if factor}
+
+    def _magnitude_loss(self, batch: Gathered) -> Part:
+        regulariser = magface_regulariser(batch.norms[batch.own], (self.settings.l_a, self.settings.u_a))
+        return regulariser.sum(), _count(regulariser)
 
     def _center_loss(self, batch: Gathered) -> Part:
         """‖x - c_y‖² of each sample: Wen et al., ECCV 2016, eq. 2 without the ½, as in facenet-pytorch-centerloss."""
@@ -239,7 +225,7 @@ def semi_hard_triplet_loss(batch: Gathered, m: float) -> Part:
     n is the nearest negative that is farther than p, or the farthest negative where all are nearer.
     """
     distances, same, other = _triplet_distances(batch)
-    # [a, p, n] for a few anchors at a time, and again in backward: of all at once it would be B · N² numbers.
+    # [a, p, n] for a few anchors at a time, and again in backward: all at once would take B · N² numbers.
     anchors = max(1, PIECE // len(batch.labels) ** 2)
     parts = zip(torch.split(distances, anchors), torch.split(other, anchors), strict=True)
     negative = torch.cat([

@@ -1,4 +1,4 @@
-"""Class-sharded margin softmax: each rank keeps the centres of its share of the identities (C5).
+"""Class-sharded margin softmax: each rank keeps the centres of its share of the identities.
 
 N samples of the global batch, B = N / W of this rank, W ranks, E embedding size, C classes, C_r of them on this rank.
 
@@ -40,11 +40,11 @@ class MarginSoftmax(nn.Module):
     """Margin softmax over C identities plus auxiliary losses: the loss of the global batch, the same on every rank.
 
     `weight` [C_r, E] are this rank's centres, initialised to normalised uniform draws from [-1, 1]^E that depend only
-    on the seed and the class. With K sub-centres it is [C_r, K · E], the centres of a class one after the other, of
-    which the nearest to an embedding counts (Deng et al., ECCV 2020). With `linear` it is [C_r, E + 1], a linear
-    layer's weights and, in the last column, its bias, initialised as torch.nn.Linear's, from the same draws. Buffers
-    hold running statistics of the margin type, equal on all ranks. teacher_logits: of a teacher's embeddings [N, E_t],
-    [N, C_r] of the same classes.
+    on the seed and the class. With K sub-centres it is [C_r, K · E], the concatenated centres of each class, of which
+    the nearest to an embedding counts (Deng et al., ECCV 2020). With `linear` it is [C_r, E + 1], a linear layer's
+    weights and, in the last column, its bias, initialised as torch.nn.Linear's, from the same draws. Buffers hold
+    running statistics of the margin type, equal on all ranks. teacher_logits: function of a teacher's embeddings
+    [N, E_t] that returns its logits [N, C_r] for the same classes.
     """
 
     norm_mean: torch.Tensor
@@ -75,10 +75,10 @@ class MarginSoftmax(nn.Module):
         self._drawn: torch.Tensor | None = None  # rows of the whole shard that `weight` holds during a sampled step
         self._classes_in_sum = classes
         self._exchange = Exchange()
-        # Of the micro-batches of a step; outside of one, each forward pass is a step of its own.
+        # State of the micro-batches of a step; outside `step` each forward pass is a step of its own.
         self._of_step: Targets | None = None
-        self._before: dict[str, torch.Tensor] = {}  # running statistics at its start
-        self._seen: defaultdict[str, list[torch.Tensor]] | None = None  # what they are of, so far
+        self._before: dict[str, torch.Tensor] = {}  # running statistics at the start of the step
+        self._seen: defaultdict[str, list[torch.Tensor]] | None = None  # values of the micro-batches so far
 
     @property
     def auxiliary(self) -> AuxiliaryLosses:
@@ -88,9 +88,9 @@ class MarginSoftmax(nn.Module):
     def step(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Context of an iteration's forward and backward passes and optimiser step; entered by all ranks together.
 
-        labels [b]: those of all micro-batches of this rank. With sampling, `weight` and its optimiser state hold only
-        the drawn classes inside the context; the others can't change. No autograd graph from before it may be used in
-        it. Running statistics move once: micro-batch k sees them moved by the micro-batches up to k.
+        labels [b]: of all micro-batches of this rank. With sampling, `weight` and its optimiser state hold only the
+        sampled classes inside the context; the others can't change. Autograd graphs from before the context must not
+        be used in it. Running statistics are updated once a step: micro-batch k uses the update by micro-batches 0 … k.
         """
         self._iteration = iteration
         self._before = {name: buffer.clone() for name, buffer in self.named_buffers(recurse=False)}
@@ -105,7 +105,7 @@ class MarginSoftmax(nn.Module):
 
     @contextmanager
     def _sampled(self, iteration: int, labels: torch.Tensor, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-        """Context in which `weight` holds the drawn classes only; without sampling all."""
+        """Context in which `weight` holds only the sampled classes; without sampling all classes."""
         rate = self.settings.sample_rate
         if rate == 1:
             yield
@@ -151,7 +151,7 @@ class MarginSoftmax(nn.Module):
         }
 
     def _targets(self, labels: torch.Tensor) -> Targets:
-        """Places of the classes of all ranks' samples; labels [N]: equally many of each rank."""
+        """Positions of the classes of all ranks' samples; labels [N]: the same number from each rank."""
         row = labels - self.first
         owned = (row >= 0) & (row < self._rows)
         row = torch.where(owned, row, 0)
@@ -159,9 +159,7 @@ class MarginSoftmax(nn.Module):
         share = len(labels) // world_size()
         return Targets(labels, slice(rank() * share, (rank() + 1) * share), row, column, owned)
 
-    def _gathered(
-        self, embeddings: torch.Tensor, labels: torch.Tensor, teachers: torch.Tensor | None
-    ) -> Gathered:
+    def _gathered(self, embeddings: torch.Tensor, labels: torch.Tensor, teachers: torch.Tensor | None) -> Gathered:
         all_embeddings = gather(embeddings.to(self.weight.dtype))
         targets = self._targets(gather_constant(labels))
         unit = F.normalize(all_embeddings, eps=SHORTEST)
@@ -207,7 +205,7 @@ class MarginSoftmax(nn.Module):
 
     def _quality(self, norms: torch.Tensor) -> torch.Tensor:
         unknown = 0 * norms.sum()  # NaN if a norm isn't finite, which the clamp would hide
-        norms = norms.clamp(1e-3, 100)  # as the authors' code
+        norms = norms.clamp(1e-3, 100)  # as in the authors' code
         of_step = self._so_far("norms", norms + unknown)
         mean = self._moved("norm_mean", of_step.mean())
         std = self._moved("norm_std", of_step.std()) if len(of_step) > 1 else self.norm_std
@@ -222,7 +220,7 @@ class MarginSoftmax(nn.Module):
         return Negatives()
 
     def _so_far(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Values [n] of the step's micro-batches up to this one, whose values are given."""
+        """Values [n] of the step's micro-batches up to this one; `values`: those of this one."""
         if self._seen is None:
             return values
         self._seen[name].append(values)
@@ -230,9 +228,10 @@ class MarginSoftmax(nn.Module):
 
     @torch.no_grad()
     def _moved(self, name: str, seen: torch.Tensor) -> torch.Tensor:
-        """Move a running mean from its value before the step, unless the result isn't finite; return a copy of it.
+        """Update a running mean from its value before the step, unless the result isn't finite; return a copy of it.
 
-        In place, so that a skipped step can be undone; a copy, so that the next one doesn't change what a graph holds.
+        It is updated in place, so that a skipped step can be undone. The copy protects tensors saved in autograd graphs
+        from the next update.
         """
         running = self.get_buffer(name)
         before = self._before.get(name, running)

@@ -1,8 +1,8 @@
-"""Distillation losses: embeddings of the network against those of a trained one, the teacher, of the same faces.
+"""Distillation losses: embeddings of the network compared with a trained network's, the teacher's, of the same faces.
 
 N samples of the global batch, B of this rank, E and E_t embedding sizes of network and teacher, C_r classes of this
-rank. Each loss is (sum, count) over this rank's terms, as those of `fr/losses/auxiliary.py`; of `logit_loss` the count
-is that of the samples.
+rank. Each loss is (sum, count) over this rank's terms, as in `fr/losses/auxiliary.py`; the count of `logit_loss` is the
+number of samples.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ def mse_loss(embeddings: torch.Tensor, teachers: torch.Tensor) -> Part:
 def relation_loss(unit: torch.Tensor, teachers: torch.Tensor, own: slice) -> Part:
     """(cos(x_i, x_j) - cos(t_i, t_j))² over the pairs i ≠ j, i of this rank: relational distillation with the cosine.
 
-    unit [N, E]: of length 1. teachers [N, E_t]. Park et al., arXiv:1904.05068 eq. 4, with cosines as the potential and
-    the square in place of Huber's loss: cosines have a scale of their own.
+    unit [N, E]: of length 1. teachers [N, E_t]. Park et al., arXiv:1904.05068 eq. 4, with cosines as the potential, and
+    the square in place of Huber's loss, since cosines are bounded.
     """
     unit_teachers = F.normalize(teachers, eps=SHORTEST)
     difference = unit[own] @ unit.T - unit_teachers[own] @ unit_teachers.T
@@ -42,8 +42,8 @@ def relation_loss(unit: torch.Tensor, teachers: torch.Tensor, own: slice) -> Par
 def logit_loss(logits: torch.Tensor, teachers: torch.Tensor, temperature: float) -> torch.Tensor:
     """T² KL(teacher ‖ network), summed over the N samples and this rank's classes, of logits [N, C_r] of both.
 
-    The softmaxes are over the classes of all ranks and of the logits divided by the temperature T: Hinton et al.,
-    arXiv:1503.02531 sec. 2, whose gradients the factor T² keeps at the scale of the other losses.
+    The softmaxes are over the classes of all ranks, of the logits divided by the temperature T: Hinton et al.,
+    arXiv:1503.02531 sec. 2. The factor T² keeps the gradients at the scale of the other losses.
     """
     with torch.no_grad():
         wanted = _log_softmax(teachers / temperature)
@@ -52,7 +52,7 @@ def logit_loss(logits: torch.Tensor, teachers: torch.Tensor, temperature: float)
 
 
 def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
-    """Log-softmax [N, C_r] over the classes of all ranks, of which each rank uses its part."""
+    """Log-softmax over the classes of all ranks; returns this rank's part [N, C_r]."""
     largest = logits.new_full((len(logits),), -torch.inf)
     if logits.shape[1]:
         largest = logits.detach().amax(dim=1)
@@ -71,7 +71,7 @@ class TeacherHead:
 
     @torch.no_grad()
     def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Logits [N, C_r] without a margin, of the teacher's embeddings [N, E_t]."""
+        """Logits [N, C_r] of the teacher's embeddings [N, E_t], without a margin."""
         nowhere = torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device)
         unit = F.normalize(embeddings, eps=SHORTEST)
         logits, _ = logits_to(embeddings, unit, self.weight, Shard(nowhere, nowhere.bool()), self.linear)

@@ -1,9 +1,9 @@
 """Margin functions: target cosines → target cosines after the margin.
 
 Each is a pure function of the target cosines, cos θ_y [N], in the paper's symbols; the target logit is s times its
-result. Angles are in radians. Docstrings state where a formula departs from the paper's because that would rise again
-with the angle or has an infinite gradient. MARGINS, at the end, has them by --margin_type; `fr/options/losses.py` has
-their options.
+result. Angles are in radians. Docstrings state deviations from the paper, where its formula would increase again with
+the angle or has an infinite gradient. MARGINS, at the end, lists the functions by --margin_type;
+`fr/options/losses.py` has their options.
 """
 
 import math
@@ -118,7 +118,7 @@ def _arc(x: MarginInputs, o: LossSettings) -> torch.Tensor:
 
 MARGINS: dict[str, Callable[[MarginInputs, LossSettings], torch.Tensor]] = {
     "softmax": lambda x, o: x.cos,
-    "linear": lambda x, o: x.cos,  # which are logits
+    "linear": lambda x, o: x.cos,  # here the logits of a linear layer
     "cos": lambda x, o: cosface(x.cos, o.margin),
     "arc": _arc,
     "sphere": lambda x, o: sphereface(x.cos, o.margin, x.iteration),

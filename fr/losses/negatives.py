@@ -37,8 +37,8 @@ class SupportVectors(Negatives):
 class Curriculum(Negatives):
     """cos θ (t + cos θ) for hard classes: CurricularFace, arXiv:2004.00288 sec. 3.2.
 
-    t: running mean of the target cosines, a scalar tensor without gradient: hard classes weigh little at first and
-    more as the network learns.
+    t: running mean of the target cosines, a scalar tensor without gradient: hard classes have little weight at first
+    and more as the network learns.
     """
 
     t: torch.Tensor

@@ -1,7 +1,7 @@
 """PartialFC class sampling (arXiv:2203.15565): a step uses the batch's classes and a random share of the others.
 
-Truly sparse: the drawn centres and their optimiser state replace the whole tensors, the optimiser updates only those,
-and they are copied back. No gradient, decay or momentum reaches a class that wasn't drawn.
+The update is sparse: the sampled centres and their optimiser state replace the whole tensors, the optimiser updates
+only those, and they are copied back. Gradient, weight decay and momentum don't affect classes that aren't sampled.
 """
 
 import math
@@ -17,7 +17,7 @@ from fr.randomness import Purpose, generator
 
 
 def drawn_count(rows: int, batch: int, rate: float) -> int:
-    """Number of a rank's `rows` classes used in a step of `batch` samples: at least `batch`, if there are as many."""
+    """Number of a rank's `rows` classes used in a step of `batch` samples: at least `batch`, if `rows` allows it."""
     return min(rows, max(math.ceil(rate * rows), batch))
 
 
@@ -31,7 +31,7 @@ def drawn_rows(rows: int, of_batch: torch.Tensor, rate: float, seed: int, iterat
     source = torch.Generator(device).manual_seed(_seed(seed, iteration))
     scores = torch.rand(rows + 1, generator=source, device=device)  # last: all classes of other ranks
     elsewhere = (of_batch < 0) | (of_batch >= rows)
-    scores.index_fill_(0, torch.where(elsewhere, rows, of_batch), 2)  # by indexing, the host would wait for a GPU
+    scores.index_fill_(0, torch.where(elsewhere, rows, of_batch), 2)  # indexing by a mask would wait for the GPU
     kept = scores[:rows].topk(drawn_count(rows, len(of_batch), rate), sorted=False).indices
     return kept.sort().values
 
@@ -41,9 +41,9 @@ def _seed(seed: int, iteration: int) -> int:
 
 
 class Exchange:
-    """Swap of a parameter and its optimiser state for some of their rows, and back.
+    """Temporary replacement of a parameter and its optimiser state by some of their rows.
 
-    Its memory is kept between steps: on a CPU, allocating it costs more than filling it.
+    The memory is kept between steps: on a CPU, allocating it costs more than filling it.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Exchange:
     def swapped_in(self, parameter: nn.Parameter, state: dict[str, Any], rows: torch.Tensor) -> Iterator[None]:
         """Context in which `parameter` and its state hold only `rows`, which are copied back at its end.
 
-        state: of torch.optim; tensors of the parameter's shape have a row per class, all others belong to the whole.
+        state: of torch.optim; tensors of the parameter's shape have a row per class, others (step counts) stay whole.
         """
         weight = parameter.data
         whole = {name: value for name, value in state.items() if getattr(value, "shape", None) == weight.shape}

@@ -1,18 +1,18 @@
-"""Autograd functions of a class-sharded softmax (C5): gather, sum over ranks, cosines, cross-entropy.
+"""Autograd functions of a class-sharded softmax: gather, sum over ranks, cosines, cross-entropy.
 
 N samples of the global batch, B = N / W of this rank, W ranks, E embedding size, C classes, C_r of them on this rank,
 K centres a class.
 
 Each rank backpropagates its part of the gradient; `gather`'s backward sums the parts of all ranks.
 
-Memory: one [N, C_r] tensor, the cosines, from forward to the end of backward, where their gradient replaces them. All
-that is computed from them comes in pieces of at most PIECE numbers, a few rows in forward and a few classes in
-backward: one piece at a time in forward, two in backward (three and a mask where `negatives` reweights). After the
-pieces of backward comes the centres' gradient [C_r, E]. So the peak is N · C_r + max(C_r · E, 2 · min(PIECE, N · C_r))
-numbers; `--accumulate` adds a second C_r · E, and losses that need whole tensors more: the global push loss 5.5 · N ·
-C_r, distillation of logits 8 · N · C_r and the teacher's head. With
-K > 1 centres a class C_r · E becomes K · C_r · E, and which of them is the nearest takes a byte for each cosine; the
-cosines to one centre of each class, a second [N, C_r], are beside them in forward, and their gradient in backward.
+Memory: one [N, C_r] tensor, the cosines, from forward to the end of backward, where their gradient replaces them.
+Everything computed from them is processed in pieces of at most PIECE numbers, by rows in forward and by classes in
+backward: one piece at a time in forward, two in backward (three and a mask if `negatives` reweights). After the pieces
+of backward, the centres' gradient [C_r, E] is allocated. So the peak is N · C_r + max(C_r · E, 2 · min(PIECE, N · C_r))
+numbers; `--accumulate` adds a second C_r · E, and losses that need whole tensors add more: the global push loss
+5.5 · N · C_r, distillation of logits 8 · N · C_r and the teacher's head. With K > 1 centres a class, C_r · E becomes
+K · C_r · E, and the index of the nearest centre takes a byte for each cosine; the cosines to one centre of each class
+are a second [N, C_r] in forward, and their gradient in backward.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from fr.distributed import all_gather_single, reduce_scatter_single, world_size
 from fr.losses.negatives import Negatives
 
-# Lower bound of a norm in normalisation: shorter vectors stay shorter than 1, and their gradient finite.
+# Lower bound of a norm in normalisation: shorter vectors stay shorter than 1, so their gradient is finite.
 SHORTEST = 1e-5
 
 PIECE = 1 << 24  # elements of a temporary tensor: 64 MB in float32
@@ -84,8 +84,8 @@ def _all_reduced(part: torch.Tensor) -> torch.Tensor:
 def sum_over_ranks(part: torch.Tensor, parts_follow: bool = False) -> torch.Tensor:
     """All-reduced sum of the ranks' parts, with gradient.
 
-    parts_follow: each rank computes only its part of the loss from the sum, so the sum's gradient is all-reduced too.
-    Otherwise every rank has the whole gradient already.
+    parts_follow: each rank computes only its part of the loss from the sum, so the sum's gradient is all-reduced, too;
+    otherwise every rank has the whole gradient already.
     """
     if parts_follow and not part.requires_grad:
         # A rank without classes has no graph here, but must join the collective in backward.
@@ -95,15 +95,15 @@ def sum_over_ranks(part: torch.Tensor, parts_follow: bool = False) -> torch.Tens
 
 
 def _pieces(length: int, width: int) -> Iterator[slice]:
-    """Slices of `length` rows of `width` elements, of at most PIECE elements each; none of an empty tensor."""
+    """Slices of `length` rows of `width` elements, of at most PIECE elements each; none for an empty tensor."""
     step = max(1, PIECE // max(1, width))
-    step -= step % 64 if step > 64 else 0  # whole vectors: a column is summed as it is in the whole tensor
+    step -= step % 64 if step > 64 else 0  # whole SIMD vectors, so that sums round as in the whole tensor
     return (slice(first, min(first + step, length)) for first in range(0, length if width else 0, step))
 
 
 @dataclass
 class _Softmax:
-    """Softmax of a batch, as far as its gradient needs it: of the cosines c, factor · (e^(s c - log_total) - floor)."""
+    """Values of a batch's softmax for its gradient by the cosines c, factor · (e^(s c - log_total) - floor)."""
 
     phi: torch.Tensor  # [N]
     log_total: torch.Tensor  # [N]
@@ -124,10 +124,10 @@ class _Softmax:
 
 @dataclass
 class Shard:
-    """Place of each sample's class among this rank's C_r: column [N], meaningless where not `owned` [N] bool.
+    """Position of each sample's class among this rank's C_r: column [N], meaningless where not `owned` [N] bool.
 
-    softmax: left by the backward of `cross_entropy` for that of `cosines_to`, which computes the gradient of the
-    cosines from it in pieces. In the hands of autograd it would be another [N, C_r].
+    softmax: passed from the backward of `cross_entropy` to that of `cosines_to`, which computes the gradient of the
+    cosines from it in pieces. Passed through autograd, that gradient would be a second [N, C_r].
     """
 
     column: torch.Tensor
@@ -149,7 +149,7 @@ class Shard:
 
 
 class _Cosines(torch.autograd.Function):
-    """Cosines without a normalised copy of the centres, which takes 2 GB at C_r = 10⁶ and E = 512."""
+    """Cosines without a normalised copy of the centres, which would take 2 GB at C_r = 10⁶ and E = 512."""
 
     @staticmethod
     def forward(
@@ -180,7 +180,7 @@ class _Cosines(torch.autograd.Function):
         for k, centres in enumerate(_by_number(weight, unit)):
             gradient, of_centres = _of_number(cosines, nearest, k), _by_number(weight_gradient, unit)[k]
             torch.mm(gradient.T, unit, out=of_centres)
-            if not ctx.products:  # which grow with the length
+            if not ctx.products:  # inner products depend on the length
                 of_centres.addcmul_(centres, along[k, :, None], value=-1)
             unit_gradient += gradient @ centres
         return unit_gradient, weight_gradient, None, None
@@ -192,7 +192,7 @@ def _by_number(weight: torch.Tensor, unit: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def _of_number(values: torch.Tensor, nearest: torch.Tensor | None, k: int) -> torch.Tensor:
-    """Values [N, c], and 0 where another than a class's k-th centre is the nearest; None = it has one centre."""
+    """Values [N, c], set to 0 where a class's k-th centre isn't the nearest. nearest: None = one centre a class."""
     return values if nearest is None else torch.where(nearest == k, values, 0)
 
 
@@ -207,9 +207,9 @@ def _replace_by_gradient(
     """Replace cosines [N, C_r] by their gradient times `shrink` [K, C_r] of the nearest; return Σ_n a_n c_n [K, C_r].
 
     With u = w / |w|, unit embeddings x_n, gradients a_n of their cosines c_n, and g = Σ_n a_n x_n, the gradient of w
-    is (g - (g · u) u) / |w|, and g · u = Σ_n a_n c_n; n: the samples whose nearest centre of the class w is, all with
-    one centre a class (nearest [N, C_r] None). of_cosines [N, C_r], of_targets [N]: gradients beside that of
-    the cross-entropy; None = 0.
+    is (g - (g · u) u) / |w|, and g · u = Σ_n a_n c_n. The sums are over the samples n for which w is the nearest centre
+    of its class; nearest [N, C_r]: its index, None with one centre a class. of_cosines [N, C_r], of_targets [N]:
+    gradients in addition to that of the cross-entropy; None = 0.
     """
     softmax, shard.softmax = shard.softmax, None
     along = torch.empty_like(shrink)
@@ -235,9 +235,9 @@ def cosines_to(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines [N, C_r] between unit embeddings [N, E] and centres [C_r, E] of any norm, and target cosines [N].
 
-    With centres [C_r, K · E] a class has K, and its cosine is that of the nearest: Sub-center ArcFace (Deng et al.,
-    ECCV 2020), sec. 3.2. The target cosines are 0 where the class is on another rank. products: inner products in place
-    of cosines, of vectors of any norm. One backward pass only, which overwrites the cosines.
+    With K centres a class, [C_r, K · E], the cosine is that of the nearest centre: Sub-center ArcFace (Deng et al.,
+    ECCV 2020), sec. 3.2. The target cosines are 0 where the class is on another rank. products: return inner products
+    of vectors of any norm instead of cosines. Only one backward pass is possible, since it overwrites the cosines.
     """
     result: tuple[torch.Tensor, torch.Tensor] = _Cosines.apply(unit, weight, shard, products)
     return result
@@ -246,7 +246,7 @@ def cosines_to(
 def logits_to(
     embeddings: torch.Tensor, unit: torch.Tensor, weight: torch.Tensor, shard: Shard, linear: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`cosines_to` of embeddings [N, E], also given of length 1; linear: logits, weight [C_r, E + 1] with a bias."""
+    """`cosines_to` for embeddings [N, E] and their unit vectors; linear: logits by weight [C_r, E + 1] with a bias."""
     if linear:
         return cosines_to(F.pad(embeddings, (0, 1), value=1.0), weight, shard, products=True)
     return cosines_to(unit, weight, shard)
@@ -310,9 +310,9 @@ def cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy over the classes of all ranks: losses [N] and correct [N] (1 or 0), the same on every rank.
 
-    cosines [N, C_r]: of `cosines_to` with the same `shard`; phi [N]: target cosines after the margin, equal on all
+    cosines [N, C_r]: from `cosines_to` with the same `shard`; phi [N]: target cosines after the margin, equal on all
     ranks. The target logit is s · phi; the others are s · `negatives` of the cosines. smoothing: label smoothing over
-    all `classes`, arXiv:1512.00567. correct: whether the target logit, after the margin, is the largest.
+    all `classes`, arXiv:1512.00567. correct: 1 if the target logit, after the margin, is the largest.
     """
     result: tuple[torch.Tensor, torch.Tensor] = _CrossEntropy.apply(
         cosines, phi, shard, s, smoothing, classes, negatives

@@ -1,4 +1,4 @@
-"""Backbones by name (`--model`): images → embeddings. The file of each has its FAMILIES."""
+"""Backbones by name (`--model`): images → embeddings. The module of each lists its models in FAMILIES."""
 
 import argparse
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from fr.models.family import Family, check_kwargs
 from fr.options.names import BACKBONES, TIMM
 from fr.preprocessing import Preprocessing
 
-load_dalis()  # before torchvision, which one of the files imports
+load_dalis()  # before torchvision, which one of the modules imports
 MODELS: dict[str, Family] = {
     name: import_module(f"fr.models.{module}").FAMILIES[name] for module, names in BACKBONES.items() for name in names
 }
 
 
 def family(name: str) -> Family:
-    """Family of a `--model`; InputError for an unknown name, or for a timm model where timm isn't installed."""
+    """Family of a `--model`; InputError for an unknown name, or for a timm model if timm isn't installed."""
     if name.startswith(TIMM):
         from fr.models.timm_models import timm_family
 
@@ -44,8 +44,8 @@ def build_model(
 ) -> nn.Module:
     """Build a backbone [B, 3, H, W] → [B, embed_size], initialised from torch's global generator.
 
-    kwargs: of --model_kwargs. InputError for an unknown name, kwargs that it doesn't take, or an input_size (height,
-    width) that isn't a multiple of the family's divisor.
+    kwargs: of --model_kwargs. InputError for an unknown name, unsupported kwargs, or an input_size (height, width) that
+    isn't a multiple of the family's divisor.
     """
     model = family(name)
     if any(side % model.divisor for side in input_size):
@@ -59,6 +59,6 @@ def build_model(
 
 
 def undecayed(network: nn.Module) -> set[str]:
-    """Names of the parameters that a network exempts from weight decay beside vectors, as position embeddings."""
+    """Names of parameters, besides vectors, that a network exempts from weight decay, such as position embeddings."""
     names: set[str] = getattr(network, "no_weight_decay", set)()
     return names

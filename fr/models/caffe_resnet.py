@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fr.models.family import Family
+from fr.models.layers import conv_norm
 
 EXPANSION = 4
 FEATURES = 512 * EXPANSION
@@ -25,16 +26,13 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, channels: int, stride: int) -> None:
         super().__init__()
         outputs = channels * EXPANSION
-        self.conv1 = nn.Conv2d(inputs, channels, 1, stride, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.conv1, self.bn1 = conv_norm(inputs, channels, 1, stride)
+        self.conv2, self.bn2 = conv_norm(channels, channels, 3)
+        self.conv3, self.bn3 = conv_norm(channels, outputs, 1)
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module = nn.Identity()
         if inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(*conv_norm(inputs, outputs, 1, stride))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
@@ -71,8 +69,7 @@ class CaffeResNet(nn.Module):
 
     def __init__(self, block: type[Bottleneck], embed_size: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1, self.bn1 = conv_norm(3, 64, 7, 2)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
         self.layer1 = stage(block, 64, 64, 3, stride=1)

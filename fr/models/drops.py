@@ -1,8 +1,8 @@
-"""Stochastic depth, dropout and masked tokens whose random numbers have an address (`fr.randomness`).
+"""Stochastic depth, dropout and token masking with counter-based random numbers (`fr.randomness`).
 
-What is dropped depends on seed, iteration, position of the sample in the global batch, layer and element alone: it is
-the same for any number of ranks and micro-batches, after a resume, and in the second forward pass of activation
-checkpointing. `drawn` gives the layers the numbers of a micro-batch. Without it, and in evaluation, nothing is dropped.
+The draws depend only on seed, iteration, position of the sample in the global batch, layer and element: they are the
+same for any number of ranks and micro-batches, after a resume, and in the second forward pass of activation
+checkpointing. `drawn` sets the keys of a micro-batch in the layers. Without it, and in evaluation, nothing is dropped.
 
 B samples of a micro-batch, T tokens of a sample.
 """
@@ -16,13 +16,13 @@ from torch import nn
 from fr.errors import InputError
 from fr.randomness import Purpose, uniforms
 
-_RANGE = 2**32  # of the whole numbers drawn
+_RANGE = 2**32  # number of values of a draw
 
 
 class Drop(nn.Module):
     """Base of the layers that drop at random. rate: probability of each drop, in [0, 1), else InputError.
 
-    keys: [B] whole numbers in [0, 2³²) of the samples of a micro-batch in this layer; None = outside of a step.
+    keys: [B] whole numbers in [0, 2³²), one for each sample of a micro-batch in this layer; None = outside a step.
     """
 
     keys: torch.Tensor | None = None
@@ -35,7 +35,7 @@ class Drop(nn.Module):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is dropped in evaluation, or ever."""
+        """True in evaluation mode or with rate 0: nothing is dropped."""
         return not self.training or self.rate == 0
 
     def extra_repr(self) -> str:
@@ -43,7 +43,7 @@ class Drop(nn.Module):
 
 
 class DropPath(Drop):
-    """Stochastic depth (arXiv:1603.09382): [n · B, …], n rows a sample, whole samples 0, the others over 1 - rate."""
+    """Stochastic depth (arXiv:1603.09382): [n · B, …], n rows a sample; whole samples are 0, others over 1 - rate."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.keys is None or self.idle:
@@ -53,7 +53,7 @@ class DropPath(Drop):
 
 
 class Dropout(Drop):
-    """Dropout of elements (arXiv:1207.0580): [n · B, …], n rows a sample, the kept ones divided by 1 - rate."""
+    """Dropout of elements (arXiv:1207.0580): [n · B, …], n rows a sample; kept ones are divided by 1 - rate."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.keys is None or self.idle:
@@ -63,10 +63,10 @@ class Dropout(Drop):
 
 
 class MaskedTokens(Drop):
-    """Random choice of the tokens that the blocks of a transformer see in training."""
+    """Random choice of the tokens that the blocks of a transformer process in training."""
 
     def seen(self, tokens: torch.Tensor) -> torch.Tensor | None:
-        """Indices of the tokens to keep of [B, T, …]: [B, ⌊T · (1 - rate)⌋], one at least; None = all."""
+        """Indices of the tokens to keep of [B, T, …]: [B, ⌊T · (1 - rate)⌋], at least one; None = all."""
         if self.keys is None or self.idle:
             return None
         count = tokens.shape[1]
@@ -80,9 +80,9 @@ def words(keys: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _mixed(x: torch.Tensor) -> torch.Tensor:
-    """A permutation of the numbers below 2³² in which each bit of the input affects each of the output.
+    """Permutation of the numbers below 2³² in which each bit of the input affects each bit of the output.
 
-    The 32-bit hash of least bias of https://github.com/skeeto/hash-prospector. Its products stay below 2⁶³.
+    The 32-bit hash with the lowest bias of https://github.com/skeeto/hash-prospector. Its products stay below 2⁶³.
     """
     for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
         x = (x ^ x >> shift) * factor & _RANGE - 1

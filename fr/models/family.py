@@ -13,12 +13,12 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Family:
-    """Constructor (embed_size, (height, width), settings as keywords) → backbone, and its default input.
+    """Constructor (embed_size, (height, width), settings as keywords) → backbone, and its default preprocessing.
 
     input_size: (height, width) in pixels, multiples of `divisor`. mean, std: per channel in `color_order` on the 0–1
-    scale, as in `fr.preprocessing`; 0 and 1 where the network normalises its input itself. last_linear: name of the
-    layer from pooled features to the embedding; "" where its input isn't pooled. settings: what --model_kwargs may say,
-    with the default values; None = `build` knows.
+    scale, as in `fr.preprocessing`; 0 and 1 if the network normalises its input itself. last_linear: name of the layer
+    from pooled features to the embedding; "" if its input isn't pooled. settings: names in --model_kwargs with default
+    values; None = `build` checks them.
     """
 
     build: Callable[..., nn.Module]
@@ -35,20 +35,20 @@ HALF: Channels = (0.5, 0.5, 0.5)  # mean and std that map 0–1 to -1–1
 
 
 def check_kwargs(model: str, kwargs: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises InputError for each of the --model_kwargs that isn't one of a model's settings, or is of another type."""
+    """Raise InputError for --model_kwargs that aren't settings of the model, or have another type."""
     takes = f"it takes {', '.join(sorted(settings))}" if settings else "it takes none"
     problems = [f"--model_kwargs {key}: {model} has no such setting; {takes}" for key in kwargs if key not in settings]
     problems += [
         f"--model_kwargs {key}={value}: {model} takes a value as {settings[key]!r}"
         for key, value in kwargs.items()
-        if key in settings and not _alike(value, settings[key])
+        if key in settings and not _same_type(value, settings[key])
     ]
     if problems:
         raise InputError(*problems)
 
 
-def _alike(value: Any, default: Any) -> bool:
-    """Whether a value is of the kind of a default one; a number may stand for a list of them."""
+def _same_type(value: Any, default: Any) -> bool:
+    """Return True if a value has the type of a default; a number may replace a list of numbers."""
     if isinstance(default, bool | str):
         return isinstance(value, type(default))
     kinds = int | float | list if isinstance(default, tuple) else int | float

@@ -1,8 +1,8 @@
 """`inception_resnet_v1`, the network of FaceNet's TensorFlow port and of facenet-pytorch.
 
 Inception-ResNet-v1, arXiv:1602.07261, figures 10 to 15; residuals scaled as in section 3.3. Layers and keys of
-https://github.com/timesler/facenet-pytorch, models/inception_resnet_v1.py, without its dropout. Its embeddings have
-norm 1; these are what its last layer `logits` gets.
+https://github.com/timesler/facenet-pytorch, models/inception_resnet_v1.py, without its dropout. Unlike that network's
+embeddings, which have norm 1, those here aren't normalised: they are the input of its classification layer `logits`.
 
 B batch, E embedding size, H × W input (160 × 160 by default, at least 75 × 75).
 """
@@ -14,14 +14,14 @@ from fr.errors import InputError
 from fr.models.family import HALF, Family
 
 FEATURES = 1792
-SMALLEST = 75  # pixels; below that the last reduction has no place to be
+SMALLEST = 75  # pixels; below that the feature map is too small for the last reduction
 EPSILON = 1e-3  # of the batch norms, as in TensorFlow
 _128 = 128 / 255
 _Size = int | tuple[int, int]
 
 
 class BasicConv2d(nn.Module):
-    """Convolution without bias, batch norm, ReLU; at stride 1 a kernel of several places keeps the size if `same`."""
+    """Convolution without bias, batch norm, ReLU; padded to keep the size at stride 1 if `same`."""
 
     def __init__(self, inputs: int, outputs: int, size: _Size, stride: int = 1, same: bool = True) -> None:
         super().__init__()

@@ -85,8 +85,4 @@ class InsightFaceMobileFaceNet(nn.Module):
         return embeddings
 
 
-FAMILIES = {
-    "mbf": Family(
-        InsightFaceMobileFaceNet, (112, 112), DOWNSCALE, HALF, HALF, last_linear="features.layers.2"
-    )
-}
+FAMILIES = {"mbf": Family(InsightFaceMobileFaceNet, (112, 112), DOWNSCALE, HALF, HALF, last_linear="features.layers.2")}

@@ -18,7 +18,7 @@ from torch import nn
 from fr.models.drops import DropPath, MaskedTokens
 from fr.models.family import HALF, Family
 
-PATCH = 9  # pixels; the last columns and rows that don't fill a patch aren't seen
+PATCH = 9  # pixels; the last columns and rows that don't fill a patch are ignored
 HEADS = 8
 MLP_RATIO = 4
 NORM_EPS = 2e-5  # of the batch norms
@@ -60,8 +60,8 @@ class Block(nn.Module):
 class FaceTransformer(nn.Module):
     """[B, 3, H, W] → [B, E] embedding, not normalised.
 
-    drop_path_rate: of the last block's branches; it grows linearly from 0 in the first. mask_ratio: part of the tokens
-    that the blocks don't see in training; `mask_token` stands for them in the embedding.
+    drop_path_rate: of the last block's branches; it increases linearly from 0 in the first. mask_ratio: share of the
+    tokens that the blocks don't process in training; `mask_token` replaces them in the embedding.
     """
 
     def __init__(

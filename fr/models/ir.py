@@ -1,7 +1,7 @@
 """IR, the improved residual networks of AdaFace and CVLface: iresnet's blocks with other skips, ends and keys.
 
 Layers, keys and initialisation of https://github.com/mk-minchul/AdaFace, net.py (arXiv:2204.00964), without dropout.
-The skip of the first stage takes every second pixel, without weights; the last batch norm has none either.
+The skip of the first stage takes every second pixel, without weights; the last batch norm has no weights either.
 
 B batch, E embedding size, H × W input (multiples of 16; 112 × 112 by default).
 """
@@ -45,7 +45,7 @@ class IR(nn.Module):
         self.input_layer = nn.Sequential(conv(3, 64, 3), nn.BatchNorm2d(64), PReLU(64))
         places = (input_size[0] // DOWNSCALE) * (input_size[1] // DOWNSCALE)
         linear = nn.Linear(512 * places, embed_size)
-        dropout = nn.Identity()  # where theirs is
+        dropout = nn.Identity()  # in place of theirs, so that the keys are the same
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(512), dropout, nn.Flatten(), linear, nn.BatchNorm1d(embed_size, affine=False)
         )

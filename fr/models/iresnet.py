@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fr.models.family import HALF, Family
-from fr.models.layers import PReLU
+from fr.models.layers import PReLU, conv_norm
 
 # Blocks of the four stages; each stage halves the map in its first block.
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 200: (6, 26, 60, 6)}
@@ -26,14 +26,12 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv1, self.bn2 = conv_norm(inputs, outputs, 3)
         self.prelu = PReLU(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.conv2, self.bn3 = conv_norm(outputs, outputs, 3, stride)
         self.downsample: nn.Module = nn.Identity()
         if stride > 1:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(*conv_norm(inputs, outputs, 1, stride))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.prelu(self.bn2(self.conv1(self.bn1(x))))
@@ -51,8 +49,7 @@ class IResNet(nn.Module):
 
     def __init__(self, depth: int, embed_size: int, input_size: tuple[int, int]) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1, self.bn1 = conv_norm(3, 64, 3)
         self.prelu = PReLU(64)
         counts = DEPTHS[depth]
         self.layer1 = stage(64, 64, counts[0])
@@ -77,6 +74,4 @@ class IResNet(nn.Module):
         return y
 
 
-FAMILIES = {
-    f"iresnet{depth}": Family(partial(IResNet, depth), (112, 112), DOWNSCALE, HALF, HALF) for depth in DEPTHS
-}
+FAMILIES = {f"iresnet{depth}": Family(partial(IResNet, depth), (112, 112), DOWNSCALE, HALF, HALF) for depth in DEPTHS}

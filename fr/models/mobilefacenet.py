@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fr.models.family import Family
-from fr.models.layers import PReLU, conv
+from fr.models.layers import PReLU, conv_norm
 
 # (expansion, channels, blocks, stride of the first block); 112 → 56 in the stem, → 28 → 14 → 7 here.
 STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
@@ -52,14 +52,11 @@ class Bottleneck(nn.Module):
         wide = inputs * expansion
         self.keeps_shape = stride == 1 and inputs == outputs
         self.conv = nn.Sequential(
-            nn.Conv2d(inputs, wide, 1, bias=False),
-            nn.BatchNorm2d(wide),
+            *conv_norm(inputs, wide, 1),
             PReLU(wide),
-            conv(wide, wide, 3, stride, groups=wide),
-            nn.BatchNorm2d(wide),
+            *conv_norm(wide, wide, 3, stride, groups=wide),
             PReLU(wide),
-            nn.Conv2d(wide, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
+            *conv_norm(wide, outputs, 1),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -96,6 +93,4 @@ class PaperMobileFaceNet(nn.Module):
         return torch.flatten(x, 1)
 
 
-FAMILIES = {
-    "mobilefacenet": Family(PaperMobileFaceNet, (112, 112), DOWNSCALE, MEAN, STD, last_linear="linear1.conv")
-}
+FAMILIES = {"mobilefacenet": Family(PaperMobileFaceNet, (112, 112), DOWNSCALE, MEAN, STD, last_linear="linear1.conv")}

@@ -68,9 +68,7 @@ class ShuffleNetV2(nn.Module):
         conv1.apply(init_by_fan_out)
         conv_last.apply(init_by_fan_out)
         self.backbone = nn.Sequential(
-            OrderedDict(
-                bn_first=nn.BatchNorm2d(3), conv1=conv1, features=nn.Sequential(*blocks), conv_last=conv_last
-            )
+            OrderedDict(bn_first=nn.BatchNorm2d(3), conv1=conv1, features=nn.Sequential(*blocks), conv_last=conv_last)
         )
         map_size = (input_size[0] // DOWNSCALE, input_size[1] // DOWNSCALE)
         self.global_pool = nn.Conv2d(LAST_CHANNELS, LAST_CHANNELS, map_size, groups=LAST_CHANNELS, bias=False)

@@ -2,7 +2,7 @@
 
 https://github.com/huggingface/pytorch-image-models. The classification layer gives the embedding. Input size, mean and
 std are those of timm's pretrained weights, which `pretrained` loads. Its layers of stochastic depth and dropout are
-replaced by those of `fr.models.drops`; networks that draw otherwise are refused.
+replaced by those of `fr.models.drops`; networks with other random layers are refused.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from fr.models.drops import Dropout, DropPath
 from fr.models.family import Family, check_kwargs
 from fr.options.names import TIMM
 
-_OURS = ("num_classes", "img_size", "in_chans", "device", "dtype")  # which other options or the trainer decide
+_OURS = ("num_classes", "img_size", "in_chans", "device", "dtype")  # set by other options or the trainer
 Tensors = dict[str, torch.Tensor]
 
 
@@ -41,9 +41,9 @@ def timm_family(name: str) -> Family:
 
 
 def _build(name: str, sized: bool, embed_size: int, input_size: tuple[int, int], **kwargs: Any) -> nn.Module:
-    """Build a network [B, 3, H, W] → [B, embed_size], not normalised; InputError where that fails.
+    """Build a network [B, 3, H, W] → [B, embed_size], not normalised; InputError if that fails.
 
-    sized: whether it has an argument for its input size.
+    sized: the network has an argument for its input size.
     """
     import timm
 
@@ -72,7 +72,7 @@ def _build(name: str, sized: bool, embed_size: int, input_size: tuple[int, int],
 
 @contextmanager
 def _refused(problem: str) -> Iterator[None]:
-    """Raise as an InputError whatever timm raises for settings that a network can't have."""
+    """Context that raises timm's exceptions for invalid settings as InputError."""
     try:
         yield
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -84,7 +84,7 @@ def _reason(error: Exception) -> str:
 
 
 def _settings(name: str) -> dict[str, Any]:
-    """Arguments of the network's class with their defaults, as far as those are builtins."""
+    """Arguments of the network's class whose defaults are builtins, with these defaults."""
     import timm
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -105,16 +105,16 @@ def _drop_by_address(model: nn.Module) -> None:
             elif type(child) is nn.Dropout and child.p:
                 setattr(parent, key, Dropout(child.p))
                 if key == "attn_drop" and hasattr(parent, "fused_attn"):
-                    parent.fused_attn = False  # type: ignore[assignment]  # the fused operator would drop by itself
+                    parent.fused_attn = False  # type: ignore[assignment]  # the fused operator has its own dropout
 
 
 @torch.no_grad()
 def _draws(model: nn.Module, input_size: tuple[int, int]) -> bool:
-    """Whether a forward pass in training draws from torch's generator."""
+    """Return True if a forward pass in training mode uses torch's random generator."""
     model.train()
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            module.eval()  # which keeps its statistics
+            module.eval()  # so that its statistics don't change
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
         model(torch.zeros(2, 3, *input_size))
@@ -122,25 +122,25 @@ def _draws(model: nn.Module, input_size: tuple[int, int]) -> bool:
 
 
 def resampled(model: nn.Module, tensors: Tensors, input_size: tuple[int, int] | None) -> Tensors:
-    """Weights of a network of timm whose position embeddings and patches are resampled to those of `model`.
+    """Resample position embeddings and patches in weights of a timm network to the sizes of `model`.
 
-    input_size: of the images that they are for. Only networks whose file in timm has such a function.
+    input_size: of the images that the weights are for. Other networks of timm, without such a function, are unchanged.
     """
     resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     ours = model.state_dict()
     if resample is None or all(key in ours and ours[key].shape == one.shape for key, one in tensors.items()):
         return tensors
     if input_size:
-        model.pretrained_model_args = {"img_size": input_size}  # type: ignore[assignment]  # which the function reads
+        model.pretrained_model_args = {"img_size": input_size}  # type: ignore[assignment]  # read by `resample`
     with _refused("the initial weights can't be resampled to this run's network"):
         fitted: Tensors = resample(dict(tensors), model)
     return fitted
 
 
 def pretrained(name: str) -> tuple[Tensors, tuple[str, ...]]:
-    """timm's pretrained weights of `timm/<name>`, downloaded unless they are there, and the names of its classifiers.
+    """timm's pretrained weights of `timm/<name>`, downloaded if needed, and the names of its classification layers.
 
-    InputError when there is no way to them.
+    InputError if they can't be downloaded or read.
     """
     import timm
 

@@ -87,7 +87,8 @@ def quantise(source: Path, target: Path, inputs: torch.Tensor, metadata: dict[st
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        # A batch norm not fused into a convolution is the input's: cheap, and keeps the input's precision.
+        # A batch norm that isn't fused into a convolution is that of the input: it is cheap, and unquantised it keeps
+        # the input's precision.
         norms = [node.name for node in onnx.load(prepared).graph.node if node.op_type == "BatchNormalization"]
         quantize_static(
             prepared,
@@ -136,9 +137,7 @@ def difference(reference: torch.Tensor, other: torch.Tensor) -> Difference:
         raise InputError(f"embeddings of shape {list(other.shape)} where {list(reference.shape)} were expected")
     lengths = [rows.double().norm(dim=1, keepdim=True) for rows in (reference, other)]
     first, second = (rows.double() / length for rows, length in zip((reference, other), lengths, strict=True))
-    return Difference(
-        (first @ (second - first).T).abs().max().item(), (lengths[1] / lengths[0] - 1).abs().max().item()
-    )
+    return Difference((first @ (second - first).T).abs().max().item(), (lengths[1] / lengths[0] - 1).abs().max().item())
 
 
 @torch.no_grad()

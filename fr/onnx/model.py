@@ -1,6 +1,6 @@
 """Inference with an ONNX file through ONNX Runtime, and its metadata.
 
-The preprocessing of a file of others can be put beside it: `NAME.onnx.json`, in the form of the metadata.
+The preprocessing of another system's file can be stored beside it in `NAME.onnx.json`, in the form of the metadata.
 
 B images, E embedding size, H × W input.
 """
@@ -15,23 +15,23 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from fr.errors import InputError, in_short
-from fr.files.kinds import Kind, taken_for
+from fr.errors import InputError, in_short, os_error_as
+from fr.files.kinds import Kind, wrong_kind
 from fr.files.model_metadata import CONTRACT_KEY, json_object, read_contract, read_facts
 from fr.files.untrusted import open_file, read_text
 from fr.preprocessing import Preprocessing
 
 _DTYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_ROUNDING = 1e-4  # of a norm; half floats have three to four digits, but few files compute in them to the end
+_ROUNDING = 1e-4  # of a norm; half floats would need more, but few files compute the embedding in them
 _FATAL_ONLY = 4  # log level: ONNX Runtime also logs the errors that it raises
 
 
 class OnnxModel:
     """ONNX network with a backbone's call: [B, 3, H, W] float32 → [B, E] float32 on the same device, for any B.
 
-    The file may have a fixed batch size, half floats, images [B, H, W, 3] and embeddings [B, E, 1, 1]. InputError when
-    it can't be run, doesn't have one image input, or has several outputs that may be the embedding.
-    preprocessing: stored in the file or in NAME.onnx.json, else None. input_size: (H, W) where the graph fixes them.
+    The file may have a fixed batch size, half floats, images [B, H, W, 3] and embeddings [B, E, 1, 1]. InputError if it
+    can't be run, doesn't have one image input, or has several outputs that may be the embedding.
+    preprocessing: stored in the file or in NAME.onnx.json, else None. input_size: (H, W) if the graph fixes them.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -65,31 +65,28 @@ class OnnxModel:
         return result[: len(pixels)]
 
     def embed_size(self, input_size: tuple[int, int]) -> int:
-        """Determine E by embedding two black images of (H, W); InputError when that fails or isn't [2, E]."""
+        """Determine E by embedding two black images of (H, W); InputError if that fails or the result isn't [2, E]."""
         if self.input_size not in (None, input_size):
             raise InputError(f"{self._path}: takes images of {_sides(self.input_size)}, not {_sides(input_size)}")
         try:
             rows = self(torch.zeros(2, 3, *input_size))
-        except Exception as error:  # ONNX Runtime's have no common class below this one
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise InputError(f"{self._path}: can't be run on {_sides(input_size)}: {in_short(error)}") from error
         if rows.ndim != 2 or len(rows) != 2 or rows.dtype != torch.float32:
             result = f"{rows.dtype} {list(rows.shape)}"
-            raise InputError(f"{self._path}: two images give {result} instead of two rows of float32")
+            raise InputError(f"{self._path}: two images give {result} instead of two float32 embeddings")
         return rows.shape[1]
 
     def has_unit_length(self, input_size: tuple[int, int]) -> bool:
-        """Whether embeddings have norm 1, by those of noise of two strengths; their size must have been determined."""
+        """Return True if embeddings have norm 1, tested on noise of two amplitudes. Call `embed_size` before."""
         noise = torch.rand(2, 3, *input_size, generator=torch.Generator().manual_seed(0))
         norms = self(torch.stack([noise[0], 3 * noise[1]])).norm(dim=1)
         return bool(((norms - 1).abs() < _ROUNDING).all())
 
 
 def _open(path: Path, device: torch.device) -> Any:
-    try:
-        with open_file(path):
-            pass
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    with os_error_as(f"{path}: can't be read"), open_file(path):
+        pass
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()  # this rank's share of the cores
     settings.log_severity_level = _FATAL_ONLY
@@ -98,14 +95,14 @@ def _open(path: Path, device: torch.device) -> Any:
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index}))
     try:
         return onnxruntime.InferenceSession(path, settings, providers)
-    except Exception as error:  # ONNX Runtime's have no common class below this one
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
         said = f"{path}: not an ONNX model that can be run: {in_short(error)}"
-        raise InputError(taken_for("an ONNX model", path, Kind.ONNX) or said) from error
+        raise InputError(wrong_kind("an ONNX model", path, Kind.ONNX) or said) from error
 
 
 @dataclass(frozen=True)
 class _Images:
-    """Input of images. batch, size (H, W): where they are fixed. channels_last: [B, H, W, 3]."""
+    """Image input of a graph. batch, size (H, W): None unless fixed. channels_last: [B, H, W, 3]."""
 
     name: str
     dtype: type[np.floating[Any]]
@@ -135,7 +132,7 @@ def _size(height: int | None, width: int | None) -> tuple[int, int] | None:
 
 
 def _embedding_output(path: Path, session: Any) -> str:
-    """Name of the only output, or of the only one with more than one number an image, [B, E] or [B, E, 1, 1]."""
+    """Name of the only output, or the only one of shape [B, E] or [B, E, 1, 1] with E > 1."""
     outputs = session.get_outputs()
     rows = [one for one in outputs if len(one.shape) >= 2 and one.shape[1] != 1 and {*one.shape[2:]} <= {1}]
     chosen = outputs if len(outputs) == 1 else rows
@@ -154,7 +151,7 @@ def _listed(values: Any) -> str:
 
 
 def _preprocessing(path: Path, stored: dict[str, str]) -> Preprocessing | None:
-    """From the metadata or NAME.onnx.json, None without; InputError where both have it."""
+    """Preprocessing from the metadata or NAME.onnx.json; None if neither has it; InputError if both do."""
     beside = path.with_name(f"{path.name}.json")
     if CONTRACT_KEY not in stored:
         return _contract(beside, json_object(f"{beside}: the file", read_text(beside))) if beside.exists() else None

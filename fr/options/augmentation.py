@@ -1,4 +1,4 @@
-"""Options of augmentation; `fr/data/augmentation.py` draws and applies it."""
+"""Options of the augmentation, which `fr/data/augmentation.py` draws and applies."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Augmentation(OptionFields):
     rotate_prob: float = _probability(0.95, "rotation")
     rotate_degrees: float = option(10.0, DEGREES, "largest rotation [degrees]; 0 = off", needs="rotate_prob")
     zoom_prob: float = _probability(0.0, "scaling")
-    zoom_range: float = option(0.1, FRACTION, "largest change of size [fraction]", needs="zoom_prob")
+    zoom_range: float = option(0.1, FRACTION, "largest relative change of size [fraction]", needs="zoom_prob")
     shift_prob: float = _probability(0.0, "translation")
     shift_range: float = option(
         0.05, RATE, "largest translation on either axis [fraction of the sides]", needs="shift_prob"
@@ -43,18 +43,20 @@ class Augmentation(OptionFields):
     blur_prob: float = _probability(0.2, "5x5 box blur")
     lowres_prob: float = _probability(0.0, "downscaling and upscaling")
     lowres_ratio: float = option(
-        0.2, FRACTION, "smallest scale, up to 1 is drawn [fraction of the sides]", needs="lowres_prob"
+        0.2, FRACTION, "smallest scale; it is drawn between this and 1 [fraction of the sides]", needs="lowres_prob"
     )
     jpeg_prob: float = _probability(0.0, "JPEG compression")
-    jpeg_quality: int = option(20, QUALITY, "lowest quality, up to 100 is drawn [JPEG quality]", needs="jpeg_prob")
+    jpeg_quality: int = option(
+        20, QUALITY, "lowest quality; it is drawn between this and 100 [JPEG quality]", needs="jpeg_prob"
+    )
     erase_prob: float = _probability(0.0, "random erasing")
     erase_area: float = option(
-        0.4, ERASED, "largest area, from 0.02 on is drawn [fraction of the input]", needs="erase_prob"
+        0.4, ERASED, "largest area; it is drawn between 0.02 and this [fraction of the input]", needs="erase_prob"
     )
     erase_aspect: float = option(
-        0.3, RATE, "smallest aspect ratio, up to its inverse is drawn [height by width]", needs="erase_prob"
+        0.3, RATE, "smallest aspect ratio; drawn between this and its inverse [height by width]", needs="erase_prob"
     )
-    mix_prob: float = _probability(0.0, "blending with the neighbour in the batch, for a teacher")
+    mix_prob: float = _probability(0.0, "mixup with the neighbour in the batch, for distillation")
 
     @property
     def effects(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""The commands: scripts of a checkout, `python tools/detect_faces.py`, and of an installed package, `fr-detect`.
+"""Names of the commands: scripts in a checkout, `python tools/detect_faces.py`; `fr-detect` in an installed package.
 
-Both are the same files. An installed package has them in fr/scripts/, with the recipes.
+Both run the same files. An installed package has them in fr/scripts/, with the recipes.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED = (_PACKAGE / "scripts").is_dir()
 SCRIPTS = _PACKAGE / "scripts" if _INSTALLED else _PACKAGE.parent  # the folder of train.py, tools/ and configs/
-# Command of an installed package → script; pyproject.toml has the same.
+# Command of an installed package → script; pyproject.toml has the same list.
 COMMANDS = {
     "fr-train": "train.py",
     "fr-evaluate": "evaluate_lfw.py",
@@ -51,19 +51,19 @@ _CALL = re.compile(rf"(python |torchrun (?:--\w+ \w+ )*)?\b({'|'.join(map(re.esc
 
 
 def run_script() -> None:
-    """Run the script of the command that this process was started as, as `python SCRIPT` does in a checkout."""
+    """Entry point of an installed package: run the script that belongs to the name of the started command."""
     command = Path(sys.argv[0]).name
     sys.path.insert(0, str(SCRIPTS))
     runpy.run_path(str(SCRIPTS / COMMANDS[command]), run_name="__main__")
 
 
 def command_name(script: str) -> str:
-    """Name of a script in its messages: as a user calls it."""
+    """Name of a script for its messages, as the user calls it."""
     return _NAMES.get(script, script) if _INSTALLED else script
 
 
 def as_called(text: str) -> str:
-    """A text that calls scripts, such as the docstring of one, with the calls that work here."""
+    """Replace the calls of scripts in a text, such as a docstring, by those that work in this installation."""
 
     def call(match: re.Match[str]) -> str:
         launcher = match[1] or ""
@@ -73,14 +73,14 @@ def as_called(text: str) -> str:
 
 
 def recipe(path: str) -> str:
-    """Path of a recipe: `configs/NAME.yml` that isn't in this folder is the one that comes with the scripts."""
+    """Path of a recipe: if `configs/NAME.yml` isn't in this folder, the one that was installed with the scripts."""
     return str(SCRIPTS / path) if path.startswith("configs/") and not os.path.exists(path) else path
 
 
 def next_command(script: str, *words: str) -> str:
-    """Line that ends a command's output: the command that comes next, as a shell takes it from this folder.
+    """Line at the end of a command's output that suggests the next command, quoted for a shell in this folder.
 
-    script, and words that begin with @: paths below `SCRIPTS`.
+    script, and words that begin with @, are paths below `SCRIPTS`.
     """
     words = tuple(f"@{_from_here(word[1:])}" if word.startswith("@") else word for word in words)
     call = [_NAMES[script]] if _INSTALLED else ["python", _from_here(script)]

@@ -1,6 +1,6 @@
-"""Settings from the command line and its `@file.yml` files: read one by one, each with where it stands.
+"""Settings from the command line and its `@file.yml` files, read one by one, each with its origin.
 
-A file is one flat YAML mapping. Which options exist is said in `fr/options/definitions.py`.
+A file is one flat YAML mapping. `fr/options/definitions.py` defines the options.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from fr.options.commands import as_called, recipe
 from fr.options.names import ELSEWHERE
 
 COMMAND_LINE = "command line"
-_LARGEST = 1 << 16  # bytes, for which PyYAML takes two seconds; a recipe has one or two thousand
+_LARGEST = 1 << 16  # bytes, which PyYAML reads in two seconds; a recipe has one or two thousand
 # $NAME, ${NAME}, and $$ for a plain dollar sign.
 _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
-_HOME = re.compile(r"(?:^|(?<==))~(?=/|$)")  # of a path, also behind the kind of a verification set
-# What YAML's plain scalars resolve to. The text is kept and the option's own type reads it, so 1e-4, which
-# YAML 1.1 takes for a string, is a number where a number is due.
+_HOME = re.compile(r"(?:^|(?<==))~(?=/|$)")  # at the start of a path, also after `kind=` of a verification set
+# Tags of YAML's plain scalars. Their text is parsed by the option's type, so 1e-4, a string in YAML 1.1, is a number
+# for an option that takes numbers.
 _SCALAR_TAGS = frozenset(
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp", "merge", "value")
 )
@@ -34,20 +34,20 @@ _NULL_TAG, _LIST_TAG, _MAPPING_TAG = (f"tag:yaml.org,2002:{kind}" for kind in ("
 
 @dataclass(frozen=True)
 class Setting:
-    """One option with its values, before anybody looked at whether it exists."""
+    """One option with its values, not yet checked."""
 
     origin: str  # "command line" or "configs/x.yml:12"
     name: str  # as written: "--lr" or "-m" on the command line, "lr" in a file
     words: list[str]  # the values, variables not yet expanded
     is_list: bool = False  # written as a YAML list
-    problem: str = ""  # why no option can take it
+    problem: str = ""  # reason for which it is invalid for any option
 
 
 def read_settings(argv: Sequence[str]) -> tuple[list[Setting], list[str]]:
-    """The settings of a command line in order, an `@file` by its own; and what ails unusable files."""
+    """The settings of a command line in order, with those of each `@file` in its place; and problems of files."""
     settings: list[Setting] = []
     unusable: list[str] = []
-    last: Setting | None = None  # the option that the next plain word belongs to
+    last: Setting | None = None  # the option to which the next plain word belongs
     for word in argv:
         if word.startswith("@"):
             last = None
@@ -66,7 +66,7 @@ def read_settings(argv: Sequence[str]) -> tuple[list[Setting], list[str]]:
 
 
 def read_config_file(path: str) -> list[Setting]:
-    """The settings of one YAML file; raises InputError when it can't be used at all."""
+    """The settings of one YAML file; InputError if it can't be read as a mapping."""
     label = printable(path)
     if not path:
         raise InputError(f"{COMMAND_LINE}: '@' stands alone; write @file.yml, without a space between")
@@ -79,10 +79,10 @@ def read_config_file(path: str) -> list[Setting]:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise InputError(f"{label}:{line}: not valid YAML: the character {chr(error.character)!r}") from None
-    # PyYAML lets these through: a NUL in the path, "\Uffffffff" in a string, brackets nested a thousand deep.
+    # Exceptions that PyYAML doesn't convert: a NUL in the path, "\Uffffffff" in a string, brackets a thousand deep.
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
-    if root is None:  # empty, or comments alone
+    if root is None:  # empty, or only comments
         return []
     if not isinstance(root, yaml.MappingNode) or root.tag != _MAPPING_TAG:
         line = root.start_mark.line + 1
@@ -91,7 +91,7 @@ def read_config_file(path: str) -> list[Setting]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Without anchors, by which a value may stand for others elsewhere, and a few lines for billions of them."""
+    """Safe loader without anchors and aliases, with which a few lines could expand to billions of values."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -101,7 +101,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def find_option(options: dict[str, argparse.Action], setting: Setting, program: str) -> argparse.Action:
-    """The option that a setting names; raises InputError with the closest ones when there is none."""
+    """The option that a setting names; InputError with the closest ones if there is no such option."""
     if setting.problem:
         raise InputError(setting.problem)
     name = setting.name.lstrip("-")
@@ -114,7 +114,7 @@ def find_option(options: dict[str, argparse.Action], setting: Setting, program: 
         count = visible.count(",") + 1
         launch = f"torchrun --nproc_per_node {count}" if count > 1 else "python"
         command = f"CUDA_VISIBLE_DEVICES={visible} {as_called(f'{launch} {program}')} ..."
-        raise InputError(f"which GPUs is said at the launch here: {command}")
+        raise InputError(f"choose the GPUs at the launch: {command}")
     dashes = "--" if setting.origin == COMMAND_LINE else ""
     for action in options.values():
         if setting.name in (action.option_strings if dashes else (action.dest,)):
@@ -127,7 +127,7 @@ def find_option(options: dict[str, argparse.Action], setting: Setting, program: 
 
 
 def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, setting: Setting) -> Any:
-    """The value of one setting, read by the parser; raises InputError."""
+    """The value of one setting, converted by the parser; InputError if it is invalid."""
     words = [expand_variables(word) for word in setting.words]
     if setting.is_list and action.nargs != "*":
         raise InputError("expected one value, not a list")
@@ -136,8 +136,8 @@ def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, sett
     if stray:
         raise InputError(f"unexpected value {stray[0]!r}")
     if not words and action.nargs is None:
-        raise InputError("expected one argument")
-    try:  # word by word: argparse would drop a value of two dashes, and take -1e-3 for an option
+        raise InputError("expected a value")
+    try:  # word by word: argparse would drop a value `--`, and take -1e-3 for an option
         values = [parser._get_value(action, word) for word in words]
         for value in values:
             parser._check_value(action, value)
@@ -147,7 +147,7 @@ def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, sett
 
 
 def expand_variables(text: str) -> str:
-    """`text` with $NAME and ${NAME} replaced, $$ by $, and ~ where it stands for the home folder.
+    """Replace $NAME and ${NAME} by environment variables, $$ by $, and a leading ~ by the home folder.
 
     Raises InputError on an unset variable, an unknown home, or non-text.
     """
@@ -169,7 +169,7 @@ def expand_variables(text: str) -> str:
 
 
 def yaml_text(value: object) -> str:
-    """A builtin as it may stand after `key: ` in a config file: on one line, read back as the same value."""
+    """Format a builtin for a config file, on one line after `key: `, so that it is read back as the same value."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(yaml_text, value))}]"
     if isinstance(value, bool):
@@ -185,7 +185,7 @@ def is_option(word: str) -> bool:
 
 
 def is_number(word: str) -> bool:
-    """Whether a word that starts with a dash is a negative number, which is a value, not an option."""
+    """Return True if a word that starts with a dash is a negative number: a value, not an option."""
     try:
         float(word)
     except ValueError:
@@ -198,7 +198,7 @@ def printable(text: str) -> str:
 
 
 def command_line_option(word: str) -> Setting:
-    """Setting of `--name`, `--name=value`, `-n`, `-nvalue` or `-n=value`."""
+    """Parse `--name`, `--name=value`, `-n`, `-nvalue` or `-n=value`."""
     if word.startswith("--"):
         name, equals, value = word.partition("=")
         return Setting(COMMAND_LINE, name, [value] if equals else [])

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-CHOICES = ("center", "largest", "certain")  # rules that choose one of several faces
+CHOICES = ("center", "largest", "certain")  # rules for the choice of one of several faces
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Options as fields of a dataclass: a line gives name, type, default, help, and what the option goes with."""
+"""Options as fields of a dataclass: a line gives name, type, default, help, and the options that it depends on."""
 
 import argparse
 import dataclasses
@@ -12,23 +12,18 @@ _NEEDS = "needs"
 
 
 def option(
-    default: Any,
-    kind: Any = None,
-    help: str = "",
-    flags: tuple[str, ...] = (),
-    needs: str = "",
-    **how: Any,
+    default: Any, kind: Any = None, help: str = "", flags: tuple[str, ...] = (), needs: str = "", **how: Any
 ) -> Any:
-    """A field that is an option. kind: its type. flags: more of its names. how: as of `add_argument`.
+    """Declare a field that is an option. kind: its type. flags: further names. how: arguments of `add_argument`.
 
-    needs: names of weights, probabilities or strengths; the option is refused while all are 0.
+    needs: names of weights, probabilities or strengths; the option is refused if all of them are 0.
     """
     how = {"type": kind, "help": help, **how}
     return dataclasses.field(default=default, metadata={_NEEDS: tuple(needs.split()), "flags": flags, "how": how})
 
 
 def adder(group: Group) -> Callable[..., None]:
-    """`add(name, type, default, help)` for a group; other arguments are those of `add_argument`."""
+    """Make a function `add(name, type, default, help)` for a group; it passes other arguments to `add_argument`."""
 
     def add(name: str, *values: Any, **how: Any) -> None:
         group.add_argument(name, **dict(zip(("type", "default", "help"), values, strict=False)), **how)
@@ -52,7 +47,7 @@ def add_fields(group: Group, settings: type[OptionFields]) -> None:
 
 
 def needs_of(*classes: type[OptionFields]) -> dict[str, tuple[str, ...]]:
-    """Option → the options of which one must not be 0."""
+    """Option → options of which at least one must not be 0 for it to have an effect."""
     fields = {name: field for settings in classes for name, field in _fields(settings).items()}
     return {name: field.metadata[_NEEDS] for name, field in fields.items() if field.metadata[_NEEDS]}
 

@@ -1,7 +1,6 @@
 """Margin types and options of the losses; `fr/losses/margins.py` has the margins' functions.
 
-A new margin: its line in MARGINS here, the options that only it has as fields of SoftmaxSettings, and its function
-there.
+To add a margin, add its line to MARGINS here, its own options as fields of SoftmaxSettings, and its function there.
 """
 
 import math
@@ -14,10 +13,10 @@ from fr.options.types import AT_LEAST_1, BELOW_1, CENTERS, FLAG, MARGIN, NOT_NEG
 
 @dataclass(frozen=True)
 class MarginType:
-    """A value of --margin_type. options: those that have an effect with it, of the ones that not all types use.
+    """A value of --margin_type. options: the options that have an effect with it, of those that not all types use.
 
-    auto: value of `--m auto`, from the paper or the authors' code. smallest: least value of --m. largest: option →
-    most that it may be, a right angle for one that is added to the angle, 2 for one that is taken from the cosine.
+    auto: value of `--m auto`, from the paper or the authors' code. smallest: lowest value of --m. largest: highest
+    values of options; a right angle for an option that is added to the angle, 2 for one subtracted from the cosine.
     """
 
     options: tuple[str, ...] = ()
@@ -46,7 +45,7 @@ MARGINS: dict[str, MarginType] = {
 
 @dataclass(frozen=True)
 class SoftmaxSettings(OptionFields):
-    """Margin softmax: options of the group "loss"."""
+    """Options of the margin softmax, the group "loss"."""
 
     margin_type: str = option("cos", choices=MARGINS, help="linear = a linear layer with bias; see docs/losses.md")
     softmax_weight: float = option(1.0, NOT_NEGATIVE, "softmax loss [weight]; 0 = only the auxiliary losses")
@@ -54,7 +53,7 @@ class SoftmaxSettings(OptionFields):
     m: float | str = option(
         "auto",
         MARGIN,
-        "margin [cos: cosine; sphere, sphere_r: factor; else radians]; auto = its paper's, 0 = none",
+        "margin [cos: cosine; sphere, sphere_r: factor; else radians]; auto = the paper's value, 0 = none",
         flags=("-m", "--margin"),
     )
     easy_margin: bool = option(**FLAG, help="arc: no margin beyond a right angle; false = off")
@@ -64,8 +63,8 @@ class SoftmaxSettings(OptionFields):
     h: float = option(0.333, POSITIVE, "ada: influence of the embedding norm [factor]")
     l_m: float = option(0.45, NOT_NEGATIVE, "mag: margin of the shortest embeddings [radians]")
     u_m: float = option(0.8, NOT_NEGATIVE, "mag: margin of the longest embeddings [radians]")
-    l_a: float = option(10.0, POSITIVE, "mag: norm that counts as shortest [L2]")
-    u_a: float = option(110.0, POSITIVE, "mag: norm that counts as longest [L2]")
+    l_a: float = option(10.0, POSITIVE, "mag: lower bound of the embedding norm [L2]")
+    u_a: float = option(110.0, POSITIVE, "mag: upper bound of the embedding norm [L2]")
     lambda_g: float = option(35.0, NOT_NEGATIVE, "mag: weight of the regulariser of the norms [factor]; 0 = off")
     margin_gradient: str = option("true", choices=("true", "straight"), help="straight = gradient without the margin")
     mining_type: str = option("none", choices=("none", "sv", "focal"), help="weighting of hard examples; none = off")
@@ -79,17 +78,17 @@ class SoftmaxSettings(OptionFields):
 
     @property
     def linear(self) -> bool:
-        """Whether the logits are those of a linear layer with bias, not scaled cosines."""
+        """True if the logits are those of a linear layer with bias, not scaled cosines."""
         return self.margin_type == "linear"
 
     @property
     def scale(self) -> float:
-        """By which the head multiplies cosines; of a linear layer 1."""
+        """Factor of the cosines in the head; 1 for a linear layer."""
         return 1.0 if self.linear else self.s
 
     @property
     def margin(self) -> float:
-        """`m`, with `auto` replaced by the margin type's value."""
+        """Value of `m`, with `auto` replaced by the margin type's value."""
         return MARGINS[self.margin_type].auto if isinstance(self.m, str) else self.m
 
 
@@ -105,15 +104,17 @@ _DISTILLATION = "distill_cosine_weight distill_mse_weight distill_relation_weigh
 
 @dataclass(frozen=True)
 class LossSettings(SoftmaxSettings):
-    """Margin softmax and the options of the group "auxiliary losses", which are added to it."""
+    """Options of the margin softmax and of the group "auxiliary losses"."""
 
     center_loss_weight: float = _weight("centre loss")
-    center_loss_lr: float = option(0.5, POSITIVE, "update rate of its centres [fraction]", needs="center_loss_weight")
-    push_loss_weight: float = _weight("push loss, samples from samples")
-    push_plus_loss_weight: float = _weight("push+ loss, samples relative to their centre")
-    global_push_loss_weight: float = _weight("global push+ loss, samples from centres")
+    center_loss_lr: float = option(
+        0.5, POSITIVE, "update rate of the centre loss's centres [fraction]", needs="center_loss_weight"
+    )
+    push_loss_weight: float = _weight("push loss: samples away from samples")
+    push_plus_loss_weight: float = _weight("push+ loss: samples away from samples, relative to their centre")
+    global_push_loss_weight: float = _weight("global push+ loss: samples away from centres")
     push_margin: float = option(0.7, POSITIVE, "margin of the three push losses [1 - cosine]", needs=_PUSH)
-    min_margin_loss_weight: float = _weight("minimum margin loss, centres from centres")
+    min_margin_loss_weight: float = _weight("minimum margin loss: centres away from centres")
     min_margin: float = option(
         0.7, POSITIVE, "margin of the minimum margin loss [1 - cosine]", needs="min_margin_loss_weight"
     )
@@ -125,19 +126,19 @@ class LossSettings(SoftmaxSettings):
         "hard", choices=("hard", "semihard"), help="selection of triplets in a batch", needs=_TRIPLET
     )
     teacher: str = option(
-        "", model_file, "trained model to distil from: as of evaluate_lfw.py --snap; empty = none", needs=_DISTILLATION
+        "", model_file, "trained model to distil from, as --snap of evaluate_lfw.py; empty = none", needs=_DISTILLATION
     )
     distill_cosine_weight: float = _weight("1 - cosine between embedding and the teacher's")
     distill_mse_weight: float = _weight("mean squared difference of embedding and the teacher's")
-    distill_relation_weight: float = _weight("squared difference of cosines between samples from the teacher's")
-    distill_logit_weight: float = _weight("divergence of the classes' probabilities from the teacher's, a snapshot")
+    distill_relation_weight: float = _weight("squared difference between cosines of samples and the teacher's")
+    distill_logit_weight: float = _weight("KL divergence of class probabilities from the teacher's, a snapshot")
     distill_temperature: float = option(
-        4.0, POSITIVE, "by which it divides both networks' logits [factor]", needs="distill_logit_weight"
+        4.0, POSITIVE, "divisor of the logits for --distill_logit_weight [factor]", needs="distill_logit_weight"
     )
 
     @property
     def trains_centres(self) -> bool:
-        """Whether any of the losses has a gradient for the centres of the classes."""
+        """True if any of the losses has a gradient for the centres of the classes."""
         return any((
             *(self.softmax_weight, self.push_plus_loss_weight, self.global_push_loss_weight),
             *(self.min_margin_loss_weight, self.distill_logit_weight),

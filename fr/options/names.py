@@ -1,12 +1,12 @@
-"""The names that options choose from: models, training formats, verification sets.
+"""Names that are values of options: models, training formats, verification sets.
 
-Kept apart from what they name: options are read without importing torch.
+They are separate from the code that they name, since options are read without importing torch.
 """
 
 from dataclasses import dataclass
 
-TIMM = "timm/"  # begins the name of a model that the package timm has; which those are, timm alone knows
-BACKBONES = {  # file of fr/models/ → its models
+TIMM = "timm/"  # prefix of the names of models from the package timm, which aren't listed here
+BACKBONES = {  # module of fr/models/ → its models
     "mobilenet": ("mobilenet", "mobilenet_1_5x", "mobilenet_2x"),
     "rmnet": ("rmnet",),
     "shufflenet": ("shufflenetv2",),
@@ -26,9 +26,9 @@ MODEL_NAMES = tuple(name for names in BACKBONES.values() for name in names)
 
 @dataclass(frozen=True)
 class DataFormat:
-    """A format of training data. file: of fr/data/readers/, with its reader.
+    """A format of training data. file: module of fr/data/readers/ with its reader.
 
-    needed, used: options that it needs beside --train_data_root, and those that it uses if given.
+    needed: options that it needs in addition to --train_data_root. used: further options that it uses.
     """
 
     file: str
@@ -55,7 +55,7 @@ UNLABELLED = {
     "photos": DataFormat("unlabelled", used=("train_list", "train_landmarks", "aligned")),
     "trp_test": DataFormat("unlabelled", ("train_list",)),
 }
-# Verification sets: part of a list's file name → name of the set; the first that fits.
+# Verification sets: part of a list's file name → name of the set; the first match counts.
 SET_NAMES = {
     "cfp_fp": "cfp_fp",
     "cfp_ff": "cfp_ff",
@@ -64,19 +64,19 @@ SET_NAMES = {
     "cplfw": "cplfw",
     "lfw": "lfw",
 }
-SET_LISTS = (  # file names of lists that make a folder a whole set
+SET_LISTS = (  # file names of lists by which a folder is recognised as a complete set
     *("pairs.txt", "pairs_CALFW.txt", "pairs_CPLFW.txt"),
-    *(f"{name}_pair.txt" for name in ("agedb_30", "cfp_fp", "cfp_ff")),  # as insightface's packs are unpacked
+    *(f"{name}_pair.txt" for name in ("agedb_30", "cfp_fp", "cfp_ff")),  # of unpacked packs of insightface
     *(f"{name}_ann.txt" for name in ("lfw", "agedb_30", "calfw", "cplfw")),
 )
-SET_FORMS = {  # file of fr/data/pairs/ → kinds of its sets; of several forms at a path the first
+SET_FORMS = {  # module of fr/data/pairs/ → kinds of its sets; if a path has several forms, the first counts
     "cfp": ("cfp_fp", "cfp_ff"),
     "agedb": ("agedb",),
     "insightface_bin": ("bin",),
     "pair_lists": ("lfw", "pairs", "agedb_30", "calfw", "cplfw"),
 }
 SET_KINDS = ("auto", *(kind for kinds in SET_FORMS.values() for kind in kinds))  # values of --val_set
-# Options of the systems of docs/coming-from.md, by their names there → what there is here.
+# Option of a system of docs/coming-from.md → its counterpart here.
 ELSEWHERE = {
     **dict.fromkeys(("dataset_dir", "dataroot", "dataset-root"), "--train_data_root"),
     **dict.fromkeys(("train_img_list_file", "train-list"), "--train_list"),
@@ -106,4 +106,4 @@ ELSEWHERE = {
     "compr_config": "tools/export_onnx.py --int8",
     "config": "@file.yml, without a space",
 }
-SET_OPTIONS = ("val_data_root", "val_list", "val_landmarks")  # say where a set is
+SET_OPTIONS = ("val_data_root", "val_list", "val_landmarks")  # location of a set

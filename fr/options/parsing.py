@@ -1,9 +1,9 @@
-"""Command line and @files → the options of one run, each with where it was said.
+"""Command line and @files → the options of one run, each with its origin.
 
 `@file.yml` anywhere on the command line reads that file; the later setting wins (`fr/options/config_files.py`).
-ConfigArgParse builds the parser and converts values, but doesn't read the files: with it the command line wins over a
-file wherever the file stands. It stops at the first problem, names neither file, line nor closest option, and keeps no
-line number of a value for the table of options.
+ConfigArgParse builds the parser and converts values, but doesn't read the files: it would let the command line win over
+a file regardless of their order, stop at the first problem, name neither file, line nor the closest option, and keep no
+line numbers for the table of options.
 """
 
 import argparse
@@ -37,36 +37,36 @@ Checks = Callable[[dict[str, Any], dict[str, str], dict[str, Any]], list[str]]
 
 @dataclass(frozen=True)
 class Resolved:
-    """The options of one run: what each is, and where it was said."""
+    """Values and origins of the options of one run."""
 
     values: argparse.Namespace
     origins: dict[str, str]  # option → "default", "command line" or "configs/x.yml:12"
     defaults: dict[str, Any]
-    notes: list[str] = field(default_factory=list)  # lines to print on what of a recipe was dropped
+    notes: list[str] = field(default_factory=list)  # lines to print about settings of a recipe that were dropped
 
     def as_dict(self) -> dict[str, Value]:
-        """Builtins alone, for a snapshot."""
+        """Values as builtins, for a snapshot."""
         return {name: list(v) if isinstance(v, list) else v for name, v in vars(self.values).items()}
 
     def said(self, names: Iterable[str], why: str) -> list[str]:
-        """A problem for each of these options that was set, by hand or by a file."""
+        """A problem, with the text `why`, for each of these options that was set."""
         return [f"{self.origins[name]}: --{name}: {why}" for name in names if self.origins[name] != "default"]
 
     def table(self) -> str:
-        """One aligned `name = value   (origin)` line for each option that isn't at its default."""
+        """Aligned lines `name = value   (origin)` for the options that aren't at their defaults."""
         changed = {name: value for name, value in self.as_dict().items() if value != self.defaults[name]}
         rows = [(name, yaml_text(value), self.origins[name]) for name, value in changed.items()]
         names, values = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
         return "\n".join(f"{name:{names}} = {value:{values}}   ({origin})" for name, value, origin in rows)
 
     def write(self, path: str | Path) -> None:
-        """A config file that gives the same values when it is read with `@path`; the origins are comments."""
+        """Write a config file that gives the same values when it is read with `@path`, with origins as comments."""
         lines = [f"{name}: {yaml_text(v)}  # {self.origins[name]}\n" for name, v in self.as_dict().items()]
         Path(path).write_text("".join(lines), encoding="utf-8")
 
 
 def tool_parser(program: str, **more: Any) -> argparse.ArgumentParser:
-    """A parser of argparse alone, for the arguments of a tool; --help shows the docstring of its script."""
+    """Plain argparse parser for the arguments of a tool; --help shows the docstring of its script."""
     form = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(command_name(program), description=docstring(program), formatter_class=form, **more)
 
@@ -74,14 +74,14 @@ def tool_parser(program: str, **more: Any) -> argparse.ArgumentParser:
 def own_arguments(
     tool: argparse.ArgumentParser, argv: Sequence[str], other: argparse.ArgumentParser
 ) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments of a tool, in any order, and the words of `argv` that are for the program of the parser `other`.
+    """Split `argv` into the arguments of a tool, in any order, and the words for the program of the parser `other`.
 
-    argparse by itself takes the value of an option that it doesn't know for a positional argument.
+    argparse alone would treat the value of an unknown option as a positional argument.
     """
     options = {name: action for action in other._actions for name in action.option_strings}
     of_tool: list[str] = []
     rest: list[str] = []
-    flag, room = False, 0.0  # how many of the next words the last option of `other` takes
+    flag, room = False, 0.0  # room: number of following words that are values of the last option of `other`
     for word in argv:
         if is_option(word):
             setting = command_line_option(word)
@@ -96,16 +96,16 @@ def own_arguments(
             room -= 1
         (rest if passed else of_tool).append(word)
     arguments, unknown = tool.parse_known_intermixed_args(of_tool)
-    return arguments, [*unknown, *rest]  # in this order none of the unknown becomes a value of another option
+    return arguments, [*unknown, *rest]  # in this order, no unknown word becomes the value of another option
 
 
 def docstring(script: str) -> str:
-    """Docstring of a script, which isn't imported for it."""
+    """Docstring of a script, read without importing it."""
     return as_called(ast.get_docstring(ast.parse((SCRIPTS / script).read_bytes())) or "")
 
 
 def new_parser(program: str, description: str) -> argparse.ArgumentParser:
-    """A parser for `resolve`, still without options."""
+    """Parser for `resolve`, without options yet."""
     parser: argparse.ArgumentParser = configargparse.ArgumentParser(
         prog=command_name(program),
         usage=f"{command_name(program)} [@file.yml] [--option value] ...",
@@ -123,7 +123,7 @@ def new_parser(program: str, description: str) -> argparse.ArgumentParser:
 def resolve(
     parser: argparse.ArgumentParser, argv: Sequence[str], cross_checks: Checks, first: Sequence[str] = ()
 ) -> Resolved:
-    """Reads each setting by itself, so that all problems come out together, and merges them in order.
+    """Parse each setting separately, so that all problems are reported together, and merge them in order.
 
     InputError holds every problem found. `--help` prints, beginning with the options `first`, and exits.
     """
@@ -132,7 +132,7 @@ def resolve(
         _show_help(parser, options, first)
     settings, problems = read_settings(argv)
     all_read = not problems
-    last: dict[str, Setting] = {}  # the one of each option that counts
+    last: dict[str, Setting] = {}  # the setting of each option that counts
     for setting in settings:
         with suppress(InputError):  # it is raised again below
             last[find_option(options, setting, parser.prog).dest] = setting
@@ -152,7 +152,7 @@ def resolve(
         if name not in origins:
             origins[name], values[name] = "default", action.default
     defaults = {name: action.default for name, action in options.items()}
-    if all_read:  # else what looks forgotten may stand in the file that couldn't be read
+    if all_read:  # otherwise a missing option may be in the file that couldn't be read
         problems += [f"--{name} is required" for name, value in values.items() if value is None]
         problems += cross_checks(values, origins, defaults)
     if problems:

@@ -1,4 +1,4 @@
-"""Settings of a recipe about data that the command line replaces: they are dropped, and that is said."""
+"""Recipes whose data settings are replaced on the command line: drop the settings that no longer apply, with a note."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from fr.alignment import CENTER_CROP
 from fr.options.config_files import COMMAND_LINE, Setting
 from fr.options.names import DATASETS, SET_OPTIONS, UNLABELLED
 
-DATA = ("train_list", "train_landmarks", "train_meta", "aligned")  # options that say where the training data are
-LANDMARKS = ("train_landmarks", "val_landmarks", "aligned", "template")  # options about where the faces are
+DATA = ("train_list", "train_landmarks", "train_meta", "aligned")  # options about the files of the training data
+LANDMARKS = ("train_landmarks", "val_landmarks", "aligned", "template")  # options about the positions of faces
 
 
 def drop_replaced(last: dict[str, Setting], settings: Sequence[Setting]) -> list[str]:
-    """Remove options of files for which the command line leaves no use; a line for each option that does so.
+    """Drop settings of files that options of the command line make useless; returns a line for each such option.
 
-    last: the setting of each option that counts. settings: all, in order.
+    last: the setting that counts of each option, modified here. settings: all settings, in order.
     """
     said = {name for name, setting in last.items() if setting.origin == COMMAND_LINE}
     by: dict[str, set[str]] = {}
@@ -39,9 +39,9 @@ def drop_replaced(last: dict[str, Setting], settings: Sequence[Setting]) -> list
 
 
 def _unused(dataset: str, settings: Sequence[Setting]) -> set[str]:
-    """Options of DATA that a format doesn't use, and the list of files that name another format."""
+    """Options of DATA that a format doesn't use, and the list if the files are of another format."""
     form = (DATASETS | UNLABELLED).get(dataset)
-    if form is None:  # which is refused later
+    if form is None:  # refused later
         return set()
     of_files = [setting.words for setting in settings if setting.name == "train_dataset"]
     lists = {"train_list"} if of_files and of_files[-1] != [dataset] else set()

@@ -1,4 +1,4 @@
-"""Types of option values: each reads a word or says what was wanted instead."""
+"""Types of option values: functions that convert a word, or raise an error that describes the valid values."""
 
 import argparse
 import ast
@@ -17,7 +17,7 @@ Value = bool | int | float | str | list[int] | list[float] | list[str]
 
 
 def checked(kind: Callable[[str], Value], wanted: str, test: Callable[..., bool]) -> Callable[[str], Value]:
-    """An option type whose error says what was wanted."""
+    """Make an option type whose error message is the text `wanted`."""
 
     def convert(text: str) -> Value:
         try:
@@ -32,7 +32,7 @@ def checked(kind: Callable[[str], Value], wanted: str, test: Callable[..., bool]
 
 
 def model_name(known: Sequence[str]) -> Callable[[str], Value]:
-    """The option type of a model: a known name, or timm/ and a name."""
+    """Make the option type of a model: a known name, or timm/ and a name."""
 
     def convert(text: str) -> Value:
         if text in known or (text.startswith(TIMM) and text != TIMM):
@@ -43,12 +43,12 @@ def model_name(known: Sequence[str]) -> Callable[[str], Value]:
 
 
 def snapshot_file(text: str) -> Path:
-    """The option type of a snapshot, or of the folder that holds one."""
+    """Option type of a snapshot, or of a folder that holds one."""
     return Path(model_file(text))
 
 
 def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:
-    """Words KEY=VALUE as keywords and builtins: numbers, true, false, none and lists as such, the rest as text."""
+    """Convert words KEY=VALUE to keyword arguments: numbers, true, false, none and lists; other values are text."""
     return {key: _literal(text) for key, _, text in (word.partition("=") for word in words)}
 
 
@@ -75,7 +75,7 @@ def _has_factor(pattern: str, _equals: str, factor: str) -> bool:
 
 COUNT = checked(int, "a whole number >= 1", lambda x: x >= 1)
 COUNT_OR_0 = checked(int, "a whole number >= 0", lambda x: x >= 0)
-CENTERS = checked(int, "a whole number in [1, 255]", lambda x: 1 <= x <= 255)  # which is the nearest, in a byte
+CENTERS = checked(int, "a whole number in [1, 255]", lambda x: 1 <= x <= 255)  # the nearest one's index is a byte
 MODEL_FILE = checked(model_file, "a text that isn't empty", lambda x: x != "")
 TEXT = checked(str, "a text that isn't empty", lambda x: x != "")
 WRITABLE_STORE = checked(

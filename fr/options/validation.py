@@ -15,14 +15,15 @@ from fr.options.losses import COSINES, MARGINS, LossSettings, MarginType
 from fr.options.names import DATASETS, PRETRAINED, SET_OPTIONS, TIMM, UNLABELLED
 from fr.options.recipes import DATA, LANDMARKS
 
-# Options that go with some values of another; set to anything but their default they are refused with the rest.
+# Options that have an effect only with some values of another option; with its other values they are refused unless
+# they have their default.
 _GOES_WITH = {
     **{
         name: ("margin_type", tuple(kind for kind, margin in MARGINS.items() if name in margin.options))
         for margin in MARGINS.values()
         for name in margin.options
     },
-    # What is about cosines to the classes' centres.
+    # Options about cosines to the classes' centres.
     **dict.fromkeys(
         ("s", "sub_centers", "push_plus_loss_weight", "global_push_loss_weight", "min_margin_loss_weight"),
         ("margin_type", tuple(kind for kind in MARGINS if kind != "linear")),
@@ -39,9 +40,9 @@ _GOES_WITH = {
     "groups_pairs": ("dist", ("cos",)),
     "groups_fmr": ("groups_threshold", ("auto",)),
 }
-# Options that do nothing while all of these weights, probabilities or strengths are 0.
+# Options without effect while all of these weights, probabilities or strengths are 0.
 _NEEDS_WEIGHT = needs_of(Augmentation, LossSettings)
-# Options that do nothing while these are empty or 0.
+# Options without effect while these are empty or 0.
 _NEEDS = {
     "partial": "init_from",
     "init_identities": "init_from",
@@ -56,12 +57,12 @@ _NEEDS = {
 }
 _OF_URLS = ("shard_cache", "shard_cache_gb")
 _WINDOWED = ("tar", "parquet")  # formats of files with many images each
-# Options that take several values, and how many that may be.
+# Options that take several values, with the allowed numbers of them.
 _LENGTHS = {"input_size": (0, 1, 2), "mean": (0, 3), "std": (0, 3), "betas": (2,)}
 
 
 def length_problems(values: dict[str, Any], origins: dict[str, str], _defaults: dict[str, Any]) -> list[str]:
-    """Options with too many or too few values, a line each."""
+    """Problems of options with too many or too few values, one line each."""
     return [
         f"{origins[name]}: --{name}: takes {' or '.join(str(n) for n in lengths if n)} values, got {len(values[name])}"
         for name, lengths in _LENGTHS.items()
@@ -83,7 +84,7 @@ def evaluation_problems(values: dict[str, Any], origins: dict[str, str], default
 
 
 def train_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
-    """Problems between options, a line each. An option whose own value was refused is absent from `values`."""
+    """Problems between options, one line each. Options with an invalid value are absent from `values`."""
     problems = []
     root, pairs, landmarks = (values.get(name) for name in SET_OPTIONS)
     if (root == "" and (pairs or landmarks)) or (pairs == "" and landmarks):
@@ -125,7 +126,7 @@ def tool_problems(values: dict[str, Any], origins: dict[str, str], defaults: dic
 
 
 def _data_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
-    """Options that the format of the training data needs and doesn't have, or has and doesn't use."""
+    """Problems of missing options that the format of the training data needs, and of given ones that it doesn't use."""
     dataset = values.get("train_dataset")
     if dataset is None:
         return []
@@ -144,7 +145,7 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     if values.get("held_out_list") and "train_list" not in needed + used:
         problems.append(f"{origins['held_out_list']}: --held_out_list: --train_dataset {dataset} has no lists")
     placeless = values.get("train_landmarks") == "" and values.get("aligned") is False
-    if aligns and placeless and {"train_landmarks", "aligned"} <= {*used}:  # of tar the shards tell
+    if aligns and placeless and {"train_landmarks", "aligned"} <= {*used}:  # tar shards show it themselves
         problems.append(
             f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
             "bb_landmark's), or --aligned if the images are aligned crops, or the network's are centre crops"
@@ -154,10 +155,8 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     return problems
 
 
-def _url_problems(
-    dataset: str, values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]
-) -> list[str]:
-    """Options of data below a URL, and --shuffle_window, which it needs in a training."""
+def _url_problems(dataset: str, values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
+    """Problems of options for data below a URL, which needs --shuffle_window in a training."""
     problems, window = [], values.get("shuffle_window", 1)
     if is_url(values.get("train_data_root") or ""):
         if values.get("allow_outside"):
@@ -178,7 +177,7 @@ def _url_problems(
 
 
 def _center_crop_problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:
-    """Options about landmarks beside a preprocessing that has none."""
+    """Problems of options about landmarks, with a preprocessing that doesn't use any."""
     if values.get("alignment") != CENTER_CROP:
         return []
     problems = [
@@ -262,19 +261,20 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
 
 
 def _number(values: dict[str, Any], name: str, otherwise: float) -> float:
-    """The value of an option if it is a number: neither `auto` nor refused."""
+    """The value of an option if it is a number, else `otherwise`: for `auto`, or if it was refused."""
     value = values.get(name)
     return value if isinstance(value, (int, float)) else otherwise
 
 
 def check_identities(identities: Sequence[str]) -> None:
-    """Raises InputError for training data of one identity, which a softmax has nothing to tell from."""
+    """Raise InputError for training data of one identity, which can't be classified."""
     if len(identities) < 2:
-        raise InputError(f"the training images are of one identity ({identities[0]}); a training needs two at least")
+        raise InputError(f"the training images are of one identity ({identities[0]}); a training needs at least two")
 
 
 def check_micro_batches(options: argparse.Namespace, world_size: int) -> None:
-    """Raises InputError for micro-batches of one image, whose batch norms have no variance, or odd ones to be mixed."""
+    """Raise InputError for micro-batches of one image, whose batch norms have no variance; with --mix_prob for odd
+    ones."""
     images = options.train_batch_size // (world_size * options.accumulate)
     if images * (world_size if options.sync_bn else 1) == 1 and not options.freeze_bn:
         raise InputError(
@@ -289,7 +289,7 @@ def check_micro_batches(options: argparse.Namespace, world_size: int) -> None:
 
 
 def check_batch_size(batch: int, world_size: int, accumulate: int) -> None:
-    """Raises InputError, with the nearest that do, if a global batch doesn't split evenly over the ranks."""
+    """Raise InputError, with the nearest valid sizes, if a global batch doesn't split evenly over the ranks."""
     parts = world_size * accumulate
     if batch % parts:
         lower = batch // parts * parts

@@ -3,7 +3,7 @@
 The detector is MTCNN (arXiv:1604.02878) from the package facenet-pytorch, weights included.
 
 Shapes: F faces. Coordinates are (x, y) in pixels with (0, 0) at the centre of the first pixel. Landmarks: left eye,
-right eye, nose, left and right mouth corner, left and right as scaled in the image.
+right eye, nose, left and right mouth corner, with left and right as seen in the image.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,15 @@ from fr.options.detection import DetectorSettings
 Array = NDArray[np.float64]
 
 _PYRAMID = 0.709  # scale between pyramid levels: half the area, as in the paper's code
-# The package crops one pixel early, and rounds crop corners down without correcting the landmarks: half a pixel each on
-# average. A mirrored image shows it (tests/test_detection.py).
+# Correction of the landmarks [pixels]: the package crops one pixel early, and rounds crop corners down; each shifts the
+# landmarks by half a pixel on average, as the comparison with a mirrored image shows (tests/test_detection.py).
 _SHIFT = 1.0
 _MIRRORED_ORDER = [1, 0, 2, 4, 3]
 
 
 @dataclass(frozen=True)
 class DetectedFaces:
-    """Faces of one image, in no order. A box may extend beyond the image."""
+    """Faces of one image, in arbitrary order. A box may extend beyond the image."""
 
     boxes: Array  # [F, 4] x, y, width, height
     points: Array  # [F, 5, 2]
@@ -48,7 +48,7 @@ class Detector(Protocol):
 
 
 class Mtcnn:
-    """MTCNN `Detector`; InputError without facenet-pytorch."""
+    """MTCNN as a `Detector`; InputError if facenet-pytorch isn't installed."""
 
     def __init__(self, settings: DetectorSettings, device: torch.device) -> None:
         self._settings, self._device = settings, device

@@ -17,7 +17,10 @@ from fr.evaluation.verification import unit_rows
 
 @dataclass(frozen=True)
 class Gallery:
-    """people: [N] names. person: [G] rows of `people`, ascending; one may have none. rows: [G, E] of length 1."""
+    """Gallery of N people. people: [N] names. person: [G] rows of `people`, ascending. rows: [G, E] of norm 1.
+
+    A person may have no image.
+    """
 
     people: list[str]
     person: Places

@@ -40,7 +40,7 @@ class Searches:
 def search(gallery: Gallery, probes: Rows, person: Places, searched: NDArray[np.bool_]) -> Searches:
     """Search probes in a gallery.
 
-    person: [Q] row of gallery.people, -1 = not in the gallery. searched: [Q], whether a probe has a face. probes:
+    person: [Q] row of gallery.people, -1 = not in the gallery. searched: [Q], True if a probe has a face. probes:
     [searched.sum(), E] of norm 1.
     """
     rank = np.zeros(len(person), dtype=np.int64)
@@ -86,7 +86,7 @@ def identification_metrics(
 ) -> dict[str, float | None]:
     """Rank-k, TPIR at each FPIR, and its threshold as a cosine distance.
 
-    None where it can't be measured: no mated probes, or too few others for a single false positive.
+    None if it can't be measured: there are no mated probes, or too few others for a single false positive.
     """
     rank = searches.rank[searches.mated]
     metrics: dict[str, float | None] = {f"rank{k}": _share((rank >= 1) & (rank <= k)) for k in ranks}

@@ -1,14 +1,15 @@
-"""Thresholds for a wanted error rate, from the images of some people, with bounds of the true rates.
+"""Thresholds for a required error rate, from the images of a sample of people, with bounds of the true rates.
 
-Two questions are answered. Verification (1:1): at which score are so few pairs of different people accepted, FMR?
-Identification (1:N): at which score is so small a share of strangers taken for somebody in a gallery of so many people,
-FPIR? Rates as ISO/IEC 19795-1 and NIST IR 8271 define them; a score is a cosine, and is accepted above the threshold.
+Verification (1:1): threshold for a false match rate (FMR), the share of accepted pairs of different people.
+Identification (1:N): threshold for a false positive identification rate (FPIR), the share of searches of unknown people
+that are accepted, in a gallery of a given number of people. Rates are defined by ISO/IEC 19795-1 and NIST IR 8271; a
+score is a cosine, and is accepted above the threshold.
 
-The scores of one person depend on each other, so people are what is counted. A rate's effective number of trials is
-that whose binomial variance is the rate's, as the jackknife over people estimates it (Efron & Stein 1981, which errs to
-the safe side), and no more than the pairs of people, or people. The threshold is chosen by the same scores, at the
-k-th of n: the true rate there has a beta distribution, whatever the scores' distribution, if they are independent
-(order statistics); of effective k and n that gives the upper bound.
+The scores of one person are dependent, so the sampling units are people. The effective number of trials is the one for
+which the binomial variance equals the variance of the rate, estimated by the jackknife over people (Efron & Stein 1981,
+conservative); at most the number of pairs of people, or of people. The threshold is chosen on the same scores, at the
+k-th of n: if they are independent, the true rate at it has a beta distribution, whatever their distribution (order
+statistics). With effective k and n this gives the upper bound.
 
 Letters: I images, P people, E embedding size, N people in a gallery.
 """
@@ -16,7 +17,7 @@ Letters: I images, P people, E embedding size, N people in a gallery.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from fr.errors import InputError
 from fr.evaluation.all_pairs import Places, Rows, blocks, highest
 from fr.evaluation.intervals import ENOUGH, LEVEL, Interval, clopper_pearson
 
-LOOSE = 1.5  # a bound so many times the rate is called close
+LOOSE = 1.5  # a bound is called close up to so many times the rate
 _MOST = 1 << 30  # entries of a table of scores: 4 GB
 
 
@@ -35,10 +36,10 @@ _MOST = 1 << 30  # entries of a table of scores: 4 GB
 class OperatingPoint:
     """A threshold and the rates at it.
 
-    threshold: cosine distance, 1 - score. wanted: the rate that was asked for. measured: the highest rate that doesn't
-    exceed it. bound: upper 95 % bound of the true rate. misses: share of the searches, or pairs, of people who are
-    known that aren't accepted (FNMR, FNIR), and its 95 % interval; None without any. people: P. needed: people for a
-    bound of LOOSE times the wanted rate, if they are like these.
+    threshold: cosine distance, 1 - score. wanted: the required rate. measured: the highest measured rate that doesn't
+    exceed it. bound: upper 95 % bound of the true rate. misses: share of the pairs of one person that aren't accepted
+    (FNMR), or of the searches of people in the gallery (FNIR), and its 95 % interval; None without such pairs or
+    searches. people: P. needed: number of similar people for a bound of LOOSE times the required rate.
     """
 
     threshold: float
@@ -50,32 +51,29 @@ class OperatingPoint:
     people: int
     needed: int
 
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
-
 
 def check_fmr(people: int, fmr: float) -> None:
-    """InputError for a false match rate that so few people don't tell."""
+    """Raise InputError if there are too few people to measure a false match rate."""
     if people * (people - 1) / 2 * fmr < ENOUGH:
         needed = math.ceil((1 + math.sqrt(1 + 8 * ENOUGH / fmr)) / 2)
         raise InputError(
-            f"{people:,} people make {people * (people - 1) // 2:,} pairs of people: a false match rate of {fmr:g} "
-            f"needs {ENOUGH / fmr:,.0f} at least, of {needed:,} people"
+            f"{people:,} people form {people * (people - 1) // 2:,} pairs of people: a false match rate of {fmr:g} "
+            f"needs at least {ENOUGH / fmr:,.0f}, which {needed:,} people form"
         )
 
 
 def check_fpir(people: int, fpir: float, gallery: int) -> None:
-    """InputError for a gallery, or a false positive identification rate, that so few people don't tell."""
+    """Raise InputError if there are too few people for the gallery, or to measure the rate."""
     if gallery > people - 1:
         raise InputError(f"a gallery of {gallery:,} people needs {gallery + 1:,} at least, and there are {people:,}")
     if people * fpir < ENOUGH:
         raise InputError(
-            f"{people:,} people are as many strangers: a rate of {fpir:g} needs {math.ceil(ENOUGH / fpir):,} at least"
+            f"{people:,} people: a false positive rate of {fpir:g} needs {math.ceil(ENOUGH / fpir):,} at least"
         )
 
 
 def verification_point(rows: Rows, person: Places, fmr: float) -> OperatingPoint:
-    """The threshold for a false match rate.
+    """Threshold for a false match rate.
 
     rows: [I, E] of norm 1. person: [I] from 0 to P - 1, none without an image. InputError as `check_fmr`.
     """
@@ -85,7 +83,7 @@ def verification_point(rows: Rows, person: Places, fmr: float) -> OperatingPoint
     per_person = images * (len(rows) - images)  # pairs with others
     pairs = per_person.sum() / 2
     scores, pair = highest(rows, person, int(fmr * pairs) + 1)
-    score = float(scores.min())  # the first that the rate doesn't admit
+    score = float(scores.min())  # the highest score that must not be accepted
     accepted = np.bincount(person[pair[scores > score]].ravel(), minlength=people)
     measured = float(accepted.sum() / 2 / pairs)
     without = _without(accepted.sum() / 2, pairs, accepted, per_person)
@@ -95,11 +93,11 @@ def verification_point(rows: Rows, person: Places, fmr: float) -> OperatingPoint
 
 
 def identification_point(rows: Rows, person: Places, fpir: float, gallery: int) -> OperatingPoint:
-    """The threshold for a false positive identification rate in a gallery of `gallery` people, with all their images.
+    """Threshold for a false positive identification rate in a gallery of `gallery` people, with all their images.
 
-    Each image is searched as a stranger's: the mean is over all galleries of that many of the other people, which
-    combinatorics give without drawing any. Then as one of a person in the gallery, with the person's other images.
-    rows, person: as of `verification_point`. InputError as `check_fpir`, or for too many scores.
+    For the FPIR each image is searched as that of an unknown person: the mean over all galleries of that many of the
+    other people is computed exactly, by combinatorics. For the FNIR the gallery holds the person's other images.
+    rows, person: as in `verification_point`. InputError as `check_fpir`, or for too many scores.
     """
     people = int(person.max()) + 1
     check_fpir(people, fpir, gallery)
@@ -127,7 +125,7 @@ def identification_point(rows: Rows, person: Places, fpir: float, gallery: int) 
 
 
 def upper_bound(rate: float, trials: float) -> float:
-    """Upper 95 % bound of the rate at a score that was chosen for `rate` among so many independent trials."""
+    """Upper 95 % bound of the true rate at a score that was chosen for `rate` in so many independent trials."""
     return float(betaincinv(rate * trials + 1, (1 - rate) * trials, LEVEL)) if rate < 1 else 1.0
 
 
@@ -143,7 +141,7 @@ def _point(
     close = ENOUGH / wanted
     while upper_bound(wanted, close) > LOOSE * wanted:
         close *= 1.05
-    needed = math.ceil(people * max(1.0, close / trials))  # of a variance that falls with the people, not their pairs
+    needed = math.ceil(people * max(1.0, close / trials))  # assumes a variance inverse to people, not to their pairs
     bound = upper_bound(measured, trials)
     return OperatingPoint(1 - score, wanted, measured, bound, misses, interval, people, needed)
 
@@ -155,17 +153,15 @@ def _effective(rate: float, without: NDArray[np.float64], most: float) -> float:
     return min(most, rate * (1 - rate) / variance) if variance > 0 else most
 
 
-def _without(
-    events: float, trials: float, own_events: NDArray[Any], own_trials: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Rate [P] without each of the people, of whom some events and trials are."""
+def _without(events: float, trials: float, own_events: NDArray[Any], own_trials: NDArray[Any]) -> NDArray[np.float64]:
+    """Rate [P] without each of the people. own_events, own_trials: numbers [P] that are left out with a person."""
     rate: NDArray[np.float64] = (events - own_events) / np.maximum(trials - own_trials, 1)
     return rate
 
 
 def _false_non_matches(rows: Rows, person: Places, score: float) -> tuple[float | None, Interval | None]:
     """Share of a person's pairs that aren't accepted, over all pairs, and its interval."""
-    counts = []  # of each person with two images: rejected, all
+    counts = []  # rejected and all pairs of each person with two images or more
     for one in range(int(person.max()) + 1):
         mine = rows[person == one]
         if len(mine) > 1:
@@ -182,7 +178,7 @@ def _false_non_matches(rows: Rows, person: Places, score: float) -> tuple[float 
 
 
 def _best_of_people(rows: Rows, person: Places, people: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Best score of each image with each of the others [I, P], own ones -inf; and with the own other images [I]."""
+    """Best score of each image with each other person [I, P], -inf for its own; and with its own person [I]."""
     if len(rows) * people > _MOST:
         raise InputError(f"{len(rows):,} images of {people:,} people are too many: {_MOST:,} scores; leave some out")
     order = np.argsort(person, kind="stable")
@@ -209,7 +205,7 @@ def _no_better(worse: NDArray[np.int64], others: int, drawn: int) -> NDArray[np.
 
 
 def _false_positives(best: NDArray[np.float32], score: float, people: int, gallery: int) -> NDArray[np.float64]:
-    """Probability [I] that an image of a stranger is accepted, by a gallery of that many of the others."""
+    """Probability [I] that an image, as one of an unknown person, is accepted by a gallery of the other people."""
     worse = np.count_nonzero(best <= score, axis=1) - 1  # without the own column
     return 1 - _no_better(worse, people - 1, gallery)
 
@@ -217,7 +213,7 @@ def _false_positives(best: NDArray[np.float32], score: float, people: int, galle
 def _without_each(
     best: NDArray[np.float32], person: Places, score: float, people: int, gallery: int
 ) -> NDArray[np.float64]:
-    """Mean of `_false_positives` [P] without each of the people, as strangers and in the galleries."""
+    """Mean of `_false_positives` [P] without each of the people, both as unknown people and in the galleries."""
     drawn = min(gallery, people - 2)
     worse = np.count_nonzero(best <= score, axis=1) - 1
     if_worse, if_better = (1 - _no_better(count, people - 2, drawn) for count in (worse - 1, worse))

@@ -1,4 +1,4 @@
-"""Embeddings of faces detected in images in memory, aligned and warped as in training (C1, C3).
+"""Embeddings of faces detected in images in memory, aligned and warped as in training.
 
 Letters: F faces of one image, E embedding size.
 """
@@ -15,7 +15,7 @@ import torch
 from fr.alignment import Array
 from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, FaceStream
-from fr.data.samples import SampleBatch, plain_batch
+from fr.data.samples import SampleBatch
 from fr.data.storage import Pack
 from fr.errors import InputError
 from fr.evaluation.all_pairs import Rows
@@ -28,7 +28,7 @@ from fr.recognition.gallery import normalised_rows
 
 
 class Recognizer:
-    """Embedder for detected faces. One DALI graph for all calls: building one takes as long as embedding several faces.
+    """Embedder for detected faces, with one DALI graph for all calls, since building one is slow.
 
     network: [B, 3, H, W] → [B, E], in evaluation mode. most: batch size in faces.
     """
@@ -37,17 +37,17 @@ class Recognizer:
         self, network: Network, preprocessing: Preprocessing, dali: DaliSettings, device: torch.device, most: int
     ) -> None:
         self._network, self._device, self._most = network, device, most
-        # Updated by each call; the graph reads them when it runs, with no prefetching.
+        # Updated by each call; the graph reads them when it runs, without prefetching.
         self._encoded: list[bytes] = []
         self._points = np.zeros((most, 5, 2))
         names = pa.array([f"face {number}" for number in range(most)])
-        faces = Faces(DataRoot(Path()), names, self._points, storage=Pack("", self._encoded))
-        self._stream = FaceStream(faces, self._batches(), most, preprocessing, dali, effects=(), ahead=1)
+        self._faces = Faces(DataRoot(Path()), names, self._points, storage=Pack("", self._encoded))
+        self._stream = FaceStream(self._batches(), most, preprocessing, dali, ahead=1)
 
     def __call__(self, images: Sequence[Pixels], detected: Sequence[DetectedFaces]) -> list[Rows]:
         """Embeddings [F, E] of norm 1 for each image [H, W, 3] RGB and its detected faces.
 
-        InputError when one isn't finite.
+        InputError if one isn't finite.
         """
         counts = [len(faces) for faces in detected]
         encoded = [_lossless(image) if count else b"" for image, count in zip(images, counts, strict=True)]
@@ -72,7 +72,7 @@ class Recognizer:
 
     def _batches(self) -> Iterator[SampleBatch]:
         while True:
-            yield plain_batch(np.arange(len(self._encoded)))
+            yield SampleBatch(self._faces, np.arange(len(self._encoded)))
 
 
 def _lossless(image: Pixels) -> bytes:

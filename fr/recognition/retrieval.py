@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from fr.evaluation.all_pairs import Places, Rows, blocks
 
 
-def retrieve(
-    probes: Rows, person: Places, gallery: Rows, gallery_person: Places
-) -> tuple[Places, NDArray[np.float64]]:
+def retrieve(probes: Rows, person: Places, gallery: Rows, gallery_person: Places) -> tuple[Places, NDArray[np.float64]]:
     """Rank [Q] of the first image of a probe's own person, 1 = first, and average precision [Q].
 
     probes: [Q, E], gallery: [G, E], of norm 1; person: [Q] and gallery_person: [G]; each probe's own person is in the

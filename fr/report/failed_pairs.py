@@ -5,7 +5,6 @@ Letters: P pairs, H and W height and width.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from PIL import Image, ImageDraw
 
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.errors import InputError
+from fr.errors import os_error_as
 from fr.evaluation.verification import checked_pairs
 from fr.files.durable import write_result
+from fr.files.images import image_file
 from fr.files.names import printable
 from fr.preprocessing import Preprocessing
 from fr.report.font import font
@@ -43,8 +43,8 @@ def wrong_pairs(scores: ArrayLike, same: ArrayLike, right: NDArray[np.bool_], co
     """Indices of the worst misclassified pairs.
 
     At most `count` false matches, highest score first, then at most `count` false non-matches, lowest score first;
-    stable for equal scores. scores, same: [P]. right: [P], whether a pair is classified correctly. Raises ValueError as
-    `checked_pairs`.
+    stable for equal scores. scores, same: [P]. right: [P], True if a pair is classified correctly. Raises ValueError
+    as `checked_pairs`.
     """
     score, is_same = checked_pairs(scores, same)
     false_matches = np.flatnonzero(~is_same & ~right)
@@ -61,7 +61,7 @@ def load_pairs(
     preprocessing: Preprocessing,
     settings: DaliSettings,
 ) -> Iterator[WrongPair]:
-    """Load the chosen pairs one by one, aligned as the network gets them."""
+    """Load the chosen pairs one by one, aligned as for the network."""
     pairs = faces.pairs[chosen]
     images = aligned(faces, pairs.reshape(-1), preprocessing, settings)
     for index, (first, second) in zip(chosen.tolist(), pairs.tolist(), strict=True):
@@ -72,7 +72,7 @@ def load_pairs(
 def aligned(
     faces: Faces, rows: NDArray[np.int64], preprocessing: Preprocessing, settings: DaliSettings
 ) -> Iterator[NDArray[np.uint8]]:
-    """Images of `rows`, in order and aligned as the network gets them: [H, W, 3] uint8 RGB."""
+    """Images of `rows`, in order and aligned as for the network: [H, W, 3] uint8 RGB."""
     plain = Preprocessing(preprocessing.input_size, preprocessing.template, preprocessing.alignment)
     for batch in plain_stream(faces, rows, _BATCH, plain, settings) if len(rows) else ():
         yield from np.round(batch.cpu().numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8)
@@ -81,14 +81,12 @@ def aligned(
 def write_pairs(folder: Path, pairs: Iterator[WrongPair], score_name: str) -> int:
     """Write pairs as misclassified_1.jpg … (face_recognition.pytorch's names) into `folder`; return their number.
 
-    Those of a previous evaluation are removed first. InputError when they can't be written.
+    Those of a previous evaluation are removed first. InputError if they can't be written.
     """
-    try:
+    with os_error_as(f"{folder}: old images can't be removed"):
         old = [path for path in folder.glob("*.jpg") if _PAIR_FILE.fullmatch(path.name)]
         for path in old:
             path.unlink()
-    except OSError as error:
-        raise InputError(f"{folder}: old images can't be removed: {error.strerror}") from error
     count = 0
     for pair in pairs:
         count += 1
@@ -98,7 +96,7 @@ def write_pairs(folder: Path, pairs: Iterator[WrongPair], score_name: str) -> in
 
 def _jpeg(pair: WrongPair, score_name: str) -> bytes:
     """Both images side by side above a caption, which is also the file's JPEG comment."""
-    verdict = "one person, judged different" if pair.same else "two people, judged the same"
+    verdict = "one person, classified as two" if pair.same else "two people, classified as one"
     lines = [f"{score_name} {pair.score:.4f}: {verdict}", *map(printable, pair.names)]
     height, width = pair.images[0].shape[:2]
     text_width = max(int(font(_FONT, line).getlength(line)) + 1 for line in lines)
@@ -108,6 +106,4 @@ def _jpeg(pair: WrongPair, score_name: str) -> bytes:
     draw = ImageDraw.Draw(sheet)
     for row, line in enumerate(lines):
         draw.text((0, height + _GAP + _LINE * row), line, "black", font(_FONT, line))
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="JPEG", quality=95, subsampling=0, comment="\n".join(lines).encode())
-    return buffer.getvalue()
+    return image_file(sheet, "JPEG", quality=95, subsampling=0, comment="\n".join(lines).encode())

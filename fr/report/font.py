@@ -1,4 +1,4 @@
-"""Fonts for text in images: matplotlib's copy of DejaVu Sans, or one of the system's that has the letters it lacks."""
+"""Fonts for text in images: matplotlib's copy of DejaVu Sans, or a system font with the letters that it lacks."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -19,7 +19,7 @@ def font(size: int, text: str) -> ImageFont.FreeTypeFont:
 
 
 def can_be_drawn(text: str) -> bool:
-    """Whether a font of this machine has all letters of a text."""
+    """Return True if a font of this machine has all letters of a text."""
     return bool(_file_with(_letters(text)))
 
 
@@ -29,7 +29,7 @@ def _letters(text: str) -> frozenset[int]:
 
 @cache
 def _file_with(letters: frozenset[int]) -> str:
-    """The first font file that has all letters; "" = none."""
+    """The first font file that has all letters; "" if there is none."""
     return next((file for file in _files() if letters <= _letters_of(file)), "")
 
 
@@ -48,5 +48,5 @@ def _system_files() -> list[str]:
 def _letters_of(file: str) -> frozenset[int]:
     try:
         return frozenset(FT2Font(file).get_charmap())
-    except (OSError, RuntimeError):  # a damaged file, or bitmaps
+    except (OSError, RuntimeError):  # a damaged file, or a bitmap font
         return frozenset()

@@ -1,7 +1,6 @@
 """Building blocks of a self-contained HTML page: inline images, no external resources, no scripts."""
 
 import base64
-import io
 from collections.abc import Iterable
 from html import escape
 
@@ -9,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fr.files.images import image_file
+
 
 def page(title: str, body: str) -> bytes:
-    """Whole page as UTF-8. title: plain text; body: HTML."""
+    """Complete page as UTF-8. title: plain text; body: HTML."""
     text = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -31,12 +32,12 @@ def page(title: str, body: str) -> bytes:
 
 
 def named_rows(rows: Iterable[tuple[str, str]]) -> str:
-    """Table rows of a name and a value each, both plain text."""
+    """Table rows with a name and a value, both plain text."""
     return "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>\n" for name, value in rows)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Table with a header, which scrolls by itself where a screen is too narrow. head, rows: plain text."""
+    """Table with a header, which scrolls separately on a narrow screen. head, rows: plain text."""
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
     cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows)
     return f'<div class="wide"><table><thead><tr>{names}</tr></thead>\n<tbody>{cells}</tbody></table></div>'
@@ -51,9 +52,7 @@ def png_file(image: NDArray[np.uint8]) -> bytes:
     """Encode uint8 RGB [H, W, 3] as PNG; ValueError for anything else."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return image_file(Image.fromarray(image), "PNG")
 
 
 def card(images: Iterable[str], caption: str) -> str:

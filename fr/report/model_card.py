@@ -21,8 +21,8 @@ def model_card(
 ) -> str:
     """Markdown with a YAML front matter.
 
-    facts: of `exported_facts`. metrics: accuracy and auc of the first verification set, None where unknown.
-    license_name: as the Hub names it; "" = none of those.
+    facts: from `exported_facts`. metrics: accuracy and auc of the first verification set, None if unknown.
+    license_name: the Hub's name of the license; "" = none.
     """
     scored = next((one["set"] for one in facts["scores"]), "verification set")
     known = {key: round(value, 4) for key, value in metrics.items() if isinstance(value, float)}
@@ -99,5 +99,5 @@ def _table(heading: str, rows: Mapping[str, str]) -> str:
 
 
 def markdown_table(rows: Mapping[str, str]) -> str:
-    """Table of names and values without a head."""
+    """Table of names and values without a header."""
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])

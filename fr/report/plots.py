@@ -5,6 +5,7 @@ Letters: P pairs, R shares.
 
 import io
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,25 +22,23 @@ from fr.evaluation.verification import Verification
 
 SAME, DIFF, NEUTRAL = "#1f6f9f", "#c4572c", "#444444"
 COLORS = (SAME, DIFF, "#3d8b57", "#7a5195", "#a07a00", NEUTRAL)
-STYLES = ("-", "--", "-.", ":")  # where there are more curves than colours
+STYLES = ("-", "--", "-.", ":")  # cycled when there are more curves than colours
 BINS = 60
-_LEGEND = 60  # letters that fit beside each other above a small plot
+_LEGEND = 60  # letters that fit into a line above a small plot
 _MARKED = 60  # points of a curve that are marked one by one
-_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)  # of a DET curve
-_LONGEST_NAME = 24  # letters of a group's name
+_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)  # of a DET plot
+_LONGEST_NAME = 24  # letters of a group's name that are shown
 _LEAST = 1e-9
 SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
-SMALL_SIZE = (4.8, 3.4)  # of plots that stand beside many others
+SMALL_SIZE = (4.8, 3.4)  # of plots that are shown beside others
 SCORE_NAMES = {"cos": "cosine", "l2": "L2 distance, negated", "distance": "distance, negated", "similarity": "score"}
 
 
-def roc_plot(
-    verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_], roc: Roc
-) -> Figure:
-    """ROC curve of the [P] pairs, with the point of the mean threshold. roc: theirs."""
+def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_], roc: Roc) -> Figure:
+    """Plot the ROC curve of the [P] pairs, with the point of the mean threshold. roc: the curve."""
     threshold = verification.threshold_score
     far_at, tar_at = float((score[~same] > threshold).mean()), float((score[same] > threshold).mean())
-    # Of this curve: the histogram protocol's AUC is of another one.
+    # The AUC of this curve: that of the histogram protocol belongs to another one.
     figure, axes, floor = _roc_axes({f"ROC, AUC {float(area(roc.far, roc.tar)):.4f}": roc}, tar_at)
     axes.plot(
         [max(far_at, floor)], [tar_at], "o", color=DIFF, markersize=6, clip_on=False, zorder=3,
@@ -50,7 +49,7 @@ def roc_plot(
 
 
 def roc_overlay(curves: Mapping[str, Roc]) -> Figure:
-    """ROC curves by name in one plot, with their bands where they are known."""
+    """Plot ROC curves by name, with their bands if known."""
     named = {f"{name}, AUC {float(area(roc.far, roc.tar)):.4f}": roc for name, roc in curves.items()}
     figure, axes, _ = _roc_axes(named, 1.0)
     axes.legend(loc="lower right", frameon=True, framealpha=0.9, fontsize="small")
@@ -60,12 +59,11 @@ def roc_overlay(curves: Mapping[str, Roc]) -> Figure:
 def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, float]:
     """Plot TAR over FAR, at least down to TAR `lowest`; also return the FAR at which the axis starts.
 
-    Step curves: between two measured FARs only the lower one's TAR is known to be reached.
+    Curves are steps: between two measured FARs, only the TAR of the lower one is known to be reached.
     """
-    # FAR 0, which a log axis lacks, is drawn at half of the smallest FAR above 0.
+    # FAR 0, which a log axis can't show, is drawn at half of the smallest FAR above 0.
     floor = min(float(roc.far[roc.far > 0].min()) for roc in curves.values()) / 2
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _one_plot("FAR (false accept rate)", "TAR (true accept rate)")
     for index, (name, roc) in enumerate(curves.items()):
         start = int(np.flatnonzero(roc.far == roc.far[0])[-1])
         axes.plot(
@@ -78,19 +76,15 @@ def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, f
     axes.set_xscale("log")
     axes.set_xlim(floor, 1.0)
     axes.set_ylim(lowest - 0.05 * (1 - lowest), 1 + 0.05 * (1 - lowest))
-    axes.set_xlabel("FAR (false accept rate)")
-    axes.set_ylabel("TAR (true accept rate)")
-    axes.grid(which="major", color="#dddddd", linewidth=0.7)
-    return _plain(figure), axes, floor
+    return figure, axes, floor
 
 
 def det_plot(curves: Mapping[str, Roc]) -> Figure:
-    """DET curves by name: FNMR over FMR, both on the scale of normal deviates (Martin et al., Eurospeech 1997).
+    """Plot DET curves by name: FNMR over FMR, both on a normal deviate scale (Martin et al., Eurospeech 1997).
 
-    Scores of two normal distributions give a straight line. Rates of 0 aren't shown. With bands where they are known.
+    Normally distributed scores give a straight line. Rates of 0 aren't shown. Bands are drawn if known.
     """
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _one_plot("FMR (false match rate)", "FNMR (false non-match rate)")
     shown = {name: (roc.far > 0) & (roc.tar < 1) for name, roc in curves.items()}
     rates = [rate[shown[name]] for name, roc in curves.items() for rate in (roc.far, 1 - roc.tar)]
     lowest = min([_TICKS[-2], *(float(rate.min()) for rate in rates if rate.size)])
@@ -106,29 +100,25 @@ def det_plot(curves: Mapping[str, Roc]) -> Figure:
     for axis, limit in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
         axis.set_ticks(ndtri(ticks), [f"{tick:g}" for tick in ticks])
         limit(ndtri(lowest / 2), ndtri(_TICKS[-1]))
-    axes.set_xlabel("FMR (false match rate)")
-    axes.set_ylabel("FNMR (false non-match rate)")
-    axes.grid(color="#dddddd", linewidth=0.7)
     axes.legend(loc="upper right", frameon=True, framealpha=0.9, fontsize="small")
-    return _plain(figure)
+    return figure
 
 
 def _fill(axes: Axes, far: Rates, ends: Rates, index: int) -> None:
-    """Fill a curve's band between two ends [2, N], with steps as the curve's."""
+    """Fill a curve's band between its two ends [2, N], with the curve's steps."""
     color = COLORS[index % len(COLORS)]
     axes.fill_between(far, ends[0], ends[1], step="post", color=color, alpha=0.18, linewidth=0)
 
 
 def _deviate(rates: Rates) -> Rates:
-    """Normal deviates of rates; those of 0 and 1 are outside of the plot, but not at infinity."""
+    """Normal deviates of rates; those of 0 and 1 are finite, but outside the plot."""
     deviates: Rates = ndtri(np.clip(rates, _LEAST, 1 - _LEAST))
     return deviates
 
 
 def rejection_plot(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
-    """FNMR [R] over the rejected share of the pairs, `fr.evaluation.rejection.SHARES`, by name."""
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    """Plot FNMR [R] over the rejected share of the pairs, `fr.evaluation.rejection.SHARES`, by name."""
+    figure, axes = _one_plot("share of the pairs rejected", "FNMR (false non-match rate)")
     for index, (name, missed) in enumerate(curves.items()):
         color = COLORS[index % len(COLORS)]
         axes.plot(SHARES, missed, color=color, linewidth=1.8, label=plain_label(name))
@@ -136,20 +126,16 @@ def rejection_plot(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(0, SHARES[-1])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("share of the pairs rejected")
-    axes.set_ylabel("FNMR (false non-match rate)")
-    axes.grid(color="#dddddd", linewidth=0.7)
     figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
-    return _plain(figure)
+    return figure
 
 
 def histogram_plot(verification: Verification, score: NDArray[np.float64], same: NDArray[np.bool_]) -> Figure:
-    """Score histograms of same and different pairs, normalised per kind."""
+    """Plot score histograms of same and different pairs, each normalised."""
     low, high = float(score.min()), float(score.max())
-    pad = max(0.0, 1e-3 - (high - low)) / 2  # the range of a collapsed model's cosines is too small for bins
+    pad = max(0.0, 1e-3 - (high - low)) / 2  # a collapsed model's cosines have too small a range for bins
     edges = np.linspace(low - pad, high + pad, BINS + 1)
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _one_plot(f"{SCORE_NAMES[verification.dist]} of the pair", "share of pairs of the kind", grid="y")
     for kind, color, name in ((~same, DIFF, "different"), (same, SAME, "same")):
         count = int(kind.sum())
         share = np.histogram(score[kind], bins=edges)[0] / count
@@ -157,18 +143,15 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
         axes.stairs(share, edges, color=color, linewidth=1.2, label=f"{name}, {count} pairs")
     threshold = verification.threshold_score
     axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.3, label=f"mean threshold {threshold:.4f}")
-    axes.set_xlabel(f"{SCORE_NAMES[verification.dist]} of the pair")
-    axes.set_ylabel("share of pairs of the kind")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(bottom=0)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
-    return _plain(figure)
+    return figure
 
 
 def group_plot(rates: GroupRates) -> Figure:
-    """FMR within each group and FNMR, with 95 % intervals and the rate of all groups as a dashed line."""
+    """Plot FMR within each group and FNMR, with 95 % intervals, and the rate of all groups as a dashed line."""
     names = list(rates.people)
     height = max(SIZE[1] / 2, 0.35 * len(names) + 0.8)
     figure = Figure(figsize=(SIZE[0], height), dpi=DPI, layout="constrained")
@@ -196,9 +179,8 @@ def group_plot(rates: GroupRates) -> Figure:
 
 
 def curves_plot(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]], ylabel: str) -> Figure:
-    """Values over iterations by name; NaN is a gap, points are marked where all are few."""
-    figure = Figure(figsize=SMALL_SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    """Plot values over iterations by name; NaN is a gap, points are marked if there are few."""
+    figure, axes = _one_plot("iteration", plain_label(ylabel), SMALL_SIZE)
     few = max(len(iterations) for iterations, _ in curves.values()) <= _MARKED
     for index, (name, (iterations, values)) in enumerate(curves.items()):
         style = STYLES[index // len(COLORS) % len(STYLES)]
@@ -208,31 +190,24 @@ def curves_plot(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64
             label=plain_label(name),
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.set_xlabel("iteration")
-    axes.set_ylabel(plain_label(ylabel))
-    axes.grid(color="#dddddd", linewidth=0.7)
-    columns = max(1, min(len(curves), _LEGEND // (max(map(len, curves)) + 6)))  # 6: of the line
+    columns = max(1, min(len(curves), _LEGEND // (max(map(len, curves)) + 6)))  # 6: width of the line sample
     figure.legend(loc="outside upper center", ncols=columns, fontsize="small", frameon=False)
-    return _plain(figure)
+    return figure
 
 
 def plain_label(name: str) -> str:
-    """A name as the label of a curve: neither parsed as a formula nor, with a leading _, left out of the legend."""
+    """Escape a name for use as a label: no formula, and no leading _, which would hide it from the legend."""
     return ("\N{ZERO WIDTH SPACE}" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def cmc_plot(curve: NDArray[np.float64]) -> Figure:
-    """CMC curve [R] at ranks 1 … R."""
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
+    """Plot a CMC curve [R] at ranks 1 … R."""
+    figure, axes = _one_plot("rank", "share of mated probes found up to this rank")
     axes.plot(np.arange(1, len(curve) + 1), curve, "o-", color=SAME, markersize=4, linewidth=1.8, clip_on=False)
     lowest = min(float(curve.min()), 0.99)  # a perfect curve still gets a range of one per cent
     axes.set_ylim(lowest - 0.05 * (1 - lowest), 1 + 0.05 * (1 - lowest))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("rank")
-    axes.set_ylabel("share of mated probes found up to this rank")
-    axes.grid(color="#dddddd", linewidth=0.7)
-    return _plain(figure)
+    return figure
 
 
 def png(figure: Figure) -> bytes:
@@ -241,6 +216,18 @@ def png(figure: Figure) -> bytes:
     FigureCanvasAgg(figure)  # sets the Agg canvas, independent of the user's configured backend
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _one_plot(
+    xlabel: str, ylabel: str, size: tuple[float, float] = SIZE, grid: Literal["both", "y"] = "both"
+) -> tuple[Figure, Axes]:
+    """New figure with one plot. grid: whose lines are shown."""
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
+    return _plain(figure), axes
 
 
 def _plain(figure: Figure) -> Figure:

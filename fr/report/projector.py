@@ -14,22 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from fr.errors import InputError
+from fr.errors import os_error_as
 from fr.files.names import printable
 
-# Sprite sheet side in pixels. The projector's limit is 8,192 (pytorch issue 75502), for which torch takes 6 GB, as it
-# makes several copies with eight bytes a value.
+# Side of the sprite sheet in pixels. The projector's limit is 8,192 (pytorch issue 75502), for which torch would need
+# 6 GB, since it makes several copies with eight bytes a value.
 _SHEET = 4096
 
 
 @contextmanager
 def open_projector(folder: Path) -> Iterator[SummaryWriter]:
-    """Open a log folder for `tensorboard --logdir`; InputError when it can't be written, now or later."""
-    try:
-        with SummaryWriter(str(folder)) as writer:
-            yield writer
-    except OSError as error:
-        raise InputError(f"{folder}: can't be written: {error.strerror}") from error
+    """Open a log folder for `tensorboard --logdir`; InputError if it can't be written, now or later."""
+    with os_error_as(f"{folder}: can't be written"), SummaryWriter(str(folder)) as writer:
+        yield writer
 
 
 def add_set(

@@ -1,4 +1,4 @@
-"""Card of a run, `PREFIX.card.md` beside its snapshots: what was trained on what, on what machine, and how well."""
+"""Card of a run, `PREFIX.card.md` beside its snapshots: model, data, machine, and results."""
 
 import platform
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ _LIMITS = """- The figures hold for images and people like those of the sets abo
 
 @dataclass(frozen=True)
 class EndedRun:
-    """What a card tells. contents: as far as no iteration changes them. sets: of the validations. scored: by the last
-    validation of this start.
+    """Facts for the card of a run that has ended.
 
-    command: that started it. logs: its folder of log.jsonl and validation.jsonl. ended: how, and after what time;
-    seconds: the same.
+    contents: the part of its snapshots that is the same at every iteration. sets: of the validations. scored: results
+    of the last validation since this start. command: command line of the run. logs: folder of log.jsonl and
+    validation.jsonl. ended: text on how and after what time the run ended; seconds: that time.
     """
 
     contents: SnapshotContents
@@ -53,7 +53,7 @@ class EndedRun:
 
 
 def leave_card(writer: SnapshotWriter, run: EndedRun) -> str:
-    """Write the card, and pictures of the curves, beside the last snapshot; a line that says where, or why not."""
+    """Write the card, and plots of the curves, beside the last snapshot; returns a line with its path or the error."""
     written = [path for path in writer.written if path.exists()]
     if not written:
         return "no card without a snapshot"
@@ -72,8 +72,8 @@ def leave_card(writer: SnapshotWriter, run: EndedRun) -> str:
 
 
 def _pictures(prefix: str, logs: Path) -> dict[str, bytes]:
-    """PNGs of the loss and of the validations by their names, of what there is."""
-    from fr.report.plots import curves_plot, png  # imports matplotlib, which no training waits for at its start
+    """PNGs of the loss and of the validations, by file name, as far as there are records."""
+    from fr.report.plots import curves_plot, png  # imports matplotlib, which would slow the start of a training
 
     pictures = {}
     for name, label in ((LOG, "loss"), (VALIDATION, "share")):
@@ -160,7 +160,7 @@ def _groups(scored: Sequence[ScoredPairs]) -> str:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    with suppress(OSError):  # not on every system
+    with suppress(OSError):  # the file doesn't exist on every system
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(": ")[2]

@@ -1,4 +1,4 @@
-"""Logs of a run, `log.jsonl` and `validation.jsonl` (docs/training.md): their records by iteration."""
+"""Records of a run's logs, `log.jsonl` and `validation.jsonl` (docs/training.md), by iteration."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ Curve = tuple[NDArray[np.int64], NDArray[np.float64]]  # iterations in ascending
 
 @dataclass(frozen=True)
 class RunLog:
-    """Records of a log by iteration, of repeated ones the last, and messages about wrong order."""
+    """Records of a log by iteration, the last of repeated ones, and messages about wrong order."""
 
     name: str
     records: dict[int, Record]
@@ -32,7 +32,7 @@ class RunLog:
 def read_log(path: Path, growing: bool = False) -> RunLog:
     """Read a JSONL file, or the `log.jsonl` of a folder; InputError names an invalid line.
 
-    growing: a training may be writing it: a last line without its end is left out, and no record is no fault.
+    growing: a training may be writing it: an incomplete last line is left out, and the file may have no record.
     """
     path = path / LOG if path.is_dir() else path
     text = read_text(path)
@@ -73,7 +73,7 @@ def _record(line: str, where: str) -> Record:
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or not all(value is None or _is_number(value) for value in record.values()):
-        raise InputError(f"{where}: no record of numbers")
+        raise InputError(f"{where}: not a record of numbers")
     if not isinstance(record.get("iteration"), int):
         raise InputError(f"{where}: a record without its iteration")
     return record

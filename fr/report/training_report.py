@@ -1,4 +1,4 @@
-"""Page that compares trainings: options that differ, curves of the logs, last and best metrics, scores pair by pair."""
+"""Page that compares trainings: different options, curves of the logs, last and best metrics, paired scores."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from fr.report.plots import curves_plot, png, roc_overlay
 from fr.report.run_logs import Record, curve, validation_keys
 
 Point = tuple[int, float]  # iteration, value
-# Options that say where a run writes: they always differ, and the table of the runs has them.
+# Options for the output paths of a run: they always differ, and are in the table of runs.
 _PLACES = ("snap_folder", "snap_prefix", "log_folder")
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a run left.
+    """Options and logs of a run.
 
     options: text of each value. log, validation: records of `log.jsonl` and `validation.jsonl` by iteration. facts:
-    where it is and what state it is in, in the order shown; the same names for each run.
+    paths and state of the run, in the order shown; the same names for each run.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Training:
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """Verification set with the ROC curve of each training's snapshot, and the first one compared with each other."""
+    """Verification set with the ROC curve of each training's snapshot, and comparisons of the first with the others."""
 
     title: str
     curves: Mapping[str, Roc]
@@ -42,7 +42,7 @@ class ScoredSet:
 
 
 def training_page(trainings: Sequence[Training], scored: Sequence[ScoredSet] = ()) -> bytes:
-    """Self-contained HTML page, UTF-8. trainings: of different names, the one that others are compared with first."""
+    """Self-contained HTML page, UTF-8. trainings: with different names; the others are compared with the first."""
     names = [one.name for one in trainings]
     facts = [(name, *(one.facts[name] for one in trainings)) for name in trainings[0].facts]
     options = differing_options(trainings)
@@ -69,7 +69,7 @@ def training_page(trainings: Sequence[Training], scored: Sequence[ScoredSet] = (
 
 
 def differing_options(trainings: Sequence[Training]) -> list[tuple[str, ...]]:
-    """Name and the value of each run, of options that aren't the same in all; "–" where a run has no such option."""
+    """Rows of the options that differ: name, and value in each run; "–" if a run has no such option."""
     names = dict.fromkeys(name for one in trainings for name in one.options if name not in _PLACES)
     rows = [(name, *(one.options.get(name, "–") or "empty" for one in trainings)) for name in names]
     return [row for row in rows if len({*row[1:]}) > 1]
@@ -87,7 +87,7 @@ def points(records: Mapping[int, Record], key: str) -> list[Point]:
 
 
 def last_and_best(records: Mapping[int, Record], key: str) -> tuple[Point, Point] | None:
-    """Last value of a metric, and the highest (of equals the last, as of snapshots); None without a finite one."""
+    """Last and highest value of a metric (the latest of equal ones, as for snapshots); None without a finite one."""
     known = points(records, key)
     return (known[-1], max(known, key=lambda point: (point[1], point[0]))) if known else None
 
@@ -101,7 +101,7 @@ def _figures(logs: Sequence[Mapping[int, Record]], names: Sequence[str], keys: S
 
 
 def _columns(figures: Iterable[tuple[bytes, str, str]]) -> str:
-    """Figures in as many columns as fit. figures: PNG, alternative text and caption of each."""
+    """HTML of figures in as many columns as fit. figures: PNG, alternative text and caption of each."""
     parts = (
         f"<figure>{inline_image(image, alt)}<figcaption>{escape(caption)}</figcaption></figure>"
         for image, alt, caption in figures

@@ -37,12 +37,12 @@ def write_report(
     curve: Roc | None = None,
     by_group: GroupRates | None = None,
 ) -> Path:
-    """Write roc.png, det.png, histogram.png, report.json and index.html into `folder`, and return the page's path.
+    """Write roc.png, det.png, histogram.png, report.json and index.html into `folder`; return the path of index.html.
 
     scores, same: the [P] pairs that `verification` was computed from. facts: information needed to repeat the result
-    (model, snapshot, preprocessing, data), in the order shown. worst: pairs to show. statistics: of `pair_statistics`,
-    for a table of their own. rejection: FNMR by name, of `rejection_curves`, for rejection.png. curve: the ROC
-    curve of the pairs, if known with its band. by_group: rates for a chapter and groups.png.
+    (model, snapshot, preprocessing, data), in the order shown. worst: misclassified pairs to show. statistics: from
+    `pair_statistics`, for a table. rejection: FNMR by name, from `rejection_curves`, for rejection.png. curve: the ROC
+    curve of the pairs, with its band if known; None = computed here. by_group: rates for a chapter and groups.png.
     The page is self-contained. Each file is replaced atomically, the page last.
     Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3].
     """
@@ -99,7 +99,7 @@ def _page(
         "Accuracy on different pairs": f"{v.diff_accuracy:.4f}",
         "AUC": f"{v.auc:.4f}",
         f"Threshold, {unit}": f"{v.threshold:.4f}",
-        f"Threshold, {score_name}": f"{v.threshold_score:.4f}",  # for similarities the same row
+        f"Threshold, {score_name}": f"{v.threshold_score:.4f}",  # for similarities this replaces the row above
         "Pairs (same / different)": f"{v.pairs} ({same_count} / {v.pairs - same_count})",
     }
     folds = "".join(

@@ -1,4 +1,4 @@
-"""Exponential moving average of the backbone's weights (EMA), which often verifies better than the weights."""
+"""Exponential moving average (EMA) of the backbone's weights, which often verifies better than the weights."""
 
 import copy
 
@@ -10,7 +10,7 @@ class WeightAverage:
     """Moving average of weights and batch statistics; `model` is a copy of the backbone, in evaluation mode.
 
     After iteration k (from 0): average ← average · d + weight · (1 - d), where d = min(decay, (1 + k) / (10 + k)),
-    so that the first weights, before any training, are soon forgotten (TensorFlow's ExponentialMovingAverage).
+    so that the initial weights are soon forgotten (TensorFlow's ExponentialMovingAverage).
     """
 
     def __init__(self, backbone: nn.Module, decay: float) -> None:
@@ -26,9 +26,9 @@ class WeightAverage:
     def update(self, iteration: int, skipped: torch.Tensor) -> None:
         """Move the average after the optimiser step of an iteration, unless that was `skipped` (1, else 0)."""
         decay = min(self._decay, (1 + iteration) / (10 + iteration))
-        rate = (1 - decay) * (1 - skipped)  # on the device: nothing waits for the host
+        rate = (1 - decay) * (1 - skipped)  # computed on the device, without synchronisation
         averages, weights = self._moving
-        steps = torch._foreach_sub(weights, averages)  # a few kernels for all, where a lerp would take one for each
+        steps = torch._foreach_sub(weights, averages)  # a few kernels for all tensors; lerp would take one for each
         torch._foreach_mul_(steps, rate)
         torch._foreach_add_(averages, steps)
         if self._counts[0]:

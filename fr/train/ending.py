@@ -15,7 +15,7 @@ from fr.options.commands import as_called, next_command
 def closing_lines(
     argv: Sequence[str], options: argparse.Namespace, writer: SnapshotWriter, status: int, seconds: float
 ) -> list[str]:
-    """Lines to print when a run has ended. argv: its command line. status: its exit status. seconds: it took."""
+    """Lines to print at the end of a run. argv: its command line. status: its exit status. seconds: its duration."""
     written = [path for path in writer.written if path.exists()]
     lines = [f"{ended(status)} after {duration(seconds)}" + ("" if written else "; no snapshot was written")]
     if not written:
@@ -30,13 +30,13 @@ def closing_lines(
     return [
         *lines,
         f"see the curves: tensorboard --logdir {shlex.quote(str(log_folder(options)))}",
-        f"{'go on' if status else 'train longer'}: {_resuming(argv, options, longer=not status)}",
+        f"{'resume' if status else 'train longer'}: {_resuming(argv, options, longer=not status)}",
         next_command("evaluate_lfw.py", "--snap", str(shown), *no_set, "--report", f"{writer.prefix}_report"),
     ]
 
 
 def ended(status: int) -> str:
-    """How a run ended, by its exit status."""
+    """Text on the end of a run, by its exit status."""
     return f"stopped by {signal.Signals(status - 128).name}" if status > 128 else "done"
 
 

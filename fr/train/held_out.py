@@ -1,4 +1,4 @@
-"""Images held out of the training, of its identities: top-1 and top-5 accuracy of the head on them."""
+"""Held-out images of the training's identities: top-1 and top-5 accuracy of the head on them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class HeldOut:
     classes: torch.Tensor
 
     def accuracies(self, head: MarginSoftmax, embeddings: torch.Tensor) -> dict[str, float]:
-        """Top-1 and top-5 accuracy from the embeddings [n, E]; all ranks together, each with all of them."""
+        """Top-1 and top-5 accuracy from the embeddings [n, E]; called by all ranks together, each with all rows."""
         above = head.larger_logits(embeddings, self.classes.to(embeddings.device))
         return {f"held_out_top{k}": (above < k).double().mean().item() for k in (1, 5)}
 
@@ -30,7 +30,7 @@ class HeldOut:
 def read_held_out(options: Mapping[str, Any], identities: Sequence[str], ranks: Ranks) -> HeldOut | None:
     """Read --held_out_list with the other data options, on all ranks; None without it. identities: of the head.
 
-    Images of other people are left out; InputError when no others are there.
+    Images of other people are left out; InputError if no images remain.
     """
     if not (name := options["held_out_list"]):
         return None

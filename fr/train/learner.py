@@ -28,10 +28,11 @@ _STORED_NAMES = {"momentum_buffer": "momentum"}  # torch.optim's name of a state
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Constants of a step. clip_norm: 0 = off. precision: one of `fr.distributed.PRECISIONS`; the head is in float32
-    with all of them, in TF32 with `tf32`.
+    """Constants of a step. clip_norm: 0 = off. precision: one of `fr.distributed.PRECISIONS`.
 
-    freeze_bn: batch norms use their running statistics, and leave them as they are. seed: of what the backbone drops.
+    The head is in float32 with any precision, its products in TF32 unless that is `fp32`: with embeddings in half
+    precision the errors are larger (LOG.md). freeze_bn: batch norms use their running statistics and don't update them.
+    seed: of dropout in the backbone.
     """
 
     clip_norm: float = 0.0
@@ -42,10 +43,10 @@ class StepSettings:
 
 
 class Learner:
-    """Backbone, head, optimiser, weight average and meters of a run, as this rank has them.
+    """Backbone, head, optimiser, weight average and meters of a run, on this rank.
 
-    compiled: through torch.compile. teacher: network whose embeddings the head compares with, never changed or stored.
-    Needs a process group.
+    compiled: use torch.compile. teacher: network for the distillation losses, never changed or stored. Needs a process
+    group.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Learner:
         self._teacher = teacher
         self._replicas = replicate(backbone, compiled)
         self._drops = drops_of(backbone)
-        # Buffers that a forward pass changes: batch statistics, and the head's scalars (its centres follow later).
+        # Buffers that a forward pass changes: batch statistics, and the head's scalars. The centres change later.
         changing = [*backbone.buffers(), *(buffer for buffer in head.buffers() if not buffer.ndim)]
         dtypes = dict.fromkeys(buffer.dtype for buffer in changing)
         self._statistics = [[buffer for buffer in changing if buffer.dtype == dtype] for dtype in dtypes]
@@ -82,15 +83,15 @@ class Learner:
     def step(self, batches: Sequence[Batch], iteration: int, lr: float) -> Metrics:
         """Forward and backward of the micro-batches, then one optimiser step, all ranks together.
 
-        batches: of this rank, as `on_device` gives them.
-        A step whose gradient or loss isn't finite is skipped: it changes nothing but the meters and the loss scale.
-        Nothing here waits for the device.
+        batches: of this rank, from `on_device`.
+        A step whose gradient or loss isn't finite is skipped: it changes only the meters and the loss scale.
+        The host doesn't wait for the device here.
         """
         scale = self._scale.value if self._scale else None
         set_lr(self.optimizer, lr)
         means: defaultdict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         statistics = [_end_to_end(buffers) for buffers in self._statistics]
-        in_tf32 = float32_products(self._settings.precision == "tf32")
+        in_tf32 = float32_products(self._settings.precision != "fp32")
         with in_tf32, self.head.step(iteration, torch.cat([batch[1] for batch in batches]), self.optimizer):
             for number, (images, labels, *for_teacher) in enumerate(batches, start=1):
                 first = ((number - 1) * world_size() + rank()) * len(images)  # as in `TrainingStream`
@@ -109,7 +110,7 @@ class Learner:
             skipped = apply_step(self.optimizer, norm, means["loss"], self._settings.clip_norm, scale)
             self.optimizer.zero_grad()
         for buffers, before in zip(self._statistics, statistics, strict=True):
-            _keep_if(skipped.bool(), before, buffers)  # one image that isn't finite would stay in them for ever
+            _keep_if(skipped.bool(), before, buffers)  # otherwise one NaN would stay in them for ever
         self.head.auxiliary.move_centers(skipped)
         if self.average:
             self.average.update(iteration, skipped)
@@ -125,8 +126,8 @@ class Learner:
     def state(self) -> StateTensors:
         """The live tensors that the next step depends on, by their names in a training state.
 
-        State of the optimiser: `<name>.<parameter>` of the backbone's, `<name>_head` of the head's. With fp16 also
-        `loss_scale`, which begins afresh where the run before had another precision.
+        State of the optimiser: `<name>.<parameter>` for the backbone, `<name>_head` for the head. With fp16 also
+        `loss_scale`, which starts at its initial value if the stored state has none.
         """
         whole = _named("backbone", self.backbone.state_dict())
         if self.average:
@@ -135,7 +136,7 @@ class Learner:
             whole |= {f"{name}.{parameter_name}": tensor for name, tensor in self._optimizer_state(parameter).items()}
         of_head = {f"{name}_head": tensor for name, tensor in self._optimizer_state(self.head.weight).items()}
         of_head |= _named("head", dict(self.head.named_buffers()))
-        rows = {name: tensor for name, tensor in of_head.items() if tensor.ndim == 2}  # a row a class
+        rows = {name: tensor for name, tensor in of_head.items() if tensor.ndim == 2}  # one row per class
         whole |= {name: tensor for name, tensor in of_head.items() if name not in rows}
         return StateTensors(
             whole=whole | ({"loss_scale": self._scale.state} if self._scale else {}),
@@ -146,30 +147,30 @@ class Learner:
         )
 
     def on_device(self, images: torch.Tensor, labels: torch.Tensor, *for_teacher: torch.Tensor) -> Batch:
-        """Move a micro-batch to where, and into the memory order in which, `step` takes it."""
+        """Move a micro-batch to the device and memory format that `step` expects."""
         images = images.to(self.device, non_blocking=True, memory_format=self._settings.memory_format)
         return images, *(tensor.to(self.device, non_blocking=True) for tensor in (labels, *for_teacher))
 
     @torch.no_grad()
     def _teach(self, *images: torch.Tensor) -> torch.Tensor | None:
-        """The teacher's embeddings of a micro-batch, None without a teacher."""
+        """The teacher's embeddings of a micro-batch; None without a teacher."""
         return self._teacher(*images) if self._teacher else None
 
     def _optimizer_state(self, parameter: nn.Parameter) -> Tensors:
-        """Tensors that torch.optim keeps of a parameter, by their stored names."""
+        """Tensors that torch.optim keeps for a parameter, by their stored names."""
         state = self.optimizer.state.get(parameter, {})
         return {_STORED_NAMES.get(name, name): value for name, value in state.items() if torch.is_tensor(value)}
 
 
 def _end_to_end(buffers: list[torch.Tensor]) -> torch.Tensor:
-    """Copy of all elements of buffers of one type, [n]."""
+    """Copy of all elements of buffers of one type, concatenated [n]."""
     return torch.cat([buffer.flatten() for buffer in buffers])
 
 
 def _keep_if(undo: torch.Tensor, before: torch.Tensor, buffers: list[torch.Tensor]) -> None:
-    """Give the buffers back what they held `before`, as of `_end_to_end`, if `undo` is true on the device.
+    """Restore the buffers to `before`, from `_end_to_end`, if `undo` is True on the device.
 
-    A few kernels for all buffers of a type, where one by one would take two for each.
+    It takes a few kernels for all buffers of a type; one by one it would take two for each buffer.
     """
     kept = torch.split(torch.where(undo, before, _end_to_end(buffers)), [buffer.numel() for buffer in buffers])
     torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(kept, buffers, strict=True)])

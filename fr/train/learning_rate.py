@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 DROP = 0.1  # factor of the learning rate at every drop
-_EARLY = 50  # iterations; before them no network has learned what a lower rate would refine
+_EARLY = 50  # iterations; a drop before them is too early
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Learning rate of an iteration (from 0): linear warm-up to `lr`, then by `shape`.
 
-    shape: one of `fr.options.names.SCHEDULES`. warmup, drops, last (the training's length): iterations. step: × 0.1 at
+    shape: one of `fr.options.names.SCHEDULES`. warmup, drops, last (length of the training): iterations. step: × 0.1 at
     each of `drops`, also within the warm-up. With p from 0 at the end of the warm-up to 1 at `last`, poly: end +
-    (lr - end) (1 - p)^power, as insightface has it with power 2 and end 0; cosine: end + (lr - end) (1 + cos πp) / 2
+    (lr - end) (1 - p)^power, insightface's with power 2 and end 0; cosine: end + (lr - end) (1 + cos πp) / 2
     (arXiv:1608.03983, eq. 5).
     """
 
@@ -27,7 +27,7 @@ class Schedule:
     power: float = 2.0
 
     def __call__(self, iteration: int) -> float:
-        """The first step of a warm-up of n iterations has lr / n, its last lr."""
+        """Learning rate of an iteration; a warm-up of n iterations goes from lr / n to lr."""
         warm = self.lr * min(1.0, (iteration + 1) / max(1, self.warmup))
         if self.shape == "step":
             return warm * DROP ** sum(iteration >= drop for drop in self.drops)
@@ -37,8 +37,8 @@ class Schedule:
         share = (1 - progress) ** self.power if self.shape == "poly" else (1 + math.cos(math.pi * progress)) / 2
         return self.end + (self.lr - self.end) * share
 
-    def doubts(self) -> list[str]:
-        """Reasons why it can't work, a line each."""
+    def warnings(self) -> list[str]:
+        """Warnings about a schedule that can't train well, one line each."""
         found = []
         if self.warmup >= self.last:
             found.append(f"the warm-up of {self.warmup:,} iterations is no shorter than the run of {self.last:,}")

@@ -1,4 +1,4 @@
-"""Loss scale of fp16, which keeps gradients in the range of a float16: from about 6e-8 to 65,504."""
+"""Loss scale for fp16, which keeps gradients in the range of float16: from about 6e-8 to 65,504."""
 
 import torch
 
@@ -9,8 +9,8 @@ _FIRST, _GROWTH, _BACKOFF, _GROWTH_STEPS = 65_536.0, 2.0, 0.5, 2000
 class LossScale:
     """Factor on the loss before the backward pass (arXiv:1710.03740, sec. 3.2), by torch.amp.GradScaler's rule.
 
-    Halved after a step whose gradient isn't finite although its loss is, doubled after 2,000 others. state [2]: the
-    scale, and the good steps since it last changed; it changes in place, on the device.
+    Halved after a step whose gradient isn't finite although its loss is, doubled after 2,000 good steps. state [2]: the
+    scale, and the number of good steps since its last change; updated in place, on the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,13 +22,13 @@ class LossScale:
         return self.state[0]
 
     def explains(self, loss: torch.Tensor) -> torch.Tensor:
-        """Whether a gradient that isn't finite can be due to the scale: 1 or 0. loss: of the same step, unscaled."""
+        """1 if a gradient that isn't finite may be due to the scale, else 0. loss: of the same step, unscaled."""
         return (loss.isfinite() & (self.value > 1)).float()
 
     def update(self, skipped: torch.Tensor, loss: torch.Tensor) -> None:
-        """Follow a step that was `skipped` (1, else 0); one whose loss isn't finite, whatever the scale, isn't counted.
+        """Update the scale after a step. skipped: 1 or 0. A step whose loss isn't finite isn't counted.
 
-        Otherwise an image that gives no number once an epoch would halve the scale until nothing is left of it.
+        Otherwise an image that gives NaN once an epoch would halve the scale down to 0.
         """
         before = self.state.clone()
         scale, good_steps = self.state

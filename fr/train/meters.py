@@ -1,4 +1,4 @@
-"""Meters: counts of skipped steps, recent losses and returns; in snapshots, so that a resumed run decides alike."""
+"""Meters: counts of skipped steps, recent losses and rollbacks; stored in snapshots for exact resuming."""
 
 import math
 import statistics
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-_REMEMBERED = 20  # losses of log records whose median a spike is compared with
+_REMEMBERED = 20  # losses of log records; spikes are relative to their median
 _ENOUGH = 5
 MOST_RETURNS = 3  # in a row
 
@@ -14,9 +14,9 @@ MOST_RETURNS = 3  # in a row
 class Meters:
     """Counts from step to step.
 
-    skipped, in_a_row: steps without a finite gradient since the last log record, and in a row up to now, without those
-    that the loss scale explains; scalars on the device.
-    losses: of the last log records. returns: spikes in a row after which earlier weights were restored.
+    skipped, in_a_row: steps without a finite gradient since the last log record, and consecutive ones up to now, not
+    counting those that the loss scale explains; scalars on the device.
+    losses: of the last log records. returns: consecutive spikes after which earlier weights were restored.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -24,7 +24,7 @@ class Meters:
         self.load({})
 
     def load(self, stored: dict[str, Any]) -> None:
-        """Set the counts to those of `as_dict`; what is missing there is 0 or empty."""
+        """Set the counts from `as_dict`; missing ones become 0 or empty."""
         self.skipped = torch.tensor(float(stored.get("skipped", 0)), device=self._device)
         self.in_a_row = torch.tensor(float(stored.get("in_a_row", 0)), device=self._device)
         self.losses: list[float] = [*stored.get("losses", [])]
@@ -40,22 +40,22 @@ class Meters:
         }
 
     def count(self, skipped: torch.Tensor, explained: torch.Tensor | float = 0.0) -> None:
-        """Count a step: 1 if it was skipped, else 0; explained: 1 if the loss scale may be why."""
+        """Count a step. skipped: 1 or 0. explained: 1 if the loss scale may be the cause, else 0."""
         self.in_a_row = (self.in_a_row + 1 - explained) * skipped
         self.skipped = self.skipped + skipped
 
     def logged(self, loss: float) -> None:
-        """Start the counts of the next log record."""
+        """Add a loss, and reset the counts for the next log record."""
         self.skipped = torch.zeros_like(self.skipped)
         self.returns = 0
         if math.isfinite(loss):
             self.losses = [*self.losses, loss][-_REMEMBERED:]
 
     def returned(self) -> None:
-        """Start the counts of the next log record, after a spike for which earlier weights were restored."""
+        """Reset the counts for the next log record, after earlier weights were restored because of a spike."""
         self.skipped = torch.zeros_like(self.skipped)
         self.returns += 1
 
     def median(self) -> float:
-        """Median of the remembered losses; infinite while there are too few."""
+        """Median of the stored losses; infinite while there are too few."""
         return statistics.median(self.losses) if len(self.losses) >= _ENOUGH else float("inf")

@@ -1,4 +1,4 @@
-"""Progress bar, `log.jsonl`, `validation.jsonl` and TensorBoard of a run; rank 0 writes, the others are silent."""
+"""Progress bar, `log.jsonl`, `validation.jsonl` and TensorBoard files of a run, written by rank 0."""
 
 import errno
 import json
@@ -21,8 +21,8 @@ from fr.errors import in_short
 from fr.preprocessing import Preprocessing
 from fr.progress import progress
 
-# JSONL key → TensorBoard name, for those that a record has. A name of face_recognition.pytorch has its meaning there:
-# not `Accuracy/classification`, a running mean of the epoch without the margin, nor `Loss/AUX_losses`, a sum.
+# JSONL key → TensorBoard name. Names of face_recognition.pytorch are used only with the same meaning: not
+# `Accuracy/classification`, there a running mean of the epoch without the margin, nor `Loss/AUX_losses`, a sum.
 _SCALARS = {
     "loss": "Loss/train_loss",
     "softmax_loss": "Loss/softmax_loss",
@@ -90,8 +90,8 @@ class Monitor(Silent):
     """Monitor of rank 0. `folder` gets the TensorBoard files, `log.jsonl` (a record a log step) and
     `validation.jsonl` (a record a validation); records past `first`, from before a resume, are dropped.
 
-    OSError where the folder can't be written to at the start. Later that is said once and costs records, and what
-    follows is written where it can be again.
+    OSError if the folder can't be written to at the start. A later failure is reported once and loses records; writing
+    continues when it is possible again.
     """
 
     def __init__(self, folder: Path, first: int, total: int) -> None:
@@ -99,7 +99,7 @@ class Monitor(Silent):
         self._folder, self._log, self._validation = folder, folder / "log.jsonl", folder / "validation.jsonl"
         for path in (self._log, self._validation):
             _keep_records(path, first)
-        self._first = first + 1  # that this process takes, counted from 1 as in the records
+        self._first = first + 1  # first iteration of this process, counted from 1 as in the records
         self._board: SummaryWriter | None = SummaryWriter(str(folder), purge_step=self._first)
         self._failures = self._skipped = 0
         self._hook = threading.excepthook
@@ -136,19 +136,19 @@ class Monitor(Silent):
         threading.excepthook = self._hook
 
     def _keep(self, write: Callable[[], None]) -> None:
-        """Write to the logs, which never ends a training; the first failure is said."""
+        """Write to the logs. A failure never ends the training; the first one is reported."""
         try:
-            if not self._folder.is_dir():  # removed: TensorBoard would go on in a file without a name
+            if not self._folder.is_dir():  # removed: TensorBoard would keep writing to the deleted file
                 self._close_board()
                 self._folder.mkdir(parents=True)
-                self.say(f"{self._folder} was removed; the logs go on in a new one")
+                self.say(f"{self._folder} was removed; the logs continue in a new one")
             write()
-        except Exception as error:  # of TensorBoard, whatever a file system's plug-in raises
+        except Exception as error:  # TensorBoard passes on exceptions of file system plug-ins
             self._close_board()
             self._failures += 1
             self._skipped = 2**self._failures
             if self._failures == 1:
-                self.say(f"the logs can't be written: {in_short(error)}; the training goes on, and they where they can")
+                self.say(f"the logs can't be written: {in_short(error)}; the training continues, and tries again later")
 
     def _write(self, path: Path, record: dict[str, float], scalars: dict[str, float]) -> None:
         _append(path, record)
@@ -160,7 +160,7 @@ class Monitor(Silent):
         self._draw(add)
 
     def _draw(self, add: Callable[[SummaryWriter], None]) -> None:
-        """Add to the TensorBoard file: to a new one after a failure, after ever more records without."""
+        """Add to the TensorBoard file; after a failure to a new one, tried at increasing intervals of records."""
         if self._skipped:
             self._skipped -= 1
             return
@@ -169,12 +169,12 @@ class Monitor(Silent):
 
     def _close_board(self) -> None:
         if self._board:
-            with suppress(Exception):  # it may be what failed
+            with suppress(Exception):  # the failure may be in the file that is closed
                 self._board.close()
             self._board = None
 
     def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
-        """Leave a failure of TensorBoard's thread to its next call, which raises it again."""
+        """Ignore a failure of TensorBoard's thread, since its next call raises it again."""
         if not type(failure.thread).__module__.startswith("tensorboard."):
             self._hook(failure)
 
@@ -182,8 +182,8 @@ class Monitor(Silent):
 class Stopwatch:
     """Images per second and the share of time in which the device waited for data, from lap to lap.
 
-    A CPU waits as long as fetching a batch takes. A GPU still computes the last step meanwhile: it waits from the end
-    of its kernels until the batch is there, which CUDA events tell.
+    A CPU waits while a batch is fetched. A GPU still computes the last step meanwhile: its wait, from the end of its
+    kernels until the batch is ready, is measured with CUDA events.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -196,14 +196,14 @@ class Stopwatch:
 
     @contextmanager
     def fetching(self, images: int) -> Iterator[None]:
-        """Around fetching so many images."""
+        """Context for fetching so many images."""
         start = self._now()
         yield
         self._waits.append((start, self._now()))
         self._images += images
 
     def lap(self) -> Callable[[], dict[str, float]]:
-        """Begin a lap; return a function for the figures of the one that ends, once the device has come this far."""
+        """Begin a lap; returns a function for the metrics of the finished lap, to call when the device has done it."""
         since, images, waits = self._since, self._images, self._waits
         self.restart()
         end = self._since
@@ -229,7 +229,7 @@ class Stopwatch:
 def _keep_records(path: Path, last: int) -> None:
     """Drop records after iteration `last`, which the resumed run will write again, and an incomplete last line.
 
-    A run from the start keeps the whole file of an earlier one, under the next free name.
+    A new run renames the file of an earlier one to the next free name.
     """
     if not path.exists():
         return
@@ -242,7 +242,7 @@ def _keep_records(path: Path, last: int) -> None:
         try:
             if json.loads(line)["iteration"] <= last:
                 kept.append(line + b"\n")
-        except (ValueError, TypeError, LookupError, RecursionError):  # whatever isn't a record
+        except (ValueError, TypeError, LookupError, RecursionError):  # the line isn't a record
             break
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(b"".join(kept))
@@ -250,7 +250,7 @@ def _keep_records(path: Path, last: int) -> None:
 
 
 def _append(path: Path, record: dict[str, float]) -> None:
-    """Append a line of strict JSON, whole or not at all; values that aren't finite are null."""
+    """Append a line of strict JSON atomically; values that aren't finite become null."""
     plain = {key: value if math.isfinite(value) else None for key, value in record.items()}
     line = (json.dumps(plain) + "\n").encode()
     with path.open("ab", buffering=0) as file:

@@ -18,7 +18,7 @@ from fr.options.fields import OptionFields
 class OptimizerSettings(OptionFields):
     """optimizer: one of `fr.options.names.OPTIMIZERS`. momentum: of sgd. betas, eps: of Adam (arXiv:1412.6980, alg. 1).
 
-    weight_decay: added to the gradient times the weight; of adamw decoupled (arXiv:1711.05101, alg. 2).
+    weight_decay: times the weight is added to the gradient; decoupled for adamw (arXiv:1711.05101, alg. 2).
     """
 
     optimizer: str = "sgd"
@@ -36,11 +36,11 @@ def parameter_groups(
     decay_all: bool = True,
     undecayed: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """Parameter groups by learning rate and decay, for an optimiser; parameters that match `freeze` stop learning.
+    """Parameter groups by learning rate and decay, for an optimiser; parameters that match `freeze` are frozen.
 
-    freeze: shell patterns of names. lr_scale: `pattern=factor` each, of the learning rate; the last that matches
-    counts. decay_all: false = no weight decay of vectors (biases, norms and slopes) and of the names `undecayed`.
-    InputError for a pattern that matches no name.
+    freeze: shell patterns of names. lr_scale: items `pattern=factor` of the learning rate; the last match counts.
+    decay_all: False = no weight decay of vectors (biases, norms and slopes) and of the names `undecayed`. InputError
+    for a pattern that matches no name.
     """
     factors = dict.fromkeys(named, 1.0)
     for entry in lr_scale:
@@ -65,17 +65,17 @@ def _matching(names: Iterable[str], pattern: str, option: str) -> list[str]:
     matching = fnmatch.filter(names, pattern)
     if not matching:
         close = difflib.get_close_matches(pattern, list(names), n=3, cutoff=0.3)
-        raise InputError(f"{option} {pattern}: no parameter is called so; similar: {', '.join(close) or 'none'}")
+        raise InputError(f"{option} {pattern}: no parameter matches; similar: {', '.join(close) or 'none'}")
     return matching
 
 
 def build_optimizer(
     parameters: Iterable[nn.Parameter | dict[str, Any]], settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """A fused optimiser of torch. parameters: plain, or in groups.
+    """Build a fused optimiser of torch. parameters: plain, or in groups.
 
-    Its state starts as zeros, not as nothing: the first step is the same, a skipped first step leaves nothing
-    undefined, and a snapshot always has the same tensors.
+    Its state is created as zeros at once: the first step is the same, a skipped first step leaves nothing undefined,
+    and a snapshot always has the same tensors.
     """
     groups: Any = list(parameters)
     optimizer: torch.optim.Optimizer
@@ -102,12 +102,12 @@ def build_optimizer(
 def build_sgd(
     parameters: Iterable[nn.Parameter | dict[str, Any]], lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """`build_optimizer` of SGD."""
+    """`build_optimizer` for SGD."""
     return build_optimizer(parameters, OptimizerSettings("sgd", lr, momentum, weight_decay=weight_decay))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of each group, times its `lr_scale`."""
+    """Set the learning rate of each group to `lr` times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
@@ -133,15 +133,15 @@ def apply_step(
 ) -> torch.Tensor:
     """Clip to `clip_norm` (0 = off) and step, unless norm or loss isn't finite: 1 if the step was skipped, else 0.
 
-    Decided on the device, from numbers that all ranks share, so that they all skip and none waits for the host.
-    loss_scale: a factor that the gradients have, and norm and loss don't; None = 1.
+    It is decided on the device, without synchronisation, from numbers that are equal on all ranks, so all ranks skip.
+    loss_scale: factor in the gradients, but not in norm and loss; None = 1.
     """
     skipped = (~(norm.isfinite() & loss.isfinite())).float()
     if clip_norm:
         scale = (clip_norm / (norm + 1e-6)).clamp_max(1.0)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
-    # What torch's GradScaler tells a fused optimiser.
+    # The attributes by which torch's GradScaler controls a fused optimiser.
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     optimizer.grad_scale = loss_scale  # type: ignore[attr-defined]
     optimizer.step()

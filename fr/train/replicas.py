@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from fr.distributed import world_size
 from fr.losses.sharded import sum_over_ranks
 
-# Batch statistics are rank 0's, which broadcasts them before a snapshot and a validation: not at each step. Gradients
-# go into their buckets together. torch 2.11 has another name for the first, and lacks the second.
+# Rank 0 broadcasts its batch statistics before a snapshot or validation, not at each step. Gradients are copied into
+# their buckets together. torch 2.11 has another name for the first setting, and lacks the second.
 _KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
 _OF_LATER: dict[str, Any] = {"forward_sync_buffers": False, "batched_grad_copy": True}
 _DDP: dict[str, Any] = _OF_LATER if _OF_LATER.keys() <= _KNOWN.keys() else {"broadcast_buffers": False}
@@ -29,15 +29,15 @@ _DDP: dict[str, Any] = _OF_LATER if _OF_LATER.keys() <= _KNOWN.keys() else {"bro
 
 @contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
-    """In here torch uses deterministic algorithms only, and refuses operations that have none.
+    """Context in which torch uses only deterministic algorithms, and raises for operations that have none.
 
-    Otherwise cuDNN measures at the first step which of its convolutions is the fastest. On a CPU all operations of the
-    networks here are deterministic anyway.
+    If not enabled, cuDNN chooses the fastest convolution algorithm by measurements at the first step. On a CPU all
+    operations of the networks here are deterministic anyway.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = not enabled
     if enabled:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a search for faults, which costs time
     try:
@@ -48,10 +48,10 @@ def deterministic(enabled: bool) -> Iterator[None]:
 
 
 def replicate(backbone: nn.Module, compiled: bool) -> nn.Module:
-    """Wrap the backbone in DistributedDataParallel, to call in training; weights and buffers stay the backbone's.
+    """Wrap the backbone in DistributedDataParallel, for training; weights and buffers stay the backbone's.
 
-    That of a rank alone, and one without a weight to train, is called as it is: there is no gradient to share.
-    compiled: through torch.compile, whose kernels round differently.
+    With one rank, or without trainable weights, the backbone is returned unwrapped: there is no gradient to reduce.
+    compiled: use torch.compile, whose kernels round differently.
     """
     module = cast(nn.Module, torch.compile(backbone)) if compiled else backbone
     if world_size() == 1 or not any(parameter.requires_grad for parameter in backbone.parameters()):
@@ -62,15 +62,15 @@ def replicate(backbone: nn.Module, compiled: bool) -> nn.Module:
 class Replicas(DistributedDataParallel):
     """DistributedDataParallel with the same buckets from the first step of a process to its last.
 
-    A gradient's place in its bucket decides in which order three or more ranks add it up. torch begins with one bucket
-    and makes others once it has seen a backward pass, so a resumed run would add in another order than one that went on
-    (C7). Here they are made before the first step, from the parameters in reverse, which is about the order of their
-    gradients: of all models here a bucket is full as early in the backward pass, or at most a tenth of it later.
+    The position of a gradient in its bucket determines the order in which three or more ranks add it up. torch begins
+    with one bucket and makes others after the first backward pass, so a resumed run would add in another order than an
+    uninterrupted one. Here the buckets are made before the first step, from the parameters in reverse, which is about
+    the order of their gradients: for all models here, a bucket is full at most a tenth of the backward pass later.
     """
 
     def __init__(self, module: nn.Module, **settings: Any) -> None:
         super().__init__(module, **settings)
-        # As if a backward pass had given the gradients in the order of the parameters, which is …
+        # As if a backward pass had produced the gradients in the order of the parameters, which is …
         self.reducer._push_all_rebuilt_params()
 
     def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
@@ -79,7 +79,7 @@ class Replicas(DistributedDataParallel):
 
 
 def unshared(replicas: nn.Module) -> AbstractContextManager[None]:
-    """Around the backward passes of all micro-batches but the last: their gradients only add up on each rank."""
+    """Context for the backward passes of all micro-batches but the last: gradients are accumulated, not reduced."""
     if isinstance(replicas, DistributedDataParallel):
         quiet: AbstractContextManager[None] = replicas.no_sync()
         return quiet
@@ -87,9 +87,10 @@ def unshared(replicas: nn.Module) -> AbstractContextManager[None]:
 
 
 def checkpoint_blocks(backbone: nn.Module) -> None:
-    """Keep of each block only its input, and compute the rest again in the backward pass: the same numbers for a third
-    more time and a fraction of the memory (arXiv:1604.06174). A block is what an nn.Sequential holds that has
-    children and isn't one itself: the residual blocks of all deep networks here.
+    """Enable activation checkpointing: store only the input of each block, and recompute the rest in the backward pass.
+
+    The results are the same, for a third more time and a fraction of the memory (arXiv:1604.06174). A block is a member
+    of an nn.Sequential that has children and isn't an nn.Sequential itself: a residual block in all deep networks here.
     """
     for block in _blocks(backbone):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=partial(_contexts, block))
@@ -111,13 +112,13 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Keep the running statistics as they are in the second forward pass over a batch."""
+    """Context in which the second forward pass over a batch doesn't change the running statistics."""
     norms = [norm for norm in block.modules() if isinstance(norm, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
     before = [count.clone() for count in counts]
     for norm in norms:
-        norm.momentum = 0.0  # the backward pass wants the same tensors saved, so the statistics can't just be left out
+        norm.momentum = 0.0  # the recomputation must save the same tensors, so tracking can't be disabled
     try:
         yield
     finally:
@@ -128,20 +129,20 @@ def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
 
 
 def synchronise_batch_norms(backbone: nn.Module, device: torch.device) -> nn.Module:
-    """Replace the backbone's batch norms by ones over the samples of all ranks."""
+    """Replace the backbone's batch norms by synchronised ones, over the samples of all ranks."""
     if device.type == "cuda":
         synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)  # type: ignore[no-untyped-call]
         return synchronised
     for module in backbone.modules():
         if isinstance(module, _BatchNorm):
-            module.__class__ = GlobalBatchNorm  # the same tensors and settings, another forward
+            module.__class__ = GlobalBatchNorm  # same tensors and settings, another forward pass
     return backbone
 
 
 class GlobalBatchNorm(_BatchNorm):
     """Batch norm over the samples of all ranks, [B, C] or [B, C, …] → the same shape; B is equal on every rank.
 
-    As torch.nn.SyncBatchNorm, which refuses CPU tensors.
+    Equivalent to torch.nn.SyncBatchNorm, which doesn't support CPU tensors.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

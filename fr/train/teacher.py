@@ -1,4 +1,4 @@
-"""The teacher of a distillation: a trained network, and the preprocessing that its file stores."""
+"""The teacher of a distillation: a trained network with the preprocessing that its file stores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from fr.weights.loading import read_weights
 class Teacher:
     """A network in evaluation mode: [B, 3, H, W], preprocessed as `preprocessing`, on the device → [B, embed_size].
 
-    digest: SHA-256 of its file. head: for `distill_logit_weight`, of the training's classes.
+    digest: SHA-256 of its file. head: of the training's classes, for `distill_logit_weight`.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -46,11 +46,11 @@ def open_teacher(
     identities: Sequence[str],
     device: torch.device,
 ) -> Teacher | None:
-    """Open `--teacher`, all ranks together; None without one.
+    """Open `--teacher`, all ranks together; None without the option.
 
-    embed_size, student: of the network that is trained. aligned: on aligned crops. identities: its classes.
-    InputError on every rank when one can't read it, it doesn't store its preprocessing or go with network, losses and
-    data, or isn't the same on all.
+    embed_size, student: of the trained network. aligned: it trains on aligned crops. identities: its classes.
+    InputError on every rank if one can't read the file, if it doesn't store its preprocessing, isn't compatible with
+    network, losses and data, or differs between ranks.
     """
     if not settings.teacher:
         return None
@@ -61,10 +61,10 @@ def open_teacher(
             teacher = replace(teacher, head=_head(Path(settings.teacher), identities, device))
     except InputError as error:
         failure = error
-    raise_together(failure, "--teacher: another rank can't open it, and says why")
+    raise_together(failure, "--teacher: another rank can't open it, and prints the reason")
     facts = gather_objects(teacher and (teacher.digest, teacher.preprocessing))
     if any(one != facts[0] for one in facts):
-        raise InputError(f"--teacher {settings.teacher}: isn't the same file on all hosts")
+        raise InputError(f"--teacher {settings.teacher}: isn't the same file on all hosts; copy it to each")
     return teacher
 
 
@@ -129,7 +129,7 @@ def _head(path: Path, identities: Sequence[str], device: torch.device) -> Teache
     if weights.bias is not None:
         rows = torch.cat([rows, weights.bias[:, None]], dim=1)
     if not linear and not isinstance(config.get("s"), float):
-        raise InputError(f"{option}: {path} doesn't say the scale of its logits (--s)")
+        raise InputError(f"{option}: {path} doesn't store the scale of its logits (--s)")
     first, count = shard_rows(len(identities), world_size(), rank())
     own = identities[first : first + count]
     rows = head_rows(rows, weights.identities, own, rows.new_empty(count, rows.shape[1]))

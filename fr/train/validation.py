@@ -12,12 +12,12 @@ from fr.data.pipeline import DaliSettings
 from fr.data.verification_set import VerificationSet
 from fr.distributed import Heartbeat, Ranks, broadcast_buffers, raise_reason
 from fr.errors import InputError, in_short
-from fr.evaluation.embedding import embed, evaluate
+from fr.evaluation.embedding import Matrix, embed_sets, pair_scores
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.groups import Groups
 from fr.evaluation.pair_statistics import ScoredPairs
 from fr.evaluation.score_check import Spread
-from fr.evaluation.verification import Verification
+from fr.evaluation.verification import Verification, verify
 from fr.losses.classifier import MarginSoftmax
 from fr.preprocessing import Preprocessing
 from fr.train.held_out import HeldOut
@@ -53,11 +53,10 @@ class Validation:
         lines: list[str] = []
         spreads: list[Spread] = []
         self.latest.clear()
-        for prefix, model in self.models.items() if self.sets or self.held_out else ():
-            broadcast_buffers(model)
+        for prefix, embedded in self._embedded().items():
             lines += ["averaged weights:"] * bool(prefix)
-            for one in self.sets:
-                verification, spread, by_group = self._measure(model.eval(), one, iteration, averaged=bool(prefix))
+            for one, embeddings in zip(self.sets, embedded, strict=False):  # the held-out images follow
+                verification, spread, by_group = self._measure(one, embeddings, iteration, averaged=bool(prefix))
                 name = "" if one is self.sets[0] else f"{one.name}_"
                 figures = verification.metrics() | (by_group.metrics() if by_group else {})
                 metrics |= {f"{prefix}{name}{metric}": value for metric, value in figures.items()}
@@ -65,45 +64,38 @@ class Validation:
                 lines += by_group.lines() if by_group else []
                 spreads.append(spread)
             if self.held_out and self.head:
-                accuracies = self._held_out_accuracies(self.held_out, self.head, model.eval())
+                rows = torch.from_numpy(embedded[-1]).to(self.ranks.device)
+                accuracies = self.held_out.accuracies(self.head, rows)
                 metrics |= {f"{prefix}{name}": value for name, value in accuracies.items()}
                 top1, top5 = accuracies.values()
                 lines.append(f"{len(self.held_out.faces):,} held-out images: top-1 {top1:.4f}, top-5 {top5:.4f}")
         return metrics, lines, spreads
 
+    def _embedded(self) -> dict[str, list[Matrix]]:
+        """By the prefix of a model: the embeddings of each set, and of the held-out images, if there are any."""
+        images = [*(one.faces for one in self.sets), *([self.held_out.faces] if self.held_out else ())]
+        if not images:
+            return {}
+        for model in self.models.values():
+            broadcast_buffers(model)
+            model.eval()
+        networks = list(self.models.values())
+        how = self.preprocessing, self.dali, self.ranks, self.batch_size, self.flipped
+        with _told_together("validation"):
+            embedded = embed_sets(networks, images, *how, heartbeat=self.heartbeat)
+        return dict(zip(self.models, embedded, strict=True))
+
     def _measure(
-        self, model: nn.Module, one: VerificationSet, iteration: int, averaged: bool
+        self, one: VerificationSet, embeddings: Matrix, iteration: int, averaged: bool
     ) -> tuple[Verification, Spread, GroupRates | None]:
         with _told_together(one.name):
-            verification, scores, embeddings = evaluate(
-                model,
-                one.faces,
-                self.preprocessing,
-                self.dali,
-                self.ranks,
-                self.batch_size,
-                self.flipped,
-                self.heartbeat,
-            )
+            scores = pair_scores(one.faces, embeddings)
+            verification = verify(scores, one.faces.same, one.faces.fold)
             spread = Spread.measure(one, scores, averaged, flip="sum" if self.flipped else "")
             by_group = self.groups.measure(one.name, one.faces, embeddings, scores)
             rates = by_group.metrics() if by_group else {}
             self.latest.append(ScoredPairs(one, averaged, iteration, verification, scores, rates))
         return verification, spread, by_group
-
-    def _held_out_accuracies(self, held_out: HeldOut, head: MarginSoftmax, model: nn.Module) -> dict[str, float]:
-        with _told_together("held-out images"):
-            rows = embed(
-                model,
-                held_out.faces,
-                self.preprocessing,
-                self.dali,
-                self.ranks,
-                self.batch_size,
-                self.flipped,
-                heartbeat=self.heartbeat,
-            )
-        return held_out.accuracies(head, torch.from_numpy(rows).to(self.ranks.device))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Watchdog: end a run in which a rank hangs, and name the rank and its place in the code (C11).
+"""Watchdog: end a run in which a rank hangs, and name the rank and its position in the code.
 
-A rank that hangs leaves the others waiting in a collective. Its timeout would say that the collective failed, and not
-which rank it waited for.
+If a rank hangs, the others wait in a collective. The timeout of the collective would report the failure, but not the
+rank that caused it.
 """
 
 import concurrent.futures.thread
@@ -23,15 +23,15 @@ from torch._C import _distributed_c10d
 from fr.checkpoint.snapshot_writer import WATCHED_THREAD
 from fr.distributed import Heartbeat, Ranks, launched
 
-STATUS = 124  # as timeout(1) has it
-_LAST_WAIT_S = 5.0  # for its threads, at the end of a run
-_BEATS = 8  # in the time that a rank may be silent
-_TRACES = "collectives_"  # begins the names of files, before the rank
+STATUS = 124  # exit status, as of timeout(1)
+_LAST_WAIT_S = 5.0  # longest wait for the watchdog's threads at the end of a run
+_BEATS = 8  # reports within the patience
+_TRACES = "collectives_"  # prefix of file names, before the rank
 
 
 @dataclass(frozen=True)
 class Post:
-    """Last report of a rank. beat: counted by the watchdog's thread, also while the rank itself waits."""
+    """Last report of a rank. beat: counter of the watchdog's thread, which also runs while the rank waits."""
 
     beat: int
     count: int
@@ -48,9 +48,9 @@ class _Answer:
 
 @contextmanager
 def watched(ranks: Ranks, patience: float, heartbeat: Heartbeat, folder: Path) -> Iterator[None]:
-    """In here, end the process when `heartbeat` has not counted for `patience` seconds; 0 = never.
+    """Context that ends the process if `heartbeat` makes no progress for `patience` seconds; 0 = never.
 
-    One rank then names the culprits, and each leaves its last collectives in `folder`.
+    One rank then names the culprits, and each writes its last collectives to `folder`.
     """
     if not patience:
         yield
@@ -68,14 +68,15 @@ def watched(ranks: Ranks, patience: float, heartbeat: Heartbeat, folder: Path) -
     finally:
         over.set()
         for thread in threads:
-            thread.join(min(patience, _LAST_WAIT_S))  # a store out of reach holds the first for longer
+            thread.join(min(patience, _LAST_WAIT_S))  # an unreachable store blocks the first thread for longer
 
 
 def culprits(earlier: dict[int, Post], now: dict[int, Post]) -> list[int]:
-    """Ranks that hold the others up, from two reports of all ranks some beats apart.
+    """Ranks that block the others, from two reports of all ranks some beats apart.
 
-    Those whose thread has stopped, too, as in a suspended process; else those that have done least. That is all of
-    them when one hangs between two collectives of a step: then only their places in the code tell which.
+    These are the ranks whose watchdog thread has stopped, too, as in a suspended process; or else those with the least
+    progress. If one hangs between two collectives of a step, that is all ranks: then only their positions in the code
+    tell which.
     """
     frozen = [rank for rank in now if now[rank].beat == earlier[rank].beat]
     least = min(post.count for post in now.values())
@@ -102,7 +103,7 @@ def _watch(
         try:
             store.set(str(ranks.rank), json.dumps(asdict(own)))
             posts = _posts(store, ranks.world_size) if silent >= patience / 2 else {}
-        except dist.DistError as error:  # the process that kept the store has ended
+        except dist.DistError as error:  # the process that hosts the store has ended
             _end([f"rank {ranks.rank}: the other ranks are out of reach: {error}"])
         answer.at = time.monotonic()
         if silent >= patience and earlier:
@@ -111,15 +112,15 @@ def _watch(
             others = posts.keys() - named
             traced = _trace(ranks, folder)
             if ranks.rank != min(others or named):
-                time.sleep(3)  # torchrun ends the others when one has ended: give that one time to write
+                time.sleep(3)  # torchrun ends the other ranks when one has ended: give the writing rank time
             _end([*(_message(rank, posts[rank], earlier[rank], patience) for rank in named), *traced])
         earlier = earlier or posts
 
 
 def _listen(ranks: Ranks, patience: float, heartbeat: Heartbeat, answer: _Answer, over: threading.Event) -> None:
-    """End the process where the store doesn't answer, as on a host without network, and nothing goes on.
+    """End the process if the store doesn't answer, as on a host without network, and there is no progress.
 
-    A thread that asks a torch.distributed.TCPStore then waits until the kernel gives the connection up, 15 minutes.
+    A thread in a request to a torch.distributed.TCPStore then waits 15 minutes, until the kernel closes the connection.
     """
     seen, since = -1, time.monotonic()
     while not over.wait(patience / _BEATS):
@@ -136,15 +137,15 @@ def _message(rank: int, now: Post, earlier: Post, patience: float) -> str:
 
 
 def _trace(ranks: Ranks, folder: Path) -> list[str]:
-    """Write the last collectives of this rank as torch's flight recorder has them; a line on them if that succeeds.
+    """Write the last collectives of this rank from torch's flight recorder; a line about the file if that succeeds.
 
-    In a thread, since the recorder of NCCL may wait for what hangs.
+    It is done in a thread, since NCCL's recorder may wait for the hanging collective.
     """
     recorder = "_dump_nccl_trace" if ranks.device.type == "cuda" else "_dump_fr_trace"
     path = folder / f"{_TRACES}{ranks.rank}"
 
     def write() -> None:
-        with suppress(Exception):  # an interface that torch doesn't document
+        with suppress(Exception):  # torch doesn't document this interface
             folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(getattr(_distributed_c10d, recorder)())
 
@@ -156,7 +157,7 @@ def _trace(ranks: Ranks, folder: Path) -> list[str]:
 
 def _end(lines: list[str]) -> None:
     print(*lines, sep="\n", file=sys.stderr, flush=True)
-    os._exit(STATUS)  # the main thread won't see an exception, nor a signal
+    os._exit(STATUS)  # the main thread hangs and would receive neither an exception nor a signal
 
 
 def _posts(store: dist.Store, world_size: int) -> dict[int, Post]:
@@ -168,7 +169,7 @@ _ABSENT = Post(0, -1, 0, "the set-up before the first iteration")
 
 
 def _places() -> str:
-    """Places in the code of this rank: its main thread, and its background threads unless idle."""
+    """Positions in the code of this rank's main thread, and of its background threads unless idle."""
     frames, main = sys._current_frames(), threading.main_thread()
     background = [thread for thread in threading.enumerate() if thread.name.startswith(WATCHED_THREAD)]
     places = {thread.name: _place(frames.get(thread.ident or 0)) for thread in [main, *background]}
@@ -189,7 +190,7 @@ _IDLE = "a pool without work"
 
 
 def _open_store(ranks: Ranks, patience: float) -> dist.Store:
-    """Connect to the store anew, since the process group's connection may be waiting."""
+    """Open another connection to the store, since that of the process group may be blocked."""
     if not launched():
         return dist.HashStore()
     store = dist.TCPStore(
@@ -198,5 +199,5 @@ def _open_store(ranks: Ranks, patience: float) -> dist.Store:
         is_master=False,
         timeout=timedelta(seconds=max(10, patience)),
     )
-    # The agent's store lives on when it starts the ranks again.
+    # The agent's store survives a restart of the ranks.
     return dist.PrefixStore(f"watchdog {ranks.start}", store)

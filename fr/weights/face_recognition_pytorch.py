@@ -1,9 +1,9 @@
-"""Names of parameters and buffers in snapshots of face_recognition.pytorch, and what they are called here.
+"""Map from names of parameters and buffers in snapshots of face_recognition.pytorch to the names here.
 
-For each model the rules of `re.subn(regex, replacement, key)`, without the `module.` in front. The first that matches
-counts; a key that none matches keeps its name. `fc_angular.weight`, the head, has no counterpart in a backbone.
+For each model there are rules for `re.subn(regex, replacement, key)`, after `module.` is removed. The first match
+counts; a key without a match keeps its name. `fc_angular.weight`, the head, has no counterpart in a backbone.
 
-The shapes say which width of `mobilenet` a snapshot is of; its name may not: the one published as 2x is of width 1.5.
+The width of a `mobilenet` follows from the shapes; file names may be wrong: the one published as 2x has width 1.5.
 """
 
 Rules = list[tuple[str, str]]
@@ -11,7 +11,7 @@ Rules = list[tuple[str, str]]
 _STEM: Rules = [
     (r"^features\.0\.0\.", "input_norm."),
     *[(rf"^features\.0\.{n + 1}\.", f"stem.{n}.") for n in range(3)],  # convolution, batch norm, PReLU
-    *[(rf"^features\.{n}\.", f"stem.{n + 2}.") for n in range(1, 4)],  # the same, depthwise
+    *[(rf"^features\.{n}\.", f"stem.{n + 2}.") for n in range(1, 4)],  # depthwise convolution, batch norm, PReLU
 ]
 _BLOCK_PARTS: Rules = [(r"8\.conv1", "8.gate.1"), (r"8\.relu", "8.gate.2"), (r"8\.conv2", "8.gate.3"), (r"(\d)", r"\1")]
 _BLOCKS: Rules = [

@@ -1,4 +1,4 @@
-"""Weights to begin a training with, by --init_from or --pretrained.
+"""Initial weights of a training, from --init_from or --pretrained.
 
 C identities of this run, C_r of them on this rank, E embedding size, C' classes of the file's head.
 """
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class InitialWeights(OptionFields):
-    """The options of their names."""
+    """Options of the same names."""
 
     init_from: str
     partial: bool
@@ -38,20 +38,16 @@ class InitialWeights(OptionFields):
 
 
 def initialise(
-    backbone: nn.Module,
-    head: MarginSoftmax,
-    identities: Sequence[str],
-    wish: InitialWeights,
-    resumed: bool,
+    backbone: nn.Module, head: MarginSoftmax, identities: Sequence[str], wish: InitialWeights, resumed: bool
 ) -> list[str]:
-    """Put what is wished for into backbone and head, all ranks together: lines that say what came of it.
+    """Load the initial weights into backbone and head, all ranks together; returns lines about the result.
 
-    identities [C]: of this run. resumed: the run goes on from a snapshot, whose weights count instead.
-    InputError on every rank when one of them can't.
+    identities [C]: of this run. resumed: the run was resumed from a snapshot, whose weights are used instead.
+    InputError on every rank if one of them can't load them.
     """
     option = f"--init_from {wish.init_from}" if wish.init_from else "--pretrained" if wish.pretrained else ""
     if resumed or not option:
-        return [f"{option} is left aside: the run goes on from a snapshot"] if option else []
+        return [f"{option} has no effect: the run is resumed from a snapshot"] if option else []
     failure, said = None, []
     try:
         if wish.pretrained and wish.model.startswith(TIMM):
@@ -69,37 +65,36 @@ def initialise(
 
 
 def _begin_head(head: MarginSoftmax, weights: Weights, identities: Sequence[str], wish: InitialWeights) -> str:
-    """Keep the file's rows of the identities that are in both; a line that says how many, or why none."""
+    """Load the file's rows of the common identities into the head; returns a line with their number or the obstacle."""
     theirs = read_identities(Path(wish.init_identities)) if wish.init_identities else weights.identities
     if weights.head is None:
         if wish.init_identities:
             raise InputError(f"--init_identities {wish.init_identities}: {weights.path} has no head for them")
-        return "head: all classes begin afresh, the file has none"
+        return "head: all classes start from initial values: the file has no head"
     if theirs is None:
-        return f"head: all classes begin afresh; who the file's {len(weights.head):,} are says --init_identities"
+        return f"head: all classes start from initial values: {weights.path} lacks class names; give --init_identities"
     rows = weights.head
     if head.settings.linear:  # the bias is the last column
         bias = weights.bias if weights.bias is not None else rows.new_zeros(len(rows))
         rows = torch.cat([rows, bias[:, None]], dim=1)
     embed_size = head.weight.shape[1]
     if wish.partial and rows.shape[1] != embed_size:
-        return f"head: all classes begin afresh; the file's have {rows.shape[1]} numbers, here {embed_size}"
+        return f"head: all classes start from initial values: the file's have {rows.shape[1]} numbers, not {embed_size}"
     own = identities[head.first : head.first + len(head.weight)]
     with torch.no_grad():
         head.weight.copy_(head_rows(rows, theirs, own, head.weight))
     kept = len({*identities}.intersection(theirs))
-    return f"head: {kept:,} of {len(identities):,} classes go on from the file's, {len(identities) - kept:,} are new"
+    return f"head: {kept:,} of {len(identities):,} classes start from the file's, {len(identities) - kept:,} are new"
 
 
-def head_rows(
-    head: torch.Tensor, theirs: Sequence[str], ours: Sequence[str], fresh: torch.Tensor
-) -> torch.Tensor:
-    """[C_r, E]: the rows of `head` [C', E] for the identities that are in `theirs` [C'], `fresh` for the others.
+def head_rows(head: torch.Tensor, theirs: Sequence[str], ours: Sequence[str], fresh: torch.Tensor) -> torch.Tensor:
+    """Rows [C_r, E]: those of `head` [C', E] for identities that are in `theirs` [C'], `fresh` for the others.
 
-    ours [C_r]: the identities of this rank's rows. InputError when names and rows, or the lengths of rows, disagree.
+    ours [C_r]: the identities of this rank's rows. InputError if the numbers of names and rows, or the lengths of rows,
+    differ.
     """
     if len(theirs) != len(head):
-        raise InputError(f"{len(theirs):,} identities for a head of {len(head):,} classes")
+        raise InputError(f"{len(theirs):,} identities for a head of {len(head):,} classes; give one name for each")
     if head.shape[1] != fresh.shape[1]:
         raise InputError(
             f"a class of the file's head has {head.shape[1]} numbers, one of this run {fresh.shape[1]} (--embed_size "
@@ -113,7 +108,7 @@ def head_rows(
 
 
 def read_identities(path: Path) -> list[str]:
-    """A name a line, in the order of a head's rows; InputError for an empty line or a name that comes twice."""
+    """Read one name a line, in the order of a head's rows; InputError for an empty line or a repeated name."""
     names = read_text(path).removesuffix("\n").split("\n")
     first: dict[str, int] = {}
     problems = []
@@ -127,9 +122,9 @@ def read_identities(path: Path) -> list[str]:
 
 
 def imagenet_weights(model: str) -> Weights:
-    """torchvision's ImageNet weights for a ResNet, downloaded unless they are there; all ranks together.
+    """torchvision's ImageNet weights for a ResNet, downloaded if needed; called by all ranks together.
 
-    InputError when there is no way to it.
+    InputError if they can't be downloaded or read.
     """
     enum = torchvision_resnet.imagenet_weights(model)
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(enum.url).path).name
@@ -137,7 +132,7 @@ def imagenet_weights(model: str) -> Weights:
     def fetch() -> None:
         try:
             enum.get_state_dict(progress=rank() == 0, check_hash=True, weights_only=True)
-        except Exception as error:  # of the network, the disk, the hash or a damaged file
+        except Exception as error:  # from the network, the disk, the hash or a damaged file
             reason = " ".join(str(error).split())
             raise InputError(f"--pretrained: {enum.url}: {reason}; put that file at {path} by hand") from error
 
@@ -146,7 +141,7 @@ def imagenet_weights(model: str) -> Weights:
 
 
 def timm_weights(model: str) -> Weights:
-    """timm's pretrained weights for one of its networks, without the classifier; otherwise as `imagenet_weights`."""
+    """timm's pretrained weights for one of its networks, without the classification layer; as `imagenet_weights`."""
     own = family(model)
     name = model.removeprefix(TIMM)
     tensors, classifiers = _first_rank_first(
@@ -158,7 +153,7 @@ def timm_weights(model: str) -> Weights:
 
 
 def _first_rank_first(fetch: Callable[[], T], elsewhere: str) -> T:
-    """Return what `fetch` does; the first rank goes ahead, so that the others of its host find the file.
+    """Call `fetch` on rank 0, then on the others, of which those of its host find the file; returns its result.
 
     InputError on all ranks if one raises it, with the message `elsewhere` on the others.
     """
@@ -175,7 +170,7 @@ def _first_rank_first(fetch: Callable[[], T], elsewhere: str) -> T:
 
 
 def _resampled(backbone: nn.Module, weights: Weights) -> Weights:
-    """Weights of a network of timm for other input or patch sizes, resampled to those of the backbone."""
+    """Weights of a timm network, resampled to the input and patch size of the backbone."""
     if not weights.model.startswith(TIMM):
         return weights
     return replace(weights, backbone=timm_models.resampled(backbone, weights.backbone, weights.input_size))

@@ -1,4 +1,4 @@
-"""Layouts of other systems' weights: one entry each, recognised by a few of its keys.
+"""Layouts of other systems' weights: one entry each, recognised by a few keys.
 
 face_recognition.pytorch: grib0ed0v's snapshots; VGGFace2-pytorch: cydonia999's .pkl files and checkpoints; facenet with
 centre loss: tbmoon's checkpoints; insightface: arcface_torch's backbone.pth, and FaceTechnologyTool's pickled modules;
@@ -30,18 +30,18 @@ Shape = tuple[int, ...]
 _ANY_EMBED_SIZE = 512
 _LARGEST_EMBED_SIZE = 65_536
 _LARGEST_SIDE = 4096
-COUNTER = "num_batches_tracked"  # of batch norms; nothing here depends on it, and older files lack it
+COUNTER = "num_batches_tracked"  # of batch norms; it has no effect here, and older files lack it
 
 
 @dataclass(frozen=True)
 class System:
-    """A trainer and what its files have in common.
+    """A trainer, and the common properties of its files.
 
-    rules: by `--model`, as in `reference_keys_001`; a model without any has our keys. head: the key of the classes'
-    weights, [C, E], or [E, C] if `transposed`. bias: of what is added to their logits, [C]. drops: its keys that have
-    no place in a backbone here. lacks: ours that its files never have. pooled: embedding size of files whose embedding
-    is what the last layer would get. template, alignment: how its authors align faces, if they do. color_order: of its
-    input; "" = that of the model.
+    rules: by `--model`, as in `face_recognition_pytorch`; a model without rules has the keys of this trainer. head: key
+    of the classes' weights, [C, E], or [E, C] if `transposed`. bias: key of the logits' bias, [C]. drops: its keys
+    without a counterpart in a backbone here. lacks: our keys that its files never have. pooled: embedding size of files
+    without a last layer, whose embedding is the pooled features. template, alignment: the authors' alignment of faces,
+    if any. color_order: of its input; "" = that of the model.
     """
 
     source: str
@@ -67,10 +67,10 @@ class System:
 
 @dataclass(frozen=True)
 class Layout:
-    """The state dicts of some models of a system, which differ in width or depth alone.
+    """State dicts of some models of a system, which differ only in width or depth.
 
-    marks: keys that all of them have, and no other layout further down, with their shapes (None = any, for one side or
-    for all).
+    marks: keys that all of them have, and no later layout has, with their shapes (None = any, for one dimension or the
+    whole shape).
     """
 
     system: System
@@ -120,7 +120,8 @@ _IMAGENET = System(
 )
 _IR_BLOCK = {"1.weight": (64, 64, 3, 3), "5.weight": (64,)}
 
-# The first that describes a file counts: VGGFace2-pytorch's ResNet-50 has torchvision's keys, and all shapes but one.
+# The first layout that describes a file counts: VGGFace2-pytorch's ResNet-50 has torchvision's keys, and all its shapes
+# but one.
 LAYOUTS = (
     Layout(_ANCESTOR, ("mobilenet", "mobilenet_1_5x", "mobilenet_2x"), {"dw_pool.weight": None}),
     Layout(_ANCESTOR, ("rmnet",), {"backbone.stages.stage_0.conv1.weight": None}),
@@ -149,7 +150,7 @@ LAYOUTS = (
 )
 
 
-# Networks that nothing here runs: a key that tells them, the shape that it has there, and what they are.
+# Networks that aren't supported: a key that identifies them, its shape, and a description.
 _UNREADABLE: tuple[tuple[str, Shape | None, str], ...] = (
     (r"(^|\.)keypoint_linear\.", None, "a network of CVLface with KP-RPE, which takes the landmarks; take its IR-101"),
     (r"\.rpe_[qkv]\.", None, "a network of CVLface with relative positions; take its IR-101"),
@@ -160,17 +161,17 @@ _UNREADABLE: tuple[tuple[str, Shape | None, str], ...] = (
 
 
 def refuse_unreadable(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """InputError that says what a file holds, where it is known and nothing here runs it."""
+    """Raise InputError with a description if a file holds a known network that isn't supported."""
     for key, tensor in tensors.items():
         for pattern, shape, what in _UNREADABLE:
             if re.search(pattern, key) and shape in (None, tensor.shape):
-                raise InputError(f"{path}: no network of this trainer, but {what}")
+                raise InputError(f"{path}: a network that this trainer doesn't have: {what}")
 
 
 def layouts_with(model: str, model_kwargs: tuple[str, ...] = ()) -> Sequence[Layout]:
-    """LAYOUTS and the keys of a `--model` as they are; timm's before the others, which have the same names.
+    """LAYOUTS, and a layout with the keys of `--model`; for timm's models it is first, as others have the same keys.
 
-    model_kwargs: of `--model_kwargs`, which may add keys, or leave some out.
+    model_kwargs: the model's `--model_kwargs`, which may add or remove keys.
     """
     if not model:
         return LAYOUTS
@@ -184,17 +185,14 @@ def layouts_with(model: str, model_kwargs: tuple[str, ...] = ()) -> Sequence[Lay
 def shapes_of(
     name: str, embed_size: int, input_size: tuple[int, int], model_kwargs: tuple[str, ...] = ()
 ) -> dict[str, Shape]:
-    """The state dict of a `--model` as key → shape; draws nothing and takes no memory for weights.
-
-    model_kwargs: of `--model_kwargs`.
-    """
+    """Shapes in the state dict of a `--model` with `--model_kwargs`, by key; no random draws, no memory for weights."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = build_model(name, embed_size, input_size, keyword_arguments(model_kwargs))
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
 def likeliest_model(layout: Layout, shapes: Mapping[str, Shape], model_kwargs: tuple[str, ...] = ()) -> str:
-    """The `--model` that a state dict of this layout fits best: width and depth follow from the shapes."""
+    """The `--model` that best fits a state dict of this layout; the shapes determine width and depth."""
 
     def likeness(name: str) -> int:
         wanted = shapes_of(name, _ANY_EMBED_SIZE, family(name).input_size, model_kwargs)
@@ -206,10 +204,7 @@ def likeliest_model(layout: Layout, shapes: Mapping[str, Shape], model_kwargs: t
 
 
 def embedding_size(name: str, shapes: Mapping[str, Shape], model_kwargs: tuple[str, ...] = ()) -> int:
-    """E of a state dict with our keys; 0 when the layer that gives the embedding isn't in it, or is of no use.
-
-    model_kwargs: as of `shapes_of`.
-    """
+    """E of a state dict with our keys; 0 if the embedding layer is missing or invalid."""
     own = family(name).input_size
     usual, other = (shapes_of(name, _ANY_EMBED_SIZE + more, own, model_kwargs) for more in (0, 1))
     for key, shape in usual.items():
@@ -220,14 +215,14 @@ def embedding_size(name: str, shapes: Mapping[str, Shape], model_kwargs: tuple[s
 
 
 def input_sides(name: str, embed_size: int, shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
-    """(height, width) of the images that a state dict with our keys is for; None when its shapes don't tell.
+    """(height, width) of the images for a state dict with our keys; None if the shapes don't determine them.
 
-    They do where a layer has a weight for each place of the last map: a kernel as large as the map, or a linear layer,
-    of which only the product is known and a square is assumed.
+    They do if a layer has a weight for each position of the last feature map: a kernel as large as the map; or a linear
+    layer, for which only the product of the sides is known and a square is assumed.
     """
     own = family(name).input_size
     if name.startswith(TIMM):
-        return None  # not all of timm's can be built for another size
+        return None  # not all of timm's models can be built for another size
     usual, larger = (shapes_of(name, embed_size, (factor * own[0], factor * own[1])) for factor in (1, 2))
     key = next((key for key in usual if usual[key] != larger[key] and len(shapes.get(key, ())) == len(usual[key])), "")
     if not key:

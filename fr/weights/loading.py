@@ -1,4 +1,4 @@
-"""Weights of other files for the models of this one: found out, renamed, held against a model and put into it."""
+"""Loading of weights of other systems: recognise the layout, rename keys, check them against a model, load them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,19 +27,19 @@ from fr.weights.layouts import (
     refuse_unreadable,
 )
 
-OWN = "a snapshot of this trainer"  # the source of what needs no import
+OWN = "a snapshot of this trainer"  # source of files that need no import
 _QUOTED = 80  # characters of a name
-_SHOWN = 20  # keys of a kind that are named; the rest is counted
-# Where checkpoints keep the state dict: face_recognition.pytorch, VGGFace2-pytorch and facenet, MobileFaceNet_Pytorch,
-# insightface, torchvision's own training scripts.
+_SHOWN = 20  # keys of a kind that are named; the others are counted
+# Keys of the state dict in checkpoints: face_recognition.pytorch, VGGFace2-pytorch and facenet, MobileFaceNet_Pytorch,
+# insightface, torchvision's training scripts.
 _WRAPPERS = (
     *("state_dict", "model_state_dict", "net_state_dict", "state_dict_backbone", "model"),
     *("backbone", "net", "network"),
-    *("state_dict_ema", "model_ema", "ema"),  # averaged weights, as of timm and torchvision, where no others are
+    *("state_dict_ema", "model_ema", "ema"),  # averaged weights of timm and torchvision, if there are no others
 )
-# In front of keys: DDP, torch.compile, Lightning and others that hold the network as an attribute of the model.
+# Prefixes of keys: DDP, torch.compile, Lightning and others that hold the network as an attribute of the model.
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.", "network.")
-_MOST_PREFIXES = 6  # one within another
+_MOST_PREFIXES = 6  # nested
 
 Tensors = dict[str, torch.Tensor]
 
@@ -48,12 +48,12 @@ Tensors = dict[str, torch.Tensor]
 class Weights:
     """Content of a weights file, in the terms of this trainer.
 
-    source: for people. embed_size: E; 0 when the file has no embedding layer. input_size: (height, width), None when
-    the shapes don't tell. backbone: our key → tensor. head: [C, E] (K centres a class: [C, K · E]), a row a class, as
-    it stood there. bias: [C], what is added to the logits of a plain softmax; None = the head's are cosines.
-    identities: the classes' names, where the file gives them. left_out: its keys that have no place here. lacks: our
-    keys that no file of its kind has. template, alignment: how its authors align faces. color_order: of its
-    input; "" = the model's.
+    source: name of the system, for messages. embed_size: E; 0 if the file has no embedding layer. input_size: (height,
+    width); None if the shapes don't determine it. backbone: our key → tensor. head: [C, E] (K centres a class:
+    [C, K · E]), a row for each class, unchanged. bias: [C], of the logits of a plain softmax; None = the head's logits
+    are cosines. identities: the classes' names, if the file has them. left_out: its keys without a counterpart here.
+    lacks: our keys that no file of its kind has. template, alignment: the authors' alignment of faces. color_order: of
+    its input; "" = the model's.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class Weights:
     color_order: str = ""
 
     def describe(self) -> str:
-        """One line for people."""
+        """One line for the log."""
         numbers = sum(tensor.numel() for tensor in self.backbone.values())
         embedding = f"embeddings of {self.embed_size}" if self.embed_size else "no embedding layer"
         classes = f"a head of {len(self.head):,} classes" if self.head is not None else "no head"
@@ -80,11 +80,11 @@ class Weights:
 
 
 def read_weights(path: Path, model: str = "", model_kwargs: Sequence[str] = ()) -> Weights:
-    """A weight file of one of the known kinds: our own snapshots, and those of `fr.weights.layouts`.
+    """Read a weight file of a known kind: our own snapshots, and those of `fr.weights.layouts`.
 
-    model: a `--model` whose keys the file may have as they are, which for timm's is the only way to know it.
+    model: a `--model` whose keys the file may have unchanged; timm's models are recognised only in this way.
     model_kwargs: its `--model_kwargs`.
-    InputError when it can't be read, is damaged, or is of no known kind. Executes nothing (C10).
+    InputError if it can't be read, is damaged, or is of an unknown kind. Executes nothing.
     """
     if kind_of(path) is Kind.SAFETENSORS:
         tree, metadata = safetensors.read(path)
@@ -102,9 +102,9 @@ def read_weights(path: Path, model: str = "", model_kwargs: Sequence[str] = ()) 
     if recognised is None:
         some = ", ".join(list(tensors)[:4])
         known = ", ".join(dict.fromkeys(layout.system.source for layout in LAYOUTS))
-        raise InputError(f"{path}: weights of no known kind (its keys: {some}, …); known: {known}")
+        raise InputError(f"{path}: weights of an unknown kind (its keys: {some}, …); known: {known}")
     layout, inner, outside = recognised
-    if layout.system.head in outside:  # a classifier beside the network
+    if layout.system.head in outside:  # a head stored outside the network
         inner = inner | {layout.system.head: outside.pop(layout.system.head)}
     weights = _of_layout(path, layout, inner, (*model_kwargs,) if layout.models == (model,) else ())
     return replace(weights, left_out=(*weights.left_out, *outside))
@@ -113,7 +113,7 @@ def read_weights(path: Path, model: str = "", model_kwargs: Sequence[str] = ()) 
 def _recognised(
     tensors: Tensors, layouts: Sequence[Layout], depth: int = _MOST_PREFIXES
 ) -> tuple[Layout, Tensors, Tensors] | None:
-    """Layout of the tensors as they are named, or of those behind one of _PREFIXES, or several; and the others."""
+    """Layout of the tensors by their keys, without or with nested _PREFIXES; the tensors with it, and the others."""
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     layout = next((layout for layout in layouts if layout.describes(shapes)), None)
     if layout:
@@ -128,8 +128,8 @@ def _recognised(
 
 
 def _state_dict(tree: Any, path: Path) -> dict[str, torch.Tensor]:
-    """The names and tensors of a file, from wherever in it they stand."""
-    for _ in _WRAPPERS:  # one may be in another
+    """Find the state dict in a file's content."""
+    for _ in _WRAPPERS:  # they may be nested
         if isinstance(tree, dict):
             inner = (tree[name] for name in _WRAPPERS if isinstance(tree.get(name), dict | StandIn))
             tree = next(inner, tree)
@@ -158,7 +158,7 @@ def _of_layout(
     shapes = {key: tuple(tensor.shape) for key, tensor in backbone.items()}
     embed_size = embedding_size(model, shapes, model_kwargs) or system.pooled
     if len(backbone) < len(kept) or not (embed_size or system.lacks):
-        raise InputError(f"{path}: looks like {model} of {system.source}, but its embedding layer is missing or odd")
+        raise InputError(f"{path}: looks like {model} of {system.source}, but its embedding layer is missing or wrong")
     return Weights(
         path,
         system.source,
@@ -179,7 +179,7 @@ def _of_layout(
 def _of_snapshot(path: Path, contents: snapshot.SnapshotContents) -> Weights:
     sides: Any = contents.preprocessing.get("input_size")
     head, bias, names = contents.head, contents.head_bias, contents.identities
-    if path.suffix == ".pt" and snapshot.state_path(path).is_dir():  # not of a file that was exported beside it
+    if path.suffix == ".pt" and snapshot.state_path(path).is_dir():  # the state doesn't belong to an exported file
         head, names = read_head(snapshot.state_path(path))
         if contents.config.get("margin_type") == "linear" and head.ndim == 2:
             head, bias = head[:, :-1], head[:, -1]
@@ -206,19 +206,19 @@ def _bias(head: torch.Tensor | None, found: Any) -> torch.Tensor | None:
 
 
 def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:
-    """Put the backbone's weights into a model: lines that say what came of it.
+    """Load the backbone's weights into a model; returns lines about the result.
 
-    InputError, and the model as it was, when a key is missing, unexpected or of another shape; with `partial` these are
-    only told, and what has no place keeps its fresh weights. Batch norms' counters may be missing.
+    InputError, with the model unchanged, if a key is missing, unexpected or of another shape; with `partial` these are
+    only reported, and parameters without a match keep their initial values. Batch norms' counters may be missing.
     """
     ours = model.state_dict()
     theirs = weights.backbone
-    fitting = [key for key in theirs if key in ours and _alike(theirs[key], ours[key])]
+    fitting = [key for key in theirs if key in ours and _compatible(theirs[key], ours[key])]
     missing = [key for key in ours if key not in theirs and not key.endswith(COUNTER) and key not in weights.lacks]
     misshaped = [
         f"{key} is {_kind(theirs[key])} there, {_kind(ours[key])} here"
         for key in theirs
-        if key in ours and not _alike(theirs[key], ours[key])
+        if key in ours and not _compatible(theirs[key], ours[key])
     ]
     problems = [
         *_listed("missing there", missing),
@@ -227,7 +227,7 @@ def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:
     ]
     if misshaped and weights.input_size:
         height, width = weights.input_size
-        problems.append(f"it is for images of {width}×{height}: a layer over the whole last map follows --input_size")
+        problems.append(f"it is for images of {width}×{height}: give --input_size {height} {width}")
     header = weights.describe()
     if problems and not partial:
         raise InputError(f"{header}: doesn't fit this run's network", *problems)
@@ -237,10 +237,11 @@ def fit(model: nn.Module, weights: Weights, partial: bool) -> list[str]:
         for key in fitting:
             ours[key].copy_(theirs[key])
     fresh = [key for key in weights.lacks if key in ours]
-    return [header, *problems, *_listed("left out", list(weights.left_out)), *_listed("begin afresh", fresh)]
+    left_out = _listed("left out", list(weights.left_out))
+    return [header, *problems, *left_out, *_listed("start from initial values", fresh)]
 
 
-def _alike(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
+def _compatible(theirs: torch.Tensor, ours: torch.Tensor) -> bool:
     return theirs.shape == ours.shape and theirs.is_floating_point() == ours.is_floating_point()
 
 
@@ -249,7 +250,7 @@ def _kind(tensor: torch.Tensor) -> str:
 
 
 def _listed(what: str, keys: list[str]) -> list[str]:
-    """`what` and the keys, a line each; nothing for none."""
+    """Lines with `what` and the keys; [] without keys."""
     if not keys:
         return []
     more = [f"  … and {len(keys) - _SHOWN:,} more"] if len(keys) > _SHOWN else []

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from fr.data.pipeline import FaceStream
-from fr.data.samples import plain_batch
+from fr.data.samples import SampleBatch
 from fr.preprocessing import Preprocessing
 from tests.gpu.faces import dali, image_folder
 from tests.gpu.job import Job
@@ -22,7 +22,8 @@ def check(job: Job) -> None:
     faces = image_folder(job.out / "indexed", [_encoded(index) for index in range(count)])
     order = np.random.default_rng(0).integers(0, count, (steps, batch))
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        stream = FaceStream(faces, map(plain_batch, order), batch, _CONTRACT, dali(job), effects=())
+        batches = (SampleBatch(faces, rows) for rows in order)
+        stream = FaceStream(batches, batch, _CONTRACT, dali(job))
         read, labels = [], []
         for images, indices in stream:
             # As the training loop moves a batch; nothing waits for the device from here to the end.

@@ -65,6 +65,6 @@ def records(out: Path) -> list[dict[str, Any]]:
 
 
 def same_weights(first: Path, second: Path) -> bool:
-    """Whether two snapshots hold the same bits."""
+    """Return True if two snapshots hold the same bits."""
     one, other = (torch.load(path, weights_only=True, map_location="cpu")["state_dict"] for path in (first, second))
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

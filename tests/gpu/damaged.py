@@ -7,7 +7,7 @@ import torch
 
 from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, FaceStream, Undecodable
-from fr.data.samples import SampleBatch, plain_batch
+from fr.data.samples import SampleBatch
 from tests.gpu.faces import CONTRACT, dali, image_folder, in_gray_levels, read_faces
 from tests.gpu.job import Job
 
@@ -36,8 +36,8 @@ def check(job: Job) -> None:
     job.findings.metric("largest mean difference of a file that both accept", largest, "grey levels")
     _check_unreadable(job, faces, count)
     alive = torch.ones(4, device=job.device).sum().item() == 4
-    good = iter([plain_batch(np.arange(count, count + _GOOD))])
-    again, _ = next(FaceStream(faces, good, _GOOD, CONTRACT, dali(job), effects=()))
+    good = iter([SampleBatch(faces, np.arange(count, count + _GOOD))])
+    again, _ = next(FaceStream(good, _GOOD, CONTRACT, dali(job)))
     job.findings.claim("torch and DALI go on after them", alive and len(again) == _GOOD)
 
 
@@ -46,8 +46,8 @@ def _check_unreadable(job: Job, faces: Faces, count: int) -> None:
     Path(faces.path(0)).write_bytes(b"")
     Path(faces.path(1)).unlink()
     good = np.arange(count, count + _GOOD)
-    batches = map(plain_batch, (np.concatenate([[0, 1], good]), np.concatenate([good, good[:2]])))
-    stream = FaceStream(faces, batches, _GOOD + 2, CONTRACT, dali(job), effects=())
+    batches = (SampleBatch(faces, rows) for rows in (np.concatenate([[0, 1], good]), np.concatenate([good, good[:2]])))
+    stream = FaceStream(batches, _GOOD + 2, CONTRACT, dali(job))
     rows: list[int] = []
     try:
         next(stream)
@@ -82,9 +82,9 @@ def _accepted(faces: Faces, settings: DaliSettings, count: int) -> dict[int, np.
     good = np.arange(count, count + _GOOD)
     accepted, number = {}, 0
     while number < count:
-        batches = (plain_batch(np.insert(good, place % 16, place)) for place in range(number, count))
+        batches = (SampleBatch(faces, np.insert(good, place % 16, place)) for place in range(number, count))
         try:
-            for images, _ in _Refusing(faces, batches, _GOOD + 1, CONTRACT, settings, effects=()):
+            for images, _ in _Refusing(batches, _GOOD + 1, CONTRACT, settings):
                 accepted[number] = in_gray_levels(images[number % 16])
                 number += 1
         except Undecodable:

@@ -44,12 +44,11 @@ def stream(
     faces: Faces, settings: DaliSettings, batch: int, augmentation: Augmentation = PLAIN
 ) -> Iterator[tuple[torch.Tensor, NDArray[np.int64]]]:
     """All faces once, in their order: images [n, 3, H, W] on DALI's device, and their indices [n]."""
-    firsts = range(0, len(faces), batch)
     batches = (
-        augmented_batch(np.arange(first, min(first + batch, len(faces))), CONTRACT, augmentation, SEED, EPOCH, first)
-        for first in firsts
+        augmented_batch(faces, rows, CONTRACT, augmentation, SEED, EPOCH, int(rows[0]))
+        for rows in np.split(np.arange(len(faces)), range(batch, len(faces), batch))
     )
-    return FaceStream(faces, batches, batch, CONTRACT, settings, augmentation.effects)
+    return FaceStream(batches, batch, CONTRACT, settings, augmentation.effects)
 
 
 def in_gray_levels(images: torch.Tensor) -> NDArray[np.float64]:

@@ -124,8 +124,9 @@ def _python_us(faces: LabelledFaces, order: Order, batch: int) -> float:
     """Processor time of order, draws, reading and matrices; microseconds an image."""
     shares = (order.share(iteration, 0, 1) for iteration in range(4))
     batches = (
-        augmented_batch(share.indices, CONTRACT, Augmentation(), 0, share.epoch, share.first) for share in shares
+        augmented_batch(faces, share.indices, CONTRACT, Augmentation(), 0, share.epoch, share.first)
+        for share in shares
     )
     start = time.process_time()
-    count = sum(len(inputs["encoded"]) for inputs in graph_inputs(faces, batches, deque(), CONTRACT))
+    count = sum(len(inputs["encoded"]) for inputs in graph_inputs(batches, deque(), CONTRACT))
     return (time.process_time() - start) / count * 1e6

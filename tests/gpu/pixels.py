@@ -40,7 +40,7 @@ _JPEG_MEAN, _JPEG_SHARE = 1.5, 0.95
 
 def check(job: Job) -> None:
     faces = first_faces(job, job.pick(512, 64))
-    # Where there is no GPU: the same with another number of threads, which must change nothing (C2).
+    # Where there is no GPU: the same with another number of threads, which must change nothing.
     others = dali(job, "cpu", threads=1)
     for name, augmentation in AUGMENTATIONS.items():
         differences = []

@@ -1,9 +1,9 @@
 """`benchmark.py endurance`: resource leaks of a long training.
 
-A real training on drawn faces, with validations and snapshots, stopped by SIGTERM and resumed. For each process:
-private memory, open files, threads, and the size of /dev/shm; the least of the first and of the last quarter of the
-samples, after a tenth of them as warm-up, and the slope by least squares. A leak raises the least, and what a
-validation takes and gives back doesn't. Each iteration must be logged once.
+It runs a training on drawn faces, with validations and snapshots, which is stopped by SIGTERM and resumed. For each
+process it samples private memory, open files, threads, and the size of /dev/shm, and reports the minima of the first
+and the last quarter of the samples, after a tenth of them as warm-up, and the slope by least squares. A leak raises the
+minimum; memory that a validation allocates and frees doesn't. Each iteration must be logged once.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Trend:
-    """Least values of the first and the last quarter, and the slope per thousand iterations."""
+    """Minima of the first and the last quarter, and the slope per thousand iterations."""
 
     first: float
     last: float
@@ -53,7 +53,7 @@ class Trend:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train in one process more than there are stops, then print a table for each."""
+    """Train, with stops and resumes, then print a table for each process."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         small = Options(identities=12, images_per_identity=8, lfw_identities=40, pairs_per_fold=2)

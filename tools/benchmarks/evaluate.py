@@ -14,12 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from fr.data.pipeline import dali_settings
 from fr.data.verification_set import sets_to_score
 from fr.distributed import open_ranks
-from fr.evaluation.embedding import Network, batch_size_on, embed
-from fr.evaluation.scored_model import open_model
-from fr.evaluation.scoring import wants_flip
+from fr.evaluation.embedding import Network, embed
+from fr.evaluation.scoring import Embedder
 from fr.options.definitions import evaluation_options
 from fr.progress import tracked
 
@@ -35,10 +33,9 @@ def run(arguments: argparse.Namespace) -> None:
     resolved = evaluation_options(arguments.eval)
     options = resolved.values
     with open_ranks(options.device) as ranks:
-        model = open_model(options, ranks.device)
+        embedder = Embedder.open(resolved, ranks)
+        model, dali, batch, flipped = embedder.model, embedder.dali, embedder.batch, bool(embedder.flip_mode)
         faces = sets_to_score(vars(options), model.config, options.snap)[0].faces
-        dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-        flipped, batch = wants_flip(resolved, model), batch_size_on(ranks.device, options.val_batch_size)
         passes = 2 if flipped else 1
         forms: dict[str, Callable[[], object]] = {
             "whole": lambda: embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped),

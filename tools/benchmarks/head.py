@@ -7,7 +7,6 @@ and weight decay, float32, on CPU ranks. Every measurement runs in processes of 
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from fr.losses.sharded import PIECE
 from fr.options.losses import LossSettings
 from fr.progress import tracked
 from fr.train.optimizer import apply_step, build_sgd, gradient_norm
-from tools.benchmarks.case_ranks import measure_in_own_processes
+from tools.benchmarks.case_ranks import measure_in_own_processes, write_measured
 
 _FLOAT, _GIGA = 4, 1e9
 _LR, _MOMENTUM, _DECAY, _S, _M = 0.1, 0.9, 1e-4, 30.0, 0.35
@@ -49,9 +48,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of a rank. kept: centres and momentum; drawn: copies of the drawn ones; step: temporary; sent: per step.
+    """Bytes of a rank. kept: centres and momentum; drawn: copies of the sampled ones; step: temporary; sent: per step.
 
-    active: classes of a rank that a step uses.
+    active: number of classes of a rank that a step uses.
     """
 
     kept: int
@@ -65,17 +64,15 @@ class Cost:
         return self.kept + self.drawn + self.step
 
 
-def head_cost(
-    classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0, states: int = 1
-) -> Cost:
+def head_cost(classes: int, embed_size: int, batch: int, ranks: int, sample_rate: float = 1.0, states: int = 1) -> Cost:
     """Cost of the sharded head on the rank with most classes, by formula; float32, no auxiliary losses.
 
-    states: numbers that the optimiser keeps of a weight, 1 with momentum.
+    states: numbers that the optimiser keeps for each weight, 1 with momentum.
     """
     rows = shard_rows(classes, ranks, 0)[1]
     active = rows if sample_rate == 1 else drawn_count(rows, batch, sample_rate)
     drawn = 0 if sample_rate == 1 else (1 + states) * active * embed_size
-    # In backward, as fr/losses/sharded.py says: the cosines and two pieces of them, then the centres' gradient.
+    # In backward, see fr/losses/sharded.py: the cosines and two pieces of them, then the centres' gradient.
     step = batch * active + max(active * embed_size, 2 * min(PIECE, batch * active))
     sent = sum(one.sent(ranks) for one in head_collectives(embed_size, batch))
     kept = (1 + states) * rows * embed_size
@@ -90,11 +87,11 @@ class Collective:
     size: int
 
     def sent(self, ranks: int) -> float:
-        """Bytes that a rank sends in a ring."""
+        """Bytes that a rank sends in a ring algorithm."""
         return self.hops(ranks) / ranks * self.size
 
     def hops(self, ranks: int) -> int:
-        """Messages one after the other in a ring."""
+        """Consecutive messages in a ring algorithm."""
         return (2 if self.kind == "all_reduce" else 1) * (ranks - 1)
 
 
@@ -163,7 +160,7 @@ def _ratios(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _in_own_processes(case: Case) -> dict[str, float]:
-    """Seconds per step (slowest rank: median, min, max) and the most bytes that a rank's steps added."""
+    """Seconds per step (slowest rank: median, min, max), and the maximum over ranks of the bytes that steps added."""
     measured = measure_in_own_processes("tools.benchmarks.head", case, case.ranks)
     slowest = [max(seconds) for seconds in zip(*(one["seconds"] for one in measured), strict=True)]
     return {
@@ -174,12 +171,11 @@ def _in_own_processes(case: Case) -> dict[str, float]:
     }
 
 
-def _measure_rank(case: Case, folder: str, rank: int) -> None:
-    """Run the steps as one of the case's ranks and write the results to a file."""
+def _measure_rank(case: Case, rank: int) -> dict[str, Any]:
+    """Run the steps as one of the case's ranks."""
     torch.set_num_threads(max(1, torch.get_num_threads() // case.ranks))
     if case.form != "plain":
         use_huge_pages()  # as open_ranks does
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)
     torch.manual_seed(rank)
     step = _plain_step(case) if case.form == "plain" else _our_step(case)
     before, seconds = _resident("VmRSS"), []
@@ -188,10 +184,7 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
         start = time.perf_counter()
         step(number)
         seconds.append(time.perf_counter() - start)
-    result = {"seconds": seconds[1:], "step_bytes": _resident("VmHWM") - before}
-    Path(folder, f"{rank}.json").write_text(json.dumps(result))
-    dist.barrier()
-    dist.destroy_process_group()
+    return {"seconds": seconds[1:], "step_bytes": _resident("VmHWM") - before}
 
 
 def _resident(name: str) -> int:
@@ -239,4 +232,4 @@ def _plain_step(case: Case) -> Step:
 
 
 if __name__ == "__main__":
-    _measure_rank(Case(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]))
+    write_measured(Case, _measure_rank)

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     for threads in arguments.threads:
         measured: dict[str, list[_Cost]] = {name: [] for name in forms}
         for name in tracked([*forms] * arguments.turns, "turn", f"{threads} threads"):
-            # Reopened for each turn: an open one would fill its queue while the others are measured.
+            # Opened again for each turn: an open loader would fill its queue while the others are measured.
             measured[name].append(_measure(forms[name](setting, threads), arguments.batches, setting.order.batch_size))
         results[threads] = {name: _median(costs) for name, costs in measured.items()}
         for name, costs in measured.items():
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     print("\n".join(lines))
     python_us = _python_cost(setting)
     share = python_us * 2_000 / 1e4
-    print(f"what Python prepares for DALI: {python_us:.0f} us a image, at 2,000 images/s {share:.1f} % of a core")
+    print(f"preparing DALI's input in Python: {python_us:.0f} us a image, at 2,000 images/s {share:.1f} % of a core")
     first = results[arguments.threads[0]]
     kept = {
         f"kept_at_{name.removeprefix('ours-')}": first[name].images_per_s / first["ours"].images_per_s for name in slow
@@ -140,9 +140,7 @@ def _decode(setting: _Setting, threads: int) -> Iterator[Any]:
         encoded = fn.external_source(source=_encoded(setting), batch=True)
         return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False)
 
-    built = graph(
-        batch_size=setting.order.batch_size, num_threads=threads, device_id=None, prefetch_queue_depth=2
-    )
+    built = graph(batch_size=setting.order.batch_size, num_threads=threads, device_id=None, prefetch_queue_depth=2)
     return iter(built.run, None)
 
 
@@ -220,11 +218,12 @@ def _median(costs: list[_Cost]) -> _Cost:
 
 def _python_cost(setting: _Setting) -> float:
     """CPU microseconds per image that Python takes to prepare DALI's input: order, draws, reading, matrices."""
+    how = setting.preprocessing, setting.augment, 0
     batches = (
-        augmented_batch(share.indices, setting.preprocessing, setting.augment, 0, share.epoch, share.first)
+        augmented_batch(setting.faces, share.indices, *how, share.epoch, share.first)
         for share in (setting.order.share(iteration, 0, 1) for iteration in count())
     )
-    prepared = graph_inputs(setting.faces, batches, deque(), setting.preprocessing)
+    prepared = graph_inputs(batches, deque(), setting.preprocessing)
     return _measure(prepared, 20, setting.order.batch_size).cpu_us
 
 

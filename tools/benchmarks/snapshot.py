@@ -1,14 +1,13 @@
 """`benchmark.py snapshot`: pause of the training for a snapshot, written synchronously or asynchronously.
 
-The head's weights and momentum are nearly all of a training state. The two forms alternate. A pause is the duration of
-a call of the writer.
+The head's weights and momentum make up nearly all of the training state. The two forms alternate. A pause is the
+duration of a call of the writer.
 """
 
 import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from fr.options.losses import LossSettings
 from fr.progress import tracked
 from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
-from tools.benchmarks.case_ranks import measure_in_own_processes
+from tools.benchmarks.case_ranks import measure_in_own_processes, write_measured
 
 _CONTENTS = SnapshotContents("linear", 0, {})
 
@@ -63,11 +62,10 @@ def run(arguments: argparse.Namespace) -> None:
     print(json.dumps({"background_vs_waited": background / waited, "results": results}))
 
 
-def _measure_rank(case: Case, folder: str, rank: int) -> None:
-    """Write the snapshots as one of the case's ranks, and the seconds of each pause to a file."""
+def _measure_rank(case: Case, _rank: int) -> list[float]:
+    """Write the snapshots as one of the case's ranks; seconds of each pause."""
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // case.ranks))
     use_huge_pages()  # as open_ranks does
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)
     backbone = nn.Linear(512, case.embed_size)
     head = MarginSoftmax(case.classes, case.embed_size, LossSettings(), seed=0)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
@@ -81,10 +79,8 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
         seconds.append(time.perf_counter() - start)
         writer.wait()
     writer.close()
-    Path(folder, f"{rank}.json").write_text(json.dumps(seconds))
-    dist.barrier()
-    dist.destroy_process_group()
+    return seconds
 
 
 if __name__ == "__main__":
-    _measure_rank(Case(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]))
+    write_measured(Case, _measure_rank)

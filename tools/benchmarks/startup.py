@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.order import Order
 from fr.distributed import Ranks
 from fr.progress import tracked
-from tools.benchmarks.case_ranks import measure_in_own_processes
+from tools.benchmarks.case_ranks import measure_in_own_processes, write_measured
 from tools.options.benchmark import VGGFACE2_ROWS
 
 _IDENTITIES = 8_631  # of VGGFace2's training part
@@ -68,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{case.ranks:5} {case.start:5} {middle['read_s']:7.2f} {spread:>14} {middle['first_batch_s']:16.2f} "
             f"{middle['private_mb']:10.0f} {middle['anonymous_mb']:12.0f} {middle['process_mb']:10.0f}"
         )
-    print("private, anonymous: growth of the hungriest rank; process: all of its memory, PyTorch's included")
+    print("private, anonymous: growth on the rank with the most; process: all of its memory, including PyTorch's")
     print(json.dumps({**_figures(results), "rows": arguments.rows, "results": results}))
 
 
@@ -118,10 +117,9 @@ def _in_own_processes(case: Case) -> dict[str, float]:
     return {name: max(one[name] for one in measured) for name in measured[0]}
 
 
-def _measure_rank(case: Case, folder: str, rank: int) -> None:
-    """Start as one of the case's ranks and write the metrics to a file."""
+def _measure_rank(case: Case, rank: int) -> dict[str, float]:
+    """Start as one of the case's ranks; returns the metrics of the start."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)
     data = Path(case.data)
     options = {
         "train_data_root": str(data / "images"),
@@ -140,15 +138,13 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
     dist.barrier()
     after = _memory()
     dist.barrier()
-    result = {
+    return {
         "read_s": read - start,
         "first_batch_s": ready - start,
         "private_mb": after["private"] - before["private"],
         "anonymous_mb": after["Anonymous"] - before["Anonymous"],
         "process_mb": after["private"],
     }
-    Path(folder, f"{rank}.json").write_text(json.dumps(result))
-    dist.destroy_process_group()
 
 
 def _memory() -> dict[str, float]:
@@ -159,4 +155,4 @@ def _memory() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    _measure_rank(Case(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]))
+    write_measured(Case, _measure_rank)

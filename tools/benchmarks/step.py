@@ -10,11 +10,9 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -31,7 +29,7 @@ from fr.train.learner import Learner, StepSettings
 from fr.train.optimizer import build_sgd
 from fr.train.replicas import deterministic
 from fr.weights.layouts import shapes_of
-from tools.benchmarks.case_ranks import measure_in_own_processes
+from tools.benchmarks.case_ranks import measure_in_own_processes, write_measured
 from tools.options.benchmark import STEP_FORMS
 
 _CLASSES, _EMBED_SIZE = 8_631, 512
@@ -92,13 +90,12 @@ def _in_own_processes(case: Case) -> list[float]:
     return [case.batch / max(seconds) for seconds in zip(*measured, strict=True)]
 
 
-def _measure_rank(case: Case, folder: str, rank: int) -> None:
-    """Run the steps as one of the case's ranks and write their seconds to a file."""
+def _measure_rank(case: Case, _rank: int) -> list[float]:
+    """Run the steps as one of the case's ranks; seconds of each."""
     form = STEP_FORMS[case.form]
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // case.ranks))
     if not form.plain:
         use_huge_pages()  # as open_ranks does
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks)
     torch.manual_seed(0)
     size = family(case.model).input_size
     order = torch.channels_last if form.channels_last else torch.contiguous_format
@@ -122,10 +119,8 @@ def _measure_rank(case: Case, folder: str, rank: int) -> None:
             start = time.perf_counter()
             learner.step([batch], number, 0.01)
             seconds.append(time.perf_counter() - start)
-    Path(folder, f"{rank}.json").write_text(json.dumps(seconds[1:]))
-    dist.barrier()
-    dist.destroy_process_group()
+    return seconds[1:]
 
 
 if __name__ == "__main__":
-    _measure_rank(Case(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]))
+    write_measured(Case, _measure_rank)

@@ -23,8 +23,8 @@ _EYES_APART = float(np.ptp(np.array(alignment.TEMPLATES["arcface"])[:2, 0]))  # 
 _SIDE = 112  # pixels, the usual side of published aligned faces
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _WIDEST = 64  # bits of 256; beyond, too many pairs of one person are proposed
-SURE = 16  # bits of 256; signatures of two pictures have differed by 36 at least
-_LEAST_DEVIATION = 0.01  # fraction of the eye distance; landmarks that were all computed have no deviation
+SURE = 16  # bits of 256; signatures of different images have differed by at least 36
+_LEAST_DEVIATION = 0.01  # fraction of the eye distance; for computed landmarks, whose deviation is 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Findings:
 def check(
     faces: LabelledFaces, facts: ImageFacts, limits: Limits, people: dict[int, str], workers: int = 0
 ) -> Findings:
-    """Run all checks. people: label → person of the verification set with the same name. workers: as of `gather`."""
+    """Run all checks. people: label → person of the verification set with the same name. workers: as in `gather`."""
     findings = Findings(faces.labels, limits.drop)
     for row, problem in facts.problems.items():
         findings.add("unusable", row, problem)
@@ -111,9 +111,10 @@ def _suspicious(
     misfits: alignment.Array,
     limit: float,
 ) -> dict[int, str]:
-    """Reasons why landmarks [n, 5, 2] can't be right. misfits: [n] from the template, in its eye distances.
+    """Problems of implausible landmarks [n, 5, 2], by row. misfits: distances [n] from the template, in eye distances.
 
-    Landmarks are in the image as stored, a face that EXIF's orientation [n] turns is upright in the image as shown.
+    Landmarks are in the image as stored; orientations [n], EXIF's, turn it to the image as shown, where faces are
+    upright.
     """
     left_eye, right_eye, _, left_mouth, right_mouth = np.moveaxis(points, 1, 0)
     across, along = right_eye - left_eye, right_mouth - left_mouth
@@ -137,11 +138,12 @@ def _suspicious(
 def near_duplicates(
     faces: LabelledFaces, facts: ImageFacts, rows: NDArray[np.int64], near: int, workers: int
 ) -> NDArray[np.int64]:
-    """Pairs of some rows that are nearly one image, but not by equal signatures: [P, 2].
+    """Pairs of near-duplicates among `rows` whose signatures aren't equal: [P, 2].
 
-    Signatures propose pairs: those that differ by `near` of the 128 bits of the lowest frequencies, and of one
-    identity, whose pairs are few, by 4 times as many of all bits, 64 at most. Where more than SURE of these differ, the
-    images are compared. Of 42 copies at other sizes, or cropped, 18 bits propose 38 to 40, of one identity all.
+    Signatures propose pairs: those that differ in at most `near` of the 128 bits of the lowest frequencies; and, within
+    an identity, which has few pairs, in 4 times as many of all bits, at most 64. If more than SURE bits differ, the
+    images themselves are compared. Of 42 copies at other sizes, or cropped, 18 bits propose 38 to 40; within an
+    identity all are proposed.
     """
     if not near:  # none
         return np.zeros((0, 2), dtype=np.int64)
@@ -157,11 +159,7 @@ def near_duplicates(
 
 
 def _check_duplicates(
-    faces: LabelledFaces,
-    facts: ImageFacts,
-    rows: NDArray[np.int64],
-    near_rows: NDArray[np.int64],
-    findings: Findings,
+    faces: LabelledFaces, facts: ImageFacts, rows: NDArray[np.int64], near_rows: NDArray[np.int64], findings: Findings
 ) -> None:
     """Check equal files first, then near-duplicates, so that no image is reported for both. near_rows: their pairs."""
     contents = np.unique(facts.content, return_inverse=True)[1]
@@ -198,9 +196,7 @@ def _not_alone(
 def same_names(identities: Sequence[str], people: Iterable[str]) -> dict[int, str]:
     """Label → person with the identity's name, ignoring case, accents, quotes and punctuation."""
     called = {plain_name(person): person for person in people}
-    return {
-        label: called[plain] for label, name in enumerate(identities) if (plain := plain_name(name)) in called
-    }
+    return {label: called[plain] for label, name in enumerate(identities) if (plain := plain_name(name)) in called}
 
 
 # Letters that Unicode doesn't decompose into a base letter and an accent.

@@ -29,7 +29,7 @@ class Targets:
         return np.flatnonzero([not os.path.exists(self.out / name) for name in names])
 
     def remove_others(self) -> int:
-        """Remove crops of images that have gone from the data, and folders that this empties; returns how many."""
+        """Remove crops of images that are no longer in the data, and emptied folders; returns the number of crops."""
         kept, removed = {os.path.normpath(name) for name in self.names}, 0
         endings = {Path(name).suffix for name in self.names}
         for folder, _, files in os.walk(self.out, topdown=False):
@@ -49,10 +49,10 @@ class Targets:
         return removed
 
     def write_crop(self, index: int, pixels: Pixels) -> None:
-        """Write a crop of BGR pixels [H, W, 3]; InputError when it can't be written."""
+        """Write a crop of BGR pixels [H, W, 3]; InputError if it can't be written."""
         name = self.names[index]
         kind = Path(name).suffix
-        settings = [cv2.IMWRITE_JPEG_QUALITY, self.quality] if kind == ".jpg" else []  # OpenCV warns of it for PNG
+        settings = [cv2.IMWRITE_JPEG_QUALITY, self.quality] if kind == ".jpg" else []  # OpenCV warns if set for PNG
         _, encoded = cv2.imencode(kind, pixels, settings)
         self.write(name, encoded.tobytes())
 
@@ -72,7 +72,7 @@ def target_names(faces: LabelledFaces, kind: str) -> list[str]:
 
 
 def names_below(faces: LabelledFaces) -> list[str]:
-    """Names for files about the images: the images' names; in a storage, below their identity.
+    """Names for files about the images: the images' names; for images in a storage, in a folder of their identity.
 
     InputError for names that lead out of the folder.
     """

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from html import escape
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from fr.data.faces import LabelledFaces
 from fr.errors import InputError
-from fr.files.images import decode
+from fr.files.images import decode, image_file
 from fr.report.html_page import card, cards, inline_image, named_rows, page
 from tools.dataset.checks import Finding, Findings
 from tools.dataset.image_facts import ImageFacts
@@ -76,6 +75,4 @@ def _thumbnail(faces: LabelledFaces, row: int, size: NDArray[np.int64], marked: 
         draw = ImageDraw.Draw(small)
         for x, y in ((faces.landmarks[row] + 0.5) * small.width / size[0]).tolist():
             draw.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill="#39ff14", outline="black")
-    data = BytesIO()
-    small.save(data, "JPEG", quality=80)
-    return inline_image(data.getvalue(), faces.names[row].as_py(), "jpeg")
+    return inline_image(image_file(small, "JPEG", quality=80), faces.names[row].as_py(), "jpeg")

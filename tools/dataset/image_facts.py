@@ -25,7 +25,7 @@ from fr import alignment
 from fr.data import placement
 from fr.data.faces import Faces
 from fr.data.storage import Pack, ParquetRows, RecordFile, TarShards
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, is_too_large, orientation_of
 from fr.preprocessing import Preprocessing
@@ -34,7 +34,7 @@ from tools.dataset.near_duplicates import SIDE, Signatures, signature
 from tools.dataset.parallel import map_in_processes
 
 CHUNK = 256  # images per work item and cache file
-_VERSION = 2  # of the keys; to count up when what is measured changes
+_VERSION = 2  # of the keys; increase it when the measurements change
 FACE = Preprocessing((4 * SIDE, 4 * SIDE), template="arcface", alignment="umeyama")  # the measured face
 _GREY_LEVELS = 2  # of 255; rounding of a grey image stored as colour JPEG
 
@@ -46,7 +46,7 @@ class Fact(NamedTuple):
     signature: bytes  # of its aligned face
     width: int  # pixels, as stored
     height: int
-    grey: bool  # whether its face has no colour
+    grey: bool  # its face has no colour
     orientation: int  # EXIF's, 1 … 8
 
 
@@ -54,7 +54,7 @@ class Fact(NamedTuple):
 class ImageFacts:
     """Facts of N images; those with a problem have only that."""
 
-    problems: dict[int, str]  # row → why training can't use it
+    problems: dict[int, str]  # row → reason for which a training can't use it
     content: NDArray[np.bytes_]  # [N] SHA-256, 32 bytes each
     signatures: Signatures  # [N, 4]
     sizes: NDArray[np.int64]  # [N, 2] width, height in pixels
@@ -76,7 +76,7 @@ _SCHEMA = pa.schema([
 def gather(faces: Faces, folder: Path, workers: int) -> ImageFacts:
     """Facts of all images, from the cache in `folder` or measured and added to it.
 
-    workers: processes, 0 = one per core. InputError when the folder can't be used.
+    workers: processes, 0 = one per core. InputError if the folder can't be used.
     """
     keys = _keys(faces)
     known = _kept(folder)
@@ -87,7 +87,7 @@ def gather(faces: Faces, folder: Path, workers: int) -> ImageFacts:
     problems: dict[bytes, str] = {}
     tables = [known]
     looked_at = map_in_processes(
-        look_at, [part_of(faces, chunk) for chunk in chunks], workers, "looking at images", f"{CHUNK} img"
+        measure_facts, [part_of(faces, chunk) for chunk in chunks], workers, "looking at images", f"{CHUNK} img"
     )
     for chunk, facts in zip(chunks, looked_at, strict=True):
         named = dict(zip(keys.take(pa.array(chunk)).to_pylist(), facts, strict=True))
@@ -96,7 +96,7 @@ def gather(faces: Faces, folder: Path, workers: int) -> ImageFacts:
     return _by_row(keys, pa.concat_tables(tables).combine_chunks(), problems)
 
 
-def look_at(faces: Faces) -> list[Fact | str]:
+def measure_facts(faces: Faces) -> list[Fact | str]:
     """Facts of each image, or its problem."""
     cv2.setNumThreads(1)  # each worker has one core
     results: list[Fact | str] = []
@@ -126,7 +126,7 @@ def _fact(faces: Faces, index: int) -> Fact:
 
 
 def placed_image(faces: Faces, index: int) -> tuple[NDArray[np.uint8], alignment.Array]:
-    """Pixels [H, W, 3] of an image as stored, RGB, and the matrix to FACE [2, 3]. Unusable when it has none."""
+    """Pixels [H, W, 3] of an image as stored, RGB, and the matrix to FACE [2, 3]. Raises Unusable if it has none."""
     return _placed(faces, index, _read(faces, index))
 
 
@@ -241,7 +241,7 @@ def _kept(folder: Path) -> pa.Table:
     except OSError as error:
         raise InputError(f"{folder}: can't be used: {error}") from error
     except pa.ArrowException as error:
-        raise InputError(f"{folder}: damaged: {error}; delete it, and the facts are found anew") from error
+        raise InputError(f"{folder}: damaged: {error}; delete it, and run again") from error
 
 
 def _keep(folder: Path, facts: dict[bytes, Fact]) -> pa.Table:
@@ -251,10 +251,8 @@ def _keep(folder: Path, facts: dict[bytes, Fact]) -> pa.Table:
         name = hashlib.blake2b(b"".join(facts), digest_size=16).hexdigest()
         buffer = BytesIO()
         pq.write_table(table, buffer)
-        try:
+        with os_error_as(f"{folder}: can't be written"):
             replace_file(folder / f"{name}.parquet", buffer.getvalue())
-        except OSError as error:
-            raise InputError(f"{folder}: can't be written: {error.strerror}") from error
     return table
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from fr.alignment import Array
 from fr.data import placement
 from fr.data.faces import Faces
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.images import Pixels, StoredImage, decode
 from fr.files.untrusted import OutsideRoot
 from tools.dataset.crop_files import Targets
@@ -16,9 +16,7 @@ from tools.dataset.crop_files import Targets
 _SIDE = 4.2
 
 
-def write_loose(
-    faces: Faces, boxes: Array | None, targets: Targets, enlarge: float, square: bool, index: int
-) -> str:
+def write_loose(faces: Faces, boxes: Array | None, targets: Targets, enlarge: float, square: bool, index: int) -> str:
     """Crop and write one image; returns its problem, "" = none. OutsideRoot as `Faces.read`."""
     try:
         pixels = loose_crop(faces, boxes, enlarge, square, index)
@@ -37,10 +35,8 @@ def loose_crop(faces: Faces, boxes: Array | None, enlarge: float, square: bool, 
     for an unusable image.
     """
     path = faces.path(index)
-    try:
+    with os_error_as(f"{path}: can't be read"):
         image = decode(faces.read(index), path)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
     height, width = image.stored.shape[:2]
     box = _box_by_landmarks(faces, index, (width, height)) if boxes is None else boxes[index]
     low, high = cut(box, enlarge, square, (width, height))

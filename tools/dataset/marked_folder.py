@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.durable import replace_file
 from fr.files.untrusted import read_whole
 
@@ -18,7 +18,7 @@ def open_folder(out: Path, mark: str, settings: dict[str, Any], what: str) -> No
     InputError for other settings, naming them, or for a folder with other files.
     """
     path, text = out / mark, json.dumps(settings, indent=1) + "\n"
-    try:
+    with os_error_as(f"--out {out}: can't be used"):
         if path.exists():
             if (stored := read_whole(path, _LONGEST)) != text.encode():
                 values = _parsed(stored)
@@ -29,8 +29,6 @@ def open_folder(out: Path, mark: str, settings: dict[str, Any], what: str) -> No
         else:
             out.mkdir(parents=True, exist_ok=True)
             replace_file(path, text.encode())
-    except OSError as error:
-        raise InputError(f"--out {out}: can't be used: {error.strerror}") from error
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ def signature(grey: NDArray[np.float64]) -> Signatures:
     """Perceptual hash: signs of the lowest frequencies, without the mean, of the DCT of a grey image [32, 32].
 
     Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, but with 256 frequencies:
-    aligned faces are alike in the lowest 64.
+    aligned faces are too similar in the lowest 64.
     """
     coefficients = _basis() @ (grey - grey.mean()).ravel()
     packed: Signatures = np.packbits(coefficients > _ROUNDING).view(np.uint64)

@@ -26,9 +26,9 @@ def map_in_processes(
 ) -> Iterator[Result]:
     """Yield `function(item)` of every item, in order. workers: processes, 0 = one per core available to this process.
 
-    function: importable by another process, or a functools.partial of such. Its exceptions are raised here; InputError
-    when a worker is killed. However the iteration ends, Ctrl-C included, the workers end first; they also end when this
-    process is killed.
+    function: importable by another process, or a functools.partial of such a function. Its exceptions are raised here;
+    InputError if a worker is killed. However the iteration ends, including by Ctrl-C, the workers end first; they also
+    end if this process is killed.
     """
     if not items:
         return
@@ -47,7 +47,7 @@ def map_in_processes(
                 yield ahead.popleft().result()
                 bar.update()
         except BrokenProcessPool as error:
-            raise InputError(f"{title}: a worker was killed (out of memory? then fewer --workers)") from error
+            raise InputError(f"{title}: a worker was killed; if memory ran out, give fewer --workers") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -71,7 +71,7 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent is killed: a pool's workers would wait for work forever."""
+    """End this worker when its parent is killed; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])

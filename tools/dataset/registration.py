@@ -1,8 +1,7 @@
-"""Comparison of two images as pictures: one is registered to the other, then they are correlated.
+"""Comparison of two images for near-duplicates: one is registered to the other, then they are correlated.
 
-A view of an image is its face and what surrounds it, or the whole image where it has no landmarks. Landmarks of copies
-at another size differ by a few pixels, which registration takes out; what two images of one person have in common
-isn't enough.
+A view of an image is its face with some surroundings, or the whole image if it has no landmarks. Landmarks of copies at
+another size differ by a few pixels, which registration corrects. Different images of one person correlate less.
 """
 
 from functools import partial
@@ -19,13 +18,13 @@ from tools.dataset.image_facts import FACE, Unusable, face_of, part_of, placed_i
 from tools.dataset.parallel import map_in_processes
 
 _SIDE = 96  # pixels of a view
-_FACE = 0.7  # of its side are the face
-_LEVELS = (4, 2, 1)  # the registration goes from a quarter of the pixels of a side to all
+_FACE = 0.7  # share of a view's side that is the face
+_LEVELS = (4, 2, 1)  # pyramid of the registration: factors by which the views are reduced
 _STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)  # iterations of a level
-# Of real images, 42 copies at half or four times the size, or cropped, correlate by 0.999 at least, two of one person
-# of the same event by 0.977 at most (LOG.md).
+# On real images, 42 copies at half or four times the size, or cropped, have correlations of at least 0.999, two images
+# of one person at the same event of at most 0.977 (LOG.md).
 _SAME = 0.99
-_LEAST_SEEN = 0.25  # part of a view that both images must show
+_LEAST_SEEN = 0.25  # share of a view that both images must show
 _CHUNK = 256  # pairs of a work item
 
 Pairs = NDArray[np.int64]  # [P, 2] rows of images
@@ -35,14 +34,14 @@ _TO_VIEW[:, :, 2] += _EDGE
 
 
 class View(NamedTuple):
-    """A view of an image. grey: [96, 96]. shown: its pixels that are in the image, [96, 96]."""
+    """A view of an image. grey: [96, 96]. shown: mask of the pixels inside the image, [96, 96]."""
 
     grey: NDArray[np.uint8]
     shown: NDArray[np.bool_]
 
 
 def same_pictures(faces: Faces, pairs: Pairs, workers: int) -> Pairs:
-    """Pairs [P, 2] that show the same picture, at another size or cropped; those that can't be read don't."""
+    """Pairs [P, 2] that show the same picture, at another size or cropped; without pairs that can't be read."""
     items = []
     for first in range(0, len(pairs), _CHUNK):
         rows, places = np.unique(pairs[first : first + _CHUNK], return_inverse=True)
@@ -53,12 +52,12 @@ def same_pictures(faces: Faces, pairs: Pairs, workers: int) -> Pairs:
 
 
 def compare(item: tuple[Faces, Pairs]) -> NDArray[np.bool_]:
-    """Whether pairs of some images show the same picture: [P]."""
+    """Mask [P] of the pairs of images that show the same picture."""
     cv2.setNumThreads(1)  # each worker has one core
     faces, pairs = item
     views = [_view(faces, row) for row in range(len(faces))]
     pairs_of_views = ((views[first], views[second]) for first, second in pairs.tolist())
-    return np.array([bool(a and b and likeness(a, b) >= _SAME) for a, b in pairs_of_views])
+    return np.array([bool(a and b and registered_correlation(a, b) >= _SAME) for a, b in pairs_of_views])
 
 
 def _view(faces: Faces, row: int) -> View | None:
@@ -76,8 +75,8 @@ def _view(faces: Faces, row: int) -> View | None:
     return View(grey, inside.reshape(_SIDE, _SIDE))
 
 
-def likeness(first: View, second: View) -> float:
-    """Correlation of two views after affine registration of the second: of the face or of the whole, the lower.
+def registered_correlation(first: View, second: View) -> float:
+    """Correlation of two views after affine registration of the second: the lower of that of the face and of the whole.
 
     Evangelidis and Psarakis, "Parametric Image Alignment Using Enhanced Correlation Coefficient Maximization", 2008.
     """
@@ -94,7 +93,7 @@ def likeness(first: View, second: View) -> float:
             )
             moved = np.asarray(found[1], dtype=np.float32)
             moved[:, 2] *= level
-    except cv2.error:  # it doesn't converge: they are unlike
+    except cv2.error:  # it doesn't converge: they are different
         return 0.0
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     registered, seen = (
@@ -111,14 +110,14 @@ def likeness(first: View, second: View) -> float:
 
 
 def _smooth(view: View) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Filtered pixels of a view, and 1 where they hold nothing of what lies outside the image: [96, 96] each."""
+    """Filtered pixels of a view, and 1 where no pixel outside the image contributes, else 0: [96, 96] each."""
     window = (5, 5)
     grey = np.asarray(cv2.GaussianBlur(view.grey.astype(np.float32), window, 0), dtype=np.float32)
     return grey, np.asarray(cv2.erode(view.shown.astype(np.float32), np.ones(window)), dtype=np.float32)
 
 
 def _correlation(first: NDArray[np.float32], second: NDArray[np.float32], seen: NDArray[np.bool_]) -> float:
-    """Pearson's correlation of the pixels seen; 0 for even ones."""
+    """Pearson correlation of the pixels in the mask; 0 if they are uniform."""
     if not seen.any() or not (first[seen].std() and second[seen].std()):
         return 0.0
     return float(np.corrcoef(first[seen], second[seen])[0, 1])

@@ -18,7 +18,8 @@ from tools.features.parts import Extractor, Features, Part, extract
 
 @dataclass(frozen=True)
 class Centres:
-    """sums [C, E] of the unit embeddings of each class, 0 without images; first [C, E]: of them, that of its first."""
+    """Centres of classes. sums [C, E]: of the unit embeddings of each class, 0 without images. first [C, E]: embedding
+    of each class's first image."""
 
     sums: Rows
     first: Rows
@@ -26,7 +27,7 @@ class Centres:
     def held_out(self) -> Rows:
         """Cosine of each class's first image with the centre of its others, for classes with both."""
         others = self.sums - self.first
-        several = self.first.any(axis=1) & (np.linalg.norm(others, axis=1) > 1e-6)  # rounding leaves less of one image
+        several = self.first.any(axis=1) & (np.linalg.norm(others, axis=1) > 1e-6)  # of one image only rounding remains
         cosines: Rows = (unit_rows(self.first[several]) * unit_rows(others[several])).sum(axis=1)
         return cosines
 
@@ -45,17 +46,14 @@ def class_centres(extractor: Extractor, faces: LabelledFaces, ranks: Ranks, bad:
 
     extract(extractor, extractor.parts(np.arange(len(faces))), ranks, bad, take)
     for sums in (centres.sums, centres.first):
-        dist.all_reduce(torch.from_numpy(sums))  # shares the memory
+        dist.all_reduce(torch.from_numpy(sums))  # in place: the tensor shares the memory
     if not centres.sums.any():
         raise InputError("none of the images can be used", *bad.listed[:1])
     return centres
 
 
 def features_of(extractor: Extractor, rows: NDArray[np.int64], ranks: Ranks, bad: BadImages) -> Features:
-    """Features of the images of these rows that can be used, on every rank."""
+    """Features of the usable images of these rows, on every rank."""
     own: list[Features] = []
     extract(extractor, extractor.parts(rows), ranks, bad, lambda _part, features: own.append(features))
-    every = [part for of_rank in gather_objects(own) for part in of_rank if len(part.rows)]
-    if not every:
-        return Features(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
-    return Features(np.concatenate([part.rows for part in every]), np.concatenate([part.values for part in every]))
+    return Features.joined(part for of_rank in gather_objects(own) for part in of_rank)

@@ -1,4 +1,4 @@
-"""A snapshot's head, and labelled images of its classes, for tools that hold one against the other."""
+"""A snapshot's head, and labelled images of its classes, for tools that compare them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +9,9 @@ from torch import nn
 
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
-from fr.data.pipeline import dali_settings
 from fr.distributed import Ranks
 from fr.errors import InputError
-from fr.evaluation.scored_model import open_model
-from fr.evaluation.scoring import wants_flip
+from fr.evaluation.scoring import Embedder
 from fr.options.parsing import Resolved
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import Weights, read_weights
@@ -24,10 +22,10 @@ from tools.features.parts import Extractor
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images and the head of C classes, K centres a class, that they are held against.
+    """Images, and the head of C classes with K centres each that they are compared with.
 
-    head: [C, K · E], bias: [C] or None for cosines, names: [C]. targets: class of each image [N], -1 = none. rows: of
-    the images with a class.
+    head: [C, K · E], bias: [C] or None for cosines, names: [C]. targets: class of each image [N], -1 = none. rows:
+    indices of the images with a class.
     """
 
     head: torch.Tensor
@@ -44,10 +42,11 @@ class LabelledImages:
 def labelled_images(resolved: Resolved, ranks: Ranks) -> LabelledImages:
     """Read the head of --snap, with --identities, and the images of the data options, all ranks together.
 
-    InputError where the file has no head of embeddings of its network, or no image is of its classes.
+    InputError if the file has no head for its network's embeddings, or no image is of its classes.
     """
     options = resolved.values
-    model = open_model(options, ranks.device)
+    embedder = Embedder.open(resolved, ranks)
+    model = embedder.model
     if not isinstance(model.network, nn.Module):
         raise InputError(f"--snap {options.snap}: an ONNX model has no head; give the snapshot")
     weights = read_weights(Path(options.snap))
@@ -59,19 +58,15 @@ def labelled_images(resolved: Resolved, ranks: Ranks) -> LabelledImages:
     if not len(rows):
         raise InputError(
             f"none of the {len(faces.identities):,} identities ({faces.identities[0]}, …) is a class of "
-            f"{options.snap} ({names[0]}, …); images of those that it was trained on are wanted"
+            f"{options.snap} ({names[0]}, …); give images of the identities that it was trained on"
         )
-    flip_mode = "sum" if wants_flip(resolved, model) else ""
-    network = feature_network(model, options.snap, "embedding", flip_mode, normalize=False)
-    dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-    extractor = Extractor(network, faces, model.preprocessing, dali, options.batch_size)
+    network = feature_network(model, options.snap, "embedding", embedder.flip_mode, normalize=False)
+    extractor = Extractor(network, faces, model.preprocessing, embedder.dali, options.batch_size)
     dimensions = extractor.dimensions(ranks.device)
     sub_centers, rest = divmod(head.shape[1], dimensions)
     if rest or (sub_centers > 1 and weights.bias is not None):
-        raise InputError(f"{options.snap}: a head of {head.shape[1]} numbers for embeddings of {dimensions}")
-    return LabelledImages(
-        head, weights.bias, sub_centers, names, faces, targets, rows, extractor, [*model.overrides]
-    )
+        raise InputError(f"{options.snap}: its head is for embeddings of {head.shape[1]} numbers, not {dimensions}")
+    return LabelledImages(head, weights.bias, sub_centers, names, faces, targets, rows, extractor, [*model.overrides])
 
 
 def class_of_each(faces: LabelledFaces, names: list[str]) -> Indices:
@@ -88,7 +83,7 @@ def _head(weights: Weights) -> torch.Tensor:
     """Head [C, K · E]; InputError for a snapshot without one."""
     if weights.head is None:
         raise InputError(
-            f"{weights.path}: no head to test: a training keeps it in the folder {weights.path.stem}.state beside the "
+            f"{weights.path}: no head: a training stores it in the folder {weights.path.stem}.state beside the "
             "snapshot, tools/import_weights.py with --identities in the snapshot"
         )
     return weights.head
@@ -98,7 +93,7 @@ def _class_names(weights: Weights, classes: int, identities: str) -> list[str]:
     """Names of the head's rows; InputError if they are unknown or their number differs."""
     names = read_identities(Path(identities)) if identities else weights.identities
     if names is None:
-        raise InputError(f"{weights.path}: who the {classes:,} classes are isn't in it: give --identities")
+        raise InputError(f"{weights.path}: the names of its {classes:,} classes aren't stored: give --identities")
     if len(names) != classes:
         raise InputError(f"{identities or weights.path}: {len(names):,} identities for a head of {classes:,} classes")
     return names

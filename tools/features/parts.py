@@ -4,7 +4,7 @@ A batch is embedded at once, a part is written at once. Both depend only on the 
 interruptions don't change the features. N images, D feature size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fr.data.bad_images import BadImages
 from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings
-from fr.data.samples import plain_batch
+from fr.data.samples import SampleBatch
 from fr.data.usable import usable_batches
 from fr.distributed import Ranks, patient_group, raise_together
 from fr.errors import InputError
@@ -46,6 +46,12 @@ class Features:
     rows: NDArray[np.int64]
     values: NDArray[np.float32]
 
+    @classmethod
+    def joined(cls, parts: Iterable["Features"]) -> "Features":
+        """All features of some parts."""
+        some = [part for part in parts if len(part.rows)] or [cls(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))]
+        return cls(np.concatenate([part.rows for part in some]), np.concatenate([part.values for part in some]))
+
 
 @dataclass(frozen=True)
 class Extractor:
@@ -69,11 +75,9 @@ class Extractor:
         return [Part(number, rows[first : first + size], self.batch) for number, first in enumerate(starts)]
 
     def of(self, parts: Sequence[Part], device: torch.device) -> Iterator[tuple[Features, dict[int, str]]]:
-        """Yield for each batch the features, and the problems of images without."""
-        batches = (plain_batch(rows) for part in parts for rows in part.batches())
-        for images, rows, problems in usable_batches(
-            self.faces, batches, self.batch, self.preprocessing, self.dali
-        ):
+        """Yield the features of each batch, and the problems of images without features."""
+        batches = (SampleBatch(self.faces, rows) for part in parts for rows in part.batches())
+        for images, rows, problems in usable_batches(batches, self.batch, self.preprocessing, self.dali):
             values = self._embed(images.to(device, non_blocking=True)) if len(rows) else np.zeros((0, 0), np.float32)
             finite = np.isfinite(values).all(axis=1)
             problems |= {row: f"{self.faces.path(row)}: its embedding isn't finite" for row in rows[~finite].tolist()}
@@ -86,15 +90,11 @@ class Extractor:
 
 
 def extract(
-    extractor: Extractor,
-    parts: Sequence[Part],
-    ranks: Ranks,
-    bad: BadImages,
-    take: Callable[[Part, Features], None],
+    extractor: Extractor, parts: Sequence[Part], ranks: Ranks, bad: BadImages, take: Callable[[Part, Features], None]
 ) -> None:
     """Extract all parts, all ranks together; `take` gets each part on one rank once it is complete.
 
-    Bad images are recorded in `bad`, on all ranks, and printed. InputError on all ranks as soon as one raises it (C11),
+    Bad images are recorded in `bad`, on all ranks, and printed. InputError on all ranks as soon as one raises it,
     or for too many bad images.
     """
     mine = parts[ranks.rank :: ranks.world_size]
@@ -109,7 +109,7 @@ def extract(
                     take(mine[turn], _gathered(islice(stream, len(mine[turn].batches())), bad, bar))
             except InputError as error:
                 failure = error
-            raise_together(failure, "another rank can't go on, and says why", group)
+            raise_together(failure, "another rank can't continue, and prints the reason", group)
             news = bad.share()
             if ranks.is_main and news:
                 tqdm.write("\n".join(news))
@@ -124,8 +124,5 @@ def _gathered(batches: Iterator[tuple[Features, dict[int, str]]], bad: BadImages
         for row, problem in problems.items():
             bad.report(row, problem)
         bar.update(len(features.rows) + len(problems))
-        if len(features.rows):
-            some.append(features)
-    if not some:
-        return Features(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
-    return Features(np.concatenate([one.rows for one in some]), np.concatenate([one.values for one in some]))
+        some.append(features)
+    return Features.joined(some)

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.durable import sync_folder, write_durably, write_result
 from tools.features.parts import Features, Part
 
@@ -46,14 +46,14 @@ class Sink(Protocol):
         """Test whether a previous run wrote a part completely."""
 
     def take(self, part: Part, features: Features) -> None:
-        """Write a part's features, completely when it returns. InputError when they can't be written."""
+        """Write a part's features; they are complete when it returns. InputError if they can't be written."""
 
     def finish(self, parts: Sequence[Part]) -> None:
         """Finish the output after all parts, on one rank."""
 
 
 def npy(values: Vector) -> bytes:
-    """Content of a file as numpy.save writes it."""
+    """Content of a file of numpy.save."""
     content = BytesIO()
     np.lib.format.write_array(content, values, allow_pickle=False)
     return content.getvalue()
@@ -85,7 +85,7 @@ class FileEach:
             write_result(self.out / self.names[row], self.encode(row, values))
 
     def finish(self, parts: Sequence[Part]) -> None:
-        """Remove temporary files that a killed run left (`replace_file`), where the file is complete now."""
+        """Remove temporary files of killed runs (`replace_file`) if the file is complete now."""
         for folder in {(self.out / name).parent for name in self.names}:
             for left in folder.glob(".*.tmp"):
                 if (ours := re.fullmatch(r"\.(.+)\.\d+\.tmp", left.name)) and (folder / ours[1]).exists():
@@ -100,7 +100,7 @@ class OneFile:
     write: Callable[[BinaryIO, Blocks], None]
 
     def is_done(self, part: Part) -> bool:
-        """Test whether a part is complete; not with bad images, which are tried again."""
+        """Test whether a part is complete; one with bad images isn't, since they are tried again."""
         if self.path.exists():
             return True
         return self._file(part).exists() and len(self._read(part).rows) == len(part.rows)
@@ -117,12 +117,10 @@ class OneFile:
                     f"{self._file(missing[0])}: missing; --out must be one folder for all ranks, on all hosts"
                 )
             temporary = self.path.with_name(f".{self.path.name}.tmp")
-            try:
+            with os_error_as(f"{self.path}: can't be written"):
                 write_durably(temporary, lambda file: self.write(file, lambda: self._all(parts)))
                 temporary.replace(self.path)
                 sync_folder(self.path.parent)
-            except OSError as error:
-                raise InputError(f"{self.path}: can't be written: {error.strerror}") from error
         shutil.rmtree(self.path.parent / _PARTS, ignore_errors=True)
 
     def _all(self, parts: Sequence[Part]) -> Iterator[tuple[Part, Features]]:

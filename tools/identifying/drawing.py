@@ -28,7 +28,7 @@ def annotated(pixels: Pixels, boxes: NDArray[np.float64], labels: Sequence[str],
 
 
 def undrawable(names: Sequence[str]) -> list[str]:
-    """A line about each name that no font of this machine has the letters of."""
+    """A line about each name for which no font of this machine has the letters."""
     fonts = "boxes stand for letters of it in images: no font here has them (Debian: fonts-noto-cjk, fonts-noto-core)"
     return [f"{name}: {fonts}" for name in names if not can_be_drawn(name)]
 

@@ -15,29 +15,24 @@ from numpy.typing import NDArray
 
 from fr.alignment import CENTER_CROP
 from fr.data.faces import Faces, shown
-from fr.data.pipeline import dali_settings
 from fr.data.readers.folders import images_below
-from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation.all_pairs import Rows
-from fr.evaluation.embedding import batch_size_on, embed
-from fr.evaluation.scored_model import ScoredModel
-from fr.evaluation.scoring import wants_flip
+from fr.evaluation.scoring import Embedder
 from fr.files.data_root import DataRoot
 from fr.options.detection import DetectorSettings
-from fr.options.parsing import Resolved
 from fr.progress import progress
 from fr.recognition.detection import Mtcnn
 from tools.dataset.face_journal import Found
 from tools.dataset.parallel import map_in_processes
 from tools.detect_faces import face_of, find_face
 
-FEW = 64  # up to so many images are processed in this process: starting others takes as long
+FEW = 64  # up to so many images are processed in this process, since starting others takes as long
 
 
 @dataclass(frozen=True)
 class Portraits:
-    """N images. people: [N] names. usable: [N], whether it has a face. faces: those of usable images, in order.
+    """N images. people: [N] names. usable: [N], True if the image has a face. faces: of the usable images, in order.
 
     notes: a message about each image with no face, with several, or that can't be read.
     """
@@ -60,7 +55,7 @@ class Looking:
 def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Portraits:
     """Read the images of a folder tree, sorted by name. looking: None for aligned crops, which are used whole.
 
-    InputError when there is no such folder, no image in it, or none with a face.
+    InputError if there is no such folder, no image in it, or none with a face.
     """
     root.check_exists(option)
     names = images_below(root)
@@ -82,27 +77,21 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     return Portraits(people, np.array(usable), faces, notes)
 
 
-def embedded(
-    option: str, root: str, looking: Looking | None, model: ScoredModel, resolved: Resolved, ranks: Ranks
-) -> tuple[Portraits, Rows]:
-    """Read a folder of people's images and embed those with a face, [N, E]; prints which have none."""
-    options = resolved.values
+def embedded(option: str, root: str, looking: Looking | None, embedder: Embedder) -> tuple[Portraits, Rows]:
+    """Read a folder of people's images and embed those with a face, [N, E]; prints the ones without a face."""
     if looking:
-        refuse_center_crops(model, options.snap)
-    portraits = read_portraits(option, DataRoot(Path(root), options.allow_outside), looking)
+        refuse_center_crops(embedder)
+    portraits = read_portraits(option, DataRoot(Path(root), embedder.options.allow_outside), looking)
     print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
-    dali = dali_settings(options.dali_device, options.dali_threads, ranks)
-    batch = batch_size_on(ranks.device, options.val_batch_size)
-    flipped, mode = wants_flip(resolved, model), options.flip_mode
-    return portraits, embed(model.network, portraits.faces, model.preprocessing, dali, ranks, batch, flipped, mode)
+    return portraits, embedder.embed(portraits.faces)
 
 
-def refuse_center_crops(model: ScoredModel, snap: str) -> None:
-    """InputError for a network that faces detected in an image can't be given to."""
-    if model.preprocessing.alignment == CENTER_CROP:
+def refuse_center_crops(embedder: Embedder) -> None:
+    """Raise InputError for a network whose input is the centre of an image instead of a detected face."""
+    if embedder.model.preprocessing.alignment == CENTER_CROP:
         raise InputError(
-            f"{snap} sees the centre of an image ({CENTER_CROP}), not its faces: give another --alignment, or crops of "
-            "faces with --aligned"
+            f"{embedder.options.snap} takes the centre of an image ({CENTER_CROP}), not detected faces: give another "
+            "--alignment, or crops of faces with --aligned"
         )
 
 
@@ -127,5 +116,5 @@ def _look(root: DataRoot, names: list[str], looking: Looking) -> Iterator[Found 
 def _note(folder: Path, result: Found | str, choice: str) -> str:
     if isinstance(result, str):
         return result
-    what = f"{result.faces} faces; the one meant: {choice}" if result.faces else "no face found"
+    what = f"{result.faces} faces; used: {choice}" if result.faces else "no face found"
     return f"{folder / result.name}: {what}"

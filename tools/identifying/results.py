@@ -1,6 +1,5 @@
 """Outputs of identification: console, faces.jsonl, annotated images or a video, a window."""
 
-import io
 import json
 import os
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.durable import write_result
-from fr.files.images import Pixels
+from fr.files.images import Pixels, image_file
 from tools.identifying.drawing import annotated
 from tools.identifying.sources import Shot, Source
 
@@ -29,8 +28,8 @@ _ESCAPE = 27
 class Seen:
     """F faces of a shot.
 
-    boxes: [F, 4] x, y, width, height, in pixels as a viewer shows the image. nearest: most similar person of the
-    gallery for each. distances: [F] 1 - cosine to that one. named: [F], whether below the threshold.
+    boxes: [F, 4] x, y, width, height, in pixels of the upright image. nearest: most similar person of the gallery for
+    each face. distances: [F] 1 - cosine to that person. named: [F], True if the distance is below the threshold.
     """
 
     shot: Shot
@@ -51,7 +50,7 @@ class Seen:
 
 
 class Sink(Protocol):
-    """Output that takes shot by shot; returns False to stop. close: complete is False after an error."""
+    """Output. take: writes a shot, returns False to stop. close: complete is False after an error."""
 
     def take(self, seen: Seen) -> bool: ...
 
@@ -92,10 +91,8 @@ class Journal:
     def __init__(self, folder: Path, frames: bool) -> None:
         self._path, self._frames = folder / JOURNAL, frames
         self._file: TextIO | None = None
-        try:
+        with os_error_as(f"--out {folder}: can't be written"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out {folder}: can't be written: {error.strerror}") from error
 
     def take(self, seen: Seen) -> bool:
         shot = seen.shot
@@ -113,12 +110,10 @@ class Journal:
                 seen.nearest, seen.named.tolist(), seen.distances.tolist(), seen.boxes.tolist(), strict=True
             )
         ]
-        try:
+        with os_error_as(f"{self._path}: can't be written"):
             self._file = self._file or self._path.open("w", encoding="utf-8")
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise InputError(f"{self._path}: can't be written: {error.strerror}") from error
         return True
 
     def close(self, complete: bool) -> None:
@@ -134,16 +129,15 @@ class ImageFiles:
 
     def take(self, seen: Seen) -> bool:
         path = self._folder / seen.shot.name
-        buffer = io.BytesIO()
-        Image.fromarray(seen.picture).save(buffer, Image.registered_extensions()[path.suffix.lower()], quality=_QUALITY)
-        write_result(path, buffer.getvalue())
+        form = Image.registered_extensions()[path.suffix.lower()]
+        write_result(path, image_file(Image.fromarray(seen.picture), form, quality=_QUALITY))
         return True
 
     def close(self, complete: bool) -> None: ...
 
 
 class VideoFile:
-    """Annotated frames as MPEG-4; a complete file however it ends, except by an error."""
+    """Annotated frames as MPEG-4; the file is complete unless an error occurs."""
 
     def __init__(self, path: Path, rate: float) -> None:
         self._path, self._rate = path, rate
@@ -177,7 +171,10 @@ class VideoFile:
 
 
 class Window:
-    """Window with annotated shots, an image until a key is pressed; q or Escape ends. InputError without windows."""
+    """Window with annotated shots. An image is shown until a key is pressed; q or Escape ends the run.
+
+    InputError if no window can be opened.
+    """
 
     def __init__(self, frames: bool) -> None:
         self._wait = 1 if frames else 0  # milliseconds; 0 = for a key

@@ -36,7 +36,7 @@ def metrics_of(searches: Searches, threshold: float | None) -> Figures:
 
 def lines(figures: Figures) -> list[str]:
     """Output lines of the metrics."""
-    output = [f"{figures['mated_probes']:,} mated probes, {figures['strangers']:,} strangers"]
+    output = [f"{figures['mated_probes']:,} mated probes, {figures['strangers']:,} unmated probes"]
     output += [f"rank-{rank}: {_digits(figures[f'rank{rank}'])}" for rank in RANKS]
     for rate in FPIRS:
         at = figures[f"threshold@fpir={rate:.0e}"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from fr.data.readers.folders import IMAGE_ENDINGS, images_below
 from fr.data.storage import MOST_BYTES
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.images import MOST_PIXELS, Pixels, decode
 from fr.files.untrusted import OutsideRoot, open_file
@@ -49,7 +49,7 @@ class Source:
 
 
 def open_source(text: str, allow_outside: bool) -> Source:
-    """Open an image, a folder of images, a video file or a camera by number; InputError when it can't be opened.
+    """Open an image, a folder of images, a video file or a camera by number; InputError if it can't be opened.
 
     allow_outside: links in a folder may lead out of it.
     """
@@ -62,10 +62,8 @@ def open_source(text: str, allow_outside: bool) -> Source:
         if not names:
             raise InputError(f"--input {text}: no image in it")
         return _photographs(root, names)
-    try:
+    with os_error_as(f"--input {text}: can't be read"):
         open_file(path).close()
-    except OSError as error:
-        raise InputError(f"--input {text}: can't be read: {error.strerror}") from error
     if path.name.lower().endswith(IMAGE_ENDINGS):
         return _photographs(DataRoot(path.parent, outside_allowed=True), [path.name])
     return _frames(cv2.VideoCapture(text, cv2.CAP_FFMPEG), path.stem, path, live=False)

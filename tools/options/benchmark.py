@@ -1,4 +1,4 @@
-"""Options of tools/benchmark.py, a function for each part."""
+"""Options of tools/benchmark.py, one function for each part."""
 
 import argparse
 from collections.abc import Callable
@@ -47,51 +47,51 @@ def options(argv: list[str]) -> argparse.Namespace:
 
 def _endurance(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--iterations", type=int, default=3000, help="in all [count] (default: %(default)s)")
-    add("--val_step", type=int, default=50, help="from snapshot to snapshot [iterations] (default: %(default)s)")
-    add("--stops", type=int, default=2, help="SIGTERMs on the way [count] (default: %(default)s)")
-    add("--train", nargs=argparse.REMAINDER, default=[], help="more options of train.py, the last of all")
+    add("--iterations", type=int, default=3000, help="length of the training [count] (default: %(default)s)")
+    add("--val_step", type=int, default=50, help="interval of snapshots [iterations] (default: %(default)s)")
+    add("--stops", type=int, default=2, help="interruptions by SIGTERM [count] (default: %(default)s)")
+    add("--train", nargs=argparse.REMAINDER, default=[], help="further options of train.py; must come last")
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--turns", type=int, default=5, help="of each form, after one that isn't [count] (default: %(default)s)")
-    add("--eval", nargs=argparse.REMAINDER, required=True, help="last: options of evaluate_lfw.py")
+    add("--turns", type=int, default=5, help="of each form, after one as warm-up [count] (default: %(default)s)")
+    add("--eval", nargs=argparse.REMAINDER, required=True, help="options of evaluate_lfw.py; must come last")
 
 
 def _head(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--classes", type=int, nargs="+", default=[8_631, 100_000, 1_000_000], help="[count] (default: %(default)s)")
     add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
-    add("--forms", nargs="+", choices=HEAD_FORMS, default=HEAD_FORMS, help="plain runs on 1 rank alone (default: all)")
+    add("--forms", nargs="+", choices=HEAD_FORMS, default=HEAD_FORMS, help="plain runs only on 1 rank (default: all)")
     add("--embed_size", type=int, default=512, help="[numbers] (default: %(default)s)")
     add("--batch", type=int, default=64, help="samples over all ranks [count] (default: %(default)s)")
-    add("--sample_rate", type=float, default=0.1, help="of the sampled form [fraction] (default: %(default)s)")
-    add("--steps", type=int, default=5, help="measured, after one that isn't [count] (default: %(default)s)")
+    add("--sample_rate", type=float, default=0.1, help="for the sampled form [fraction] (default: %(default)s)")
+    add("--steps", type=int, default=5, help="measured, after one as warm-up [count] (default: %(default)s)")
 
 
 def _loader(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--threads", type=int, nargs="+", default=[1], help="of each form [count] (default: %(default)s)")
-    add("--batches", type=int, default=20, help="measured a turn, after two that aren't [count] (default: %(default)s)")
+    add("--batches", type=int, default=20, help="measured a turn, after two as warm-up [count] (default: %(default)s)")
     add("--turns", type=int, default=7, help="of each form [count] (default: %(default)s)")
-    add("--read_delay_ms", type=float, nargs="*", default=[], help="of further forms [ms] (default: none)")
-    add("--train", nargs=argparse.REMAINDER, required=True, help="last: options of train.py, @config.yml too")
+    add("--read_delay_ms", type=float, nargs="*", default=[], help="read delays of further forms [ms] (default: none)")
+    add("--train", nargs=argparse.REMAINDER, required=True, help="options of train.py, @config.yml; come last")
 
 
 def _snapshot(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--classes", type=int, default=1_000_000, help="of the head [count] (default: %(default)s)")
-    add("--embed_size", type=int, default=512, help="of its rows [numbers] (default: %(default)s)")
+    add("--classes", type=int, default=1_000_000, help="classes of the head [count] (default: %(default)s)")
+    add("--embed_size", type=int, default=512, help="length of its rows [numbers] (default: %(default)s)")
     add("--ranks", type=int, default=1, help="processes [count] (default: %(default)s)")
-    add("--snapshots", type=int, default=3, help="a turn [count] (default: %(default)s)")
+    add("--snapshots", type=int, default=3, help="written in a turn [count] (default: %(default)s)")
     add("--turns", type=int, default=2, help="of each form [count] (default: %(default)s)")
-    add("--folder", type=Path, default=Path("."), help="on the disk to measure, for two at a time (default: here)")
+    add("--folder", type=Path, default=Path("."), help="on the disk to measure; holds two snapshots (default: here)")
 
 
 def _startup(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--rows", type=int, default=VGGFACE2_ROWS, help="of list and table [count] (default: %(default)s, as VGGFace2)")
+    add("--rows", type=int, default=VGGFACE2_ROWS, help="lines of the list [count] (default: VGGFace2's, %(default)s)")
     add("--ranks", type=int, nargs="+", default=[1, 2], help="processes [count] (default: %(default)s)")
     add("--turns", type=int, default=3, help="of each measurement [count] (default: %(default)s)")
 
@@ -100,8 +100,8 @@ def _scaling(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--weights", type=int, default=65_150_912, help="of the backbone [count] (default: iresnet100's, %(default)s)")
     add("--embed_size", type=int, default=512, help="[numbers] (default: %(default)s)")
-    add("--batch", type=int, default=64, help="samples of a rank [count] (default: %(default)s)")
-    add("--sample_rate", type=float, default=0.1, help="of the last columns [fraction] (default: %(default)s)")
+    add("--batch", type=int, default=64, help="samples of each rank [count] (default: %(default)s)")
+    add("--sample_rate", type=float, default=0.1, help="for the last columns [fraction] (default: %(default)s)")
 
 
 def _step(parser: argparse.ArgumentParser) -> None:
@@ -112,17 +112,17 @@ def _step(parser: argparse.ArgumentParser) -> None:
     add("--forms", nargs="+", choices=STEP_FORMS, default=default, help="(default: %(default)s; compile takes minutes)")
     add("--ranks", type=int, nargs="+", default=[1], help="processes [count] (default: %(default)s)")
     add("--batch", type=int, default=32, help="images over all ranks [count] (default: %(default)s)")
-    add("--steps", type=int, default=3, help="measured a turn, after one that isn't [count] (default: %(default)s)")
+    add("--steps", type=int, default=3, help="measured a turn, after one as warm-up [count] (default: %(default)s)")
     add("--turns", type=int, default=3, help="of each form [count] (default: %(default)s)")
 
 
 _PARTS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "head": (_head, "the softmax head"),
-    "scaling": (_scaling, "many ranks, by formula"),
-    "step": (_step, "a whole step"),
-    "snapshot": (_snapshot, "the pause for one"),
-    "startup": (_startup, "reading the lists"),
-    "loader": (_loader, "reading and aligning"),
-    "evaluate": (_evaluate, "embedding a set"),
-    "endurance": (_endurance, "a long run"),
+    "scaling": (_scaling, "costs on many ranks, by formula"),
+    "step": (_step, "a whole training step"),
+    "snapshot": (_snapshot, "the pause for a snapshot"),
+    "startup": (_startup, "reading of lists"),
+    "loader": (_loader, "reading and alignment of images"),
+    "evaluate": (_evaluate, "embedding of a verification set"),
+    "endurance": (_endurance, "leaks in a long run"),
 }

@@ -15,12 +15,12 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, Resolved]:
     model = "model:\n  --snap FILE           snapshot (.pt) or ONNX model (required)"
     parser = tool_parser("tools/choose_threshold.py", epilog=model, allow_abbrev=False)
     add = parser.add_argument
-    add("people", metavar="FOLDER", help="images of people as the camera takes them: a folder per person")
+    add("people", metavar="FOLDER", help="images of people from your camera, one folder per person")
     add("out", type=Path, metavar="OUT.json", help="file for the threshold")
     which = parser.add_mutually_exclusive_group(required=True)
     of_pairs = "share of the pairs of different people that may be accepted (1:1)"
     which.add_argument("--fmr", type=FRACTION, metavar="RATE", help=of_pairs)
-    of_strangers = "share of the strangers that may be named (1:N; needs --gallery_size)"
+    of_strangers = "share of the searches of unknown people that may be accepted (1:N; needs --gallery_size)"
     which.add_argument("--fpir", type=FRACTION, metavar="RATE", help=of_strangers)
     add("--gallery_size", type=COUNT, metavar="N", help="people in the gallery of --fpir")
     add("--aligned", action="store_true", help="the images are aligned crops (default: whole images)")

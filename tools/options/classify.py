@@ -1,6 +1,6 @@
 """Options of tools/classify.py."""
 
-from fr.options.definitions import model_tool_options
+from fr.options.definitions import tool_options
 from fr.options.fields import Group
 from fr.options.parsing import Resolved
 from fr.options.types import COUNT_OR_0
@@ -8,7 +8,7 @@ from tools.options.features import embedding_options
 
 
 def options(argv: list[str]) -> Resolved:
-    return model_tool_options("tools/classify.py", "Classify held-out images.", _own, argv, labelled=True)
+    return tool_options("tools/classify.py", "Classify held-out images.", _own, argv, with_model=True)
 
 
 def _own(group: Group) -> None:

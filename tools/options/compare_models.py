@@ -8,7 +8,7 @@ from fr.options.definitions import evaluation_options, evaluation_parser
 from fr.options.parsing import Resolved, own_arguments, tool_parser
 
 PREPROCESSING = ("input_size", "template", "alignment", "mean", "std", "color_order")
-# Outputs of evaluate_lfw.py that are of one model.
+# Outputs of evaluate_lfw.py for a single model.
 _NOT_HERE = ("json", "report", "quality", "roc_fname", "roc_band", "show_failed", "dump_embeddings", "groups")
 
 
@@ -24,7 +24,7 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, list[Resolved]]:
 
 
 def scoring_options(snap: str, rest: list[str]) -> Resolved:
-    """Options of evaluate_lfw.py for one of several models; InputError for those that are of one model alone."""
+    """Options of evaluate_lfw.py for one of several models; InputError for outputs that are for a single model."""
     if any(word.partition("=")[0] == "--snap" for word in rest):
         raise InputError("--snap: the models are named without it")
     resolved = evaluation_options([*rest, "--snap", snap])

@@ -15,12 +15,12 @@ def options(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("photographs", type=Path, metavar="PHOTOS", help="folder; all images in its tree unless --list is given")
     add("out", type=Path, metavar="OUT", help="folder for the tables")
-    add("--list", default="", metavar="FILE", help="`path id` a line, as of --train_dataset list (default: no list)")
-    add("--split", choices=("train", "test", "all"), default="train", help="in the tables' names (default: train)")
+    add("--list", default="", metavar="FILE", help="`path id` a line, as for --train_dataset list (default: no list)")
+    add("--split", choices=("train", "test", "all"), default="train", help="part of the tables' names (default: train)")
     detector_options(parser)
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto = cuda where there is one (default)")
-    add("--allow_outside", action="store_true", help="images may lie outside of PHOTOS, by paths and links")
-    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="[processes]; 0 = one per core (default: 0)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto = cuda if available (default)")
+    add("--allow_outside", action="store_true", help="images may lie outside PHOTOS, by paths and links")
+    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="number of processes; 0 = one per core (default: 0)")
     return parser.parse_args(argv)
 
 

@@ -1,7 +1,8 @@
 """Options of tools/extract_features.py."""
 
-from fr.options.definitions import model_tool_options
+from fr.options.definitions import tool_options
 from fr.options.fields import Group
+from fr.options.names import DATASETS, UNLABELLED
 from fr.options.parsing import Resolved
 from fr.options.types import FLAG, TEXT
 from tools.options.features import embedding_options
@@ -11,7 +12,9 @@ LAYERS = ("embedding", "pooled")
 
 
 def options(argv: list[str]) -> Resolved:
-    return model_tool_options("tools/extract_features.py", "Extract features of images.", _own, argv, labelled=False)
+    data = UNLABELLED | DATASETS
+    what = "Extract features of images."
+    return tool_options("tools/extract_features.py", what, _own, argv, datasets=data, with_model=True)
 
 
 def _own(group: Group) -> None:

@@ -14,4 +14,4 @@ def embedding_options(group: Group) -> None:
 
 def bad_images_option(group: Group) -> None:
     add = group.add_argument
-    add("--max_bad_images", type=COUNT_OR_0, default=1000, help="one more unusable ends the run [files]; 0 = the first")
+    add("--max_bad_images", type=COUNT_OR_0, default=1000, help="end at more bad images [files]; 0 = at the first")

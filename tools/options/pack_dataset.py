@@ -11,7 +11,7 @@ _CROP = checked(int, "0, or a whole number >= 32", lambda x: x == 0 or x >= 32)
 
 
 def options(argv: list[str]) -> Resolved:
-    return tool_options("tools/pack_dataset.py", "Pack training data into tar shards.", _own, _problems, argv)
+    return tool_options("tools/pack_dataset.py", "Pack training data into tar shards.", _own, argv, _problems)
 
 
 def _own(group: Group) -> None:
@@ -19,10 +19,10 @@ def _own(group: Group) -> None:
     add("--out", type=TEXT, help="folder for the shards")
     add("--shard_size", type=POSITIVE, default=256.0, help="approximate size of a shard [MB]")
     add("--align", type=_CROP, default=0, help="side of crops around aligned faces [pixels]; 0 = pack images unchanged")
-    add("--margin", type=NOT_NEGATIVE, default=0.25, help="around an aligned face [fraction of its side]; 0 = none")
-    add("--quality", type=JPEG_QUALITY, default=95, help="of the crops' JPEG, without subsampling of colour [1 … 100]")
-    add("--shuffle", **FLAG, help="in a random order, always the same, for programs that read in order; false = off")
-    add("--workers", type=COUNT_OR_0, default=0, help="[processes]; 0 = one per core")
+    add("--margin", type=NOT_NEGATIVE, default=0.25, help="margin around a face [fraction of its side]; 0 = none")
+    add("--quality", type=JPEG_QUALITY, default=95, help="JPEG quality of the crops, full chroma [1 … 100]")
+    add("--shuffle", **FLAG, help="fixed random order, for programs that read sequentially; false = off")
+    add("--workers", type=COUNT_OR_0, default=0, help="number of processes [count]; 0 = one per core")
 
 
 def _problems(values: dict[str, Any], origins: dict[str, str], defaults: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from tools.options.compare_models import scoring_options
 
 
 def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The tool's own arguments, and evaluate_lfw.py's options for the snapshots, [] = they aren't scored."""
+    """The tool's own arguments, and evaluate_lfw.py's options for the snapshots; [] = no scoring."""
     parser = tool_parser("tools/report_runs.py", allow_abbrev=False)
     add = parser.add_argument
     add("runs", type=Path, nargs="+", metavar="RUN", help="SNAP_FOLDER/PREFIX.config.yml of a training")

@@ -18,8 +18,8 @@ def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     one.add_argument("--snap", type=Path, metavar="FILE", help="last snapshot of a finished run (default: train)")
     made = "last snapshots of runs with different seeds, three or more, to write the receipt from"
     one.add_argument("--record", type=Path, nargs="+", metavar="FILE", help=made)
-    add("--note", default="", help="--record: machine and what else there is to say of the runs")
-    add("--out", type=Path, metavar="FOLDER", help="for the run's snapshots and logs (default: reproduced/NAME)")
+    add("--note", default="", help="for --record: text about machine and runs")
+    add("--out", type=Path, metavar="FOLDER", help="folder for the run's snapshots and logs (default: reproduced/NAME)")
     add("--nproc_per_node", type=COUNT, default=1, metavar="N", help="processes, as of torchrun (default: 1)")
     arguments, rest = own_arguments(parser, argv, train_parser())
     if arguments.record is not None and len(arguments.record) < 3:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Card:
-    """memory: bytes. flops: precision → dense FLOP/s. bandwidth: of the memory [bytes/s].
+    """Data sheet of a GPU. memory: bytes. flops: precision → dense FLOP/s. bandwidth: of the memory [bytes/s].
 
     link, network: bytes/s that a GPU sends to the others of its node, and its share of the node's network cards.
     """

@@ -1,8 +1,8 @@
-"""Bytes of GPU memory of a rank in training, part by part, without a GPU and without data.
+"""GPU memory of a rank in training [bytes], part by part, computed without a GPU and without data.
 
-The backbone's step runs on fake tensors, which have shapes and no content, so that what autograd keeps is counted, not
-guessed; the head's bytes are those of `head_cost`. They run on a fake CPU: the backward pass on a fake GPU needs a
-driver. The two save the same tensors.
+The backbone's step runs on fake tensors, which have shapes but no content, so that the tensors that autograd saves are
+counted; the head's bytes are those of `head_cost`. The fake device is a CPU, since the backward pass on a fake GPU
+needs a driver; both save the same tensors.
 
 B samples of a rank in a micro-batch, N of all ranks, E embedding size, C_r classes of a rank, P weights.
 """
@@ -28,25 +28,25 @@ from tools.benchmarks.head import head_cost
 
 _FLOAT = 4
 _OF_SAMPLES = 5  # [N, E] tensors of the head: embeddings of all ranks, as unit vectors, and gradients of both
-_STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # tensors that the optimiser keeps of a weight
+_STATES = {"sgd": 1, "adam": 2, "adamw": 2}  # tensors that the optimiser keeps for each weight
 # Assumed, not measured: CUDA context and kernels, NCCL's buffers, workspaces of cuDNN and cuBLAS.
 _CONTEXT = 1_500_000_000
 _DECODED = 3 * 256 * 256  # an image in DALI before it is aligned, assumed to be as large
-_QUEUE = 2  # batches that DALI has ready (`FaceStream`), beside that of the step
+_QUEUE = 2  # batches that DALI prepares ahead (`FaceStream`), besides that of the step
 
 
 class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of tensors that operators made and that still live, and the most of them at a time."""
+    """Mode that counts the bytes of live tensors made by operators, and their peak."""
 
     def __init__(self, known: list[torch.Tensor]) -> None:
-        """known: tensors of before, which don't count."""
+        """known: existing tensors, which don't count."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
         self.live = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
-            # What a fake tensor doesn't have: the slope of a PReLU, or whether draws are to be drawn again.
+            # Values that a fake tensor doesn't have: the slope of a PReLU, or a flag to repeat random draws.
             return False if args[0].dtype == torch.bool else 1.0
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
@@ -70,9 +70,9 @@ class _LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class BackboneStep:
-    """Bytes of a micro-batch's step of the backbone, beside weights, gradients and images.
+    """Bytes of a micro-batch's step of the backbone, besides weights, gradients and images.
 
-    kept: between forward and backward. peak: the most in the forward or the backward pass.
+    kept: between forward and backward pass. peak: maximum during the forward or the backward pass.
     """
 
     weights: int
@@ -97,7 +97,7 @@ def _backbone_step(
 ) -> BackboneStep:
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     with FakeTensorMode(allow_non_fake_inputs=True):  # such as the state of the random generator
-        with _LiveStorages([]):  # which answers what some initialisations ask of a tensor
+        with _LiveStorages([]):  # provides the values that some initialisations read from a tensor
             backbone = build_model(model, embed_size, size, keyword_arguments(model_kwargs)).train()
         images = torch.empty(batch, 3, *size).to(memory_format=memory_format)
         named = {f"backbone.{name}": parameter for name, parameter in backbone.named_parameters()}
@@ -109,7 +109,7 @@ def _backbone_step(
         if checkpointing:
             checkpoint_blocks(backbone)
         trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-        for parameter in trained:  # gradients are counted apart
+        for parameter in trained:  # gradients are counted separately
             parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
         with _LiveStorages([*backbone.parameters(), *backbone.buffers(), images]) as storages:
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -144,9 +144,9 @@ def backbone_step(options: argparse.Namespace, batch: int, precision: str) -> Ba
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a rank. backbone, head: weights and what the optimiser keeps of them; backbone with its average.
+    """Bytes of a rank. backbone, head: weights and optimiser state; backbone: also the weight average.
 
-    step: the most that a step adds, of which `activations` are kept from the forward to the backward pass.
+    step: peak that a step adds, of which `activations` are kept from the forward to the backward pass.
     """
 
     backbone: int
@@ -174,7 +174,7 @@ def memory(options: argparse.Namespace, ranks: int, classes: int, precision: str
     centers = classes // ranks * options.embed_size * _FLOAT if options.center_loss_weight else 0
     pairs = 5.5 * micro * head.active * _FLOAT if options.global_push_loss_weight else 0.0
     samples = _OF_SAMPLES * micro * options.embed_size * _FLOAT
-    # DDP's buckets are there from the start; a rank alone has no gradients before the backward pass.
+    # DDP allocates its buckets at the start; without DDP there are no gradients before the backward pass.
     gradients = backbone.trained if ranks > 1 or options.accumulate > 1 else 0
     earlier = centres if options.accumulate > 1 else 0
     step = max(

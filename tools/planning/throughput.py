@@ -1,7 +1,7 @@
-"""Images per second of a training by a roofline, calibrated with the measured steps of docs/gpu.md.
+"""Images per second of a training by a roofline model, calibrated with the measured steps of docs/gpu.md.
 
-A step's time is the sum of: the backbone's products and its memory traffic; the head's; the optimiser's traffic; the
-collectives that nothing hides. A rank's bytes over the network are those of tools/benchmarks/scaling.py.
+A step's time is the sum of: the backbone's products and memory traffic; those of the head; the optimiser's memory
+traffic; and the collectives that aren't overlapped. tools/benchmarks/scaling.py has a rank's bytes over the network.
 
 W ranks, N samples of the global batch, E embedding size, C_r classes of a rank, P weights.
 """
@@ -19,9 +19,9 @@ from tools.count_flops import count
 from tools.planning.cards import Card
 from tools.planning.memory import backbone_step
 
-# Two constants for three measured steps on an H100 in bf16, channels_last: mobilenet 7,031 images/s, iresnet50 4,008,
-# iresnet100 2,396. Products reach this share of the data sheet's rate, and memory is read and written this often for
-# each byte that autograd keeps.
+# Two constants, fitted to three measured steps on an H100 in bf16, channels_last: mobilenet 7,031 images/s, iresnet50
+# 4,008, iresnet100 2,396. They are the share of the data sheet's rate that products reach, and the number of bytes read
+# and written for each byte that autograd saves.
 PRODUCTS, PASSES = 0.65, 18
 HEAD_PASSES = 12  # over the [N, C_r] cosines, forward and backward, by counting; not measured
 OPTIMISER_PASSES = 5  # over weights, gradients and momentum
@@ -45,7 +45,7 @@ class Speed:
 
 
 def speed(options: argparse.Namespace, card: Card, ranks: int, per_node: int, classes: int, precision: str) -> Speed:
-    """Speed of train.py with its options on the ranks of as many cards. precision: not auto."""
+    """Speed of train.py with its options, one rank on each card. precision: not auto."""
     size = training_preprocessing(options).input_size
     micro = options.train_batch_size // options.accumulate
     images = options.train_batch_size // ranks
@@ -60,17 +60,18 @@ def speed(options: argparse.Namespace, card: Card, ranks: int, per_node: int, cl
     backbone = flops / (PRODUCTS * card.flops[precision]) + again * PASSES * kept / card.bandwidth
     active = head_cost(classes, options.embed_size, micro, ranks, options.sample_rate).active
     cosines = options.train_batch_size * active
-    products = card.flops["tf32" if precision == "tf32" else "fp32"]
+    ieee = card.flops["fp32"]
+    products = ieee if precision == "fp32" else card.flops.get("tf32", ieee)
     width = options.embed_size * options.sub_centers
     head = 6 * cosines * width / (PRODUCTS * products) + HEAD_PASSES * _FLOAT * cosines / card.bandwidth
     updated = weights + active * width
     optimiser = OPTIMISER_PASSES * _FLOAT * updated / card.bandwidth
-    # The cards of a node send what its GPUs send to other nodes.
+    # A node's network cards are shared by its GPUs.
     rate = NETWORK * (card.link if ranks <= per_node else min(card.link, per_node * card.network))
     sent = {
         part: sum(one.sent(ranks) for one in collectives) / rate
         for part, collectives in step_collectives(weights, options.embed_size, micro).items()
     }
-    hidden = 2 / 3 * backbone / options.accumulate  # by the backward pass of the last micro-batch
+    hidden = 2 / 3 * backbone / options.accumulate  # overlapped with the backward pass of the last micro-batch
     exposed = max(0.0, sent["gradients"] - hidden) + options.accumulate * sent["head"]
     return Speed(backbone, head, optimiser, exposed)

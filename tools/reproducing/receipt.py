@@ -1,4 +1,4 @@
-"""Receipts: the figures of a recipe's runs with different seeds, and what they are figures of."""
+"""Receipts: metrics of a recipe's runs with different seeds, with the options and data of these runs."""
 
 import json
 import math
@@ -13,13 +13,13 @@ from scipy.special import stdtrit
 from fr.checkpoint import snapshot
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.errors import InputError
-from fr.files.durable import write_result
+from fr.files.durable import write_json
 from fr.files.untrusted import read_text
 from fr.options.definitions import train_options
 
 FIGURES = ("accuracy", "auc")  # of the first verification set, at the end of a run
 _LONGEST = 1 << 16  # bytes
-# Options that say where things are, or what is shown and kept; data are compared by their hash.
+# Options about paths, output and kept files, which don't change results; data are compared by their hash.
 _FREE = frozenset({
     "seed", "device", "dali_device", "dali_threads", "compile", "activation_checkpointing", "deterministic",
     "hang_timeout", "data_cache", "train_dataset", "train_data_root", "train_list", "train_landmarks",
@@ -34,8 +34,10 @@ _OF_THE_RUN = ("images", "identities", "data", "teacher")
 
 @dataclass(frozen=True)
 class Receipt:
-    """options: of `deciding`. data: counts and hashes of the training
-    data, and of a teacher's file. runs: seed and FIGURES of each.
+    """Receipt of several runs.
+
+    options: from `deciding`. data: counts and hashes of the training data, and of a teacher's file. runs: seed and
+    FIGURES of each.
     """
 
     recipe: str
@@ -46,8 +48,8 @@ class Receipt:
     note: str = ""
 
     def write(self, path: Path) -> None:
-        """InputError when it can't be written."""
-        write_result(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        """Write the file; InputError if that fails."""
+        write_json(path, asdict(self), indent=2)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def predicted(values: Sequence[float]) -> Predicted:
 
 
 def receipt_of(paths: Sequence[Path], recipe: str, note: str) -> Receipt:
-    """Receipt of finished runs, by their last snapshots; InputError unless they differ in seed and figures alone."""
+    """Receipt of finished runs, from their last snapshots; InputError unless they differ only in seed and metrics."""
     all_contents = [snapshot.read(path) for path in paths]
     first = all_contents[0]
     runs = []
@@ -92,7 +94,7 @@ def receipt_of(paths: Sequence[Path], recipe: str, note: str) -> Receipt:
 
 
 def read_receipt(path: Path) -> Receipt:
-    """InputError unless it is one."""
+    """Read a receipt; InputError if the file isn't one."""
     if not path.is_file():
         raise InputError(f"{path}: no such file: this recipe has no receipt; write one with --record")
     try:
@@ -107,7 +109,7 @@ def read_receipt(path: Path) -> Receipt:
 
 
 def differences(receipt: Receipt, contents: SnapshotContents) -> list[str]:
-    """What makes a run's figures incomparable with the receipt's, a line each."""
+    """Reasons for which a run's metrics can't be compared with the receipt's, one line each."""
     problems = []
     if contents.iteration != receipt.iterations:
         problems.append(f"is of iteration {contents.iteration:,}, the receipt of {receipt.iterations:,}")
@@ -121,7 +123,7 @@ def differences(receipt: Receipt, contents: SnapshotContents) -> list[str]:
 
 
 def differing(receipt: Receipt, options: Mapping[str, Any]) -> list[str]:
-    """The options that aren't the receipt's, of those of `deciding`, a line each."""
+    """Differences of the options of `deciding` from the receipt's, one line each."""
     problems = []
     for name in sorted(options.keys() | receipt.options.keys()):
         one, other = (of.get(name, "at its default") for of in (options, receipt.options))
@@ -131,7 +133,7 @@ def differing(receipt: Receipt, options: Mapping[str, Any]) -> list[str]:
 
 
 def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of all options those that decide a result and aren't at their default."""
+    """The options that change a result and aren't at their default."""
     defaults = train_options(["--train_dataset", "folder", "--train_data_root", "DATA", "--aligned"]).defaults
     return {
         name: value

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
-LIGHT_SIDE = 0.75  # how much brighter than the middle the lit edge of a face gets, at most
+LIGHT_SIDE = 0.75  # largest additional brightness of the lit edge of a face, relative to the middle
 SHADOW_RATE = 0.35
 
-# What makes a person, as uniform ranges: wide, so that two people seldom agree in many of them.
+# Parameters of a person, as uniform ranges; they are wide, so that two people seldom agree in many of them.
 TRAITS: dict[str, tuple[float, float]] = {
     "face_width": (0.66, 0.86),
     "temple_width": (0.84, 1.0),  # of face_width, as jaw_width and chin_width
@@ -84,7 +84,7 @@ class Shot:
     shift: tuple[float, float] = (0.0, 0.0)  # of the head's middle from the image's, in image sizes
     smile: float = 0.0
     mouth_open: float = 0.0
-    lids: float = 1.0  # how far the eyes are open
+    lids: float = 1.0  # opening of the eyes, 1 = normal
     brow_raise: float = 0.0
     gaze: float = 0.0
     cover: str = ""  # "hat", "sunglasses", "strand" or nothing

@@ -1,9 +1,9 @@
-"""AgeDB (Moschoglou et al., CVPR Workshops 2017) as it is published: its protocols and photographs.
+"""AgeDB (Moschoglou et al., CVPR Workshops 2017) in its published form: protocols and images.
 
 `04_FINAL_protocol_30_years.mat` (also 5, 10, 20) has the variable `splits`: a cell for each of ten folds, with one
 structure of two fields: the pairs, 2 x 600 cells of structures whose first field is the name of an image without
-ending; and their kinds, 1 for one person and -1 for two. `03_Protocol_Images/` has the images, and beside each
-`NAME.pts` its 68 landmarks (iBUG's order). Without any of these the images are aligned crops.
+ending; and their kinds, 1 for one person and -1 for two. `03_Protocol_Images/` has the images, and beside each its 68
+landmarks (iBUG's order) in `NAME.pts`. If there is no such file at all, the images are aligned crops.
 """
 
 import re
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fr.data.faces import VerificationFaces, check_landmarks, refuse
 from fr.data.lines import listed_points
-from fr.data.pairs.pair_faces import Landmarks, Pairs, faces_of_pairs
+from fr.data.pairs.pair_faces import Landmarks, PairRow, Pairs, faces_of_pairs
 from fr.data.pairs.whole_sets import SetForm, landmarks_in
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -30,36 +30,31 @@ _YEARS = re.compile("protocol_([0-9]{1,3})_years")
 _KINDS = ("auto", "agedb")
 _SAME, _DIFFERENT = 1, -1
 _MARKS = 68
-_EYES, _TIP, _CORNERS = ((36, 39), (42, 45)), 30, (48, 54)  # corners of the eyes, whose middles are the eyes
+_EYES, _TIP, _CORNERS = ((36, 39), (42, 45)), 30, (48, 54)  # an eye is the middle of its two corners
 _MOST_BYTES = 1 << 16
 
 
 def read_protocol(path: Path) -> Pairs:
-    """Pairs of a protocol, in its folds; names are with `.jpg`. InputError where the file isn't as described above."""
+    """Pairs of a protocol, in its folds; names end in `.jpg`. InputError if the file isn't as described above."""
     splits = read_mat(path, ["splits"])["splits"]
     if not isinstance(splits, Cells):
         raise InputError(f"{path}: splits isn't a cell array")
-    names: list[tuple[str, str]] = []
-    same: list[bool] = []
+    rows: list[PairRow] = []
     fold: list[int] = []
-    where: dict[str, str] = {}
     for number, split in enumerate(splits.values):
         place = f"{path}: split {number + 1}"
         for row, (pair, kind) in enumerate(_pairs_of(split, place), start=1):
             if kind not in (_SAME, _DIFFERENT) or not all(pair):
                 raise InputError(f"{place}: pair {row} isn't two names and 1 or -1")
-            names.append(pair)
-            same.append(kind == _SAME)
+            rows.append((pair, kind == _SAME, f"{place}: pair {row}"))
             fold.append(number)
-            for image in pair:
-                where.setdefault(image, f"{place}: pair {row}")
-    if not names:
+    if not rows:
         raise InputError(f"{path}: no pairs")
-    return Pairs(names, same, np.array(fold, dtype=np.int64), where)
+    return Pairs.of(rows, np.array(fold, dtype=np.int64))
 
 
 def _pairs_of(split: Any, place: str) -> list[tuple[tuple[str, str], Any]]:
-    """Names with endings and kind of each pair of a split; a name is "" where it isn't one."""
+    """Names with endings and kind of each pair of a split; "" for an invalid name."""
     match list(split.fields.values()) if isinstance(split, Structs) else []:
         case [[Cells(shape=(2, count), values=images), *_], [np.ndarray() as kinds, *_], *_] if kinds.size == count:
             names = [_name(image) for image in images]
@@ -77,7 +72,7 @@ def _name(image: Any) -> str:
 def read_pts(root: DataRoot, names: list[str]) -> NDArray[np.float64]:
     """Landmarks [N, 5, 2] in pixels, from the `.pts` file of each image.
 
-    InputError, OutsideRoot for files that are missing, lie outside the root, or hold anything but 68 points.
+    InputError, OutsideRoot for files that are missing, lie outside the root, or don't hold 68 points.
     """
     paths = [(root.path / name).with_suffix(".pts") for name in names]
     problems: list[str] = []
@@ -90,7 +85,7 @@ def read_pts(root: DataRoot, names: list[str]) -> NDArray[np.float64]:
 
 
 def _marks(root: DataRoot, path: Path, problems: list[str]) -> NDArray[np.float64]:
-    """Points [68, 2]: lines `x y` between braces; appends to `problems` and returns zeros for another file."""
+    """Points [68, 2]: lines `x y` between braces; for any other content appends to `problems` and returns zeros."""
     root.check_inside(path)
     lines = read_text(path, _MOST_BYTES).rstrip().split("\n")
     start = next((number for number, line in enumerate(lines, start=1) if line.strip() == "{"), len(lines))

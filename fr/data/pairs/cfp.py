@@ -15,7 +15,7 @@ import numpy as np
 
 from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.cfp_fiducials import FIDUCIALS, read_fiducials
-from fr.data.pairs.pair_faces import Landmarks, Pairs, faces_of_pairs
+from fr.data.pairs.pair_faces import Landmarks, PairRow, Pairs, faces_of_pairs
 from fr.data.pairs.whole_sets import SetForm, landmarks_in
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -30,9 +30,9 @@ _SHOWN = 80  # characters of a line in a message
 
 
 def _read_pairs(root: Path, kind: str) -> Pairs:
-    """The pairs of `cfp_fp` or `cfp_ff`, in the folds of its splits; paths start from `root`.
+    """The pairs of `cfp_fp` or `cfp_ff`, with the splits as folds; paths start from `root`.
 
-    InputError names the lines that are unlike their form, and those that name an image which no list has.
+    InputError names malformed lines, and lines with an image that no list has.
     """
     protocol, split = root / _PROTOCOL, _SPLITS[kind]
     lists = [_LISTS[letter] for letter in _LISTS if letter in split]
@@ -41,15 +41,13 @@ def _read_pairs(root: Path, kind: str) -> Pairs:
     parts = sorted(part for part in folder.glob("*") if part.is_dir())
     if len(parts) < 2:
         raise InputError(f"{folder}: {len(parts)} folders of pairs; CFP has ten")
-    names: list[tuple[str, str]] = []
-    same: list[bool] = []
+    rows: list[PairRow] = []
     fold: list[int] = []
-    where: dict[str, str] = {}
     problems: list[str] = []
     for number, part in enumerate(parts):
         for kind_of_pair in ("same", "diff"):
             path = part / f"{kind_of_pair}.txt"
-            before = len(names)
+            before = len(rows)
             for line_number, line in _lines(path):
                 place = f"{path}:{line_number}"
                 match = _PAIR.fullmatch(line)
@@ -61,15 +59,12 @@ def _read_pairs(root: Path, kind: str) -> Pairs:
                 if first is None or second is None:
                     problems.append(f"{place}: {line} names an image that {' or '.join(lists)} doesn't")
                     continue
-                names.append((first, second))
-                same.append(kind_of_pair == "same")
+                rows.append(((first, second), kind_of_pair == "same", place))
                 fold.append(number)
-                for name in (first, second):
-                    where.setdefault(name, place)
-            if len(names) == before:
+            if len(rows) == before:
                 problems.append(f"{path}: no pairs")
     refuse(problems)
-    return Pairs(names, same, np.array(fold, dtype=np.int64), where)
+    return Pairs.of(rows, np.array(fold, dtype=np.int64))
 
 
 def _images(path: Path) -> dict[int, str]:

@@ -1,6 +1,6 @@
 """CFP's fiducials as five landmarks: `Data/Fiducials/001/frontal/01.txt` is of `Data/Images/001/frontal/01.jpg`.
 
-30 lines `x,y` in pixels, for frontal and profile images alike of one half of the face:
+30 lines `x,y` in pixels, for one half of the face in frontal as well as profile images:
 
 | lines from 0 | points |
 |---|---|
@@ -11,9 +11,9 @@
 | 22-24 | base of the nose, from the middle to the nostril |
 | 25-29 | corner of the mouth; middle of the lips |
 
-The other half isn't in the files. Frontal faces are taken for symmetric about the line that fits the points in their
-middle best. In profile, the hidden eye and corner of the mouth are taken to be where the outline hides them: at the
-bridge of the nose and in the middle of the lips.
+The other half isn't in the files. Frontal faces are assumed to be symmetric about the line that best fits the points in
+their middle. In profile, the hidden eye is assumed to be at the bridge of the nose, and the hidden corner of the mouth
+in the middle of the lips.
 """
 
 import posixpath
@@ -38,7 +38,7 @@ _MOST_BYTES = 1 << 16
 def read_fiducials(root: DataRoot, names: list[str]) -> NDArray[np.float64]:
     """Landmarks [N, 5, 2] in pixels of images by their paths below the root.
 
-    InputError, OutsideRoot for files that are missing, lie outside the root, or hold anything but 30 points.
+    InputError, OutsideRoot for files that are missing, lie outside the root, or don't hold 30 points.
     """
     paths = [root.path / FIDUCIALS / Path(name.removeprefix(_IMAGES)).with_suffix(".txt") for name in names]
     problems: list[str] = []
@@ -57,13 +57,13 @@ def five_landmarks(points: NDArray[np.float64], profile: NDArray[np.bool_]) -> N
     there = np.stack([eye, corner], axis=1)  # [N, 2, 2]
     hidden = np.stack([points[:, _BRIDGE], points[:, _LIPS].mean(axis=1)], axis=1)
     other = np.where(profile[:, None, None], hidden, _mirrored(there, points[:, _MIDDLE]))
-    left = (there[:, 0, 0] < other[:, 0, 0])[:, None, None]  # whose half the points are of, as the image shows it
+    left = (there[:, 0, 0] < other[:, 0, 0])[:, None, None]  # the points are of the half on the left of the image
     first, second = np.where(left, there, other), np.where(left, other, there)
     return np.stack([first[:, 0], second[:, 0], tip, first[:, 1], second[:, 1]], axis=1)
 
 
 def _mirrored(points: NDArray[np.float64], middle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mirror images of points [N, K, 2] in the lines that fit `middle` [N, M, 2] best, by squared distances."""
+    """Mirror points [N, K, 2] in the least-squares lines through `middle` [N, M, 2]."""
     center = middle.mean(axis=1, keepdims=True)
     around = middle - center
     along = np.linalg.eigh(np.einsum("nmi,nmj->nij", around, around))[1][:, None, :, 1]  # [N, 1, 2], of length 1
@@ -73,7 +73,7 @@ def _mirrored(points: NDArray[np.float64], middle: NDArray[np.float64]) -> NDArr
 
 
 def _read(root: DataRoot, path: Path, problems: list[str]) -> NDArray[np.float64]:
-    """Points [30, 2]; appends to `problems` and returns zeros for a file that doesn't hold them."""
+    """Points [30, 2]; for any other content appends to `problems` and returns zeros."""
     root.check_inside(path)
     lines = read_text(path, _MOST_BYTES).rstrip().split("\n")
     return listed_points(path, 1, lines, ",", _POINTS, "points; CFP has", problems)

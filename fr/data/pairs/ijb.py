@@ -1,10 +1,10 @@
-"""IJB-B and IJB-C, 1:1, as insightface lays them out (`recognition/arcface_torch/eval_ijbc.py`).
+"""IJB-B and IJB-C, 1:1 verification, in insightface's layout (`recognition/arcface_torch/eval_ijbc.py`).
 
-`loose_crop/` holds the images. In `meta/` are, with `ijbb` or `ijbc` for x:
+`loose_crop/` holds the images. `meta/` holds, with `ijbb` or `ijbc` for x:
 - `x_face_tid_mid.txt`, lines `name template media`: the members of a template; the frames of a video are one media;
 - `x_name_5pts_score.txt`, lines `name x1 y1 … x5 y5 score` for the same images in the same order: landmarks in pixels
   of the image, and the detector's score;
-- `x_template_pair_label.txt`, lines `template template 0|1`: the pairs that are scored, millions of them.
+- `x_template_pair_label.txt`, lines `template template 0|1`: the millions of pairs to score.
 """
 
 import os
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from fr.data.faces import Faces, check_landmarks, refuse, refuse_rows
 from fr.data.lines import single_spaces, strays, true_rows
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_bytes, read_text
 
 _MEMBERS, _POINTS, _PAIRS = "_face_tid_mid.txt", "_name_5pts_score.txt", "_template_pair_label.txt"
-_ROUNDING = 1e-4  # of a score of 1, by a detector that computes in float16 or float32
+_ROUNDING = 1e-4  # scores may exceed 1 by so much, from detectors that compute in float16 or float32
 _NAMED, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
 
 
@@ -95,7 +95,7 @@ def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray
 
 
 def _columns(path: Path, types: list[pa.DataType]) -> list[pa.Array]:
-    """The words of all lines, parted by blanks; InputError for a file with others, or none."""
+    """The words of all lines, separated by spaces; InputError for a malformed or empty file."""
     names = [str(place) for place in range(len(types))]
 
     def read(file: Any) -> pa.Table:
@@ -111,7 +111,7 @@ def _columns(path: Path, types: list[pa.DataType]) -> list[pa.Array]:
     try:
         try:
             table = read(path)
-        except pa.ArrowInvalid:  # with other blanks; to replace them takes longer than to read
+        except pa.ArrowInvalid:  # tabs or several spaces; replacing them takes longer than reading
             table = read(pa.BufferReader(single_spaces(read_bytes(path))))
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
@@ -123,7 +123,7 @@ def _columns(path: Path, types: list[pa.DataType]) -> list[pa.Array]:
 
 
 def _problems(path: Path, types: list[pa.DataType]) -> Iterator[str]:
-    """Lines that Arrow can't have read, found the slow way since its messages seldom give them."""
+    """Messages about lines that Arrow can't read. Found by a slow search: its messages seldom name them."""
     readers = {_NAMED: str, _WHOLE: int, _NUMBER: float}
     for number, line in enumerate(read_text(path).rstrip().split("\n"), start=1):
         words = line.split()
@@ -135,13 +135,11 @@ def _problems(path: Path, types: list[pa.DataType]) -> Iterator[str]:
 
 
 def _check_images(faces: Faces, members: Path) -> None:
-    """InputError for missing images.
+    """Raise InputError for missing images.
 
-    By one listing of the folder: asking a file server for each of half a million images would take minutes.
+    By one listing of the folder: on a file server, a request for each of half a million images would take minutes.
     """
-    try:
+    with os_error_as(f"{faces.root}: can't be read"):
         there = pa.array([entry.name for entry in os.scandir(faces.root.path)], type=pa.string())
-    except OSError as error:
-        raise InputError(f"{faces.root}: can't be read: {error.strerror}") from error
     unlisted = true_rows(pc.invert(pc.is_in(faces.names, value_set=there))).tolist()
     refuse([f"{members}:{i + 1}: {faces.path(i)}: no such file" for i in unlisted if not os.path.exists(faces.path(i))])

@@ -1,8 +1,8 @@
 """IJB-B and IJB-C, 1:N: the templates of their galleries and probes.
 
 In `meta/`, beside the files of `fr/data/pairs/ijb.py`, with `ijbb` or `ijbc` for x: `x_1N_gallery_G1.csv` and `_G2.csv`
-(of IJB-B `_S1` and `_S2`), galleries of different people, and `x_1N_probe_mixed.csv`. After a header each line, one an
-image, begins with template and subject; what follows isn't read.
+(for IJB-B `_S1` and `_S2`), galleries of different people, and `x_1N_probe_mixed.csv`. After a header there is a line
+for each image, which begins with template and subject; the other fields aren't read.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class TemplateList:
 
 
 def read_identification(root: DataRoot, ijb: Ijb) -> tuple[TemplateList, dict[str, TemplateList]]:
-    """Probes, and galleries by name (`g1`); no galleries where `meta/` has no lists of them.
+    """Probes, and galleries by name (`g1`); no galleries if `meta/` has no lists of them.
 
     InputError for lists that can't be read, unknown templates, and templates of two subjects.
     """

@@ -1,9 +1,9 @@
 """insightface's verification packs, such as `agedb_30.bin`, `cfp_fp.bin` and `lfw.bin`.
 
-A pack is a pickle of two lists, by Python 2 or 3: the encoded images, two a pair, and whether each pair is one person
-(insightface, `recognition/arcface_torch/eval/verification.py`, `load_bin`). An image is bytes or, as cv2.imencode makes
-it, a NumPy array of bytes (`build_eval_pack.py`); a verdict may be NumPy's, too. The images are aligned crops. It is
-read by the unpickler that builds containers, numbers and text alone (C10).
+A pack is a pickle of two lists, by Python 2 or 3: the encoded images, two for each pair, and for each pair True if it
+is one person (insightface, `recognition/arcface_torch/eval/verification.py`, `load_bin`). An image is bytes or, from
+cv2.imencode, a NumPy array of bytes (`build_eval_pack.py`); the booleans may be NumPy's, too. The images are aligned
+crops. The pickle is read by an unpickler that builds only containers, numbers and text.
 """
 
 import io
@@ -20,17 +20,17 @@ from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.pair_faces import tenths
 from fr.data.pairs.whole_sets import SetForm, check_kind, set_name
 from fr.data.storage import Pack
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
-from fr.files.kinds import Kind, taken_for
+from fr.files.kinds import Kind, wrong_kind
 from fr.files.restricted_pickle import ArrayAt, InertUnpickler
 from fr.files.untrusted import read_whole
 
 
 def read_pack(path: Path) -> VerificationFaces:
-    """The pairs of a pack, in tenths (`fr/data/pairs/pair_faces.py`); an image of several pairs is there once.
+    """The pairs of a pack, in folds of `tenths`; an image that occurs in several pairs is stored once.
 
-    Names are places in the pack, from 0. InputError for what is no pack, and for numbers that don't fit.
+    Names are positions in the pack, from 0. InputError if it isn't a pack, or its lists don't match.
     """
     encoded, same = _contents(path)
     refuse([
@@ -54,7 +54,7 @@ def read_pack(path: Path) -> VerificationFaces:
 
 
 def _contents(path: Path) -> tuple[list[bytes], list[Any]]:
-    """The bytes of each image, none of what isn't one, and the verdict on each pair."""
+    """The bytes of each image, b"" for anything else, and the label of each pair."""
     try:
         content = read_whole(path, sys.maxsize)
         unpickler = InertUnpickler(io.BytesIO(content), len(content), {})
@@ -66,14 +66,14 @@ def _contents(path: Path) -> tuple[list[bytes], list[Any]]:
                     return encoded, [_plain(verdict, unpickler.pay) for verdict in verdicts]
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
-    except Exception as error:  # whatever damaged bytes make of an unpickler
+    except Exception as error:  # an unpickler can raise anything on damaged bytes
         said = f"{path}: damaged, or no pack of pairs ({type(error).__name__}: {str(error)[:80]})"
-        raise InputError(taken_for("a pack of pairs", path, Kind.PICKLE) or said) from error
+        raise InputError(wrong_kind("a pack of pairs", path, Kind.PICKLE) or said) from error
     raise InputError(f"{path}: no pack of pairs: expected a list of images and one of True and False")
 
 
 def _array(value: Any, pay: Callable[[int], None]) -> Any:
-    """A tensor in place of an array's description; pay: as of `BoundedUnpickler`."""
+    """A tensor in place of an array's description; pay: of `BoundedUnpickler`."""
     return value.read(pay) if isinstance(value, ArrayAt) else value
 
 
@@ -84,7 +84,7 @@ def _plain(value: Any, pay: Callable[[int], None]) -> Any:
 
 
 def _encoded(image: Any) -> bytes:
-    """The bytes of an image; none of what isn't, such as pixels. Python 2 wrote them as text."""
+    """The bytes of an encoded image; b"" for anything else, such as pixels. Python 2 pickled them as text."""
     if isinstance(image, torch.Tensor):
         is_row = image.dtype == torch.uint8 and max(image.shape, default=0) == image.numel()  # [N] or [N, 1]
         return image.numpy().tobytes() if is_row else b""
@@ -95,14 +95,11 @@ def _encoded(image: Any) -> bytes:
 
 
 def _is_at(path: Path) -> bool:
-    """Whether a file is a pack: by its ending, or the first byte of a pickle, which no text has."""
+    """Return True if a file is a pack: by its ending, or the first byte of a pickle, which no text file has."""
     if not path.is_file() or path.suffix == ".bin":
         return path.is_file()
-    try:
-        with path.open("rb") as file:
-            return file.read(1) == b"\x80"
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    with os_error_as(f"{path}: can't be read"), path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _read(root: DataRoot, kind: str, _option: str) -> tuple[str, VerificationFaces]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fr.data.faces import VerificationFaces, refuse
-from fr.data.pairs.pair_faces import Pairs, faces_of_pairs
+from fr.data.pairs.pair_faces import PairRow, Pairs, faces_of_pairs
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_text
@@ -25,17 +25,15 @@ def read_lfw(root: DataRoot, pairs_file: str, landmark_file: str) -> Verificatio
 def read_lfw_pairs(path: Path) -> Pairs:
     """`name i j` and `name i other j` after a line with the number of folds and of pairs of a kind in each.
 
-    Separated by tabs, or by blanks: a name may hold some, but no number of its own then.
-    InputError names the lines that are neither, and a number of pairs that isn't the one in the first line.
+    Fields are separated by tabs, or by spaces: names with spaces are read too, unless a word of them is a number.
+    InputError names malformed lines, and a number of pairs that differs from the first line.
     """
     lines = read_text(path).splitlines()
     header = lines[0].split() if lines else []
     if len(header) != 2 or not all(_NUMBER.fullmatch(field) and int(field) > 0 for field in header):
         raise InputError(f"{path}:1: expected {HEADER}")
     per_fold = 2 * int(header[1])
-    names: list[tuple[str, str]] = []
-    same: list[bool] = []
-    where: dict[str, str] = {}
+    rows: list[PairRow] = []
     problems: list[str] = []
     for number, line in enumerate(lines[1:], start=2):
         fields = _fields(line)
@@ -51,18 +49,15 @@ def read_lfw_pairs(path: Path) -> Pairs:
         if not all(pair):
             problems.append(f"{path}:{number}: neither `name i j` nor `name i other j`, separated by tabs")
             continue
-        names.append(pair)
-        same.append(len(fields) == 3)
-        for image in pair:
-            where.setdefault(image, f"{path}:{number}")
+        rows.append((pair, len(fields) == 3, f"{path}:{number}"))
     refuse(problems)
-    if len(names) != int(header[0]) * per_fold:
-        raise InputError(f"{path}: {len(names)} pairs where the header says {header[0]} × 2 × {header[1]}")
-    return Pairs(names, same, np.arange(len(names)) // per_fold, where)
+    if len(rows) != int(header[0]) * per_fold:
+        raise InputError(f"{path}: {len(rows)} pairs where the header says {header[0]} × 2 × {header[1]}")
+    return Pairs.of(rows, np.arange(len(rows)) // per_fold)
 
 
 def _fields(line: str) -> list[str]:
-    """Names and numbers of a line; its words where they don't part into these."""
+    """Names and numbers of a line; its words if it has another form."""
     text = line.strip()
     if "\t" in text:
         return [field.strip() for field in text.split("\t")]
@@ -75,7 +70,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _lfw_name(person: str, number: str) -> str:
-    """Path of an image below the root; empty when these are no name and number."""
+    """Path of an image below the root; "" if the arguments aren't a name and a number."""
     if not _PERSON.fullmatch(person) or not _NUMBER.fullmatch(number):
         return ""
     return f"{person}/{person}_{int(number):04d}.jpg"

@@ -1,4 +1,4 @@
-"""Pairs of named images → VerificationFaces: the last step of the readers of all lists of pairs."""
+"""Pairs of named images → VerificationFaces: the last step of all readers of lists of pairs."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fr.data.faces import VerificationFaces, check_first_image, check_landmarks, refuse
+from fr.data.faces import VerificationFaces, check_landmarks, refuse, with_first_image
 from fr.data.landmark_csv import landmarks_of
 from fr.data.lines import strays, true_rows
 from fr.data.rows_by_name import values_by_name
@@ -18,27 +18,37 @@ from fr.files.data_root import DataRoot
 from fr.files.names import form_note
 from fr.files.untrusted import read_text
 
-FOLDS = 10  # of a list that doesn't say its own
+FOLDS = 10  # of a list without folds
 Landmarks = str | Callable[[list[str]], NDArray[np.float64]]  # a file, or a function of N names to [N, 5, 2]
 _ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".webp")  # of cropped copies, which keep the names
+PairRow = tuple[tuple[str, str], bool, str]  # paths of the two images, whether of one person, place in the list
 ENDINGS = (*_ENDINGS, *(ending.upper() for ending in _ENDINGS))
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Content of a list of pairs. P pairs. where: file and line that first name each image."""
+    """Content of a list of P pairs. where: file and line of the first occurrence of each image."""
 
     names: list[tuple[str, str]]  # [P] paths below the root
     same: list[bool]  # [P]
     fold: NDArray[np.int64]  # [P]
     where: dict[str, str]
 
+    @classmethod
+    def of(cls, rows: Sequence[PairRow], fold: NDArray[np.int64]) -> "Pairs":
+        """Pairs of the rows [P] of a list, in these folds [P]."""
+        where: dict[str, str] = {}
+        for pair, _, place in rows:
+            for image in pair:
+                where.setdefault(image, place)
+        return cls([pair for pair, _, _ in rows], [same for _, same, _ in rows], fold, where)
+
 
 def tenths(same: Sequence[bool], source: str) -> NDArray[np.int64]:
-    """Folds [P] for pairs [P] whose list has none: the n-th tenth of the same and of the different ones is fold n.
+    """Folds [P] for pairs [P] of a list without folds: fold n has the n-th tenth of the same and of the different ones.
 
-    For a list in LFW's order these are LFW's folds; and of a list with all the same pairs in front, such as CALFW's,
-    each fold has both kinds. InputError, about `source`, for fewer than two pairs of a kind.
+    For a list in LFW's order these are LFW's folds; for a list that begins with all the same pairs, such as CALFW's,
+    each fold has both kinds. InputError, with the name `source`, for fewer than two pairs of a kind.
     """
     kinds = np.asarray(same, dtype=bool)
     fold = np.zeros(len(kinds), dtype=np.int64)
@@ -53,8 +63,8 @@ def tenths(same: Sequence[bool], source: str) -> NDArray[np.int64]:
 def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: Landmarks, option: str) -> VerificationFaces:
     """The images of a list of pairs, each once, in order of first appearance.
 
-    landmarks: LFW's landmark file or a CSV as bb_landmark's, both in pixels; empty = aligned crops; or a function. An
-    image that is missing may be there with another of ENDINGS. option: where the user gave the root, for messages.
+    landmarks: LFW's landmark file or a CSV like bb_landmark's, both in pixels; empty = aligned crops; or a function. A
+    missing image is replaced by one with another of ENDINGS. option: the option that gave the root, for messages.
     InputError names paths that lead out of the root, images without landmarks, and missing ones, all together.
     """
     root.check_exists(option)
@@ -77,12 +87,11 @@ def faces_of_pairs(root: DataRoot, pairs: Pairs, landmarks: Landmarks, option: s
             f"{pairs.where[names[i]]}: {faces.path(i)}: no such file{form_note(faces.path(i), os.path.exists)}"
             for i in missing
         ])
-    check_first_image(faces, option)
-    return faces
+    return with_first_image(faces, option)
 
 
 def _with_ending(folder: Path, name: str) -> str:
-    """The name, or the first with another of ENDINGS whose file exists."""
+    """The name if its file exists, or else the first existing one with another of ENDINGS."""
     if _exists(folder / name):
         return name
     stem = name.removesuffix(Path(name).suffix)
@@ -92,7 +101,7 @@ def _with_ending(folder: Path, name: str) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name longer than the file system has
+    except OSError:  # a name too long for the file system
         return False
 
 
@@ -114,14 +123,14 @@ def _landmarks(names: list[str], path: Path, where: dict[str, str]) -> NDArray[n
 
 
 def _read_lfw_landmarks(path: Path) -> dict[str, list[float]]:
-    """Name → ten numbers; of several rows of a name the last counts."""
+    """Name → ten numbers; the last row of a name counts."""
     known: dict[str, list[float]] = {}
     problems: list[str] = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         text = line.strip()
         if not text:
             continue
-        # With tabs alone between the fields, blanks are the name's.
+        # If the fields are separated by tabs only, spaces belong to the name.
         name, *fields = text.split("\t") if "\t" in text else text.rsplit(maxsplit=10)
         try:
             numbers = [float(field) for field in fields]

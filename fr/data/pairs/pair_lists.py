@@ -1,4 +1,4 @@
-"""Lists of pairs by path, in the forms that verification sets are published in, recognised by their first line.
+"""Lists of pairs of paths, in the published forms of verification sets, recognised by their first line.
 
 | form | lines |
 |---|---|
@@ -6,7 +6,7 @@
 | pairs | `path path 0\\|1` (FaceTechnologyTool; `agedb_30_pair.txt`), or `0\\|1 path path` (`agedb_30_ann.txt`) |
 | two_lines | `path n` and `path n`, the two of a pair; n is 0 for two people (CALFW, CPLFW) |
 
-A line with tabs is split at tabs alone, any other behind the endings of images, so that paths may hold spaces.
+A line with tabs is split at tabs only, any other after the file endings of images, so paths may hold spaces.
 """
 
 import re
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.lfw import HEADER, read_lfw_pairs
-from fr.data.pairs.pair_faces import ENDINGS, Pairs, faces_of_pairs, tenths
+from fr.data.pairs.pair_faces import ENDINGS, PairRow, Pairs, faces_of_pairs, tenths
 from fr.data.pairs.whole_sets import SetForm, check_kind, images_in, landmarks_in, set_name
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
@@ -27,7 +27,7 @@ _SHOWN = 80  # characters of a line in a message
 
 
 def list_form(path: Path) -> str:
-    """`lfw`, `pairs` or `two_lines`; InputError for a file that begins like none of them."""
+    """Recognise `lfw`, `pairs` or `two_lines`; InputError for any other file."""
     _, first = next(iter(_lines(path)), (0, []))
     match first:
         case [number, other] if _WHOLE.fullmatch(number) and _WHOLE.fullmatch(other):
@@ -45,12 +45,12 @@ def list_form(path: Path) -> str:
 
 
 def read_pairs(path: Path, form: str) -> Pairs:
-    """The pairs of a list of that form; InputError names the lines that aren't like it."""
+    """The pairs of a list of that form; InputError names malformed lines."""
     return {"lfw": read_lfw_pairs, "pairs": _read_pairs, "two_lines": _read_two_lines}[form](path)
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Numbers and words of the lines that aren't blank."""
+    """Line numbers and words of the lines that aren't blank."""
     lines = enumerate(read_text(path).split("\n"), start=1)
     return [(number, _words(line.strip())) for number, line in lines if line.strip()]
 
@@ -72,25 +72,20 @@ def _read_pairs(path: Path) -> Pairs:
     lines = _lines(path)
     in_front = len(lines[0][1]) == 3 and lines[0][1][2] not in _KINDS
     form = "`0|1 path path`" if in_front else "`path path 0|1`"
-    names: list[tuple[str, str]] = []
-    same: list[bool] = []
-    where: dict[str, str] = {}
+    rows: list[PairRow] = []
     problems: list[str] = []
     for number, words in lines:
         kind, *pair = words if in_front else (words[-1], *words[:-1])
         if len(pair) != 2 or kind not in _KINDS or not all(pair):
             problems.append(f"{path}:{number}: {' '.join(words)[:_SHOWN]!r} isn't {form}")
             continue
-        names.append((pair[0], pair[1]))
-        same.append(_KINDS[kind])
-        for image in pair:
-            where.setdefault(image, f"{path}:{number}")
+        rows.append(((pair[0], pair[1]), _KINDS[kind], f"{path}:{number}"))
     refuse(problems)
-    return Pairs(names, same, tenths(same, str(path)), where)
+    return Pairs.of(rows, tenths([same for _, same, _ in rows], str(path)))
 
 
 def _read_two_lines(path: Path) -> Pairs:
-    """CALFW numbers the folds of its same pairs from 1 where CPLFW has 1; neither has folds of the different ones."""
+    """n of a same pair is the fold in CALFW, from 1, and 1 in CPLFW; neither has folds of the different pairs."""
     lines = _lines(path)
     where: dict[str, str] = {}
     problems = []
@@ -113,7 +108,7 @@ def _read_two_lines(path: Path) -> Pairs:
 
 
 def list_in(folder: Path) -> Path | None:
-    """The list that makes a folder a whole set, None without."""
+    """The list of pairs in the folder of a complete set; None if there is none."""
     return next((folder / name for name in SET_LISTS if (folder / name).is_file()), None)
 
 
@@ -122,7 +117,7 @@ def _is_at(path: Path) -> bool:
 
 
 def _read(root: DataRoot, kind: str, option: str) -> tuple[str, VerificationFaces]:
-    """Images are in the folder of the list or in one in it, landmarks beside the list; without, they are crops."""
+    """Read a set: images are in the list's folder or one in it; without landmarks beside the list, they are crops."""
     path = list_in(root.path) or root.path
     form = list_form(path)
     check_kind(kind, form, path)

@@ -1,8 +1,8 @@
-"""Lists of scores that any matcher wrote: a pair a line, `label score`, label 1 for one person and 0 for two.
+"""Lists of scores of any matcher: a line `label score` for each pair, label 1 for one person and 0 for two.
 
-Columns are separated by tabs, commas, semicolons or blanks. A first line may name them, in any order, beside others
-that aren't read: label, score, and optionally first and second (names of the two people, or of the two images) and
-fold. Without such a line they are label, score; then fold, or first, second, or first, second and fold.
+Columns are separated by tabs, commas, semicolons or spaces. A header may name them in any order: label, score, and
+optionally first and second (names of the two people, or of the two images) and fold; other columns aren't read.
+Without a header they are label, score; then fold, or first, second, or first, second and fold.
 """
 
 import codecs
@@ -36,9 +36,9 @@ _SHOWN = 80  # characters of a line in a message
 
 @dataclass(frozen=True)
 class ScoreList:
-    """P scored pairs. scores: as in the file. fold: as of `tenths` if the file has none.
+    """P scored pairs. scores: as in the file. fold: that of `tenths` if the file has none.
 
-    names: [N] distinct ones, in order of first appearance; None = the file has none. pairs: rows of them.
+    names: [N] distinct names, in order of first appearance; None if the file has none. pairs: rows of `names`.
     """
 
     scores: NDArray[np.float64]  # [P]
@@ -49,7 +49,7 @@ class ScoreList:
 
 
 def read_scores(path: Path) -> ScoreList:
-    """Read a list of scores; InputError names the lines that don't fit, and lists that can't be verified."""
+    """Read a list of scores; InputError names malformed lines, and lists that can't be verified."""
     content = read_bytes(path).removeprefix(codecs.BOM_UTF8).rstrip() + b"\n"
     first_line = content.partition(b"\n")[0]
     separator = next((mark for mark in "\t,;" if mark.encode() in first_line), " ")
@@ -74,7 +74,7 @@ def read_scores(path: Path) -> ScoreList:
     if "first" not in columns:
         return ScoreList(score, same, fold, None, np.zeros((0, 2), dtype=np.int64))
     both = pc.utf8_trim_whitespace(pa.concat_arrays([columns["first"], columns["second"]]))
-    # In the order of a verification set: equal names give equal draws of a bootstrap.
+    # In the order of a verification set, so that the same names get the same bootstrap draws.
     coded = both.take(pa.array(np.arange(len(both)).reshape(2, -1).T.ravel())).dictionary_encode()
     pairs = coded.indices.to_numpy().astype(np.int64).reshape(-1, 2)
     refuse_where(~same & (pairs[:, 0] == pairs[:, 1]), "a pair of different people with one name")
@@ -82,7 +82,7 @@ def read_scores(path: Path) -> ScoreList:
 
 
 def _columns_of(path: Path, first_line: str, separator: str) -> tuple[list[str], bool]:
-    """Names of the columns, and whether the first line has them."""
+    """Names of the columns, and True if the first line is a header."""
     words = [word.strip() for word in _words(first_line, separator)]
     names = [word.lower() for word in words]
     if not {"label", "score"} <= {*names}:
@@ -121,7 +121,7 @@ def _table(path: Path, content: bytes, names: list[str], separator: str, headed:
 
 
 def _misfits(path: Path, content: bytes, names: list[str], separator: str, headed: bool) -> Iterator[str]:
-    """Lines that Arrow can't have read, found the slow way since its messages seldom give them."""
+    """Messages about lines that Arrow can't read. Found by a slow search: its messages seldom name them."""
     for number, raw in enumerate(content.split(b"\n")[:-1], start=1):
         line = raw.decode(errors="replace").rstrip("\r")
         words = _words(line, separator)
@@ -135,7 +135,7 @@ def _misfits(path: Path, content: bytes, names: list[str], separator: str, heade
 def _words(line: str, separator: str) -> list[str]:
     try:
         return next(csv.reader([line], delimiter=separator), [])
-    except csv.Error:  # a word longer than any name
+    except csv.Error:  # a field longer than the module's limit
         return []
 
 

@@ -1,4 +1,4 @@
-"""TinyFace (Cheng, Zhu and Gong, ACCV 2018; https://qmul-tinyface.github.io): 1:N identification of faces of 20 pixels.
+"""TinyFace (Cheng, Zhu and Gong, ACCV 2018; https://qmul-tinyface.github.io): 1:N identification of small faces.
 
 `Testing_Set/` has the images in `Probe/`, `Gallery_Match/` and `Gallery_Distractor/`, and their identities in
 `probe_img_ID_pairs.mat` (`probe_set`, cells with the names of N images, and `probe_ids`, N numbers) and
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fr.data.faces import Faces, refuse
 from fr.data.pairs.pair_faces import ENDINGS
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.mat_file import Cells, read_mat
 
@@ -34,9 +34,9 @@ class TinyFace:
 
 
 def read_tinyface(root: DataRoot, images: Path | None = None) -> TinyFace:
-    """TinyFace from `Testing_Set` or the folder that it is in. images: None, or a folder with aligned copies.
+    """Read TinyFace from `Testing_Set` or its parent folder. images: None, or a folder with aligned copies.
 
-    InputError for lists that aren't as described, missing images, and probes whose identity the gallery lacks.
+    InputError for malformed lists, missing images, and probes whose identity isn't in the gallery.
     """
     root.check_exists("the set")
     lists = root.below("Testing_Set") if (root.path / "Testing_Set").is_dir() else root
@@ -77,8 +77,6 @@ def _read(path: Path, variable: str) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
-    """Images of a folder by their names without ending; by one listing, as a file server may be slow."""
-    try:
+    """Images of a folder by name without ending. It is listed once, since a file server may be slow."""
+    with os_error_as(f"{folder}: can't be read"):
         return {Path(entry.name).stem: entry.name for entry in os.scandir(folder) if entry.name.endswith(ENDINGS)}
-    except OSError as error:
-        raise InputError(f"{folder}: can't be read: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Whole verification sets at one path: what a file of this folder says of a form of them, and what forms share."""
+"""Complete verification sets at one path: the description of a form that each module here has, and shared code."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fr.data.faces import VerificationFaces
 from fr.data.landmark_csv import landmark_csvs
 from fr.data.pairs.pair_faces import ENDINGS, Pairs
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.options.names import SET_NAMES
 
@@ -20,10 +20,11 @@ _LIKE_LANDMARKS = re.compile(r"landmark|lmk|(^|[^a-z0-9])5 ?pts?([^a-z0-9]|$)|ke
 
 
 class SetForm(NamedTuple):
-    """Form of whole sets, as a file of this folder has it for `fr/options/names.py`.
+    """Form of complete sets, which a module of this package defines and `fr/options/names.py` lists.
 
-    expected: what is at such a path, for a message. is_at: whether a set of this form is at a path. read: name and
-    faces of the set at a root, by --val_set and the option that named the root; InputError where it can't be read.
+    expected: description of the expected files, for a message. is_at: returns True if a set of this form is at a path.
+    read: returns name and faces of the set at a root, given --val_set and the option that named the root; InputError if
+    it can't be read.
     """
 
     expected: str
@@ -32,13 +33,13 @@ class SetForm(NamedTuple):
 
 
 def check_kind(kind: str, form: str, path: Path) -> None:
-    """InputError for a kind that is another form; the others are names."""
+    """Raise InputError if --val_set names another form than that of the set; other kinds are names of sets."""
     if kind in ("pairs", "bin") and kind != form:
         raise InputError(f"{path}: not {kind}, but of the form {form}")
 
 
 def set_name(path: Path, form: str, kind: str) -> str:
-    """Name of a set in metrics: a known set's name, or the file's."""
+    """Name of a set in metrics: that of a known set, or the file's."""
     if kind not in ("auto", "pairs", "bin"):
         return kind
     stem = path.stem.lower()
@@ -47,28 +48,26 @@ def set_name(path: Path, form: str, kind: str) -> str:
 
 
 def named_landmarks(folder: Path) -> str:
-    """Landmark file of a set's folder, by its name; "" = none."""
+    """Landmark file of a set's folder, recognised by its name; "" if there is none."""
     return next((str(folder / name) for name in LANDMARKS if (folder / name).is_file()), "")
 
 
 def landmarks_in(folder: Path) -> str:
-    """Same as `named_landmarks`, with InputError where there seems to be one under another name."""
+    """Same as `named_landmarks`, with InputError if a file of another name seems to hold landmarks."""
     if named := named_landmarks(folder):
         return named
-    try:
+    with os_error_as(f"{folder}: can't be read"):
         found = sorted(name for name in os.listdir(folder) if _LIKE_LANDMARKS.search(name))
-    except OSError as error:
-        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
     if found:
         raise InputError(
             f"{folder}: {', '.join(found[:3])} looks like landmarks, which are read from {' or '.join(LANDMARKS)} "
-            "alone: rename it, or move it away if the images are aligned crops"
+            "only: rename it, or move it away if the images are aligned crops"
         )
     return ""
 
 
 def landmark_file(folder: Path) -> str:
-    """The landmark file in a folder given as --val_landmarks: of a set, or its only CSV."""
+    """The landmark file in a folder given as --val_landmarks: one with a usual name, or the only CSV."""
     if named := named_landmarks(folder):
         return named
     tables = landmark_csvs(folder)
@@ -79,14 +78,12 @@ def landmark_file(folder: Path) -> str:
 
 
 def images_in(folder: Path, pairs: Pairs) -> Path:
-    """The folder that the paths start from: that of the list, or one in it, `lfw` before others.
+    """The folder that the paths of the list start from: `folder`, or a folder in it, `lfw` before others.
 
-    It is the one where the first image exists, with any of ENDINGS.
+    It is the first in which the first image exists, with any of ENDINGS.
     """
-    try:
+    with os_error_as(f"{folder}: can't be read"):
         inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    except OSError as error:
-        raise InputError(f"{folder}: can't be read: {error.strerror}") from error
     inside.sort(key=lambda name: name != IMAGES)
     first = next(iter(pairs.where))
     stem = first.removesuffix(Path(first).suffix)

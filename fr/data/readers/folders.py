@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from fr.data.faces import LabelledFaces, check_first_image, refuse
+from fr.data.faces import LabelledFaces, refuse, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.readers.source import Format
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp")
 _NAMED = 3  # empty folders, and endings, that are listed by name
-# What file servers and systems leave in folders; their thumbnails are nobody's images.
+# Folders that file servers and operating systems create; the thumbnails in them aren't images of the data set.
 _OF_SYSTEMS = ("@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information")
 _FILES_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 
@@ -25,10 +25,10 @@ _FILES_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
     """The images in and below each folder of `root`: classes in the order of the folders' names.
 
-    An image has one of IMAGE_ENDINGS, in capitals or not; files with others are counted in a note. Names that begin
-    with a dot are skipped, folders of file servers, and links back to a folder they lie in. landmarks: as of
-    `read_vgg`, the table chosen by the root's name; "" for aligned crops. InputError names what can't be read, has no
-    landmarks, or leads out of the root.
+    An image has one of IMAGE_ENDINGS, in any case; other files are counted in a note. Names that begin with a dot,
+    folders of file servers, and links to an enclosing folder are skipped. landmarks: as in `read_vgg`, with the table
+    chosen by the root's name; "" for aligned crops. InputError names what can't be read, has no landmarks, or leads out
+    of the root.
     """
     root.check_exists("--train_data_root")
     others: Counter[str] = Counter()
@@ -45,21 +45,20 @@ def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
     notes = (*_named(f"folders of {root} without images left out", empty), *stray_note(root.path, stray))
     notes += others_note(root.path, others)
     faces = LabelledFaces(root, names, points, labels.astype(np.int64), identities, notes=notes)
-    check_first_image(faces, "--train_data_root")
-    return faces
+    return with_first_image(faces, "--train_data_root")
 
 
 def images_below(root: DataRoot, others: Counter[str] | None = None) -> list[str]:
-    """Paths below the root of all images in its tree, sorted; endings and InputError as of `read_folders`.
+    """Paths below the root of all images in its tree, sorted; endings and InputError as in `read_folders`.
 
-    others: counts the files with other endings, by ending.
+    others: updated with the number of other files, by ending.
     """
     counted = Counter() if others is None else others
     return _checked(root.path, sorted(name.removeprefix("./") for name in _images(root, ".", set(), counted)))
 
 
 def others_note(root: Path | str, others: Counter[str]) -> tuple[str, ...]:
-    """A line on files that aren't read, by their endings; none without."""
+    """A line about files that aren't read, by their endings; () if there are none."""
     if not others:
         return ()
     ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
@@ -74,7 +73,7 @@ def _checked(root: Path, names: list[str]) -> list[str]:
 
 
 def _scan(root: DataRoot, others: Counter[str], stray: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Folders of the root, each with the paths below the root of its images. stray: gets the images in none of them."""
+    """Folders of the root, each with the paths of its images. stray: extended by the images in the root itself."""
     with os.scandir(root.path) as entries:
         seen = [(entry.name, entry.is_dir()) for entry in entries if not _is_hidden(entry.name)]
     stray += [name for name, is_folder in seen if not is_folder and name.lower().endswith(IMAGE_ENDINGS)]
@@ -87,13 +86,13 @@ def _is_hidden(name: str) -> bool:
 
 
 def _images(root: DataRoot, folder: str, above: set[tuple[int, int]], others: Counter[str]) -> Iterator[str]:
-    """Paths below the root of the images in a tree. above: the folders that it lies in, by device and inode.
+    """Paths below the root of the images in a tree. above: device and inode of the enclosing folders.
 
-    others: counts other files by ending.
-    Links to folders are checked here, those to files when they are read: there may be millions.
+    others: updated with the number of other files, by ending.
+    Links to folders are checked here, links to files when they are read, since there may be millions.
     """
     path = root.path / folder
-    try:
+    with os_error_as(f"{path}: can't be read"):
         here = _node(path)
         if here in above:
             return
@@ -109,8 +108,6 @@ def _images(root: DataRoot, folder: str, above: set[tuple[int, int]], others: Co
                     yield f"{folder}/{entry.name}"
                 else:
                     others[os.path.splitext(entry.name)[1].lower()] += 1
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
 
 
 def _node(path: Path) -> tuple[int, int]:
@@ -119,7 +116,7 @@ def _node(path: Path) -> tuple[int, int]:
 
 
 def stray_note(root: Path, stray: list[str]) -> tuple[str, ...]:
-    """A line on images in the root itself, which are nobody's; none without."""
+    """A line about images in the root itself, which have no identity; () if there are none."""
     return _named(f"images in {root} itself, in no identity's folder, left out", sorted(stray))
 
 

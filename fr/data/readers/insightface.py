@@ -1,11 +1,11 @@
-"""Training data as insightface ships them: `train.rec`, `train.idx` and `property` in one folder, read without MXNet.
+"""Training data in insightface's format: `train.rec`, `train.idx` and `property` in one folder, read without MXNet.
 
-`train.idx` has a line `key<tab>offset` for each record of the RecordIO file `train.rec` (`fr/files/record_io.py`), and
-`property` is `classes,height,width`, with a second line of insightface's rec_builder.py, the number of images; MXNet's
-im2rec writes none. The first label of an image's record is its class; images are aligned crops.
-Record 0 may be a header, one with labels a, b and no image: records 1 … a - 1 are the images, ordered by class, and
-each of a … b - 1 stands for an identity, with the first of its images and the one after its last as labels
-(insightface's `face2rec2.py`). So the classes of millions of images are known from two records an identity.
+`train.idx` has a line `key<tab>offset` for each record of the RecordIO file `train.rec` (`fr/files/record_io.py`).
+`property` is `classes,height,width`; insightface's rec_builder.py adds the number of images in a second line, MXNet's
+im2rec doesn't. The first label of an image's record is its class; images are aligned crops.
+Record 0 may be a header, with labels a, b and no image: then records 1 … a - 1 are the images, ordered by class, and
+each of a … b - 1 describes an identity, with the first of its images and the one after its last as labels
+(insightface's `face2rec2.py`). So the classes of millions of images are known from two records for each identity.
 """
 
 import os
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.readers.source import Format
 from fr.data.storage import MOST_BYTES, RecordFile, read_slice
-from fr.errors import InputError, in_short
+from fr.errors import InputError, in_short, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.record_io import Damaged, unpack
 from fr.files.untrusted import open_file, read_text
 from fr.progress import tracked
 
 FILES = ("train.rec", "train.idx", "property")
-_EXACT = 1 << 24  # the whole numbers up to here are all float32, as which records hold them; of later ones every other
+_EXACT = 1 << 24  # records store keys as float32, which represents all whole numbers up to here, but not beyond
 _NAMED = 3  # records left out that are listed by number
 _UNKNOWN, _NO_PICTURE = -1, -2  # in place of a class
 
@@ -35,17 +35,15 @@ Keys = NDArray[np.int64]
 
 
 class _Records:
-    """The records of a file as its index places them, by ascending key."""
+    """The records of a file at the offsets in its index, by ascending key."""
 
     def __init__(self, path: Path, index: Path) -> None:
-        try:
+        with os_error_as(f"{path}: can't be read"):
             size = path.stat().st_size
-        except OSError as error:
-            raise InputError(f"{path}: can't be read: {error.strerror}") from error
         keys, offsets = _read_index(index, path, size)
         by_offset, by_key = np.argsort(offsets), np.argsort(keys)
         sizes = np.empty_like(offsets)
-        # To where the next one begins that the index knows of: far, in an index of the first few records.
+        # Up to the next record in the index, which may be far if the index lists only some records.
         sizes[by_offset] = np.minimum(np.diff(offsets[by_offset], append=size), MOST_BYTES)
         self.path = path
         self.keys, self.offsets, self.sizes = keys[by_key], offsets[by_key], sizes[by_key]
@@ -58,7 +56,7 @@ class _Records:
         return rows
 
     def labels(self, row: int) -> tuple[list[float], bool]:
-        """The first two labels of a record, and whether it has an image; Damaged when it can't be read."""
+        """The first two labels of a record, and True if it has an image; Damaged if it can't be read."""
         try:
             data = read_slice(str(self.path), int(self.offsets[row]), int(self.sizes[row]), None)
         except OSError as error:
@@ -70,8 +68,8 @@ class _Records:
 def read_records(root: DataRoot) -> LabelledFaces:
     """The images of a folder's records in order of their keys. Classes ascend by label; gaps are closed.
 
-    A record that can't be read is left out where nothing else gives its class. InputError when the files contradict
-    each other.
+    A record that can't be read is left out if nothing else gives its class. InputError if the files contradict each
+    other.
     """
     root.check_exists("--train_data_root")
     path, index, facts = files = record_files(root.path)
@@ -80,7 +78,7 @@ def read_records(root: DataRoot) -> LabelledFaces:
     count = _class_count(facts)
     records = _Records(path, index)
     rows, bounds = _groups(records)
-    shown = os.environ.get("LOCAL_RANK", "0") == "0"  # a minute where every record is asked: one rank shows it
+    shown = os.environ.get("LOCAL_RANK", "0") == "0"  # reading every record takes a minute; one rank shows progress
     groups = tracked(bounds, "group", "reading labels", shown=shown)
     classes = np.repeat([_class(records, rows[first:end]) for first, end in groups], np.diff(bounds).ravel())
     lost, rows, classes = rows[classes == _UNKNOWN], rows[classes >= 0], classes[classes >= 0]
@@ -93,7 +91,7 @@ def read_records(root: DataRoot) -> LabelledFaces:
     distinct, labels = np.unique(classes, return_inverse=True)
     notes = _notes(path, records.keys[lost].tolist())
     if count is not None and len(distinct) < count:
-        notes.append(f"{facts} says {count:,} classes, and the images are of {len(distinct):,}")
+        notes.append(f"{facts} gives {count:,} classes, but the images are of {len(distinct):,}")
     return LabelledFaces(
         root,
         pa.array(records.keys[rows]).cast(pa.string()),
@@ -106,7 +104,7 @@ def read_records(root: DataRoot) -> LabelledFaces:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """Records, index and property file of a folder: FILES, or those of its only `.rec` if none has that name."""
+    """Records, index and property file of a folder: FILES, or the files of its only `.rec` if it has another name."""
     named = folder / FILES[0]
     others = [] if named.exists() else list(folder.glob("*.rec"))
     records = others[0] if len(others) == 1 else named
@@ -114,7 +112,7 @@ def record_files(folder: Path) -> list[Path]:
 
 
 def _groups(records: _Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the records that may be images [N]; where in these each group of one class begins and ends [G, 2]."""
+    """Rows of the records that may be images [N], and start and end in these of each group of one class [G, 2]."""
     ranges = _identity_ranges(records)
     if ranges is not None:
         return records.rows(np.arange(1, ranges[-1, 1])), ranges - 1
@@ -125,7 +123,7 @@ def _groups(records: _Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _identity_ranges(records: _Records) -> NDArray[np.int64] | None:
     """First key and the one after the last of each identity's images [R, 2], ascending.
 
-    None unless the header and the records of identities tell it exactly for all of 1 … a - 1.
+    None unless the header and the records of identities cover all of 1 … a - 1 exactly.
     """
     try:
         labels, pictured = records.labels(0)
@@ -148,14 +146,14 @@ def _identity_ranges(records: _Records) -> NDArray[np.int64] | None:
 
 
 def _whole(labels: list[float]) -> tuple[int, int] | None:
-    """Two labels as the keys they hold, if they are some that float32 holds exactly."""
+    """Two labels as keys; None if they aren't whole numbers that float32 represents exactly."""
     if len(labels) < 2 or not all(1 <= label <= _EXACT and label.is_integer() for label in labels[:2]):
         return None
     return int(labels[0]), int(labels[1])
 
 
 def _class(records: _Records, rows: NDArray[np.int64]) -> int:
-    """The class that the first record of a group has which can be read."""
+    """The class of a group, from its first readable record."""
     for row in rows.tolist():
         try:
             labels, pictured = records.labels(row)
@@ -199,7 +197,7 @@ def _read_index(path: Path, of: Path, size: int) -> tuple[Keys, NDArray[np.int64
     except OSError as error:
         raise InputError(f"{path}: can't be read: {error.strerror}") from error
     except pa.ArrowInvalid as error:
-        read_text(path)  # which says if it isn't text at all
+        read_text(path)  # raises if it isn't text at all
         raise InputError(f"{path}: isn't lines of `key<tab>offset`: {in_short(error)}") from error
     keys, offsets = table["key"].to_numpy(), table["offset"].to_numpy()
     if not len(keys):

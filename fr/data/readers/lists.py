@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.faces import FRACTIONS, LabelledFaces, check_first_image, check_landmarks, refuse
+from fr.data.faces import FRACTIONS, LabelledFaces, check_landmarks, refuse, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.lines import Lines, folder_classes, read_lines, sorted_classes, true_rows
 from fr.data.readers.source import Format, text_files
@@ -33,9 +33,9 @@ _FORM = "`id/img | x1 y1 … x5 y5 | x y w h`"
 
 
 def read_labelled_list(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces:
-    """`path id` a line, or `path<TAB>id`. Classes ascend by id if all are whole numbers, else as text, without gaps.
+    """Read `path id` or `path<TAB>id` a line. Labels are in the order of the ids, as numbers if all are whole numbers.
 
-    landmarks: as of `read_vgg`; "" for aligned crops. InputError names file and line of what doesn't fit.
+    landmarks: as in `read_vgg`; "" for aligned crops. InputError names file and line of invalid content.
     """
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
@@ -45,47 +45,47 @@ def read_labelled_list(root: DataRoot, list_file: str, landmarks: str) -> Labell
     ids = identity.unique().to_pylist()
     numbered = all(re.fullmatch(_WHOLE, name) for name in ids)
     labels, identities = sorted_classes(identity, int if numbered else None)
-    return _checked(LabelledFaces(root, names, points, labels, identities))
+    return with_first_image(LabelledFaces(root, names, points, labels, identities), "--train_data_root")
 
 
 def parts_of(texts: pa.LargeStringArray) -> pa.ListArray:
     """Path and identity of each line [N], split at its last tab, or else its last space; one part if there is none."""
     at_spaces = pc.ascii_split_whitespace(texts, max_splits=1, reverse=True)
     tabs = pc.match_substring(texts, "\t")
-    if not pc.any(tabs).as_py():  # the rest takes ten times as long
+    if not pc.any(tabs).as_py():  # faster by ten times than the code below
         return at_spaces
     return pc.if_else(tabs, pc.split_pattern(texts, "\t", max_splits=1, reverse=True), at_spaces)
 
 
 def read_trillion_pairs(root: DataRoot, list_file: str) -> LabelledFaces:
-    """`path label x1 y1 … x5 y5` a line, in pixels. Classes ascend by label; gaps are closed.
+    """Read `path label x1 y1 … x5 y5` a line, in pixels. Classes ascend by label; gaps are closed.
 
-    InputError names file and line of what doesn't fit.
+    InputError names file and line of invalid content.
     """
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
     form = "`path label x1 y1 … x5 y5`"
     parts = pc.ascii_split_whitespace(lines.texts, max_splits=11, reverse=True)
     path, label = lines.columns(parts, 12, form)[:2]
-    lines.refuse_unlike(form, pc.invert(pc.match_substring_regex(label, f"^{_WHOLE}$")))
+    lines.refuse_malformed(form, pc.invert(pc.match_substring_regex(label, f"^{_WHOLE}$")))
     words = pc.list_flatten(pc.list_slice(parts, 2, 12))
     names, points = lines.paths(path, root), lines.points(words)
     check_landmarks(points, lines.where)
     labels, identities = sorted_classes(label, int)
-    return _checked(LabelledFaces(root, names, points, labels, identities))
+    return with_first_image(LabelledFaces(root, names, points, labels, identities), "--train_data_root")
 
 
 def read_ms1m(root: DataRoot, list_file: str) -> LabelledFaces:
-    """`id/img | landmarks | x y w h` a line, the landmarks as fractions of the box, the box in whole pixels.
+    """Read `id/img | landmarks | x y w h` a line, the landmarks as fractions of the box, the box in whole pixels.
 
-    A box beyond the image is cut at its edges, a negative number is 0 (as in face_recognition.pytorch). Classes in
-    order of first appearance. InputError names file and line of what doesn't fit.
+    A box is cut at the edges of the image, and a negative number is read as 0 (as in face_recognition.pytorch).
+    Classes are in order of first appearance. InputError names file and line of invalid content.
     """
     detected = _detected(Path(list_file))
     lines = detected.lines
     words = lines.words(detected.boxes, 4, _FORM)
     whole = pc.match_substring_regex(words, r"^-?[0-9]{1,9}$").to_numpy(zero_copy_only=False).reshape(-1, 4)
-    lines.refuse_unlike(_FORM, pa.array(~whole.all(axis=1)))
+    lines.refuse_malformed(_FORM, pa.array(~whole.all(axis=1)))
     boxes = np.maximum(words.cast(pa.float64()).to_numpy().reshape(-1, 4), 0)
     refuse([f"{lines.where(i)}: the box is empty" for i in true_rows(pa.array((boxes[:, 2:] == 0).any(axis=1)))])
     return _detected_faces(root, detected, boxes)
@@ -134,12 +134,7 @@ def _detected_faces(root: DataRoot, detected: _Detected, boxes: NDArray[np.float
     check_landmarks(points, lines.where, FRACTIONS)
     labels, identities = folder_classes(names)
     faces = LabelledFaces(root, names, points, labels, identities, boxes=boxes, notes=detected.notes)
-    return _checked(faces)
-
-
-def _checked(faces: LabelledFaces) -> LabelledFaces:
-    check_first_image(faces, "--train_data_root")
-    return faces
+    return with_first_image(faces, "--train_data_root")
 
 
 def _format(reader: Callable[[DataRoot, str], LabelledFaces]) -> Format:
@@ -147,9 +142,7 @@ def _format(reader: Callable[[DataRoot, str], LabelledFaces]) -> Format:
 
 
 FORMATS = {
-    "list": Format(
-        lambda source: read_labelled_list(source.data_root, source.list_file, source.landmarks), text_files
-    ),
+    "list": Format(lambda source: read_labelled_list(source.data_root, source.list_file, source.landmarks), text_files),
     "ms1m": _format(read_ms1m),
     "imdbface": _format(read_imdb_face),
     "trp": _format(read_trillion_pairs),

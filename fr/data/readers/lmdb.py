@@ -1,4 +1,4 @@
-"""LMDB files as HaiyuWu's SOTA-Face-Recognition-Train-and-Test and Vec2Face write them, read without LMDB.
+"""LMDB files of HaiyuWu's SOTA-Face-Recognition-Train-and-Test and Vec2Face, read without LMDB.
 
 The keys are `0`, `1`, … in order of the images; a value is msgpack: `[image, label]`, or Vec2Face's
 `[image, feature, label]`, the image as its encoded file. `__len__` holds the number of images and `__classnum__` that
@@ -21,21 +21,21 @@ from fr.files.lmdb_file import Damaged, entries
 from fr.progress import tracked
 
 _FORM = "keys 0, 1, … with msgpack's [image, label] or [image, feature, label]"
-_AHEAD = 16  # bytes: more than an array's header and one of bytes or a whole number take
+_AHEAD = 16  # bytes; the headers of an array and of its first item fit into them
 _ARRAYS = {0x92: 2, 0x93: 3}
 _INTEGERS = dict(zip(range(0xCC, 0xD4), [f">{code}" for code in "BHIQbhiq"], strict=True))
-_BYTES = {0xC4: ">B", 0xC5: ">H", 0xC6: ">I", 0xD9: ">B", 0xDA: ">H", 0xDB: ">I"}  # as msgpack before 1.0, too
-_SHORT = 0xA0  # to 0xBF: bytes whose number is in the lower five bits
+_BYTES = {0xC4: ">B", 0xC5: ">H", 0xC6: ">I", 0xD9: ">B", 0xDA: ">H", 0xDB: ">I"}  # also those of msgpack before 1.0
+_SHORT = 0xA0  # to 0xBF: bytes whose length is in the lower five bits
 
 
 class _Unfit(Exception):
-    """A value isn't what this reader takes."""
+    """A value isn't in a form that this reader accepts."""
 
 
 def read_lmdb(root: DataRoot) -> LabelledFaces:
     """The images of a folder's LMDB file in order of their keys. Identities ascend by label; gaps are closed.
 
-    InputError names file and key of what doesn't fit.
+    InputError names file and key of invalid content.
     """
     root.check_exists("--train_data_root")
     name = lmdb_name(root.path)
@@ -52,7 +52,7 @@ def read_lmdb(root: DataRoot) -> LabelledFaces:
     refuse(problems)
     count = counts.get("__len__", len(images))
     if count != len(images) or not images:
-        raise InputError(f"{path}: {len(images):,} images, and __len__ says {count:,}; write or copy it again")
+        raise InputError(f"{path}: {len(images):,} images, but __len__ is {count:,}; write or copy it again")
     classes = counts.get("__classnum__", int(labels.max()) + 1)
     keys = np.array(sorted(images))
     refuse([
@@ -60,7 +60,7 @@ def read_lmdb(root: DataRoot) -> LabelledFaces:
         for row in np.flatnonzero(labels >= classes).tolist()
     ])
     distinct, coded = np.unique(labels, return_inverse=True)
-    fewer = f"{path} says {classes:,} classes, and the images are of {len(distinct):,}"
+    fewer = f"{path} gives {classes:,} classes, but the images are of {len(distinct):,}"
     return LabelledFaces(
         root,
         pa.array(keys).cast(pa.string()),
@@ -73,7 +73,7 @@ def read_lmdb(root: DataRoot) -> LabelledFaces:
 
 
 def lmdb_name(folder: Path) -> str:
-    """Path below a folder of its LMDB file: `data.mdb`, or that of its only `*.lmdb`, which may be a folder."""
+    """Path of a folder's LMDB file, relative to it: `data.mdb`, or its only `*.lmdb`, a file or a folder."""
     if (folder / "data.mdb").exists():
         return "data.mdb"
     names = sorted(path.name for path in folder.glob("*.lmdb"))
@@ -84,7 +84,7 @@ def lmdb_name(folder: Path) -> str:
 
 
 def _entries(root: DataRoot, path: Path) -> tuple[dict[str, int], dict[int, tuple[int, int]]]:
-    """The numbers of `__len__` and `__classnum__`; offset and size [bytes] of each value by its key."""
+    """Values of `__len__` and `__classnum__`; offset and size [bytes] of each image's value by its key."""
     counts: dict[str, int] = {}
     images: dict[int, tuple[int, int]] = {}
     try:
@@ -126,21 +126,21 @@ def _image_and_label(path: str, offset: int, size: int, root: DataRoot) -> tuple
 
 
 def _span(data: bytes) -> tuple[int, int]:
-    """Where msgpack's bytes, whose header `data` begins with, begin and how many they are."""
+    """Offset and length of the bytes whose msgpack header is at the start of `data`."""
     if data and _SHORT <= data[0] < _SHORT + 32:
         return 1, data[0] - _SHORT
     return _number(data, _BYTES)
 
 
 def _integer(data: bytes) -> int:
-    """The whole number that msgpack's `data` begin with."""
+    """The whole number at the start of the msgpack `data`."""
     if data and data[0] < 0x80:
         return data[0]
     return _number(data, _INTEGERS)[1]
 
 
 def _number(data: bytes, forms: dict[int, str]) -> tuple[int, int]:
-    """Bytes that a header takes, and the number in it."""
+    """Length of a header [bytes], and the number in it."""
     form = forms.get(data[0], "") if data else ""
     if not form or len(data) < 1 + struct.calcsize(form):
         raise _Unfit(f"not {_FORM}")

@@ -4,7 +4,7 @@
 |---|---|
 | the only one of bytes, or `image` | the encoded image: bytes, or a struct with `bytes` (and `path`, not used) |
 | `label` (`labels`, `identity`, `cls`) | a whole number, or text; the names of a ClassLabel are the identities' |
-| `landmarks` | ten numbers, `x1 y1 … x5 y5` [pixels]: in all rows, or not there, for aligned crops |
+| `landmarks` | ten numbers, `x1 y1 … x5 y5` [pixels], in all rows; no such column for aligned crops |
 
 Other columns aren't read. A row group is decoded as a whole for any of its images (`fr/data/row_groups.py`).
 """
@@ -35,10 +35,10 @@ _SMALLER = "write it with smaller row groups (pyarrow: row_group_size=100)"
 
 
 class _Table(NamedTuple):
-    """What one file says of its rows [n]."""
+    """Content of one file with n rows."""
 
     image: str  # column of the encoded images
-    names: tuple[str, ...]  # of the classes that the labels count; () = none
+    names: tuple[str, ...]  # of the classes that the labels are numbers of; () = none
     labels: pa.Array  # [n] int64 or string
     points: NDArray[np.float64]  # [n, 5, 2], or [n, 0, 2] without landmarks
     groups: list[int]  # rows of each row group
@@ -46,15 +46,15 @@ class _Table(NamedTuple):
 
 
 def read_parquet(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
-    """All rows of the files that list_file names, one a line, or of all *.parquet below `root` in order of their names.
+    """All rows of the files that list_file names, one a line, or of all *.parquet below `root`, sorted by name.
 
-    Labels ascend by number, or where they are text, by that of `class_labels`; gaps are closed. aligned: the images are
-    aligned crops. InputError names file and row of what doesn't fit.
+    Numeric labels keep their order, text labels are ordered as by `class_labels`; gaps are closed. aligned: the images
+    are aligned crops. InputError names file and row of invalid content.
     """
     files = shard_names(root, list_file, ".parquet")
     bar = tracked(files, "file", "reading labels", shown=os.environ.get("LOCAL_RANK", "0") == "0")
     tables = [_read(root.path / name, root) for name in bar]
-    _check_alike(tables, [root.path / name for name in files])
+    _check_same_columns(tables, [root.path / name for name in files])
     counts = [len(table.labels) for table in tables]
     if not sum(counts):
         raise InputError(f"--train_data_root {root}: no row in {len(files):,} files")
@@ -119,7 +119,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str:
-    """Name of the column with the encoded images, as Parquet has it."""
+    """Parquet's name of the column with the encoded images."""
     columns = {}
     for field in schema:
         is_struct = pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
@@ -134,9 +134,9 @@ def _image_column(path: Path, schema: pa.Schema) -> str:
 
 
 def _check_images(path: Path, metadata: pq.FileMetaData, column: str) -> list[int]:
-    """Bytes of the images of each group that has rows, decoded, as the footer has them.
+    """Decoded bytes of the images in each row group that has rows, by the footer.
 
-    InputError for images that aren't there, and for groups too large to be decoded for one image.
+    InputError for missing images, and for row groups too large to be decoded for one image.
     """
     first, sizes = 0, []
     for number in range(metadata.num_row_groups):
@@ -157,7 +157,7 @@ def _check_images(path: Path, metadata: pq.FileMetaData, column: str) -> list[in
 
 
 def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """The names of a ClassLabel, from what `datasets` keeps beside the columns; () = there are none."""
+    """The names of a ClassLabel, from the metadata of `datasets`; () if there are none."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = features.get("info", {}).get("features", {}).get(label, {}).get("names") or ()
@@ -166,7 +166,7 @@ def _class_names(path: Path, schema: pa.Schema, label: str) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
         raise InputError(f"{path}: column {label}: the names of its classes aren't a list of texts")
     if len({*names}) < len(names):
-        raise InputError(f"{path}: column {label}: a name of its classes comes twice")
+        raise InputError(f"{path}: column {label}: two of its classes have the same name")
     return tuple(names)
 
 
@@ -182,8 +182,8 @@ def _wide(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return points if points.shape[1] else np.zeros((len(points), 5, 2))
 
 
-def _check_alike(tables: list[_Table], paths: list[Path]) -> None:
-    """InputError unless all files have the same columns and class names."""
+def _check_same_columns(tables: list[_Table], paths: list[Path]) -> None:
+    """Raise InputError unless all files have the same columns and class names."""
     first = tables[0]
     for table, path in zip(tables, paths, strict=True):
         if (table.image, table.labels.type) != (first.image, first.labels.type):

@@ -1,6 +1,6 @@
-"""WebDataset shards of an object store or web server: each is downloaded once to be read, through the cache of shards.
+"""WebDataset shards of an object store or web server: each is downloaded once to be indexed, into the cache of shards.
 
-Samples, classes and landmarks are then kept by `--data_cache` until the list of shards, their sizes or versions change.
+`--data_cache` then keeps samples, classes and landmarks until the list of shards, their sizes or their versions change.
 """
 
 import json
@@ -32,7 +32,7 @@ def remote_state(source: Source) -> str:
 
 
 def read_remote_tar(source: Source) -> LabelledFaces:
-    """Same as `read_tar`, of the shards below a URL. RemoteFailure when they can't be downloaded."""
+    """Same as `read_tar`, for shards below a URL. RemoteFailure if they can't be downloaded."""
     store, root = Store(source.root), DataRoot(_folder(source))
     files = _files(store, source.list_file)
     cache = FileCache(root.path, source.cache_bytes)
@@ -52,7 +52,7 @@ def read_remote_tar(source: Source) -> LabelledFaces:
         try:
             parts = [one.result() for one in tracked(waiting, "shard", "downloading shards", shown=shown)]
         finally:
-            pool.shutdown(cancel_futures=True)  # after a failure the rest isn't downloaded
+            pool.shutdown(cancel_futures=True)  # after a failure the other shards aren't downloaded
     counts = [len(part.names) for part in parts]
     storage = RemoteShards(
         [file.name for file in files],
@@ -68,7 +68,7 @@ def read_remote_tar(source: Source) -> LabelledFaces:
 
 
 def _folder(source: Source) -> Path:
-    """The folder of --shard_cache; auto = `shards` in that of the user's caches."""
+    """The folder of --shard_cache; auto = `shards` in the user's cache folder."""
     folder = cache_folder("auto") if source.cache == "auto" else Path(source.cache)
     if not folder:
         raise InputError("--shard_cache auto: this user has no home folder; give a folder")

@@ -1,4 +1,4 @@
-"""What formats of several files with many images each have in common: which files, identities and landmarks."""
+"""Common code of formats with many images in each of several files: list of files, identities, landmarks."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ _WHOLE = "[0-9]{1,18}"
 
 
 def shard_names(root: DataRoot, list_file: str, ending: str) -> list[str]:
-    """Paths below a root of the files that list_file names, one a line, or of all with that ending, by name.
+    """Paths below a root of the files that list_file names, one a line, or of all with that ending, sorted.
 
-    InputError names what is listed twice, or leads out of the root.
+    InputError names files that are listed twice, or lead out of the root.
     """
     root.check_exists("--train_data_root")
     return _listed(Path(list_file), root) if list_file else _found(root.path, ending)
 
 
 def shard_files(ending: str) -> Callable[[Source], list[Path]]:
-    """Inputs of a format, as of `Format`."""
+    """Make the function `Format.inputs` of a format whose files have that ending."""
 
     def inputs(source: Source) -> list[Path]:
         listed = [Path(source.list_file)] if source.list_file else []
@@ -39,7 +39,7 @@ def shard_files(ending: str) -> Callable[[Source], list[Path]]:
 
 
 def refuse_repeated(lines: Lines, names: Sequence[str]) -> None:
-    """InputError for files that a list names more than once."""
+    """Raise InputError for files that a list names more than once."""
     first = {name: row for row, name in reversed(list(enumerate(names)))}
     refuse([f"{lines.where(i)}: {name} for the second time" for i, name in enumerate(names) if first[name] != i])
 
@@ -60,7 +60,7 @@ def _found(folder: Path, ending: str) -> list[str]:
 
 
 def class_labels(classes: pa.StringArray) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels [N] and identities of classes [N], by number if all are whole numbers, else as text."""
+    """Labels [N] and identities of classes [N], sorted by number if all are whole numbers, else as text."""
     coded = classes.dictionary_encode()
     distinct = coded.dictionary.to_pylist()
     numbered = all(re.fullmatch(_WHOLE, name) for name in distinct)
@@ -77,16 +77,17 @@ def shard_points(
     root: DataRoot,
     where: Callable[[int], str],
 ) -> NDArray[np.float64]:
-    """Landmarks [N, 5, 2] pixels of samples that have some, or [N, 0, 2] of aligned crops.
+    """Landmarks [N, 5, 2] pixels if all samples have landmarks, or [N, 0, 2] for aligned crops.
 
-    landmarked [N]: which have. InputError unless all do, or none and the images are aligned crops.
+    landmarked [N]: mask of the samples with landmarks. InputError unless all have landmarks, or none of them and the
+    images are aligned crops.
     """
     if landmarked.any() and aligned:
-        raise InputError(f"--aligned: not with the shards of {root}: their landmarks align the images")
+        raise InputError(f"--aligned: the shards of {root} have landmarks, which align the images; leave it out")
     if not landmarked.any() and not aligned:
         raise InputError(
             f"--train_data_root {root}: no landmarks in the shards; give --aligned if the images are aligned crops, "
-            "else find the faces with tools/detect_faces.py and pack the images anew with tools/pack_dataset.py"
+            "else find the faces with tools/detect_faces.py and pack the images again with tools/pack_dataset.py"
         )
     if not landmarked.any():
         return np.zeros((len(landmarked), 0, 2))

@@ -1,4 +1,4 @@
-"""Location of training data, and what a file of this folder says of each of its formats."""
+"""Location of training data, and the description of a format that each reader module has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from fr.files.data_root import DataRoot
 
 @dataclass(frozen=True)
 class Source:
-    """Location of the training data as options give it; "" = not given. aligned: the images are aligned crops.
+    """Location of the training data by options; "" = not given. aligned: the images are aligned crops.
 
-    root: a folder, or the URL of one. cache, cache_bytes: folder of the local copies of what is below a URL, "auto" =
-    the user's, and how much may be in it.
+    root: a folder, or the URL of one. cache, cache_bytes: folder and size limit of the local copies of remote files;
+    "auto" = in the user's cache folder.
     """
 
     root: str
@@ -33,11 +33,11 @@ class Source:
 
 
 class Format(NamedTuple):
-    """Reader of a format, and the files whose sizes and times tell whether its data changed.
+    """Reader of a format, and the input files whose sizes and times show if its data changed.
 
-    inputs: raises InputError when they can't be found; a text says itself in which state the data are. None: a tree of
-    images, where a file may come or go anywhere; it is walked at every start, and only the ranks of one run share the
-    result.
+    inputs: function that returns these files, or a text that describes the state of the data; it raises InputError if
+    they can't be found. None: the format is a tree of images, in which a file may change anywhere; the tree is walked
+    at every start, and only the ranks of one run share the result.
     """
 
     read: Callable[[Source], LabelledFaces]
@@ -45,7 +45,7 @@ class Format(NamedTuple):
 
 
 def text_files(source: Source) -> list[Path]:
-    """Inputs of a format whose facts are all in its list, landmark table and identity meta file."""
+    """Inputs of a format that is determined by its list, landmark table and identity meta file."""
     listed = Path(source.list_file)
     table = [landmark_table(Path(source.landmarks), listed)] if source.landmarks else []
     return [listed, *table, *([Path(source.meta)] if source.meta else [])]

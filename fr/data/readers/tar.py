@@ -1,4 +1,4 @@
-"""WebDataset's tar shards, in a folder or below a URL: `tar_shards` reads what is in them."""
+"""Format of WebDataset's tar shards, in a folder or below a URL; `tar_shards` reads their content."""
 
 from pathlib import Path
 

@@ -1,17 +1,17 @@
 """WebDataset: tar files ("shards") in which the files of a sample share a key.
 
-The key is the path up to the last dot; what follows says what the file is:
+The key is the path up to the last dot; the ending is the role of the file:
 
 | file | content |
 |---|---|
 | `key.jpg` (`.jpeg`, `.jpe`, `.jfif`, `.png`, `.webp`, `.bmp`) | the encoded image |
-| `key.cls` | its class: a whole number or a name, as text |
+| `key.cls` | the class: a whole number or a name, as text |
 | `key.landmarks` | ten numbers, `x1 y1 … x5 y5` [pixels], as text: eyes, nose, corners of the mouth, left ones first |
 
-Other files are skipped, and counted; so are images such as `key.mask.png` beside a sample `key`. Landmarks are in all
-samples or in none, whose images must be aligned crops then.
-A shard is read where it lies: nothing is unpacked, and no name in it reaches the disk. Names that would lead out of a
-folder are refused all the same, since tools make files of what they read here.
+Other files are skipped and counted; so are images such as `key.mask.png` beside a sample `key`. Either all samples have
+landmarks, or none and the images must be aligned crops.
+A shard is read in place: nothing is unpacked, and no file is created by a name in it. Names that lead out of a folder
+are refused nevertheless, since tools write files with the names that are read here.
 """
 
 import os
@@ -29,7 +29,7 @@ from fr.data.lines import STAYS, strays, true_rows
 from fr.data.readers.folders import others_note
 from fr.data.readers.shards import class_labels, shard_names, shard_points
 from fr.data.storage import TarShards
-from fr.errors import InputError
+from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.names import is_unicode
 from fr.files.tar_members import CutShort, tar_members
@@ -57,7 +57,7 @@ class Shard:
 
     names: pa.StringArray  # [n] of the images
     classes: pa.StringArray  # [n]
-    points: NDArray[np.float64]  # [n, 5, 2]; without landmarks of no meaning
+    points: NDArray[np.float64]  # [n, 5, 2]; meaningless for samples without landmarks
     landmarked: NDArray[np.bool_]  # [n]
     offsets: NDArray[np.int64]  # [n] of the images
     sizes: NDArray[np.int64]  # [n]
@@ -68,14 +68,14 @@ class Shard:
 
 
 def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
-    """All samples of the shards that list_file names, one a line, or of all *.tar below `root` in order of their names.
+    """All samples of the shards that list_file names, one a line, or of all *.tar below `root`, sorted by name.
 
-    Labels ascend by the classes' numbers if all are whole numbers, else as text; gaps are closed. aligned: the images
-    are aligned crops. A shard that is cut short gives its samples up
-    to there, and a note. InputError names shard and member of what doesn't fit.
+    Labels are in the order of the classes, as numbers if all are whole numbers, else as text; gaps are closed. aligned:
+    the images are aligned crops. Of a truncated shard the complete samples are used, with a note. InputError names
+    shard and member of invalid content.
     """
     shards = shard_names(root, list_file, ".tar")
-    # A minute a million samples: the first rank of a host shows how far it is.
+    # It takes a minute for a million samples: the first rank of a host shows the progress.
     bar = tracked(shards, "shard", "reading shards", shown=os.environ.get("LOCAL_RANK", "0") == "0")
     parts = [index_shard(root.path / name, root, str(root.path / name)) for name in bar]
     storage = TarShards(
@@ -88,7 +88,7 @@ def read_tar(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces:
 
 
 def labelled(root: DataRoot, parts: list[Shard], storage: TarShards, aligned: bool, called: str) -> LabelledFaces:
-    """Faces of the shards' contents; called: the data root in messages. InputError as of `read_tar`."""
+    """Faces from the shards' contents; called: name of the data root in messages. InputError as in `read_tar`."""
     refuse([problem for part in parts for problem in part.problems])
     names = pa.concat_arrays([part.names for part in parts])
     if not len(names):
@@ -113,17 +113,14 @@ def _notes(parts: list[Shard], root: str) -> tuple[str, ...]:
 
 
 def index_shard(path: Path, root: DataRoot, called: str) -> Shard:
-    """Content of a shard; called: its name in messages. InputError when it can't be read."""
-    try:
-        with root.open_file(path) as file:
-            samples, others, problems, cut = _samples(file, called)
-            return _contents(file, called, samples, others, problems, cut)
-    except OSError as error:
-        raise InputError(f"{called}: can't be read: {error.strerror}") from error
+    """Content of a shard; called: its name in messages. InputError if it can't be read."""
+    with os_error_as(f"{called}: can't be read"), root.open_file(path) as file:
+        samples, others, problems, cut = _samples(file, called)
+        return _contents(file, called, samples, others, problems, cut)
 
 
 def _samples(file: BinaryIO, path: str) -> tuple[_Samples, Counter[str], list[str], bool]:
-    """Files of the samples, other files by ending, problems, and whether the shard is cut short."""
+    """Files of the samples, number of other files by ending, problems, and True if the shard is truncated."""
     samples: _Samples = {}
     others: Counter[str] = Counter()
     problems: list[str] = []
@@ -154,7 +151,7 @@ def _samples(file: BinaryIO, path: str) -> tuple[_Samples, Counter[str], list[st
 
 
 def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
-    """Drop the last sample of a cut shard, unless only its image is cut: a bad image like any other (C9)."""
+    """Drop the last sample of a truncated shard, unless only its image is truncated: that is an ordinary bad image."""
     if not samples:
         return
     whole = next(iter(samples.values()))
@@ -165,14 +162,14 @@ def _drop_half_a_sample(samples: _Samples, file_size: int) -> None:
 
 
 def _key_and_role(name: str) -> tuple[str, str]:
-    """Key of the sample that a member belongs to, and its role; role "" = not of a sample."""
+    """Key of the sample that a member belongs to, and its role; "" if it has none."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, ending = base.rpartition(".")
     return folder + slash + stem, _ROLES.get(ending.lower(), "")
 
 
 def _shorter(key: str) -> str:
-    """A key up to the first dot of its last part, as WebDataset has it; "" = that is the key itself."""
+    """A key up to the first dot of its last part, which is WebDataset's key; "" if that is the key itself."""
     folder, slash, base = key.rpartition("/")
     stem, dot, _ = base.partition(".")
     return folder + slash + stem if dot else ""
@@ -181,7 +178,7 @@ def _shorter(key: str) -> str:
 def _contents(
     file: BinaryIO, path: str, samples: _Samples, others: Counter[str], problems: list[str], cut: bool
 ) -> Shard:
-    """The columns of a shard's samples. others, problems: those known already."""
+    """The columns of a shard's samples. others, problems: found so far; extended here."""
     images: list[_Member] = []
     classes: list[str] = []
     points: list[list[float]] = []

@@ -1,4 +1,4 @@
-"""Images without identities: for features, not for training.
+"""Images without identities, for feature extraction.
 
 | format | content |
 |---|---|
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.faces import LabelledFaces, check_first_image, check_landmarks
+from fr.data.faces import LabelledFaces, check_landmarks, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.lines import read_lines
 from fr.data.readers.folders import images_below, others_note
@@ -27,8 +27,8 @@ from fr.files.data_root import DataRoot
 def read_images(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces:
     """All images in the tree of `root`, in the order of their names; or those of a list, a path a line, in its order.
 
-    landmarks: as of `read_vgg`, the table chosen by the list's or else the root's name; "" for aligned crops.
-    InputError names what can't be read, has no landmarks, or leads out of the root.
+    landmarks: as in `read_vgg`, with the table chosen by the name of the list, or else of the root; "" for aligned
+    crops. InputError names images that can't be read, have no landmarks, or lead out of the root.
     """
     root.check_exists("--train_data_root")
     where: Callable[[int], str]
@@ -47,7 +47,7 @@ def read_images(root: DataRoot, list_file: str, landmarks: str) -> LabelledFaces
 
 
 def read_trillion_pairs_test(root: DataRoot, list_file: str) -> LabelledFaces:
-    """`path x1 y1 … x5 y5` a line, in pixels. InputError names file and line of what doesn't fit."""
+    """Read `path x1 y1 … x5 y5` a line, in pixels. InputError names file and line of invalid content."""
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
     parts = pc.ascii_split_whitespace(lines.texts, max_splits=10, reverse=True)
@@ -61,8 +61,7 @@ def _unlabelled(
     root: DataRoot, names: pa.StringArray, points: NDArray[np.float64], notes: tuple[str, ...] = ()
 ) -> LabelledFaces:
     faces = LabelledFaces(root, names, points, np.zeros(len(names), dtype=np.int64), [""], notes=notes)
-    check_first_image(faces, "--train_data_root")
-    return faces
+    return with_first_image(faces, "--train_data_root")
 
 
 FORMATS = {

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fr.data.faces import LabelledFaces, check_first_image, refuse
+from fr.data.faces import LabelledFaces, refuse, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.lines import Lines, folder_classes, read_lines
 from fr.data.readers.source import Format, Source, text_files
@@ -23,11 +23,11 @@ _META_ROW = re.compile(
 
 
 def read_vgg(root: DataRoot, list_file: str, landmarks: str, meta_file: str = "") -> LabelledFaces:
-    """VGGFace2: `n000002/0001_01.jpg` a line, joined with bb_landmark's table by name.
+    """Read VGGFace2's list, `n000002/0001_01.jpg` a line, joined by name with bb_landmark's table.
 
     landmarks: the bb_landmark folder (the table is chosen by the list's file name, as in face_recognition.pytorch), or
-    one CSV; "" for none. Labels count the identities of the list in order of first appearance, or with a meta_file in
-    its order (`label_order`). InputError names file and line of what doesn't fit.
+    one CSV; "" for none. Labels number the identities in order of first appearance in the list, or with a meta_file in
+    its order (`label_order`). InputError names file and line of invalid content.
     """
     root.check_exists("--train_data_root")
     lines = read_lines(Path(list_file))
@@ -36,20 +36,18 @@ def read_vgg(root: DataRoot, list_file: str, landmarks: str, meta_file: str = ""
     labels, identities = folder_classes(names)
     if meta_file:
         labels, identities = _by_meta(lines, labels, identities, Path(meta_file))
-    faces = LabelledFaces(root, names, points, labels, identities)
-    check_first_image(faces, "--train_data_root")
-    return faces
+    return with_first_image(LabelledFaces(root, names, points, labels, identities), "--train_data_root")
 
 
 def _names(lines: Lines, root: DataRoot) -> pa.StringArray:
-    lines.refuse_unlike("<identity>/<file>", pc.invert(pc.match_substring(lines.texts, "/")))
+    lines.refuse_malformed("<identity>/<file>", pc.invert(pc.match_substring(lines.texts, "/")))
     return lines.paths(lines.texts, root)
 
 
 def _by_meta(
     lines: Lines, labels: NDArray[np.int64], identities: list[str], path: Path
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels and identities of the list anew, in the order of the meta file."""
+    """Labels and identities of the list, renumbered in the order of the meta file."""
     order = {name: place for place, name in enumerate(label_order(path))}
     first = np.unique(labels, return_index=True)[1].tolist()
     refuse([
@@ -68,7 +66,7 @@ def label_order(path: Path) -> list[str]:
     InputError names file and line.
     """
     rows = _meta_rows(path)
-    return sorted(rows, key=lambda name: rows[name]["flag"], reverse=True)  # a stable sort, in reverse too
+    return sorted(rows, key=lambda name: rows[name]["flag"], reverse=True)  # stable, also with reverse
 
 
 def person_names(path: Path) -> dict[str, str]:
@@ -77,7 +75,7 @@ def person_names(path: Path) -> dict[str, str]:
 
 
 def genders(path: Path) -> dict[str, str]:
-    """identity_meta.csv → m or f, by Class_ID and by name; none where it is unknown. InputError as `person_names`."""
+    """identity_meta.csv → m or f, by Class_ID and by name; unknown ones are absent. InputError as `person_names`."""
     known = {identity: row["gender"] for identity, row in _meta_rows(path).items() if row["gender"] != "u"}
     return known | {name: known[identity] for identity, name in person_names(path).items() if identity in known}
 
@@ -85,8 +83,8 @@ def genders(path: Path) -> dict[str, str]:
 def _meta_rows(path: Path) -> dict[str, re.Match[str]]:
     """Class_ID → its row.
 
-    Rows are `n000001, "14th_Dalai_Lama", 424, 0, m`. A name may hold commas, and copies that went through a spreadsheet
-    have doubled quotes or have lost Sample_Num, so a row is read from both ends.
+    Rows are `n000001, "14th_Dalai_Lama", 424, 0, m`. A name may hold commas, and copies saved by a spreadsheet have
+    doubled quotes or lack Sample_Num, so a row is parsed from both ends.
     """
     by_id: dict[str, re.Match[str]] = {}
     problems = []

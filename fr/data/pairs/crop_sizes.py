@@ -1,4 +1,4 @@
-"""Verification sets without a landmark file, whose images are taken for aligned crops: what speaks against that."""
+"""Plausibility check of verification sets without landmarks, whose images are assumed to be aligned crops."""
 
 import numpy as np
 
@@ -10,14 +10,14 @@ _OF_LFW = (250, 250)  # pixels
 _LOOKED_AT = 32  # images, evenly spread over the set: a few milliseconds
 
 
-def doubt(faces: Faces) -> str:
+def size_warning(faces: Faces) -> str:
     """Reason to doubt that the images are aligned crops, from their sizes; "" = none."""
     rows = np.unique(np.linspace(0, len(faces) - 1, _LOOKED_AT).astype(np.int64)).tolist()
     encoded = []
     for row in rows:
         try:
             encoded.append(faces.read(row))
-        except (OSError, InputError):  # embedding reports which and why
+        except (OSError, InputError):  # reported when the images are embedded
             return ""
     sizes = {(width, height) for width, height in sizes_of(encoded).tolist()}
     if sizes == {_OF_LFW}:

@@ -169,13 +169,13 @@ def test_every_spelling_of_an_option_is_read(argv: list[str]) -> None:
 @PROPERTY
 @given(
     st.lists(
-        st.lists(st.tuples(st.sampled_from(["lr", "m", "s"]), st.integers(1, 99)), min_size=1, max_size=3)
-        | st.tuples(st.sampled_from(["lr", "m", "s"]), st.integers(1, 99)),
+        st.lists(st.tuples(st.sampled_from(["lr", "embed_size", "s"]), st.integers(1, 99)), min_size=1, max_size=3)
+        | st.tuples(st.sampled_from(["lr", "embed_size", "s"]), st.integers(1, 99)),
         max_size=8,
     )
 )
 def test_the_later_setting_wins_and_its_origin_is_kept(parts: list[Any]) -> None:
-    expected = {name: (default, "default") for name, default in (("lr", 0.4), ("m", "auto"), ("s", 30.0))}
+    expected = {name: (default, "default") for name, default in (("lr", 0.4), ("embed_size", 256), ("s", 30.0))}
     argv = list(DATA)
     with tempfile.TemporaryDirectory() as folder:
         for number, part in enumerate(parts):
@@ -336,7 +336,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
         (["--zeta", "1"], "command line: --zeta: no such option"),
         (["-x"], "command line: -x: no such option; --help lists them"),
         (["--embed", "128"], "command line: --embed: no such option; the closest: --embed_size"),
-        (["--lr"], "command line: --lr: expected one argument"),
+        (["--lr"], "command line: --lr: expected a value"),
         (["--lr", "1", "2"], "command line: --lr: unexpected value '2'"),
         (["--lr_drops", "3", "-1e4"], "command line: --lr_drops: expected a whole number >= 1, got '-1e4'"),
         (["--"], "command line: --: no such option"),

@@ -59,7 +59,7 @@ def test_a_network_is_counted_with_its_settings(capsys: pytest.CaptureFixture[st
     for words in ([], ["--model_kwargs", "reg_tokens=2"]):
         assert count_flops.main(["--model", "timm/test_vit", "--no_speed", *words]) == 0
         counted.append(int(capsys.readouterr().out.splitlines()[-1].split("|")[3].replace(",", "")))
-    assert counted[1] - counted[0] == 2 * 64  # two more tokens of 64 numbers
+    assert counted[1] - counted[0] == 2 * 64 + 2 * 64  # two tokens of 64 numbers, and their positions
 
 
 def test_settings_that_a_network_lacks_are_refused() -> None:

@@ -259,7 +259,7 @@ def test_a_file_of_timm_is_imported_with_its_settings(tmp_path: Path) -> None:
     theirs = timm.create_model("test_vit", num_classes=24, class_token=False, global_pool="avg", reg_tokens=1).eval()
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     words = [str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pt"), "--model", "timm/test_vit"]
-    with pytest.raises(InputError, match="weights of no known kind"):
+    with pytest.raises(InputError, match="weights of an unknown kind"):
         import_weights.main(words)
     words += ["--model_kwargs", "class_token=false", "global_pool=avg", "reg_tokens=1"]
     assert import_weights.main(words) == 0

@@ -12,6 +12,7 @@ import pytest
 
 from fr.checkpoint.snapshot import SnapshotContents, write_weights
 from fr.data.readers.vgg import read_vgg
+from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.losses import sharded
 from fr.models import build_model
@@ -21,6 +22,7 @@ from tests.conftest import ROOT, data_options, vgg_faces
 from tools.benchmarks import evaluate, head, loader, step
 from tools.benchmarks.head import Case, _our_step, head_cost
 from tools.benchmarks.startup import make_files
+from tools.options.benchmark import options
 
 CLASSES, EMBED_SIZE = 20_001, 96
 
@@ -93,6 +95,22 @@ def test_the_step_command_measures_each_form_and_ends_with_json() -> None:
     assert [(run["ranks"], run["form"]) for run in figures["results"]] == [(2, "plain"), (2, "both")]
     assert all(run["images_per_s"] > 0 for run in figures["results"])
     assert len(table) == 3
+
+
+def test_a_step_is_that_of_a_network_with_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[step.Case] = []
+
+    def measure(case: step.Case) -> list[float]:
+        measured.append(case)
+        return [1.0]
+
+    monkeypatch.setattr(step, "_in_own_processes", measure)
+    words = ["step", "--model", "vit_t", "--forms", "fp32", "--turns", "1", "--model_kwargs"]
+    step.run(options([*words, "mask_ratio=0", "drop_path_rate=0.2"]))
+    assert [case.model_kwargs for case in measured] == [("mask_ratio=0", "drop_path_rate=0.2")]
+    with pytest.raises(InputError, match="--model_kwargs depth: vit_t has no such setting"):
+        step.run(options([*words, "depth=3"]))
+    assert len(measured) == 1
 
 
 @pytest.mark.thorough

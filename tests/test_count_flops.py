@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from fr.errors import InputError
 from fr.models import MODELS, build_model, family
 from tests.conftest import ROOT
+from tools import count_flops
 from tools.count_flops import count
 
 
@@ -48,6 +50,21 @@ def test_the_command_counts_and_measures_a_model() -> None:
     cells = result.stdout.splitlines()[-1].strip("| ").split("|")
     assert [cell.strip() for cell in cells[:2]] == ["mobilefacenet", "112×96"]
     assert all(float(cell) > 0 for cell in cells[5:7])
+
+
+@pytest.mark.thorough
+def test_a_network_is_counted_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("timm", reason="timm isn't installed: bash init_venv.sh --with timm")
+    counted = []
+    for words in ([], ["--model_kwargs", "reg_tokens=2"]):
+        assert count_flops.main(["--model", "timm/test_vit", "--no_speed", *words]) == 0
+        counted.append(int(capsys.readouterr().out.splitlines()[-1].split("|")[3].replace(",", "")))
+    assert counted[1] - counted[0] == 2 * 64 + 2 * 64  # two tokens of 64 numbers, and their positions
+
+
+def test_settings_that_a_network_lacks_are_refused() -> None:
+    with pytest.raises(InputError, match="--model_kwargs depth: vit_t has no such setting"):
+        count_flops.main(["--model", "vit_t", "--no_speed", "--model_kwargs", "depth=3"])
 
 
 @pytest.mark.parametrize(

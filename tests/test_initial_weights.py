@@ -90,7 +90,7 @@ def test_names_that_cannot_be_written_leave_the_older_snapshot_whole(
 
 def begin_from(folder: str) -> dict[str, Any]:
     backbone, head, _ = make_run(len(OURS), 2)
-    said = initialise(backbone, head, OURS, InitialWeights(f"{folder}/net_5.pt", False, "", False, ""), False)
+    said = initialise(backbone, head, OURS, InitialWeights(f"{folder}/net_5.pt", False, "", False, "", []), False)
     return {"head": head.weight.detach(), "said": said, "backbone": dict(backbone.state_dict())}
 
 
@@ -102,7 +102,7 @@ def refuse_on_one_rank(folder: str) -> str:
     backbone, head, _ = make_run(len(OURS), 2)
     path = f"{folder}/net_5.pt" if rank() else f"{folder}/absent.pt"
     with pytest.raises(InputError) as refusal:
-        initialise(backbone, head, OURS, InitialWeights(path, False, "", False, ""), False)
+        initialise(backbone, head, OURS, InitialWeights(path, False, "", False, "", []), False)
     return str(refusal.value)
 
 

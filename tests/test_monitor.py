@@ -14,9 +14,17 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from fr.preprocessing import Preprocessing
 from fr.train.monitor import Monitor, Silent, Stopwatch
+
+
+@pytest.fixture(autouse=True)
+def first_files_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads files of the same second in order of their names, which end in the process's count of them:
+    the tenth stands before the ninth."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def record(iteration: int, loss: float = 1.0) -> dict[str, float]:

@@ -169,13 +169,13 @@ def test_every_spelling_of_an_option_is_read(argv: list[str]) -> None:
 @PROPERTY
 @given(
     st.lists(
-        st.lists(st.tuples(st.sampled_from(["lr", "m", "s"]), st.integers(1, 99)), min_size=1, max_size=3)
-        | st.tuples(st.sampled_from(["lr", "m", "s"]), st.integers(1, 99)),
+        st.lists(st.tuples(st.sampled_from(["lr", "embed_size", "s"]), st.integers(1, 99)), min_size=1, max_size=3)
+        | st.tuples(st.sampled_from(["lr", "embed_size", "s"]), st.integers(1, 99)),
         max_size=8,
     )
 )
 def test_the_later_setting_wins_and_its_origin_is_kept(parts: list[Any]) -> None:
-    expected = {name: (default, "default") for name, default in (("lr", 0.4), ("m", "auto"), ("s", 30.0))}
+    expected = {name: (default, "default") for name, default in (("lr", 0.4), ("embed_size", 256), ("s", 30.0))}
     argv = list(DATA)
     with tempfile.TemporaryDirectory() as folder:
         for number, part in enumerate(parts):

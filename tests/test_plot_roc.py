@@ -117,5 +117,5 @@ def test_another_json_is_refused(content: str, tmp_path: Path) -> None:
 
 def test_names_are_one_a_curve_and_differ(tmp_path: Path) -> None:
     for names in (["one"], ["same", "same"]):
-        with pytest.raises(InputError, match="2 curves here"):
+        with pytest.raises(InputError, match="give 2 different names"):
             plot_roc.main(["a.txt", "b.txt", "--names", *names, "--out", str(tmp_path / "roc.png")])

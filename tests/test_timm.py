@@ -21,6 +21,7 @@ from fr.options.losses import LossSettings
 from fr.options.names import MODEL_NAMES
 from fr.options.types import keyword_arguments
 from fr.preprocessing import Preprocessing
+from fr.weights import layouts
 from fr.weights.initial_weights import InitialWeights, initialise
 from fr.weights.loading import fit, read_weights
 from tests.conftest import REQUIRED
@@ -214,8 +215,9 @@ def test_initial_weights_are_resampled_to_other_sizes_by_timms_functions(one_ran
 
     path, theirs = vit_snapshot(tmp_path)
     ours = build_model("timm/test_vit", 24, (64, 64), {"reg_tokens": 2, "patch_size": 8})
+    wish = InitialWeights(str(path), False, "", False, "timm/test_vit", ["reg_tokens=2", "patch_size=8"])
     head = MarginSoftmax(3, 24, LossSettings(), seed=0)
-    initialise(ours, head, ["a", "b", "c"], InitialWeights(str(path), False, "", False, "timm/test_vit"), resumed=False)
+    initialise(ours, head, ["a", "b", "c"], wish, resumed=False)
     state, stored = ours.state_dict(), theirs.state_dict()
     kernel = stored["patch_embed.proj.weight"]
     assert torch.equal(state["patch_embed.proj.weight"], resample_patch_embed(kernel, [8, 8]))
@@ -226,7 +228,9 @@ def test_initial_weights_are_resampled_to_other_sizes_by_timms_functions(one_ran
 
 
 @needs_timm
-def test_a_file_of_timm_is_known_by_the_settings_that_it_was_trained_with(one_rank: None, tmp_path: Path) -> None:
+def test_a_file_of_timm_is_known_by_the_settings_that_it_was_trained_with(
+    one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import timm
 
     settings: dict[str, Any] = {"class_token": False, "global_pool": "avg", "reg_tokens": 1}
@@ -234,9 +238,34 @@ def test_a_file_of_timm_is_known_by_the_settings_that_it_was_trained_with(one_ra
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     ours = build_model("timm/test_vit", 24, (64, 64), settings)
     head = MarginSoftmax(3, 24, LossSettings(), seed=0)
-    wish = InitialWeights(str(tmp_path / "theirs.pth"), False, "", False, "timm/test_vit")
+    words = ["class_token=false", "global_pool=avg", "reg_tokens=1"]
+    wish = InitialWeights(str(tmp_path / "theirs.pth"), False, "", False, "timm/test_vit", words)
+    asked: list[Any] = []
+
+    def noting(*given: Any) -> nn.Module:
+        asked.append(given[3])
+        return build_model(*given)
+
+    monkeypatch.setattr(layouts, "build_model", noting)
     initialise(ours, head, ["a", "b", "c"], wish, resumed=False)
+    assert asked and all(kwargs == settings for kwargs in asked)  # keys and embedding size are those of that network
     assert all(torch.equal(tensor, theirs.state_dict()[key]) for key, tensor in ours.state_dict().items())
+
+
+@needs_timm
+def test_a_file_of_timm_is_imported_with_its_settings(tmp_path: Path) -> None:
+    import timm
+
+    theirs = timm.create_model("test_vit", num_classes=24, class_token=False, global_pool="avg", reg_tokens=1).eval()
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    words = [str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pt"), "--model", "timm/test_vit"]
+    with pytest.raises(InputError, match="weights of an unknown kind"):
+        import_weights.main(words)
+    words += ["--model_kwargs", "class_token=false", "global_pool=avg", "reg_tokens=1"]
+    assert import_weights.main(words) == 0
+    images = torch.rand(2, 3, 160, 160)
+    ours = load_backbone(tmp_path / "ours.pt", snapshot.read(tmp_path / "ours.pt"), (160, 160))
+    assert torch.equal(ours(images), theirs(images))
 
 
 @needs_timm
@@ -256,7 +285,7 @@ def test_pretrained_weights_are_timms_but_for_the_classifier(
     ours = build_model("timm/test_vit", 24, (160, 160))
     head = MarginSoftmax(3, 24, LossSettings(), seed=0)
     fresh = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
-    wish = InitialWeights("", False, "", True, "timm/test_vit")
+    wish = InitialWeights("", False, "", True, "timm/test_vit", [])
     said = initialise(ours, head, ["a", "b", "c"], wish, resumed=False)
     assert "left out: 2" in said and "start from initial values: 2" in said
     for key, tensor in ours.state_dict().items():

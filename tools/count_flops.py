@@ -27,6 +27,7 @@ from tqdm import tqdm
 from fr.distributed import resolved_precision, use_huge_pages
 from fr.errors import run_plainly
 from fr.models import MODELS, build_model, family
+from fr.options.types import keyword_arguments
 from fr.progress import tracked
 from tools.options.count_flops import options as read_options
 
@@ -104,7 +105,7 @@ def main(argv: list[str]) -> int:
     for name in tracked(names, "model", "counting", shown=len(names) > 1):
         size = tuple(arguments.input_size or family(name).input_size)
         with torch.device("meta" if arguments.no_speed and not name.startswith("timm/") else "cpu"):
-            model = build_model(name, arguments.embed_size, size)
+            model = build_model(name, arguments.embed_size, size, keyword_arguments(arguments.model_kwargs))
         cost = count(model, size)
         row = f"| {name:15} | {f'{size[0]}×{size[1]}':9} | {cost.parameters:11,} | {cost.macs / 1e6:8.1f} | "
         row += f"{cost.activations / 1e6:13.2f} |"

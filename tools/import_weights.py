@@ -23,6 +23,7 @@ from fr.checkpoint import snapshot
 from fr.errors import InputError, run_plainly
 from fr.models import build_model, family
 from fr.options.commands import next_command
+from fr.options.types import keyword_arguments
 from fr.preprocessing import Preprocessing
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import OWN, Weights, fit, read_weights
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     arguments = read_options(argv)
     if arguments.out.suffix != ".pt" or snapshot.state_path(arguments.out).exists():
         raise InputError(f"{arguments.out}: must end in .pt, and not belong to a training state beside it")
-    weights = read_weights(arguments.file, arguments.model or "")
+    weights = read_weights(arguments.file, arguments.model or "", arguments.model_kwargs)
     if weights.source == OWN:
         raise InputError(f"{arguments.file}: is a snapshot of this trainer already")
     if arguments.model not in (None, weights.model):
@@ -65,10 +66,15 @@ def _snapshot_of(weights: Weights, arguments: argparse.Namespace) -> snapshot.Sn
         own.mean,
         own.std,
     ).with_overrides((), (), (), arguments.color_order or weights.color_order or "auto")
-    model = build_model(weights.model, weights.embed_size, preprocessing.input_size)
+    kwargs = keyword_arguments(arguments.model_kwargs)
+    model = build_model(weights.model, weights.embed_size, preprocessing.input_size, kwargs)
     print("\n".join(fit(model, weights, partial=False)))
     return snapshot.SnapshotContents(
-        weights.model, weights.embed_size, preprocessing.as_dict(), state_dict=model.state_dict()
+        weights.model,
+        weights.embed_size,
+        preprocessing.as_dict(),
+        state_dict=model.state_dict(),
+        model_kwargs=kwargs or None,
     )
 
 

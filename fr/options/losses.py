@@ -16,7 +16,7 @@ class MarginType:
     """A value of --margin_type. options: the options that have an effect with it, of those that not all types use.
 
     auto: value of `--m auto`, from the paper or the authors' code. smallest: lowest value of --m. largest: highest
-    values of options; a right angle for an option that is added to the angle.
+    values of options; a right angle for an option that is added to the angle, 2 for one subtracted from the cosine.
     """
 
     options: tuple[str, ...] = ()
@@ -25,16 +25,18 @@ class MarginType:
     largest: dict[str, float] = field(default_factory=dict)
 
 
-_RIGHT_ANGLE = math.pi / 2
+_RIGHT_ANGLE, COSINES = math.pi / 2, 2.0  # the second: most that two cosines differ
 
 MARGINS: dict[str, MarginType] = {
     "softmax": MarginType(),
     "linear": MarginType(),  # logits, not cosines: no --s
-    "cos": MarginType(("m",), 0.35),  # no --margin_gradient: the slope is 1 anyway
+    "cos": MarginType(("m",), 0.35, largest={"m": COSINES}),  # no --margin_gradient: the slope is 1 anyway
     "arc": MarginType(("m", "easy_margin", "margin_gradient"), 0.5, largest={"m": _RIGHT_ANGLE}),
     "sphere": MarginType(("m", "margin_gradient"), 4.0, smallest=1),
     "sphere_r": MarginType(("m", "margin_gradient"), 1.5, smallest=1),
-    "combined": MarginType(("m1", "m2", "m3", "margin_gradient")),
+    "combined": MarginType(
+        ("m1", "m2", "m3", "margin_gradient"), largest={"m2": _RIGHT_ANGLE, "m3": COSINES}
+    ),
     "ada": MarginType(("m", "h", "margin_gradient"), 0.4, largest={"m": _RIGHT_ANGLE}),
     "curricular": MarginType(("m", "margin_gradient"), 0.5, largest={"m": _RIGHT_ANGLE}),
     "mag": MarginType(("l_m", "u_m", "l_a", "u_a", "lambda_g", "margin_gradient"), largest={"u_m": _RIGHT_ANGLE}),

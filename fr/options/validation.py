@@ -11,7 +11,7 @@ from fr.errors import InputError
 from fr.files.remote import is_url
 from fr.options.augmentation import Augmentation
 from fr.options.fields import needs_of
-from fr.options.losses import MARGINS, LossSettings, MarginType
+from fr.options.losses import COSINES, MARGINS, LossSettings, MarginType
 from fr.options.names import DATASETS, PRETRAINED, SET_OPTIONS, TIMM, UNLABELLED
 from fr.options.recipes import DATA, LANDMARKS
 
@@ -230,7 +230,8 @@ def _loss_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str]
     margin = MARGINS.get(kind or "", MarginType())
     for name, largest in margin.largest.items():
         if _number(values, name, 0) > largest:
-            complain(name, f"{values[name]} radians is more than a right angle; {kind} takes up to {largest:.2f}")
+            what = "is more than cosines differ" if largest == COSINES else "radians is more than a right angle"
+            complain(name, f"{values[name]} {what}; {kind} takes up to {largest:.3g}")
     if _number(values, "m", margin.smallest) < margin.smallest:
         complain("m", f"{values['m']} would help the target; {kind} multiplies the angle by 1 or more")
     for low, high in (("l_m", "u_m"), ("l_a", "u_a")):

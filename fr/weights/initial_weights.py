@@ -34,6 +34,7 @@ class InitialWeights(OptionFields):
     init_identities: str
     pretrained: bool
     model: str
+    model_kwargs: Sequence[str]
 
 
 def initialise(
@@ -54,7 +55,7 @@ def initialise(
         elif wish.pretrained:
             said = fit(backbone, imagenet_weights(wish.model), partial=False)
         else:
-            weights = read_weights(Path(wish.init_from), wish.model, backbone.state_dict())
+            weights = read_weights(Path(wish.init_from), wish.model, wish.model_kwargs)
             weights = _resampled(backbone, weights)
             said = [*fit(backbone, weights, wish.partial), _begin_head(head, weights, identities, wish)]
     except InputError as error:

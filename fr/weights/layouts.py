@@ -10,7 +10,7 @@ E embedding size, C classes.
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from fr.models import build_model, family
 from fr.models.ir import BLOCKS
 from fr.models.iresnet import DEPTHS
 from fr.options.names import TIMM
+from fr.options.types import keyword_arguments
 from fr.weights.face_recognition_pytorch import KEYS_001, Rules
 
 Shape = tuple[int, ...]
@@ -167,32 +168,34 @@ def refuse_unreadable(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
                 raise InputError(f"{path}: a network that this trainer doesn't have: {what}")
 
 
-def layouts_with(model: str, keys: Collection[str] = ()) -> Sequence[Layout]:
+def layouts_with(model: str, model_kwargs: tuple[str, ...] = ()) -> Sequence[Layout]:
     """LAYOUTS, and a layout with the keys of `--model`; for timm's models it is first, as others have the same keys.
 
-    keys: of the model's state dict; empty = those without `--model_kwargs`.
+    model_kwargs: the model's `--model_kwargs`, which may add or remove keys.
     """
     if not model:
         return LAYOUTS
-    keys = keys or shapes_of(model, _ANY_EMBED_SIZE, family(model).input_size)
-    marks = {key: None for key in keys if not key.endswith(COUNTER)}
+    shapes = shapes_of(model, _ANY_EMBED_SIZE, family(model).input_size, model_kwargs)
+    marks = {key: None for key in shapes if not key.endswith(COUNTER)}
     own = Layout(System("keys as they are here"), (model,), marks)
     return (own, *LAYOUTS) if model.startswith(TIMM) else (*LAYOUTS, own)
 
 
 @lru_cache(maxsize=64)
-def shapes_of(name: str, embed_size: int, input_size: tuple[int, int]) -> dict[str, Shape]:
-    """Shapes in the state dict of a `--model`, by key; no random draws, no memory for weights."""
+def shapes_of(
+    name: str, embed_size: int, input_size: tuple[int, int], model_kwargs: tuple[str, ...] = ()
+) -> dict[str, Shape]:
+    """Shapes in the state dict of a `--model` with `--model_kwargs`, by key; no random draws, no memory for weights."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = build_model(name, embed_size, input_size)
+        model = build_model(name, embed_size, input_size, keyword_arguments(model_kwargs))
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
-def likeliest_model(layout: Layout, shapes: Mapping[str, Shape]) -> str:
+def likeliest_model(layout: Layout, shapes: Mapping[str, Shape], model_kwargs: tuple[str, ...] = ()) -> str:
     """The `--model` that best fits a state dict of this layout; the shapes determine width and depth."""
 
     def likeness(name: str) -> int:
-        wanted = shapes_of(name, _ANY_EMBED_SIZE, family(name).input_size)
+        wanted = shapes_of(name, _ANY_EMBED_SIZE, family(name).input_size, model_kwargs)
         renamed = {layout.system.our_key(name, key): shape for key, shape in shapes.items()}
         equal = sum(wanted.get(key) == shape for key, shape in renamed.items())
         return equal - len(wanted.keys() ^ renamed.keys())
@@ -200,10 +203,10 @@ def likeliest_model(layout: Layout, shapes: Mapping[str, Shape]) -> str:
     return max(layout.models, key=likeness)
 
 
-def embedding_size(name: str, shapes: Mapping[str, Shape]) -> int:
+def embedding_size(name: str, shapes: Mapping[str, Shape], model_kwargs: tuple[str, ...] = ()) -> int:
     """E of a state dict with our keys; 0 if the embedding layer is missing or invalid."""
     own = family(name).input_size
-    usual, other = (shapes_of(name, _ANY_EMBED_SIZE + more, own) for more in (0, 1))
+    usual, other = (shapes_of(name, _ANY_EMBED_SIZE + more, own, model_kwargs) for more in (0, 1))
     for key, shape in usual.items():
         if shape != other[key] and shapes.get(key):
             size = shapes[key][0]

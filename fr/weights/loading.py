@@ -1,6 +1,6 @@
 """Loading of weights of other systems: recognise the layout, rename keys, check them against a model, load them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,11 @@ class Weights:
         return f"{self.path}: {self.model} ({self.source}), {numbers:,} numbers, {embedding}, {classes}"
 
 
-def read_weights(path: Path, model: str = "", keys: Collection[str] = ()) -> Weights:
+def read_weights(path: Path, model: str = "", model_kwargs: Sequence[str] = ()) -> Weights:
     """Read a weight file of a known kind: our own snapshots, and those of `fr.weights.layouts`.
 
-    model: a `--model` whose keys the file may have unchanged; timm's models are recognised only in this way. keys: of
-    its state dict, if they depend on `--model_kwargs`.
+    model: a `--model` whose keys the file may have unchanged; timm's models are recognised only in this way.
+    model_kwargs: its `--model_kwargs`.
     InputError if it can't be read, is damaged, or is of an unknown kind. Executes nothing.
     """
     if kind_of(path) is Kind.SAFETENSORS:
@@ -98,7 +98,7 @@ def read_weights(path: Path, model: str = "", keys: Collection[str] = ()) -> Wei
     if odd := next((key for key in tensors if not is_unicode(key)), ""):
         raise InputError(f"{path}: a name in it isn't UTF-8: {odd[:_QUOTED]!r}")
     refuse_unreadable(path, tensors)
-    recognised = _recognised(tensors, layouts_with(model, keys))
+    recognised = _recognised(tensors, layouts_with(model, (*model_kwargs,)))
     if recognised is None:
         some = ", ".join(list(tensors)[:4])
         known = ", ".join(dict.fromkeys(layout.system.source for layout in LAYOUTS))
@@ -106,7 +106,7 @@ def read_weights(path: Path, model: str = "", keys: Collection[str] = ()) -> Wei
     layout, inner, outside = recognised
     if layout.system.head in outside:  # a head stored outside the network
         inner = inner | {layout.system.head: outside.pop(layout.system.head)}
-    weights = _of_layout(path, layout, inner)
+    weights = _of_layout(path, layout, inner, (*model_kwargs,) if layout.models == (model,) else ())
     return replace(weights, left_out=(*weights.left_out, *outside))
 
 
@@ -144,17 +144,19 @@ def _tensors_of(tree: Any) -> dict[str, torch.Tensor]:
     return {key: value for key, value in items if isinstance(key, str) and isinstance(value, torch.Tensor)}
 
 
-def _of_layout(path: Path, layout: Layout, tensors: dict[str, torch.Tensor]) -> Weights:
+def _of_layout(
+    path: Path, layout: Layout, tensors: dict[str, torch.Tensor], model_kwargs: tuple[str, ...]
+) -> Weights:
     system = layout.system
     head = tensors.pop(system.head, None)
     if head is not None and head.ndim != 2:
         raise InputError(f"{path}: {system.head} has the shape {list(head.shape)}; a head has two sides")
     rows = head.t() if head is not None and system.transposed else head
     kept = {key: tensor for key, tensor in tensors.items() if key not in system.drops}
-    model = likeliest_model(layout, {key: tuple(tensor.shape) for key, tensor in kept.items()})
+    model = likeliest_model(layout, {key: tuple(tensor.shape) for key, tensor in kept.items()}, model_kwargs)
     backbone = {system.our_key(model, key): tensor for key, tensor in kept.items()}
     shapes = {key: tuple(tensor.shape) for key, tensor in backbone.items()}
-    embed_size = embedding_size(model, shapes) or system.pooled
+    embed_size = embedding_size(model, shapes, model_kwargs) or system.pooled
     if len(backbone) < len(kept) or not (embed_size or system.lacks):
         raise InputError(f"{path}: looks like {model} of {system.source}, but its embedding layer is missing or wrong")
     return Weights(

@@ -23,10 +23,12 @@ from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model, family
 from fr.models.layers import PReLU
 from fr.options.losses import LossSettings
+from fr.options.types import keyword_arguments
 from fr.progress import tracked
 from fr.train.learner import Learner, StepSettings
 from fr.train.optimizer import build_sgd
 from fr.train.replicas import deterministic
+from fr.weights.layouts import shapes_of
 from tools.benchmarks.case_ranks import measure_in_own_processes, write_measured
 from tools.options.benchmark import STEP_FORMS
 
@@ -40,16 +42,19 @@ class Case:
     ranks: int
     batch: int
     steps: int
+    model_kwargs: tuple[str, ...] = ()
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure the cases alternately, then print the table and the ratios."""
     cases = [
-        Case(model, form, ranks, arguments.batch, arguments.steps)
+        Case(model, form, ranks, arguments.batch, arguments.steps, (*arguments.model_kwargs,))
         for model in arguments.model
         for ranks in arguments.ranks
         for form in arguments.forms
     ]
+    for model in arguments.model:  # InputError here, and not amid the measurements
+        shapes_of(model, _EMBED_SIZE, family(model).input_size, (*arguments.model_kwargs,))
     speeds: dict[Case, list[float]] = {case: [] for case in cases}  # the median of each turn
     for case in tracked(cases * arguments.turns, "turn", "measuring"):
         speeds[case].append(statistics.median(_in_own_processes(case)))
@@ -94,7 +99,8 @@ def _measure_rank(case: Case, _rank: int) -> list[float]:
     torch.manual_seed(0)
     size = family(case.model).input_size
     order = torch.channels_last if form.channels_last else torch.contiguous_format
-    backbone = build_model(case.model, _EMBED_SIZE, size).to(memory_format=order)
+    kwargs = keyword_arguments(case.model_kwargs)
+    backbone = build_model(case.model, _EMBED_SIZE, size, kwargs).to(memory_format=order)
     if form.plain:
         for module in backbone.modules():
             if isinstance(module, PReLU):

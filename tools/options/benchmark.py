@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fr.options.fields import Add
 from fr.options.parsing import docstring, tool_parser
+from fr.options.training import add_model_kwargs
 
 HEAD_FORMS = ("plain", "full", "sampled")
 VGGFACE2_ROWS = 3_141_890  # of its training part
@@ -99,6 +100,7 @@ def _scaling(add: Add) -> None:
 
 def _step(add: Add) -> None:
     add("--model", nargs="+", default=["mobilenet", "iresnet50"], help="backbones (default: %(default)s)")
+    add_model_kwargs(parser)
     default = ["plain", "fp32", "channels_last", "bf16", "both"]
     add("--forms", nargs="+", choices=STEP_FORMS, default=default, help="(default: %(default)s; compile takes minutes)")
     add("--ranks", type=int, nargs="+", default=[1], help="processes [count] (default: %(default)s)")

@@ -6,6 +6,7 @@ from pathlib import Path
 from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.options.names import MODEL_NAMES
 from fr.options.parsing import tool_parser
+from fr.options.training import add_model_kwargs
 from fr.options.types import model_name, snapshot_file
 
 
@@ -21,4 +22,8 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--color_order", choices=("rgb", "bgr"), help=help_order)
     help_model = "network whose keys the file has as they are, as timm/NAME (default: found out)"
     parser.add_argument("--model", type=model_name(MODEL_NAMES), help=help_model)
-    return parser.parse_args(argv)
+    add_model_kwargs(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.model_kwargs and not arguments.model:
+        parser.error("--model_kwargs: goes with --model")
+    return arguments

@@ -4,7 +4,6 @@ To add an option, add its line here; an option that other commands share goes in
 default = required.
 """
 
-import argparse
 
 from fr.files.names import model_file
 from fr.options.fields import Add
@@ -40,13 +39,13 @@ def model(add: Add) -> None:
     names = "|".join((*MODEL_NAMES, "timm/NAME"))
     add("--model", type=model_name(MODEL_NAMES), default="mobilenet", metavar=names, help="backbone")
     add("--embed_size", COUNT, 256, "length of the embedding [numbers]")
-    add_model_kwargs(group)
+    add_model_kwargs(add)
 
 
-def add_model_kwargs(group: argparse._ActionsContainer) -> None:
+def add_model_kwargs(add: Add) -> None:
     """--model_kwargs, for every command that builds a network by its name."""
     settings = "settings of the network, as for timm's create_model [KEY=VALUE]; no value = its defaults"
-    group.add_argument("--model_kwargs", type=KEYWORD, nargs="*", default=[], help=settings)
+    add("--model_kwargs", type=KEYWORD, nargs="*", default=[], help=settings)
 
 
 def initial_weights(add: Add) -> None:

@@ -100,7 +100,7 @@ def _scaling(add: Add) -> None:
 
 def _step(add: Add) -> None:
     add("--model", nargs="+", default=["mobilenet", "iresnet50"], help="backbones (default: %(default)s)")
-    add_model_kwargs(parser)
+    add_model_kwargs(add)
     default = ["plain", "fp32", "channels_last", "bf16", "both"]
     add("--forms", nargs="+", choices=STEP_FORMS, default=default, help="(default: %(default)s; compile takes minutes)")
     add("--ranks", type=int, nargs="+", default=[1], help="processes [count] (default: %(default)s)")

@@ -12,7 +12,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--model", help=f"{', '.join(MODEL_NAMES)}, or timm/<name>")
     which.add_argument("--all", action="store_true", help="all models except timm's")
-    add_model_kwargs(parser)
+    add_model_kwargs(parser.add_argument)
     parser.add_argument("--embed_size", type=int, default=256, help="length of the embedding [numbers] (default: 256)")
     parser.add_argument("--input_size", type=int, nargs=2, metavar=("H", "W"), help="[pixels] (default: the model's)")
     parser.add_argument("--batch", type=int, default=16, help="for the speed [images] (default: 16)")

@@ -22,7 +22,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--color_order", choices=("rgb", "bgr"), help=help_order)
     help_model = "network whose keys the file has as they are, as timm/NAME (default: found out)"
     parser.add_argument("--model", type=model_name(MODEL_NAMES), help=help_model)
-    add_model_kwargs(parser)
+    add_model_kwargs(parser.add_argument)
     arguments = parser.parse_args(argv)
     if arguments.model_kwargs and not arguments.model:
         parser.error("--model_kwargs: goes with --model")

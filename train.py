@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
-        warnings = schedule.warnings() + window_warnings(faces, order)
+        warnings = schedule.warnings(iterations.stop) + window_warnings(faces, order)
         warnings += [one.warning for one in sets if one.warning] + [*groups.notes] if ranks.is_main else []
         warnings = [f"warning: {warning}" for warning in warnings]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
@@ -149,7 +149,7 @@ def main(argv: list[str]) -> int:
             command, logs = command_line(argv), log_folder(options)
             run = EndedRun(contents, sets, validation.latest, resolved, ranks, command, logs, end, seconds)
             monitor.say(leave_card(writer, run))
-        monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds)))
+        monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds, iterations.stop)))
         return status
 
 

@@ -27,7 +27,7 @@ def embeddings_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
 
 def larger_on_a_rank(kind: str, sub_centers: int) -> dict[str, torch.Tensor]:
     head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(margin_type=kind, sub_centers=sub_centers), seed=1)
-    return {"larger": head.larger_logits(*embeddings_and_labels()), "weight": head.weight.detach()}
+    return {"rivals": head.rivals(*embeddings_and_labels()), "weight": head.weight.detach()}
 
 
 @pytest.mark.parametrize("world", [1, 3])

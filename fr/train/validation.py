@@ -64,8 +64,9 @@ class Validation:
                 lines += by_group.lines() if by_group else []
                 spreads.append(spread)
             if self.held_out and self.head:
-                rows = torch.from_numpy(embedded[-1]).to(self.ranks.device)
-                accuracies = self.held_out.accuracies(self.head, rows)
+                with _told_together("held-out images"):
+                    rows = torch.from_numpy(embedded[-1]).to(self.ranks.device)
+                    accuracies = self.held_out.accuracies(self.head, rows)
                 metrics |= {f"{prefix}{name}": value for name, value in accuracies.items()}
                 top1, top5 = accuracies.values()
                 lines.append(f"{len(self.held_out.faces):,} held-out images: top-1 {top1:.4f}, top-5 {top5:.4f}")

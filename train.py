@@ -66,7 +66,7 @@ from fr.train.replicas import checkpoint_blocks, deterministic, synchronise_batc
 from fr.train.teacher import Teacher, open_teacher
 from fr.train.validation import Validation
 from fr.train.watchdog import watched
-from fr.weights.initial_weights import InitialWeights, initialise
+from fr.weights.initial_weights import InitialWeights, initialise, numbers_note
 
 
 def main(argv: list[str]) -> int:
@@ -120,7 +120,8 @@ def main(argv: list[str]) -> int:
         warnings = [f"warning: {warning}" for warning in warnings]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
-        taught = [f"distilling from {options.teacher}: {teacher.describe()}"] if teacher else []
+        matched = numbers_note(faces.identities) if teacher and teacher.head else ""
+        taught = [f"distilling from {options.teacher}: {teacher.describe()}{matched}"] if teacher else []
         monitor.say("\n".join([summary, *taught, *crops, *warnings, *fetched, *resumed.notes, *changed, *sources]))
         mirror = SnapshotMirror(options.snap_mirror, contents.run_id, options.hang_timeout or 1200, monitor.say)
         kept = Kept(options.keep_snapshots, options.keep_every)

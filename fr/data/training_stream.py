@@ -1,7 +1,7 @@
-"""The batches of a training run. An image that can't be decoded at its position is replaced by another (C9).
+"""The batches of a training run. An image that can't be decoded at its position is replaced by another.
 
 The replacement is the first of `stand_ins` that decodes at the position: a function of seed, epoch, position, list and
-files alone, whatever was met before and wherever a run was resumed (C2, C7). The position matters: of a truncated JPEG
+files alone, whatever was met before and wherever a run was resumed. The position matters: of a truncated JPEG
 the decoder takes the regions above the cut and no others, so the file can be usable at one position and not at another.
 """
 

@@ -42,6 +42,7 @@ from fr.evaluation.roc import Roc, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_json
+from fr.files.outputs import check_outputs
 from fr.options.commands import next_command
 from fr.options.definitions import evaluation_options
 from fr.report.failed_pairs import WrongPair, aligned, load_pairs, write_pairs, wrong_pairs
@@ -57,6 +58,8 @@ def main(argv: list[str]) -> int:
     resolved = evaluation_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
+        folders = options.report, options.show_failed, options.dump_embeddings
+        check_outputs([options.json, options.roc_fname], folders)
         scored_sets = score(resolved, ranks)
         if ranks.is_main:
             results = {scored.pair_set.name: _result(scored, options.bootstrap) for scored in scored_sets}

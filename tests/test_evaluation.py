@@ -368,6 +368,27 @@ def test_what_does_not_fit_the_snapshot_is_refused(options: list[str], message: 
         evaluate_lfw.main(["--snap", str(trained), *options])
 
 
+@pytest.mark.parametrize(
+    ("option", "path"),
+    [
+        *((option, "file/below") for option in ("--report", "--show_failed", "--dump_embeddings", "--json")),
+        *(("--report", "file"), ("--report", "/proc/page"), ("--roc_fname", "file/curve.txt"), ("--json", "folder")),
+    ],
+)
+def test_output_that_cannot_be_written_is_refused_before_the_first_image_is_embedded(
+    option: str, path: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fr.evaluation.scoring.embed", None)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    out = tmp_path / path
+    reason = "No such file or directory" if path == "/proc/page" else "Is a directory" if path == "folder" else "Not a "
+    with pytest.raises(InputError, match=f"^{re.escape(str(out))}: can't be written: {reason}"):
+        evaluate_lfw.main(["--snap", str(trained), option, str(out)])
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file", tmp_path / "folder"]
+    assert [*(tmp_path / "folder").iterdir()] == []
+
+
 STORED = ("faces", "stored.txt", "landmarks.txt")
 
 

@@ -282,6 +282,17 @@ def test_the_command_refuses_in_one_line_each(snap: Path, tmp_path: Path) -> Non
     ]
 
 
+def test_a_path_that_cannot_be_written_is_an_error_of_one_line(snap: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "t.onnx"
+    for words in ([str(below)], [str(tmp_path / "t.onnx"), "--program", str(tmp_path / "file" / "t.pt2")]):
+        with pytest.raises(InputError, match=r"file/t\.\w+: can't be written: Not a directory$"):
+            export_onnx.main([str(snap), *words])
+    with pytest.raises(InputError, match="can't be written"), export_onnx._replacing(below):  # as of a later failure
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 # --- scoring files of others -----------------------------------------------------------------------------------------
 
 

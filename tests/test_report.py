@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fr.errors import InputError
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.pair_statistics import pair_statistics, record
 from fr.evaluation.verification import Verification, verify
@@ -153,6 +154,13 @@ def test_refused_report_leaves_the_old_one_untouched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1200 pairs, but there are 1199 scores"):
         write_report(tmp_path, verification, scores[1:], same[1:], FACTS, "new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(tmp_path: Path) -> None:
+    scores, same, verification = lfw_like()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"below/roc\.png: can't be written: Not a directory$"):
+        write_report(tmp_path / "file" / "below", verification, scores, same, FACTS, "LFW")
 
 
 def test_worst_pairs_are_the_gravest_errors_in_order() -> None:

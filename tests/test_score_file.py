@@ -179,6 +179,14 @@ def test_what_is_no_list_of_scores_is_refused(text: str, said: str, tmp_path: Pa
         read_scores(path)
 
 
+def test_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "s.txt", "".join(f"{i % 2} {i}\n" for i in range(40)))
+    with pytest.raises(InputError, match=r"^/proc/page: can't be written: No such file or directory$"):
+        score_file.main([str(path), "--report", "/proc/page"])
+    with pytest.raises(InputError, match=r"s\.txt/c\.txt: can't be written: Not a directory$"):
+        score_file.main([str(path), "--roc_fname", str(path / "c.txt")])
+
+
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(b"1 0.5\n0 \0")
     with pytest.raises(InputError, match="s:2: a NUL byte"):

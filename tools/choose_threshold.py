@@ -33,6 +33,7 @@ from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.scoring import Embedder
 from fr.files.data_root import DataRoot
+from fr.files.outputs import check_outputs
 from fr.options.commands import next_command
 from fr.recognition.gallery import normalised_rows
 from fr.recognition.operating_points import (
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device) as ranks:
         if ranks.world_size > 1:
             raise InputError("runs in one process only: start it without torchrun")
+        check_outputs([arguments.out])
         root = DataRoot(Path(arguments.people), options.allow_outside)
         root.check_exists("FOLDER")
         _check(len({person_of(name) for name in images_below(root)}), arguments)  # before minutes of work

@@ -26,6 +26,7 @@ from fr.evaluation.paired import Comparison, check_one_set, compare, drawn_from
 from fr.evaluation.scored_model import stores_preprocessing
 from fr.evaluation.scoring import score
 from fr.files.durable import write_result
+from fr.files.outputs import check_outputs
 from fr.report.plots import png, roc_overlay
 from tools.options.compare_models import PREPROCESSING
 from tools.options.compare_models import options as read_options
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> int:
     if both[0].said(PREPROCESSING, ""):  # opens the files once more, to see if they store a preprocessing
         overriding = len({stores_preprocessing(Path(resolved.values.snap)) for resolved in both}) == 1
     with open_ranks(options.device) as ranks:
+        check_outputs([arguments.roc])
         sets_of_a, sets_of_b = (score(resolved, ranks, overriding) for resolved in both)
         if len(sets_of_a) != len(sets_of_b):
             raise InputError(f"A was scored on {len(sets_of_a)} sets, B on {len(sets_of_b)}: name them with --val_sets")

@@ -45,6 +45,7 @@ from fr.evaluation.people import numbers_of_names
 from fr.evaluation.scoring import Embedder
 from fr.evaluation.verification import unit_rows, verify
 from fr.files.durable import csv_file, write_result
+from fr.files.outputs import check_outputs
 from fr.options.parsing import Resolved
 from fr.report.failed_pairs import aligned
 from tools.dataset.overlap_page import Match, overlap_page
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
     resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
+        check_outputs(folders=[options.out])
         searching = _opened(resolved, options.snap, ranks)
         scored = _opened(resolved, options.score, ranks) if options.score else searching
         sets = sets_to_score(vars(options), scored.model.config, str(options.score or options.snap))

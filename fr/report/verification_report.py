@@ -17,7 +17,7 @@ from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, record
 from fr.evaluation.roc import Roc, roc_curve
 from fr.evaluation.verification import Verification, checked_pairs, printed_threshold, threshold_unit
-from fr.files.durable import replace_file
+from fr.files.durable import write_result
 from fr.report.failed_pairs import WrongPair
 from fr.report.group_chapter import group_chapter
 from fr.report.html_page import card, cards, inline_image, named_rows, page, png_file, table
@@ -44,7 +44,8 @@ def write_report(
     `pair_statistics`, for a table. rejection: FNMR by name, from `rejection_curves`, for rejection.png. curve: the ROC
     curve of the pairs, with its band if known; None = computed here. by_group: rates for a chapter and groups.png.
     The page is self-contained. Each file is replaced atomically, the page last.
-    Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3].
+    Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3]; InputError if
+    the folder can't be written.
     """
     score, is_same = checked_pairs(scores, same)
     if score.size != verification.pairs:
@@ -73,11 +74,10 @@ def write_report(
     }
     document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {}, chapter)
 
-    folder.mkdir(parents=True, exist_ok=True)
     for name, plot in plots.items():
-        replace_file(folder / name, plot)
-    replace_file(folder / "report.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-    replace_file(folder / "index.html", document)
+        write_result(folder / name, plot)
+    write_result(folder / "report.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_result(folder / "index.html", document)
     return folder / "index.html"
 
 

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
                 result = results[scored.pair_set.name]
                 if several or not scored.faces.landmarks.shape[1]:
                     print(scored.pair_set.describe(), flush=True)
-                print("\n".join(result.lines), flush=True)
+                print("\n".join([*result.lines, f"embedding: {scored.embedding}"]), flush=True)
                 in_groups = by_group[scored.pair_set.name]
                 if in_groups:
                     print("\n".join(in_groups.lines()), flush=True)

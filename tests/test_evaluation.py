@@ -198,6 +198,7 @@ def test_the_snapshot_alone_gives_the_metrics_of_the_training(
         f"AUC: {measured['auc']:.4f}",
         f"Estimated threshold: {measured['threshold']:.4f}",
     ]
+    assert "embedding: of the image alone" in printed
 
 
 def test_options_of_evaluation_have_their_effects(trained: Path, tmp_path: Path, sample_data: Path) -> None:
@@ -267,7 +268,7 @@ def test_intervals_are_printed_written_and_shown(
     assert with_intervals[:6] == without[:6]
     assert with_intervals[6].startswith(f"EER: {figures['eer']:.4f} [{figures['eer_low']:.4f}, ")
     assert without[6] == f"EER: {plain['eer']:.4f}"
-    assert "resampled 30 times" in with_intervals[-2] and not any("resampled" in line for line in without)
+    assert "resampled 30 times" in with_intervals[-3] and not any("resampled" in line for line in without)
     assert plain == {name: value for name, value in figures.items() if not name.endswith(("_low", "_high"))}
     # 20 different pairs: two false matches at a FAR of 0.1, none at 0.01.
     assert figures["tar@far=1e-01"] is not None and figures["tar@far=1e-02"] is None

@@ -18,7 +18,7 @@ from scipy.special import ndtri
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.rejection import SHARES
 from fr.evaluation.roc import Rates, Roc, area
-from fr.evaluation.verification import Verification
+from fr.evaluation.verification import Verification, threshold_text
 
 SAME, DIFF, NEUTRAL = "#1f6f9f", "#c4572c", "#444444"
 COLORS = (SAME, DIFF, "#3d8b57", "#7a5195", "#a07a00", NEUTRAL)
@@ -42,7 +42,7 @@ def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArr
     figure, axes, floor = _roc_axes({f"ROC, AUC {float(area(roc.far, roc.tar)):.4f}": roc}, tar_at)
     axes.plot(
         [max(far_at, floor)], [tar_at], "o", color=DIFF, markersize=6, clip_on=False, zorder=3,
-        label=f"mean threshold, {SCORE_NAMES[verification.dist]} {threshold:.4f}",
+        label=f"mean threshold, {SCORE_NAMES[verification.dist]} {threshold_text(threshold)}",
     )  # fmt: skip
     axes.legend(loc="lower right", frameon=True, framealpha=0.9)
     return figure
@@ -141,7 +141,8 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
         axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
         axes.stairs(share, edges, color=color, linewidth=1.2, label=f"{name}, {count} pairs")
     threshold = verification.threshold_score
-    axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.3, label=f"mean threshold {threshold:.4f}")
+    label = f"mean threshold {threshold_text(threshold)}"
+    axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.3, label=label)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(bottom=0)
     axes.set_axisbelow(True)
@@ -226,6 +227,7 @@ def _one_plot(
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
+    axes.ticklabel_format(useOffset=False)  # no "+1" beside the axis of cosines that are all nearly 1
     return _plain(figure), axes
 
 

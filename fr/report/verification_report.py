@@ -16,7 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, record
 from fr.evaluation.roc import Roc, roc_curve
-from fr.evaluation.verification import Verification, checked_pairs, printed_threshold, threshold_unit
+from fr.evaluation.verification import (
+    Verification,
+    checked_pairs,
+    printed_threshold,
+    threshold_text,
+    threshold_unit,
+)
 from fr.files.durable import write_result
 from fr.report.failed_pairs import WrongPair
 from fr.report.group_chapter import group_chapter
@@ -98,12 +104,13 @@ def _page(
         "Accuracy on same pairs": f"{v.same_accuracy:.4f}",
         "Accuracy on different pairs": f"{v.diff_accuracy:.4f}",
         "AUC": f"{v.auc:.4f}",
-        f"Threshold, {unit}": f"{v.threshold:.4f}",
-        f"Threshold, {score_name}": f"{v.threshold_score:.4f}",  # for similarities this replaces the row above
+        f"Threshold, {unit}": threshold_text(v.threshold),
+        f"Threshold, {score_name}": threshold_text(v.threshold_score),  # for similarities this replaces the row above
         "Pairs (same / different)": f"{v.pairs} ({same_count} / {v.pairs - same_count})",
     }
     folds = "".join(
-        f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{at:.4f}</td><td>{printed_threshold(at, v.dist):.4f}</td></tr>\n"
+        f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{threshold_text(at)}</td>"
+        f"<td>{threshold_text(printed_threshold(at, v.dist))}</td></tr>\n"
         for i, (accuracy, at) in enumerate(zip(v.fold_accuracies, v.fold_thresholds, strict=True), 1)
     )
     body = f"""<div class="columns">
@@ -160,7 +167,7 @@ def _statistics_section(statistics: Mapping[str, Metric]) -> str:
             metric.title,
             "–" if metric.value is None else f"{metric.value:.4f}",
             "–".join(f"{end:.4f}" for end in metric.interval or ()),
-            "" if metric.threshold is None else f"{metric.threshold:.4f}",
+            "" if metric.threshold is None else threshold_text(metric.threshold),
             metric.note,
         )
         for metric in statistics.values()

@@ -137,9 +137,8 @@ def test_embeddings_computed_differently_are_named_and_warned_of(
     mirrored = str(tmp_path / "m.pt")
     torch.save(contents | {"config": contents["config"] | {"flipped_emb": True}}, mirrored)
     alone, both = "of the image alone", "mean of the image's and its mirror image's"
-    cases = ([], alone, both), (["--flipped_emb"], both, both), (["--flipped_emb", "false"], alone, alone)
-    for options, a, b in cases:
-        assert compare_models.main([models[0], mirrored, "--bootstrap", "0", *options]) == 0
+    for words, a, b in (("", alone, both), ("--flipped_emb", both, both), ("--flipped_emb false", alone, alone)):
+        assert compare_models.main([models[0], mirrored, "--bootstrap", "0", *words.split()]) == 0
         printed = capsys.readouterr()
         assert printed.out.splitlines()[:2] == [
             f"A: {models[0]}, embedding {a}",

@@ -21,13 +21,13 @@ from fr.alignment import procrustes, template_points
 from fr.checkpoint import snapshot
 from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.data.verification_set import VerificationSet, find_set
+from fr.data.verification_set import VerificationSet, find_set, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import batch_size_on, embed, embed_sets, people_of_pairs
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.scored_model import load_backbone
-from fr.evaluation.verification import Verification, cosine_scores, verify
+from fr.evaluation.verification import Verification, cosine_scores, threshold_text, verify
 from fr.preprocessing import Preprocessing
 from fr.report import projector
 from fr.train import validation
@@ -196,7 +196,7 @@ def test_the_snapshot_alone_gives_the_metrics_of_the_training(
         f"Accuracy/Val_accuracy mean: {measured['accuracy']:.4f}",
         f"Accuracy/Val_accuracy std dev: {measured['accuracy_std']:.4f}",
         f"AUC: {measured['auc']:.4f}",
-        f"Estimated threshold: {measured['threshold']:.4f}",
+        f"Estimated threshold: {threshold_text(measured['threshold'])}",
     ]
     assert "embedding: of the image alone" in printed
 
@@ -404,6 +404,11 @@ def test_a_folder_of_a_whole_set_is_enough(tmp_path: Path) -> None:
     assert find_set([str(tmp_path), "said.txt", ""], STORED, "t.pt") == (str(tmp_path), "said.txt", "landmarks.txt")
     assert find_set(["", "", ""], STORED, "t.pt") == STORED
     assert find_set([str(tmp_path), "said.txt", ""], ["", "", ""], "t.pt") == (str(tmp_path), "said.txt", "")  # crops
+    for path, said in (("faces", "no verification set: expected "), ("missing", "no such file or folder")):
+        (tmp_path / "faces").mkdir(exist_ok=True)
+        place = find_set([str(tmp_path / path), "", ""], ["", "", ""], "t.onnx")
+        with pytest.raises(InputError, match=f"^--val_data_root {tmp_path / path}: {said}"):
+            read_sets(place, "auto", [])
     with pytest.raises(InputError, match=r"t\.pt names no verification set: give --val_data_root, --val_list, --val_l"):
         find_set(["", "said.txt", ""], ["", "", ""], "t.pt")
 

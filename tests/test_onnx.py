@@ -500,6 +500,12 @@ def test_an_output_that_is_no_row_a_picture_is_refused(tmp_path: Path) -> None:
         OnnxModel(path, CPU).embed_size((32, 48))
 
 
+def test_a_file_of_an_unknown_kind_is_told_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("1 0.5\n")
+    with pytest.raises(InputError, match=r"x\.txt: not a snapshot \(\.pt, \.safetensors\) or an ONNX model$"):
+        evaluate_lfw.main(["--snap", str(tmp_path / "x.txt")])
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"PK\x03\x04", "cut", "outside"])
 def test_a_hostile_file_ends_the_command_in_one_line(content: bytes | str, exported: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"

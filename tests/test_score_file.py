@@ -156,7 +156,7 @@ GOOD = "\n".join(" ".join(row) for row in ROWS)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", r"s:1: '': expected label score, or "),
+        *((text, r"s: is empty$") for text in ("", "\n \n", "\ufeff")),
         ("0.9 1 Ann Ann 7\n" + GOOD, r"s:1: the label isn't 1 for one person or 0 for two"),
         ("Ann Bo 0.5", r"s:1: 'Ann Bo 0.5': expected label score, or "),
         ("label score", r"s: no pairs"),

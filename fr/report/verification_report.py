@@ -129,7 +129,8 @@ classified at {_RULES[v.protocol]} on all other folds; a pair is classified as t
 </div>
 <div class="columns">
 <figure>{inline_image(plots["roc.png"], "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end is FAR 0:
-no false match in {v.pairs - same_count} different pairs. A band is the 95 % interval at each FAR.</figcaption></figure>
+no false match in {v.pairs - same_count} different pairs. A band is the 95 % interval at each FAR, from ten false
+matches on.</figcaption></figure>
 <figure>{inline_image(plots["histogram.png"], "Score histogram")}<figcaption>Scores ({score_name}) of same and
 different pairs, each in per cent of its kind, and the mean threshold.</figcaption></figure>
 <figure>{inline_image(plots["det.png"], "DET curve")}<figcaption>Detection error trade-off: FNMR against FMR, on the
@@ -140,8 +141,8 @@ scale of normal deviates. Without errors of a kind there is no curve.</figcaptio
 {chapter}
 <h2>Facts</h2>
 <table class="named facts">{named_rows(facts.items())}</table>
-{_worst_section("Worst false matches", "Two people, classified as the same.", [p for p in worst if not p.same])}
-{_worst_section("Worst false non-matches", "One person, classified as different.", [p for p in worst if p.same])}"""
+{_worst_section("Worst false matches", "Two people, classified as the same", [p for p in worst if not p.same])}
+{_worst_section("Worst false non-matches", "One person, classified as different", [p for p in worst if p.same])}"""
     return page(title, body)
 
 
@@ -156,7 +157,8 @@ def _rejection_figure(plots: Mapping[str, bytes]) -> str:
         return ""
     image = inline_image(plots["rejection.png"], "Errors against rejection")
     return f"""<figure>{image}<figcaption>FNMR where the pairs of the images of the lowest quality are rejected, at
-thresholds that stay. The dotted lines are rejection at random.</figcaption></figure>"""
+thresholds that stay. The dotted lines are rejection at random. Thresholds with fewer than ten false non-matches are
+left out.</figcaption></figure>"""
 
 
 def _statistics_section(statistics: Mapping[str, Metric]) -> str:
@@ -187,4 +189,4 @@ def _worst_section(heading: str, meaning: str, pairs: Sequence[WrongPair]) -> st
         faces = (inline_image(png_file(image), name) for image, name in zip(pair.images, pair.names, strict=True))
         names = "<br>".join(escape(name) for name in pair.names)
         content.append(card(faces, f"<b>{pair.score:.4f}</b><br>{names}"))
-    return cards(heading, f"{meaning} The number is the score.", content)
+    return cards(heading, f"{meaning} at the threshold of their fold. The number is the score.", content)

@@ -32,7 +32,7 @@ from torch import nn
 
 from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
-from fr.errors import run_plainly
+from fr.errors import InputError, run_plainly
 from fr.evaluation.bands import banded_curve
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.group_rates import GroupRates
@@ -92,6 +92,8 @@ def main(argv: list[str]) -> int:
                 _dump_embeddings(Path(options.dump_embeddings), scored_sets)
             _keep_threshold(options, scored_sets[0])
             _print_next(options, scored_sets[0].model)
+    if options.groups and not scored_sets[0].groups.labels:
+        raise InputError("--groups: no set has rates by group: the warnings above have the reasons")
     return 0
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.pipeline import DaliSettings, FaceStream
 from fr.data.samples import plain_batches
-from fr.distributed import Heartbeat, Ranks, gather_rows, raise_reason
+from fr.distributed import Heartbeat, Ranks, gather_objects, gather_rows, raise_reason
 from fr.errors import InputError
 from fr.evaluation.people import people_of_names
 from fr.evaluation.verification import cosine_scores, l2_scores
@@ -55,6 +55,9 @@ def embed_sets(
     per rank. A backbone must be in evaluation mode. InputError, on all ranks together, names images that can't be read
     or whose embedding isn't finite; another exception on one rank is an InputError on the others.
     """
+    digests = [faces.columns_digest() for faces in sets]
+    if any(others != digests for others in gather_objects(digests)):
+        raise InputError("the images to embed aren't the same on all ranks: hosts have different lists or landmarks")
     networks = [with_mirror_image(model, flip_mode) if flipped else model for model in models]
     shares = [np.array_split(np.arange(len(faces)), ranks.world_size) for faces in sets]
     batches = [

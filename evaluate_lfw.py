@@ -32,7 +32,7 @@ from torch import nn
 
 from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
-from fr.errors import run_plainly
+from fr.errors import InputError, run_plainly
 from fr.evaluation.bands import banded_curve
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.group_rates import GroupRates
@@ -42,6 +42,7 @@ from fr.evaluation.roc import Roc, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_json
+from fr.files.outputs import check_outputs
 from fr.options.commands import next_command
 from fr.options.definitions import evaluation_options
 from fr.report.failed_pairs import WrongPair, aligned, load_pairs, write_pairs, wrong_pairs
@@ -57,6 +58,8 @@ def main(argv: list[str]) -> int:
     resolved = evaluation_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
+        folders = options.report, options.show_failed, options.dump_embeddings
+        check_outputs([options.json, options.roc_fname], folders)
         scored_sets = score(resolved, ranks)
         if ranks.is_main:
             results = {scored.pair_set.name: _result(scored, options.bootstrap) for scored in scored_sets}
@@ -72,7 +75,7 @@ def main(argv: list[str]) -> int:
                 result = results[scored.pair_set.name]
                 if several or not scored.faces.landmarks.shape[1]:
                     print(scored.pair_set.describe(), flush=True)
-                print("\n".join(result.lines), flush=True)
+                print("\n".join([*result.lines, f"embedding: {scored.embedding}"]), flush=True)
                 in_groups = by_group[scored.pair_set.name]
                 if in_groups:
                     print("\n".join(in_groups.lines()), flush=True)
@@ -89,6 +92,8 @@ def main(argv: list[str]) -> int:
                 _dump_embeddings(Path(options.dump_embeddings), scored_sets)
             _keep_threshold(options, scored_sets[0])
             _print_next(options, scored_sets[0].model)
+    if options.groups and not scored_sets[0].groups.labels:
+        raise InputError("--groups: no set has rates by group: the warnings above have the reasons")
     return 0
 
 

@@ -106,7 +106,9 @@ def test_both_are_scored_alike_and_subtracted(
 ) -> None:
     def compare(*options: str) -> list[list[str]]:
         assert compare_models.main([*options, "--bootstrap", "100"]) == 0
-        return [line.split() for line in capsys.readouterr().out.splitlines()]
+        of_a, of_b, *table = capsys.readouterr().out.splitlines()
+        assert (of_a[:3], of_b[:3]) == ("A: ", "B: ")
+        return [line.split() for line in table]
 
     picture = tmp_path / "deep" / "roc.png"
     forwards = compare(*models, "--roc", str(picture), "--protocol", "histogram")
@@ -125,6 +127,25 @@ def test_both_are_scored_alike_and_subtracted(
     itself = compare(models[0], models[0])
     assert itself[1][3:] == itself[2][3:] == ["+0.0000", "[+0.0000,", "+0.0000]:", "may", "be", "chance"]
     assert itself[3][4:8] == ["0,", "only", "by", "B:"] and itself[3][-2:] == ["independent:", "1"]
+
+
+def test_embeddings_computed_differently_are_named_and_warned_of(
+    models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default each model has mirror images as in its training."""
+    contents = torch.load(models[1], weights_only=True)
+    mirrored = str(tmp_path / "m.pt")
+    torch.save(contents | {"config": contents["config"] | {"flipped_emb": True}}, mirrored)
+    alone, both = "of the image alone", "mean of the image's and its mirror image's"
+    for words, a, b in (("", alone, both), ("--flipped_emb", both, both), ("--flipped_emb false", alone, alone)):
+        assert compare_models.main([models[0], mirrored, "--bootstrap", "0", *words.split()]) == 0
+        printed = capsys.readouterr()
+        assert printed.out.splitlines()[:2] == [
+            f"A: {models[0]}, embedding {a}",
+            f"B: {mirrored}, embedding {b}",
+        ]
+        warning = f"warning: the embeddings are computed differently (A: {a}; B: {b}): give --flipped_emb, or "
+        assert printed.err.startswith(warning) == (a != b) and ("warning" in printed.err) == (a != b)
 
 
 def test_what_can_not_be_compared_is_refused(models: list[str], tmp_path: Path) -> None:

@@ -25,13 +25,13 @@ from fr.alignment import procrustes, template_points
 from fr.checkpoint import snapshot
 from fr.data.faces import Faces
 from fr.data.pipeline import DaliSettings, plain_stream
-from fr.data.verification_set import VerificationSet, find_set
+from fr.data.verification_set import VerificationSet, find_set, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import batch_size_on, embed, embed_sets, people_of_pairs
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.scored_model import load_backbone
-from fr.evaluation.verification import Verification, cosine_scores, verify
+from fr.evaluation.verification import Verification, cosine_scores, threshold_text, verify
 from fr.preprocessing import Preprocessing
 from fr.report import projector
 from fr.train import validation
@@ -250,8 +250,9 @@ def test_the_snapshot_alone_gives_the_metrics_of_the_training(
         f"Accuracy/Val_accuracy mean: {measured['accuracy']:.4f}",
         f"Accuracy/Val_accuracy std dev: {measured['accuracy_std']:.4f}",
         f"AUC: {measured['auc']:.4f}",
-        f"Estimated threshold: {measured['threshold']:.4f}",
+        f"Estimated threshold: {threshold_text(measured['threshold'])}",
     ]
+    assert "embedding: of the image alone" in printed
 
 
 def test_options_of_evaluation_have_their_effects(trained: Path, tmp_path: Path, sample_data: Path) -> None:
@@ -321,7 +322,7 @@ def test_intervals_are_printed_written_and_shown(
     assert with_intervals[:6] == without[:6]
     assert with_intervals[6].startswith(f"EER: {figures['eer']:.4f} [{figures['eer_low']:.4f}, ")
     assert without[6] == f"EER: {plain['eer']:.4f}"
-    assert "resampled 30 times" in with_intervals[-2] and not any("resampled" in line for line in without)
+    assert "resampled 30 times" in with_intervals[-3] and not any("resampled" in line for line in without)
     assert plain == {name: value for name, value in figures.items() if not name.endswith(("_low", "_high"))}
     # 20 different pairs: two false matches at a FAR of 0.1, none at 0.01.
     assert figures["tar@far=1e-01"] is not None and figures["tar@far=1e-02"] is None
@@ -422,6 +423,27 @@ def test_what_does_not_fit_the_snapshot_is_refused(options: list[str], message: 
         evaluate_lfw.main(["--snap", str(trained), *options])
 
 
+@pytest.mark.parametrize(
+    ("option", "path"),
+    [
+        *((option, "file/below") for option in ("--report", "--show_failed", "--dump_embeddings", "--json")),
+        *(("--report", "file"), ("--report", "/proc/page"), ("--roc_fname", "file/curve.txt"), ("--json", "folder")),
+    ],
+)
+def test_output_that_cannot_be_written_is_refused_before_the_first_image_is_embedded(
+    option: str, path: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fr.evaluation.scoring.embed", None)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    out = tmp_path / path
+    reason = "No such file or directory" if path == "/proc/page" else "Is a directory" if path == "folder" else "Not a "
+    with pytest.raises(InputError, match=f"^{re.escape(str(out))}: can't be written: {reason}"):
+        evaluate_lfw.main(["--snap", str(trained), option, str(out)])
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file", tmp_path / "folder"]
+    assert [*(tmp_path / "folder").iterdir()] == []
+
+
 STORED = ("faces", "stored.txt", "landmarks.txt")
 
 
@@ -436,6 +458,11 @@ def test_a_folder_of_a_whole_set_is_enough(tmp_path: Path) -> None:
     assert find_set([str(tmp_path), "said.txt", ""], STORED, "t.pt") == (str(tmp_path), "said.txt", "landmarks.txt")
     assert find_set(["", "", ""], STORED, "t.pt") == STORED
     assert find_set([str(tmp_path), "said.txt", ""], ["", "", ""], "t.pt") == (str(tmp_path), "said.txt", "")  # crops
+    for path, said in (("faces", "no verification set: expected "), ("missing", "no such file or folder")):
+        (tmp_path / "faces").mkdir(exist_ok=True)
+        place = find_set([str(tmp_path / path), "", ""], ["", "", ""], "t.onnx")
+        with pytest.raises(InputError, match=f"^--val_data_root {tmp_path / path}: {said}"):
+            read_sets(place, "auto", [])
     with pytest.raises(InputError, match=r"t\.pt names no verification set: give --val_data_root, --val_list, --val_l"):
         find_set(["", "said.txt", ""], ["", "", ""], "t.pt")
 

@@ -1,6 +1,7 @@
 """tools/export_weights.py: safetensors, Hub folders and state dicts hold the snapshot's numbers, and are read as it."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 import yaml
 
 import evaluate_lfw
-from fr.alignment import template_points
+from fr.alignment import CENTER_CROP, template_points
 from fr.checkpoint import snapshot
 from fr.errors import InputError
 from fr.evaluation.score_check import Spread
@@ -23,7 +24,7 @@ from fr.weights.loading import OWN, read_weights
 from tests.conftest import REQUIRED, same_weights, validation_options
 from tests.layouts_foreign import layout
 from tests.weight_files import Tensors, filled
-from tools import export_weights
+from tools import export_weights, import_weights
 
 # Another channel order and other numbers than the defaults, so that a mix-up shows.
 CONTRACT = Preprocessing((32, 48), "arcface", "umeyama", "bgr", (0.4, 0.45, 0.5), (0.2, 0.25, 0.3))
@@ -175,6 +176,28 @@ def test_a_state_dict_has_insightfaces_keys(name: str, tmp_path: Path, capsys: p
     weights = read_weights(tmp_path / "backbone.pth")
     assert (weights.source, weights.model) == ("insightface", name)
     assert f"stores neither model nor preprocessing: {name}, 112×112 RGB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("alignment", ["umeyama", CENTER_CROP])
+def test_the_command_for_a_state_dict_has_the_preprocessing_that_it_does_not_store(
+    alignment: str, snap: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contract = replace(CONTRACT, input_size=(18, 18), alignment=alignment)
+    kwargs = {"drop_path_rate": 0.05, "mask_ratio": 0}
+    network = build_model("vit_t", 8, contract.input_size, kwargs)
+    contents = replace(
+        snapshot.read(snap), model="vit_t", embed_size=8, preprocessing=contract.as_dict(), model_kwargs=kwargs,
+        state_dict=network.state_dict(),
+    )  # fmt: skip
+    snapshot.write_weights(tmp_path / "t_1.pt", contents)
+    assert export_weights.main([str(tmp_path / "t_1.pt"), str(tmp_path / "t.pth")]) == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    words = shlex.split(line.partition("tools/import_weights.py ")[2].replace("OUT.pt", str(tmp_path / "i.pt")))
+    assert import_weights.main(words) == 0
+    found = snapshot.read(tmp_path / "i.pt")
+    assert found.model_kwargs == kwargs and found.model == "vit_t"
+    kept = ("alignment", "color_order", *(() if alignment == CENTER_CROP else ("template",)))
+    assert {name: found.preprocessing[name] for name in kept} == {name: contract.as_dict()[name] for name in kept}
 
 
 def test_what_cannot_be_written_is_refused_and_leaves_the_file_as_it_was(

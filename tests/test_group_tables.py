@@ -21,6 +21,7 @@ from fr.evaluation.groups import Groups
 from fr.options.definitions import evaluation_options, train_options
 from fr.report.verification_report import write_report
 from tests.builders.pages import Page
+from tests.builders.scored_models import models  # noqa: F401  # a fixture
 from tests.conftest import SPREAD, TINY, data_options, folders, validation_options
 from tests.test_groups import faces_of, rates_of
 from tests.test_report import FACTS, FILES, lfw_like
@@ -185,6 +186,27 @@ def group_file(data: Path, out: Path) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("identity", "group"), *((who, NAMES[i % 2]) for i, who in enumerate(people))])
     return path
+
+
+def test_too_few_pairs_for_groups_end_an_evaluation_after_its_metrics(
+    models: list[str],  # noqa: F811
+    sample_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "f.json"
+    scored = ["--snap", models[0], *validation_options(sample_data), "--device", "cpu"]
+    few = ["--groups", str(group_file(sample_data, tmp_path)), "--groups_fmr", "0.01", "--bootstrap", "0"]
+    with pytest.raises(InputError, match=r"^--groups: no set has rates by group: the warnings above have the reasons$"):
+        evaluate_lfw.main([*scored, *few, "--json", str(out)])
+    printed, warned = capsys.readouterr()
+    figures = json.loads(out.read_text())
+    assert f"AUC: {figures['auc']:.4f}" in printed and "groups" not in figures
+    assert "warning: " in warned and "pairs of two people who are in --groups allow no false match at" in warned
+    (tmp_path / "strangers.csv").write_text("identity,group\nnobody,x\n")
+    with pytest.raises(InputError, match="none of its people is in --groups"):  # a wrong table: refused at once
+        evaluate_lfw.main([*scored, "--groups", str(tmp_path / "strangers.csv")])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("pairs", ["own", "all"])

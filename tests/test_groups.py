@@ -1,5 +1,6 @@
 """Error rates by group: against counting pairs one by one, copying people by hand, and people of known rates."""
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fr.evaluation.groups import Groups
 from fr.evaluation.intervals import clopper_pearson
 from fr.files.data_root import DataRoot
 from fr.options.groups import GroupSettings
+from fr.report.plots import group_plot
 
 SIZE = 8
 GROUPS = {"ann": "a", "bob": "b", "cid": "a", "dot": "b", "eve": "c", "fay": "a", "gus": "b"}
@@ -181,6 +183,15 @@ def test_a_group_of_too_few_pairs_is_named_and_not_compared() -> None:
     few, *others = rates.warnings
     assert few.startswith("group z: 29 pairs of people are too few for its FMR") and "2.9 false matches" in few
     assert len(others) == 3 and all("people with pairs are too few for its FNMR" in line for line in others)
+
+
+def test_the_dashed_lines_of_the_plot_are_the_rates_within_groups_and_of_all() -> None:
+    fmr = {"x": Rate(2, 100, 30), "y": Rate(8, 100, 40)}
+    rates = rates_of(fmr, Rate(30, 900, 99), {name: Rate(0, 5, 5) for name in fmr})
+    figure = group_plot(replace(rates, within=Rate(10, 200, 70), overall_fnmr=Rate(3, 10, 10)))
+    lines = [[line for line in axes.lines if line.get_linestyle() == "--"] for axes in figure.axes]
+    assert [[np.asarray(line.get_xdata())[0] for line in dashed] for dashed in lines] == [[0.05], [0.3]]
+    assert figure.get_figwidth() == 12  # inches: the page shows it over two columns, other plots, of 6, in one
 
 
 # --- coverage ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import evaluate_lfw
 from fr.checkpoint import snapshot
 from fr.errors import InputError
 from fr.evaluation.scored_model import threshold_of
+from fr.evaluation.verification import threshold_text
 from fr.weights.loading import read_weights
 from tests.conftest import same_weights, validation_options
 from tests.layouts_001 import layout_001
@@ -86,7 +87,7 @@ def test_an_imported_file_is_scored_as_it_is(
     printed = capsys.readouterr().out
     assert f"{tmp_path}/out.pt: stored the threshold, for tools/identify.py" in printed
     kept = snapshot.read(tmp_path / "out.pt")
-    assert f"Estimated threshold: {kept.metrics['threshold']:.4f}" in printed
+    assert f"Estimated threshold: {threshold_text(kept.metrics['threshold'])}" in printed
     assert kept.config["flipped_emb"] is True
     assert threshold_of(kept.metrics) is not None
     assert same_weights(kept.state_dict, before.state_dict)

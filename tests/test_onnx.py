@@ -282,6 +282,17 @@ def test_the_command_refuses_in_one_line_each(snap: Path, tmp_path: Path) -> Non
     ]
 
 
+def test_a_path_that_cannot_be_written_is_an_error_of_one_line(snap: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "t.onnx"
+    for words in ([str(below)], [str(tmp_path / "t.onnx"), "--program", str(tmp_path / "file" / "t.pt2")]):
+        with pytest.raises(InputError, match=r"file/t\.\w+: can't be written: Not a directory$"):
+            export_onnx.main([str(snap), *words])
+    with pytest.raises(InputError, match="can't be written"), export_onnx._replacing(below):  # as of a later failure
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 # --- scoring files of others -----------------------------------------------------------------------------------------
 
 
@@ -487,6 +498,12 @@ def test_an_output_that_is_no_row_a_picture_is_refused(tmp_path: Path) -> None:
     onnx.save(model, path)
     with pytest.raises(InputError, match=r"two images give torch.float32 \[1, 144\] instead of two float32 embeddings"):
         OnnxModel(path, CPU).embed_size((32, 48))
+
+
+def test_a_file_of_an_unknown_kind_is_told_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("1 0.5\n")
+    with pytest.raises(InputError, match=r"x\.txt: not a snapshot \(\.pt, \.safetensors\) or an ONNX model$"):
+        evaluate_lfw.main(["--snap", str(tmp_path / "x.txt")])
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"PK\x03\x04", "cut", "outside"])

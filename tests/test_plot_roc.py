@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.cbook import is_math_text
 from PIL import Image
+from scipy.stats import norm
 from sklearn.metrics import auc
 
 import evaluate_lfw
 from fr.errors import InputError
 from fr.evaluation.rejection import SHARES
-from fr.evaluation.roc import Roc, area
+from fr.evaluation.roc import Roc, area, roc_curve
 from fr.report import plots
 from tests.builders.scored_models import models  # noqa: F401  # a fixture
 from tests.conftest import validation_options
@@ -83,6 +84,25 @@ def test_names_are_shown_as_they_are_in_every_plot_that_has_a_legend() -> None:
         assert not any(map(is_math_text, labels))
         shown = [label.replace(r"\$", "$").lstrip("\N{ZERO WIDTH SPACE}").partition(",")[0] for label in labels]
         assert shown == names
+
+
+@pytest.mark.parametrize("quality", [0.05, 3.0])  # of a model that is hardly better than chance, and of a good one
+def test_a_det_plot_holds_the_whole_curve_and_no_legend_over_it(quality: float) -> None:
+    rng = np.random.default_rng(0)
+    same = np.arange(2000) % 2 == 0
+    roc = roc_curve(rng.normal(size=2000) + quality * same, same)
+    figure = plots.det_plot({"all pairs": roc})
+    (axes,) = figure.axes
+    assert axes.get_legend() is None and len(figure.legends) == 1
+    left, right, bottom, top = (norm.cdf(end) for end in (*axes.get_xlim(), *axes.get_ylim()))
+    shown = [(x, y) for x, y in zip(roc.far, 1 - roc.tar, strict=True) if 0 < x < 1 and 0 < y < 1]
+    assert all((x > 0.99 or left <= x <= right) and (y > 0.99 or bottom <= y <= top) for x, y in shown)
+    assert (top > 0.9) == (quality < 1)  # the tail of a good one takes no room
+
+
+def test_a_curve_at_0_is_above_the_axis_of_a_rejection_plot() -> None:
+    (axes,) = plots.rejection_plot({"a": np.linspace(0.2, 0, len(SHARES))}).axes
+    assert -0.02 < axes.get_ylim()[0] < 0
 
 
 MEGAFACE = {"cmc": [[0, 1, 2], [0.7, 0.8, 0.9]], "roc": [[0.0, 1e-6, 0.1, 1.0], [0.2, 0.5, 0.9, 1.0]], "model": "x"}

@@ -15,10 +15,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fr.errors import InputError
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.pair_statistics import pair_statistics, record
 from fr.evaluation.verification import Verification, verify
 from fr.report.failed_pairs import WrongPair, wrong_pairs
+from fr.report.plots import histogram_plot
 from fr.report.verification_report import write_report
 from tests.builders.pages import (
     Page,
@@ -153,6 +155,25 @@ def test_refused_report_leaves_the_old_one_untouched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1200 pairs, but there are 1199 scores"):
         write_report(tmp_path, verification, scores[1:], same[1:], FACTS, "new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_cosines_that_are_nearly_1_have_a_threshold_and_an_axis_without_offset(tmp_path: Path) -> None:
+    """Of a collapsed model: all embeddings are nearly alike."""
+    same = np.arange(40) % 2 == 0
+    scores = 1 - np.where(same, 4e-8, 6e-8) - 1e-9 * np.arange(40) / 40
+    verification = verify(scores, same, np.arange(40) // 4)
+    page = write_report(tmp_path, verification, scores, same, FACTS, "LFW").read_text()
+    assert re.search(r"<th>Threshold, distance</th><td>5\.\d+e-08</td>", page) and "<td>0.0000</td>" not in page
+    figure = histogram_plot(verification, scores, same)
+    figure.draw_without_rendering()
+    assert figure.axes[0].xaxis.get_major_formatter().get_offset() == ""
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(tmp_path: Path) -> None:
+    scores, same, verification = lfw_like()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"below/roc\.png: can't be written: Not a directory$"):
+        write_report(tmp_path / "file" / "below", verification, scores, same, FACTS, "LFW")
 
 
 def test_worst_pairs_are_the_gravest_errors_in_order() -> None:

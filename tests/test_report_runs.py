@@ -212,7 +212,7 @@ def test_scores_are_those_of_compare_models(
     table = rows(page_of(tmp_path / "out", *configs, *options))
     capsys.readouterr()
     assert compare_models.main([*models, *options]) == 0
-    _, *printed, last = capsys.readouterr().out.splitlines()
+    _, _, _, *printed, last = capsys.readouterr().out.splitlines()
     start = table.index(["", "accuracy", "auc"])
     assert [row[0] for row in table[start + 1 :]] == ["a", "b", "difference", "95 % interval"]
     for column, line in enumerate(printed, start=1):

@@ -176,6 +176,18 @@ def test_curves_of_each_quality_are_at_the_thresholds_of_the_fmrs() -> None:
                 assert fnmr == pytest.approx(np.mean([scores[i] < place for i in left]))
 
 
+def test_a_curve_of_few_errors_is_left_out() -> None:
+    """Rejection can't be seen to lower a rate of a few errors: it moves in steps of one."""
+    scores = np.concatenate((np.linspace(0, 0.5, 100), np.linspace(0.6, 1, 100)))
+    same = np.arange(200) >= 100
+    pairs, quality = np.arange(400).reshape(200, 2), {"size": np.arange(400.0)}
+    different = np.sort(scores[~same])[::-1]
+    for missed, found in ((9, []), (10, ["size, FMR 0.1"])):
+        lower = scores.copy()
+        lower[100 : 100 + missed] = different[11] - 1e-9 * np.arange(1, missed + 1)  # 12 false matches there
+        assert [name for name in rejection_curves(lower, same, pairs, quality) if "0.1" in name] == found
+
+
 def test_lengths_of_unit_embeddings_are_no_quality() -> None:
     rows = np.random.default_rng(2).normal(size=(20, 8)).astype(np.float32)
     assert embedding_lengths(rows) == pytest.approx([float(np.sqrt((row.astype(float) ** 2).sum())) for row in rows])

@@ -10,6 +10,7 @@ from PIL import Image
 
 import evaluate_lfw
 from fr.checkpoint import snapshot
+from fr.evaluation.verification import threshold_text
 from fr.report import run_card
 from tests.conftest import Losses, validation_options
 
@@ -40,7 +41,7 @@ def test_figures_and_intervals_are_those_of_an_evaluation_of_the_snapshot(
         # The images of the training's batches are rounded otherwise than the evaluation's: 1 of 40 pairs may turn.
         assert float(found[title][0]) == pytest.approx(wanted[name], abs=0.026)
         assert [float(end) for end in found[title][1].split("–")] == pytest.approx([low, high], abs=0.05)
-    assert found["Accuracy"][2] == f"distance {snapshot.read(saved).metrics['threshold']:.4f}"
+    assert found["Accuracy"][2] == f"distance {threshold_text(snapshot.read(saved).metrics['threshold'])}"
     assert found["TAR@FAR=1e-03"][0] == "–"  # of 20 different pairs nobody can say
     for name in re.findall(r"!\[.*\]\((.*)\)", card):
         with Image.open(tmp_path / "snapshots" / name) as picture:

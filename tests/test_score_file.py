@@ -156,7 +156,7 @@ GOOD = "\n".join(" ".join(row) for row in ROWS)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", r"s:1: '': expected label score, or "),
+        *((text, r"s: is empty$") for text in ("", "\n \n", "\ufeff")),
         ("0.9 1 Ann Ann 7\n" + GOOD, r"s:1: the label isn't 1 for one person or 0 for two"),
         ("Ann Bo 0.5", r"s:1: 'Ann Bo 0.5': expected label score, or "),
         ("label score", r"s: no pairs"),
@@ -177,6 +177,14 @@ def test_what_is_no_list_of_scores_is_refused(text: str, said: str, tmp_path: Pa
     path = written(tmp_path / "s", text)
     with pytest.raises(InputError, match=said):
         read_scores(path)
+
+
+def test_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "s.txt", "".join(f"{i % 2} {i}\n" for i in range(40)))
+    with pytest.raises(InputError, match=r"^/proc/page: can't be written: No such file or directory$"):
+        score_file.main([str(path), "--report", "/proc/page"])
+    with pytest.raises(InputError, match=r"s\.txt/c\.txt: can't be written: Not a directory$"):
+        score_file.main([str(path), "--roc_fname", str(path / "c.txt")])
 
 
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:

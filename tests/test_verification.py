@@ -177,6 +177,15 @@ def test_fold_never_sees_its_own_scores(pairs: Pairs, score: float, flip: bool) 
         assert after.fold_thresholds[index] == before.fold_thresholds[index]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.7241, "0.7241"), (0.001, "0.0010"), (5.3e-8, "5.3e-08"), (-0.00012346, "-0.0001235"), (0.0, "0.0000")],
+)
+def test_a_threshold_near_0_has_four_digits(value: float, text: str) -> None:
+    result = Verification(1, 0, 1, 1, 1, value, (1.0,), (value,), 2, RIGHT, CELL)
+    assert result.lines()[-1] == f"Estimated threshold: {text}"
+
+
 def test_lines_are_the_six_of_the_published_output() -> None:
     folds = (0.99, 1.0), (0.7, 0.7482)
     result = Verification(0.99465, 0.0035, 0.9923, 0.997, 0.99951, 0.7241, *folds, 6000, RIGHT, CELL)

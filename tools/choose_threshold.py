@@ -32,7 +32,9 @@ from fr.data.readers.folders import images_below
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.scoring import Embedder
+from fr.evaluation.verification import threshold_text
 from fr.files.data_root import DataRoot
+from fr.files.outputs import check_outputs
 from fr.options.commands import next_command
 from fr.recognition.gallery import normalised_rows
 from fr.recognition.operating_points import (
@@ -55,6 +57,7 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device) as ranks:
         if ranks.world_size > 1:
             raise InputError("runs in one process only: start it without torchrun")
+        check_outputs([arguments.out])
         root = DataRoot(Path(arguments.people), options.allow_outside)
         root.check_exists("FOLDER")
         _check(len({person_of(name) for name in images_below(root)}), arguments)  # before minutes of work
@@ -77,7 +80,8 @@ def main(argv: list[str]) -> int:
             use = ("--gallery", "GALLERY", "--input", "NEW_IMAGES", "--out", "seen", "--threshold", str(arguments.out))
             print(next_command("tools/identify.py", *arguments.of_model, *use))
         else:
-            print(f"next: take two images for one person where their distance is below {point.threshold:.4f}")
+            below = threshold_text(point.threshold)
+            print(f"next: take two images for one person where their distance is below {below}")
     return 0
 
 
@@ -91,7 +95,7 @@ def _check(people: int, arguments: argparse.Namespace) -> None:
 def _lines(point: OperatingPoint, rate: str) -> list[str]:
     known = "FNMR" if rate == "fmr" else "FNIR"
     lines = [
-        f"threshold (distance): {point.threshold:.4f}",
+        f"threshold (distance): {threshold_text(point.threshold)}",
         f"{rate.upper()} there: {point.measured:.2e}, upper 95 % bound of the true one: {point.bound:.2e}",
     ]
     if point.bound > LOOSE * point.wanted:

@@ -24,6 +24,7 @@ from fr.data.bad_images import BadImages
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
 from fr.files.durable import csv_file, write_json, write_result
+from fr.files.outputs import check_outputs
 from tools.features.classes import Classifier, Verdicts, judged, table
 from tools.features.labelled import judged_images, labelled_images
 from tools.options.classify import options as read_options
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
     resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
+        check_outputs([options.json, options.per_identity])
         images = labelled_images(resolved, ranks)
         faces, names = images.faces, images.names
         classifier = Classifier(images.head, images.bias, ranks.device, images.sub_centers)

@@ -16,16 +16,18 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("tools/compare_models.py", "tools.options.compare_models:options")
 
+import sys
 from pathlib import Path
 
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.bands import banded_curve
 from fr.evaluation.embedding import people_of_pairs
-from fr.evaluation.paired import Comparison, check_one_set, compare, drawn_from
+from fr.evaluation.paired import Comparison, check_one_set, compare, drawn_from, embeddings_warning
 from fr.evaluation.scored_model import stores_preprocessing
 from fr.evaluation.scoring import score
 from fr.files.durable import write_result
+from fr.files.outputs import check_outputs
 from fr.report.plots import png, roc_overlay
 from tools.options.compare_models import PREPROCESSING
 from tools.options.compare_models import options as read_options
@@ -38,9 +40,16 @@ def main(argv: list[str]) -> int:
     if both[0].said(PREPROCESSING, ""):  # opens the files once more, to see if they store a preprocessing
         overriding = len({stores_preprocessing(Path(resolved.values.snap)) for resolved in both}) == 1
     with open_ranks(options.device) as ranks:
+        check_outputs([arguments.roc])
         sets_of_a, sets_of_b = (score(resolved, ranks, overriding) for resolved in both)
         if len(sets_of_a) != len(sets_of_b):
             raise InputError(f"A was scored on {len(sets_of_a)} sets, B on {len(sets_of_b)}: name them with --val_sets")
+        of_both = {"A": sets_of_a[0], "B": sets_of_b[0]}
+        if ranks.is_main:
+            for (letter, one), name in zip(of_both.items(), (arguments.a, arguments.b), strict=True):
+                print(f"{letter}: {name}, embedding {one.embedding}", flush=True)
+            if warning := embeddings_warning(of_both):
+                print(f"warning: {warning}", file=sys.stderr, flush=True)
         curves = {}
         for a, b in zip(sets_of_a, sets_of_b, strict=True):
             check_one_set(a, b)

@@ -29,6 +29,7 @@ from fr.evaluation.scoring import Embedder
 from fr.evaluation.template_verification import pool, template_metrics, template_scores
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_json
+from fr.files.outputs import check_outputs
 from fr.recognition.identification import identification_metrics, template_identification
 from tools.options.evaluate_ijb import options as read_options
 
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
     arguments, resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
+        check_outputs([options.json])
         embedder = Embedder.open(resolved, ranks)
         embedder.announce()
         root = DataRoot(Path(arguments.folder), options.allow_outside)

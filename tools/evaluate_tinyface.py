@@ -23,6 +23,7 @@ from fr.errors import run_plainly
 from fr.evaluation.scoring import Embedder
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_json
+from fr.files.outputs import check_outputs
 from fr.recognition.gallery import normalised_rows
 from fr.recognition.retrieval import retrieval_metrics, retrieve
 from tools.options.evaluate_tinyface import options as read_options
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> int:
     arguments, resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
+        check_outputs([options.json])
         embedder = Embedder.open(resolved, ranks)
         tiny = read_tinyface(DataRoot(arguments.folder, options.allow_outside), arguments.images)
         why = size_warning(tiny.faces)

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import argparse
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from fr.evaluation.embedding import Network, embed, pair_scores
 from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
 from fr.evaluation.verification import verify
 from fr.files.model_metadata import as_strings
+from fr.files.outputs import check_outputs
 from fr.onnx.export import (
     Deployed,
     difference,
@@ -80,6 +81,7 @@ class Reference:
 
 def main(argv: list[str]) -> int:
     arguments = read_options(argv)
+    check_outputs([arguments.out, arguments.program])
     contents, contract = read_backbone(arguments.snap)
     with open_ranks("cpu") as ranks, ExitStack() as files:
         backbone = load_backbone(arguments.snap, contents, contract.input_size, arguments.averaged)
@@ -183,7 +185,8 @@ def _replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{path}: can't be written: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it would hide the reason
+            temporary.unlink()
 
 
 def _print_loss(

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from fr.alignment import CENTER_CROP
 from fr.errors import os_error_as, run_plainly
 from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
 from fr.files import safetensors
@@ -46,7 +47,10 @@ def main(argv: list[str]) -> int:
     if out.suffix == ".pth" and not arguments.folder:
         _write(out, lambda file: torch.save(dict(tensors), file))
         print(f"it stores neither model nor preprocessing: {contents.model}, {contract.describe()}")
-        print(next_command("tools/import_weights.py", str(out), "OUT.pt", "--model", contents.model))
+        words = ["--model", contents.model, *_preprocessing_options(contract)]
+        if contents.model_kwargs:
+            words += ["--model_kwargs", *(f"{key}={value}" for key, value in contents.model_kwargs.items())]
+        print(next_command("tools/import_weights.py", str(out), "OUT.pt", *words))
         return 0
     facts = exported_facts(snap, contents, arguments.averaged)
     if arguments.folder:
@@ -58,6 +62,12 @@ def main(argv: list[str]) -> int:
         print(f"describe the training data in {out / CARD}, then: hf upload USER/{out.resolve().name} {out}")
     print(next_command("evaluate_lfw.py", "--snap", str(out), "--val_data_root", "LFW"))
     return 0
+
+
+def _preprocessing_options(contract: Preprocessing) -> list[str]:
+    """Options of tools/import_weights.py for this preprocessing; size, mean and std are those of the model there."""
+    template = [] if contract.alignment == CENTER_CROP else ["--template", contract.template]
+    return [*template, "--alignment", contract.alignment, "--color_order", contract.color_order]
 
 
 def _describe(folder: Path, contract: Preprocessing, facts: dict[str, Any], card: str) -> None:

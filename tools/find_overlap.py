@@ -43,8 +43,9 @@ from fr.evaluation.overlap import Numbers, Overlap, Rows, find_overlap, sums_by
 from fr.evaluation.pair_statistics import pair_statistics
 from fr.evaluation.people import numbers_of_names
 from fr.evaluation.scoring import Embedder
-from fr.evaluation.verification import unit_rows, verify
+from fr.evaluation.verification import threshold_text, unit_rows, verify
 from fr.files.durable import csv_file, write_result
+from fr.files.outputs import check_outputs
 from fr.options.parsing import Resolved
 from fr.report.failed_pairs import aligned
 from tools.dataset.overlap_page import Match, overlap_page
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
     resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
+        check_outputs(folders=[options.out])
         searching = _opened(resolved, options.snap, ranks)
         scored = _opened(resolved, options.score, ranks) if options.score else searching
         sets = sets_to_score(vars(options), scored.model.config, str(options.score or options.snap))
@@ -132,8 +134,8 @@ def _facts(overlap: Overlap, centres: Centres) -> dict[str, str]:
     people, listed = int(overlap.person.max()) + 1, len(np.unique(overlap.person[overlap.listed]))
     share, held_out = overlap.false_share, centres.held_out()
     facts = {
-        "threshold": f"cosine {overlap.threshold:.4f}, exceeded by {share:.2g} of the people who aren't in the "
-        f"training set (FMR {overlap.fmr:.1e})",
+        "threshold": f"cosine {threshold_text(overlap.threshold)}, exceeded by {share:.2g} of the people who aren't "
+        f"in the training set (FMR {overlap.fmr:.1e})",
         "listed": f"{listed:,} of {people:,} people, {share * (people - listed):.1f} of them expected by chance",
     }
     if len(held_out):

@@ -32,6 +32,7 @@ from fr.data.bad_images import BadImages
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.files.durable import csv_file, write_result
+from fr.files.outputs import check_outputs
 from tools.check_dataset import cleaned_list, list_lines
 from tools.features.classes import Indices
 from tools.features.labelled import LabelledImages, judged_images, labelled_images
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> int:
     resolved = read_options(argv)
     options = resolved.values
     with open_ranks(options.device) as ranks:
+        check_outputs(folders=[options.out])
         images = labelled_images(resolved, ranks)
         if images.sub_centers == 1:
             raise InputError(f"{options.snap}: has one centre a class; train with --sub_centers 3, say")

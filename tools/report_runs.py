@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     start("tools/report_runs.py", "tools.options.report_runs:options")
 
 import os
+import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from pathlib import Path
 from fr.checkpoint.snapshot import all_paths, snapshot_path
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation.paired import check_one_set, compare, drawn_from
+from fr.evaluation.paired import check_one_set, compare, drawn_from, embeddings_warning
 from fr.evaluation.roc import roc_curve
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
@@ -74,8 +75,11 @@ def main(argv: list[str]) -> int:
             by_run = [score(one, ranks) for one in resolved]
             if not ranks.is_main:
                 return 0
+        names = [run.name for run in runs]
+        if warning := embeddings_warning({name: sets[0] for name, sets in zip(names, by_run, strict=True)}):
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
         count = resolved[0].values.bootstrap
-        scored = [compared_on(one_set, [run.name for run in runs], count) for one_set in zip(*by_run, strict=True)]
+        scored = [compared_on(one_set, names, count) for one_set in zip(*by_run, strict=True)]
     page = arguments.out / "index.html"
     write_result(page, training_page([run.training() for run in runs], scored))
     print(f"report: {page}")

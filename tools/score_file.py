@@ -24,6 +24,7 @@ from fr.evaluation.people import people_of_names
 from fr.evaluation.roc import write_curve
 from fr.evaluation.verification import verify
 from fr.files.durable import write_json
+from fr.files.outputs import check_outputs
 from fr.report.plots import SCORE_NAMES
 from fr.report.verification_report import write_report
 from tools.options.score_file import options as read_options
@@ -33,6 +34,7 @@ _UNNAMED = "no names of people or images: pairs are taken for independent, which
 
 def main(argv: list[str]) -> int:
     arguments = read_options(argv)
+    check_outputs([arguments.json, arguments.roc_fname], [arguments.report])
     listed = read_scores(arguments.scores)
     scores, same = (-listed.scores if arguments.distance else listed.scores), listed.same
     verification = verify(scores, same, listed.fold, "distance" if arguments.distance else "similarity")

@@ -166,6 +166,8 @@ def find_set(said: Sequence[str], stored: Sequence[str], snap: str, kind: str = 
     root, pairs, landmarks = (here or there for here, there in zip(said, stored, strict=True))
     if root and not any(said) and not (pairs or landmarks):
         return root, "", ""
+    if said[0] and not (pairs or landmarks):
+        return root, "", ""  # of no known form: `_read_whole` says what it lacks
     if not (root and pairs):
         raise InputError(
             f"{snap} names no verification set: give --{', --'.join(SET_OPTIONS)} (no landmarks = aligned crops), or "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fr.evaluation.intervals import ENOUGH, Interval
+from fr.evaluation.verification import threshold_text
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class GroupRates:
         left_out = f" ({self.unknown:,} images without a group are left out)" if self.unknown else ""
         return (
             f"{sum(self.people.values()):,} people in {len(self.people)} groups{left_out}, {kind}, at distance "
-            f"{self.distance:.4f}, {chosen}"
+            f"{threshold_text(self.distance)}, {chosen}"
         )
 
     def rows(self) -> list[tuple[str, str, Rate | None, Rate | None]]:

@@ -49,8 +49,11 @@ class Groups:
     notes: tuple[str, ...] = ()  # reasons for which sets have no rates by group
 
     @classmethod
-    def read(cls, options: Namespace, sets: Sequence[VerificationSet]) -> Groups:
-        """Groups by the options of `GroupSettings`; InputError if the table can't be read, or no set can use it."""
+    def read(cls, options: Namespace, sets: Sequence[VerificationSet], needs_pairs: bool = True) -> Groups:
+        """Groups by the options of `GroupSettings`; InputError if the table can't be read, or no set can use it.
+
+        needs_pairs: False = no error, only `notes`, if people are known but no set has enough pairs of them.
+        """
         settings = GroupSettings.from_options(options)
         if not settings.groups:
             return cls(settings)
@@ -59,7 +62,7 @@ class Groups:
         table = read_group_table(Path(settings.groups), [name for name in settings.groups_columns.split(",") if name])
         labels = {one.name: labels_of(one.faces, table, one.source) for one in sets}
         why = {one.name: _obstacle(settings, labels[one.name], one) for one in sets}
-        if all(why.values()):
+        if all(why.values()) and (needs_pairs or not any(of_set.names for of_set in labels.values())):
             raise InputError(*why.values())
         known = {name: of_set for name, of_set in labels.items() if not why[name]}
         return cls(settings, known, tuple(filter(None, why.values())))

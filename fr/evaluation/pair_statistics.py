@@ -12,7 +12,13 @@ from fr.data.verification_set import VerificationSet
 from fr.evaluation.bootstrap import replicates, tar_name
 from fr.evaluation.intervals import Interval, clopper_pearson, newcombe, percentile, wider
 from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, score_at, tar_at
-from fr.evaluation.verification import Verification, printed_threshold, shares_of_pairs, threshold_unit
+from fr.evaluation.verification import (
+    Verification,
+    printed_threshold,
+    shares_of_pairs,
+    threshold_text,
+    threshold_unit,
+)
 
 # Least number of false matches for an interval of a TAR. Resampling underestimates the variance of a threshold at the
 # highest score of different pairs: 95 % intervals at one false match contain the true TAR in 76 % of independent sets,
@@ -41,7 +47,7 @@ class Metric:
         """Format as `0.9731 [0.9650, 0.9802], at distance 0.4210, rests on 3 false matches`, without missing parts."""
         value = "–" if self.value is None else f"{self.value:.4f}"
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
-        place = "" if self.threshold is None else f", at {self.unit} {self.threshold:.4f}"
+        place = "" if self.threshold is None else f", at {self.unit} {threshold_text(self.threshold)}"
         return value + between + place + (f", {self.note}" if self.note else "")
 
 

@@ -7,6 +7,7 @@ pairs, its p is too small.
 Letters: P pairs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,15 @@ def check_one_set(a: Scored, b: Scored, names: tuple[str, str] = ("A", "B")) -> 
     if not a.faces.names.equals(b.faces.names) or not np.array_equal(a.faces.pairs, b.faces.pairs):
         sources = f"{names[0]} was scored on {a.pair_set.source}, {names[1]} on {b.pair_set.source}"
         raise InputError(f"{sources}: name one set with --val_data_root")
+
+
+def embeddings_warning(models: Mapping[str, Scored]) -> str:
+    """Warning if the embeddings of the named models were computed differently, by default as in each training."""
+    how = {name: scored.embedding for name, scored in models.items()}
+    if len({*how.values()}) == 1:
+        return ""
+    each = "; ".join(f"{name}: {text}" for name, text in how.items())
+    return f"the embeddings are computed differently ({each}): give --flipped_emb, or --flipped_emb false, for all"
 
 
 def drawn_from(scored: Scored, count: int) -> Replicates:

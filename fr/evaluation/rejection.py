@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.evaluation.roc import FARS, false_matches, roc_curve, score_at
+from fr.evaluation.roc import ENOUGH_MATCHES, FARS, false_matches, roc_curve, score_at
 
 _ROUNDING = 1e-4  # smaller relative differences of lengths are rounding
 SHARES = np.linspace(0, 0.5, 51)  # rejected shares of the pairs
@@ -51,12 +51,14 @@ def rejection_curves(
 ) -> dict[str, NDArray[np.float64]]:
     """`fnmr_after_rejection` by quality and threshold: those of FMR 0.1, 0.01 and 0.001, if there are enough pairs.
 
+    Thresholds with fewer than ENOUGH_MATCHES false non-matches among all pairs are left out.
     scores, same: [P]. pairs: [P, 2] rows of the images. qualities: of the images [N], by name; higher is better.
     """
     roc = roc_curve(scores, same)
-    fars = [far for far in FARS[:3] if false_matches(far, int(np.count_nonzero(~same)))]
+    places = {far: score_at(roc, far) for far in FARS[:3] if false_matches(far, int(np.count_nonzero(~same)))}
+    measured = {far: place for far, place in places.items() if np.sum(scores[same] < place) >= ENOUGH_MATCHES}
     return {
-        f"{name}, FMR {far:g}": fnmr_after_rejection(scores, same, quality[pairs], score_at(roc, far))
+        f"{name}, FMR {far:g}": fnmr_after_rejection(scores, same, quality[pairs], place)
         for name, quality in qualities.items()
-        for far in fars
+        for far, place in measured.items()
     }

@@ -128,7 +128,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     embedder = Embedder.open(resolved, ranks, overriding)
     model, flip_mode = embedder.model, embedder.flip_mode
     sets = sets_to_score(vars(options), model.config, options.snap)
-    groups = Groups.read(options, sets)
+    groups = Groups.read(options, sets, needs_pairs=False)
     qualities = [_quality(options, one) for one in sets]
     if ranks.is_main:
         print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)

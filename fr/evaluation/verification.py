@@ -103,13 +103,18 @@ class Verification:
             f"Accuracy/Val_accuracy mean: {self.accuracy:.4f}",
             f"Accuracy/Val_accuracy std dev: {self.accuracy_std:.4f}",
             f"AUC: {self.auc:.4f}",
-            f"Estimated threshold: {self.threshold:.4f}",
+            f"Estimated threshold: {threshold_text(self.threshold)}",
         ]
 
 
 def printed_threshold(score: float, dist: str) -> float:
     """Threshold in the printed unit: 1 - cosine, a distance, or an unchanged similarity. It is its own inverse."""
     return score if dist == "similarity" else ORIGINS[dist] - score
+
+
+def threshold_text(threshold: float) -> str:
+    """Threshold with four decimals, or four digits below 1e-3, as where embeddings are nearly all alike."""
+    return f"{threshold:.4f}" if threshold == 0 or abs(threshold) >= 1e-3 else f"{threshold:.4g}"
 
 
 def threshold_unit(dist: str) -> str:

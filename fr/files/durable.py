@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +20,8 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it would hide the reason
+            temporary.unlink()
 
 
 def write_result(path: Path, content: bytes) -> None:
@@ -75,7 +76,8 @@ def write_whole(
         sync_folder(path.parent)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it would hide the reason
+            temporary.unlink()
     sync_folder(path.parent)
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fr.errors import InputError, in_short, os_error_as
-from fr.files.kinds import Kind, wrong_kind
+from fr.files.kinds import Kind, kind_of, wrong_kind
 from fr.files.model_metadata import CONTRACT_KEY, json_object, read_contract, read_facts
 from fr.files.untrusted import open_file, read_text
 from fr.preprocessing import Preprocessing
@@ -96,6 +96,8 @@ def _open(path: Path, device: torch.device) -> Any:
     try:
         return onnxruntime.InferenceSession(path, settings, providers)
     except Exception as error:  # ONNX Runtime's exceptions have no other common base class
+        if not kind_of(path) and path.suffix != ".onnx":
+            raise InputError(f"{path}: not a snapshot (.pt, .safetensors) or an ONNX model") from error
         said = f"{path}: not an ONNX model that can be run: {in_short(error)}"
         raise InputError(wrong_kind("an ONNX model", path, Kind.ONNX) or said) from error
 

@@ -25,7 +25,7 @@ def group_chapter(rates: GroupRates, plot: bytes) -> str:
 <th>False matches</th><th>FNMR</th><th>95 % interval</th><th>False non-matches</th></tr></thead>
 <tbody>{rows}</tbody></table></div>
 <figure>{inline_image(plot, "Error rates by group")}<figcaption>FMR of pairs of two people of one group, FNMR, and their
-95 % intervals. The dashed lines are the rates of all pairs.</figcaption></figure>
+95 % intervals. The dashed lines are the FMR of all pairs within groups and the FNMR of all pairs.</figcaption></figure>
 <div class="wide"><table class="folds groups"><thead><tr><th>Differential</th><th>Groups</th>
 <th>Maximum over geometric mean</th><th>Gini coefficient</th></tr></thead>
 <tbody>{differentials}</tbody></table></div>

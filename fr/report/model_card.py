@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from fr.alignment import CENTER_CROP, template_points
+from fr.evaluation.verification import threshold_text
 from fr.preprocessing import Preprocessing
 
 CARD = "README.md"
@@ -54,7 +55,7 @@ def _summary(name: str, facts: Mapping[str, Any]) -> str:
     mirrored = ", each the sum of those of the image and its mirror image" if facts["flipped_emb"] else ""
     return (
         f"{text} Two images are taken for the same person if the cosine distance (1 − cosine) of their embeddings"
-        f"{mirrored} is below {facts['threshold']:.4f}."
+        f"{mirrored} is below {threshold_text(facts['threshold'])}."
     )
 
 

@@ -4,7 +4,7 @@ Letters: P pairs, R shares.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy.special import ndtri
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.rejection import SHARES
 from fr.evaluation.roc import Rates, Roc, area
-from fr.evaluation.verification import Verification
+from fr.evaluation.verification import Verification, threshold_text
 
 SAME, DIFF, NEUTRAL = "#1f6f9f", "#c4572c", "#444444"
 COLORS = (SAME, DIFF, "#3d8b57", "#7a5195", "#a07a00", NEUTRAL)
@@ -26,7 +26,8 @@ STYLES = ("-", "--", "-.", ":")  # cycled when there are more curves than colour
 BINS = 60
 _LEGEND = 60  # letters that fit into a line above a small plot
 _MARKED = 60  # points of a curve that are marked one by one
-_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)  # of a DET plot
+_TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)  # of a DET plot
+_DET_RANGE = (0.2, 0.5)  # rates that a DET plot shows at least
 _LONGEST_NAME = 24  # letters of a group's name that are shown
 _LEAST = 1e-9
 SIZE, DPI = (6.0, 4.2), 150  # inches, dots an inch: 900 x 630 pixels
@@ -42,7 +43,7 @@ def roc_plot(verification: Verification, score: NDArray[np.float64], same: NDArr
     figure, axes, floor = _roc_axes({f"ROC, AUC {float(area(roc.far, roc.tar)):.4f}": roc}, tar_at)
     axes.plot(
         [max(far_at, floor)], [tar_at], "o", color=DIFF, markersize=6, clip_on=False, zorder=3,
-        label=f"mean threshold, {SCORE_NAMES[verification.dist]} {threshold:.4f}",
+        label=f"mean threshold, {SCORE_NAMES[verification.dist]} {threshold_text(threshold)}",
     )  # fmt: skip
     axes.legend(loc="lower right", frameon=True, framealpha=0.9)
     return figure
@@ -82,12 +83,13 @@ def _roc_axes(curves: Mapping[str, Roc], lowest: float) -> tuple[Figure, Axes, f
 def det_plot(curves: Mapping[str, Roc]) -> Figure:
     """Plot DET curves by name: FNMR over FMR, both on a normal deviate scale (Martin et al., Eurospeech 1997).
 
-    Normally distributed scores give a straight line. Rates of 0 aren't shown. Bands are drawn if known.
+    Normally distributed scores give a straight line. Rates of 0 and 1 aren't shown. Bands are drawn if known.
     """
     figure, axes = _one_plot("FMR (false match rate)", "FNMR (false non-match rate)")
-    shown = {name: (roc.far > 0) & (roc.tar < 1) for name, roc in curves.items()}
+    shown = {name: (roc.far > 0) & (roc.far < 1) & (roc.tar > 0) & (roc.tar < 1) for name, roc in curves.items()}
     rates = [rate[shown[name]] for name, roc in curves.items() for rate in (roc.far, 1 - roc.tar)]
-    lowest = min([_TICKS[-2], *(float(rate.min()) for rate in rates if rate.size)])
+    every = np.concatenate([_DET_RANGE, *rates])
+    low, high = float(every.min()) / 2, min(float(every.max()), _TICKS[-1])
     for index, (name, roc) in enumerate(curves.items()):
         far, missed = roc.far[shown[name]], 1 - roc.tar[shown[name]]
         axes.plot(
@@ -96,11 +98,11 @@ def det_plot(curves: Mapping[str, Roc]) -> Figure:
         )  # fmt: skip
         if roc.band is not None:
             _fill(axes, _deviate(roc.far), _deviate(1 - roc.band), index)
-    ticks = [tick for tick in _TICKS if tick >= lowest / 2]
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
     for axis, limit in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
         axis.set_ticks(ndtri(ticks), [f"{tick:g}" for tick in ticks])
-        limit(ndtri(lowest / 2), ndtri(_TICKS[-1]))
-    axes.legend(loc="upper right", frameon=True, framealpha=0.9, fontsize="small")
+        limit(ndtri(low), ndtri(high))
+    _legend_above(figure, curves)
     return figure
 
 
@@ -124,7 +126,7 @@ def rejection_plot(curves: Mapping[str, NDArray[np.float64]]) -> Figure:
         axes.axhline(missed[0], color=color, linewidth=1, linestyle=":")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlim(0, SHARES[-1])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])  # a curve at 0 is above the axis
     figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
     return figure
 
@@ -141,7 +143,8 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
         axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
         axes.stairs(share, edges, color=color, linewidth=1.2, label=f"{name}, {count} pairs")
     threshold = verification.threshold_score
-    axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.3, label=f"mean threshold {threshold:.4f}")
+    label = f"mean threshold {threshold_text(threshold)}"
+    axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.3, label=label)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(bottom=0)
     axes.set_axisbelow(True)
@@ -150,13 +153,13 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
 
 
 def group_plot(rates: GroupRates) -> Figure:
-    """Plot FMR within each group and FNMR, with 95 % intervals, and the rate of all groups as a dashed line."""
+    """Plot FMR within each group and FNMR, with 95 % intervals, and those rates of all groups as dashed lines."""
     names = list(rates.people)
     height = max(SIZE[1] / 2, 0.35 * len(names) + 0.8)
-    figure = Figure(figsize=(SIZE[0], height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(2 * SIZE[0], height), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, title, of_groups, overall, color in (
-        (left, "FMR within the group", rates.fmr, rates.overall_fmr, DIFF),
+        (left, "FMR within the group", rates.fmr, rates.within, DIFF),
         (right, "FNMR", rates.fnmr, rates.overall_fnmr, SAME),
     ):
         for place, name in enumerate(names):
@@ -189,9 +192,14 @@ def curves_plot(curves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64
             label=plain_label(name),
         )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    columns = max(1, min(len(curves), _LEGEND // (max(map(len, curves)) + 6)))  # 6: width of the line sample
-    figure.legend(loc="outside upper center", ncols=columns, fontsize="small", frameon=False)
+    _legend_above(figure, curves)
     return figure
+
+
+def _legend_above(figure: Figure, names: Collection[str]) -> None:
+    """Legend above the plot, in as many columns as fit."""
+    columns = max(1, min(len(names), _LEGEND // (max(map(len, names)) + 6)))  # 6: width of the line sample
+    figure.legend(loc="outside upper center", ncols=columns, fontsize="small", frameon=False)
 
 
 def plain_label(name: str) -> str:
@@ -226,6 +234,7 @@ def _one_plot(
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
+    axes.ticklabel_format(useOffset=False)  # no "+1" beside the axis of cosines that are all nearly 1
     return _plain(figure), axes
 
 

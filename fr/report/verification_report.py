@@ -16,8 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, record
 from fr.evaluation.roc import Roc, roc_curve
-from fr.evaluation.verification import Verification, checked_pairs, printed_threshold, threshold_unit
-from fr.files.durable import replace_file
+from fr.evaluation.verification import (
+    Verification,
+    checked_pairs,
+    printed_threshold,
+    threshold_text,
+    threshold_unit,
+)
+from fr.files.durable import write_result
 from fr.report.failed_pairs import WrongPair
 from fr.report.group_chapter import group_chapter
 from fr.report.html_page import card, cards, inline_image, named_rows, page, png_file, table
@@ -44,7 +50,8 @@ def write_report(
     `pair_statistics`, for a table. rejection: FNMR by name, from `rejection_curves`, for rejection.png. curve: the ROC
     curve of the pairs, with its band if known; None = computed here. by_group: rates for a chapter and groups.png.
     The page is self-contained. Each file is replaced atomically, the page last.
-    Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3].
+    Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3]; InputError if
+    the folder can't be written.
     """
     score, is_same = checked_pairs(scores, same)
     if score.size != verification.pairs:
@@ -73,11 +80,10 @@ def write_report(
     }
     document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {}, chapter)
 
-    folder.mkdir(parents=True, exist_ok=True)
     for name, plot in plots.items():
-        replace_file(folder / name, plot)
-    replace_file(folder / "report.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-    replace_file(folder / "index.html", document)
+        write_result(folder / name, plot)
+    write_result(folder / "report.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_result(folder / "index.html", document)
     return folder / "index.html"
 
 
@@ -98,12 +104,13 @@ def _page(
         "Accuracy on same pairs": f"{v.same_accuracy:.4f}",
         "Accuracy on different pairs": f"{v.diff_accuracy:.4f}",
         "AUC": f"{v.auc:.4f}",
-        f"Threshold, {unit}": f"{v.threshold:.4f}",
-        f"Threshold, {score_name}": f"{v.threshold_score:.4f}",  # for similarities this replaces the row above
+        f"Threshold, {unit}": threshold_text(v.threshold),
+        f"Threshold, {score_name}": threshold_text(v.threshold_score),  # for similarities this replaces the row above
         "Pairs (same / different)": f"{v.pairs} ({same_count} / {v.pairs - same_count})",
     }
     folds = "".join(
-        f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{at:.4f}</td><td>{printed_threshold(at, v.dist):.4f}</td></tr>\n"
+        f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{threshold_text(at)}</td>"
+        f"<td>{threshold_text(printed_threshold(at, v.dist))}</td></tr>\n"
         for i, (accuracy, at) in enumerate(zip(v.fold_accuracies, v.fold_thresholds, strict=True), 1)
     )
     body = f"""<div class="columns">
@@ -122,7 +129,8 @@ classified at {_RULES[v.protocol]} on all other folds; a pair is classified as t
 </div>
 <div class="columns">
 <figure>{inline_image(plots["roc.png"], "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end is FAR 0:
-no false match in {v.pairs - same_count} different pairs. A band is the 95 % interval at each FAR.</figcaption></figure>
+no false match in {v.pairs - same_count} different pairs. A band is the 95 % interval at each FAR, from ten false
+matches on.</figcaption></figure>
 <figure>{inline_image(plots["histogram.png"], "Score histogram")}<figcaption>Scores ({score_name}) of same and
 different pairs, each in per cent of its kind, and the mean threshold.</figcaption></figure>
 <figure>{inline_image(plots["det.png"], "DET curve")}<figcaption>Detection error trade-off: FNMR against FMR, on the
@@ -133,8 +141,8 @@ scale of normal deviates. Without errors of a kind there is no curve.</figcaptio
 {chapter}
 <h2>Facts</h2>
 <table class="named facts">{named_rows(facts.items())}</table>
-{_worst_section("Worst false matches", "Two people, classified as the same.", [p for p in worst if not p.same])}
-{_worst_section("Worst false non-matches", "One person, classified as different.", [p for p in worst if p.same])}"""
+{_worst_section("Worst false matches", "Two people, classified as the same", [p for p in worst if not p.same])}
+{_worst_section("Worst false non-matches", "One person, classified as different", [p for p in worst if p.same])}"""
     return page(title, body)
 
 
@@ -149,7 +157,8 @@ def _rejection_figure(plots: Mapping[str, bytes]) -> str:
         return ""
     image = inline_image(plots["rejection.png"], "Errors against rejection")
     return f"""<figure>{image}<figcaption>FNMR where the pairs of the images of the lowest quality are rejected, at
-thresholds that stay. The dotted lines are rejection at random.</figcaption></figure>"""
+thresholds that stay. The dotted lines are rejection at random. Thresholds with fewer than ten false non-matches are
+left out.</figcaption></figure>"""
 
 
 def _statistics_section(statistics: Mapping[str, Metric]) -> str:
@@ -160,7 +169,7 @@ def _statistics_section(statistics: Mapping[str, Metric]) -> str:
             metric.title,
             "–" if metric.value is None else f"{metric.value:.4f}",
             "–".join(f"{end:.4f}" for end in metric.interval or ()),
-            "" if metric.threshold is None else f"{metric.threshold:.4f}",
+            "" if metric.threshold is None else threshold_text(metric.threshold),
             metric.note,
         )
         for metric in statistics.values()
@@ -180,4 +189,4 @@ def _worst_section(heading: str, meaning: str, pairs: Sequence[WrongPair]) -> st
         faces = (inline_image(png_file(image), name) for image, name in zip(pair.images, pair.names, strict=True))
         names = "<br>".join(escape(name) for name in pair.names)
         content.append(card(faces, f"<b>{pair.score:.4f}</b><br>{names}"))
-    return cards(heading, f"{meaning} The number is the score.", content)
+    return cards(heading, f"{meaning} at the threshold of their fold. The number is the score.", content)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fr.evaluation.all_pairs import Rows
+from fr.evaluation.verification import threshold_text
 from fr.files.durable import write_result
 from fr.recognition.gallery import Gallery, normalised_rows
 from fr.recognition.identification import FPIRS, RANKS, Searches, cmc, fpir, identification_metrics, search, tpir
@@ -40,11 +41,11 @@ def lines(figures: Figures) -> list[str]:
     output += [f"rank-{rank}: {_digits(figures[f'rank{rank}'])}" for rank in RANKS]
     for rate in FPIRS:
         at = figures[f"threshold@fpir={rate:.0e}"]
-        where = "" if at is None else f" (threshold {at:.4f})"
+        where = "" if at is None else f" (threshold {threshold_text(at)})"
         output.append(f"TPIR@FPIR={rate:.0e}: {_digits(figures[f'tpir@fpir={rate:.0e}'])}{where}")
-    if "threshold" in figures:
+    if (threshold := figures.get("threshold")) is not None:
         rates = f"TPIR {_digits(figures['tpir'])}, FPIR {_digits(figures['fpir'])}"
-        output.append(f"at the threshold {_digits(figures['threshold'])}: {rates}")
+        output.append(f"at the threshold {threshold_text(threshold)}: {rates}")
     return output
 
 

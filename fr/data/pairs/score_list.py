@@ -52,6 +52,8 @@ class ScoreList:
 def read_scores(path: Path) -> ScoreList:
     """Read a list of scores; InputError names malformed lines, and lists that can't be verified."""
     content = read_bytes(path).removeprefix(codecs.BOM_UTF8).rstrip() + b"\n"
+    if not content.strip():
+        raise InputError(f"{path}: is empty")
     first_line = content.partition(b"\n")[0]
     separator = next((mark for mark in "\t,;" if mark.encode() in first_line), " ")
     if separator == " ":

@@ -246,7 +246,7 @@ def test_nothing_usable_is_a_finding_and_no_failure(
     assert main([str(out), *words]) == 1
     assert counts(out) == {"unusable": 1, "few_images": 1}
     assert (out / "cleaned_images.txt").read_text() == ""
-    note = f"1 folders of {data.root} without images left out: b"
+    note = f"1 folder of {data.root} without images left out: b"
     assert note in capsys.readouterr().out
     assert note in Page((out / "index.html").read_text()).text
 

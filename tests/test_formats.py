@@ -119,7 +119,7 @@ def test_folders_are_imagefolders(data: Data, tmp_path: Path) -> None:
     assert faces.identities == reference.classes
     assert faces.landmarks.shape == (7, 0, 2)
     assert faces.notes == (
-        f"1 images in {data.root} itself, in no identity's folder, left out: README.jpg",
+        f"1 image in {data.root} itself, in no identity's folder, left out: README.jpg",
         f"left out of {data.root} for their endings: 1 .txt",
     )
 

@@ -167,9 +167,9 @@ def test_unusable_pictures_are_left_out_and_named(pack: Callable[..., None], tmp
     assert (tmp_path / "out/shard-000000.left_out.txt").read_text().splitlines() == expected
     printed = capsys.readouterr().out
     assert all(problem in printed for problem in expected)
-    assert "3 of 6 images in 1 shards, 0 MB; 3 left out (*.left_out.txt)" in printed
+    assert "3 of 6 images in 1 shard, 0 MB; 3 left out (*.left_out.txt)" in printed
     pack(tmp_path / "out", *options)
-    assert "3 of 6 images in 1 shards, 0 MB; 3 left out (*.left_out.txt)" in capsys.readouterr().out
+    assert "3 of 6 images in 1 shard, 0 MB; 3 left out (*.left_out.txt)" in capsys.readouterr().out
 
 
 def test_ten_iterations_on_shards_lose_what_files_lose(

@@ -8,6 +8,11 @@ Arguments after OUT go to train.py, before the options of the loss. One process 
 Complete runs in OUT aren't repeated, so an interrupted comparison continues.
 """
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from fr.errors import start
+
+    start("tools/compare_losses.py")
+
 import json
 import os
 import queue
@@ -17,6 +22,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fr.errors import run_plainly
 from fr.options.definitions import train_parser
 from fr.options.losses import MARGINS
 from fr.options.parsing import own_arguments, tool_parser
@@ -41,13 +47,13 @@ LOSSES = {
 }
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     parser = tool_parser("tools/compare_losses.py", allow_abbrev=False)
     parser.add_argument("out", type=Path, help="folder for snapshots and logs of the runs")
     names = list(LOSSES)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="LOSS", help=", ".join(names))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    arguments, options = own_arguments(parser, sys.argv[1:], train_parser())
+    arguments, options = own_arguments(parser, argv, train_parser())
     runs = [(loss, seed) for seed in arguments.seeds for loss in arguments.only]
     cores: queue.Queue[int] = queue.Queue()
     for core in os.sched_getaffinity(0):
@@ -59,7 +65,7 @@ def main() -> int:
                 job.result()
         except (KeyboardInterrupt, subprocess.CalledProcessError) as error:
             pool.shutdown(cancel_futures=True)
-            print(f"compare_losses.py: ended early: {error!r}", file=sys.stderr)
+            print(f"tools/compare_losses.py: ended early: {error!r}", file=sys.stderr)
             return 1
     print_table(arguments.out, arguments.only, arguments.seeds)
     return 0
@@ -104,4 +110,4 @@ def summary(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_plainly("tools/compare_losses.py", main)

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fr import alignment
+from fr.console import counted
 from fr.data import placement
 from fr.data.faces import LabelledFaces, refuse, shown
 from fr.data.formats import read_training_faces
@@ -220,8 +221,8 @@ def _summary(out: Path, images: int) -> str:
     problems = [line for path in sorted(out.glob(f"*{LEFT_OUT}")) for line in path.read_text().splitlines()]
     shards = list(out.glob("shard-*.tar"))
     size = sum(path.stat().st_size for path in shards) / 2**20
-    packed = f"{images - len(problems):,} of {images:,} images in {len(shards):,} shards, {size:,.0f} MB"
-    return "\n".join([*shown(problems), f"{out}: {packed}; {len(problems):,} left out (*{LEFT_OUT})"])
+    packed = f"{images - len(problems):,} of {counted(images, 'image')} in {counted(len(shards), 'shard')}"
+    return "\n".join([*shown(problems), f"{out}: {packed}, {size:,.0f} MB; {len(problems):,} left out (*{LEFT_OUT})"])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import configargparse
 
@@ -65,10 +65,19 @@ class Resolved:
         Path(path).write_text("".join(lines), encoding="utf-8")
 
 
+class _ToolParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """InputError in place of argparse's usage and exit."""
+        raise InputError(message)
+
+
 def tool_parser(program: str, **more: Any) -> argparse.ArgumentParser:
-    """Plain argparse parser for the arguments of a tool; --help shows the docstring of its script."""
+    """Plain argparse parser for the arguments of a tool; --help shows the docstring of its script.
+
+    It raises InputError for arguments that it refuses.
+    """
     form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(command_name(program), description=docstring(program), formatter_class=form, **more)
+    return _ToolParser(command_name(program), description=docstring(program), formatter_class=form, **more)
 
 
 def own_arguments(

@@ -21,6 +21,7 @@ from fr.errors import InputError
 from fr.options.commands import SCRIPTS, as_called, command_name
 from fr.options.config_files import (
     Setting,
+    UnsetVariable,
     command_line_option,
     find_option,
     is_option,
@@ -148,6 +149,7 @@ def resolve(
     notes = drop_replaced(last, settings)
     values: dict[str, Value] = {}
     origins: dict[str, str] = {}
+    unset: set[str] = set()  # environment variables: one problem each, however many settings name it
     for setting in settings:
         try:
             action = find_option(options, setting, parser.prog)
@@ -155,6 +157,10 @@ def resolve(
                 origins[action.dest] = setting.origin
                 values[action.dest] = parse_setting(parser, action, setting)
         except InputError as error:
+            if isinstance(error, UnsetVariable):
+                if error.name in unset:
+                    continue
+                unset.add(error.name)
             where = f"{setting.origin}: {printable(setting.name)}"
             problems += [f"{where}: {problem}" for problem in error.problems]
     for name, action in options.items():

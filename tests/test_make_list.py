@@ -16,6 +16,7 @@ from fr.data.readers.folders import read_folders
 from fr.data.readers.lists import read_labelled_list
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
+from fr.options.definitions import train_options
 from tests.conftest import Losses, launch, losses
 from tools.make_list import main, split
 
@@ -197,11 +198,23 @@ def test_people_held_out_are_in_pairs_alone_each_pair_once_and_as_said(
     assert all((first.split("/")[0] == second.split("/")[0]) == (same == "1") for first, second, same in pairs)
     assert sum(same == "1" for *_, same in pairs) == 45
     assert made(root, tmp_path / "again", "--people", "0.3") == parts
-    last = shlex.split(capsys.readouterr().out.splitlines()[-1])
-    assert last[:4] == ["next:", "python", "train.py", "@configs/own_faces.yml"]
+    *_, advice, last_line = capsys.readouterr().out.splitlines()
+    last = shlex.split(last_line)
+    assert last[:6] == ["next:", "python", "train.py", "@configs/fine_tune.yml", "--init_from", "backbone.pth"]
+    assert "fewer than about 100 identities" in advice
+    assert train_options(last[3:]).values.train_list == str(tmp_path / "again/train.txt")
     assert last[last.index("--val_list") + 1] == str(tmp_path / "again/pairs.txt")
     with pytest.raises(InputError, match=r"--people 0\.9: holds out 9 of 10 identities"):
         main([str(root), str(tmp_path / "out"), "--people", "0.9"])
+
+
+def test_a_hundred_people_are_trained_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = people(tmp_path / "root", {f"p {number}": 1 for number in range(100)})
+    made(root, tmp_path / "out")
+    said = capsys.readouterr().out
+    last = shlex.split(said.splitlines()[-1])
+    assert last[:4] == ["next:", "python", "train.py", "@configs/own_faces.yml"] and "fewer than" not in said
+    assert train_options(last[3:]).values.aligned
 
 
 @settings(deadline=None)

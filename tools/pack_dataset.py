@@ -41,6 +41,7 @@ from fr.errors import InputError, run_plainly
 from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, image_file, is_too_large
 from fr.files.untrusted import read_text
+from fr.options.commands import next_command
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
 from tools.align_faces import aligned_crops, widened
@@ -87,6 +88,8 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         raise InputError(f"{error.filename or out}: can't be written: {error.strerror}") from error
     print("\n".join([*resolved.notes, *faces.notes, _summary(out, len(faces))]))
+    crops = [] if faces.landmarks.shape[1] else ["--aligned"]
+    print(next_command("train.py", "--train_dataset", "tar", "--train_data_root", str(out), *crops))
     return 0
 
 

@@ -66,7 +66,7 @@ from fr.train.replicas import checkpoint_blocks, deterministic, synchronise_batc
 from fr.train.teacher import Teacher, open_teacher
 from fr.train.validation import Validation
 from fr.train.watchdog import watched
-from fr.weights.initial_weights import InitialWeights, initialise
+from fr.weights.initial_weights import InitialWeights, initialise, numbers_note
 
 
 def main(argv: list[str]) -> int:
@@ -115,12 +115,13 @@ def main(argv: list[str]) -> int:
         monitor = _open_monitor(resolved, ranks, iterations)
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
-        warnings = schedule.warnings() + window_warnings(faces, order)
+        warnings = schedule.warnings(iterations.stop) + window_warnings(faces, order)
         warnings += [one.warning for one in sets if one.warning] + [*groups.notes] if ranks.is_main else []
         warnings = [f"warning: {warning}" for warning in warnings]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
-        taught = [f"distilling from {options.teacher}: {teacher.describe()}"] if teacher else []
+        matched = numbers_note(faces.identities) if teacher and teacher.head else ""
+        taught = [f"distilling from {options.teacher}: {teacher.describe()}{matched}"] if teacher else []
         monitor.say("\n".join([summary, *taught, *crops, *warnings, *fetched, *resumed.notes, *changed, *sources]))
         mirror = SnapshotMirror(options.snap_mirror, contents.run_id, options.hang_timeout or 1200, monitor.say)
         kept = Kept(options.keep_snapshots, options.keep_every)
@@ -149,7 +150,7 @@ def main(argv: list[str]) -> int:
             command, logs = command_line(argv), log_folder(options)
             run = EndedRun(contents, sets, validation.latest, resolved, ranks, command, logs, end, seconds)
             monitor.say(leave_card(writer, run))
-        monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds)))
+        monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds, iterations.stop)))
         return status
 
 

@@ -228,14 +228,14 @@ def agree_on_start(store: dist.Store, rank: int, world_size: int, patience: time
 
 
 def highest(value: int, group: dist.ProcessGroup | None = None) -> int:
-    """The largest of the ranks' values, on every rank: how they agree on a signal or a failure (C11)."""
+    """Return the largest of the ranks' values, on every rank: how they agree on a signal or a failure."""
     agreed = torch.tensor(value)
     dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=group)
     return int(agreed)
 
 
 def raise_together(failure: InputError | None, elsewhere: str, group: dist.ProcessGroup | None = None) -> None:
-    """Raise on every rank if one has failed (C11): its own failure, or InputError(elsewhere) on the others."""
+    """Raise on every rank if one has failed: its own failure, or InputError(elsewhere) on the others."""
     if highest(failure is not None, group):
         raise failure or InputError(elsewhere)
 

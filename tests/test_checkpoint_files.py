@@ -172,3 +172,12 @@ def test_an_index_changes_nothing_outside_of_itself(target: bytes, folder: Path)
     with pytest.raises(InputError, match="attributes for what isn't of an index"):
         load(folder)
     assert not hasattr(MetadataIndex, "spoil")
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float16, torch.bfloat16, torch.float64, torch.int32])
+def test_buffers_of_other_types_are_read(dtype: torch.dtype, one_rank: None, tmp_path: Path) -> None:
+    stored = {"buffer": torch.tensor([1, 0, 1]).to(dtype)}
+    dcp.save(stored, storage_writer=PathlessWriter(tmp_path / "a.state"))
+    found = {"buffer": torch.zeros(3, dtype=dtype)}
+    dcp.load(found, storage_reader=SafeReader(tmp_path / "a.state"))
+    assert torch.equal(found["buffer"], stored["buffer"])

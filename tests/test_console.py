@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, SPREAD, TINY, data_options, folders, trained_briefly, validation_options
+from tools.options import check_dataset, compare_models
 
 # A command without a training's start-up: it prints, is asked to flush, and does well.
 COMMAND = """
@@ -112,6 +113,15 @@ def test_every_script_prepares_its_streams_before_its_imports() -> None:
     assert [name for name in runs if not 0 < texts[name].find(begin) < imports[name]] == []
     called = {path.name: path.relative_to(ROOT).as_posix() for path in scripts}
     assert [name for name in runs if f'    run_plainly("{called[name]}", main' not in texts[name]] == []
+
+
+def test_a_help_text_points_to_the_options_of_the_other_program(capsys: pytest.CaptureFixture[str]) -> None:
+    for read, other in ((compare_models.options, "evaluate_lfw.py"), (check_dataset.options, "train.py")):
+        with pytest.raises(SystemExit):
+            read(["--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"[@file.yml] [--option of {other}] ..." in said.partition(" positional arguments:")[0]
+        assert said.endswith(f" All other options: {other} --help")
 
 
 # Words that a command refuses by itself, all of whose files are missing.

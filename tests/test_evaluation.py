@@ -1,9 +1,13 @@
 """Embeddings over ranks, and `evaluate_lfw.py` with snapshots; tests/test_onnx.py has it with ONNX files."""
 
+import gc
 import json
+import os
 import re
+import shutil
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,9 @@ from fr.evaluation.verification import Verification, cosine_scores, verify
 from fr.preprocessing import Preprocessing
 from fr.report import projector
 from fr.train import validation
+from fr.train.meters import Meters
+from fr.train.milestones import Milestones
+from fr.train.monitor import Silent
 from fr.train.validation import Validation
 from tests.builders.verification_faces import faces_of
 from tests.conftest import SPREAD, data_options, validation_options
@@ -136,6 +143,53 @@ def test_a_validation_that_fails_on_one_rank_fails_on_all_and_the_next_does_not(
     assert first[0] == "all gone" and second[0].startswith("validation: MemoryError: all gone (")
     assert re.match(r"mine: TypeError: 'NoneType' object is not callable \(.*validation.py:\d+\)$", second[1])
     assert first[1:] == second[1:] and "auc" in first[2]
+
+
+def test_a_validation_that_fails_leaves_no_thread_behind(sample_data: Path, tmp_path: Path, one_rank: None) -> None:
+    shutil.copytree(sample_data / "lfw", tmp_path / "lfw")
+    faces = faces_of(tmp_path)
+    Path(faces.path(len(faces) // 2)).write_bytes(b"no image")
+
+    class Kept(Milestones):
+        def save(self, *_: Any) -> None:
+            pass
+
+    said: list[str] = []
+    monitor = Silent()
+    monitor.say = said.append  # type: ignore[method-assign, assignment]
+    one = VerificationSet("mine", "", faces)
+    validation = Validation([one], {"": Pixels()}, SMALL, DALI, ranks_here(), 7, False, Heartbeat())
+    unused: Any = None
+    milestones = Kept(unused, unused, unused, Meters(torch.device("cpu")), validation, monitor)
+    gc.collect()
+    before = len(os.listdir("/proc/self/task"))
+    gc.disable()  # threads must not wait for it
+    try:
+        for iteration in range(3):
+            milestones.validate_and_save(iteration)
+    finally:
+        gc.enable()
+    until = time.monotonic() + 30
+    while len(os.listdir("/proc/self/task")) > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/task")) <= before
+    assert len(said) == 3 and all("no validation: " in line for line in said)
+
+
+def embedded_with_other_landmarks(data: str) -> str:
+    ranks = ranks_here(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    faces = faces_of(Path(data))
+    others = replace(faces, landmarks=faces.landmarks + ranks.rank)
+    with pytest.raises(InputError) as refusal:
+        embed(Pixels(), others, SMALL, DALI, ranks, 7, False)
+    return str(refusal.value)
+
+
+def test_hosts_with_other_landmarks_are_refused(
+    run_distributed: Callable[..., list[str]], sample_data: Path
+) -> None:
+    said = "the images to embed aren't the same on all ranks: hosts have different lists or landmarks"
+    assert run_distributed(2, embedded_with_other_landmarks, str(sample_data)) == [said] * 2
 
 
 def test_a_batch_size_of_zero_is_the_devices() -> None:

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 
 import train
 from fr.errors import InputError
+from fr.losses import classifier
 from fr.losses.classifier import MarginSoftmax
 from fr.options.definitions import train_options
 from fr.options.losses import LossSettings
 from tests.conftest import SPREAD, TINY, data_options, folders
 from tools.classify import main as classify
 
-CLASSES, EMBED_SIZE, IMAGES = 11, 6, 2500  # more than are looked at at a time
+CLASSES, EMBED_SIZE, IMAGES = 11, 6, 2500
 
 
 def embeddings_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,9 +26,19 @@ def embeddings_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(IMAGES, EMBED_SIZE, generator=source), torch.randint(CLASSES, (IMAGES,), generator=source)
 
 
-def larger_on_a_rank(kind: str, sub_centers: int) -> dict[str, torch.Tensor]:
+def rivals_on_a_rank(kind: str, sub_centers: int) -> dict[str, torch.Tensor]:
     head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(margin_type=kind, sub_centers=sub_centers), seed=1)
-    return {"larger": head.larger_logits(*embeddings_and_labels()), "weight": head.weight.detach()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "PIECE", 4_000)  # 1,000 images of 4 classes at a time
+        rivals = head.rivals(*embeddings_and_labels())
+    return {"rivals": rivals, "weight": head.weight.detach()}
+
+
+def test_a_network_that_tells_nobody_apart_is_not_right(one_rank: None) -> None:
+    head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(), seed=1)
+    labels = torch.arange(CLASSES)
+    assert head.rivals(torch.zeros(CLASSES, EMBED_SIZE), labels).tolist() == [CLASSES - 1] * CLASSES
+    assert head.rivals(torch.full((CLASSES, EMBED_SIZE), torch.nan), labels).tolist() == [CLASSES - 1] * CLASSES
 
 
 @pytest.mark.parametrize("world", [1, 3])
@@ -35,7 +46,7 @@ def larger_on_a_rank(kind: str, sub_centers: int) -> dict[str, torch.Tensor]:
 def test_a_sharded_head_ranks_classes_as_torch_does(
     run_distributed: Callable[..., list[dict[str, Any]]], world: int, kind: str, sub_centers: int
 ) -> None:
-    ranks = run_distributed(world, larger_on_a_rank, kind, sub_centers)
+    ranks = run_distributed(world, rivals_on_a_rank, kind, sub_centers)
     weight = torch.cat([one["weight"] for one in ranks]).double()
     embeddings, labels = embeddings_and_labels()
     if kind == "linear":
@@ -46,7 +57,7 @@ def test_a_sharded_head_ranks_classes_as_torch_does(
     for k in (1, 5):
         wanted = (logits.topk(k).indices == labels[:, None]).any(dim=1)
         for one in ranks:
-            assert torch.equal(one["larger"] < k, wanted)
+            assert torch.equal(one["rivals"] < k, wanted)
 
 
 def test_a_training_scores_its_held_out_list_as_classify_does(sample_data: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from fr.models import build_model
 from fr.options.losses import LossSettings
 from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
-from fr.weights.initial_weights import InitialWeights, head_rows, initialise, read_identities
+from fr.weights.initial_weights import InitialWeights, head_rows, initialise, numbers_note, read_identities
 from fr.weights.loading import read_weights
 from tests.conftest import Losses, same_weights, weights
 from tests.layouts_001 import layout_001
@@ -104,6 +104,13 @@ def refuse_on_one_rank(folder: str) -> str:
     with pytest.raises(InputError) as refusal:
         initialise(backbone, head, OURS, InitialWeights(path, False, "", False, "", []), False)
     return str(refusal.value)
+
+
+def test_identities_matched_by_numbers_are_named_so() -> None:
+    assert numbers_note(["0", "1", "12"]) == (
+        "; they are matched by numbers, right only if both trainings number the same people alike"
+    )
+    assert numbers_note(["0", "n000001"]) == ""
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])

@@ -78,6 +78,7 @@ def test_a_constant_rate_stays() -> None:
 )
 def test_a_schedule_that_cannot_work_is_told(warmup: int, drops: list[int], last: int, lines: list[str]) -> None:
     told = Schedule(0.4, warmup, drops, last).warnings()
+    assert Schedule(0.4, warmup, drops, 10**6).warnings(last) == told  # ended early by --max_iterations
     assert drops == [] or Schedule(0.4, 0, drops, last, "cosine").warnings() == []
     assert len(told) == len(lines)
     assert all(line.startswith(begin) for line, begin in zip(told, lines, strict=True))

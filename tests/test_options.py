@@ -454,12 +454,17 @@ def test_orders_that_contradict_are_refused(argv: str, problem: str) -> None:
     ("argv", "problem"),
     [
         ("--partial", "--partial: no effect without --init_from"),
+        ("--optimizer adamw --momentum 0.8", "--momentum: goes with --optimizer sgd; here adamw"),
+        ("--betas 0.8 0.9", "--betas: goes with --optimizer adam, adamw; here sgd"),
+        ("--eps 1e-6", "--eps: goes with --optimizer adam, adamw; here sgd"),
+        ("--lr_schedule cosine --lr_power 1", "--lr_power: goes with --lr_schedule poly; here cosine"),
+        ("--lr_end 0.01", "--lr_end: goes with --lr_schedule poly, cosine; here step"),
         ("--init_identities names.txt", "--init_identities: no effect without --init_from"),
         ("--pretrained --model resnet34 --init_from a.pt", "--pretrained: not with --init_from"),
         ("--pretrained", "--pretrained: goes with --model resnet34, resnet50, resnet101, timm/NAME; here mobilenet"),
     ],
 )
-def test_options_of_initial_weights_that_contradict_are_refused(argv: str, problem: str) -> None:
+def test_options_that_contradict_others_are_refused(argv: str, problem: str) -> None:
     (found,) = problems(*DATA, *argv.split())
     assert found.startswith(f"command line: {problem}")
     train_options([*DATA, "--init_from", "a.pt", "--partial", "--init_identities", "names.txt"])
@@ -517,8 +522,9 @@ def test_the_table_is_aligned_and_says_where_each_changed_value_was_set(config: 
 
 
 def test_adam_has_two_averages() -> None:
-    assert problems(*DATA, "--betas", "0.9") == ("command line: --betas: takes 2 values, got 1",)
-    assert train_options([*DATA, "--betas", "0.8", "0.99"]).values.betas == [0.8, 0.99]
+    adam = ["--optimizer", "adam"]
+    assert problems(*DATA, *adam, "--betas", "0.9") == ("command line: --betas: takes 2 values, got 1",)
+    assert train_options([*DATA, *adam, "--betas", "0.8", "0.99"]).values.betas == [0.8, 0.99]
 
 
 def test_as_dict_shares_nothing_with_the_values() -> None:
@@ -603,6 +609,13 @@ def test_pointers_name_options_that_exist_and_hide_none() -> None:
     assert not ELSEWHERE.keys() & known.keys()
     with pytest.raises(InputError, match="no such option; the closest: --val_batch_size"):
         evaluation_options(["--snap", "x.pt", "--batch_size", "3"])  # which has no --train_batch_size
+
+
+@pytest.mark.parametrize("word", ["false", "False", "off", "no"])
+def test_landmarks_of_a_recipe_stay_unless_crops_are_aligned(word: str, config: Callable[..., str]) -> None:
+    recipe = config("train_dataset: vgg\ntrain_list: l.txt\ntrain_landmarks: bb\n")
+    options = train_options([recipe, "--train_data_root", "r", "--aligned", word]).values
+    assert (options.train_landmarks, options.aligned) == ("bb", False)
 
 
 RECIPE = "train_dataset: vgg\ntrain_list: $UNSET/l.txt\ntrain_landmarks: $UNSET/bb\ntrain_meta: meta.csv\n"

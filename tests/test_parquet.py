@@ -4,6 +4,7 @@ import io
 import json
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -322,3 +323,24 @@ def test_bytes_that_are_no_table_are_refused(tmp_path: Path) -> None:
     for content in (b"", b"PAR1", buffer.getvalue()[:-8] + b"\xff" * 4 + b"PAR1"):
         (tmp_path / "a.parquet").write_bytes(content)
         assert problems(tmp_path)[0].startswith(f"{tmp_path}/a.parquet: not a Parquet file that can be read: ")
+
+
+def test_so_many_groups_are_decoded_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = row_groups.KEPT // row_groups.MOST_OF_A_GROUP
+    busy, most, enough = [0], [0], threading.Event()
+
+    def decoded(_path: str, group: int, *_rest: Any) -> pa.Array:
+        busy[0] += 1
+        most[0] = max(most[0], busy[0])
+        if busy[0] == limit:
+            enough.set()
+        assert enough.wait(30)
+        busy[0] -= 1
+        return pa.array([bytes([group])])
+
+    monkeypatch.setattr(row_groups, "_decoded", decoded)
+    groups = RowGroups()
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda group: groups.column(("f", group, "c", None))[0].as_py(), range(16)))
+    assert found == [bytes([group]) for group in range(16)]
+    assert most == [limit]

@@ -335,3 +335,9 @@ def test_a_pattern_that_matches_nothing_is_refused(freeze: list[str], scale: lis
     named = {"backbone.weight": nn.Parameter(torch.zeros(1))}
     with pytest.raises(InputError, match=r"backbone\.wieght: no parameter matches; similar: backbone\.weight"):
         parameter_groups(named, freeze, scale)
+
+
+def test_freezing_all_that_the_losses_train_is_refused() -> None:
+    named = {"backbone.a": nn.Parameter(torch.ones(2)), "head.weight": nn.Parameter(torch.ones(2), requires_grad=False)}
+    with pytest.raises(InputError, match="nothing is left to train: --freeze matches all weights"):
+        parameter_groups(named, ["backbone.*"], [])

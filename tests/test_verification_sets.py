@@ -547,3 +547,10 @@ def test_a_pack_of_python_2_is_read(tmp_path: Path) -> None:
     assert [faces.read(i).tobytes() for i in range(len(faces))] == [b"\xff\xd8a", b"b", long, b"c", b"d", b"e", b"f"]
     assert faces.pairs.tolist() == [[0, 1], [2, 1], [3, 4], [5, 6]]
     assert faces.path(3) == f"{path}: picture 4"
+
+
+def test_no_two_sets_have_one_name(drawn: Drawn, tmp_path: Path) -> None:
+    for name in ("a/x_2", "b/x", "c/x"):
+        drawn.pack(tmp_path / name).rename(tmp_path / f"{name}.bin")
+    places = (tmp_path / f"{name}.bin" for name in ("a/x_2", "b/x", "c/x"))
+    assert [of.name for of in read_sets(["", "", ""], "auto", [*map(str, places)])] == ["x_2", "x", "x_3"]

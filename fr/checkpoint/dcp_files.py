@@ -34,7 +34,7 @@ _METADATA_CLASSES = {  # module: names in it that an index may refer to
     "torch.distributed.checkpoint.metadata": "ChunkStorageMetadata Metadata MetadataIndex StorageMeta TensorProperties "
     "TensorStorageMetadata _MEM_FORMAT_ENCODING",
     "torch.distributed.checkpoint.filesystem": "_StorageInfo",
-    "torch": "Size float32 int64 uint8",
+    "torch": "Size bfloat16 bool float16 float32 float64 int16 int32 int64 int8 uint8",
     "torch.serialization": "_get_layout",
 }
 

@@ -55,6 +55,13 @@ class Faces:
     def __len__(self) -> int:
         return len(self.names)
 
+    def columns_digest(self) -> bytes:
+        """SHA-256 of names and positions, for comparison between ranks: not of pixels, nor of the root."""
+        digest = hashlib.sha256("\0".join(self.names.to_pylist()).encode("utf-8", "surrogateescape"))
+        for column in (self.landmarks, self.boxes):
+            digest.update(b"" if column is None else np.ascontiguousarray(column).data)
+        return digest.digest()
+
     def path(self, index: int) -> str:
         """Name of an image in messages: its path, or the file that holds it and its name in that file."""
         name = self.names[index].as_py()

@@ -17,6 +17,7 @@ from fr.files.untrusted import open_file
 MOST_OF_A_GROUP = 1 << 28  # bytes of a row group's images
 _ROWS = 8  # decoded at a time
 KEPT = 1 << 30  # bytes of the groups that a process keeps
+_DECODING = threading.BoundedSemaphore(KEPT // MOST_OF_A_GROUP)  # groups at a time, which would be as many as readers
 
 _Key = tuple[str, int, str, Path | None]  # file, group, column, and root folder of the file
 
@@ -44,7 +45,8 @@ class RowGroups:
 
     def _read(self, key: _Key, future: "Future[pa.Array]") -> None:
         try:
-            future.set_result(_decoded(*key))
+            with _DECODING:
+                future.set_result(_decoded(*key))
         except BaseException as error:
             with self._lock:
                 self._kept.pop(key, None)  # so that it is read again, as from a network share that is back

@@ -1,7 +1,7 @@
-"""The batches of a training run. An image that can't be decoded at its position is replaced by another (C9).
+"""The batches of a training run. An image that can't be decoded at its position is replaced by another.
 
 The replacement is the first of `stand_ins` that decodes at the position: a function of seed, epoch, position, list and
-files alone, whatever was met before and wherever a run was resumed (C2, C7). The position matters: of a truncated JPEG
+files alone, whatever was met before and wherever a run was resumed. The position matters: of a truncated JPEG
 the decoder takes the regions above the cut and no others, so the file can be usable at one position and not at another.
 """
 
@@ -93,9 +93,12 @@ class TrainingStream:
         return FaceStream(batches, size or self._size, *how, teacher=self.teacher)
 
     def _standing(self, indices: Indices) -> Indices:
-        if self._hopeless.isdisjoint(indices.tolist()):
-            return indices
-        return np.array([next(self._candidates(index), index) for index in indices.tolist()])
+        """The indices, and for those that decode at no position their first stand-ins."""
+        hopeless = [row for row, index in enumerate(indices.tolist()) if index in self._hopeless]
+        standing = indices.copy() if hopeless else indices
+        for row in hopeless:
+            standing[row] = next(self._candidates(int(indices[row])), indices[row])
+        return standing
 
     def _candidates(self, index: int) -> Iterator[int]:
         return (other for other in stand_ins(self.faces.labels, index) if other not in self._hopeless)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,11 @@ def read_sets(
     problems = [problem for one in read for problem in _unscorable(one)]
     if problems:
         raise InputError(*problems)
-    taken = list(_TAKEN)
+    taken = {*_TAKEN}
     for index, one in enumerate(read):
-        if one.name in taken:
-            read[index] = replace(one, name=f"{one.name}_{taken.count(one.name) + 1}")
-        taken.append(one.name)
+        numbered = (f"{one.name}_{number}" for number in count(2))
+        read[index] = replace(one, name=next(name for name in chain([one.name], numbered) if name not in taken))
+        taken.add(read[index].name)
     return read
 
 

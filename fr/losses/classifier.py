@@ -19,14 +19,13 @@ from fr.losses import margins
 from fr.losses.auxiliary import AuxiliaryLosses, Gathered, Targets
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sampling import Exchange, drawn_count, drawn_rows
-from fr.losses.sharded import SHORTEST, Shard, cross_entropy, gather, gather_constant, logits_to, sum_over_ranks
+from fr.losses.sharded import PIECE, SHORTEST, Shard, cross_entropy, gather, gather_constant, logits_to, sum_over_ranks
 from fr.options.losses import LossSettings
 from fr.randomness import Purpose, uniforms
 
 # Update rate of the running means: AdaFace's statistics and CurricularFace's t (both authors' code).
 _RATE = 0.01
 _ROWS_AT_A_TIME = 65_536
-_SAMPLES_AT_A_TIME = 1024
 
 
 def shard_rows(classes: int, ranks: int, which: int) -> tuple[int, int]:
@@ -64,7 +63,7 @@ class MarginSoftmax(nn.Module):
         self.first, self._rows = shard_rows(classes, world_size(), rank())
         self.weight = nn.Parameter(_initial_centres(seed, self.first, self._rows, embed_size, settings))
         self._teacher_logits = teacher_logits
-        # The module's name is part of the keys in snapshots ("head.auxiliary.centers").
+        # The name is part of the keys in snapshots ("head.companions.centers").
         self.companions = AuxiliaryLosses(settings, self._rows, embed_size)
         if settings.margin_type == "ada":
             self.register_buffer("norm_mean", torch.tensor(20.0))
@@ -180,20 +179,20 @@ class MarginSoftmax(nn.Module):
         )
 
     @torch.no_grad()
-    def larger_logits(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Number of classes [n] with a larger logit than the label's, without a margin: 0 = top-1.
+    def rivals(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Number of other classes [n] whose logit isn't smaller than the label's, without a margin: 0 = top-1.
 
         embeddings [n, E], labels [n]: the same on every rank, all ranks together; outside of a step.
         """
         counts = []
-        for first in range(0, len(labels), _SAMPLES_AT_A_TIME):
-            rows = embeddings[first : first + _SAMPLES_AT_A_TIME]
-            targets = self._targets(labels[first : first + _SAMPLES_AT_A_TIME])
+        size = max(1, PIECE // max(1, shard_rows(self.classes, world_size(), 0)[1]))  # the same on all ranks
+        for rows, of_rows in zip(torch.split(embeddings, size), torch.split(labels, size), strict=True):
+            targets = self._targets(of_rows)
             shard = Shard(targets.column, targets.owned)
             unit = F.normalize(rows, eps=SHORTEST)
             logits, target = logits_to(rows, unit, self.weight, shard, self.settings.linear)
             target = sum_over_ranks(target)
-            counts.append(sum_over_ranks((logits > target[:, None]).sum(dim=1)))
+            counts.append(sum_over_ranks((~(logits < target[:, None])).sum(dim=1)) - 1)  # less the label itself
         return torch.cat(counts)
 
     def _with_margin(self, batch: Gathered) -> torch.Tensor:

@@ -86,8 +86,12 @@ def own_arguments(
 ) -> tuple[argparse.Namespace, list[str]]:
     """Split `argv` into the arguments of a tool, in any order, and the words for the program of the parser `other`.
 
-    argparse alone would treat the value of an unknown option as a positional argument.
+    The tool's --help gets a pointer to the other's. argparse alone would treat the value of an unknown option as a
+    positional argument.
     """
+    own = tool.format_usage().removeprefix("usage: ").rstrip()
+    tool.usage = tool.usage or f"{own} [@file.yml] [--option of {other.prog}] ..."
+    tool.epilog = "\n\n".join(filter(None, [tool.epilog, f"All other options: {other.prog} --help"]))
     options = {name: action for action in other._actions for name in action.option_strings}
     of_tool: list[str] = []
     rest: list[str] = []

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fr.alignment import CENTER_CROP
 from fr.options.config_files import COMMAND_LINE, Setting
 from fr.options.names import DATASETS, SET_OPTIONS, UNLABELLED
+from fr.options.types import BOOLEANS
 
 DATA = ("train_list", "train_landmarks", "train_meta", "aligned")  # options about the files of the training data
 LANDMARKS = ("train_landmarks", "val_landmarks", "aligned", "template")  # options about the positions of faces
@@ -20,7 +21,7 @@ def drop_replaced(last: dict[str, Setting], settings: Sequence[Setting]) -> list
     if "train_dataset" in said:
         dataset = "".join(last["train_dataset"].words)
         by[f"--train_dataset {dataset}"] = _unused(dataset, settings)
-    if "aligned" in said and last["aligned"].words != ["false"]:
+    if "aligned" in said and BOOLEANS.get("".join(last["aligned"].words).lower(), True):
         by["--aligned"] = {"train_landmarks"}
     if "train_landmarks" in said:
         by["--train_landmarks"] = {"aligned"}

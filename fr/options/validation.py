@@ -28,6 +28,10 @@ _GOES_WITH = {
         ("s", "sub_centers", "push_plus_loss_weight", "global_push_loss_weight", "min_margin_loss_weight"),
         ("margin_type", tuple(kind for kind in MARGINS if kind != "linear")),
     ),
+    "momentum": ("optimizer", ("sgd",)),
+    **dict.fromkeys(("betas", "eps"), ("optimizer", ("adam", "adamw"))),
+    "lr_power": ("lr_schedule", ("poly",)),
+    "lr_end": ("lr_schedule", ("poly", "cosine")),
     "t": ("mining_type", ("sv",)),
     "gamma": ("mining_type", ("focal",)),
     # of tools/align_faces.py

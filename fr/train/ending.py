@@ -13,9 +13,12 @@ from fr.options.commands import as_called, next_command
 
 
 def closing_lines(
-    argv: Sequence[str], options: argparse.Namespace, writer: SnapshotWriter, status: int, seconds: float
+    argv: Sequence[str], options: argparse.Namespace, writer: SnapshotWriter, status: int, seconds: float, last: int
 ) -> list[str]:
-    """Lines to print at the end of a run. argv: its command line. status: its exit status. seconds: its duration."""
+    """Lines to print at the end of a run.
+
+    argv: its command line. status: its exit status. seconds: its duration. last: iteration at which it was to end.
+    """
     written = [path for path in writer.written if path.exists()]
     lines = [f"{ended(status)} after {duration(seconds)}" + ("" if written else "; no snapshot was written")]
     if not written:
@@ -26,11 +29,12 @@ def closing_lines(
         lines.append(f"best snapshot: {best} (accuracy {writer.best[1]:.4f})")
     else:
         lines.append(f"newest snapshot: {shown}")
+    limit = "--max_iterations" if options.max_iterations == last else "--epoch_total_num"
     no_set = [] if options.val_data_root or options.val_sets else ["--val_data_root", "LFW"]
     return [
         *lines,
         f"see the curves: tensorboard --logdir {shlex.quote(str(log_folder(options)))}",
-        f"{'resume' if status else 'train longer'}: {_resuming(argv, options, longer=not status)}",
+        f"{'resume' if status else 'train longer'}: {_resuming(argv, options, '' if status else limit)}",
         next_command("evaluate_lfw.py", "--snap", str(shown), *no_set, "--report", f"{writer.prefix}_report"),
     ]
 
@@ -61,8 +65,12 @@ def command_line(words: Sequence[str]) -> str:
     return f"{as_called(f'{launch} train.py')} {shlex.join(words)}"
 
 
-def _resuming(argv: Sequence[str], options: argparse.Namespace, longer: bool) -> str:
-    """The command that resumes the run."""
+def _resuming(argv: Sequence[str], options: argparse.Namespace, longer: str) -> str:
+    """The command that resumes the run. longer: the option that ended it, if it is to go beyond its end."""
+    words = [*argv]
+    if longer:
+        words = [word for word in words if not word.startswith(f"{longer}=")]
+        while longer in words:
+            del words[words.index(longer) : words.index(longer) + 2]
     auto = [] if options.snap_to_resume == "auto" else ["--snap_to_resume", "auto"]
-    more = ["--max_iterations" if options.max_iterations else "--epoch_total_num", "MORE"] if longer else []
-    return command_line([*argv, *auto, *more])
+    return command_line([*words, *auto, *([longer, "MORE"] if longer else [])])

@@ -23,8 +23,8 @@ class HeldOut:
 
     def accuracies(self, head: MarginSoftmax, embeddings: torch.Tensor) -> dict[str, float]:
         """Top-1 and top-5 accuracy from the embeddings [n, E]; called by all ranks together, each with all rows."""
-        above = head.larger_logits(embeddings, self.classes.to(embeddings.device))
-        return {f"held_out_top{k}": (above < k).double().mean().item() for k in (1, 5)}
+        rivals = head.rivals(embeddings, self.classes.to(embeddings.device))
+        return {f"held_out_top{k}": (rivals < k).double().mean().item() for k in (1, 5)}
 
 
 def read_held_out(options: Mapping[str, Any], identities: Sequence[str], ranks: Ranks) -> HeldOut | None:

@@ -37,18 +37,19 @@ class Schedule:
         share = (1 - progress) ** self.power if self.shape == "poly" else (1 + math.cos(math.pi * progress)) / 2
         return self.end + (self.lr - self.end) * share
 
-    def warnings(self) -> list[str]:
-        """Warnings about a schedule that can't train well, one line each."""
+    def warnings(self, last: int = 0) -> list[str]:
+        """Warnings about a schedule that can't train well, one line each. last: end of the run; 0 = as planned."""
+        last = last or self.last
         found = []
-        if self.warmup >= self.last:
-            found.append(f"the warm-up of {self.warmup:,} iterations is no shorter than the run of {self.last:,}")
+        if self.warmup >= last:
+            found.append(f"the warm-up of {self.warmup:,} iterations is no shorter than the run of {last:,}")
         drops = self.drops if self.shape == "step" else ()
-        if late := [drop for drop in drops if drop >= self.last]:
+        if late := [drop for drop in drops if drop >= last]:
             found.append(
-                f"{len(late)} of {len(drops)} drops of the learning rate are after the end, iteration {self.last:,}"
+                f"{len(late)} of {len(drops)} drops of the learning rate are after the end, iteration {last:,}"
             )
         early = max(_EARLY, self.warmup)
-        if soon := [drop for drop in drops if drop < min(early, self.last)]:
+        if soon := [drop for drop in drops if drop < min(early, last)]:
             found.append(
                 f"the learning rate is down to {self.lr * DROP ** len(soon):g} by iteration {soon[-1]:,}, "
                 f"{'within the warm-up' if soon[0] < self.warmup else 'before much is learned'}: --lr_drops and "

@@ -46,7 +46,7 @@ def train(
 ) -> int:
     """Run the iterations of the stream and return the exit status: 0, or 128 + the signal that ended the run.
 
-    A signal or bad input on any rank ends the run on all of them before the next step, with a snapshot (C6, C11);
+    A signal or bad input on any rank ends the run on all of them before the next step, with a snapshot;
     bad input then raises InputError, as do too many skipped steps in a row, which are counted on log steps. Too many
     replaced images are bad input. A log record is read and judged before the next step, but after its batch.
     """

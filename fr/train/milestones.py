@@ -1,5 +1,6 @@
 """Events around the loop: show the first batch, validate, save, dump a failed batch, go back to a snapshot."""
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -46,6 +47,7 @@ class Milestones:
                 self.monitor.validated(iteration, metrics, lines)
         except InputError as error:  # reported, but it doesn't end the training
             self.monitor.say(f"iteration {iteration}: no validation: {error}")
+            traceback.clear_frames(error.__traceback__)  # which hold the error: a cycle that keeps DALI's graph
         self.save(iteration, metrics, spreads)
 
     def save(self, iteration: int, metrics: dict[str, float] | None = None, spreads: Sequence[Spread] = ()) -> None:

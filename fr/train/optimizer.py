@@ -40,7 +40,7 @@ def parameter_groups(
 
     freeze: shell patterns of names. lr_scale: items `pattern=factor` of the learning rate; the last match counts.
     decay_all: False = no weight decay of vectors (biases, norms and slopes) and of the names `undecayed`. InputError
-    for a pattern that matches no name.
+    for a pattern that matches no name, and if nothing is left to train.
     """
     factors = dict.fromkeys(named, 1.0)
     for entry in lr_scale:
@@ -49,6 +49,8 @@ def parameter_groups(
     for pattern in freeze:
         for name in _matching(named, pattern, "--freeze"):
             named[name].requires_grad_(False)
+    if not any(one.requires_grad for one in named.values()):
+        raise InputError("nothing is left to train: --freeze matches all weights that the losses train")
     decayed = {name for name, one in named.items() if decay_all or (one.ndim > 1 and name not in undecayed)}
     kinds = {name: (factors[name], name in decayed) for name in named}
     return [

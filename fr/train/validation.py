@@ -64,8 +64,9 @@ class Validation:
                 lines += by_group.lines() if by_group else []
                 spreads.append(spread)
             if self.held_out and self.head:
-                rows = torch.from_numpy(embedded[-1]).to(self.ranks.device)
-                accuracies = self.held_out.accuracies(self.head, rows)
+                with _failing_together("held-out images"):
+                    rows = torch.from_numpy(embedded[-1]).to(self.ranks.device)
+                    accuracies = self.held_out.accuracies(self.head, rows)
                 metrics |= {f"{prefix}{name}": value for name, value in accuracies.items()}
                 top1, top5 = accuracies.values()
                 lines.append(f"{len(self.held_out.faces):,} held-out images: top-1 {top1:.4f}, top-5 {top5:.4f}")
@@ -81,14 +82,14 @@ class Validation:
             model.eval()
         networks = list(self.models.values())
         how = self.preprocessing, self.dali, self.ranks, self.batch_size, self.flipped
-        with _told_together("validation"):
+        with _failing_together("validation"):
             embedded = embed_sets(networks, images, *how, heartbeat=self.heartbeat)
         return dict(zip(self.models, embedded, strict=True))
 
     def _measure(
         self, one: VerificationSet, embeddings: Matrix, iteration: int, averaged: bool
     ) -> tuple[Verification, Spread, GroupRates | None]:
-        with _told_together(one.name):
+        with _failing_together(one.name):
             scores = pair_scores(one.faces, embeddings)
             verification = verify(scores, one.faces.same, one.faces.fold)
             spread = Spread.measure(one, scores, averaged, flip="sum" if self.flipped else "")
@@ -99,7 +100,7 @@ class Validation:
 
 
 @contextmanager
-def _told_together(name: str) -> Iterator[None]:
+def _failing_together(name: str) -> Iterator[None]:
     """In here, InputError on all ranks for whatever fails on one, such as a GPU without memory."""
     failure = None
     try:

@@ -84,7 +84,15 @@ def _begin_head(head: MarginSoftmax, weights: Weights, identities: Sequence[str]
     with torch.no_grad():
         head.weight.copy_(head_rows(rows, theirs, own, head.weight))
     kept = len({*identities}.intersection(theirs))
-    return f"head: {kept:,} of {len(identities):,} classes start from the file's, {len(identities) - kept:,} are new"
+    said = f"head: {kept:,} of {len(identities):,} classes start from the file's, {len(identities) - kept:,} are new"
+    return f"{said}{numbers_note(theirs)}" if kept else said
+
+
+def numbers_note(theirs: Sequence[str]) -> str:
+    """Note that identities are matched by numbers, as data without names have them; "" = by names."""
+    if not all(name.isdecimal() for name in theirs):
+        return ""
+    return "; they are matched by numbers, right only if both trainings number the same people alike"
 
 
 def head_rows(head: torch.Tensor, theirs: Sequence[str], ours: Sequence[str], fresh: torch.Tensor) -> torch.Tensor:

@@ -249,7 +249,7 @@ def _refusal(faces: Faces, index: int) -> str:
 
 
 def has_first_pixel(faces: Faces, index: int, settings: DaliSettings) -> bool:
-    """Whether the first pixel of an image decodes; if not, no region does, since all decoders begin there."""
+    """Test if the first pixel of an image decodes; if not, no region does, since all decoders begin there."""
     try:
         encoded = faces.read(index)
     except OSError:

@@ -191,7 +191,7 @@ def yaml_text(value: object) -> str:
 
 
 def is_option(word: str) -> bool:
-    """Whether a word begins an option: one that is a negative number is a value."""
+    """Test if a word begins an option: one that is a negative number is a value."""
     return word.startswith("-") and word != "-" and not is_number(word)
 
 

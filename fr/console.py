@@ -1,4 +1,7 @@
-"""Standard streams and signals of a command: it survives failed writes, and Ctrl-C ends it without a traceback."""
+"""Standard streams and signals of a command: it survives failed writes, and Ctrl-C ends it without a traceback.
+
+`counted` is for the messages in them.
+"""
 
 import errno
 import io
@@ -13,6 +16,11 @@ from types import FrameType
 from typing import Any
 
 _NAMES = {1: "standard output", 2: "standard error"}
+
+
+def counted(number: int, noun: str, several: str = "") -> str:
+    """`1 image`, `1,200 images`. several: the plural, where it isn't the noun and an s."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
 
 
 class SafeOutput(io.FileIO):

@@ -151,7 +151,7 @@ _MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
 def launched() -> bool:
-    """Whether a launcher has described a group: several ranks, or one of torchrun."""
+    """Test if a launcher has described a group: several ranks, or one of torchrun."""
     count = os.environ.get("WORLD_SIZE", "").strip()
     return bool(count) and (count != "1" or all(os.environ.get(name) for name in ("RANK", *_MEETING)))
 

@@ -91,7 +91,7 @@ def test_the_report_shows_its_figures_and_pictures_on_any_screen_and_fetches_not
 
 
 def fits_screens_and_paper(browser: webdriver.Chrome) -> bool:
-    """Whether nothing is wider than a screen, the narrowest of a phone, or the 180 mm of A4 paper that are printed on,
+    """Test if nothing is wider than a screen, the narrowest of a phone, or the 180 mm of A4 paper that are printed on,
     and no figure or row is cut where a page ends."""
     try:
         for width, medium in ((1280, "screen"), (360, "screen"), (680, "print")):

@@ -42,7 +42,7 @@ SHARED_FOLDER = [HealthCheck.function_scoped_fixture]  # each example writes wha
 
 
 def same(first: object, second: object) -> bool:
-    """Whether both have the same types and, bit for bit, the same content, in dataclasses, tuples and arrays too."""
+    """Test if both have the same types and, bit for bit, the same content, in dataclasses, tuples and arrays too."""
     if type(first) is not type(second):
         return False
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):

@@ -47,7 +47,7 @@ def checked(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("checked") / "out"
     ran = launch("tools/check_dataset.py", str(out), *options, "--workers", "2")
     assert ran.returncode == 1, ran.stderr
-    assert "few_images                    1\n" in ran.stdout
+    assert "few_images                    1\n" in ran.stdout and "not checked" not in ran.stdout
     return out
 
 
@@ -246,9 +246,12 @@ def test_nothing_usable_is_a_finding_and_no_failure(
     assert main([str(out), *words]) == 1
     assert counts(out) == {"unusable": 1, "few_images": 1}
     assert (out / "cleaned_images.txt").read_text() == ""
-    note = f"1 folders of {data.root} without images left out: b"
-    assert note in capsys.readouterr().out
-    assert note in Page((out / "index.html").read_text()).text
+    note = f"1 folder of {data.root} without images left out: b"
+    printed, page = capsys.readouterr().out, Page((out / "index.html").read_text()).text
+    assert note in printed and note in page
+    assert "\n1 image of 1 identity; 0 images stay\n" in printed
+    assert "in_verification       not checked: no --val_list was given\n" in printed
+    assert "not checked: no --val_list was given" in page and "not checked: aligned crops" in page
 
 
 def test_shards_have_findings_and_no_list(tmp_path: Path, in_this_process: list[int]) -> None:

@@ -1,5 +1,6 @@
 """Output that can't be written, and Ctrl-C: neither ends a command with a traceback, nor takes its results along."""
 
+import ast
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, SPREAD, TINY, data_options, folders, trained_briefly, validation_options
+from tools.options import check_dataset, compare_models
 
 # A command without a training's start-up: it prints, is asked to flush, and does well.
 COMMAND = """
@@ -109,6 +111,17 @@ def test_every_script_prepares_its_streams_before_its_imports() -> None:
     assert len(runs) > 15
     imports = {name: min(texts[name].find(f"\n{word} ") % 10**9 for word in ("import", "from")) for name in runs}
     assert [name for name in runs if not 0 < texts[name].find(begin) < imports[name]] == []
+    called = {path.name: path.relative_to(ROOT).as_posix() for path in scripts}
+    assert [name for name in runs if f'    run_plainly("{called[name]}", main' not in texts[name]] == []
+
+
+def test_a_help_text_points_to_the_options_of_the_other_program(capsys: pytest.CaptureFixture[str]) -> None:
+    for read, other in ((compare_models.options, "evaluate_lfw.py"), (check_dataset.options, "train.py")):
+        with pytest.raises(SystemExit):
+            read(["--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"[@file.yml] [--option of {other}] ..." in said.partition(" positional arguments:")[0]
+        assert said.endswith(f" All other options: {other} --help")
 
 
 # Words that a command refuses by itself, all of whose files are missing.
@@ -159,7 +172,17 @@ def test_help_and_a_refusal_wait_for_no_heavy_import(script: str, tmp_path: Path
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert (done.returncode, imported & heavy) == (status, set()), done.stderr[-2000:]
-        assert "argparse" in imported and "Traceback" not in done.stderr
+        assert "argparse" in imported
+        said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+        assert bool(said) == bool(status) and all(line.startswith(f"{script}: ") for line in said), said
+
+
+@pytest.mark.parametrize("script", REFUSED)
+def test_a_help_text_has_the_lines_of_the_docstring(script: str) -> None:
+    """A line that ends with a single backslash would be joined with the next one."""
+    about = ast.parse((ROOT / script).read_bytes()).body[0]
+    assert isinstance(about, ast.Expr) and isinstance(about.value, ast.Constant) and isinstance(about.value.value, str)
+    assert about.value.value.count("\n") == (about.end_lineno or 0) - about.lineno
 
 
 def test_a_training_imports_no_plots_and_no_scikit_learn_at_its_start() -> None:

@@ -89,7 +89,7 @@ def test_a_stray_image_beside_folders_is_left_out_by_name_and_flat_folders_are_s
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     root = DataRoot(tmp_path)
-    note = f"1 images in {tmp_path} itself, in no identity's folder, left out: stray.jpg"
+    note = f"1 image in {tmp_path} itself, in no identity's folder, left out: stray.jpg"
     assert _names(root, "") == (["a/1.jpg"], (note,))
     shutil.rmtree(tmp_path / "a")
     assert _names(root, "") == (["stray.jpg"], ())

@@ -69,7 +69,7 @@ def test_open_ranks_without_torchrun_is_a_group_of_one_and_closes_it(monkeypatch
 
 
 def advice_for_64_mb(huge: bool) -> bool:
-    """Whether the kernel is asked for huge pages where a large tensor lies."""
+    """Test if the kernel is asked for huge pages where a large tensor lies."""
     os.environ.pop("THP_MEM_ALLOC_ENABLE", None)  # of an earlier test
     if huge:
         use_huge_pages()

@@ -69,7 +69,7 @@ def weights_of(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def factors_and_weights(parts: int) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-    """What each drop multiplied its input by, micro-batch by micro-batch, and the weights after 3 steps."""
+    """The factors of each drop, micro-batch by micro-batch, and the weights after 3 steps."""
     learner, factors = learner_of(1), []
     for drop in drops_of(learner.backbone):
         drop.register_forward_hook(lambda _drop, inputs, output: factors.append((output / inputs[0]).detach()))

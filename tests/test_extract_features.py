@@ -93,9 +93,11 @@ def matrix(content: bytes) -> Matrix:
 
 
 def test_every_photograph_has_a_npy_with_what_a_plain_loop_gives(
-    base: list[str], faces: LabelledFaces, expected: Matrix, tmp_path: Path
+    base: list[str], faces: LabelledFaces, expected: Matrix, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*base, "--out", str(tmp_path)]) == 0
+    first = tmp_path / faces.names[0].as_py().replace(".jpg", ".npy")
+    assert capsys.readouterr().out.endswith(f"\nwrote {first} and one such file for each other image\n")
     for name, row in zip(faces.names.to_pylist(), expected, strict=True):
         found = np.load(tmp_path / f"{name.removesuffix('.jpg')}.npy")
         assert found.dtype == np.float32 and np.array_equal(found, row)
@@ -104,10 +106,11 @@ def test_every_photograph_has_a_npy_with_what_a_plain_loop_gives(
 
 
 def test_one_file_has_the_matrix_and_whose_row_is_which(
-    base: list[str], faces: LabelledFaces, expected: Matrix, tmp_path: Path
+    base: list[str], faces: LabelledFaces, expected: Matrix, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names, people = faces.names.to_pylist(), [faces.identities[label] for label in faces.labels]
     assert main([*base, "--format", "npz", "--out", str(tmp_path / "npz")]) == 0
+    assert capsys.readouterr().out.endswith(f"\nwrote {tmp_path / 'npz/features.npz'}\n")
     with np.load(tmp_path / "npz/features.npz", allow_pickle=False) as found:
         assert {*found} == {"features", "names", "identities"}
         assert np.array_equal(found["features"], expected) and found["features"].dtype == np.float32

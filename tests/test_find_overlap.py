@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import evaluate_lfw
+from fr import progress
 from fr.errors import InputError
 from fr.evaluation.overlap import RANKS, Chance, find_overlap, of_chance
 from tests.builders.feature_runs import run_ranks
@@ -150,6 +151,7 @@ def test_ranks_a_bad_image_and_the_options(
     sample_data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two ranks give the files of one; and another model's scores, a given threshold, fewer images on the page."""
     data = tmp_path / "data"
@@ -158,8 +160,13 @@ def test_ranks_a_bad_image_and_the_options(
     image.write_bytes(image.read_bytes()[:100])
     given = ["--snap", models[0], *data_options(data), *validation_options(data), "--data_cache", "none", *MACHINE]
     given += ["--bootstrap", "0"]
-    assert main([*given, "--cache", "--out", str(tmp_path / "one")]) == 0
-    assert "training images: 96 of 12 identities, 1 unusable" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "_SECONDS", 0.0)
+        assert main([*given, "--cache", "--out", str(tmp_path / "one")]) == 0
+    printed, news = capsys.readouterr()
+    assert "training images: 96 of 12 identities, 1 unusable" in printed
+    assert re.search(r"^embedding lfw: 61 of 61 img", news, re.M)
+    assert re.search(r"^embedding the training images: \d+ of 96 img", news, re.M)
     run_ranks(2, [*given, "--out", str(tmp_path / "two")], tmp_path / "none", "tools.find_overlap")
     for name in ("overlap.csv", "index.html"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -119,7 +119,7 @@ def test_folders_are_imagefolders(data: Data, tmp_path: Path) -> None:
     assert faces.identities == reference.classes
     assert faces.landmarks.shape == (7, 0, 2)
     assert faces.notes == (
-        f"1 images in {data.root} itself, in no identity's folder, left out: README.jpg",
+        f"1 image in {data.root} itself, in no identity's folder, left out: README.jpg",
         f"left out of {data.root} for their endings: 1 .txt",
     )
 
@@ -354,7 +354,7 @@ GOOD = {dataset: line("a/1.jpg", "1") for dataset, line in LINES.items()}
 @pytest.mark.parametrize("which", [*LINES, "meta", "table of list", "table of folder"])
 @given(content=CONTENT, after_a_good_line=st.booleans())
 def test_any_content_is_read_or_refused(data: Data, which: str, content: bytes, after_a_good_line: bool) -> None:
-    """What is read is fit to train on; what isn't raises InputError and nothing else."""
+    """All that is read is fit to train on; all else raises InputError and nothing else."""
     write_table(data.table, {"a/1": 0})
     meta = data.root.parent / "meta.csv"
     meta.write_text(META)

@@ -198,7 +198,7 @@ def test_the_dashed_lines_of_the_plot_are_the_rates_within_groups_and_of_all() -
 
 
 def people_of_known_rates(random: np.random.Generator, people: int, spread: float) -> NDArray[np.float64]:
-    """How much each of the people resembles all others: those of the second group more than those of the first."""
+    """Similarity of each of the people to all others: those of the second group more than those of the first."""
     return random.normal(np.repeat([0.0, 0.15], people // 2), spread)
 
 

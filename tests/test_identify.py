@@ -120,6 +120,7 @@ def test_people_of_the_gallery_are_named_and_strangers_are_not(
         assert of["faces"] and not any(names(of))
         assert all(face["distance"] >= THRESHOLD for face in of["faces"])
     assert f"gallery: {PEOPLE} people, {PEOPLE + 1} images" in said
+    assert said[-1] == f"wrote {tmp_path / JOURNAL} and the annotated images beside it"
 
 
 def test_annotated_pictures_have_a_box_where_the_record_says(
@@ -311,7 +312,9 @@ def test_a_video_has_its_names_frame_by_frame(
     expected: list[list[str | None]] = [[] if number is None else [lfw[number + 2][0]] for number in SHOWN]
     assert [names(record) for record in found] == expected
     assert [(record["frame"], record["seconds"]) for record in found] == [(0, 0), (1, 0.25), (2, 0.5), (3, 0.75)]
-    said = [line for line in capsys.readouterr().out.splitlines() if " s: " in line]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == f"wrote {tmp_path / JOURNAL} and the annotated video beside it"
+    said = [line for line in printed if " s: " in line]
     assert said == [f"0.00 s: {lfw[2][0]}", "0.50 s: nobody", f"0.75 s: {lfw[3][0]}"]
     before, after = frames_of(video), frames_of(tmp_path / "lobby.mp4")
     changes = [np.abs(a.astype(int) - b).max() for a, b in zip(before, after, strict=True)]

@@ -238,7 +238,7 @@ def test_torchrun_and_the_training_take_the_words_of_the_pod(
 
 @pytest.mark.thorough
 def test_a_pod_that_is_asked_to_end_leaves_a_snapshot(sample_data: Path, tmp_path: Path) -> None:
-    """What the pod of the JobSet runs, on one node, ended with SIGTERM as the kubelet ends it."""
+    """The command of the JobSet's pod, on one node, ended with SIGTERM as the kubelet ends it."""
     program = tmp_path / "fr-train"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/train.py "$@"\n')
     program.chmod(0o755)

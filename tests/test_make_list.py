@@ -16,6 +16,7 @@ from fr.data.readers.folders import read_folders
 from fr.data.readers.lists import read_labelled_list
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
+from fr.options.definitions import train_options
 from tests.conftest import Losses, launch, losses
 from tools.make_list import main, split
 
@@ -177,7 +178,7 @@ def test_images_without_a_row_in_the_detectors_table_and_not_in_the_list_are_lef
             keys = [name.removesuffix(".jpg") for name in read.names.to_pylist()]
             assert read.landmarks[:, 0, 0].tolist() == [rows[key] for key in keys]
     told = capsys.readouterr().out
-    assert f"1 images in {root} itself, in no identity's folder, left out: stray.jpg" in told
+    assert f"1 image in {root} itself, in no identity's folder, left out: stray.jpg" in told
     assert f"2 images that aren't in {tmp_path}/kept.txt left out" in told
     with pytest.raises(InputError, match=r"kept\.txt:1: 'stray\.jpg' is no image in a folder of"):
         (tmp_path / "kept.txt").write_text("stray.jpg\n")
@@ -197,11 +198,23 @@ def test_people_held_out_are_in_pairs_alone_each_pair_once_and_as_said(
     assert all((first.split("/")[0] == second.split("/")[0]) == (same == "1") for first, second, same in pairs)
     assert sum(same == "1" for *_, same in pairs) == 45
     assert made(root, tmp_path / "again", "--people", "0.3") == parts
-    last = shlex.split(capsys.readouterr().out.splitlines()[-1])
-    assert last[:4] == ["next:", "python", "train.py", "@configs/own_faces.yml"]
+    *_, advice, last_line = capsys.readouterr().out.splitlines()
+    last = shlex.split(last_line)
+    assert last[:6] == ["next:", "python", "train.py", "@configs/fine_tune.yml", "--init_from", "backbone.pth"]
+    assert "fewer than about 100 identities" in advice
+    assert train_options(last[3:]).values.train_list == str(tmp_path / "again/train.txt")
     assert last[last.index("--val_list") + 1] == str(tmp_path / "again/pairs.txt")
     with pytest.raises(InputError, match=r"--people 0\.9: holds out 9 of 10 identities"):
         main([str(root), str(tmp_path / "out"), "--people", "0.9"])
+
+
+def test_a_hundred_people_are_trained_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = people(tmp_path / "root", {f"p {number}": 1 for number in range(100)})
+    made(root, tmp_path / "out")
+    said = capsys.readouterr().out
+    last = shlex.split(said.splitlines()[-1])
+    assert last[:4] == ["next:", "python", "train.py", "@configs/own_faces.yml"] and "fewer than" not in said
+    assert train_options(last[3:]).values.aligned
 
 
 @settings(deadline=None)

@@ -26,7 +26,7 @@ def pictures(notebook: NotebookNode) -> list[list[tuple[int, int]]]:
 
 
 def lines(notebook: NotebookNode) -> list[str]:
-    """What the cells print, without its numbers, which differ between machines."""
+    """Output of the cells, without its numbers, which differ between machines."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
     return re.sub(r"[\d.]+", "0", printed).splitlines()

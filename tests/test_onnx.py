@@ -266,7 +266,9 @@ def test_without_faces_within_reach_pseudo_random_pictures_are_checked(
     contents = torch.load(snap, weights_only=True)
     torch.save(contents | {"config": {}}, tmp_path / "alone.pt")
     export_onnx.main([str(tmp_path / "alone.pt"), str(tmp_path / "t.onnx")])
-    assert "64 pseudo-random images, against PyTorch" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "64 pseudo-random images, against PyTorch" in printed
+    assert printed.splitlines()[-1].startswith("next: python evaluate_lfw.py --snap ")
     with pytest.raises(InputError, match="names no verification set"):  # 8 bits can't be judged without faces
         export_onnx.main([str(tmp_path / "alone.pt"), str(tmp_path / "u.onnx"), "--int8", "4"])
     assert not (tmp_path / "u.onnx").exists()

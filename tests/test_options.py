@@ -231,9 +231,18 @@ def test_variables_are_expanded_everywhere(
     assert value("log_folder", "--log_folder", "$ROOT/$PLAIN/$$ROOT/5$") == "/d/a$ROOT/$ROOT/5$"
     monkeypatch.delenv("UNSET_ROOT", raising=False)
     assert problems(*DATA, config("\nlog_folder: ${UNSET_ROOT}/x\n"), "--lr=$UNSET_ROOT") == (
-        "x.yml:2: log_folder: the environment variable $UNSET_ROOT in '${UNSET_ROOT}/x' isn't set",
-        "command line: --lr: the environment variable $UNSET_ROOT in '$UNSET_ROOT' isn't set",
+        "x.yml:2: log_folder: the environment variable $UNSET_ROOT in '${UNSET_ROOT}/x' isn't set; "
+        "before this command: export UNSET_ROOT=…",
     )
+
+
+def test_each_unset_variable_of_a_recipe_is_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe names each of two variables three times."""
+    for name in ("VGGFace2_ROOT", "LFW_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    first, second = problems(f"@{ROOT}/configs/mobilenet_arcface.yml")
+    assert "train_data_root: " in first and first.endswith("export VGGFace2_ROOT=…")
+    assert "val_data_root: " in second and second.endswith("export LFW_ROOT=…")
 
 
 def test_a_tilde_is_the_home_folder_in_files_and_behind_the_kind_of_a_set(
@@ -372,7 +381,8 @@ def test_all_problems_come_out_together(config: Callable[..., str]) -> None:
         "command line: --m: expected auto or a number >= 0, got 'x'",
         "x.yml:1: lrr: no such option; the closest: lr, lr_power",
         "x.yml:2: lr: expected a number > 0, got 'abc'",
-        "command line: --train_list: the environment variable $UNSET_LIST in '$UNSET_LIST' isn't set",
+        "command line: --train_list: the environment variable $UNSET_LIST in '$UNSET_LIST' isn't set; "
+        "before this command: export UNSET_LIST=…",
         "--train_data_root is required",  # but not --train_list, which was given
         f"{LFW}: give all three, a list without landmarks (aligned crops), or the folder of a whole set alone; "
         "empty: --val_data_root",

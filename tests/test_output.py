@@ -1,5 +1,6 @@
 """Output of a command: options that were set, progress as lines in a pipe, and the last lines of a training."""
 
+import io
 import re
 import signal
 import subprocess
@@ -38,6 +39,21 @@ def test_progress_into_a_pipe_is_lines_and_none_of_what_is_quick(
     lines = capsys.readouterr().err.split("\n")
     assert lines.pop() == "" and "between" in lines and not any(re.search(r"[\r\x1b]", line) for line in lines)
     assert re.fullmatch(r"embedding: 3 of 3 img, 00:0\d so far, 00:00 left, .*img/s, loss 1.5", lines[-1]), lines
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_the_end_is_estimated_after_a_few_items(lines: bool) -> None:
+    """At 1 item a second of 45, five of them done after the first 5."""
+    form = progress._LINE if lines else None
+    bar = progress._Bar(total=50, initial=5, file=io.StringIO(), bar_format=form, ncols=100)
+    with bar:
+        states = []
+        for done in (9, 10):
+            bar.n = done
+            states.append(bar.format_meter(**bar.format_dict | {"elapsed": float(done - 5)}))
+    early, later = states
+    assert ("left" not in early and "04 so far" in early) if lines else "<?" in early
+    assert ("00:40 left,  1.00it/s" if lines else "<00:40,  1.00it/s") in later
 
 
 def said(options: Sequence[str], capsys: pytest.CaptureFixture[str], status: int = 0) -> tuple[list[str], list[str]]:

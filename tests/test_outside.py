@@ -207,7 +207,7 @@ def test_a_verification_refuses_links_unless_they_are_allowed(sample_data: Path,
 
 
 def test_nothing_stands_in_for_a_photograph_outside(faces: LabelledFaces, tmp_path: Path) -> None:
-    """Which would be replaced if it were damaged: the batches before it come, and then the run ends."""
+    """A damaged one would be replaced: the batches before it come, and then the run ends."""
     index = int(Order(len(faces), BATCH, seed=3).share(1, 0, 1).indices[0])
     expected = next(stream(faces, BadImages(0)))
     outside = tmp_path.parent / f"{tmp_path.name}.jpg"

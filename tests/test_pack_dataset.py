@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from fr.data.readers.lists import read_ms1m
 from fr.data.readers.tar_shards import read_tar
 from fr.errors import InputError, run_plainly
 from fr.files.data_root import DataRoot
+from fr.options.definitions import train_options
 from tests.builders.recordio import PEOPLE, with_identities, write
 from tests.builders.training_formats import converted
 from tests.conftest import Losses, data_options, vgg_faces
@@ -167,9 +169,12 @@ def test_unusable_pictures_are_left_out_and_named(pack: Callable[..., None], tmp
     assert (tmp_path / "out/shard-000000.left_out.txt").read_text().splitlines() == expected
     printed = capsys.readouterr().out
     assert all(problem in printed for problem in expected)
-    assert "3 of 6 images in 1 shards, 0 MB; 3 left out (*.left_out.txt)" in printed
+    assert "3 of 6 images in 1 shard, 0 MB; 3 left out (*.left_out.txt)" in printed
+    last = f"next: python train.py --train_dataset tar --train_data_root {tmp_path / 'out'} --aligned"
+    assert printed.splitlines()[-1] == last
+    assert train_options(shlex.split(last)[3:]).values.aligned
     pack(tmp_path / "out", *options)
-    assert "3 of 6 images in 1 shards, 0 MB; 3 left out (*.left_out.txt)" in capsys.readouterr().out
+    assert "3 of 6 images in 1 shard, 0 MB; 3 left out (*.left_out.txt)" in capsys.readouterr().out
 
 
 def test_ten_iterations_on_shards_lose_what_files_lose(

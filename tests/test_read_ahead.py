@@ -414,7 +414,7 @@ def test_tensors_share_the_memory_of_the_arrays_and_keep_it() -> None:
 
 
 def test_a_buffer_lives_until_dali_has_read_it() -> None:
-    """Which a later operator of the graph does, held up here until all memory that could be free was overwritten."""
+    """A later operator of the graph reads it, held up here until all memory that could be free was overwritten."""
     go_on = threading.Event()
     rng = np.random.default_rng(0)
     expected = [[rng.integers(0, 256, 5_000, dtype=np.uint8) for _ in range(4)] for _ in range(6)]

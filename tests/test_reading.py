@@ -39,7 +39,7 @@ def a_socket(path: Path) -> None:
 
 
 def terminal(path: Path) -> None:
-    """Which waits for its user."""
+    """A terminal, which waits for its user."""
     _, slave = os.openpty()
     path.symlink_to(os.ttyname(slave))
 

@@ -203,7 +203,7 @@ def test_a_request_is_repeated_by_nobody_but_us(store: ObjectStore, monkeypatch:
 
 
 def test_two_runs_share_a_cache_and_neither_waits_for_the_other(store: ObjectStore, tmp_path: Path) -> None:
-    """What is there is read, and what isn't is downloaded, while the other run is amid a download."""
+    """Shards that are there are read, and the others are downloaded, while the other run is amid a download."""
     faces = read_training_faces(options(store, tmp_path))
     assert isinstance(faces.storage, RemoteShards)
     for path in (tmp_path / "shards").glob("*"):

@@ -134,7 +134,7 @@ def test_on_a_gpu_torchs_own_synchronised_batch_norm_is_taken() -> None:
 
 
 def called_as_they_are() -> list[bool]:
-    """Whether `replicate` leaves a backbone alone: one without a weight to train, and one with."""
+    """Test if `replicate` leaves a backbone alone: one without a weight to train, and one with."""
     found = []
     for model in (small_mobilenet().requires_grad_(False), small_mobilenet()):
         replicas = replicate(model, compiled=False)

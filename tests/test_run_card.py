@@ -46,6 +46,7 @@ def test_figures_and_intervals_are_those_of_an_evaluation_of_the_snapshot(
     for name in re.findall(r"!\[.*\]\((.*)\)", card):
         with Image.open(tmp_path / "snapshots" / name) as picture:
             assert picture.size[0] > 500
+    assert table(card, "Data")["verification set lfw"][0].startswith("40 pairs of ")
     assert "tiny.card.log.png" in card and "tiny.card.validation.png" in card
 
 
@@ -58,7 +59,7 @@ def test_it_tells_of_data_recipe_machine_and_end(
     data = table(card, "Data")
     assert [data["images"], data["identities"]] == [["96"], ["12"]]
     assert data["SHA-256 of names, labels and landmarks"] == [facts["data"]]
-    assert "after 2 iterations" in card and "Done after " in card and "Seed 5." in card
+    assert "after 2 iterations of all starts: " in card and "The last start: done after " in card and "Seed 5." in card
     assert "no verification set" in card and "the run had no `--groups`" in card
     assert "    python train.py --train_data_root" in card and re.search(r"\nseed += 5 ", card)
     assert table(card, "Machine and cost")["images seen"] == ["32, 16 a step"]

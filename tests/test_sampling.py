@@ -76,7 +76,7 @@ DRAWS = 4000
 
 @pytest.fixture(scope="module")
 def many_draws() -> torch.Tensor:
-    """Whether a class was drawn [draws, classes], at 4,000 iterations with the same batch."""
+    """Classes that were drawn [draws, classes], at 4,000 iterations with the same batch."""
     drawn = torch.zeros(DRAWS, ROWS, dtype=torch.bool)
     for iteration in range(DRAWS):
         drawn[iteration, drawn_rows(ROWS, OF_BATCH, 0.2, 7, iteration)] = True

@@ -67,7 +67,7 @@ def calls(checkout: Path) -> list[str]:
 
 
 def refused(result: subprocess.CompletedProcess[str], *words: str) -> bool:
-    """Whether the run ended with exit code 2 and one line that holds all the words."""
+    """Test if the run ended with exit code 2 and one line that holds all the words."""
     one_line = result.stderr.endswith("\n") and result.stderr.count("\n") == 1 and result.stdout == ""
     return result.returncode == 2 and one_line and all(word in result.stderr for word in words)
 

@@ -235,7 +235,7 @@ def test_what_is_no_tar_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_root_without_shards_or_samples_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path) == (f"--train_data_root {tmp_path}: no *.tar in it or below",)
     write_shard(tmp_path / "a.tar", {"words.txt": b"?"})
-    assert problems(tmp_path) == (f"--train_data_root {tmp_path}: no sample in 1 shards",)
+    assert problems(tmp_path) == (f"--train_data_root {tmp_path}: no sample in 1 shard",)
     assert problems(tmp_path / "none") == (f"--train_data_root {tmp_path}/none: no such folder",)
     (tmp_path / "b.tar").mkdir()
     shards = tmp_path / "shards.txt"

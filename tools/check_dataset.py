@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
 from fr.data.lines import folder_classes, read_lines
@@ -59,7 +60,8 @@ def main(argv: list[str]) -> int:
     findings = check(faces, facts, limits, people, arguments.workers)
     about = {
         "Data": f"{options.train_dataset}, {options.train_data_root} {options.train_list}",
-        "Photographs": f"{len(faces):,} of {len(faces.identities):,} identities; {findings.stays.sum():,} stay",
+        "Images": f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity', 'identities')}; "
+        f"{counted(findings.stays.sum(), 'image')} stay",
     } | ({"Left out by the reader": "; ".join(faces.notes)} if faces.notes else {})
     files = {
         "findings.csv": _table(faces, findings),
@@ -71,7 +73,7 @@ def main(argv: list[str]) -> int:
         write_result(arguments.out / name, content)
     wrote = ", ".join(str(arguments.out / name) for name in files)
     notes = [*resolved.notes, *faces.notes]
-    print("\n".join([*notes, *_summary(findings, arguments.drop), about["Photographs"], f"wrote {wrote}"]))
+    print("\n".join([*notes, *_summary(findings, arguments.drop), about["Images"], f"wrote {wrote}"]))
     if cleaned and options.train_dataset in ("vgg", "folder", "list"):
         (name,) = cleaned
         places = [options.train_data_root, str(arguments.out / "lists"), "--list", str(arguments.out / name)]
@@ -102,10 +104,10 @@ def cleaned_list(options: argparse.Namespace, lines: list[str], stays: NDArray[n
     return {name: "".join(f"{lines[row]}\n" for row in np.flatnonzero(stays).tolist()).encode()}
 
 
-def _people(options: argparse.Namespace, faces: LabelledFaces) -> dict[int, str]:
-    """Label → person of the verification set with the identity's name."""
+def _people(options: argparse.Namespace, faces: LabelledFaces) -> dict[int, str] | None:
+    """Label → person of the verification set with the identity's name; None without a verification set."""
     if not options.val_list:
-        return {}
+        return None
     names = person_names(Path(options.train_meta)) if options.train_meta else {}
     root = DataRoot(Path(options.val_data_root), options.allow_outside)
     lfw = read_lfw(root, options.val_list, options.val_landmarks)
@@ -123,7 +125,8 @@ def _table(faces: LabelledFaces, findings: Findings) -> bytes:
 
 def _summary(findings: Findings, drop: list[str]) -> list[str]:
     counts = Counter(finding.kind for finding in findings.found)
-    return [f"{kind:22}{counts[kind]:9,}{'' if kind in drop else '   (kept)'}" for kind in KINDS if counts[kind]]
+    lines = [f"{kind:22}{counts[kind]:9,}{'' if kind in drop else '   (kept)'}" for kind in KINDS if counts[kind]]
+    return lines + [f"{kind:22}not checked: {reason}" for kind, reason in findings.unchecked.items()]
 
 
 if __name__ == "__main__":

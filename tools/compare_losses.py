@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
                 job.result()
         except (KeyboardInterrupt, OSError, subprocess.CalledProcessError) as error:
             pool.shutdown(cancel_futures=True)
-            print(f"compare_losses.py: ended early: {error!r}", file=sys.stderr)
+            print(f"tools/compare_losses.py: ended early: {error!r}", file=sys.stderr)
             return 1
     print_table(arguments.out, arguments.only, arguments.seeds)
     return 0

@@ -7,8 +7,8 @@
 Both are scored as by evaluate_lfw.py, whose options may follow and apply to both; if one of the files stores no
 preprocessing, preprocessing options apply only to that file. Output: metrics of each, B − A with a 95 % interval from
 the same bootstrap draws of identities for both, and the pairs that only one classifies correctly, each at the
-thresholds of its own folds. A difference is significant if its interval excludes 0. McNemar's exact test (1947,
-https://doi.org/10.1007/BF02295996) assumes independent pairs: if people are in several pairs, its p is too small.
+thresholds of its own folds. A difference is significant if its interval excludes 0. The p is that of McNemar's exact
+test (https://doi.org/10.1007/BF02295996), which assumes independent pairs: if people are in several, it is too small.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds

@@ -54,6 +54,7 @@ from fr.onnx.export import (
     to_onnx,
 )
 from fr.onnx.model import OnnxModel
+from fr.options.commands import next_command
 from fr.options.names import SET_OPTIONS
 from fr.preprocessing import Preprocessing
 from tools.options.export_onnx import options as read_options
@@ -115,6 +116,7 @@ def main(argv: list[str]) -> int:
             quantise(exported, small, inputs, _metadata(replace(contents, scores=[]), preprocessing, arguments))
             flipped = bool(contents.config.get("flipped_emb"))
             _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, preprocessing, dali, ranks, flipped)
+    print(next_command("evaluate_lfw.py", "--snap", str(arguments.out), "--val_data_root", "LFW"))
     return 0
 
 

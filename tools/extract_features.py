@@ -183,6 +183,7 @@ def _finish(out: Path, job: _Job, parts: list[Part], todo: list[Part], bad: BadI
     job.sink.finish(parts)
     unusable = f"{len(problems):,} unusable ({UNREADABLE})" if todo else "nothing was left to do"
     print(f"{out}: {len(job.rows):,} images, {unusable}")
+    print(f"wrote {job.sink.where}")
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def main(argv: list[str]) -> int:
             searching.announce([one.warning for one in sets if one.warning])
         faces = read_on_all_ranks(vars(options), ranks)
         # The sets come first: they are small, and a bad image in them ends the run.
-        embedded = [searching.embed(one.faces) for one in sets]
-        to_score = [scored.embed(one.faces) for one in sets] if options.score else embedded
+        embedded = [searching.embed(one.faces, one.name) for one in sets]
+        to_score = [scored.embed(one.faces, one.name) for one in sets] if options.score else embedded
         bad = BadImages(options.max_bad_images)
         model = searching.model
         network = feature_network(model, str(options.snap), "embedding", searching.flip_mode, normalize=False)

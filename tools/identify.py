@@ -45,7 +45,7 @@ from fr.recognition.identification import Searches
 from fr.recognition.recognizer import Recognizer
 from tools.identifying.drawing import undrawable
 from tools.identifying.portraits import Looking, Portraits, embedded, refuse_center_crops
-from tools.identifying.results import Seen, Sink, open_sinks
+from tools.identifying.results import JOURNAL, Seen, Sink, open_sinks
 from tools.identifying.scores import cmc_of, lines, metrics_of, search_probes, write_cmc
 from tools.identifying.sources import Source, open_source
 from tools.identifying.thresholds import Threshold, embeddings_of, read_threshold
@@ -86,7 +86,10 @@ def main(argv: list[str]) -> int:
         mode = embedder.flip_mode
         network = with_mirror_image(model.network, mode) if mode else model.network
         recognizer = Recognizer(network, model.preprocessing, embedder.dali, ranks.device, embedder.batch)
-        return _identify(source, detector, recognizer, gallery, threshold.distance, sinks)
+        status = _identify(source, detector, recognizer, gallery, threshold.distance, sinks)
+        if arguments.out:
+            print(f"wrote {arguments.out / JOURNAL} and the annotated {'video' if source.rate else 'images'} beside it")
+        return status
 
 
 def _threshold(said: float | str | None, embedder: Embedder) -> Threshold | None:

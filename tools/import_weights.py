@@ -93,4 +93,4 @@ def _head_of(weights: Weights, identities: Path | None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_plainly("import_weights.py", main)
+    run_plainly("tools/import_weights.py", main)

@@ -40,6 +40,7 @@ from fr.progress import tracked
 PARTS = ("train", "val", "test")
 PAIRS = "pairs"
 MOST_PAIRS = 3_000  # of a kind, as LFW's
+_FEW = 100  # identities to train on; fewer are too few for a network from scratch (docs/own-faces.md)
 _MOST_PAIRED = 2_000  # images; pairs are drawn from so many at most
 
 
@@ -72,19 +73,26 @@ def main(argv: list[str]) -> int:
     counts = ", ".join(f"{part} {len(lines):,}" for part, lines in parts.items())
     people = f"{len(images) - len(held):,} identities{f', {len(held):,} more in pairs.txt' if held else ''}"
     print(f"{arguments.out}: {people}; {counts}; {left_out:,} with too few images left out")
-    print(_next(arguments, table, bool(held)))
+    few = len(images) - len(held) < _FEW
+    if few:
+        print(
+            f"with fewer than about {_FEW} identities start from a published network, such as backbone.pth "
+            "(docs/weights.md); or train @configs/own_faces.yml from scratch, without --init_from"
+        )
+    print(_next(arguments, table, bool(held), few))
     return 0
 
 
-def _next(arguments: argparse.Namespace, table: Path | None, paired: bool) -> str:
-    """Command that trains on the lists; without landmarks, on aligned crops."""
+def _next(arguments: argparse.Namespace, table: Path | None, paired: bool, few: bool) -> str:
+    """Command that trains on the lists; without landmarks, on aligned crops. few: it fine-tunes a network."""
     root, landmarks, lists = str(arguments.root), str(table or ""), arguments.out
     pairs = (root, str(lists / f"{PAIRS}.txt"), landmarks) if paired else ("", "", "")
     places = {"train_data_root": root, "train_list": str(lists / f"{PARTS[0]}.txt"), "train_landmarks": landmarks}
     places |= dict(zip(SET_OPTIONS, pairs, strict=True))
     words = [word for name, place in places.items() for word in (f"--{name}", place)]
     crops = [] if table else ["--aligned"]
-    return next_command("train.py", "@configs/own_faces.yml", "--train_dataset", arguments.format, *words, *crops)
+    recipe = ["@configs/fine_tune.yml", "--init_from", "backbone.pth"] if few else ["@configs/own_faces.yml"]
+    return next_command("train.py", *recipe, "--train_dataset", arguments.format, *words, *crops)
 
 
 def _chosen(faces: LabelledFaces, list_file: str, table: Path | None) -> tuple[LabelledFaces, list[str]]:

@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 
 from fr.errors import InputError
+from fr.options.parsing import tool_parser
 from tools.dataset.parallel import map_in_processes
 from tools.sample.faces import SUPERSAMPLING, draw_face
 from tools.sample.people import Floats, Person, draw_backdrop, draw_person, draw_shot, photograph
@@ -231,8 +232,7 @@ def make_sample_data(out: Path, options: Options | None = None, workers: int = 0
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     default = Options()
-    about = "Generate sample data: drawn faces in VGGFace2's layout for training, in LFW's for verification."
-    parser = argparse.ArgumentParser(description=about)
+    parser = tool_parser("tools/make_sample_data.py")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; gets vggface2/ and lfw/")
     for name, text in {
         "identities": "people in the training part",
@@ -251,12 +251,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; exit status 0 = done or nothing to do, 2 = refused."""
-    args = _parse(argv)
-    options = Options(**{name: getattr(args, name) for name in asdict(Options())})
     try:
+        args = _parse(argv)
+        options = Options(**{name: getattr(args, name) for name in asdict(Options())})
         made = make_sample_data(args.out, options, args.workers, args.force)
     except (InputError, OSError) as error:
-        print(f"make_sample_data: {error}", file=sys.stderr)
+        print(f"tools/make_sample_data.py: {error}", file=sys.stderr)
         return 2
     print(f"{args.out}: {'made' if made else 'already complete, nothing to do'}")
     return 0

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fr import alignment
+from fr.console import counted
 from fr.data import placement
 from fr.data.faces import LabelledFaces, refuse, shown
 from fr.data.formats import read_training_faces
@@ -40,6 +41,7 @@ from fr.errors import InputError, run_plainly
 from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, image_file, is_too_large
 from fr.files.untrusted import read_text
+from fr.options.commands import next_command
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
 from tools.align_faces import aligned_crops, widened
@@ -86,6 +88,8 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         raise InputError(f"{error.filename or out}: can't be written: {error.strerror}") from error
     print("\n".join([*resolved.notes, *faces.notes, _summary(out, len(faces))]))
+    crops = [] if faces.landmarks.shape[1] else ["--aligned"]
+    print(next_command("train.py", "--train_dataset", "tar", "--train_data_root", str(out), *crops))
     return 0
 
 
@@ -220,8 +224,8 @@ def _summary(out: Path, images: int) -> str:
     problems = [line for path in sorted(out.glob(f"*{LEFT_OUT}")) for line in path.read_text().splitlines()]
     shards = list(out.glob("shard-*.tar"))
     size = sum(path.stat().st_size for path in shards) / 2**20
-    packed = f"{images - len(problems):,} of {images:,} images in {len(shards):,} shards, {size:,.0f} MB"
-    return "\n".join([*shown(problems), f"{out}: {packed}; {len(problems):,} left out (*{LEFT_OUT})"])
+    packed = f"{images - len(problems):,} of {counted(images, 'image')} in {counted(len(shards), 'shard')}"
+    return "\n".join([*shown(problems), f"{out}: {packed}, {size:,.0f} MB; {len(problems):,} left out (*{LEFT_OUT})"])
 
 
 if __name__ == "__main__":

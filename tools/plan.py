@@ -2,7 +2,7 @@
 """Plan a training: memory of a GPU, images per second and hours, by formula; no GPU and no data are needed.
 
     python tools/plan.py @configs/ms1mv3_arcface.yml --gpus 8 --gpu a100 --identities 93431 --images 5179510
-    python tools/plan.py @configs/webface42m_cosface.yml --gpus 128 --gpu h100 --identities 10000000 \
+    python tools/plan.py @configs/webface42m_cosface.yml --gpus 128 --gpu h100 --identities 10000000 \\
         --train_batch_size 8192
 
 It prints if the training fits, or which options make it fit; the last line is the command that starts the training.
@@ -22,6 +22,7 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
+from fr.console import counted
 from fr.errors import run_plainly
 from fr.options.commands import as_called
 from tools.options.plan import PlanOptions
@@ -126,20 +127,21 @@ def lines(options: PlanOptions, plan: dict[str, Any]) -> list[str]:
         ("DALI, assumed", needed["loader"]),
         ("CUDA, NCCL, cuDNN, assumed", needed["context"]),
         ("in all", needed["total"]),
-        (f"usable of a {own.gpu}", needed["usable"]),
+        (f"usable on each {own.gpu}", needed["usable"]),
     ]
     result = [
-        f"{own.gpus} × {own.gpu}, {plan['precision']}: {training.train_batch_size // own.gpus} images a GPU, "
-        f"{-(-own.identities // own.gpus):,} classes a GPU",
+        f"{own.gpus} × {own.gpu}, {plan['precision']}: {counted(training.train_batch_size // own.gpus, 'image')} and "
+        f"{counted(-(-own.identities // own.gpus), 'class', 'classes')} a GPU",
         *(f"{name:48} {size / 1e9:8.1f} GB" for name, size in rows),
         _verdict(plan),
-        f"{images_per_s:,.0f} images/s, {seconds['step'] * 1e3:,.0f} ms a step: "
+        f"estimated: {images_per_s:,.0f} images/s, {seconds['step'] * 1e3:,.0f} ms a step: "
         + ", ".join(f"{name} {time * 1e3:,.0f}" for name, time in seconds.items() if name != "step"),
     ]
     if images_per_s / own.gpus > LOADER:
-        result.append(f"more than the {LOADER:,} images/s a GPU that the loader was measured at")
+        result.append(f"that is more than the {LOADER:,} images/s a GPU that the loader was measured at")
     if own.images:
-        result.append(f"{plan['hours']:,.1f} hours for {training.epoch_total_num} epochs")
+        epochs = counted(training.epoch_total_num, "epoch")
+        result.append(f"estimated: {plan['hours']:,.1f} hours for {epochs}, if the data are read fast enough")
     return [*result, plan["command"]]
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fr import alignment
+from fr.console import counted
 from fr.data import nvjpeg, placement
 from fr.data.faces import Faces
 from fr.data.graph import as_tensors, effect_inputs, face_graph, first_pixel_graph, regions, with_teachers
@@ -40,7 +41,7 @@ class DaliSettings:
     def describe(self) -> str:
         """The place of decoding, as a line to print."""
         if self.device == "cpu":
-            return f"images are decoded on the CPU, {self.threads} threads a rank"
+            return f"images are decoded on the CPU, {counted(self.threads, 'thread')} a rank"
         version = ".".join(map(str, nvjpeg.version())) or "unknown"
         fancy = "" if nvjpeg.decodes_fancy_regions() else ", without fancy upsampling, which needs 13.2"
         return f"images are decoded on the GPU by nvJPEG {version}{fancy}"
@@ -248,7 +249,7 @@ def _refusal(faces: Faces, index: int) -> str:
 
 
 def has_first_pixel(faces: Faces, index: int, settings: DaliSettings) -> bool:
-    """Whether the first pixel of an image decodes; if not, no region does, since all decoders begin there."""
+    """Test if the first pixel of an image decodes; if not, no region does, since all decoders begin there."""
     try:
         encoded = faces.read(index)
     except OSError:

@@ -30,9 +30,11 @@ def embed(
     batch_size: int,
     flipped: bool,
     flip_mode: str = "sum",
+    what: str = "",
 ) -> Matrix:
     """`embed_sets` of one network and one set."""
-    ((rows,),) = embed_sets([model], [faces], preprocessing, settings, ranks, batch_size, flipped, flip_mode)
+    bar = f"embedding {what}".rstrip()
+    ((rows,),) = embed_sets([model], [faces], preprocessing, settings, ranks, batch_size, flipped, flip_mode, bar=bar)
     return rows
 
 
@@ -47,13 +49,15 @@ def embed_sets(
     flipped: bool,
     flip_mode: str = "sum",
     heartbeat: Heartbeat | None = None,
+    bar: str = "embedding",
 ) -> list[list[Matrix]]:
     """Embed all images, split over the ranks: for each network, of each set [N, E], on every rank.
 
     Each image is decoded once, whatever the number of networks, and there is one DALI graph. flipped: use the mirror
     image too: mean of both embeddings (flip_mode "sum") or both concatenated, [N, 2E] ("concat"). batch_size: images
-    per rank. A backbone must be in evaluation mode. InputError, on all ranks together, names images that can't be read
-    or whose embedding isn't finite; another exception on one rank is an InputError on the others.
+    per rank. bar: text of the progress bar. A backbone must be in evaluation mode. InputError, on all ranks together,
+    names images that can't be read or whose embedding isn't finite; another exception on one rank is an InputError on
+    the others.
     """
     digests = [faces.columns_digest() for faces in sets]
     if any(others != digests for others in gather_objects(digests)):
@@ -69,7 +73,7 @@ def embed_sets(
     parts: list[list[list[torch.Tensor]]] = [[[] for _ in sets] for _ in networks]
     failure: Exception | None = None
     count = sum(len(batch.indices) for _, batch in batches)
-    with progress(count, "img", "embedding", shown=ranks.is_main) as bar:
+    with progress(count, "img", bar, shown=ranks.is_main) as shown:
         try:
             stream = FaceStream((batch for _, batch in batches), batch_size, preprocessing, settings)
             for (number, _), (images, _) in zip(batches, stream, strict=True):
@@ -78,7 +82,7 @@ def embed_sets(
                     of_sets[number].append(network(images).float())
                 if heartbeat:
                     heartbeat.count += 1
-                bar.update(len(images))
+                shown.update(len(images))
             own = [
                 [torch.cat(rows or [_no_rows(network, preprocessing, ranks)]).cpu() for rows in of_sets]
                 for network, of_sets in zip(networks, parts, strict=True)

@@ -103,13 +103,13 @@ class Embedder:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
 
-    def embed(self, faces: Faces) -> NDArray[np.float32]:
-        """Embeddings of all images, [N, E] on every rank; from the cache with --cache."""
+    def embed(self, faces: Faces, what: str = "") -> NDArray[np.float32]:
+        """Embeddings of all images, [N, E] on every rank; from the cache with --cache. what: for the progress bar."""
         options, model, dali, ranks = self.options, self.model, self.dali, self.ranks
         flipped, mode = bool(self.flip_mode), self.flip_mode or "sum"
 
         def compute() -> NDArray[np.float32]:
-            return embed(model.network, faces, model.preprocessing, dali, ranks, self.batch, flipped, mode)
+            return embed(model.network, faces, model.preprocessing, dali, ranks, self.batch, flipped, mode, what)
 
         if not options.cache:
             return compute()
@@ -139,7 +139,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     scored = []
     for pair_set, quality in zip(sets, qualities, strict=True):
         faces = pair_set.faces
-        rows = embedder.embed(faces)
+        rows = embedder.embed(faces, pair_set.name)
         scores = pair_scores(faces, rows, options.dist, options.center)
         now = Spread.measure(pair_set, pair_scores(faces, rows), options.averaged, flip_mode)
         if (warning := deviation_warning(now, model.noted)) and ranks.is_main:

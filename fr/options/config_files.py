@@ -33,6 +33,15 @@ _SCALAR_TAGS = frozenset(
 _NULL_TAG, _LIST_TAG, _MAPPING_TAG = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "seq", "map"))
 
 
+class UnsetVariable(InputError):
+    """A value names an environment variable that isn't set. name: that of the variable."""
+
+    def __init__(self, name: str, text: str) -> None:
+        remedy = f"before this command: export {name}=…"
+        super().__init__(f"the environment variable ${name} in {text!r} isn't set; {remedy}")
+        self.name = name
+
+
 @dataclass(frozen=True)
 class Setting:
     """One option with its values, not yet checked."""
@@ -150,7 +159,7 @@ def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, sett
 def expand_variables(text: str) -> str:
     """Replace $NAME and ${NAME} by environment variables, $$ by $, and a leading ~ by the home folder.
 
-    Raises InputError on an unset variable, an unknown home, or non-text.
+    Raises UnsetVariable, and InputError on an unknown home or non-text.
     """
 
     def value_of(match: re.Match[str]) -> str:
@@ -160,7 +169,7 @@ def expand_variables(text: str) -> str:
     try:
         expanded = _VARIABLE.sub(value_of, text)
     except KeyError as unset:
-        raise InputError(f"the environment variable ${unset.args[0]} in {text!r} isn't set") from None
+        raise UnsetVariable(unset.args[0], text) from None
     if "\0" in expanded or not is_unicode(expanded):
         raise InputError(f"{expanded!r} isn't UTF-8 text")
     home = os.path.expanduser("~")
@@ -182,7 +191,7 @@ def yaml_text(value: object) -> str:
 
 
 def is_option(word: str) -> bool:
-    """Whether a word begins an option: one that is a negative number is a value."""
+    """Test if a word begins an option: one that is a negative number is a value."""
     return word.startswith("-") and word != "-" and not is_number(word)
 
 

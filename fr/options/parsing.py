@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import configargparse
 
@@ -21,6 +21,7 @@ from fr.errors import InputError
 from fr.options.commands import SCRIPTS, as_called, command_name
 from fr.options.config_files import (
     Setting,
+    UnsetVariable,
     command_line_option,
     find_option,
     is_option,
@@ -65,10 +66,19 @@ class Resolved:
         Path(path).write_text("".join(lines), encoding="utf-8")
 
 
+class _ToolParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """InputError in place of argparse's usage and exit."""
+        raise InputError(message)
+
+
 def tool_parser(program: str, **more: Any) -> argparse.ArgumentParser:
-    """Plain argparse parser for the arguments of a tool; --help shows the docstring of its script."""
+    """Plain argparse parser for the arguments of a tool; --help shows the docstring of its script.
+
+    It raises InputError for arguments that it refuses.
+    """
     form = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(command_name(program), description=docstring(program), formatter_class=form, **more)
+    return _ToolParser(command_name(program), description=docstring(program), formatter_class=form, **more)
 
 
 def own_arguments(
@@ -76,8 +86,12 @@ def own_arguments(
 ) -> tuple[argparse.Namespace, list[str]]:
     """Split `argv` into the arguments of a tool, in any order, and the words for the program of the parser `other`.
 
-    argparse alone would treat the value of an unknown option as a positional argument.
+    The tool's --help gets a pointer to the other's. argparse alone would treat the value of an unknown option as a
+    positional argument.
     """
+    own = tool.format_usage().removeprefix("usage: ").rstrip()
+    tool.usage = tool.usage or f"{own} [@file.yml] [--option of {other.prog}] ..."
+    tool.epilog = "\n\n".join(filter(None, [tool.epilog, f"All other options: {other.prog} --help"]))
     options = {name: action for action in other._actions for name in action.option_strings}
     of_tool: list[str] = []
     rest: list[str] = []
@@ -139,6 +153,7 @@ def resolve(
     notes = drop_replaced(last, settings)
     values: dict[str, Value] = {}
     origins: dict[str, str] = {}
+    unset: set[str] = set()  # environment variables: one problem each, however many settings name it
     for setting in settings:
         try:
             action = find_option(options, setting, parser.prog)
@@ -146,6 +161,10 @@ def resolve(
                 origins[action.dest] = setting.origin
                 values[action.dest] = parse_setting(parser, action, setting)
         except InputError as error:
+            if isinstance(error, UnsetVariable):
+                if error.name in unset:
+                    continue
+                unset.add(error.name)
             where = f"{setting.origin}: {printable(setting.name)}"
             problems += [f"{where}: {problem}" for problem in error.problems]
     for name, action in options.items():

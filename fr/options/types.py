@@ -64,7 +64,7 @@ def _literal(text: str) -> Any:
 
 
 def is_number(word: str) -> bool:
-    """Whether a word is a number."""
+    """Test if a word is a number."""
     try:
         float(word)
     except ValueError:

@@ -94,7 +94,7 @@ def card_text(prefix: str, last: Path, run: EndedRun, pictures: Sequence[str]) -
     cost = {
         "machine": f"{run.ranks.world_size} × {_device_name(run.ranks.device)}",
         "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
-        "this start": f"{run.ended}, {hours:.2f} hours of all devices",
+        "the last start": f"{run.ended}, {hours:.2f} hours of all devices",
         "images seen": f"{iteration * batch:,}, {batch:,} a step",
     }
     facts = run.contents.run
@@ -103,12 +103,12 @@ def card_text(prefix: str, last: Path, run: EndedRun, pictures: Sequence[str]) -
         "identities": f"{facts['identities']:,}",
         "SHA-256 of names, labels and landmarks": facts["data"],
         **({"SHA-256 of the teacher's file": facts["teacher"]} if "teacher" in facts else {}),
-        **{f"verification set {one.name}": one.describe() for one in run.sets},
+        **{f"verification set {one.name}": one.describe().removeprefix(f"{one.name}: ") for one in run.sets},
     }
     parts = [
         f"# {prefix}",
-        f"`{run.contents.model}`, embeddings of {run.contents.embed_size} numbers, after {iteration:,} iterations: "
-        f"`{last}`. {run.ended.capitalize()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        f"`{run.contents.model}`, embeddings of {run.contents.embed_size} numbers, after {iteration:,} iterations of "
+        f"all starts: `{last}`. The last start: {run.ended}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
         "## Figures",
         *(_figures(one) for one in run.scored),
         *([] if run.scored else [f"{_NO_SETS if not run.sets else 'No validation yet'}: {_SCORES}"]),

@@ -44,6 +44,7 @@ class Findings:
     def __init__(self, labels: NDArray[np.int64], drop: Collection[str]) -> None:
         self.found: list[Finding] = []
         self.stays = np.ones(len(labels), dtype=bool)  # [N]
+        self.unchecked: dict[str, str] = {}  # kind that wasn't looked for → the reason
         self._labels = labels
         self._drop = drop
 
@@ -60,10 +61,18 @@ class Findings:
 
 
 def check(
-    faces: LabelledFaces, facts: ImageFacts, limits: Limits, people: dict[int, str], workers: int = 0
+    faces: LabelledFaces, facts: ImageFacts, limits: Limits, people: dict[int, str] | None, workers: int = 0
 ) -> Findings:
-    """Run all checks. people: label → person of the verification set with the same name. workers: as in `gather`."""
+    """Run all checks. workers: as in `gather`.
+
+    people: label → person of the verification set with the same name; None without a verification set.
+    """
     findings = Findings(faces.labels, limits.drop)
+    if people is None:
+        findings.unchecked["in_verification"] = "no --val_list was given"
+    if not faces.landmarks.shape[1]:
+        findings.unchecked["landmarks"] = "aligned crops"
+    people = people or {}
     for row, problem in facts.problems.items():
         findings.add("unusable", row, problem)
     usable = np.ones(len(faces), dtype=bool)

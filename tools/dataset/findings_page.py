@@ -45,10 +45,13 @@ def findings_page(
 
 def _counts(findings: Findings, drop: list[str]) -> str:
     counts = Counter(finding.kind for finding in findings.found)
-    return "".join(
-        f"<tr><th>{kind}</th><td>{counts[kind]:,}</td><td>{'left out' if kind in drop else 'kept'}</td></tr>\n"
+    rows = {
+        kind: ("–", f"not checked: {findings.unchecked[kind]}")
+        if kind in findings.unchecked
+        else (f"{counts[kind]:,}", "left out" if kind in drop else "kept")
         for kind in KINDS
-    )
+    }
+    return "".join(f"<tr><th>{kind}</th><td>{count}</td><td>{fate}</td></tr>\n" for kind, (count, fate) in rows.items())
 
 
 def _card(faces: LabelledFaces, facts: ImageFacts, finding: Finding) -> str:

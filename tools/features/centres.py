@@ -44,7 +44,7 @@ def class_centres(extractor: Extractor, faces: LabelledFaces, ranks: Ranks, bad:
             if len(features.rows[chosen]):
                 sums += sums_by(features.values[chosen], faces.labels[features.rows[chosen]], len(sums))
 
-    extract(extractor, extractor.parts(np.arange(len(faces))), ranks, bad, take)
+    extract(extractor, extractor.parts(np.arange(len(faces))), ranks, bad, take, "embedding the training images")
     for sums in (centres.sums, centres.first):
         dist.all_reduce(torch.from_numpy(sums))  # in place: the tensor shares the memory
     if not centres.sums.any():

@@ -77,7 +77,7 @@ def labelled_images(resolved: Resolved, ranks: Ranks) -> LabelledImages:
 def judged_images(
     images: LabelledImages, ranks: Ranks, bad: BadImages, judge: Callable[[Features], Judged]
 ) -> list[Judged]:
-    """What `judge` says of the images, some at a time, of all ranks on each. InputError if none can be used."""
+    """Results of `judge` for the images, some at a time, of all ranks on each. InputError if none can be used."""
     if ranks.is_main and images.overrides:
         print("\n".join(images.overrides), flush=True)
     own: list[Judged] = []

@@ -89,18 +89,23 @@ class Extractor:
 
 
 def extract(
-    extractor: Extractor, parts: Sequence[Part], ranks: Ranks, bad: BadImages, take: Callable[[Part, Features], None]
+    extractor: Extractor,
+    parts: Sequence[Part],
+    ranks: Ranks,
+    bad: BadImages,
+    take: Callable[[Part, Features], None],
+    what: str = "embedding",
 ) -> None:
     """Extract all parts, all ranks together; `take` gets each part on one rank once it is complete.
 
-    Bad images are recorded in `bad`, on all ranks, and printed. InputError on all ranks as soon as one raises it,
-    or for too many bad images.
+    Bad images are recorded in `bad`, on all ranks, and printed. what: text of the progress bar. InputError on all ranks
+    as soon as one raises it, or for too many bad images.
     """
     mine = parts[ranks.rank :: ranks.world_size]
     stream = extractor.of(mine, ranks.device)
     count = sum(len(part.rows) for part in mine)
     # A part may take longer than the usual half-hour timeout.
-    with patient_group() as group, progress(count, "img", "embedding", shown=ranks.is_main) as bar:
+    with patient_group() as group, progress(count, "img", what, shown=ranks.is_main) as bar:
         for turn in range(-(-len(parts) // ranks.world_size)):
             failure = None
             try:

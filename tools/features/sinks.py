@@ -42,6 +42,10 @@ Columns = dict[str, pa.StringArray]  # image columns by name, [N] each
 class Sink(Protocol):
     """Destination of features."""
 
+    @property
+    def where(self) -> str:
+        """The files, as text to print."""
+
     def is_done(self, part: Part) -> bool:
         """Test whether a previous run wrote a part completely."""
 
@@ -77,6 +81,10 @@ class FileEach:
     names: Sequence[str]
     encode: Callable[[int, Vector], bytes]
 
+    @property
+    def where(self) -> str:
+        return f"{self.out / self.names[0]} and one such file for each other image"
+
     def is_done(self, part: Part) -> bool:
         return all((self.out / self.names[row]).exists() for row in part.rows.tolist())
 
@@ -98,6 +106,10 @@ class OneFile:
 
     path: Path
     write: Callable[[BinaryIO, Blocks], None]
+
+    @property
+    def where(self) -> str:
+        return str(self.path)
 
     def is_done(self, part: Part) -> bool:
         """Test whether a part is complete; one with bad images isn't, since they are tried again."""

@@ -11,7 +11,7 @@ from fr.options.types import COUNT
 def options(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The tool's own arguments, and those of train.py."""
     usage = "%(prog)s configs/NAME.yml [--snap FILE | --record FILE ...] [--option of train.py] ..."
-    parser = tool_parser("tools/reproduce.py", usage=usage, allow_abbrev=False, epilog="All others: train.py --help")
+    parser = tool_parser("tools/reproduce.py", usage=usage, allow_abbrev=False)
     add = parser.add_argument
     add("recipe", type=Path, metavar="RECIPE", help="configs/NAME.yml; its receipt is configs/receipts/NAME.json")
     one = parser.add_mutually_exclusive_group()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from fr.console import counted
 from fr.data.faces import LabelledFaces, refuse, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.readers.source import Format
@@ -42,7 +43,7 @@ def read_folders(root: DataRoot, landmarks: str) -> LabelledFaces:
     names = pa.array(listed, type=pa.string())
     labels = np.repeat(np.arange(len(identities)), [len(classes[identity]) for identity in identities])
     points = given_landmarks(names, landmarks, root.path, lambda _: f"--train_data_root {root}")
-    notes = (*_named(f"folders of {root} without images left out", empty), *stray_note(root.path, stray))
+    notes = (*_named("folder", f"of {root} without images left out", empty), *stray_note(root.path, stray))
     notes += others_note(root.path, others)
     faces = LabelledFaces(root, names, points, labels.astype(np.int64), identities, notes=notes)
     return with_first_image(faces, "--train_data_root")
@@ -53,8 +54,8 @@ def images_below(root: DataRoot, others: Counter[str] | None = None) -> list[str
 
     others: updated with the number of other files, by ending.
     """
-    counted = Counter() if others is None else others
-    return _checked(root.path, sorted(name.removeprefix("./") for name in _images(root, ".", set(), counted)))
+    left_out = Counter() if others is None else others
+    return _checked(root.path, sorted(name.removeprefix("./") for name in _images(root, ".", set(), left_out)))
 
 
 def others_note(root: Path | str, others: Counter[str]) -> tuple[str, ...]:
@@ -117,12 +118,12 @@ def _node(path: Path) -> tuple[int, int]:
 
 def stray_note(root: Path, stray: list[str]) -> tuple[str, ...]:
     """A line about images in the root itself, which have no identity; () if there are none."""
-    return _named(f"images in {root} itself, in no identity's folder, left out", sorted(stray))
+    return _named("image", f"in {root} itself, in no identity's folder, left out", sorted(stray))
 
 
-def _named(what: str, names: list[str]) -> tuple[str, ...]:
+def _named(noun: str, what: str, names: list[str]) -> tuple[str, ...]:
     more = ", …" if len(names) > _NAMED else ""
-    return (f"{len(names):,} {what}: {', '.join(names[:_NAMED])}{more}",) if names else ()
+    return (f"{counted(len(names), noun)} {what}: {', '.join(names[:_NAMED])}{more}",) if names else ()
 
 
 FORMATS = {"folder": Format(lambda source: read_folders(source.data_root, source.landmarks), None)}

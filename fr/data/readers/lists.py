@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import FRACTIONS, LabelledFaces, check_landmarks, refuse, with_first_image
 from fr.data.landmark_csv import given_landmarks
 from fr.data.lines import Lines, folder_classes, read_lines, sorted_classes, true_rows
@@ -120,7 +121,7 @@ def _detected(path: Path) -> _Detected:
     if not with_face.any():
         raise InputError(f"{path}: no face in any line; a line with one is {_FORM}")
     failed = int(len(with_face) - with_face.sum())
-    notes = (f"{failed:,} images of {path} without a face left out",) if failed else ()
+    notes = (f"{counted(failed, 'image')} of {path} without a face left out",) if failed else ()
     lines = lines.chosen(with_face)
     names, points, boxes = lines.columns(pc.split_pattern(lines.texts, "|"), 3, _FORM)
     return _Detected(lines, pc.utf8_rtrim_whitespace(names), points, boxes, notes)

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.readers.shards import class_labels, shard_files, shard_names, shard_points
 from fr.data.readers.source import Format
@@ -57,7 +58,7 @@ def read_parquet(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces
     _check_same_columns(tables, [root.path / name for name in files])
     counts = [len(table.labels) for table in tables]
     if not sum(counts):
-        raise InputError(f"--train_data_root {root}: no row in {len(files):,} files")
+        raise InputError(f"--train_data_root {root}: no row in {counted(len(files), 'file')}")
     stems = [os.path.splitext(name)[0] for name in files]
     groups = [np.repeat(np.arange(len(table.groups)), table.groups) for table in tables]
     storage = ParquetRows(

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.lines import STAYS, strays, true_rows
 from fr.data.readers.folders import others_note
@@ -92,7 +93,7 @@ def labelled(root: DataRoot, parts: list[Shard], storage: TarShards, aligned: bo
     refuse([problem for part in parts for problem in part.problems])
     names = pa.concat_arrays([part.names for part in parts])
     if not len(names):
-        raise InputError(f"--train_data_root {called}: no sample in {len(parts):,} shards")
+        raise InputError(f"--train_data_root {called}: no sample in {counted(len(parts), 'shard')}")
 
     def where(row: int) -> str:
         return storage.path(root, row, names[row].as_py()[:_QUOTED])
@@ -107,7 +108,8 @@ def labelled(root: DataRoot, parts: list[Shard], storage: TarShards, aligned: bo
 
 def _notes(parts: list[Shard], root: str) -> tuple[str, ...]:
     imageless = sum(part.imageless for part in parts)
-    left_out = [f"{imageless:,} samples without an image (.{', .'.join(IMAGE_ENDINGS)}) left out"] if imageless else []
+    samples = f"{counted(imageless, 'sample')} without an image (.{', .'.join(IMAGE_ENDINGS)}) left out"
+    left_out = [samples] if imageless else []
     others = sum((part.others for part in parts), Counter())
     return (*(part.note for part in parts if part.note), *left_out, *others_note(root, others))
 

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from fr.losses.collectives import sum_over_ranks
 from fr.losses.distillation import Part, cosine_loss, logit_loss, mse_loss, relation_loss
 from fr.losses.margins import magface_regulariser
-from fr.losses.sharded import PIECE, SHORTEST, Shard, sum_over_ranks
+from fr.losses.sharded import PIECE, SHORTEST, Shard
 from fr.options.losses import LossSettings
 
 # Margin schedule of global push+: linear from this margin to `push_margin` (face_recognition.pytorch).

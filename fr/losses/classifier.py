@@ -17,9 +17,10 @@ from torch import nn
 from fr.distributed import rank, world_size
 from fr.losses import margins
 from fr.losses.auxiliary import AuxiliaryLosses, Gathered, Targets
+from fr.losses.collectives import gather, gather_constant, sum_over_ranks
 from fr.losses.negatives import Curriculum, Negatives, SupportVectors
 from fr.losses.sampling import Exchange, drawn_count, drawn_rows
-from fr.losses.sharded import PIECE, SHORTEST, Shard, cross_entropy, gather, gather_constant, logits_to, sum_over_ranks
+from fr.losses.sharded import PIECE, SHORTEST, Shard, cross_entropy, logits_to
 from fr.options.losses import LossSettings
 from fr.randomness import Purpose, uniforms
 

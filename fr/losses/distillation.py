@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from fr.losses.sharded import SHORTEST, Shard, logits_to, sum_over_ranks
+from fr.losses.collectives import sum_over_ranks
+from fr.losses.sharded import SHORTEST, Shard, logits_to
 
 Part = tuple[torch.Tensor, torch.Tensor]
 

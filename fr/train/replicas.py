@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from fr.distributed import world_size
-from fr.losses.sharded import sum_over_ranks
+from fr.losses.collectives import sum_over_ranks
 
 # Rank 0 broadcasts its batch statistics before a snapshot or validation, not at each step. Gradients are copied into
 # their buckets together. torch 2.11 has another name for the first setting, and lacks the second.

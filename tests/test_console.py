@@ -3,15 +3,18 @@
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fr.errors import InputError
 from tests.conftest import ROOT, SPREAD, TINY, data_options, folders, trained_briefly, validation_options
 from tools.options import check_dataset, compare_models
 
@@ -183,6 +186,32 @@ def test_a_help_text_has_the_lines_of_the_docstring(script: str) -> None:
     about = ast.parse((ROOT / script).read_bytes()).body[0]
     assert isinstance(about, ast.Expr) and isinstance(about.value, ast.Constant) and isinstance(about.value.value, str)
     assert about.value.value.count("\n") == (about.end_lineno or 0) - about.lineno
+
+
+TRAINED = ["--snap", "none.pt", "--train_data_root", "none", "--train_dataset", "folder", "--aligned"]
+# Words before the path of a command's output, which is checked first: none of the named inputs exists.
+OUTPUTS = {
+    "classify": [*TRAINED, "--json"],
+    "choose_threshold": ["none", "--snap", "none.pt", "--fmr", "0.1"],
+    "compare_losses": [],
+    "compare_models": ["a.pt", "b.pt", "--roc"],
+    "evaluate_ijb": ["none", "--snap", "none.pt", "--json"],
+    "evaluate_tinyface": ["none", "--snap", "none.pt", "--json"],
+    "export_onnx": ["none.pt"],
+    "find_overlap": [*TRAINED, "--out"],
+    "identify": ["--snap", "none.pt", "--gallery", "none", "--evaluate", "none", "--json"],
+    "label_noise": [*TRAINED, "--out"],
+    "report_runs": ["none.yml", "--out"],
+}
+
+
+@pytest.mark.parametrize("tool", OUTPUTS)
+def test_an_output_that_cannot_be_written_is_refused_before_the_inputs_are_opened(tool: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / ("o.onnx" if tool == "export_onnx" else "o.json")
+    main = import_module(f"tools.{tool}").main
+    with pytest.raises(InputError, match=f"^{re.escape(str(out))}: can't be written: Not a directory$"):
+        main([*OUTPUTS[tool], str(out)])
 
 
 def test_a_training_imports_no_plots_and_no_scikit_learn_at_its_start() -> None:

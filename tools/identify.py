@@ -38,6 +38,7 @@ from fr.evaluation.all_pairs import Rows
 from fr.evaluation.embedding import with_mirror_image
 from fr.evaluation.scoring import Embedder
 from fr.files.durable import write_json
+from fr.files.outputs import check_outputs
 from fr.progress import progress
 from fr.recognition.detection import Detector, Mtcnn
 from fr.recognition.gallery import Gallery, new_gallery
@@ -60,6 +61,8 @@ def main(argv: list[str]) -> int:
     with open_ranks(options.device) as ranks:
         if ranks.world_size > 1:
             raise InputError("runs in one process only: start it without torchrun")
+        if source is None:
+            check_outputs([options.json], [arguments.out])
         embedder = Embedder.open(resolved, ranks)
         model = embedder.model
         if source:

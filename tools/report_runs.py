@@ -30,6 +30,7 @@ from fr.evaluation.paired import check_one_set, compare, drawn_from, embeddings_
 from fr.evaluation.roc import roc_curve
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
+from fr.files.outputs import check_outputs
 from fr.options.config_files import expand_variables, read_config_file
 from fr.report.run_logs import VALIDATION, Record, RunLog, read_log
 from fr.report.training_report import ScoredSet, Training, points, training_page
@@ -65,6 +66,7 @@ class Run:
 
 def main(argv: list[str]) -> int:
     arguments, rest = read_options(argv)
+    check_outputs(folders=[arguments.out])
     runs = find_runs(arguments.runs)
     scored: list[ScoredSet] = []
     if rest:

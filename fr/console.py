@@ -19,8 +19,9 @@ _NAMES = {1: "standard output", 2: "standard error"}
 
 
 def counted(number: int, noun: str, several: str = "") -> str:
-    """`1 image`, `1,200 images`. several: the plural, where it isn't the noun and an s."""
-    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
+    """`1 image`, `1,200 images`, `2 identities`, `2 classes`. several: the plural of an irregular noun."""
+    regular = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else several or regular}"
 
 
 class SafeOutput(io.FileIO):

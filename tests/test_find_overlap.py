@@ -164,7 +164,7 @@ def test_ranks_a_bad_image_and_the_options(
         patch.setattr(progress, "_SECONDS", 0.0)
         assert main([*given, "--cache", "--out", str(tmp_path / "one")]) == 0
     printed, news = capsys.readouterr()
-    assert "training images: 96 of 12 identities, 1 unusable" in printed
+    assert "training data: 96 images of 12 identities, 1 unusable" in printed
     assert re.search(r"^embedding lfw: 61 of 61 img", news, re.M)
     assert re.search(r"^embedding the training images: \d+ of 96 img", news, re.M)
     run_ranks(2, [*given, "--out", str(tmp_path / "two")], tmp_path / "none", "tools.find_overlap")

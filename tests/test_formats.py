@@ -159,7 +159,7 @@ def test_an_image_of_two_identities_is_said(data: Data) -> None:
     data.list_file.write_text("a/1.jpg 5\na/2.jpg 5\na/1.jpg 6\na/2.jpg 5\n")
     options = {"train_dataset": "list", "train_data_root": str(data.root), "train_list": str(data.list_file)}
     faces = read_training_faces({**options, "aligned": True, "data_cache": "none"})
-    assert faces.notes == ("1 images are listed under two identities: a/1.jpg (5, 6)",)
+    assert faces.notes == ("1 image listed under two identities: a/1.jpg (5, 6)",)
 
 
 def test_links_are_followed_unless_they_lead_back(data: Data, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_an_imported_head_keeps_its_names(ancestor_file: tuple[Path, Tensors], t
     assert again.identities == NAMES
     assert snapshot.read(tmp_path / "out.pt").preprocessing["template"] == "arcface"
     (tmp_path / "names.txt").write_text("one\n")
-    with pytest.raises(InputError, match="1 identities for a head of 3 classes"):
+    with pytest.raises(InputError, match="1 identity for a head of 3 classes"):
         import_weights.main(command)
 
 

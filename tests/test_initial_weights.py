@@ -260,7 +260,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written_unless_partial(
         (["--init_from", "absent.pt"], "absent.pt: can't be read: No such file"),
         (["--init_from", "list.txt"], "list.txt: damaged, or not a file of weights"),
         (["--init_from", "{file}", "--init_identities", "absent.txt"], "absent.txt: can't be read"),
-        (["--init_from", "{file}", "--init_identities", "list.txt"], "1 identities for a head of 6 classes"),
+        (["--init_from", "{file}", "--init_identities", "list.txt"], "1 identity for a head of 6 classes"),
         (["--init_from", "{file}", "--model", "rmnet"], "mobilenet (face_recognition.pytorch), "),
     ],
 )

@@ -179,7 +179,7 @@ def test_images_without_a_row_in_the_detectors_table_and_not_in_the_list_are_lef
             assert read.landmarks[:, 0, 0].tolist() == [rows[key] for key in keys]
     told = capsys.readouterr().out
     assert f"1 image in {root} itself, in no identity's folder, left out: stray.jpg" in told
-    assert f"2 images that aren't in {tmp_path}/kept.txt left out" in told
+    assert f"2 images not in {tmp_path}/kept.txt left out" in told
     with pytest.raises(InputError, match=r"kept\.txt:1: 'stray\.jpg' is no image in a folder of"):
         (tmp_path / "kept.txt").write_text("stray.jpg\n")
         main([str(root), str(tmp_path / "out"), *options])

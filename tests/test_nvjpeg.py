@@ -66,6 +66,7 @@ def test_the_start_says_where_images_are_decoded(
     monkeypatch.setattr(nvjpeg, "version", lambda: version)
     assert DaliSettings("gpu", 0, 4).describe() == said
     assert DaliSettings("cpu", None, 4).describe() == "images are decoded on the CPU, 4 threads a rank"
+    assert DaliSettings("cpu", None, 1).describe().endswith(" CPU, 1 thread a rank")
 
 
 @pytest.mark.parametrize("kind", JPEGS)

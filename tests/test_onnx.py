@@ -1,6 +1,7 @@
 """Export to ONNX and back: same numbers as PyTorch, nothing half-written, foreign files scored or refused by name."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -30,7 +31,7 @@ from tests.builders.onnx_files import (
     foreign,
 )
 from tests.builders.ranks import launch_forked
-from tests.conftest import launch, validation_options
+from tests.conftest import ROOT, launch, validation_options
 from tools import compare_models, export_onnx
 
 CPU = torch.device("cpu")
@@ -450,6 +451,14 @@ def test_other_forms_of_inputs_and_outputs_give_the_same_embeddings(
     assert model.input_size == expected.input_size == (32, 48)
     assert model.embed_size((32, 48)) == 72
     assert torch.equal(model(images), expected(images))
+
+
+def test_the_example_of_a_file_beside_a_model_means_what_the_example_of_a_command_does() -> None:
+    section = (ROOT / "docs/evaluation.md").read_text().partition("\n## ONNX models\n")[2].partition("\n## ")[0]
+    *_, command, beside = [block for block in section.split("\n\n") if block.startswith("    ")]
+    options = evaluation_options(shlex.split(command.replace("\\\n", "").replace("$", ""))[2:]).values
+    given = Preprocessing((112, 112), options.template).with_overrides((), options.mean, options.std, "auto")
+    assert Preprocessing.from_dict(json.loads(beside)) == given
 
 
 def test_the_preprocessing_of_a_foreign_file_is_given_once_beside_it(

@@ -13,6 +13,7 @@ import pytest
 
 import train
 from fr import progress
+from fr.console import counted
 from fr.train.ending import duration
 from tests.conftest import ROOT, SPREAD, TINY, data_options, folders, validation_options
 
@@ -39,6 +40,20 @@ def test_progress_into_a_pipe_is_lines_and_none_of_what_is_quick(
     lines = capsys.readouterr().err.split("\n")
     assert lines.pop() == "" and "between" in lines and not any(re.search(r"[\r\x1b]", line) for line in lines)
     assert re.fullmatch(r"embedding: 3 of 3 img, 00:0\d so far, 00:00 left, .*img/s, loss 1.5", lines[-1]), lines
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((0, "image"), "0 images"),
+        ((1, "identity"), "1 identity"),
+        ((2, "identity"), "2 identities"),
+        ((1200, "class"), "1,200 classes"),
+        ((2, "person", "people"), "2 people"),
+    ],
+)
+def test_a_count_has_its_noun(words: tuple[int, str], text: str) -> None:
+    assert counted(*words) == text
 
 
 @pytest.mark.parametrize("lines", [True, False])

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -129,8 +130,12 @@ def test_what_does_not_fit_gets_the_options_that_make_it_fit(capsys: pytest.Capt
     ],
 )
 def test_the_last_line_starts_the_training(gpus: str, begin: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan.main([*RECIPE, "--gpus", gpus, "--gpu", "h100", "-m", "0.4", "--lr_drops", "8", "14"]) == 0
+    words = [*RECIPE, "--images", "9999999", "--gpus", gpus, "--gpu", "h100", "-m", "0.4", "--lr_drops", "8", "14"]
+    assert plan.main(words) == 0
     *table, last = capsys.readouterr().out.splitlines()
+    assert any(re.match(r"estimated: [\d,]+ images/s, ", line) for line in table)
+    assert any(re.match(r"estimated: [\d.]+ hours for 20 epochs, ", line) for line in table)
+    assert any(line.startswith("usable on each h100 ") for line in table)
     assert last.startswith(begin) and "fits" in table
     words = shlex.split(last)
     assert words[-5:] == ["--margin", "0.4", "--lr_drops", "8", "14"]

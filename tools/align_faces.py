@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.crop_contract import MARK
 from fr.data.faces import Faces, shown
 from fr.data.formats import read_training_faces
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
     open_folder(targets.out, MARK, settings, "crops")
     try:
         if gone := targets.remove_others():
-            print(f"removed {gone:,} crops of images that are no longer in the data", flush=True)
+            print(f"removed {counted(gone, 'crop')} of images that are no longer in the data", flush=True)
     except OSError as error:
         raise InputError(f"{error.filename or targets.out}: can't be removed: {error.strerror}") from error
     todo = targets.missing()
@@ -76,7 +77,8 @@ def main(argv: list[str]) -> int:
         problems = map_in_processes(write, todo.tolist(), options.workers, "cutting")
     bad = [problem for problem in problems if problem]
     write_result(targets.out / UNREADABLE, "".join(f"{problem}\n" for problem in bad).encode())
-    summary = f"{targets.out}: {len(faces) - len(bad):,} crops; {len(bad):,} unusable images ({UNREADABLE})"
+    crops, unusable = counted(len(faces) - len(bad), "crop"), counted(len(bad), "unusable image")
+    summary = f"{targets.out}: {crops}; {unusable} ({UNREADABLE})"
     print("\n".join([*resolved.notes, *faces.notes, *shown(bad), summary]))
     if options.crop == "aligned":
         print(next_command("tools/make_list.py", options.out, f"{targets.out}_lists", "--people", "0.2"))

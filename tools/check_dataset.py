@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     findings = check(faces, facts, limits, people, arguments.workers)
     about = {
         "Data": f"{options.train_dataset}, {options.train_data_root} {options.train_list}",
-        "Images": f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity', 'identities')}; "
+        "Images": f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}; "
         f"{counted(findings.stays.sum(), 'image')} stay",
     } | ({"Left out by the reader": "; ".join(faces.notes)} if faces.notes else {})
     files = {

@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 from pathlib import Path
 from typing import Any
 
+from fr.console import counted
 from fr.data.bad_images import BadImages
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
@@ -69,7 +70,8 @@ def _record(verdicts: Verdicts, names: list[str], pairs: int) -> dict[str, Any]:
 
 
 def _lines(record: dict[str, Any]) -> list[str]:
-    count = f"{record['photographs']:,} images of {record['identities']:,} identities"
+    of = counted(record["identities"], "identity")
+    count = f"{counted(record['photographs'], 'image')} of {of}"
     aside = [f"{record[key]:,} {what}" for key, what in _ASIDE.items() if record[key]]
     return [
         "; ".join([f"{count}, {record['classes']:,} classes", *aside]),

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fr.console import counted
 from fr.data.faces import shown
 from fr.data.landmark_csv import LANDMARK_COLUMNS
 from fr.data.readers.folders import images_below, stray_note
@@ -166,7 +167,7 @@ def _write_results(out: Path, split: str, names: list[str], bad: list[str]) -> s
     for name, lines in tables.items():
         replace_file(out / name, "".join(f"{line}\n" for line in lines).encode())
     several, none = sum(entry.faces > 1 for entry in faces), len(entries) - len(faces)
-    summary = f"{len(faces):,} images with a face, {several:,} of them with several; {none:,} without"
+    summary = f"{counted(len(faces), 'image')} with a face, {several:,} of them with several; {none:,} without"
     return "\n".join([*shown(bad), f"{out}: {summary} ({NO_FACE}); {len(bad):,} unreadable ({UNREADABLE})"])
 
 

@@ -34,6 +34,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
@@ -182,7 +183,7 @@ def _finish(out: Path, job: _Job, parts: list[Part], todo: list[Part], bad: BadI
         write_result(out / UNREADABLE, "".join(f"{problem}\n" for problem in problems).encode())
     job.sink.finish(parts)
     unusable = f"{len(problems):,} unusable ({UNREADABLE})" if todo else "nothing was left to do"
-    print(f"{out}: {len(job.rows):,} images, {unusable}")
+    print(f"{out}: {counted(len(job.rows), 'image')}, {unusable}")
     print(f"wrote {job.sink.where}")
 
 

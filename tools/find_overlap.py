@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces, VerificationFaces
@@ -84,11 +85,11 @@ def main(argv: list[str]) -> int:
             images = _shown_images(overlap, people, rows, extractor, faces, options.thumbnails, ranks, bad)
             if not ranks.is_main:
                 continue
-            counts = f"{len(faces):,} of {len(faces.identities):,} identities"
+            counts = f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}"
             about = {
                 "model": str(options.snap),
                 "verification set": f"{pair_set.describe()}, {len(people.names):,} people",
-                "training images": counts + (f", {bad.count:,} unusable" if bad.count else ""),
+                "training data": counts + (f", {bad.count:,} unusable" if bad.count else ""),
                 **_facts(overlap, centres),
                 **_scores(pair_set.faces, people, overlap, pair_scores(pair_set.faces, own), options.bootstrap),
             }

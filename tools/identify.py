@@ -30,7 +30,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import sys
 from pathlib import Path
 
-from fr.console import caught_signals
+from fr.console import caught_signals, counted
 from fr.data.faces import shown
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
@@ -109,7 +109,8 @@ def _gallery(portraits: Portraits, embeddings: Rows, threshold: Threshold | None
     gallery = new_gallery(sorted(set(portraits.people)), names, embeddings)
     missing = sorted(set(portraits.people) - set(names))
     print("".join(f"{line}\n" for line in shown([f"{name}: no usable image" for name in missing])), end="")
-    print(f"gallery: {len(gallery.people):,} people, {len(gallery.rows):,} images", flush=True)
+    people = counted(len(gallery.people), "person", "people")
+    print(f"gallery: {people}, {counted(len(gallery.rows), 'image')}", flush=True)
     if threshold and (warning := threshold.warning(len(gallery.people))):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     return gallery

@@ -20,6 +20,7 @@ from typing import Any
 
 from fr.alignment import CENTER_CROP
 from fr.checkpoint import snapshot
+from fr.console import counted
 from fr.errors import InputError, run_plainly
 from fr.models import build_model, family
 from fr.options.commands import next_command
@@ -86,7 +87,7 @@ def _head_of(weights: Weights, identities: Path | None) -> dict[str, Any]:
         raise InputError(f"--identities {identities}: {weights.path} has no head for them")
     names = read_identities(identities)
     if len(names) != len(weights.head):
-        raise InputError(f"{identities}: {len(names):,} identities for a head of {len(weights.head):,} classes")
+        raise InputError(f"{identities}: {counted(len(names), 'identity')} for a head of {len(weights.head):,} classes")
     bias = {} if weights.bias is None else {"head_bias": weights.bias.clone()}
     print(f"head: {len(names):,} classes" + (", with their bias" if bias else ""))
     return {"head": weights.head.clone(), "identities": names, **bias}

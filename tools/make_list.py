@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fr.console import counted
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.landmark_csv import has_landmarks, landmark_table
 from fr.data.lines import read_lines
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
     _write(arguments.out, parts)
     left_out = len(faces.identities) - len(images)
     counts = ", ".join(f"{part} {len(lines):,}" for part, lines in parts.items())
-    people = f"{len(images) - len(held):,} identities{f', {len(held):,} more in pairs.txt' if held else ''}"
+    people = f"{counted(len(images) - len(held), 'identity')}{f', {len(held):,} more in pairs.txt' if held else ''}"
     print(f"{arguments.out}: {people}; {counts}; {left_out:,} with too few images left out")
     few = len(images) - len(held) < _FEW
     if few:
@@ -110,12 +111,12 @@ def _chosen(faces: LabelledFaces, list_file: str, table: Path | None) -> tuple[L
             for row in np.flatnonzero(~np.isin(listed, names)).tolist()
         ])
         stays &= np.isin(names, listed)
-        notes.append((len(faces) - stays.sum(), f"images that aren't in {list_file} left out"))
+        notes.append((len(faces) - stays.sum(), f"not in {list_file} left out"))
     if table:
         missing = stays & ~has_landmarks(faces.names, table)
         stays &= ~missing
-        notes.append((missing.sum(), f"images without a row in {table} left out"))
-    return faces.take(np.flatnonzero(stays)), [f"{count:,} {what}" for count, what in notes if count]
+        notes.append((missing.sum(), f"without a row in {table} left out"))
+    return faces.take(np.flatnonzero(stays)), [f"{counted(n, 'image')} {what}" for n, what in notes if n]
 
 
 def _held_out(images: Mapping[str, Sequence[str]], fraction: float, seed: int) -> set[str]:

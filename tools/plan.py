@@ -131,7 +131,7 @@ def lines(options: PlanOptions, plan: dict[str, Any]) -> list[str]:
     ]
     result = [
         f"{own.gpus} × {own.gpu}, {plan['precision']}: {counted(training.train_batch_size // own.gpus, 'image')} and "
-        f"{counted(-(-own.identities // own.gpus), 'class', 'classes')} a GPU",
+        f"{counted(-(-own.identities // own.gpus), 'class')} a GPU",
         *(f"{name:48} {size / 1e9:8.1f} GB" for name, size in rows),
         _verdict(plan),
         f"estimated: {images_per_s:,.0f} images/s, {seconds['step'] * 1e3:,.0f} ms a step: "

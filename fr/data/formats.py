@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fr.alignment import CENTER_CROP
+from fr.console import counted
 from fr.data.cache import Damaged, Entry, cache_folder, state_of
 from fr.data.faces import LabelledFaces, refuse, swapped_note, with_first_image
 from fr.data.readers.source import Format, Source
@@ -82,7 +83,8 @@ def _shared_images(faces: LabelledFaces) -> list[str]:
         for i in shared[:3]
     ]
     more = ", …" if len(shared) > 3 else ""
-    return [f"{len(shared):,} images are listed under two identities: {', '.join(named)}{more}"] if shared else []
+    listed = f"{counted(len(shared), 'image')} listed under two identities: {', '.join(named)}{more}"
+    return [listed] if shared else []
 
 
 def _kept(entry: Entry, source: Source) -> LabelledFaces | None:

@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 import torch
 from torch import nn
 
+from fr.console import counted
 from fr.data.faces import refuse
 from fr.distributed import raise_together, rank
 from fr.errors import InputError
@@ -102,7 +103,8 @@ def head_rows(head: torch.Tensor, theirs: Sequence[str], ours: Sequence[str], fr
     differ.
     """
     if len(theirs) != len(head):
-        raise InputError(f"{len(theirs):,} identities for a head of {len(head):,} classes; give one name for each")
+        given = counted(len(theirs), "identity")
+        raise InputError(f"{given} for a head of {len(head):,} classes; give one name for each")
     if head.shape[1] != fresh.shape[1]:
         raise InputError(
             f"a class of the file's head has {head.shape[1]} numbers, one of this run {fresh.shape[1]} (--embed_size "

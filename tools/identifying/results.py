@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from fr.console import counted
 from fr.errors import InputError, os_error_as
 from fr.files.durable import write_result
 from fr.files.images import Pixels, image_file
@@ -80,9 +81,9 @@ class Console:
         return True
 
     def close(self, complete: bool) -> None:
-        what = "frames" if self._frames else "images"
-        faces = f"{self._faces:,} faces, {self._faces - self._named:,} unknown"
-        print(f"{self._shots:,} {what}, {self._faceless:,} without a face; {faces}")
+        shots = counted(self._shots, "frame" if self._frames else "image")
+        faces = f"{counted(self._faces, 'face')}, {self._faces - self._named:,} unknown"
+        print(f"{shots}, {self._faceless:,} without a face; {faces}")
 
 
 class Journal:

@@ -88,7 +88,8 @@ class Entry:
                 kept = self._mapped(file)
             os.replace(temporary, self.path)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(OSError):  # the reason is the error before it
+                os.unlink(temporary)
             raise
         with contextlib.suppress(OSError):  # another process may be removing the same files
             self._clean()

@@ -37,7 +37,7 @@ def test_an_error_of_a_worker_is_raised_in_its_place() -> None:
 
 
 def test_a_killed_worker_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"dying: a worker was killed .*--workers"):
+    with pytest.raises(InputError, match=r"dying: a worker was killed; .*--workers"):
         list(map_in_processes(partial(die_at, 3), range(50), 2, "dying"))
 
 

@@ -113,6 +113,7 @@ def test_auto_precision_is_one_of_the_two(
     assert run("--precision", "auto") == reference_losses
 
 
+@pytest.mark.thorough
 def test_losses_of_1_and_2_ranks_agree_with_batch_norms_over_all(
     run: Callable[..., Losses], sample_data: Path, tmp_path: Path
 ) -> None:

@@ -188,7 +188,7 @@ def test_a_real_file_system_that_is_full_or_read_only_loses_nothing(
 
 
 @pytest.mark.parametrize("name", quick_first(["tiny_4.pt", *(f"tiny_4.state/{name}" for name in STATE)]))
-@pytest.mark.parametrize("change", [flipped, cut])
+@pytest.mark.parametrize("change", quick_first([flipped, cut]))
 def test_a_damaged_file_is_noticed_and_the_snapshot_before_is_gone_on_from(
     bench: Bench, name: str, change: "type[bytes]"
 ) -> None:

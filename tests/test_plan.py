@@ -73,7 +73,7 @@ DEEP = ["--model", "iresnet18", "--input_size", "48", "--embed_size", "128", "--
         ([*SMALL, "--precision", "bf16"], 100),
         ([*SMALL, "--model", "mobilenet"], 100),  # one slope for all channels
         (DEEP, 1000),
-        ([*DEEP, "--activation_checkpointing"], 1000),
+        pytest.param([*DEEP, "--activation_checkpointing"], 1000, marks=pytest.mark.thorough),
         ([*DEEP, "--optimizer", "adam", "--accumulate", "2"], 20_000),
     ],
     ids=str,

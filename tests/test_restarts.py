@@ -38,7 +38,7 @@ def status_of_own_process(argv: list[str], killed_after: int | None) -> int | No
     return process.exitcode
 
 
-@pytest.fixture(scope="module", params=["with validations", "without"])
+@pytest.fixture(scope="module", params=["without", pytest.param("with validations", marks=pytest.mark.thorough)])
 def killed_run(request: pytest.FixtureRequest, sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The logs of a run of four SIGKILLs, beside those (`whole`) of one without."""
     out = tmp_path_factory.mktemp("killed")

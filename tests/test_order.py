@@ -208,7 +208,7 @@ def test_identities_left_over_by_whole_batches_are_others_each_round() -> None:
 
 
 def test_more_identities_a_batch_than_there_are_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--train_batch_size 20 with --images_per_identity 2 needs 10 identities, and there are 5"):
+    with pytest.raises(InputError, match="--images_per_identity 2 needs 10 identities, and there are 5"):
         Order(100, 20, seed=0, balance=Balance(np.arange(100) % 5, 2))
 
 

@@ -227,7 +227,7 @@ def test_steps_downhill_make_every_loss_smaller(one_rank: None, mining: str) -> 
 
 
 def test_semi_hard_triplets_take_the_memory_of_a_few_anchors(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all anchors at once it was 7 · B · N² numbers."""
+    """All anchors at once took 7 · B · N² numbers."""
     samples, anchors = 160, 2
     monkeypatch.setattr(auxiliary, "PIECE", anchors * samples**2)
     head = build(triplet_loss_weight=1.0, triplet_mining="semihard")

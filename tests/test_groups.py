@@ -254,7 +254,7 @@ def crowd(random: np.random.Generator, people: int) -> tuple[NDArray[np.float32]
 
 
 def covered_by_all_pairs(sets: int, people: int, fmr: float) -> dict[str, float]:
-    """As `covered`, of every two images; the truth is that of 6,000 other people."""
+    """Same as `covered`, of every two images; the truth is that of 6,000 other people."""
     random = np.random.default_rng(6)
     many, _ = crowd(random, 6000)
     x, y = many[:3000], many[3000:]

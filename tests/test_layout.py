@@ -133,7 +133,7 @@ def test_every_module_says_what_it_is() -> None:
 def test_a_docstring_begins_with_no_question_word() -> None:
     """A noun phrase or an imperative would do as an entry of an index."""
     paths = [*MODULES.values(), *(ROOT / "tools").rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *ROOT.glob("*.py")]
-    question = re.compile(r'^ *"""(?:What|How|Why|When|Where|Which|Who|Whose|Whether|If)\b.*', re.MULTILINE)
+    question = re.compile(r'^ *"""(?:What|How|Why|When|Where|Which|Who|Whose|Whether|If|Of|As)\b.*', re.MULTILINE)
     begun = {str(path): question.findall(path.read_text(encoding="utf-8")) for path in paths}
     assert {path: lines for path, lines in begun.items() if lines} == {}
 

@@ -27,7 +27,7 @@ def write(path: Path, entries: dict[bytes, bytes], subdir: bool = False) -> None
 
 
 def published(images: list[bytes], labels: list[int], **settings: Any) -> dict[bytes, bytes]:
-    """As imagelist2lmdb.py writes them."""
+    """The layout of imagelist2lmdb.py."""
     pairs = zip(images, labels, strict=True)
     values = {f"{i}".encode(): msgpack.dumps(pair, **settings) for i, pair in enumerate(pairs)}
     facts = {"__keys__": list(values), "__len__": len(images), "__classnum__": max(labels) + 1}

@@ -57,7 +57,7 @@ def test_variables_are_those_that_were_saved(compressed: bool, tmp_path: Path) -
 
 
 def test_files_of_the_other_byte_order_are_read(tmp_path: Path) -> None:
-    """As of a MATLAB on SPARC: the text, then a number; scipy reads the same."""
+    """Bytes of a MATLAB on SPARC: the text, then a number; scipy reads the same."""
 
     def element(kind: int, content: bytes) -> bytes:
         return struct.pack(">II", kind, len(content)) + content + b"\0" * (-len(content) % 8)

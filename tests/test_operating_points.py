@@ -85,7 +85,7 @@ def test_bounds_of_verification_hold(alike: float, people: int, images: int, rat
 
 @pytest.mark.thorough
 def test_bounds_of_identification_hold():
-    """As for verification; the truth is that of galleries drawn from 1,500 other people."""
+    """Same as for verification; the truth is that of galleries drawn from 1,500 other people."""
     random = np.random.default_rng(3)
     best, _ = points._best_of_people(*crowd(random, 1500, 2, 4), 1500)
     bounded = []

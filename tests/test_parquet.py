@@ -30,7 +30,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 def write(
     path: Path, images: list[bytes | None], rows: int = 2, names: list[str] | None = None, **columns: Any
 ) -> None:
-    """As `datasets` does: a struct of bytes and path, and of a ClassLabel the names beside the columns."""
+    """The layout of `datasets`: a struct of bytes and path, and of a ClassLabel the names beside the columns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = pa.array([{"bytes": image, "path": f"{i}.jpg"} for i, image in enumerate(images)], IMAGE)
     table = pa.table({"image": values, **columns})
@@ -146,7 +146,7 @@ def test_a_row_group_too_large_to_decode_for_one_image_is_refused(
 
 
 def test_one_image_in_many_rows_is_decoded_within_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a column with a dictionary the footer counts an image once."""
+    """The footer counts an image of a column with a dictionary once."""
     monkeypatch.setattr(row_groups, "MOST_OF_A_GROUP", 1 << 20)
     path = tmp_path / "a.parquet"
     write(path, [bytes(100_000)] * 1_000, rows=1_000, label=[i % 2 for i in range(1_000)])

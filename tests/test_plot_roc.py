@@ -67,7 +67,7 @@ def test_a_file_without_a_curve_is_refused(tmp_path: Path, text: str, said: str)
 
 
 def test_names_are_shown_as_they_are_in_every_plot_that_has_a_legend() -> None:
-    """As formulas $x_$ can't be drawn, and $x$ loses its dollar signs; matplotlib hides names that begin with _."""
+    """Formulas: $x_$ can't be drawn, and $x$ loses its dollar signs; matplotlib hides names that begin with _."""
     names = ["$x_$", "$x$", "_hidden", "plain"]
     roc = Roc(np.array([0.0, 0.01, 1.0]), np.array([0.0, 0.5, 1.0]), np.array([np.inf, 0.5, 0.0]))
     curves = dict.fromkeys(names, roc)

@@ -158,7 +158,7 @@ def test_refused_report_leaves_the_old_one_untouched(tmp_path: Path) -> None:
 
 
 def test_cosines_that_are_nearly_1_have_a_threshold_and_an_axis_without_offset(tmp_path: Path) -> None:
-    """Of a collapsed model: all embeddings are nearly alike."""
+    """A collapsed model: all embeddings are nearly alike."""
     same = np.arange(40) % 2 == 0
     scores = 1 - np.where(same, 4e-8, 6e-8) - 1e-9 * np.arange(40) / 40
     verification = verify(scores, same, np.arange(40) // 4)

@@ -210,7 +210,7 @@ def test_without_room_for_it_nothing_is_written(
 def test_a_file_system_that_cannot_sync_a_folder_takes_snapshots(
     missing: int, one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As CIFS, sshfs, gocryptfs; a sync that fails for another reason is a failure."""
+    """CIFS, sshfs and gocryptfs can't; a sync that fails for another reason is a failure."""
     sync, reason = os.fsync, missing
 
     def fsync(descriptor: int) -> None:

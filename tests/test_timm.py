@@ -328,7 +328,7 @@ def test_a_file_of_timm_is_known_by_the_name_that_is_given(tmp_path: Path) -> No
 
 @needs_timm
 def test_a_last_layer_of_another_size_begins_afresh(tmp_path: Path) -> None:
-    """As that of weights trained on ImageNet, in a file of Hugging Face's Hub."""
+    """Configuration of weights trained on ImageNet, in a file of Hugging Face's Hub."""
     import timm
 
     theirs = timm.create_model("test_resnet", num_classes=1000).state_dict()

@@ -451,7 +451,7 @@ def test_packs_whose_numbers_do_not_fit_or_that_hold_something_else_are_refused(
 def test_a_pack_with_arrays_of_numpy_is_the_one_with_bytes_and_booleans(
     kind: str, protocol: int, tmp_path: Path
 ) -> None:
-    """As insightface's build_eval_pack.py pickles what cv2.imencode returned, and a comparison of arrays."""
+    """The pickle of insightface's build_eval_pack.py: what cv2.imencode returned, and a comparison of arrays."""
     pictures, same = [f"picture {i}".encode() * 100 for i in range(8)], [True, True, False, False]
     shape = {"row": (-1,), "column": (-1, 1)}.get(kind)
     images = [np.frombuffer(one, np.uint8).reshape(shape) for one in pictures] if shape else pictures

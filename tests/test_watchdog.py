@@ -88,7 +88,7 @@ def test_who_goes_on_lives_and_0_watches_nobody(tmp_path: Path) -> None:
 
 
 def test_who_gets_no_answer_of_the_store_ends_too(tmp_path: Path) -> None:
-    """As on a host whose network has gone: the store is at a process that is suspended."""
+    """A host whose network has gone: the store is at a process that is suspended."""
     serve = "import time, torch.distributed as dist\nstore = dist.TCPStore('127.0.0.1', 0, is_master=True)\n"
     serve += "print(store.port, flush=True)\ntime.sleep(600)"
     hangs = "import os, signal\nos.environ |= {'WORLD_SIZE': '2', 'RANK': '0', 'MASTER_ADDR': '127.0.0.1'}\n"

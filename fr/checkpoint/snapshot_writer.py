@@ -32,7 +32,7 @@ class Kept:
     every: int = 0
 
     def superseded(self, iterations: Sequence[int], best: int | None) -> list[int]:
-        """Of the `iterations`, in ascending order, those whose snapshots can be removed."""
+        """Return those of the ascending `iterations` whose snapshots can be removed."""
         old = iterations[: -self.newest] if self.newest else []
         return [i for i in old if i != best and not (self.every and i % self.every == 0)]
 

@@ -24,7 +24,7 @@ def options(data: Path, out: Path, *more: str) -> list[str]:
 
 
 def losses(out: Path) -> list[float]:
-    """Of a run that came to its end: each iteration once."""
+    """Losses of a finished run, one for each iteration."""
     log = records(out / "logs")
     assert [record["iteration"] for record in log] == [*range(1, ITERATIONS + 1)], "the log has gaps or repeats"
     return [record["loss"] for record in log]

@@ -73,7 +73,7 @@ def _rank(
 def launch_forked(
     script: str, *options: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """As `tests.conftest.launch` on two ranks, without torchrun; the status is that of the rank that ended worst."""
+    """`tests.conftest.launch` on two ranks, without torchrun; the status is that of the rank that ended worst."""
     with tempfile.TemporaryDirectory() as scratch:
         out, err = Path(scratch, "out"), Path(scratch, "err")
         processes, _store = start_ranks(_rank, 2, script, [*options], environment or {}, str(out), str(err))

@@ -35,7 +35,7 @@ def check(job: Job) -> None:
 
 
 def _seconds_to_first_step(job: Job, out: Path) -> float:
-    """Of the quick start's recipe, from starting the command to the first line of its log."""
+    """Seconds of the quick start's recipe from starting the command to the first line of its log."""
     command = training_command(job, out, "--max_iterations", "2", *NO_VALIDATION)
     start = time.monotonic()
     with subprocess.Popen(command, env=environment()) as process:

@@ -187,7 +187,7 @@ def test_initial_centres_are_the_same_however_they_are_cut_into_blocks() -> None
 
 
 def cosines_again(unit: torch.Tensor, weight: torch.Tensor, shard: Shard) -> tuple[torch.Tensor, ...]:
-    """`cosines_to` whose every backward pass computes them anew, since it overwrites them and gradcheck makes several."""
+    """`cosines_to`, computed anew in each backward pass, which overwrites them: gradcheck makes several."""
     result: tuple[torch.Tensor, ...] = checkpoint(cosines_to, unit, weight, shard, use_reentrant=False)
     return result
 

@@ -202,18 +202,22 @@ def test_an_image_that_is_damaged_or_gone_is_an_error(tmp_path: Path) -> None:
 # --- groups kept ------------------------------------------------------------------------------------------------------
 
 
-def test_a_group_is_decoded_once_and_those_longest_unused_are_dropped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path / "a.parquet", [bytes([i]) * 1_000 for i in range(8)], rows=2, label=[0] * 8)
-    decoded: list[int] = []
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Row groups in the order in which they are decoded."""
+    groups: list[int] = []
     decode = row_groups._decoded
 
     def counted(path: str, group: int, *rest: Any) -> pa.Array:
-        decoded.append(group)
+        groups.append(group)
         return decode(path, group, *rest)
 
     monkeypatch.setattr(row_groups, "_decoded", counted)
+    return groups
+
+
+def test_a_group_is_decoded_once_and_those_longest_unused_are_dropped(tmp_path: Path, decoded: list[int]) -> None:
+    write(tmp_path / "a.parquet", [bytes([i]) * 1_000 for i in range(8)], rows=2, label=[0] * 8)
     groups = RowGroups(most=5_000)  # two groups of 2,000 bytes and their offsets
 
     def first(group: int) -> bytes:
@@ -239,7 +243,7 @@ def test_a_group_is_decoded_once_and_those_longest_unused_are_dropped(
 
 
 def test_windows_too_large_to_stay_decoded_are_told_with_the_largest_that_fits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
 ) -> None:
     """Reading an epoch decodes each group once with the size that is said, and some again with one more."""
     random, rows = np.random.default_rng(0), 8
@@ -248,14 +252,6 @@ def test_windows_too_large_to_stay_decoded_are_told_with_the_largest_that_fits(
     files = files_of(faces)
     assert files is not None
     monkeypatch.setattr(row_groups, "KEPT", 400_000)  # five groups of 80 kB
-    decoded: list[int] = []
-    decode = row_groups._decoded
-
-    def counted(path: str, group: int, *rest: Any) -> pa.Array:
-        decoded.append(group)
-        return decode(path, group, *rest)
-
-    monkeypatch.setattr(row_groups, "_decoded", counted)
 
     def told(window: int) -> list[str]:
         order = Order(len(faces), rows, 1, windows=Windows(files, window) if window else None)

@@ -94,11 +94,10 @@ class TrainingStream:
 
     def _standing(self, indices: Indices) -> Indices:
         """The indices, and for those that decode at no position their first stand-ins."""
-        hopeless = [row for row, index in enumerate(indices.tolist()) if index in self._hopeless]
-        standing = indices.copy() if hopeless else indices
-        for row in hopeless:
-            standing[row] = next(self._candidates(int(indices[row])), indices[row])
-        return standing
+        bad = self._hopeless
+        if bad.isdisjoint(indices.tolist()):
+            return indices
+        return np.array([next(self._candidates(one), one) if one in bad else one for one in indices.tolist()])
 
     def _candidates(self, index: int) -> Iterator[int]:
         return (other for other in stand_ins(self.faces.labels, index) if other not in self._hopeless)

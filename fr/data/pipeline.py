@@ -124,6 +124,8 @@ class FaceStream:
         try:
             outputs = self._graph.run(self._stream) if self._stream else self._graph.run()
         except RuntimeError as error:
+            if self._stream:
+                self._stream.synchronize()  # raises a failure of the device itself, for which no image is to blame
             self.broken = True
             if self._ahead:
                 self._ahead.close()

@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -24,8 +23,7 @@ from fr.options.detection import DetectorSettings
 from fr.progress import progress
 from fr.recognition.detection import Mtcnn
 from tools.dataset.face_journal import Found
-from tools.dataset.parallel import map_in_processes
-from tools.detect_faces import face_of, find_face
+from tools.detect_faces import detect_all, face_of
 
 FEW = 64  # up to so many images are processed in this process, since starting others takes as long
 
@@ -103,8 +101,7 @@ def person_of(name: str) -> str:
 
 def _look(root: DataRoot, names: list[str], looking: Looking) -> Iterator[Found | str]:
     if len(names) > FEW:
-        look = partial(find_face, root, looking.settings, looking.device, looking.choice)
-        yield from map_in_processes(look, names, 0, "detecting")
+        yield from detect_all(root, names, looking.settings, looking.device, looking.choice)
         return
     detector = Mtcnn(looking.settings, torch.device(looking.device))
     with progress(len(names), "img", "detecting") as bar:

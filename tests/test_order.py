@@ -128,13 +128,20 @@ def test_a_balanced_epoch_shows_each_identity_as_often_and_its_images_by_turns(
 def test_a_batch_holds_as_many_images_of_each_of_its_identities(drawn: tuple[Order, Balance], epoch: int) -> None:
     order, balance = drawn
     first = epoch * order.iterations_per_epoch
+    image_at: dict[tuple[int, int], int] = {}  # identity and place in its cycle → image
     for iteration in range(first, first + order.iterations_per_epoch):
         groups = order.share(iteration, 0, 1).indices.reshape(-1, balance.images)
         identities = balance.labels[groups]
         assert (identities == identities[:, :1]).all()
         assert len(set(identities[:, 0].tolist())) == len(groups)
+        each_round = (int(balance.labels.max()) + 1) // len(groups)  # batches
+        shown_before = (iteration - first) // each_round * balance.images
         for identity, group in zip(identities[:, 0].tolist(), groups.tolist(), strict=True):
-            assert len(set(group)) == min(balance.images, int((balance.labels == identity).sum()))
+            count = int((balance.labels == identity).sum())
+            assert len(set(group)) == min(balance.images, count)
+            for place, image in enumerate(group, start=shown_before):
+                assert image_at.setdefault((identity, place % count), image) == image
+    assert len(set(image_at.values())) == len(image_at)
 
 
 @settings(max_examples=100, deadline=None)

@@ -37,7 +37,7 @@ from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.verification_set import sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation.embedding import Network, embed, pair_scores
+from fr.evaluation.embedding import Network, embed_sets, pair_scores, with_mirror_image
 from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
 from fr.evaluation.verification import verify
 from fr.files.model_metadata import as_strings
@@ -201,8 +201,9 @@ def _print_loss(
     flipped: bool,
 ) -> None:
     """Print accuracy and AUC of the float32 and the 8-bit file on the verification set."""
-    embedded = [embed(network, faces, preprocessing, dali, ranks, 16, flipped) for network in (full, small)]
-    results = [verify(pair_scores(faces, rows), faces.same, faces.fold) for rows in embedded]
+    networks = [with_mirror_image(network, "sum" if flipped else "") for network in (full, small)]
+    embedded = embed_sets(networks, [faces], preprocessing, dali, ranks, 16)
+    results = [verify(pair_scores(faces, rows), faces.same, faces.fold) for (rows,) in embedded]
     rows = [(name, result.accuracy, result.auc) for name, result in zip(("float32", "int8"), results, strict=True)]
     rows.append(("loss", rows[0][1] - rows[1][1], rows[0][2] - rows[1][2]))
     print(f"{len(faces.pairs):,} pairs of {faces.root}\n{'':8}{'accuracy':>10}{'AUC':>10}")

@@ -35,7 +35,6 @@ from fr.data.faces import shown
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.all_pairs import Rows
-from fr.evaluation.embedding import with_mirror_image
 from fr.evaluation.scoring import Embedder
 from fr.files.durable import write_json
 from fr.files.outputs import check_outputs
@@ -86,9 +85,7 @@ def main(argv: list[str]) -> int:
         gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, embedder), threshold)
         if arguments.out or arguments.show:
             print("".join(f"{line}\n" for line in shown(undrawable(gallery.people))), end="")
-        mode = embedder.flip_mode
-        network = with_mirror_image(model.network, mode) if mode else model.network
-        recognizer = Recognizer(network, model.preprocessing, embedder.dali, ranks.device, embedder.batch)
+        recognizer = Recognizer(embedder.network, model.preprocessing, embedder.dali, ranks.device, embedder.batch)
         status = _identify(source, detector, recognizer, gallery, threshold.distance, sinks)
         if arguments.out:
             print(f"wrote {arguments.out / JOURNAL} and the annotated {'video' if source.rate else 'images'} beside it")

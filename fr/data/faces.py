@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -55,6 +56,7 @@ class Faces:
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
     def columns_digest(self) -> bytes:
         """SHA-256 of names and positions, for comparison between ranks: not of pixels, nor of the root."""
         digest = hashlib.sha256("\0".join(self.names.to_pylist()).encode("utf-8", "surrogateescape"))

@@ -16,7 +16,7 @@ from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.verification_set import VerificationSet, sets_to_score
 from fr.distributed import Ranks
 from fr.errors import InputError
-from fr.evaluation.embedding import batch_size_on, embed, pair_scores
+from fr.evaluation.embedding import Network, batch_size_on, embed, pair_scores, with_mirror_image
 from fr.evaluation.embedding_cache import cached_embeddings
 from fr.evaluation.groups import Groups
 from fr.evaluation.histogram_protocol import verify_by_histogram
@@ -83,6 +83,11 @@ class Embedder:
         return cls(options, model, mode if flipped else "", dali, ranks)
 
     @property
+    def network(self) -> Network:
+        """The model's network, combined with mirror images by `flip_mode`."""
+        return with_mirror_image(self.model.network, self.flip_mode)
+
+    @property
     def batch(self) -> int:
         """Images per forward pass, from --val_batch_size."""
         return batch_size_on(self.ranks.device, self.options.val_batch_size)
@@ -106,10 +111,9 @@ class Embedder:
     def embed(self, faces: Faces, what: str = "") -> NDArray[np.float32]:
         """Embeddings of all images, [N, E] on every rank; from the cache with --cache. what: for the progress bar."""
         options, model, dali, ranks = self.options, self.model, self.dali, self.ranks
-        flipped, mode = bool(self.flip_mode), self.flip_mode or "sum"
 
         def compute() -> NDArray[np.float32]:
-            return embed(model.network, faces, model.preprocessing, dali, ranks, self.batch, flipped, mode, what)
+            return embed(self.network, faces, model.preprocessing, dali, ranks, self.batch, what)
 
         if not options.cache:
             return compute()

@@ -34,11 +34,11 @@ def run(arguments: argparse.Namespace) -> None:
     options = resolved.values
     with open_ranks(options.device) as ranks:
         embedder = Embedder.open(resolved, ranks)
-        model, dali, batch, flipped = embedder.model, embedder.dali, embedder.batch, bool(embedder.flip_mode)
+        model, dali, batch = embedder.model, embedder.dali, embedder.batch
         faces = sets_to_score(vars(options), model.config, options.snap)[0].faces
-        passes = 2 if flipped else 1
+        passes = 2 if embedder.flip_mode else 1
         forms: dict[str, Callable[[], object]] = {
-            "whole": lambda: embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped),
+            "whole": lambda: embed(embedder.network, faces, model.preprocessing, dali, ranks, batch),
             "bare": lambda: _bare(model.network, len(faces), batch, passes, model.preprocessing.input_size),
         }
         costs: dict[str, list[Cost]] = {name: [] for name in forms}

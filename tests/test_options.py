@@ -234,6 +234,10 @@ def test_variables_are_expanded_everywhere(
         "x.yml:2: log_folder: the environment variable $UNSET_ROOT in '${UNSET_ROOT}/x' isn't set; "
         "before this command: export UNSET_ROOT=…",
     )
+    assert problems(*DATA, "--log_folder", "$UNSET_1/${UNSET_2}/$UNSET_1", "--lr", "$UNSET_2") == (
+        "command line: --log_folder: the environment variables $UNSET_1, $UNSET_2 in '$UNSET_1/${UNSET_2}/$UNSET_1' "
+        "aren't set; before this command: export UNSET_1=… UNSET_2=…",
+    )
 
 
 def test_each_unset_variable_of_a_recipe_is_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:

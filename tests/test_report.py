@@ -47,6 +47,14 @@ def noise_pair(same: bool, name: str = "Ann <i>_0001.jpg") -> WrongPair:
     return WrongPair((name, "Bob & Co_0002.jpg"), 0.61234, same, (images[0], images[1]))
 
 
+def test_a_report_without_curves_of_rejection_gives_the_reason(tmp_path: Path) -> None:
+    scores, same, verification = lfw_like()
+    for rejection in ({}, None):  # all left out; not asked for, as by tools/score_file.py
+        write_report(tmp_path, verification, scores, same, FACTS, "LFW", rejection=rejection)
+        said = "No errors against rejection: they need a quality of each image" in (tmp_path / "index.html").read_text()
+        assert said == (rejection == {})
+
+
 def test_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
     scores, same, verification = lfw_like()
     folder = tmp_path / "new" / "report"

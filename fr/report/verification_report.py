@@ -47,8 +47,9 @@ def write_report(
 
     scores, same: the [P] pairs that `verification` was computed from. facts: information needed to repeat the result
     (model, snapshot, preprocessing, data), in the order shown. worst: misclassified pairs to show. statistics: from
-    `pair_statistics`, for a table. rejection: FNMR by name, from `rejection_curves`, for rejection.png. curve: the ROC
-    curve of the pairs, with its band if known; None = computed here. by_group: rates for a chapter and groups.png.
+    `pair_statistics`, for a table. rejection: FNMR by name, from `rejection_curves`, for rejection.png; {} = no curve,
+    for which the page gives the reason; None = not about rejection. curve: the ROC curve of the pairs, with its band if
+    known; None = computed here. by_group: rates for a chapter and groups.png.
     The page is self-contained. Each file is replaced atomically, the page last.
     Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3]; InputError if
     the folder can't be written.
@@ -62,8 +63,10 @@ def write_report(
         "histogram.png": png(histogram_plot(verification, score, is_same)),
         "det.png": png(det_plot({"all pairs": roc})),
     }
+    rejected = "" if rejection is None else _NO_REJECTION
     if rejection:
         plots["rejection.png"] = png(rejection_plot(rejection))
+        rejected = _rejection_figure(plots["rejection.png"])
     chapter = ""
     if by_group:
         plots["groups.png"] = png(group_plot(by_group))
@@ -78,7 +81,7 @@ def write_report(
         "facts": dict(facts),
         **({"groups": by_group.record()} if by_group else {}),
     }
-    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {}, chapter)
+    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {}, rejected, chapter)
 
     for name, plot in plots.items():
         write_result(folder / name, plot)
@@ -95,6 +98,7 @@ def _page(
     plots: Mapping[str, bytes],
     worst: Sequence[WrongPair],
     statistics: Mapping[str, Metric],
+    rejected: str,
     chapter: str,
 ) -> bytes:
     v = verification
@@ -135,7 +139,7 @@ matches on.</figcaption></figure>
 different pairs, each in per cent of its kind, and the mean threshold.</figcaption></figure>
 <figure>{inline_image(plots["det.png"], "DET curve")}<figcaption>Detection error trade-off: FNMR against FMR, on the
 scale of normal deviates. Without errors of a kind there is no curve.</figcaption></figure>
-{_rejection_figure(plots)}
+{rejected}
 </div>
 {_statistics_section(statistics)}
 {chapter}
@@ -152,10 +156,13 @@ _RULES = {
 }
 
 
-def _rejection_figure(plots: Mapping[str, bytes]) -> str:
-    if "rejection.png" not in plots:
-        return ""
-    image = inline_image(plots["rejection.png"], "Errors against rejection")
+_NO_REJECTION = """<p class="note">No errors against rejection: they need a quality of each image (the length of its
+embedding where the model keeps it, or --quality), and ten false non-matches at a threshold of FMR 0.1, 0.01 or
+0.001.</p>"""
+
+
+def _rejection_figure(plot: bytes) -> str:
+    image = inline_image(plot, "Errors against rejection")
     return f"""<figure>{image}<figcaption>FNMR where the pairs of the images of the lowest quality are rejected, at
 thresholds that stay. The dotted lines are rejection at random. Thresholds with fewer than ten false non-matches are
 left out.</figcaption></figure>"""

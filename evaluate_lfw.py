@@ -113,6 +113,8 @@ def _keep_threshold(options: Namespace, scored: Scored) -> None:
     comparable = options.protocol == "standard" and options.dist == "cos" and options.flip_mode == "sum"
     if not comparable or options.center or options.averaged or not isinstance(scored.model.network, nn.Module):
         return
+    if scored.model.overrides:  # of the stored preprocessing, with which the threshold would be used
+        return
     if scored.model.config:  # of a training, so the file need not be read again
         return
     try:

@@ -50,6 +50,9 @@ def main(argv: list[str]) -> int:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{arguments.out}: can't be written: {error}") from error
     print(f"wrote {arguments.out}: {Preprocessing.from_dict(contents.preprocessing).describe()}")
+    assumed = "mean and std" if weights.input_size else "input size, mean and std"
+    advice = "if its authors used others, score with --input_size, --mean and --std"
+    print(f"{assumed} are the defaults of {weights.model}: the file stores none; {advice}")
     print(next_command("evaluate_lfw.py", "--snap", str(arguments.out), "--val_data_root", "LFW"))
     return 0
 

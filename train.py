@@ -30,6 +30,7 @@ from fr.checkpoint.resuming import changed_options, resume
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
+from fr.console import counted
 from fr.data.bad_images import BadImages
 from fr.data.crop_contract import crop_notes, with_crop_contract
 from fr.data.distributed_reading import read_on_all_ranks
@@ -271,10 +272,10 @@ def _summary(
     _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
     weights = sum(parameter.numel() for parameter in backbone.parameters())
     return "\n".join([
-        f"{len(faces):,} images of {len(faces.identities):,} identities; {preprocessing.describe()}",
+        f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}; {preprocessing.describe()}",
         *faces.notes,
-        f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
-        f"{rows:,} classes a rank; {weights:,} weights in the backbone",
+        f"{counted(order.batch_size, 'image')} a step on {ranks.world_size} × {ranks.device.type}, "
+        f"{counted(rows, 'class')} a rank; {counted(weights, 'weight')} in the backbone",
         dali.describe(),
         f"{_plan(iterations)}, {order.iterations_per_epoch:,} an epoch",
     ])

@@ -76,7 +76,8 @@ def main(argv: list[str]) -> int:
             point = identification_point(rows, person, arguments.fpir, arguments.gallery_size)
         rate = "fmr" if arguments.fmr else "fpir"
         write_threshold(arguments.out, point, arguments.gallery_size or 0, chosen_for)
-        print("\n".join([f"{counted(len(rows), 'image')} of {point.people:,} people", *_lines(point, rate)]))
+        print(f"{counted(len(rows), 'image')} of {counted(point.people, 'person', 'people')}")
+        print("\n".join(_lines(point, rate)))
         if arguments.fpir:
             use = ("--gallery", "GALLERY", "--input", "NEW_IMAGES", "--out", "seen", "--threshold", str(arguments.out))
             print(next_command("tools/identify.py", *arguments.of_model, *use))

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from fr.checkpoint.snapshot import SnapshotContents
+from fr.console import counted
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
@@ -111,7 +112,7 @@ def main(argv: list[str]) -> int:
             small = files.enter_context(_replacing(arguments.out.with_suffix(".int8.onnx")))
             chosen = _calibration_faces(contents.config, faces)
             inputs = normalised(_pixels(chosen, arguments.int8, contract, dali), preprocessing)
-            print(f"8 bits: scaled to {len(inputs)} faces of {chosen.root}", flush=True)
+            print(f"8 bits: scaled to {counted(len(inputs), 'face')} of {chosen.root}", flush=True)
             # The stored score distributions belong to the weights before quantisation.
             quantise(exported, small, inputs, _metadata(replace(contents, scores=[]), preprocessing, arguments))
             flipped = bool(contents.config.get("flipped_emb"))
@@ -206,7 +207,7 @@ def _print_loss(
     results = [verify(pair_scores(faces, rows), faces.same, faces.fold) for (rows,) in embedded]
     rows = [(name, result.accuracy, result.auc) for name, result in zip(("float32", "int8"), results, strict=True)]
     rows.append(("loss", rows[0][1] - rows[1][1], rows[0][2] - rows[1][2]))
-    print(f"{len(faces.pairs):,} pairs of {faces.root}\n{'':8}{'accuracy':>10}{'AUC':>10}")
+    print(f"{counted(len(faces.pairs), 'pair')} of {faces.root}\n{'':8}{'accuracy':>10}{'AUC':>10}")
     print("\n".join(f"{name:8}{accuracy:10.4f}{auc:10.4f}" for name, accuracy, auc in rows), flush=True)
 
 

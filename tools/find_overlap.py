@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
             counts = f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}"
             about = {
                 "model": str(options.snap),
-                "verification set": f"{pair_set.describe()}, {len(people.names):,} people",
+                "verification set": f"{pair_set.describe()}, {counted(len(people.names), 'person', 'people')}",
                 "training data": counts + (f", {bad.count:,} unusable" if bad.count else ""),
                 **_facts(overlap, centres),
                 **_scores(pair_set.faces, people, overlap, pair_scores(pair_set.faces, own), options.bootstrap),
@@ -137,7 +137,8 @@ def _facts(overlap: Overlap, centres: Centres) -> dict[str, str]:
     facts = {
         "threshold": f"cosine {threshold_text(overlap.threshold)}, exceeded by {share:.2g} of the people who aren't "
         f"in the training set (FMR {overlap.fmr:.1e})",
-        "listed": f"{listed:,} of {people:,} people, {share * (people - listed):.1f} of them expected by chance",
+        "listed": f"{listed:,} of {counted(people, 'person', 'people')}, "
+        f"{share * (people - listed):.1f} of them expected by chance",
     }
     if len(held_out):
         found = f"{(held_out > overlap.threshold).mean():.4f} of {len(held_out):,}"
@@ -154,12 +155,12 @@ def _scores(
     for name, some in (("all pairs", np.ones_like(stays)), ("without the people listed", stays)):
         same, fold = faces.same[some], faces.fold[some]
         if len(np.unique(fold)) < 2 or same.all() or not same.any():
-            facts[name] = f"{len(same):,} pairs are left, too few to be scored"
+            facts[name] = f"{counted(len(same), 'pair')} left, too few to be scored"
             continue
         verification = verify(scores[some], same, fold)
         metrics = pair_statistics(scores[some], same, verification, people.pairs[some], bootstrap)
         shown = [f"{metric.title} {metric.text()}" for key in _COMPARED if (metric := metrics[key]).value is not None]
-        facts[name] = "; ".join([f"{len(same):,} pairs", *shown])
+        facts[name] = "; ".join([counted(len(same), "pair"), *shown])
     return facts
 
 

@@ -90,9 +90,10 @@ def _head_of(weights: Weights, identities: Path | None) -> dict[str, Any]:
         raise InputError(f"--identities {identities}: {weights.path} has no head for them")
     names = read_identities(identities)
     if len(names) != len(weights.head):
-        raise InputError(f"{identities}: {counted(len(names), 'identity')} for a head of {len(weights.head):,} classes")
+        given = counted(len(names), "identity")
+        raise InputError(f"{identities}: {given} for a head of {counted(len(weights.head), 'class')}")
     bias = {} if weights.bias is None else {"head_bias": weights.bias.clone()}
-    print(f"head: {len(names):,} classes" + (", with their bias" if bias else ""))
+    print(f"head: {counted(len(names), 'class')}" + (", with their bias" if bias else ""))
     return {"head": weights.head.clone(), "identities": names, **bias}
 
 

@@ -2,6 +2,7 @@
 
 from html import escape
 
+from fr.console import counted
 from fr.evaluation.group_rates import GroupRates, Rate
 from fr.report.html_page import inline_image
 
@@ -18,7 +19,7 @@ def group_chapter(rates: GroupRates, plot: bytes) -> str:
         for kind, of in rates.differentials.items()
     )
     warnings = "".join(f"<li>{escape(warning)}</li>\n" for warning in rates.warnings)
-    redrawn = f" 95 % intervals: people resampled {rates.redrawn:,} times." if rates.redrawn else ""
+    redrawn = f" 95 % intervals: people resampled {counted(rates.redrawn, 'time')}." if rates.redrawn else ""
     return f"""<h2>Error rates by group</h2>
 <p class="note">{escape(rates.heading())}.{redrawn}</p>
 <div class="wide"><table class="folds groups"><thead><tr><th>Group</th><th>People</th><th>FMR</th><th>95 % interval</th>

@@ -11,6 +11,7 @@ import torch
 
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import SnapshotWriter
+from fr.console import counted
 from fr.data.verification_set import VerificationSet
 from fr.distributed import Ranks
 from fr.errors import InputError
@@ -107,8 +108,9 @@ def card_text(prefix: str, last: Path, run: EndedRun, pictures: Sequence[str]) -
     }
     parts = [
         f"# {prefix}",
-        f"`{run.contents.model}`, embeddings of {run.contents.embed_size} numbers, after {iteration:,} iterations of "
-        f"all starts: `{last}`. The last start: {run.ended}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        f"`{run.contents.model}`, embeddings of {run.contents.embed_size} numbers, after "
+        f"{counted(iteration, 'iteration')} of all starts: `{last}`. The last start: {run.ended}, "
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
         "## Figures",
         *(_figures(one) for one in run.scored),
         *([] if run.scored else [f"{_NO_SETS if not run.sets else 'No validation yet'}: {_SCORES}"]),

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fr.console import counted
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, record
 from fr.evaluation.roc import Roc, roc_curve
@@ -110,7 +111,7 @@ def _page(
         "AUC": f"{v.auc:.4f}",
         f"Threshold, {unit}": threshold_text(v.threshold),
         f"Threshold, {score_name}": threshold_text(v.threshold_score),  # for similarities this replaces the row above
-        "Pairs (same / different)": f"{v.pairs} ({same_count} / {v.pairs - same_count})",
+        "Pairs (same / different)": f"{v.pairs:,} ({same_count:,} / {v.pairs - same_count:,})",
     }
     folds = "".join(
         f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{threshold_text(at)}</td>"
@@ -133,8 +134,8 @@ classified at {_RULES[v.protocol]} on all other folds; a pair is classified as t
 </div>
 <div class="columns">
 <figure>{inline_image(plots["roc.png"], "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end is FAR 0:
-no false match in {v.pairs - same_count} different pairs. A band is the 95 % interval at each FAR, from ten false
-matches on.</figcaption></figure>
+no false match in {counted(v.pairs - same_count, 'different pair')}. A band is the 95 % interval at each FAR, from ten
+false matches on.</figcaption></figure>
 <figure>{inline_image(plots["histogram.png"], "Score histogram")}<figcaption>Scores ({score_name}) of same and
 different pairs, each in per cent of its kind, and the mean threshold.</figcaption></figure>
 <figure>{inline_image(plots["det.png"], "DET curve")}<figcaption>Detection error trade-off: FNMR against FMR, on the

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from fr.console import counted
 from fr.data.pipeline import DaliSettings
 from fr.data.verification_set import VerificationSet
 from fr.distributed import Heartbeat, Ranks, broadcast_buffers, raise_reason
@@ -69,7 +70,8 @@ class Validation:
                     accuracies = self.held_out.accuracies(self.head, rows)
                 metrics |= {f"{prefix}{name}": value for name, value in accuracies.items()}
                 top1, top5 = accuracies.values()
-                lines.append(f"{len(self.held_out.faces):,} held-out images: top-1 {top1:.4f}, top-5 {top5:.4f}")
+                images = counted(len(self.held_out.faces), "held-out image")
+                lines.append(f"{images}: top-1 {top1:.4f}, top-5 {top5:.4f}")
         return metrics, lines, spreads
 
     @property

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fr.console import counted
 from fr.data.verification_set import sets_to_score
 from fr.distributed import open_ranks
 from fr.evaluation.embedding import Network, embed
@@ -46,7 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
             for name, form in forms.items():
                 cost = _cost(form)
                 costs[name] += [cost] if turn else []
-    print(f"{len(faces):,} images, {passes} passes each, {batch} a batch, {dali.threads} DALI threads")
+    images, threads = counted(len(faces), "image"), counted(dali.threads, "DALI thread")
+    print(f"{images}, {counted(passes, 'pass')} each, {batch} a batch, {threads}")
     print(f"{'form':6} {'images/s':>9} {'spread':>17} {'CPU ms an image':>16}")
     for name, turns in costs.items():
         rates = [len(faces) / cost.seconds for cost in turns]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fr.console import counted
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
@@ -62,7 +63,7 @@ def labelled_images(resolved: Resolved, ranks: Ranks) -> LabelledImages:
     rows = np.flatnonzero(targets >= 0)
     if not len(rows):
         raise InputError(
-            f"none of the {len(faces.identities):,} identities ({faces.identities[0]}, …) is a class of "
+            f"none of the {counted(len(faces.identities), 'identity')} ({faces.identities[0]}, …) is a class of "
             f"{options.snap} ({names[0]}, …); give images of the identities that it was trained on"
         )
     network = feature_network(model, options.snap, "embedding", embedder.flip_mode, normalize=False)
@@ -115,9 +116,10 @@ def _head(weights: Weights) -> torch.Tensor:
 
 def _class_names(weights: Weights, classes: int, identities: str) -> list[str]:
     """Names of the head's rows; InputError if they are unknown or their number differs."""
-    names = read_identities(Path(identities)) if identities else weights.identities
+    names, of_head = read_identities(Path(identities)) if identities else weights.identities, counted(classes, "class")
     if names is None:
-        raise InputError(f"{weights.path}: the names of its {classes:,} classes aren't stored: give --identities")
+        raise InputError(f"{weights.path}: the names of its {of_head} aren't stored: give --identities")
     if len(names) != classes:
-        raise InputError(f"{identities or weights.path}: {len(names):,} identities for a head of {classes:,} classes")
+        given = counted(len(names), "identity")
+        raise InputError(f"{identities or weights.path}: {given} for a head of {of_head}")
     return names

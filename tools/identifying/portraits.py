@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fr.alignment import CENTER_CROP
+from fr.console import counted
 from fr.data.faces import Faces, shown
 from fr.data.readers.folders import images_below
 from fr.errors import InputError
@@ -68,7 +69,7 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     results = list(_look(root, names, looking))
     usable = [isinstance(result, Found) and result.faces > 0 for result in results]
     if not any(usable):
-        raise InputError(f"{option} {root}: no face found in any of its {len(names):,} images")
+        raise InputError(f"{option} {root}: no face found in its {counted(len(names), 'image')}")
     points = [result.points for result in results if isinstance(result, Found) and result.faces]
     taken = pa.array([name for name, there in zip(names, usable, strict=True) if there])
     faces = Faces(root, taken, np.array(points).reshape(-1, 5, 2))
@@ -116,5 +117,5 @@ def _look(root: DataRoot, names: list[str], looking: Looking) -> Iterator[Found 
 def _note(folder: Path, result: Found | str, choice: str) -> str:
     if isinstance(result, str):
         return result
-    what = f"{result.faces} faces; used: {choice}" if result.faces else "no face found"
+    what = f"{counted(result.faces, 'face')}; used: {choice}" if result.faces else "no face found"
     return f"{folder / result.name}: {what}"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fr.console import counted
 from fr.evaluation.all_pairs import Rows
 from fr.evaluation.verification import threshold_text
 from fr.files.durable import write_result
@@ -37,7 +38,8 @@ def metrics_of(searches: Searches, threshold: float | None) -> Figures:
 
 def lines(figures: Figures) -> list[str]:
     """Output lines of the metrics."""
-    output = [f"{figures['mated_probes']:,} mated probes, {figures['strangers']:,} unmated probes"]
+    mated, strangers = (int(figures[kind] or 0) for kind in ("mated_probes", "strangers"))
+    output = [f"{counted(mated, 'mated probe')}, {counted(strangers, 'unmated probe')}"]
     output += [f"rank-{rank}: {_digits(figures[f'rank{rank}'])}" for rank in RANKS]
     for rate in FPIRS:
         at = figures[f"threshold@fpir={rate:.0e}"]

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import Faces, check_landmarks, refuse, refuse_rows
 from fr.data.lines import single_spaces, strays, true_rows
 from fr.errors import InputError, os_error_as
@@ -59,7 +60,7 @@ def read_ijb(root: DataRoot) -> Ijb:
     pictures, templates, media = _columns(members, [_NAMED, _WHOLE, _WHOLE])
     again, *numbers = _columns(points, [_NAMED, *[_NUMBER] * 11])
     if len(again) != len(pictures):
-        raise InputError(f"{points}: {len(again):,} images, where {members} has {len(pictures):,}")
+        raise InputError(f"{points}: {counted(len(again), 'image')}, where {members} has {len(pictures):,}")
     differ = true_rows(pc.not_equal(again, pictures))
     strayed = true_rows(pc.or_(strays(pictures, crops), pc.equal(pictures, "")))
     refuse([f"{points}:{i + 1}: {again[i]}, where {members} has {pictures[i]}" for i in differ.tolist()])
@@ -90,7 +91,8 @@ def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray
     )
     same = label == 1
     if same.all() or not same.any():
-        raise InputError(f"{path}: {same.sum():,} same pairs of {len(same):,}; a verification needs both kinds")
+        kinds = f"{counted(same.sum(), 'same pair')} of {len(same):,}"
+        raise InputError(f"{path}: {kinds}; a verification needs both kinds")
     return pairs, same
 
 

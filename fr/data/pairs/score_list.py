@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import refuse_rows
 from fr.data.lines import single_spaces
 from fr.data.pairs.pair_faces import tenths
@@ -70,7 +71,8 @@ def read_scores(path: Path) -> ScoreList:
     refuse_where(~np.isfinite(score), "the score isn't finite")
     same = label == 1
     if same.all() or not same.any():
-        raise InputError(f"{path}: {same.sum():,} same pairs of {same.size:,}; a verification needs both kinds")
+        kinds = f"{counted(same.sum(), 'same pair')} of {same.size:,}"
+        raise InputError(f"{path}: {kinds}; a verification needs both kinds")
     fold = columns["fold"].to_numpy() if "fold" in columns else tenths(same.tolist(), str(path))
     if len(np.unique(fold)) < 2:
         raise InputError(f"{path}: one fold; each is scored at the threshold of the others: two at least")

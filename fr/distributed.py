@@ -229,9 +229,19 @@ def agree_on_start(store: dist.Store, rank: int, world_size: int, patience: time
 
 def highest(value: int, group: dist.ProcessGroup | None = None) -> int:
     """Return the largest of the ranks' values, on every rank: how they agree on a signal or a failure."""
+    return ask_highest(value, group)()
+
+
+def ask_highest(value: int, group: dist.ProcessGroup | None = None) -> Callable[[], int]:
+    """Start `highest` in the background; the function returned waits for the answer."""
     agreed = torch.tensor(value)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=group)
-    return int(agreed)
+    work = dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=group, async_op=True)
+
+    def answer() -> int:
+        work.wait()
+        return int(agreed)
+
+    return answer
 
 
 def raise_together(failure: InputError | None, elsewhere: str, group: dist.ProcessGroup | None = None) -> None:

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import fr.train.loop
 import train
 from fr.checkpoint import snapshot
 from fr.console import Received
@@ -29,6 +28,7 @@ from fr.data.pipeline import FaceStream, Undecodable, plain_stream
 from fr.data.samples import plain_batches
 from fr.data.usable import usable_batches
 from fr.errors import InputError, run_plainly
+from fr.train.loop import _asked, _reason_to_end
 from fr.train.monitor import Silent
 from tests.builders.damaged_images import (
     BATCH,
@@ -446,7 +446,8 @@ def test_ranks_tell_each_other_what_they_found_and_count_it_once(run_distributed
 def end_of_rank(failing: int) -> str:
     """Error of a rank when the `failing` one can't go on."""
     failure = InputError("its disk is gone") if torch.distributed.get_rank() == failing else None
-    return str(fr.train.loop._reason_to_end(failure, Received(), BadImages(0), Silent())[1])
+    bad = BadImages(0)
+    return str(_reason_to_end(_asked([], failure, Received(), bad), bad, Silent())[1])
 
 
 def test_a_failure_of_one_rank_is_told_by_all(run_distributed: Callable[..., list]) -> None:

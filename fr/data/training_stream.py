@@ -5,7 +5,7 @@ files alone, whatever was met before and wherever a run was resumed. The positio
 the decoder takes the regions above the cut and no others, so the file can be usable at one position and not at another.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,7 +49,7 @@ class TrainingStream:
     prefetch: Callable[[int], None] = lambda _iteration: None  # called before the images of an iteration are read
     _hopeless: set[int] = field(default_factory=set, init=False)  # samples that decode at no position: not tried again
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+    def __iter__(self) -> Generator[tuple[torch.Tensor, ...]]:
         stream = self._open(self._shown_from(0))
         for number in range(len(self.iterations) * self.accumulate):
             if stream.broken:

@@ -1,6 +1,7 @@
 """The training loop, with ends that all ranks agree on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from fr.console import Received, caught_signals
 from fr.data.bad_images import BadImages
 from fr.data.training_stream import TrainingStream
-from fr.distributed import Heartbeat, gather_objects, highest
+from fr.distributed import Heartbeat, ask_highest, gather_objects, highest
 from fr.errors import InputError
 from fr.options.fields import OptionFields
 from fr.train.learner import Batch, Learner, Metrics
@@ -36,6 +37,15 @@ class LoopSettings(OptionFields):
     spike_return: bool
 
 
+@dataclass(frozen=True)
+class _Fetched:
+    """Micro-batches of a step on the device, or why the run must end before it. reason: waits for the answer of all."""
+
+    batches: list[Batch]
+    failure: InputError | None
+    reason: Callable[[], int]
+
+
 def train(
     learner: Learner,
     stream: TrainingStream,
@@ -46,23 +56,38 @@ def train(
 ) -> int:
     """Run the iterations of the stream and return the exit status: 0, or 128 + the signal that ended the run.
 
-    A signal or bad input on any rank ends the run on all of them before the next step, with a snapshot;
-    bad input then raises InputError, as do too many skipped steps in a row, which are counted on log steps. Too many
-    replaced images are bad input. A log record is read and judged before the next step, but after its batch.
+    A signal or bad input on any rank ends the run on all of them, with a snapshot: a signal at most two steps later,
+    bad input before the step that needs it. Bad input then raises InputError, as do too many skipped steps in a row,
+    which are counted on log steps. Too many replaced images are bad input.
+
+    The images of a step are fetched before the step that precedes it, and the ranks agree on it during that one: it
+    takes as long as gloo's messages around all ranks. A log record is read and judged before the next step.
     """
-    monitor, iterations, batches_ahead = milestones.monitor, stream.iterations, iter(stream)
+    monitor, iterations = milestones.monitor, stream.iterations
     watch = Stopwatch(learner.device)
     saved = iterations.start
     record: _Record | None = None
     learner.training_mode()
-    with caught_signals() as received:
+    with caught_signals() as received, closing(iter(stream)) as batches_ahead:
+
+        def fetch() -> _Fetched:
+            try:
+                with watch.fetching():
+                    batches = [learner.on_device(*next(batches_ahead)) for _ in range(stream.accumulate)]
+                failure = milestones.write_failure()
+            except InputError as error:
+                batches, failure = [], error
+            return _asked(batches, failure, received, stream.bad)
+
+        following = fetch() if iterations else None
         for iteration in iterations:
             heartbeat.count += 1
             heartbeat.iteration = iteration
-            batches, failure = _fetch(batches_ahead, stream, learner, watch)
-            failure = failure or milestones.write_failure()
-            reason, failure = _reason_to_end(failure, received, stream.bad, monitor)
-            if record:  # only now: the device was busy while the ranks fetched and agreed
+            assert following
+            batches = following.batches
+            reason, failure = _reason_to_end(following, stream.bad, monitor)
+            following = None if reason or iteration + 1 == iterations.stop else fetch()
+            if record:  # only now: the device was busy while the ranks agreed and fetched
                 _settle(record, settings, milestones)
                 record = None
             if reason:
@@ -75,6 +100,7 @@ def train(
                 milestones.show(batches[0][0])
             lr = learning_rate(iteration)
             metrics = learner.step(batches, iteration, lr)
+            watch.images += stream.order.batch_size
             done = iteration + 1
             if done % settings.log_step == 0:
                 record = _Record(done, lr, metrics, batches, stream.bad.count, watch)
@@ -90,27 +116,19 @@ def train(
     return 0
 
 
-def _fetch(
-    batches_ahead: Iterator[Batch], stream: TrainingStream, learner: Learner, watch: Stopwatch
-) -> tuple[list[Batch], InputError | None]:
-    """Return the micro-batches of an iteration, on the device, or why there are none."""
-    try:
-        with watch.fetching(stream.order.batch_size):
-            return [learner.on_device(*next(batches_ahead)) for _ in range(stream.accumulate)], None
-    except InputError as error:
-        return [], error
+def _asked(batches: list[Batch], failure: InputError | None, received: Received, bad: BadImages) -> _Fetched:
+    """Start to tell the other ranks of a reason to end before this step, and of images found bad."""
+    signalled = received.number and _NEWS + received.number
+    return _Fetched(batches, failure, ask_highest(_FAILED if failure else signalled or _NEWS * bad.has_news))
 
 
-def _reason_to_end(
-    failure: InputError | None, received: Received, bad: BadImages, monitor: Silent
-) -> tuple[int, InputError | None]:
+def _reason_to_end(fetched: _Fetched, bad: BadImages, monitor: Silent) -> tuple[int, InputError | None]:
     """Agree on a reason to end before this step: 0 = none, a signal's number, or _FAILED and the failure.
 
     All ranks learn of the images found bad here, which costs nothing as long as there are none; and of a failure,
     since torchrun may end the rank that had it before it has written its message.
     """
-    signalled = received.number and _NEWS + received.number
-    reason = highest(_FAILED if failure else signalled or _NEWS * bad.has_news)
+    reason, failure = fetched.reason(), fetched.failure
     if reason not in (_NEWS, _FAILED):
         return max(0, reason - _NEWS), failure
     for problem in bad.share():

@@ -50,8 +50,8 @@ from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
 from fr.options.losses import LossSettings
 from fr.options.parsing import Resolved
+from fr.options.run_checks import check_batches, check_identities
 from fr.options.types import keyword_arguments
-from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.preprocessing import Preprocessing
 from fr.report.run_card import EndedRun, leave_card
 from fr.train.ema import WeightAverage
@@ -80,8 +80,7 @@ def main(argv: list[str]) -> int:
         deterministic(options.deterministic),
         ExitStack() as lock,
     ):
-        check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
-        check_micro_batches(options, ranks.world_size)
+        check_batches(options, ranks.world_size)
         look = partial(claim, options.snap_to_resume, folder, prefix, ranks.job, options.overwrite, ranks.start > 1)
         patient, fetched = patience(ranks.start, options.hang_timeout), []
         if options.snap_mirror and options.snap_to_resume == "auto":

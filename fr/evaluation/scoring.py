@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.alignment import CENTER_CROP
+from fr.console import print_lines
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.landmark_csv import qualities_of
 from fr.data.pipeline import DaliSettings, dali_settings
@@ -96,8 +97,7 @@ class Embedder:
         """On the first rank, print overrides and warnings known before images are read."""
         if not self.ranks.is_main:
             return
-        if self.model.overrides:
-            print("\n".join(self.model.overrides), flush=True)
+        print_lines(self.model.overrides)
         warnings = list(set_warnings)
         if self.model.unit_length and (self.flip_mode or self.options.dist == "l2"):
             how = "combined with the mirror image's as unit vectors" if self.flip_mode else "compared as unit vectors"
@@ -135,7 +135,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     groups = Groups.read(options, sets, needs_pairs=False)
     qualities = [_quality(options, one) for one in sets]
     if ranks.is_main:
-        print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
+        print_lines(resolved.notes)
         aligns = model.preprocessing.alignment != CENTER_CROP  # a centre crop needs no landmarks
         set_warnings = [one.warning for one in sets if aligns and one.warning]
         embedder.announce([*set_warnings, *groups.notes])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fr.console import counted
+from fr.console import counted, print_lines
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
@@ -20,7 +20,6 @@ from fr.options.parsing import Resolved
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import Weights, read_weights
 from tools.features.classes import Indices
-from tools.features.layers import feature_network
 from tools.features.parts import Extractor, Features, Part, extract
 
 Judged = TypeVar("Judged")
@@ -66,8 +65,7 @@ def labelled_images(resolved: Resolved, ranks: Ranks) -> LabelledImages:
             f"none of the {counted(len(faces.identities), 'identity')} ({faces.identities[0]}, …) is a class of "
             f"{options.snap} ({names[0]}, …); give images of the identities that it was trained on"
         )
-    network = feature_network(model, options.snap, "embedding", embedder.flip_mode, normalize=False)
-    extractor = Extractor(network, faces, model.preprocessing, embedder.dali, options.batch_size)
+    extractor = Extractor(embedder.network, faces, model.preprocessing, embedder.dali, options.batch_size)
     dimensions = extractor.dimensions(ranks.device)
     sub_centers, rest = divmod(head.shape[1], dimensions)
     if rest or (sub_centers > 1 and weights.bias is not None):
@@ -79,8 +77,8 @@ def judged_images(
     images: LabelledImages, ranks: Ranks, bad: BadImages, judge: Callable[[Features], Judged]
 ) -> list[Judged]:
     """Results of `judge` for the images, some at a time, of all ranks on each. InputError if none can be used."""
-    if ranks.is_main and images.overrides:
-        print("\n".join(images.overrides), flush=True)
+    if ranks.is_main:
+        print_lines(images.overrides)
     own: list[Judged] = []
 
     def take(_part: Part, features: Features) -> None:

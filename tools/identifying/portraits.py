@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fr.alignment import CENTER_CROP
-from fr.console import counted
+from fr.console import counted, print_lines
 from fr.data.faces import Faces, shown
 from fr.data.readers.folders import images_below
 from fr.errors import InputError
@@ -42,6 +42,11 @@ class Portraits:
     usable: NDArray[np.bool_]
     faces: Faces
     notes: list[str]
+
+    @property
+    def people_of_faces(self) -> list[str]:
+        """Person of each image in `faces`."""
+        return [name for name, usable in zip(self.people, self.usable, strict=True) if usable]
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def embedded(option: str, root: str, looking: Looking | None, embedder: Embedder
     if looking:
         refuse_center_crops(embedder)
     portraits = read_portraits(option, DataRoot(Path(root), embedder.options.allow_outside), looking)
-    print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
+    print_lines(shown(portraits.notes))
     return portraits, embedder.embed(portraits.faces)
 
 

@@ -41,6 +41,7 @@ from fr.evaluation.rejection import embedding_lengths, rejection_curves
 from fr.evaluation.roc import Roc, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
+from fr.evaluation.verification import metric_text
 from fr.files.durable import write_json
 from fr.files.outputs import check_outputs
 from fr.options.commands import next_command
@@ -168,7 +169,7 @@ def _table(figures: dict[str, Metrics]) -> list[str]:
     lines = [f"{'':{width}}" + "".join(f"{name:>15}" for name in columns)]
     for name, metrics in figures.items():
         values = (metrics.get(column) for column in columns)
-        lines.append(f"{name:{width}}" + "".join(f"{'–' if v is None else f'{v:.4f}':>15}" for v in values))
+        lines.append(f"{name:{width}}" + "".join(f"{metric_text(value):>15}" for value in values))
     return lines
 
 

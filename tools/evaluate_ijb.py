@@ -28,6 +28,7 @@ from fr.distributed import open_ranks
 from fr.errors import run_plainly
 from fr.evaluation.scoring import Embedder
 from fr.evaluation.template_verification import pool, template_metrics, template_scores
+from fr.evaluation.verification import metric_text
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_json
 from fr.files.outputs import check_outputs
@@ -89,7 +90,7 @@ def identification(
 
 
 def _line(name: str, value: float | None) -> str:
-    return f"{name.upper()}: {'–' if value is None else f'{value:.4f}'}"
+    return f"{name.upper()}: {metric_text(value)}"
 
 
 if __name__ == "__main__":

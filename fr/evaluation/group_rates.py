@@ -13,7 +13,7 @@ import numpy as np
 
 from fr.console import counted
 from fr.evaluation.intervals import ENOUGH, Interval
-from fr.evaluation.verification import threshold_text
+from fr.evaluation.verification import metric_text, threshold_text
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Rate:
     def text(self) -> str:
         """Format as `0.0123 [0.0101, 0.0150]`, without missing parts."""
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
-        return "–" if self.value is None else f"{self.value:.4f}{between}"
+        return metric_text(self.value) + between
 
     def record(self) -> dict[str, Any]:
         ends = {"low": self.interval[0], "high": self.interval[1]} if self.interval else {}

@@ -15,6 +15,7 @@ from fr.evaluation.intervals import Interval, clopper_pearson, newcombe, percent
 from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, score_at, tar_at
 from fr.evaluation.verification import (
     Verification,
+    metric_text,
     printed_threshold,
     shares_of_pairs,
     threshold_text,
@@ -46,10 +47,9 @@ class Metric:
 
     def text(self) -> str:
         """Format as `0.9731 [0.9650, 0.9802], at distance 0.4210, rests on 3 false matches`, without missing parts."""
-        value = "–" if self.value is None else f"{self.value:.4f}"
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
         place = "" if self.threshold is None else f", at {self.unit} {threshold_text(self.threshold)}"
-        return value + between + place + (f", {self.note}" if self.note else "")
+        return metric_text(self.value) + between + place + (f", {self.note}" if self.note else "")
 
 
 @dataclass(frozen=True)

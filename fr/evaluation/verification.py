@@ -113,6 +113,11 @@ def printed_threshold(score: float, dist: str) -> float:
     return score if dist == "similarity" else ORIGINS[dist] - score
 
 
+def metric_text(value: float | None) -> str:
+    """Value with four decimals; a dash for one that can't be measured."""
+    return "–" if value is None else f"{value:.4f}"
+
+
 def threshold_text(threshold: float) -> str:
     """Threshold with four decimals, or four digits of it or of its difference from 1 where those would be lost.
 

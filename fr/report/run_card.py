@@ -17,7 +17,7 @@ from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.pair_statistics import PairResult, ScoredPairs
-from fr.evaluation.verification import threshold_text
+from fr.evaluation.verification import metric_text, threshold_text
 from fr.files.durable import replace_file
 from fr.options.parsing import Resolved
 from fr.report.model_card import markdown_table
@@ -142,7 +142,7 @@ def _figures(one: ScoredPairs) -> str:
         at = threshold if name == "accuracy" else metric.threshold
         cells = [
             metric.title,
-            "–" if metric.value is None else f"{metric.value:.4f}",
+            metric_text(metric.value),
             "–".join(f"{end:.4f}" for end in metric.interval or ()),
             "" if at is None else f"{metric.unit} {threshold_text(at)}",
             metric.note,

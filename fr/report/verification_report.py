@@ -20,6 +20,7 @@ from fr.evaluation.roc import Roc, roc_curve
 from fr.evaluation.verification import (
     Verification,
     checked_pairs,
+    metric_text,
     printed_threshold,
     threshold_text,
     threshold_unit,
@@ -175,7 +176,7 @@ def _statistics_section(statistics: Mapping[str, Metric]) -> str:
     rows = [
         (
             metric.title,
-            "–" if metric.value is None else f"{metric.value:.4f}",
+            metric_text(metric.value),
             "–".join(f"{end:.4f}" for end in metric.interval or ()),
             "" if metric.threshold is None else threshold_text(metric.threshold),
             metric.note,

@@ -82,7 +82,7 @@ def test_an_imported_file_is_scored_as_it_is(
     assert import_weights.main([str(path), str(tmp_path / "out.pt")]) == 0
     printed = capsys.readouterr().out
     assert "32×32 RGB, procrustes to the sphereface template" in printed
-    assert "\nmean and std are the defaults of mobilenet: the file stores none; " in printed  # the shapes tell the size
+    assert "\n--mean, --std: the file stores none; mobilenet's are taken: " in printed  # the shapes tell the size
     command = ["--snap", str(tmp_path / "out.pt"), *validation_options(sample_data), "--device", "cpu"]
     assert evaluate_lfw.main([*command, "--mean", "0.4", "0.4", "0.4"]) == 0  # its threshold isn't the file's
     assert "stored the threshold" not in capsys.readouterr().out

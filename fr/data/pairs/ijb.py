@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fr.console import counted
 from fr.data.faces import Faces, check_landmarks, refuse, refuse_rows
 from fr.data.lines import single_spaces, strays, true_rows
+from fr.data.pairs.pair_faces import check_kinds
 from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_bytes, read_text
@@ -90,9 +91,7 @@ def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray
         np.flatnonzero(strange), lambda i: f"{path}:{i + 1}: {first[i]} or {second[i]} is no template of {members}"
     )
     same = label == 1
-    if same.all() or not same.any():
-        kinds = f"{counted(same.sum(), 'same pair')} of {len(same):,}"
-        raise InputError(f"{path}: {kinds}; a verification needs both kinds")
+    check_kinds(same, path)
     return pairs, same
 
 

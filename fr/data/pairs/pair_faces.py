@@ -45,6 +45,13 @@ class Pairs:
         return cls([pair for pair, _, _ in rows], [same for _, same, _ in rows], fold, where)
 
 
+def check_kinds(same: NDArray[np.bool_], path: Path) -> None:
+    """Raise InputError if all pairs [P] of a file are same, or all different."""
+    if same.all() or not same.any():
+        given = f"{counted(same.sum(), 'same pair')} of {same.size:,}"
+        raise InputError(f"{path}: {given}; a verification needs both kinds")
+
+
 def tenths(same: Sequence[bool], source: str) -> NDArray[np.int64]:
     """Folds [P] for pairs [P] of a list without folds: fold n has the n-th tenth of the same and of the different ones.
 

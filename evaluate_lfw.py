@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from fr.console import warn
 from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
                 if in_groups:
                     print("\n".join(in_groups.lines()), flush=True)
                 for warning in in_groups.warnings if in_groups else ():
-                    print(f"warning: {warning}", file=sys.stderr, flush=True)
+                    warn(warning)
                 _write_reports(options, scored, result.statistics, in_groups, scored.pair_set.name if several else "")
             if several:
                 print("\n".join(_table(figures)))

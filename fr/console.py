@@ -1,6 +1,6 @@
 """Standard streams and signals of a command: it survives failed writes, and Ctrl-C ends it without a traceback.
 
-`counted` and `print_lines` are for the messages in them.
+`counted`, `print_lines` and `warn` are for the messages in them.
 """
 
 import errno
@@ -28,6 +28,11 @@ def print_lines(lines: Iterable[str]) -> None:
     """Print each line at once; nothing if there are none."""
     for line in lines:
         print(line, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class SafeOutput(io.FileIO):

@@ -16,10 +16,9 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("tools/compare_models.py", "tools.options.compare_models:options")
 
-import sys
 from pathlib import Path
 
-from fr.console import counted
+from fr.console import counted, warn
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.bands import banded_curve
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> int:
             for (letter, one), name in zip(of_both.items(), (arguments.a, arguments.b), strict=True):
                 print(f"{letter}: {name}, embedding {one.embedding}", flush=True)
             if warning := embeddings_warning(of_both):
-                print(f"warning: {warning}", file=sys.stderr, flush=True)
+                warn(warning)
         curves = {}
         for a, b in zip(sets_of_a, sets_of_b, strict=True):
             check_one_set(a, b)

@@ -27,7 +27,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fr.checkpoint.snapshot import SnapshotContents
@@ -172,8 +171,8 @@ def _calibration_faces(config: dict[str, Any], otherwise: Faces) -> Faces:
 
 def _pixels(faces: Faces, count: int, contract: Preprocessing, dali: DaliSettings) -> torch.Tensor:
     """Aligned faces, evenly spaced over the whole set: [N, 3, H, W] RGB from 0 to 255."""
-    indices = np.unique(np.linspace(0, len(faces) - 1, count).astype(np.int64))
-    return torch.cat([batch.clone() for batch in plain_stream(faces, indices, 16, raw_pixels(contract), dali)])
+    stream = plain_stream(faces, faces.spaced_rows(count), 16, raw_pixels(contract), dali)
+    return torch.cat([batch.clone() for batch in stream])
 
 
 @contextmanager

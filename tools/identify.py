@@ -27,10 +27,9 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("tools/identify.py", "tools.options.identify:options")
 
-import sys
 from pathlib import Path
 
-from fr.console import caught_signals, counted, print_lines
+from fr.console import caught_signals, counted, print_lines, warn
 from fr.data.faces import shown
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
@@ -108,7 +107,7 @@ def _gallery(portraits: Portraits, embeddings: Rows, threshold: Threshold | None
     people = counted(len(gallery.people), "person", "people")
     print(f"gallery: {people}, {counted(len(gallery.rows), 'image')}", flush=True)
     if threshold and (warning := threshold.warning(len(gallery.people))):
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
+        warn(warning)
     return gallery
 
 

@@ -121,7 +121,7 @@ def _images_a_shard(faces: LabelledFaces, crop: Crop | None, shard_size: float, 
         return count
     if any(out.glob("*.tar")):
         raise InputError(f"--out {out}: holds shards of another origin; give another folder")
-    some = faces.take(np.unique(np.linspace(0, len(faces) - 1, _SAMPLES).astype(np.int64)))
+    some = faces.take(faces.spaced_rows(_SAMPLES))
     measured = list(samples(some, crop))
     sizes = [_size_in_shard(some, sample) for sample in measured if isinstance(sample, Sample)]
     if not sizes:

@@ -64,6 +64,10 @@ class Faces:
             digest.update(b"" if column is None else np.ascontiguousarray(column).data)
         return digest.digest()
 
+    def spaced_rows(self, most: int) -> NDArray[np.int64]:
+        """Rows of up to `most` images, evenly spaced over the list."""
+        return np.unique(np.linspace(0, len(self) - 1, most).astype(np.int64))
+
     def path(self, index: int) -> str:
         """Name of an image in messages: its path, or the file that holds it and its name in that file."""
         name = self.names[index].as_py()

@@ -1,7 +1,6 @@
 """Scoring of a model on verification sets from options, for evaluate_lfw.py and tools/compare_models.py."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.alignment import CENTER_CROP
-from fr.console import print_lines
+from fr.console import print_lines, warn
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.landmark_csv import qualities_of
 from fr.data.pipeline import DaliSettings, dali_settings
@@ -106,7 +105,7 @@ class Embedder:
                 "and threshold aren't those of the raw embeddings, which the training validated"
             )
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
+            warn(warning)
 
     def embed(self, faces: Faces, what: str = "") -> NDArray[np.float32]:
         """Embeddings of all images, [N, E] on every rank; from the cache with --cache. what: for the progress bar."""
@@ -147,7 +146,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
         scores = pair_scores(faces, rows, options.dist, options.center)
         now = Spread.measure(pair_set, pair_scores(faces, rows), options.averaged, flip_mode)
         if (warning := deviation_warning(now, model.noted)) and ranks.is_main:
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
+            warn(warning)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
         found = embedding, verification, rows, scores, warning, bool(flip_mode), groups, quality
         scored.append(Scored(model, pair_set, embedder.dali, *found))

@@ -99,7 +99,7 @@ def test_page_shows_every_figure_and_fold(tmp_path: Path) -> None:
     for i in range(10):
         accuracy, threshold = verification.fold_accuracies[i], verification.fold_thresholds[i]
         assert f"<tr><td>{i + 1}</td><td>{accuracy:.4f}</td><td>{threshold:.4f}</td>" in html
-    assert "1200 (600 / 600)" in html
+    assert "1,200 (600 / 600)" in html
     assert "Worst" not in html
 
 

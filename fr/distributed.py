@@ -129,12 +129,19 @@ def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     store, job, start = _meet(facts["RANK"], facts["WORLD_SIZE"], timeout or default_pg_timeout)
     ranks = Ranks(**{name.lower(): number for name, number in facts.items()}, device=device, job=job, start=start)
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
+    together = True
     try:
         yield ranks
         # A rank that leaves while another is still in its last collective aborts that one.
         dist.barrier()
+    except BaseException as error:
+        # Any other may be this rank's alone. NCCL would wait for its collectives that the others haven't joined, and
+        # the traceback wait with it; the process ends anyway.
+        together = device.type == "cpu" or isinstance(error, InputError)
+        raise
     finally:
-        dist.destroy_process_group()
+        if together:
+            dist.destroy_process_group()
 
 
 def use_huge_pages() -> None:

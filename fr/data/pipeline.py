@@ -128,6 +128,8 @@ class FaceStream:
         try:
             outputs = self._graph.run(self._stream) if self._stream else self._graph.run()
         except RuntimeError as error:
+            if self._stream:
+                self._stream.synchronize()  # raises a failure of the device itself, for which no image is to blame
             self.broken = True
             said = str(error)
         if self.broken:

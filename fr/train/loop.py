@@ -103,7 +103,7 @@ def train(
             watch.images += stream.order.batch_size
             done = iteration + 1
             if done % settings.log_step == 0:
-                record = _Record(done, lr, metrics, batches, stream.bad.count, watch)
+                record = _Record(done, lr, metrics, learner.meters.in_a_row, batches, stream.bad.count, watch)
             monitor.advance()
             if done % settings.val_step == 0 or done == iterations.stop:
                 if record:
@@ -138,18 +138,49 @@ def _reason_to_end(fetched: _Fetched, bad: BadImages, monitor: Silent) -> tuple[
     return _FAILED if failure else 0, failure
 
 
-def _judge(loss: float, done: int, batches: list[Batch], settings: LoopSettings, milestones: Milestones) -> None:
-    """Look for skipped steps and spikes after a log record; a spike is logged.
+class _Record:
+    """A log record whose metrics are on their way from the device."""
+
+    def __init__(
+        self,
+        done: int,
+        lr: float,
+        metrics: Metrics,
+        in_a_row: torch.Tensor,
+        batches: list[Batch],
+        bad_images: int,
+        watch: Stopwatch,
+    ) -> None:
+        self.done, self.batches = done, batches
+        self._others = {"lr": lr, "bad_images": bad_images}
+        self._names, self._figures = list(metrics), watch.lap()
+        values = torch.stack([*metrics.values(), in_a_row])
+        self._values = values.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._arrived:
+            self._arrived.record()
+
+    def read(self) -> tuple[dict[str, float], float]:
+        """The record and `in_a_row`, as soon as they are here: the one place where the host waits for the device."""
+        if self._arrived:
+            self._arrived.synchronize()
+        *values, in_a_row = self._values.tolist()
+        metrics = dict(zip(self._names, values, strict=True))
+        return {"iteration": self.done, **metrics, **self._others, **self._figures()}, in_a_row
+
+
+def _judge(loss: float, in_a_row: float, record: _Record, settings: LoopSettings, milestones: Milestones) -> None:
+    """Look for skipped steps and spikes after a log record; a spike is logged. in_a_row: as in Meters.
 
     InputError after too many skipped steps, or too many returns to earlier weights, in a row.
     """
-    monitor, meters = milestones.monitor, milestones.meters
+    monitor, meters, done = milestones.monitor, milestones.meters, record.done
     advice = "try a lower --lr, --warmup_iterations or --clip_norm"
-    if 0 < settings.max_bad_steps <= meters.in_a_row:
-        where = milestones.dump(done, batches)
+    if 0 < settings.max_bad_steps <= in_a_row:
+        where = milestones.dump(done, record.batches)
         highest(0)  # torchrun ends the other ranks when the first has left: not before all have written
         raise InputError(
-            f"iteration {done}: the last {int(meters.in_a_row)} steps had a gradient that isn't finite and were "
+            f"iteration {done}: the last {int(in_a_row)} steps had a gradient that isn't finite and were "
             f"skipped; {advice}; {where}"
         )
     median = meters.median()
@@ -166,31 +197,8 @@ def _judge(loss: float, done: int, batches: list[Batch], settings: LoopSettings,
     meters.logged(loss)
 
 
-class _Record:
-    """A log record whose metrics are on their way from the device."""
-
-    def __init__(
-        self, done: int, lr: float, metrics: Metrics, batches: list[Batch], bad_images: int, watch: Stopwatch
-    ) -> None:
-        self.done, self.batches = done, batches
-        self._others = {"lr": lr, "bad_images": bad_images}
-        self._names, self._figures = list(metrics), watch.lap()
-        values = torch.stack(list(metrics.values()))
-        self._values = values.to("cpu", non_blocking=True)
-        self._arrived = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
-        if self._arrived:
-            self._arrived.record()
-
-    def read(self) -> dict[str, float]:
-        """The record, as soon as the metrics are here: the one place where the host waits for the device."""
-        if self._arrived:
-            self._arrived.synchronize()
-        metrics = dict(zip(self._names, self._values.tolist(), strict=True))
-        return {"iteration": self.done, **metrics, **self._others, **self._figures()}
-
-
 def _settle(record: _Record, settings: LoopSettings, milestones: Milestones) -> None:
     """Write a log record, and judge its loss, before the next step or snapshot."""
-    known = record.read()
+    known, in_a_row = record.read()
     milestones.monitor.log(known)
-    _judge(known["loss"], record.done, record.batches, settings, milestones)
+    _judge(known["loss"], in_a_row, record, settings, milestones)

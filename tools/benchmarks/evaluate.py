@@ -38,9 +38,10 @@ def run(arguments: argparse.Namespace) -> None:
         model, dali, batch = embedder.model, embedder.dali, embedder.batch
         faces = sets_to_score(vars(options), model.config, options.snap)[0].faces
         passes = 2 if embedder.flip_mode else 1
+        full = torch.rand(batch, 3, *model.preprocessing.input_size, device=ranks.device)
         forms: dict[str, Callable[[], object]] = {
             "whole": lambda: embed(embedder.network, faces, model.preprocessing, dali, ranks, batch),
-            "bare": lambda: _bare(model.network, len(faces), batch, passes, model.preprocessing.input_size),
+            "bare": lambda: _bare(model.network, len(faces), passes, full),
         }
         costs: dict[str, list[Cost]] = {name: [] for name in forms}
         for turn in tracked(range(arguments.turns + 1), "turn", "measuring"):
@@ -71,12 +72,12 @@ def ratios(whole: list[Cost], bare: list[Cost]) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def _bare(network: Network, count: int, batch: int, passes: int, size: tuple[int, int]) -> None:
-    full = torch.rand(batch, 3, *size)
-    for first in range(0, count, batch):
-        images = full[: count - first]
+def _bare(network: Network, count: int, passes: int, full: torch.Tensor) -> None:
+    """full: images of a batch [batch, 3, H, W]."""
+    for first in range(0, count, len(full)):
         for _ in range(passes):
-            network(images)
+            embeddings = network(full[: count - first])
+    embeddings.cpu()  # waits for the device
 
 
 def _cost(form: Callable[[], object]) -> Cost:

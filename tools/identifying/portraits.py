@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fr.alignment import CENTER_CROP
+from fr.console import counted, print_lines
 from fr.data.faces import Faces, shown
 from fr.data.readers.folders import images_below
 from fr.errors import InputError
@@ -40,6 +41,11 @@ class Portraits:
     faces: Faces
     notes: list[str]
 
+    @property
+    def people_of_faces(self) -> list[str]:
+        """Person of each image in `faces`."""
+        return [name for name, usable in zip(self.people, self.usable, strict=True) if usable]
+
 
 @dataclass(frozen=True)
 class Looking:
@@ -66,7 +72,7 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     results = list(_look(root, names, looking))
     usable = [isinstance(result, Found) and result.faces > 0 for result in results]
     if not any(usable):
-        raise InputError(f"{option} {root}: no face found in any of its {len(names):,} images")
+        raise InputError(f"{option} {root}: no face found in its {counted(len(names), 'image')}")
     points = [result.points for result in results if isinstance(result, Found) and result.faces]
     taken = pa.array([name for name, there in zip(names, usable, strict=True) if there])
     faces = Faces(root, taken, np.array(points).reshape(-1, 5, 2))
@@ -80,7 +86,7 @@ def embedded(option: str, root: str, looking: Looking | None, embedder: Embedder
     if looking:
         refuse_center_crops(embedder)
     portraits = read_portraits(option, DataRoot(Path(root), embedder.options.allow_outside), looking)
-    print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
+    print_lines(shown(portraits.notes))
     return portraits, embedder.embed(portraits.faces)
 
 
@@ -113,5 +119,5 @@ def _look(root: DataRoot, names: list[str], looking: Looking) -> Iterator[Found 
 def _note(folder: Path, result: Found | str, choice: str) -> str:
     if isinstance(result, str):
         return result
-    what = f"{result.faces} faces; used: {choice}" if result.faces else "no face found"
+    what = f"{counted(result.faces, 'face')}; used: {choice}" if result.faces else "no face found"
     return f"{folder / result.name}: {what}"

@@ -227,8 +227,11 @@ def test_eight_bits_are_written_with_their_loss(
     for name, path in (("int8", "t.int8.onnx"), ("float32", "t.onnx")):
         measured = figures(tmp_path, "--snap", str(tmp_path / path), *folder)
         assert [measured["accuracy"], measured["auc"]] == pytest.approx(table[name], abs=5.1e-5)
-    weights = onnx.load(tmp_path / "t.int8.onnx").graph.initializer
-    assert sum(tensor.data_type == TensorProto.INT8 for tensor in weights) >= 3  # two convolutions and the linear layer
+    shapes = {one.name: (one.data_type, *one.dims) for one in onnx.load(tmp_path / "t.int8.onnx").graph.initializer}
+    quantised = {name: dims[0] for name, (kind, *dims) in shapes.items() if kind == TensorProto.INT8 and len(dims) > 1}
+    assert len(quantised) == 3  # two convolutions and the linear layer, with a scale for each output
+    for name, outputs in quantised.items():
+        assert shapes[name.replace("_quantized", "_scale")] == (TensorProto.FLOAT, outputs)
 
 
 def test_a_wrong_export_is_refused_and_leaves_nothing(

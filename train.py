@@ -30,6 +30,7 @@ from fr.checkpoint.resuming import changed_options, resume
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
+from fr.console import counted
 from fr.data.bad_images import BadImages
 from fr.data.crop_contract import crop_notes, with_crop_contract
 from fr.data.distributed_reading import read_on_all_ranks
@@ -49,8 +50,8 @@ from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
 from fr.options.losses import LossSettings
 from fr.options.parsing import Resolved
+from fr.options.run_checks import check_batches, check_identities
 from fr.options.types import keyword_arguments
-from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.preprocessing import Preprocessing
 from fr.report.run_card import EndedRun, leave_card
 from fr.train.ema import WeightAverage
@@ -79,8 +80,7 @@ def main(argv: list[str]) -> int:
         deterministic(options.deterministic),
         ExitStack() as lock,
     ):
-        check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
-        check_micro_batches(options, ranks.world_size)
+        check_batches(options, ranks.world_size)
         look = partial(claim, options.snap_to_resume, folder, prefix, ranks.job, options.overwrite, ranks.start > 1)
         patient, fetched = patience(ranks.start, options.hang_timeout), []
         if options.snap_mirror and options.snap_to_resume == "auto":
@@ -271,10 +271,10 @@ def _summary(
     _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
     weights = sum(parameter.numel() for parameter in backbone.parameters())
     return "\n".join([
-        f"{len(faces):,} images of {len(faces.identities):,} identities; {preprocessing.describe()}",
+        f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}; {preprocessing.describe()}",
         *faces.notes,
-        f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
-        f"{rows:,} classes a rank; {weights:,} weights in the backbone",
+        f"{counted(order.batch_size, 'image')} a step on {ranks.world_size} × {ranks.device.type}, "
+        f"{counted(rows, 'class')} a rank; {counted(weights, 'weight')} in the backbone",
         dali.describe(),
         f"{_plan(iterations)}, {order.iterations_per_epoch:,} an epoch",
     ])

@@ -129,12 +129,19 @@ def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     store, job, start = _meet(facts["RANK"], facts["WORLD_SIZE"], timeout or default_pg_timeout)
     ranks = Ranks(**{name.lower(): number for name, number in facts.items()}, device=device, job=job, start=start)
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
+    together = True
     try:
         yield ranks
         # A rank that leaves while another is still in its last collective aborts that one.
         dist.barrier()
+    except BaseException as error:
+        # Any other may be this rank's alone. NCCL would wait for its collectives that the others haven't joined, and
+        # the traceback wait with it; the process ends anyway.
+        together = device.type == "cpu" or isinstance(error, InputError)
+        raise
     finally:
-        dist.destroy_process_group()
+        if together:
+            dist.destroy_process_group()
 
 
 def use_huge_pages() -> None:
@@ -229,9 +236,19 @@ def agree_on_start(store: dist.Store, rank: int, world_size: int, patience: time
 
 def highest(value: int, group: dist.ProcessGroup | None = None) -> int:
     """Return the largest of the ranks' values, on every rank: how they agree on a signal or a failure."""
+    return ask_highest(value, group)()
+
+
+def ask_highest(value: int, group: dist.ProcessGroup | None = None) -> Callable[[], int]:
+    """Start `highest` in the background; the function returned waits for the answer."""
     agreed = torch.tensor(value)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=group)
-    return int(agreed)
+    work = dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=group, async_op=True)
+
+    def answer() -> int:
+        work.wait()
+        return int(agreed)
+
+    return answer
 
 
 def raise_together(failure: InputError | None, elsewhere: str, group: dist.ProcessGroup | None = None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
@@ -46,6 +47,18 @@ def changed(folder: Path, change: Callable[[Any], object]) -> None:
 def test_what_was_written_is_read_bit_by_bit(folder: Path) -> None:
     found = load(folder)
     assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_a_writer_asks_for_no_stream_where_there_are_gpus(
+    one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream(*_: Any) -> None:
+        raise AssertionError("a context on GPU 0")
+
+    monkeypatch.setattr(filesystem._OverlappingCpuLoader, "__init__", stream)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    dcp.save(TENSORS, storage_writer=PathlessWriter(tmp_path / "a.state"))
+    assert (tmp_path / "a.state/.metadata").exists()
 
 
 @pytest.mark.parametrize("path", ["../b.state/{part}", "{outside}/{part}", "x/../../b.state/{part}", ""])

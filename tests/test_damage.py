@@ -1,12 +1,15 @@
 """Images that can't be used: a training replaces them exactly, says so, and ends in order when they are many."""
 
+import gc
 import io
 import re
 import shutil
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,6 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import fr.train.loop
 import train
 from fr.checkpoint import snapshot
 from fr.console import Received
@@ -26,6 +28,7 @@ from fr.data.pipeline import FaceStream, Undecodable, plain_stream
 from fr.data.samples import plain_batches
 from fr.data.usable import usable_batches
 from fr.errors import InputError, run_plainly
+from fr.train.loop import _asked, _reason_to_end
 from fr.train.monitor import Silent
 from tests.builders.damaged_images import (
     BATCH,
@@ -248,6 +251,33 @@ def test_what_was_read_ahead_of_an_unreadable_file_is_not_read_again(
     assert all(reads.count(row) == 1 for row in later - {index - index % EACH + (index + 1) % EACH})
 
 
+@pytest.mark.parametrize("kind", ["header only", "text"])  # refused before the graph, and by it
+def test_a_failed_graph_does_not_wait_for_the_garbage_collector(
+    kind: str, faces: LabelledFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Any]] = []
+    plain = FaceStream.__init__
+
+    def noted(self: FaceStream, *arguments: Any, **named: Any) -> None:
+        plain(self, *arguments, **named)
+        alive.extend([weakref.ref(self), weakref.ref(self._graph)])
+
+    monkeypatch.setattr(FaceStream, "__init__", noted)
+    Path(faces.path(3)).write_bytes(UNUSABLE[kind])
+    gc.collect()
+    gc.disable()
+    try:
+        running = stream(faces, BadImages(1))
+        for _ in range(4):  # each image twice
+            next(running)
+            assert len([one for one in alive if one()]) == 2  # the one in use
+        del running
+        assert len(list(usable_batches(plain_batches(faces, np.arange(16), 4), 4, SMALL, CPU))) == 4
+        assert len(alive) > 8 and not any(one() for one in alive)
+    finally:
+        gc.enable()
+
+
 def test_usable_batches_name_every_problem_once_and_keep_the_order(faces: LabelledFaces) -> None:
     expected = torch.cat(list(plain_stream(faces, np.arange(16), 4, SMALL, CPU)))
     Path(faces.path(1)).unlink()
@@ -416,7 +446,8 @@ def test_ranks_tell_each_other_what_they_found_and_count_it_once(run_distributed
 def end_of_rank(failing: int) -> str:
     """Error of a rank when the `failing` one can't go on."""
     failure = InputError("its disk is gone") if torch.distributed.get_rank() == failing else None
-    return str(fr.train.loop._reason_to_end(failure, Received(), BadImages(0), Silent())[1])
+    bad = BadImages(0)
+    return str(_reason_to_end(_asked([], failure, Received(), bad), bad, Silent())[1])
 
 
 def test_a_failure_of_one_rank_is_told_by_all(run_distributed: Callable[..., list]) -> None:

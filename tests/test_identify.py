@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -23,7 +24,7 @@ from fr.options.detection import DetectorSettings
 from fr.preprocessing import Preprocessing
 from fr.report import font as fonts
 from tools.identify import main
-from tools.identifying import portraits
+from tools.identifying import portraits, sources
 from tools.identifying.drawing import annotated, undrawable
 from tools.identifying.portraits import Looking, read_portraits
 from tools.identifying.results import JOURNAL, Console
@@ -351,7 +352,7 @@ def test_a_camera_s_minute_stays_a_minute(
 
     times = iter([100.0, 100.1, 101.0, 102.0, 102.25])
     monkeypatch.setattr(cv2, "VideoCapture", camera)
-    monkeypatch.setattr("tools.identifying.sources.time.monotonic", lambda: next(times))
+    monkeypatch.setattr(sources, "time", SimpleNamespace(monotonic=lambda: next(times)))  # other threads keep theirs
     monkeypatch.chdir(tmp_path)
     found = identify(model, four, "3", tmp_path / "out")
     assert opened == [3]
@@ -445,7 +446,7 @@ def test_aligned_probes_and_strangers_alone(
     options = ["--gallery", str(tmp_path / "gallery"), "--evaluate", str(tmp_path / "probes"), "--aligned"]
     assert main([*model, *options, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "0 mated probes, 1 unmated probes\n" in said and "rank-1: –\n" in said
+    assert "0 mated probes, 1 unmated probe\n" in said and "rank-1: –\n" in said
     assert not (tmp_path / "out").exists()  # there is no curve
 
 

@@ -246,8 +246,9 @@ def test_the_stopwatch_divides_by_the_time_since_the_last_reading(monkeypatch: p
     watch = Stopwatch(torch.device("cpu"))
 
     def fetch(images: int, seconds: float) -> None:
-        with watch.fetching(images):
+        with watch.fetching():
             now[0] += seconds
+        watch.images += images
 
     for _ in range(3):
         fetch(40, 0.5)

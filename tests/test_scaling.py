@@ -14,7 +14,7 @@ from fr.distributed import rank
 from fr.losses.classifier import MarginSoftmax
 from fr.options.losses import LossSettings
 from fr.train.learner import Learner, StepSettings
-from fr.train.loop import _reason_to_end
+from fr.train.loop import _asked, _reason_to_end
 from fr.train.monitor import Silent
 from fr.train.optimizer import build_sgd
 from tests.conftest import ROOT
@@ -51,11 +51,11 @@ def counted_on_a_rank(width: int) -> tuple[list[tuple[str, int]], int]:
     head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(), seed=0)
     optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
     learner = Learner(backbone, head, optimizer, StepSettings(clip_norm=5.0))
-    batch = torch.randn(SHARE, 5), torch.arange(SHARE) + rank()
+    batch, bad = (torch.randn(SHARE, 5), torch.arange(SHARE) + rank()), BadImages(0)
     for iteration in range(2):  # after the first DDP's ranks agree on their buckets
         learner.step([batch], iteration, 0.01)
     with Counter() as counter:
-        assert _reason_to_end(None, Received(), BadImages(0), Silent()) == (0, None)
+        assert _reason_to_end(_asked([], None, Received(), bad), bad, Silent()) == (0, None)
         metrics = learner.step([batch], 2, 0.01)
         torch.stack(list(metrics.values())).tolist()  # a log record
     return counter.seen, sum(parameter.numel() for parameter in backbone.parameters())

@@ -1,18 +1,23 @@
 """Operators of a step beside the network's own forward and backward passes: few, and no more for a deeper network.
 
-On a GPU each is a kernel or a few: one by one for each buffer and parameter they were half of all launches.
+On a GPU each is a kernel or a few: one by one for each buffer and parameter they were half of all launches. And none
+for whose result the host would wait.
 """
+
+import traceback
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fr.losses.classifier import MarginSoftmax
 from fr.models import build_model
-from fr.options.losses import LossSettings
+from fr.options.losses import MARGINS, LossSettings
 from fr.train.ema import WeightAverage
 from fr.train.learner import Learner, StepSettings
-from fr.train.optimizer import build_sgd
+from fr.train.optimizer import OptimizerSettings, build_optimizer, build_sgd, parameter_groups
 
 CLASSES, EMBED_SIZE = 10, 16
 
@@ -56,3 +61,73 @@ def test_a_moving_average_takes_a_few_operators(one_rank: None) -> None:
     with Operators() as update:
         average.update(3, torch.zeros(()))
     assert update.count <= 20
+
+
+# --- waiting for the device -------------------------------------------------------------------------------------------
+
+aten = torch.ops.aten
+# The host needs their result, or its shape.
+WAITING = {
+    *(aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default, aten.nonzero.default),
+    *(aten.masked_select.default, aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
+    *(aten.bincount.default, aten.repeat_interleave.Tensor),
+}
+
+
+class Waits(TorchDispatchMode):
+    """Places in the code of operators for which the host would wait, if the tensors were on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        indices = args[1] if "index" in func.name() and len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
+        masks = (index for index in indices if isinstance(index, torch.Tensor) and index.dtype == torch.bool)
+        if func in WAITING or any(True for _ in masks):
+            self.places.append(f"{func.name()}: {traceback.format_stack(limit=6)}")
+        return func(*args, **(kwargs or {}))
+
+
+NAMES = ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
+AUXILIARY = {f"{name}_loss_weight": 0.1 for name in NAMES}
+CASES: dict[str, tuple[dict[str, Any], StepSettings, int]] = {
+    **{kind: ({"margin_type": kind}, StepSettings(clip_norm=5.0), 1) for kind in MARGINS},
+    "easy margin": ({"margin_type": "arc", "easy_margin": True}, StepSettings(), 1),
+    "straight-through": ({"margin_type": "arc", "margin_gradient": "straight"}, StepSettings(), 1),
+    "support vectors, smoothed": ({"mining_type": "sv", "label_smoothing": 0.1}, StepSettings(), 1),
+    "focal": ({"mining_type": "focal"}, StepSettings(), 1),
+    "centres of a class": ({"sub_centers": 3}, StepSettings(), 1),
+    "auxiliary losses": (AUXILIARY, StepSettings(), 1),
+    "semi-hard triplets, two micro-batches": (AUXILIARY | {"triplet_mining": "semihard"}, StepSettings(), 2),
+    "sampled classes": ({"sample_rate": 0.5}, StepSettings(precision="bf16"), 2),
+    "fp16": ({"margin_type": "ada"}, StepSettings(clip_norm=5.0, precision="fp16"), 2),
+    "frozen batch norms": ({"margin_type": "mag"}, StepSettings(freeze_bn=True), 1),
+}
+
+
+@pytest.mark.parametrize(("case", "optimizer"), [*((case, "sgd") for case in CASES), ("fp16", "adamw")])
+def test_in_a_step_the_host_waits_for_nothing(case: str, optimizer: str, one_rank: None) -> None:
+    loss, settings, micro_batches = CASES[case]
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU()
+    backbone = nn.Sequential(*convolution, nn.Flatten(), nn.Linear(144, EMBED_SIZE))
+    head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(**loss), seed=0)
+    named = {f"backbone.{name}": parameter for name, parameter in backbone.named_parameters()}
+    groups = parameter_groups(named | {f"head.{name}": one for name, one in head.named_parameters()}, [], [])
+    optimizer_of = build_optimizer(groups, OptimizerSettings(optimizer))
+    learner = Learner(backbone, head, optimizer_of, settings, WeightAverage(backbone, 0.9))
+    learner.training_mode()
+    batches = [(torch.randn(4, 3, 8, 8), torch.tensor([0, 0, 1, 2])) for _ in range(micro_batches)]
+    learner.step(batches, 0, 0.01)  # a first step may wait
+    with Waits() as waits:
+        learner.step(batches, 1, 0.01)
+    assert waits.places == []
+
+
+def test_what_a_host_waits_for_is_seen() -> None:
+    with Waits() as waits:
+        values = torch.arange(4.0)
+        float(values[1])
+        values[values > 1]
+    assert len(waits.places) == 2

@@ -406,7 +406,7 @@ def test_warm_up_and_validation_by_epochs(
     assert "warning: the learning rate is down to 0.005 by iteration 6, before much is learned" in printed.err
 
 
-def test_a_record_is_read_after_the_next_agreement_and_before_the_next_step_or_snapshot(
+def test_ranks_agree_on_a_step_during_the_one_before_and_a_record_is_read_before_the_next_step_or_snapshot(
     run_small: Callable[..., Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -418,12 +418,14 @@ def test_a_record_is_read_after_the_next_agreement_and_before_the_next_step_or_s
 
         return call
 
+    monkeypatch.setattr(fr.train.loop, "_asked", noted("ask", fr.train.loop._asked))
     monkeypatch.setattr(fr.train.loop, "_reason_to_end", noted("agree", fr.train.loop._reason_to_end))
     monkeypatch.setattr(fr.train.loop, "_settle", noted("read", fr.train.loop._settle))
     monkeypatch.setattr(Learner, "step", noted("step", Learner.step))
     monkeypatch.setattr(Milestones, "save", noted("save", Milestones.save))
     run_small("--max_iterations", "4", "--log_step", "2", "--val_step", "3", out=tmp_path)
-    assert " ".join(order) == "agree step agree step agree read step save agree step read save"
+    steps = ["agree ask step", "agree ask step", "agree ask read step save", "agree step read save"]
+    assert " ".join(order) == " ".join(["ask", *steps])
 
 
 # --- every option of the losses -------------------------------------------------------------------------------------

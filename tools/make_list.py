@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     refuse_unlistable(faces.names.to_pylist(), arguments.format)
     images = {name: of for name, of in _by_identity(faces).items() if len(of) >= arguments.min_images}
     if not images:
-        raise InputError(f"{arguments.root}: no folder holds {arguments.min_images} images (--min_images)")
+        raise InputError(f"{arguments.root}: no folder holds {counted(arguments.min_images, 'image')} (--min_images)")
     numbers = [int(name) for name in images if name.isascii() and name.isdigit()]
     if len(numbers) == len(images) > len(set(numbers)):
         raise InputError(f"{arguments.root}: folders with equal numbers as names; rename them")
@@ -125,9 +125,8 @@ def _held_out(images: Mapping[str, Sequence[str]], fraction: float, seed: int) -
         return set()
     count = max(2, round(fraction * len(images)))
     if len(images) - count < 2:
-        raise InputError(
-            f"--people {fraction:g}: holds out {count} of {len(images)} identities: pairs need two, and a training two"
-        )
+        out = f"holds out {count:,} of {counted(len(images), 'identity')}"
+        raise InputError(f"--people {fraction:g}: {out}: pairs need two, and a training two")
     return set(sorted(images, key=lambda identity: _uniform(seed, identity))[:count])
 
 
@@ -148,7 +147,8 @@ def draw_pairs(images: Mapping[str, Sequence[str]], seed: int) -> list[str]:
     same = np.equal(*np.array(people)[[first, second]])
     count = min(MOST_PAIRS, same.sum(), (~same).sum())
     if count < 2:
-        raise InputError(f"--people: {len(images)} identities of {len(names)} images give no two pairs of each kind")
+        among = f"{counted(len(images), 'identity')} with {counted(len(names), 'image')}"
+        raise InputError(f"--people: no two pairs of each kind among {among}")
     random = np.random.default_rng(seed)
     drawn = [np.sort(random.choice(np.flatnonzero(kind), count, replace=False)) for kind in (same, ~same)]
     return [f"{names[first[row]]}\t{names[second[row]]}\t{int(same[row])}" for row in np.concatenate(drawn)]

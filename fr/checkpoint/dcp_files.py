@@ -40,7 +40,14 @@ _METADATA_CLASSES = {  # module: names in it that an index may refer to
 
 
 class PathlessWriter(dcp.FileSystemWriter):
-    """Writer that leaves the temporary folder's path out of the index: Python versions pickle a `Path` differently."""
+    """Writer that leaves the temporary folder's path out of the index: Python versions pickle a `Path` differently.
+
+    It never asks for a CUDA stream, as torch's does in order to copy while it writes: in the thread of a background
+    write that would be one of GPU 0, with memory there for each process of the host.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, per_thread_copy_ahead=0)
 
     def write_data(self, *arguments: Any) -> Any:
         with raise_cause():

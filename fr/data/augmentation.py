@@ -111,7 +111,8 @@ def mix(augmentation: Augmentation, seed: int, epoch: int, first: int, images: t
     u = uniforms(seed, Purpose.MIXING, first, len(images), 2, epoch)
     shares = torch.from_numpy(np.where(u[:, 0] < augmentation.mix_prob, u[:, 1] / 2, 0).astype(np.float32))
     neighbours = torch.arange(len(images), device=images.device).bitwise_xor(1).clamp_max(len(images) - 1)
-    return torch.lerp(images, images[neighbours], shares.to(images.device).view(-1, *[1] * (images.ndim - 1)))
+    shares = shares.to(images.device, non_blocking=True)
+    return torch.lerp(images, images[neighbours], shares.view(-1, *[1] * (images.ndim - 1)))
 
 
 def _symmetric(u: Array) -> Array:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fr.console import counted
 from fr.data.faces import VerificationFaces, swapped_note
 from fr.data.pairs.crop_sizes import size_warning
 from fr.data.pairs.lfw import read_lfw
@@ -54,7 +55,8 @@ class VerificationSet:
     def describe(self) -> str:
         """`calfw: 6,000 pairs of 7,156 images, aligned crops, /data/calfw`"""
         crops = "" if self.faces.landmarks.shape[1] else ", aligned crops"
-        return f"{self.name}: {len(self.faces.pairs):,} pairs of {len(self.faces):,} images{crops}, {self.source}"
+        pairs, images = counted(len(self.faces.pairs), "pair"), counted(len(self.faces), "image")
+        return f"{self.name}: {pairs} of {images}{crops}, {self.source}"
 
     @property
     def warning(self) -> str:

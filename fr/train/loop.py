@@ -1,6 +1,7 @@
 """The training loop, with ends that all ranks agree on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from fr.console import Received, caught_signals
 from fr.data.bad_images import BadImages
 from fr.data.training_stream import TrainingStream
-from fr.distributed import Heartbeat, gather_objects, highest
+from fr.distributed import Heartbeat, ask_highest, gather_objects, highest
 from fr.errors import InputError
 from fr.options.fields import OptionFields
 from fr.train.learner import Batch, Learner, Metrics
@@ -36,6 +37,15 @@ class LoopSettings(OptionFields):
     spike_return: bool
 
 
+@dataclass(frozen=True)
+class _Fetched:
+    """Micro-batches of a step on the device, or why the run must end before it. reason: waits for the answer of all."""
+
+    batches: list[Batch]
+    failure: InputError | None
+    reason: Callable[[], int]
+
+
 def train(
     learner: Learner,
     stream: TrainingStream,
@@ -46,23 +56,38 @@ def train(
 ) -> int:
     """Run the iterations of the stream and return the exit status: 0, or 128 + the signal that ended the run.
 
-    A signal or bad input on any rank ends the run on all of them before the next step, with a snapshot;
-    bad input then raises InputError, as do too many skipped steps in a row, which are counted on log steps. Too many
-    replaced images are bad input. A log record is read and judged before the next step, but after its batch.
+    A signal or bad input on any rank ends the run on all of them, with a snapshot: a signal at most two steps later,
+    bad input before the step that needs it. Bad input then raises InputError, as do too many skipped steps in a row,
+    which are counted on log steps. Too many replaced images are bad input.
+
+    The images of a step are fetched before the step that precedes it, and the ranks agree on it during that one: it
+    takes as long as gloo's messages around all ranks. A log record is read and judged before the next step.
     """
-    monitor, iterations, batches_ahead = milestones.monitor, stream.iterations, iter(stream)
+    monitor, iterations = milestones.monitor, stream.iterations
     watch = Stopwatch(learner.device)
     saved = iterations.start
     record: _Record | None = None
     learner.training_mode()
-    with caught_signals() as received:
+    with caught_signals() as received, closing(iter(stream)) as batches_ahead:
+
+        def fetch() -> _Fetched:
+            try:
+                with watch.fetching():
+                    batches = [learner.on_device(*next(batches_ahead)) for _ in range(stream.accumulate)]
+                failure = milestones.write_failure()
+            except InputError as error:
+                batches, failure = [], error
+            return _asked(batches, failure, received, stream.bad)
+
+        following = fetch() if iterations else None
         for iteration in iterations:
             heartbeat.count += 1
             heartbeat.iteration = iteration
-            batches, failure = _fetch(batches_ahead, stream, learner, watch)
-            failure = failure or milestones.write_failure()
-            reason, failure = _reason_to_end(failure, received, stream.bad, monitor)
-            if record:  # only now: the device was busy while the ranks fetched and agreed
+            assert following
+            batches = following.batches
+            reason, failure = _reason_to_end(following, stream.bad, monitor)
+            following = None if reason or iteration + 1 == iterations.stop else fetch()
+            if record:  # only now: the device was busy while the ranks agreed and fetched
                 _settle(record, settings, milestones)
                 record = None
             if reason:
@@ -75,9 +100,10 @@ def train(
                 milestones.show(batches[0][0])
             lr = learning_rate(iteration)
             metrics = learner.step(batches, iteration, lr)
+            watch.images += stream.order.batch_size
             done = iteration + 1
             if done % settings.log_step == 0:
-                record = _Record(done, lr, metrics, batches, stream.bad.count, watch)
+                record = _Record(done, lr, metrics, learner.meters.in_a_row, batches, stream.bad.count, watch)
             monitor.advance()
             if done % settings.val_step == 0 or done == iterations.stop:
                 if record:
@@ -90,27 +116,19 @@ def train(
     return 0
 
 
-def _fetch(
-    batches_ahead: Iterator[Batch], stream: TrainingStream, learner: Learner, watch: Stopwatch
-) -> tuple[list[Batch], InputError | None]:
-    """Return the micro-batches of an iteration, on the device, or why there are none."""
-    try:
-        with watch.fetching(stream.order.batch_size):
-            return [learner.on_device(*next(batches_ahead)) for _ in range(stream.accumulate)], None
-    except InputError as error:
-        return [], error
+def _asked(batches: list[Batch], failure: InputError | None, received: Received, bad: BadImages) -> _Fetched:
+    """Start to tell the other ranks of a reason to end before this step, and of images found bad."""
+    signalled = received.number and _NEWS + received.number
+    return _Fetched(batches, failure, ask_highest(_FAILED if failure else signalled or _NEWS * bad.has_news))
 
 
-def _reason_to_end(
-    failure: InputError | None, received: Received, bad: BadImages, monitor: Silent
-) -> tuple[int, InputError | None]:
+def _reason_to_end(fetched: _Fetched, bad: BadImages, monitor: Silent) -> tuple[int, InputError | None]:
     """Agree on a reason to end before this step: 0 = none, a signal's number, or _FAILED and the failure.
 
     All ranks learn of the images found bad here, which costs nothing as long as there are none; and of a failure,
     since torchrun may end the rank that had it before it has written its message.
     """
-    signalled = received.number and _NEWS + received.number
-    reason = highest(_FAILED if failure else signalled or _NEWS * bad.has_news)
+    reason, failure = fetched.reason(), fetched.failure
     if reason not in (_NEWS, _FAILED):
         return max(0, reason - _NEWS), failure
     for problem in bad.share():
@@ -120,18 +138,49 @@ def _reason_to_end(
     return _FAILED if failure else 0, failure
 
 
-def _judge(loss: float, done: int, batches: list[Batch], settings: LoopSettings, milestones: Milestones) -> None:
-    """Look for skipped steps and spikes after a log record; a spike is logged.
+class _Record:
+    """A log record whose metrics are on their way from the device."""
+
+    def __init__(
+        self,
+        done: int,
+        lr: float,
+        metrics: Metrics,
+        in_a_row: torch.Tensor,
+        batches: list[Batch],
+        bad_images: int,
+        watch: Stopwatch,
+    ) -> None:
+        self.done, self.batches = done, batches
+        self._others = {"lr": lr, "bad_images": bad_images}
+        self._names, self._figures = list(metrics), watch.lap()
+        values = torch.stack([*metrics.values(), in_a_row])
+        self._values = values.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._arrived:
+            self._arrived.record()
+
+    def read(self) -> tuple[dict[str, float], float]:
+        """The record and `in_a_row`, as soon as they are here: the one place where the host waits for the device."""
+        if self._arrived:
+            self._arrived.synchronize()
+        *values, in_a_row = self._values.tolist()
+        metrics = dict(zip(self._names, values, strict=True))
+        return {"iteration": self.done, **metrics, **self._others, **self._figures()}, in_a_row
+
+
+def _judge(loss: float, in_a_row: float, record: _Record, settings: LoopSettings, milestones: Milestones) -> None:
+    """Look for skipped steps and spikes after a log record; a spike is logged. in_a_row: as in Meters.
 
     InputError after too many skipped steps, or too many returns to earlier weights, in a row.
     """
-    monitor, meters = milestones.monitor, milestones.meters
+    monitor, meters, done = milestones.monitor, milestones.meters, record.done
     advice = "try a lower --lr, --warmup_iterations or --clip_norm"
-    if 0 < settings.max_bad_steps <= meters.in_a_row:
-        where = milestones.dump(done, batches)
+    if 0 < settings.max_bad_steps <= in_a_row:
+        where = milestones.dump(done, record.batches)
         highest(0)  # torchrun ends the other ranks when the first has left: not before all have written
         raise InputError(
-            f"iteration {done}: the last {int(meters.in_a_row)} steps had a gradient that isn't finite and were "
+            f"iteration {done}: the last {int(in_a_row)} steps had a gradient that isn't finite and were "
             f"skipped; {advice}; {where}"
         )
     median = meters.median()
@@ -148,31 +197,8 @@ def _judge(loss: float, done: int, batches: list[Batch], settings: LoopSettings,
     meters.logged(loss)
 
 
-class _Record:
-    """A log record whose metrics are on their way from the device."""
-
-    def __init__(
-        self, done: int, lr: float, metrics: Metrics, batches: list[Batch], bad_images: int, watch: Stopwatch
-    ) -> None:
-        self.done, self.batches = done, batches
-        self._others = {"lr": lr, "bad_images": bad_images}
-        self._names, self._figures = list(metrics), watch.lap()
-        values = torch.stack(list(metrics.values()))
-        self._values = values.to("cpu", non_blocking=True)
-        self._arrived = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
-        if self._arrived:
-            self._arrived.record()
-
-    def read(self) -> dict[str, float]:
-        """The record, as soon as the metrics are here: the one place where the host waits for the device."""
-        if self._arrived:
-            self._arrived.synchronize()
-        metrics = dict(zip(self._names, self._values.tolist(), strict=True))
-        return {"iteration": self.done, **metrics, **self._others, **self._figures()}
-
-
 def _settle(record: _Record, settings: LoopSettings, milestones: Milestones) -> None:
     """Write a log record, and judge its loss, before the next step or snapshot."""
-    known = record.read()
+    known, in_a_row = record.read()
     milestones.monitor.log(known)
-    _judge(known["loss"], record.done, record.batches, settings, milestones)
+    _judge(known["loss"], in_a_row, record, settings, milestones)

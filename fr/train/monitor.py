@@ -183,7 +183,8 @@ class Stopwatch:
     """Images per second and the share of time in which the device waited for data, from lap to lap.
 
     A CPU waits while a batch is fetched. A GPU still computes the last step meanwhile: its wait, from the end of its
-    kernels until the batch is ready, is measured with CUDA events.
+    kernels until the batch is ready, is measured with CUDA events. images: number processed in this lap, to be counted
+    up from outside.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -191,20 +192,19 @@ class Stopwatch:
         self.restart()
 
     def restart(self) -> None:
-        self._since, self._images = self._now(), 0
+        self._since, self.images = self._now(), 0
         self._waits: list[tuple[Any, Any]] = []
 
     @contextmanager
-    def fetching(self, images: int) -> Iterator[None]:
-        """Context for fetching so many images."""
+    def fetching(self) -> Iterator[None]:
+        """Context for fetching a batch."""
         start = self._now()
         yield
         self._waits.append((start, self._now()))
-        self._images += images
 
     def lap(self) -> Callable[[], dict[str, float]]:
         """Begin a lap; returns a function for the metrics of the finished lap, to call when the device has done it."""
-        since, images, waits = self._since, self._images, self._waits
+        since, images, waits = self._since, self.images, self._waits
         self.restart()
         end = self._since
 

@@ -187,7 +187,7 @@ def memory(options: argparse.Namespace, ranks: int, classes: int, precision: str
         backbone=backbone.weights * (1 + states) + bool(options.ema_decay) * backbone.averaged,
         head=head.kept + head.drawn + centers,
         activations=backbone.kept,
-        step=step + options.accumulate * images,
+        step=step + 2 * options.accumulate * images,  # also the next step's
         loader=_QUEUE * (images + batch * _DECODED),
         context=_CONTEXT,
     )

@@ -48,8 +48,12 @@ def whole_and_resumed(folder: str) -> list[dict[str, torch.Tensor]]:
     whole, part, resumed = adam_learner(1), adam_learner(1), adam_learner(2)
     losses = steps(whole, range(6))
     parts = steps(part, range(3))
+    torch.manual_seed(rank())
+    random_state = torch.get_rng_state()
     SnapshotWriter(Path(folder), "net", TrainingState(part), (), print).write(3, CONTENTS)
+    torch.manual_seed(9)
     assert resuming.resume([Path(folder) / "net_3.pt"], TrainingState(resumed), CONTENTS).iteration == 3
+    assert torch.equal(torch.get_rng_state(), random_state)  # this rank's own
     parts += steps(resumed, range(3, 6))
     found = []
     for learner, losses_of in ((whole, losses), (resumed, parts)):

@@ -32,7 +32,7 @@ from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
 from fr.console import counted
 from fr.data.bad_images import BadImages
-from fr.data.crop_contract import crop_notes, with_crop_contract
+from fr.data.crop_contract import crop_notes, photograph_warnings, with_crop_contract
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
@@ -116,7 +116,9 @@ def main(argv: list[str]) -> int:
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
         warnings = schedule.warnings(iterations.stop) + window_warnings(faces, order)
-        warnings += [one.warning for one in sets if one.warning] + [*groups.notes] if ranks.is_main else []
+        if ranks.is_main:
+            warnings += photograph_warnings(faces, options.train_data_root, options.aligned)
+            warnings += [*(one.warning for one in sets if one.warning), *groups.notes]
         warnings = [f"warning: {warning}" for warning in warnings]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())

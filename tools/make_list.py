@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from fr.console import counted
+from fr.data.crop_contract import MARK
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.landmark_csv import has_landmarks, landmark_table
 from fr.data.lines import read_lines
@@ -32,7 +33,7 @@ from fr.data.readers.folders import read_folders
 from fr.errors import InputError, os_error_as, run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.durable import replace_file
-from fr.options.commands import next_command
+from fr.options.commands import as_called, next_command
 from fr.options.names import SET_OPTIONS
 from fr.options.parsing import tool_parser
 from fr.options.types import BELOW_1, COUNT, SEED
@@ -79,6 +80,11 @@ def main(argv: list[str]) -> int:
         print(
             f"with fewer than about {_FEW} identities start from a published network, such as backbone.pth "
             "(docs/weights.md); or train @configs/own_faces.yml from scratch, without --init_from"
+        )
+    if not table and not (arguments.root / MARK).exists():
+        print(
+            "without --landmarks the images are taken for aligned crops; for photographs run "
+            f"{as_called('tools/detect_faces.py')} first, and give its OUT as --landmarks"
         )
     print(_next(arguments, table, bool(held), few))
     return 0

@@ -68,9 +68,9 @@ def main(argv: list[str]) -> int:
     except OSError as error:  # errors of reading images are handled in `face_of`
         raise InputError(f"{error.filename or options.out}: can't be written: {error.strerror}") from error
     if "/" in names[0]:
-        table = [str(options.out / f"{options.split}_list.txt"), "--train_landmarks", str(options.out)]
-        data = ["--train_data_root", str(options.photographs), "--train_list", *table]
-        print(next_command("tools/check_dataset.py", str(options.out / "check"), *data))
+        tables = {"train_list": str(options.out / f"{options.split}_list.txt"), "train_landmarks": str(options.out)}
+        data = {"train_data_root": str(options.photographs)} | tables
+        print(next_command("tools/check_dataset.py", str(options.out / "check"), **data))
     return 0
 
 

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     start("tools/export_weights.py", "tools.options.export_weights:options")
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,8 +60,9 @@ def main(argv: list[str]) -> int:
     metadata = {"format": "pt", **as_strings(contract, facts)}  # the first for transformers
     _write(out / HUB_WEIGHTS if arguments.folder else out, lambda file: safetensors.write(file, tensors, metadata))
     if arguments.folder:
-        print(f"describe the training data in {out / CARD}, then: hf upload USER/{out.resolve().name} {out}")
-    print(next_command("evaluate_lfw.py", "--snap", str(out), "--val_data_root", "LFW"))
+        upload = shlex.join(["hf", "upload", f"USER/{out.resolve().name}", str(out)])
+        print(f"describe the training data in {out / CARD}, then: {upload}")
+    print(next_command("evaluate_lfw.py", snap=str(out), val_data_root="LFW"))
     return 0
 
 

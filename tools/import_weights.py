@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{arguments.out}: can't be written: {error}") from error
     print(f"wrote {arguments.out}: {Preprocessing.from_dict(contents.preprocessing).describe()}")
-    print(next_command("evaluate_lfw.py", "--snap", str(arguments.out), "--val_data_root", "LFW"))
+    print(next_command("evaluate_lfw.py", snap=str(arguments.out), val_data_root="LFW"))
     return 0
 
 

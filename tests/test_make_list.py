@@ -18,6 +18,7 @@ from fr.data.readers.lists import read_labelled_list
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.options.definitions import train_options
+from fr.options.recipes import first_recipe
 from tests.conftest import Losses, launch, losses
 from tools.make_list import main, split
 
@@ -209,7 +210,9 @@ def test_people_held_out_are_in_pairs_alone_each_pair_once_and_as_said(
         main([str(root), str(tmp_path / "out"), "--people", "0.9"])
 
 
-def test_a_hundred_people_are_trained_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hundred_people_are_trained_from_scratch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = people(tmp_path / "root", {f"p {number}": 1 for number in range(100)})
     made(root, tmp_path / "out")
     said = capsys.readouterr().out
@@ -217,6 +220,10 @@ def test_a_hundred_people_are_trained_from_scratch(tmp_path: Path, capsys: pytes
     last = shlex.split(said.splitlines()[-1])
     assert last[:4] == ["next:", "python", "train.py", "@configs/own_faces.yml"] and "fewer than" not in said
     assert train_options(last[3:]).values.aligned
+    monkeypatch.delenv("LFW_ROOT", raising=False)
+    many, _ = first_recipe(1_000_000)
+    large = train_options([*many, *last[4:]]).values  # nothing of the recipe's own data is left
+    assert (large.model, large.train_data_root, large.val_data_root) == ("mobilenet", str(root), "")
     (root / MARK).write_text("{}")
     made(root, tmp_path / "out")
     assert "taken for aligned crops" not in capsys.readouterr().out

@@ -152,6 +152,10 @@ def test_a_space_at_the_end_of_an_identity_and_equal_numbers_are_refused(tmp_pat
     root = photographs(tmp_path / "root", "a /1.jpg")
     with pytest.raises(InputError, match=r"'a /1\.jpg': the identity ends with a space or holds a tab"):
         main([str(root), str(tmp_path / "out")])
+    root = photographs(tmp_path / "tab", "a\tb/1.jpg", "c/1.jpg")
+    (tmp_path / "list.txt").write_text("a\tb/1.jpg\nc/1.jpg\n")  # of a detector
+    with pytest.raises(InputError, match=r"'a\\tb/1\.jpg': the identity ends with a space or holds a tab"):
+        main([str(root), str(tmp_path / "out"), "--list", str(tmp_path / "list.txt")])
     root = photographs(tmp_path / "numbers", "7/1.jpg", "07/1.jpg")  # numbers are identities by their value
     with pytest.raises(InputError, match="folders with equal numbers as names"):
         main([str(root), str(tmp_path / "out")])

@@ -106,7 +106,10 @@ def _chosen(faces: LabelledFaces, list_file: str, table: Path | None) -> tuple[L
     names, notes = np.array(faces.names.to_pylist()), []
     if list_file:
         lines = read_lines(Path(list_file))
-        listed = np.array([line.rpartition("\t")[0] or line for line in lines.texts.to_pylist()])
+        known = {*names.tolist()}  # a name may hold a tab
+        listed = np.array([
+            line if line in known else line.rpartition("\t")[0] or line for line in lines.texts.to_pylist()
+        ])
         refuse([
             f"{lines.where(row)}: {listed[row][:80]!r} is no image in a folder of {faces.root}"
             for row in np.flatnonzero(~np.isin(listed, names)).tolist()

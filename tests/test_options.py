@@ -607,6 +607,10 @@ def test_pointers_name_options_that_exist_and_hide_none() -> None:
         for option in re.findall(r"--(\w+)", pointer):
             assert option in known or f'"--{option}"' in tools, (name, option)
     assert not ELSEWHERE.keys() & known.keys()
+    found = problems(*DATA, "--network", "r50", "--fp16", "--num_epoch", "20", "--margin_list", "1.0,0.5,0.0")
+    assert "command line: --network: no such option; here it is --model, with r50 = iresnet50" in found
+    pointers = [line.partition("here it is --")[2] for line in found]
+    assert [pointer.partition(",")[0] for pointer in pointers[1:]] == ["precision", "epoch_total_num", "margin_type"]
     with pytest.raises(InputError, match="no such option; the closest: --val_batch_size"):
         evaluation_options(["--snap", "x.pt", "--batch_size", "3"])  # which has no --train_batch_size
 

@@ -3,13 +3,14 @@
 
     python tools/export_weights.py snapshots/t_1000.pt t.safetensors      # with preprocessing, model, threshold
     python tools/export_weights.py snapshots/t_1000.pt t_hub --license cc-by-nc-4.0
-    python tools/export_weights.py snapshots/t_1000.pt backbone.pth       # iresnet*, mbf: insightface's keys
+    python tools/export_weights.py snapshots/t_1000.pt backbone.pth       # weights only
     python evaluate_lfw.py --snap t.safetensors --val_data_root /data/lfw
 
 The safetensors file describes its model in its metadata, so all tools and --init_from accept it in place of the
 snapshot; keys as in ONNX files: face_recognition.preprocessing and face_recognition.model, both JSON. The folder holds
 such a file as model.safetensors, the same facts as config.json, and a model card, README.md; an existing one is kept.
-`hf upload USER/NAME FOLDER` publishes the folder. A .pth file holds only the weights, with this trainer's keys.
+`hf upload USER/NAME FOLDER` publishes the folder. A .pth file holds only the weights: those of iresnet* and mbf with
+insightface's keys, of ir* with AdaFace's, of inception_resnet_v1 with facenet-pytorch's, others with this trainer's.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds

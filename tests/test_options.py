@@ -236,7 +236,7 @@ def test_variables_are_expanded_everywhere(
     )
     assert problems(*DATA, "--log_folder", "$UNSET_1/${UNSET_2}/$UNSET_1", "--lr", "$UNSET_2") == (
         "command line: --log_folder: the environment variables $UNSET_1, $UNSET_2 in '$UNSET_1/${UNSET_2}/$UNSET_1' "
-        "aren't set; before this command: export UNSET_1=… UNSET_2=…",
+        "aren't set; before this command: export UNSET_1=… UNSET_2=…, or write $$ for a plain $",
     )
 
 

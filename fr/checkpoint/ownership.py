@@ -106,6 +106,12 @@ def _claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool, re
     if resumable and own is None:  # it can't be read; resuming reports that
         return Claim(resumable, [])
     others = [path for path in present if owners[path] != own and (owners[path] is not None or not resumable)]
+    if others and not overwrite and not newest_first:
+        raise InputError(
+            f"{others[0]} exists, of the same --snap_prefix, and has no {state_path(others[0]).name} to resume from: "
+            f"give another --snap_prefix (with --init_from {others[0]} to begin with its weights), or --overwrite to "
+            "remove it"
+        )
     if others and not overwrite:
         raise InputError(
             f"{others[0]} is an earlier run's, of the same --snap_prefix: give --snap_to_resume auto to resume from "

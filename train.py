@@ -116,6 +116,8 @@ def main(argv: list[str]) -> int:
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
         warnings = schedule.warnings(iterations.stop) + window_warnings(faces, order)
+        if options.precision == "fp16" and ranks.device.type == "cpu":
+            warnings.append("--precision fp16 is for GPUs: on most CPUs it is slower than fp32")
         warnings += [one.warning for one in sets if one.warning] + [*groups.notes] if ranks.is_main else []
         warnings = [f"warning: {warning}" for warning in warnings]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
@@ -271,7 +273,8 @@ def _summary(
     _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
     weights = sum(parameter.numel() for parameter in backbone.parameters())
     return "\n".join([
-        f"{len(faces):,} images of {len(faces.identities):,} identities; {preprocessing.describe()}",
+        f"{len(faces):,} images of {len(faces.identities):,} identities; "
+        f"{preprocessing.describe(aligned=not faces.landmarks.shape[1])}",
         *faces.notes,
         f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
         f"{rows:,} classes a rank; {weights:,} weights in the backbone",

@@ -53,7 +53,7 @@ def locked(folder: Path, prefix: str, patience: float = 0) -> Iterator[None]:
                     "--snap_folder, or end that run"
                 )
         except OSError as error:
-            failure = InputError(f"the folders of snapshots and logs: can't be written to: {error}")
+            failure = InputError(f"--snap_folder {folder}: can't be written to: {error.strerror or error}")
     try:
         raise_together(failure, "rank 0 can't write to the folder of snapshots")
         yield
@@ -136,7 +136,8 @@ def remove_others(others: Sequence[Path]) -> None:
         for path in others if rank() == 0 else ():
             remove(path)
     except OSError as error:
-        failure = InputError(f"--overwrite: an earlier run's snapshot can't be removed: {error}")
+        name = error.filename or "an earlier run's snapshot"
+        failure = InputError(f"--overwrite: {name} can't be removed: {error.strerror or error}")
     raise_together(failure, "--overwrite: rank 0 can't remove an earlier run's snapshot")
 
 

@@ -92,6 +92,7 @@ def test_a_caption_says_what_was_drawn_and_nothing_else() -> None:
     shift = np.array([[0, 0], [0.03, -0.02]])
     moved = replace(nothing, flip=yes, angle=np.deg2rad([0, 7]), zoom=1 + quarter, shift=shift)
     assert words(moved) == "mirror, turn +7°, zoom 1.25, shift +3 -2 %"
+    assert words(replace(nothing, angle=np.deg2rad([0, -0.3]))) == "turn +0°"
     colored = replace(nothing, crop_side=quarter, color=yes, color_factors=np.array([[0, 0, 0], [1.5, 0.5, 2]]))
     assert words(colored) == "crop to 25 %, brightness 1.50, contrast 0.50, saturation 2.00"
     assert words(replace(colored, gray=yes)) == "crop to 25 %, brightness 1.50, contrast 0.50, grey"
@@ -115,6 +116,13 @@ def test_every_cell_is_on_the_sheet_in_whole_multiples_with_its_words(side: int)
         windows = [(slice(y, y + len(large)), slice(x, x + len(large))) for y, x in np.argwhere(corner).tolist()]
         ((rows, columns),) = (window for window in windows if (found[window] == large).all())
         assert (found[rows.stop : rows.stop + 15, columns] < 128).any()  # black letters
+
+
+def test_accented_letters_are_drawn() -> None:
+    """A font without them draws the same box for each."""
+    pixels = np.zeros((96, 96, 3), dtype=np.uint8)
+    sheets = [np.asarray(sheet({"": [Cell(pixels, letter)]})) for letter in "ëü"]
+    assert sheets[0].shape == sheets[1].shape and (sheets[0] != sheets[1]).any()
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from fr.console import warn
 from fr.data.verification_set import FOLDER
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
@@ -41,6 +42,7 @@ from fr.evaluation.rejection import embedding_lengths, rejection_curves
 from fr.evaluation.roc import Roc, write_curve
 from fr.evaluation.scored_model import ScoredModel, keep_threshold
 from fr.evaluation.scoring import Scored, score
+from fr.evaluation.verification import metric_text
 from fr.files.durable import write_json
 from fr.files.outputs import check_outputs
 from fr.options.commands import next_command
@@ -80,7 +82,7 @@ def main(argv: list[str]) -> int:
                 if in_groups:
                     print("\n".join(in_groups.lines()), flush=True)
                 for warning in in_groups.warnings if in_groups else ():
-                    print(f"warning: {warning}", file=sys.stderr, flush=True)
+                    warn(warning)
                 _write_reports(options, scored, result.statistics, in_groups, scored.pair_set.name if several else "")
             if several:
                 print("\n".join(_table(figures)))
@@ -112,6 +114,8 @@ def _keep_threshold(options: Namespace, scored: Scored) -> None:
     snap = Path(options.snap)
     comparable = options.protocol == "standard" and options.dist == "cos" and options.flip_mode == "sum"
     if not comparable or options.center or options.averaged or not isinstance(scored.model.network, nn.Module):
+        return
+    if scored.model.overrides:  # of the stored preprocessing, with which the threshold would be used
         return
     if scored.model.config:  # of a training, so the file need not be read again
         return
@@ -166,7 +170,7 @@ def _table(figures: dict[str, Metrics]) -> list[str]:
     lines = [f"{'':{width}}" + "".join(f"{name:>15}" for name in columns)]
     for name, metrics in figures.items():
         values = (metrics.get(column) for column in columns)
-        lines.append(f"{name:{width}}" + "".join(f"{'–' if v is None else f'{v:.4f}':>15}" for v in values))
+        lines.append(f"{name:{width}}" + "".join(f"{metric_text(value):>15}" for value in values))
     return lines
 
 

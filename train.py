@@ -30,8 +30,9 @@ from fr.checkpoint.resuming import changed_options, resume
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
+from fr.console import counted
 from fr.data.bad_images import BadImages
-from fr.data.crop_contract import crop_notes, with_crop_contract
+from fr.data.crop_contract import crop_notes, photograph_warnings, with_crop_contract
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
@@ -49,8 +50,8 @@ from fr.options.augmentation import Augmentation
 from fr.options.definitions import train_options
 from fr.options.losses import LossSettings
 from fr.options.parsing import Resolved
+from fr.options.run_checks import check_batches, check_identities
 from fr.options.types import keyword_arguments
-from fr.options.validation import check_batch_size, check_identities, check_micro_batches
 from fr.preprocessing import Preprocessing
 from fr.report.run_card import EndedRun, leave_card
 from fr.train.ema import WeightAverage
@@ -79,8 +80,7 @@ def main(argv: list[str]) -> int:
         deterministic(options.deterministic),
         ExitStack() as lock,
     ):
-        check_batch_size(options.train_batch_size, ranks.world_size, options.accumulate)
-        check_micro_batches(options, ranks.world_size)
+        check_batches(options, ranks.world_size)
         look = partial(claim, options.snap_to_resume, folder, prefix, ranks.job, options.overwrite, ranks.start > 1)
         patient, fetched = patience(ranks.start, options.hang_timeout), []
         if options.snap_mirror and options.snap_to_resume == "auto":
@@ -118,7 +118,9 @@ def main(argv: list[str]) -> int:
         warnings = schedule.warnings(iterations.stop) + window_warnings(faces, order)
         if options.precision == "fp16" and ranks.device.type == "cpu":
             warnings.append("--precision fp16 is for GPUs: on most CPUs it is slower than fp32")
-        warnings += [one.warning for one in sets if one.warning] + [*groups.notes] if ranks.is_main else []
+        if ranks.is_main:
+            warnings += photograph_warnings(faces, options.train_data_root, options.aligned)
+            warnings += [*(one.warning for one in sets if one.warning), *groups.notes]
         warnings = [f"warning: {warning}" for warning in warnings]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
@@ -275,11 +277,11 @@ def _summary(
     _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
     weights = sum(parameter.numel() for parameter in backbone.parameters())
     return "\n".join([
-        f"{len(faces):,} images of {len(faces.identities):,} identities; "
+        f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}; "
         f"{preprocessing.describe(aligned=not faces.landmarks.shape[1])}",
         *faces.notes,
-        f"{order.batch_size} images a step on {ranks.world_size} × {ranks.device.type}, "
-        f"{rows:,} classes a rank; {weights:,} weights in the backbone",
+        f"{counted(order.batch_size, 'image')} a step on {ranks.world_size} × {ranks.device.type}, "
+        f"{counted(rows, 'class')} a rank; {counted(weights, 'weight')} in the backbone",
         dali.describe(),
         f"{_plan(iterations)}, {order.iterations_per_epoch:,} an epoch",
     ])

@@ -1,6 +1,6 @@
 """Standard streams and signals of a command: it survives failed writes, and Ctrl-C ends it without a traceback.
 
-`counted` is for the messages in them.
+`counted`, `print_lines` and `warn` are for the messages in them.
 """
 
 import errno
@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -22,6 +22,17 @@ def counted(number: int, noun: str, several: str = "") -> str:
     """`1 image`, `1,200 images`, `2 identities`, `2 classes`. several: the plural of an irregular noun."""
     regular = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else several or regular}"
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print each line at once; nothing if there are none."""
+    for line in lines:
+        print(line, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class SafeOutput(io.FileIO):

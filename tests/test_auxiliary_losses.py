@@ -165,6 +165,15 @@ def test_a_loss_without_a_violated_term_is_0_with_gradients_of_0(one_rank: None)
         assert embeddings.grad is not None and embeddings.grad.abs().max() < 1e-3  # s times at most 1: the softmax's
 
 
+def test_a_negative_as_near_as_the_positive_is_not_farther(one_rank: None) -> None:
+    """Axes: the positive at distance 2 from both anchors, one negative too; the other at 4 from the first, 2 from the
+    second, which has no farther negative."""
+    first, second, third = torch.eye(EMBED_SIZE)[:3]
+    head = build(triplet_loss_weight=1.0, triplet_mining="semihard", triplet_margin=0.5)
+    _, figures = head(torch.stack([first, second, third, -first]), torch.tensor([0, 0, 1, 2]))
+    assert figures["triplet_loss"] == (0 + 0.5) / 2
+
+
 @pytest.mark.parametrize("mining", ["hard", "semihard"])
 def test_identities_without_a_second_sample_and_a_batch_of_one_identity_make_no_triplets(
     one_rank: None, mining: str

@@ -16,7 +16,7 @@ from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.intervals import clopper_pearson, newcombe, percentile
 from fr.evaluation.pair_statistics import lines, pair_statistics, record
 from fr.evaluation.roc import area, equal_error_rate, roc_curve, tar_at
-from fr.evaluation.verification import Verification, verify
+from fr.evaluation.verification import Verification, shares_of_pairs, verify
 
 Set = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
 
@@ -113,6 +113,8 @@ def test_a_replicates_accuracy_is_the_protocols_with_unequal_folds_and_kinds(pro
             of_folds.append(np.mean([result.right[kind].mean() for kind in kinds if kind.size]))
         plain.append(np.mean(of_folds))
     assert found == pytest.approx(plain, abs=1e-12)
+    shares = shares_of_pairs(result.cell)
+    assert (shares.sum(), shares[result.right].sum()) == pytest.approx((1, result.accuracy), abs=1e-12)
     statistics = pair_statistics(scores, same, result, who, 200)
     low, high = statistics["accuracy"].interval or (1.0, 0.0)
     assert low < result.accuracy < high

@@ -1,12 +1,15 @@
 """Images that can't be used: a training replaces them exactly, says so, and ends in order when they are many."""
 
+import gc
 import io
 import re
 import shutil
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,12 +165,12 @@ def test_a_resumed_run_that_meets_the_photographs_anew_sees_the_same(first: int,
 
 def test_what_stands_at_a_place_does_not_depend_on_what_was_met_before(faces: LabelledFaces) -> None:
     """The decoder takes of a truncated TIFF the regions above the cut and no others: the file serves where the
-    face isn't turned much, also after it was found bad in another place."""
+    face isn't turned much, also after it was found bad in another place or would be so in the first of its batch."""
     iterations = range(16)
-    whole = encoded(picture(6), "TIFF", tiffinfo={278: 8})  # eight rows a strip
-    Path(faces.path(6)).write_bytes(whole)
-    used, replaced = (list(stream(as_if_listed(faces, instead), BadImages(0), iterations)) for instead in ({}, {6: 7}))
-    Path(faces.path(6)).write_bytes(whole[: -8 * 64 * 3])
+    whole = encoded(picture(7), "TIFF", tiffinfo={278: 8})  # eight rows a strip
+    Path(faces.path(7)).write_bytes(whole)
+    used, replaced = (list(stream(as_if_listed(faces, instead), BadImages(0), iterations)) for instead in ({}, {7: 4}))
+    Path(faces.path(7)).write_bytes(whole[: -8 * 64 * 3])
     bad = BadImages(1)
     found = list(stream(faces, bad, iterations))
     assert len(reported(bad)) == 1
@@ -246,6 +249,33 @@ def test_what_was_read_ahead_of_an_unreadable_file_is_not_read_again(
     list(stream(faces, BadImages(1), range(2)))
     later = set(range(len(faces))) - {index, *others}
     assert all(reads.count(row) == 1 for row in later - {index - index % EACH + (index + 1) % EACH})
+
+
+@pytest.mark.parametrize("kind", ["header only", "text"])  # refused before the graph, and by it
+def test_a_failed_graph_does_not_wait_for_the_garbage_collector(
+    kind: str, faces: LabelledFaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Any]] = []
+    plain = FaceStream.__init__
+
+    def noted(self: FaceStream, *arguments: Any, **named: Any) -> None:
+        plain(self, *arguments, **named)
+        alive.extend([weakref.ref(self), weakref.ref(self._graph)])
+
+    monkeypatch.setattr(FaceStream, "__init__", noted)
+    Path(faces.path(3)).write_bytes(UNUSABLE[kind])
+    gc.collect()
+    gc.disable()
+    try:
+        running = stream(faces, BadImages(1))
+        for _ in range(4):  # each image twice
+            next(running)
+            assert len([one for one in alive if one()]) == 2  # the one in use
+        del running
+        assert len(list(usable_batches(plain_batches(faces, np.arange(16), 4), 4, SMALL, CPU))) == 4
+        assert len(alive) > 8 and not any(one() for one in alive)
+    finally:
+        gc.enable()
 
 
 def test_usable_batches_name_every_problem_once_and_keep_the_order(faces: LabelledFaces) -> None:

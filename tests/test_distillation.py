@@ -378,7 +378,7 @@ def test_logits_need_a_head_of_all_the_classes(
     names = tmp_path / "snapshots" / "tiny_1.state" / "identities.txt"
     names.write_text(names.read_text().replace("n000", "x000", 1))
     assert said(teacher) == f"--distill_logit_weight: {teacher} is an ONNX model, which has no head"
-    assert said(snapshot).startswith(f"--distill_logit_weight: {snapshot} has not been trained on 1 identities, such")
+    assert said(snapshot).startswith(f"--distill_logit_weight: {snapshot} has not been trained on 1 identity, such")
     shutil.rmtree(names.parent)
     assert said(snapshot).startswith(f"--distill_logit_weight: {snapshot} has no head: take a snapshot")
     assert "compares the probabilities of all classes" in said(snapshot, "--sample_rate", "0.5")

@@ -28,7 +28,7 @@ from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.verification_set import VerificationSet, find_set, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks
 from fr.errors import InputError
-from fr.evaluation.embedding import batch_size_on, embed, embed_sets, people_of_pairs
+from fr.evaluation.embedding import batch_size_on, embed, embed_sets, people_of_pairs, with_mirror_image
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.scored_model import load_backbone
 from fr.evaluation.verification import Verification, cosine_scores, threshold_text, verify
@@ -57,17 +57,18 @@ class Pixels(nn.Module):
         return images[:, :, ::8, ::8].flatten(1)
 
 
-def embed_on_a_rank(data: str, flipped: bool) -> torch.Tensor:
+def embed_on_a_rank(data: str) -> torch.Tensor:
     ranks = ranks_here(torch.distributed.get_rank(), torch.distributed.get_world_size())
-    return torch.from_numpy(embed(Pixels(), faces_of(Path(data)), SMALL, DALI, ranks, 7, flipped))
+    return torch.from_numpy(embed(Pixels(), faces_of(Path(data)), SMALL, DALI, ranks, 7))
 
 
 def test_every_rank_gets_the_embeddings_of_one(
     run_distributed: Callable[..., list[torch.Tensor]], sample_data: Path, one_rank: None
 ) -> None:
-    alone = embed(Pixels(), faces_of(sample_data), SMALL, DALI, ranks_here(), 50, False)
-    assert len(alone) == len(faces_of(sample_data))
-    for embeddings in run_distributed(3, embed_on_a_rank, str(sample_data), False):
+    faces = faces_of(sample_data)
+    alone = embed(Pixels(), faces, SMALL, DALI, ranks_here(), 50)
+    assert len(alone) == len(faces) and "columns_digest" not in vars(faces)  # no other rank to compare it with
+    for embeddings in run_distributed(3, embed_on_a_rank, str(sample_data)):
         assert np.array_equal(embeddings.numpy(), alone)  # pixels are the same, however they are batched
 
 
@@ -85,7 +86,7 @@ def embedded_on_a_rank(data: str) -> tuple[list[list[torch.Tensor]], list[str]]:
     every = faces_of(Path(data))
     photographs = Noted(every.root, every.names, every.landmarks)
     crop = Noted(every.root, every.names[3:4], np.empty((1, 0, 2)))  # fewer than ranks
-    found = embed_sets([Pixels(), Mean()], [photographs, crop, photographs], SMALL, DALI, ranks, 7, False)
+    found = embed_sets([Pixels(), Mean()], [photographs, crop, photographs], SMALL, DALI, ranks, 7)
     return [[torch.from_numpy(rows) for rows in of_sets] for of_sets in found], read
 
 
@@ -107,7 +108,7 @@ def test_sets_and_networks_together_have_the_embeddings_of_each_alone_and_each_i
     for found, of_rank in run_distributed(ranks, embedded_on_a_rank, str(sample_data)):
         for network, of_sets in zip((Pixels(), Mean()), found, strict=True):
             for faces, rows in zip(sets, of_sets, strict=True):
-                alone = embed(network, faces, SMALL, DALI, ranks_here(), 50, False)
+                alone = embed(network, faces, SMALL, DALI, ranks_here(), 50)
                 assert len(alone) == len(faces) and np.array_equal(rows.numpy(), alone)
         read += of_rank
     assert sorted(read) == sorted(faces.path(index) for faces in sets for index in range(len(faces)))
@@ -181,7 +182,7 @@ def embedded_with_other_landmarks(data: str) -> str:
     faces = faces_of(Path(data))
     others = replace(faces, landmarks=faces.landmarks + ranks.rank)
     with pytest.raises(InputError) as refusal:
-        embed(Pixels(), others, SMALL, DALI, ranks, 7, False)
+        embed(Pixels(), others, SMALL, DALI, ranks, 7)
     return str(refusal.value)
 
 
@@ -207,8 +208,8 @@ def test_flipping_averages_picture_and_mirror_image(sample_data: Path, one_rank:
             return (images[:, :, :, 0] / 2 + images[:, :, :, -1] / 2).flatten(1)
 
     faces = faces_of(sample_data)
-    flipped = embed(LeftEdge(), faces, SMALL, DALI, ranks_here(), 20, True)
-    np.testing.assert_allclose(flipped, embed(BothEdges(), faces, SMALL, DALI, ranks_here(), 20, False), atol=1e-6)
+    flipped = embed(with_mirror_image(LeftEdge(), "sum"), faces, SMALL, DALI, ranks_here(), 20)
+    np.testing.assert_allclose(flipped, embed(BothEdges(), faces, SMALL, DALI, ranks_here(), 20), atol=1e-6)
 
 
 def test_an_embedding_that_is_not_finite_names_the_photograph(sample_data: Path, one_rank: None) -> None:
@@ -220,7 +221,7 @@ def test_an_embedding_that_is_not_finite_names_the_photograph(sample_data: Path,
 
     faces = faces_of(sample_data)
     with pytest.raises(InputError) as refusal:
-        embed(Dizzy(), faces, SMALL, DALI, ranks_here(), len(faces), False)
+        embed(Dizzy(), faces, SMALL, DALI, ranks_here(), len(faces))
     assert refusal.value.problems == (f"{faces.path(2)}: its embedding isn't finite",)
 
 
@@ -293,7 +294,7 @@ def test_protocols_and_scores_are_those_asked_for(
     network = load_backbone(trained, snapshot.read(trained), contract.input_size)
     with open_ranks("cpu") as ranks:
         networks = network, lambda images: network(images.flip(3))
-        plain, mirror = (embed(of, faces, contract, DALI, ranks, 20, False) for of in networks)
+        plain, mirror = (embed(of, faces, contract, DALI, ranks, 20) for of in networks)
     first, second = faces.pairs.T
 
     def expected(rows: NDArray[Any], protocol: Callable[..., Verification] = verify) -> list[str]:
@@ -344,7 +345,7 @@ def test_each_wrongly_judged_pair_is_a_picture_the_worst_first(
     contract = Preprocessing.from_dict(snapshot.read(trained).preprocessing)
     network = load_backbone(trained, snapshot.read(trained), contract.input_size)
     with open_ranks("cpu") as ranks:
-        rows = embed(network, faces, contract, DALI, ranks, 20, False)
+        rows = embed(network, faces, contract, DALI, ranks, 20)
     scores = cosine_scores(*(rows[column] for column in faces.pairs.T))
     wrong = np.flatnonzero(~verify(scores, faces.same, faces.fold).right)
     worst_first = sorted(wrong, key=lambda pair: (faces.same[pair], scores[pair] * (1 if faces.same[pair] else -1)))
@@ -376,7 +377,7 @@ def test_the_projector_gets_embeddings_names_and_pictures_in_one_order(
     contract = Preprocessing.from_dict(snapshot.read(trained).preprocessing)
     with open_ranks("cpu") as ranks:
         network = load_backbone(trained, snapshot.read(trained), contract.input_size)
-        rows = embed(network, faces, contract, DALI, ranks, 20, False)
+        rows = embed(network, faces, contract, DALI, ranks, 20)
         (pixels,) = plain_stream(faces, np.arange(len(faces)), len(faces), contract, DALI)
     logs = tmp_path / "logs"
     config = re.findall(r'(\w+): "?([^"\n]+)', (logs / "projector_config.pbtxt").read_text())

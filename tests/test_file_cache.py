@@ -132,6 +132,20 @@ def test_answers_that_are_cut_short_are_failures(store: ObjectStore, cache: File
     assert contents(cache) == []
 
 
+def test_fewer_bytes_than_were_asked_for_are_a_failure(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an answer that is whole otherwise: as from a proxy that keeps an older version."""
+    remote_store, missing = Store(store.url), iter([1, 1_000])
+    whole = remote_store._fs.cat_file
+
+    def cut(path: str, start: int, end: int) -> bytes:
+        content: bytes = whole(path, start=start, end=end)
+        return content[: end - start - next(missing, 0)]
+
+    monkeypatch.setattr(remote_store._fs, "cat_file", cut)
+    assert remote_store.read("a.tar", 0, 1_000) == CONTENT[:1_000]
+    assert store.gets["data/a.tar"] == 3
+
+
 def test_a_server_without_ranges_is_said(store: ObjectStore, cache: FileCache) -> None:
     store.ranges = False
     said = failure(store, cache)

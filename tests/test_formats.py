@@ -539,12 +539,18 @@ def test_ten_iterations_lose_what_vggface2s_format_loses(
 
 
 def test_aligned_crops_train_and_resume_to_the_last_bit(
-    run_small: Callable[..., Losses], vgg_losses: Losses, sample_data: Path, tmp_path: Path
+    run_small: Callable[..., Losses],
+    vgg_losses: Losses,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("fr.data.crop_contract.size_warning", lambda faces: f"{len(faces)} of them differ")
     words = ["--train_dataset", "folder", "--train_list", "", "--train_landmarks", "", "--aligned"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = run_small(*words, "--max_iterations", "10", out=whole)
     assert expected != vgg_losses
+    assert "warning: --aligned: the images are taken for aligned crops, but 96 of them" in capsys.readouterr().err
     run_small(*words, "--max_iterations", "4", out=parts)
     assert run_small(*words, "--max_iterations", "10", "--snap_to_resume", "auto", out=parts) == expected
     assert same_weights(weights(parts, 10), weights(whole, 10))

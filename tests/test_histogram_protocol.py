@@ -84,6 +84,7 @@ def test_the_six_lines_are_those_of_the_published_protocol(seed: int, pairs: int
 
 def test_histograms_that_do_not_cross_fall_back() -> None:
     scores, same, fold = synthetic(0, 200, 3.0)
+    scores[np.flatnonzero(~same)[0]] = 0.5  # at the threshold: not below it
     result = verify_by_histogram(scores, same, fold)
     assert result.fold_thresholds == (0.5,) * 10
     assert result.lines() == plain_protocol(list(zip((1 - scores).tolist(), same.tolist(), strict=True)), 10)

@@ -446,7 +446,7 @@ def test_aligned_probes_and_strangers_alone(
     options = ["--gallery", str(tmp_path / "gallery"), "--evaluate", str(tmp_path / "probes"), "--aligned"]
     assert main([*model, *options, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "0 mated probes, 1 unmated probes\n" in said and "rank-1: –\n" in said
+    assert "0 mated probes, 1 unmated probe\n" in said and "rank-1: –\n" in said
     assert not (tmp_path / "out").exists()  # there is no curve
 
 

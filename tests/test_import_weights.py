@@ -80,8 +80,12 @@ def test_an_imported_file_is_scored_as_it_is(
 ) -> None:
     path, _ = ancestor_file
     assert import_weights.main([str(path), str(tmp_path / "out.pt")]) == 0
-    assert "32×32 RGB, procrustes to the sphereface template" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "32×32 RGB, procrustes to the sphereface template" in printed
+    assert "\n--mean, --std: the file stores none; mobilenet's are taken: " in printed  # the shapes tell the size
     command = ["--snap", str(tmp_path / "out.pt"), *validation_options(sample_data), "--device", "cpu"]
+    assert evaluate_lfw.main([*command, "--mean", "0.4", "0.4", "0.4"]) == 0  # its threshold isn't the file's
+    assert "stored the threshold" not in capsys.readouterr().out
     before = snapshot.read(tmp_path / "out.pt")
     assert evaluate_lfw.main([*command, "--flipped_emb"]) == 0
     printed = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """--margin_type linear against torch.nn.Linear and cross_entropy: steps, state, and other numbers of ranks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fr.options.definitions import train_options
 from fr.options.losses import LossSettings
 from fr.train.learner import Learner
 from fr.train.optimizer import build_sgd
+from fr.weights.initial_weights import InitialWeights, initialise
 from fr.weights.loading import read_weights
 from tests.conftest import REQUIRED, SPREAD, TINY, data_options, folders
 
@@ -120,6 +122,18 @@ def test_initial_weights_are_spread_as_those_of_torchs_linear() -> None:
     assert weight.shape == (2000, 65) and weight.abs().max() <= bound
     # Of a uniform distribution; 130,000 draws give its deviation to some 0.2 %.
     assert abs(weight.std().item() - bound / 3**0.5) < 0.01 * bound
+
+
+def test_a_run_begins_with_the_bias_of_a_file_and_with_0_where_it_has_none(one_rank: None, tmp_path: Path) -> None:
+    learner, names, path = learner_of(), [f"person {row}" for row in range(CLASSES)], tmp_path / "w.pt"
+    head, bias = torch.randn(CLASSES, EMBED_SIZE), torch.randn(CLASSES)
+    sizes, stored = {"input_size": [8, 8]}, learner.backbone.state_dict()
+    wish = InitialWeights(str(path), False, "", False, "", [])
+    for given, wanted in ((bias, bias), (None, torch.zeros(CLASSES))):
+        contents = snapshot.SnapshotContents("small", EMBED_SIZE, sizes, state_dict=stored, head=head, head_bias=given)
+        snapshot.write_weights(path, replace(contents, identities=names))
+        initialise(learner.backbone, learner.head, names[::-1], wish, False)
+        assert torch.equal(learner.head.weight, torch.cat([head, wanted[:, None]], dim=1).flip(0))
 
 
 def test_what_is_about_cosines_is_refused() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fr.data.crop_contract import MARK
 from fr.data.faces import LabelledFaces
 from fr.data.readers.folders import read_folders
 from fr.data.readers.lists import read_labelled_list
@@ -198,7 +199,7 @@ def test_people_held_out_are_in_pairs_alone_each_pair_once_and_as_said(
     assert all((first.split("/")[0] == second.split("/")[0]) == (same == "1") for first, second, same in pairs)
     assert sum(same == "1" for *_, same in pairs) == 45
     assert made(root, tmp_path / "again", "--people", "0.3") == parts
-    *_, advice, last_line = capsys.readouterr().out.splitlines()
+    *_, advice, _, last_line = capsys.readouterr().out.splitlines()
     last = shlex.split(last_line)
     assert last[:6] == ["next:", "python", "train.py", "@configs/fine_tune.yml", "--init_from", "backbone.pth"]
     assert "fewer than about 100 identities" in advice
@@ -212,9 +213,13 @@ def test_a_hundred_people_are_trained_from_scratch(tmp_path: Path, capsys: pytes
     root = people(tmp_path / "root", {f"p {number}": 1 for number in range(100)})
     made(root, tmp_path / "out")
     said = capsys.readouterr().out
+    assert "without --landmarks the images are taken for aligned crops; " in said and "tools/detect_faces.py" in said
     last = shlex.split(said.splitlines()[-1])
     assert last[:4] == ["next:", "python", "train.py", "@configs/own_faces.yml"] and "fewer than" not in said
     assert train_options(last[3:]).values.aligned
+    (root / MARK).write_text("{}")
+    made(root, tmp_path / "out")
+    assert "taken for aligned crops" not in capsys.readouterr().out
 
 
 @settings(deadline=None)

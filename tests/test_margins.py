@@ -211,7 +211,8 @@ def test_gradients_are_finite_at_and_next_to_the_ends(name: str, dtype: torch.dt
     cos = torch.tensor([1.0, 1 - tiny, 1 + tiny, 0.0, tiny, -tiny, -1.0, tiny - 1, -1 - tiny], dtype=dtype)
     gradient = slope(WITH_EASY[name][0], cos)
     assert WITH_EASY[name][0](cos).isfinite().all()
-    assert gradient.isfinite().all()
+    # With sin θ held at 0.001; the sine itself would give slopes of up to 1e8 next to the ends.
+    assert (gradient.abs() < 2).all()
     # A larger cosine never gives a smaller logit; sin kπ is 0 to rounding.
     assert (gradient >= -100 * tiny).all()
     if name.startswith(("cos", "arc")) and name != "arc 1.57":  # which is flat at θ = 0

@@ -44,7 +44,9 @@ def test_the_median_is_of_the_last_twenty_finite_losses_and_of_five_at_least() -
     assert meters.median() == math.inf
     meters.logged(math.nan)
     assert meters.median() == math.inf
-    for number in range(4, 100):
+    meters.logged(4.0)
+    assert meters.median() == 2
+    for number in range(5, 100):
         meters.logged(float(number))
     assert meters.median() == 89.5
 
@@ -133,13 +135,16 @@ def everything(learner: Learner) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in (state.whole | state.rows).items()}
 
 
-def before_and_after_a_bad_step(optimizer: str, loss: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
-    """All tensors after two good steps, and after one more whose image isn't a number, on the last rank alone."""
+def before_and_after_bad_steps(optimizer: str, loss: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
+    """All tensors after two good steps, after one whose image isn't a number, on the last rank alone, and after one
+    whose loss is finite there, but not its gradient."""
     learner, moments = learner_of(optimizer, **loss), []
     learner.training_mode()
     torch.manual_seed(rank())
     bad = torch.full((4, 5), math.nan if rank() else 0.5)
-    for iteration, images in enumerate([torch.randn(4, 5), torch.randn(4, 5), bad]):
+    for iteration, images in enumerate([torch.randn(4, 5), torch.randn(4, 5), bad, torch.randn(4, 5)]):
+        if iteration == 3 and rank():
+            next(learner.backbone.parameters()).register_hook(lambda gradient: gradient * math.inf)
         skipped = learner.step([(images, torch.arange(4) % CLASSES)], iteration, 0.1)["skipped_steps"]
         moments.append(everything(learner) | {"skipped": skipped})
     return moments
@@ -156,12 +161,12 @@ def before_and_after_a_bad_step(optimizer: str, loss: dict[str, Any]) -> list[di
         ("adamw", {"margin_type": "arc", "sample_rate": 0.9}),
     ],
 )
-def test_an_image_that_is_no_number_leaves_nothing_behind_on_any_rank(
+def test_an_image_or_a_gradient_that_is_no_number_leaves_nothing_behind_on_any_rank(
     optimizer: str, loss: dict[str, Any], run_distributed: Callable[..., list[Any]]
 ) -> None:
-    for first, good, bad in run_distributed(2, before_and_after_a_bad_step, optimizer, loss):
-        assert (good.pop("skipped"), bad.pop("skipped")) == (0, 1)
-        assert same_weights(good, bad)
+    for first, good, *bad in run_distributed(2, before_and_after_bad_steps, optimizer, loss):
+        assert [state.pop("skipped") for state in (good, *bad)] == [0, 1, 2]
+        assert all(same_weights(good, state) for state in bad)
         moved = {name for name, tensor in good.items() if not torch.equal(tensor, first[name])}
         watched = ("average.1.", "backbone.1.", "head.t", "head.norm_")
         assert moved >= {"head", *(name for name in good if name.startswith(watched))}

@@ -47,8 +47,9 @@ class Tiny(nn.Sequential):
 
     def __init__(self, embed_size: int, input_size: tuple[int, int]) -> None:
         places = input_size[0] // 16 * (input_size[1] // 16)
-        layers = [nn.Conv2d(3, 8, 3, 4, 1, bias=False), nn.BatchNorm2d(8), nn.PReLU(), nn.Conv2d(8, 16, 3, 4, 1)]
-        super().__init__(*layers, nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * places, embed_size))
+        first = [nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3, 4, 1, bias=False), nn.BatchNorm2d(8), nn.PReLU()]
+        last = [nn.Conv2d(8, 16, 3, 4, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten()]
+        super().__init__(*first, *last, nn.Linear(16 * places, embed_size))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -227,8 +228,14 @@ def test_eight_bits_are_written_with_their_loss(
     for name, path in (("int8", "t.int8.onnx"), ("float32", "t.onnx")):
         measured = figures(tmp_path, "--snap", str(tmp_path / path), *folder)
         assert [measured["accuracy"], measured["auc"]] == pytest.approx(table[name], abs=5.1e-5)
-    weights = onnx.load(tmp_path / "t.int8.onnx").graph.initializer
-    assert sum(tensor.data_type == TensorProto.INT8 for tensor in weights) >= 3  # two convolutions and the linear layer
+    graph = onnx.load(tmp_path / "t.int8.onnx").graph
+    (norm,) = (node for node in graph.node if node.op_type == "BatchNormalization")
+    assert norm.input[0] == graph.input[0].name  # the images as they are: only after it they have eight bits
+    shapes = {one.name: (one.data_type, *one.dims) for one in graph.initializer}
+    quantised = {name: dims[0] for name, (kind, *dims) in shapes.items() if kind == TensorProto.INT8 and len(dims) > 1}
+    assert len(quantised) == 3  # two convolutions and the linear layer, with a scale for each output
+    for name, outputs in quantised.items():
+        assert shapes[name.replace("_quantized", "_scale")] == (TensorProto.FLOAT, outputs)
 
 
 def test_a_wrong_export_is_refused_and_leaves_nothing(

@@ -65,6 +65,14 @@ def test_identification_is_the_mean_over_all_galleries():
     assert point.misses == pytest.approx(np.mean(missed))
 
 
+def test_people_with_one_trial_each_are_as_many_trials_but_one():
+    """The jackknife's variance of a mean of n independent trials is p (1 - p) / (n - 1)."""
+    events = (np.arange(50) < 10).astype(np.float64)
+    without = np.array([np.delete(events, one).mean() for one in range(50)])
+    assert points._effective(0.2, without, 1000) == pytest.approx(49)
+    assert points._effective(0.2, without, 20) == 20 == points._effective(0.2, np.full(50, 0.2), 20)
+
+
 @pytest.mark.parametrize(("alike", "people", "images", "rate"), [(0, 60, 3, 1e-2), (4, 300, 2, 1e-3)])
 @pytest.mark.thorough
 def test_bounds_of_verification_hold(alike: float, people: int, images: int, rate: float):

@@ -22,8 +22,8 @@ from fr.options.definitions import evaluation_options, train_options
 from fr.options.losses import LossSettings
 from fr.options.names import ELSEWHERE
 from fr.options.parsing import Resolved
+from fr.options.run_checks import check_batches
 from fr.options.types import keyword_arguments
-from fr.options.validation import check_batch_size, check_micro_batches
 from tests.conftest import REQUIRED, ROOT
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -235,6 +235,10 @@ def test_variables_are_expanded_everywhere(
         "x.yml:2: log_folder: the environment variable $UNSET_ROOT in '${UNSET_ROOT}/x' isn't set; "
         "before this command: export UNSET_ROOT=…",
     )
+    assert problems(*DATA, "--log_folder", "$UNSET_1/${UNSET_2}/$UNSET_1", "--lr", "$UNSET_2") == (
+        "command line: --log_folder: the environment variables $UNSET_1, $UNSET_2 in '$UNSET_1/${UNSET_2}/$UNSET_1' "
+        "aren't set; before this command: export UNSET_1=… UNSET_2=…",
+    )
 
 
 def test_each_unset_variable_of_a_recipe_is_one_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,10 +267,11 @@ def test_without_a_home_a_tilde_is_refused(config: Callable[..., str], monkeypat
         train_options([*REQUIRED, config("train_list: ~/list.txt")])
 
 
-def test_one_image_in_a_micro_batch_is_refused_where_batch_norms_need_two() -> None:
-    def check(words: str, world_size: int) -> None:
-        check_micro_batches(train_options([*REQUIRED, *words.split()]).values, world_size)
+def check(words: str, world_size: int) -> None:
+    check_batches(train_options([*REQUIRED, *words.split()]).values, world_size)
 
+
+def test_one_image_in_a_micro_batch_is_refused_where_batch_norms_need_two() -> None:
     for words, ranks in (("1", 1), ("2 --accumulate 2", 1), ("2", 2), ("1 --sync_bn", 1)):
         with pytest.raises(InputError, match=r"one image in each micro-batch.*--freeze_bn"):
             check(f"--train_batch_size {words}", ranks)
@@ -494,11 +499,11 @@ def test_settings_of_a_network_are_keywords_with_builtins_as_values() -> None:
 
 
 def test_batch_sizes_that_do_not_divide_are_answered_with_the_nearest_that_do() -> None:
-    check_batch_size(512, 4, 2)
+    check("--accumulate 2 --train_batch_size 512", 4)
     with pytest.raises(InputError, match=r"--train_batch_size 170 .* nearest that do: 168 and 176"):
-        check_batch_size(170, 4, 2)
+        check("--accumulate 2 --train_batch_size 170", 4)
     with pytest.raises(InputError, match=r"nearest that do: 8$"):
-        check_batch_size(3, 4, 2)
+        check("--accumulate 2 --train_batch_size 3", 4)
 
 
 texts = st.text(st.characters(exclude_characters="\0~", exclude_categories=["Cs"]), max_size=20)  # ~ is the home

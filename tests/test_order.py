@@ -128,13 +128,20 @@ def test_a_balanced_epoch_shows_each_identity_as_often_and_its_images_by_turns(
 def test_a_batch_holds_as_many_images_of_each_of_its_identities(drawn: tuple[Order, Balance], epoch: int) -> None:
     order, balance = drawn
     first = epoch * order.iterations_per_epoch
+    image_at: dict[tuple[int, int], int] = {}  # identity and place in its cycle → image
     for iteration in range(first, first + order.iterations_per_epoch):
         groups = order.share(iteration, 0, 1).indices.reshape(-1, balance.images)
         identities = balance.labels[groups]
         assert (identities == identities[:, :1]).all()
         assert len(set(identities[:, 0].tolist())) == len(groups)
+        each_round = (int(balance.labels.max()) + 1) // len(groups)  # batches
+        shown_before = (iteration - first) // each_round * balance.images
         for identity, group in zip(identities[:, 0].tolist(), groups.tolist(), strict=True):
-            assert len(set(group)) == min(balance.images, int((balance.labels == identity).sum()))
+            count = int((balance.labels == identity).sum())
+            assert len(set(group)) == min(balance.images, count)
+            for place, image in enumerate(group, start=shown_before):
+                assert image_at.setdefault((identity, place % count), image) == image
+    assert len(set(image_at.values())) == len(image_at)
 
 
 @settings(max_examples=100, deadline=None)
@@ -202,9 +209,12 @@ def test_a_window_of_all_files_mixes_them_and_windows_differ_by_epoch() -> None:
 def test_identities_left_over_by_whole_batches_are_others_each_round() -> None:
     labels = np.repeat(np.arange(10), 50)
     order = Order(500, 8, seed=0, balance=Balance(labels, 2))  # 4 of 10 a batch: 2 are left over a round
-    shown = np.bincount(labels[[index for epoch in range(40) for index in epoch_of(order, epoch)]])
+    epochs = [epoch_of(order, epoch) for epoch in range(40)]
+    shown = np.bincount(labels[np.concatenate(epochs)])
     # 40 epochs of 62 batches: 1,240 rounds, each identity in 0.8 of them: standard deviation 14 rounds of 2 images.
     assert np.abs(shown - 40 * 62 * 8 / 10).max() < 5 * 28
+    # The order of an identity's 50 images differs by epoch: so does its first one, shown in the first round.
+    assert len({index for seen in epochs for index in seen[:16:2] if labels[index] == 0}) > 1
 
 
 def test_more_identities_a_batch_than_there_are_is_refused() -> None:

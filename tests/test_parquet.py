@@ -180,7 +180,7 @@ def test_a_file_replaced_by_a_shorter_one_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", [b"a", b"b", b"c"], rows=3, label=[0, 1, 1])
     faces = read_parquet(DataRoot(tmp_path), "", aligned=True)
     write(tmp_path / "a.parquet", [b"d"], rows=3, label=[0])
-    with pytest.raises(OSError, match="row group 0 has 1 rows now"):
+    with pytest.raises(OSError, match="row group 0 has 1 row now"):
         faces.read(2)
 
 

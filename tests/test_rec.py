@@ -130,7 +130,7 @@ def test_identity_records_that_do_not_tell_it_exactly_are_not_trusted(kind: str,
     faces = read_records(DataRoot(tmp_path))
     assert faces.names.to_pylist() == ["1", "2", "3", "4", "5", "6"]
     assert faces.labels.tolist() == [0, 0, 1, 2, 2, 2]
-    lost = (f"1 records of {tmp_path}/train.rec whose class can't be read left out: 7",)
+    lost = (f"1 record of {tmp_path}/train.rec whose class can't be read left out: 7",)
     assert faces.notes == (lost if kind == "damaged" else ())
 
 

@@ -46,7 +46,7 @@ def pictures(faces: Faces) -> list[Pixels]:
 
 @pytest.fixture
 def expected(faces: Faces, network: OnnxModel, one_rank: None) -> Rows:
-    return normalised_rows(embed(network, faces, CONTRACT, DALI, Ranks(0, 1, 0, 1, CPU), 20, flipped=False))
+    return normalised_rows(embed(network, faces, CONTRACT, DALI, Ranks(0, 1, 0, 1, CPU), 20))
 
 
 def with_points(points: np.ndarray) -> DetectedFaces:

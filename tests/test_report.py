@@ -47,6 +47,15 @@ def noise_pair(same: bool, name: str = "Ann <i>_0001.jpg") -> WrongPair:
     return WrongPair((name, "Bob & Co_0002.jpg"), 0.61234, same, (images[0], images[1]))
 
 
+def test_a_report_without_curves_of_rejection_gives_the_reason(tmp_path: Path) -> None:
+    scores, same, verification = lfw_like()
+    left_out: dict[str, NDArray[np.float64]] = {}
+    for rejection in (left_out, None):  # None: not asked for, as by tools/score_file.py
+        write_report(tmp_path, verification, scores, same, FACTS, "LFW", rejection=rejection)
+        said = "No errors against rejection: they need a quality of each image" in (tmp_path / "index.html").read_text()
+        assert said == (rejection is left_out)
+
+
 def test_report_writes_its_files_and_nothing_else(tmp_path: Path) -> None:
     scores, same, verification = lfw_like()
     folder = tmp_path / "new" / "report"
@@ -90,7 +99,7 @@ def test_page_shows_every_figure_and_fold(tmp_path: Path) -> None:
     for i in range(10):
         accuracy, threshold = verification.fold_accuracies[i], verification.fold_thresholds[i]
         assert f"<tr><td>{i + 1}</td><td>{accuracy:.4f}</td><td>{threshold:.4f}</td>" in html
-    assert "1200 (600 / 600)" in html
+    assert "1,200 (600 / 600)" in html
     assert "Worst" not in html
 
 

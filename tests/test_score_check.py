@@ -18,7 +18,7 @@ from fr.data.pipeline import DaliSettings
 from fr.data.verification_set import VerificationSet, read_sets, sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError
-from fr.evaluation.embedding import embed
+from fr.evaluation.embedding import embed, with_mirror_image
 from fr.evaluation.score_check import Spread, deviation_warning, read_spreads
 from fr.evaluation.scored_model import load_backbone
 from fr.files.model_metadata import CONTRACT_KEY, FACTS_KEY
@@ -74,7 +74,7 @@ def model(small_lfw: Path, shared_data: Path, tmp_path_factory: pytest.TempPathF
     source = shared_data / "models/mobilefacenet.onnx"
     (of,) = read_sets([f"{small_lfw}/lfw", f"{small_lfw}/pairs.txt", f"{small_lfw}/lfw_landmark.txt"], "auto", [])
     with open_ranks("cpu") as ranks:
-        rows = embed(OnnxModel(source, ranks.device), of.faces, CONTRACT, DALI, ranks, 32, False)
+        rows = embed(OnnxModel(source, ranks.device), of.faces, CONTRACT, DALI, ranks, 32)
     spread = Spread.measure(of, cosines(rows, of), averaged=False, flip="")
     network = onnx.load(source)
     facts = {"scores": [spread.as_dict()]}
@@ -170,7 +170,7 @@ def test_a_snapshot_notes_where_the_scores_of_its_validation_lay(trained: Path, 
     for averaged, note in enumerate(contents.scores):
         network = load_backbone(trained, contents, contract.input_size, averaged=bool(averaged))
         with open_ranks("cpu") as ranks:
-            expected = cosines(embed(network, of.faces, contract, DALI, ranks, 20, True), of)
+            expected = cosines(embed(with_mirror_image(network, "sum"), of.faces, contract, DALI, ranks, 20), of)
         assert (note["set"], note["averaged"], note["flip"], note["pairs"]) == ("lfw", bool(averaged), "sum", 40)
         for kind, chosen in (("same", of.faces.same), ("different", ~of.faces.same)):
             found = [expected[chosen].mean(), expected[chosen].std()]
@@ -193,7 +193,8 @@ def told_on_a_rank(path: str) -> str:
     contract = Preprocessing.from_dict(contents.preprocessing)
     ranks = Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size(), 0, 1, torch.device("cpu"))
     (of,) = sets_to_score({}, contents.config, path)
-    rows = embed(load_backbone(Path(path), contents, contract.input_size), of.faces, contract, DALI, ranks, 9, True)
+    network = with_mirror_image(load_backbone(Path(path), contents, contract.input_size), "sum")
+    rows = embed(network, of.faces, contract, DALI, ranks, 9)
     now = Spread.measure(of, cosines(rows, of), False, "sum")
     return deviation_warning(now, read_spreads(Path(path), contents.scores)[:1])
 

@@ -169,7 +169,7 @@ GOOD = "\n".join(" ".join(row) for row in ROWS)
         (GOOD.replace("Ann Bo", "Ann Ann"), r"s:2: a pair of different people with one name"),
         (GOOD.replace("Bo 8", "Bo 7").replace("Cy 8", "Cy 7"), r"s: one fold; "),
         ("1 0.5\n1 0.6", r"s: 2 same pairs of 2; a verification needs both kinds"),
-        ("1 0.5\n0 0.6", r"s: 1 same pairs; a verification needs two of each kind"),
+        ("1 0.5\n0 0.6", r"s: 1 same pair; a verification needs two of each kind"),
         ("label,score\n1,0.5\n\n0,0.6", r"s:3: '' isn't `label score`"),
     ],
 )

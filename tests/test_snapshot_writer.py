@@ -184,6 +184,19 @@ def test_a_state_whose_pt_has_no_name_goes_and_one_whose_pt_has_stays(
         assert_same(resume(tmp_path / f"net_{iteration}.pt"), before)
 
 
+def test_a_removal_that_is_interrupted_leaves_no_snapshot_and_the_next_write_ends_it(
+    one_rank: None, tmp_path: Path
+) -> None:
+    writer = writer_of(tmp_path, make_run(1))
+    for iteration in (3, 4):
+        writer.write(iteration, CONTENTS)
+    with mock.patch.object(shutil, "rmtree", side_effect=OSError("no more")), pytest.raises(OSError, match="no more"):
+        snapshot_writer.remove(tmp_path / "net_3.pt")
+    assert names(tmp_path) == {".net_3.pt.tmp", "net_3.state", "net_4.pt", "net_4.state"}
+    writer.write(5, CONTENTS)
+    assert names(tmp_path) == {f"net_{i}.{kind}" for i in (4, 5) for kind in ("pt", "state")}
+
+
 def test_without_room_for_it_nothing_is_written(
     one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

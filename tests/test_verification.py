@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from fr.evaluation.verification import Verification, best_threshold, cosine_scores, verify
+from fr.evaluation.verification import Verification, best_threshold, cosine_scores, threshold_text, verify
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
 RIGHT, CELL = np.ones(6000, dtype=bool), np.zeros((6000, 2), dtype=np.int64)
@@ -261,3 +261,15 @@ def test_cosine_scores_name_bad_rows_and_shapes() -> None:
         cosine_scores(good * np.nan, good)
     with pytest.raises(ValueError, match=r"one shape \[P, E\]"):
         cosine_scores(good, good[:5])
+
+
+@pytest.mark.parametrize(
+    ("threshold", "text"),
+    [
+        (0.0, "0.0000"), (0.61234, "0.6123"), (1.0, "1.0000"), (1.30006, "1.3001"), (-0.25, "-0.2500"),
+        (0.0001234567, "0.0001235"), (0.99994, "0.9999"), (0.99996, "0.99996000"), (1.00001234567, "1.00001235"),
+        (1 - 2.0**-52, "0.9999999999999997780"),
+    ],
+)  # fmt: skip
+def test_a_threshold_is_printed_as_another_number_than_0_or_1_unless_it_is_one(threshold: float, text: str) -> None:
+    assert threshold_text(threshold) == text

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fr.console import counted
+from fr.console import counted, print_lines
 from fr.data.readers.folders import images_below
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
@@ -63,12 +63,11 @@ def main(argv: list[str]) -> int:
         root.check_exists("FOLDER")
         _check(len({person_of(name) for name in images_below(root)}), arguments)  # before minutes of work
         embedder = Embedder.open(resolved, ranks)
-        print("".join(f"{line}\n" for line in embedder.model.overrides), end="", flush=True)
+        print_lines(embedder.model.overrides)
         chosen_for = embeddings_of(embedder)
         looking = None if arguments.aligned else Looking(settings_of(arguments), str(ranks.device), arguments.face)
         portraits, embeddings = embedded("FOLDER", arguments.people, looking, embedder)
-        names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
-        person = np.unique(names, return_inverse=True)[1].astype(np.int64)
+        person = np.unique(portraits.people_of_faces, return_inverse=True)[1].astype(np.int64)
         rows = normalised_rows(embeddings)
         if arguments.fmr:
             point = verification_point(rows, person, arguments.fmr)
@@ -76,7 +75,8 @@ def main(argv: list[str]) -> int:
             point = identification_point(rows, person, arguments.fpir, arguments.gallery_size)
         rate = "fmr" if arguments.fmr else "fpir"
         write_threshold(arguments.out, point, arguments.gallery_size or 0, chosen_for)
-        print("\n".join([f"{counted(len(rows), 'image')} of {point.people:,} people", *_lines(point, rate)]))
+        print(f"{counted(len(rows), 'image')} of {counted(point.people, 'person', 'people')}")
+        print_lines(_lines(point, rate))
         if arguments.fpir:
             use = ("--gallery", "GALLERY", "--input", "NEW_IMAGES", "--out", "seen", "--threshold", str(arguments.out))
             print(next_command("tools/identify.py", *arguments.of_model, *use))

@@ -74,7 +74,7 @@ def _lines(record: dict[str, Any]) -> list[str]:
     count = f"{counted(record['photographs'], 'image')} of {of}"
     aside = [f"{record[key]:,} {what}" for key, what in _ASIDE.items() if record[key]]
     return [
-        "; ".join([f"{count}, {record['classes']:,} classes", *aside]),
+        "; ".join([f"{count}, {counted(record['classes'], 'class')}", *aside]),
         "top-1 {top1:.4f}, top-5 {top5:.4f}; mean of the identities' top-1 {mean_top1:.4f}".format(**record),
         *("{identity} taken for {taken_for}: {times} of {of}".format(**pair) for pair in record["confused"]),
     ]

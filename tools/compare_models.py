@@ -16,9 +16,9 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("tools/compare_models.py", "tools.options.compare_models:options")
 
-import sys
 from pathlib import Path
 
+from fr.console import counted, warn
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.bands import banded_curve
@@ -43,13 +43,14 @@ def main(argv: list[str]) -> int:
         check_outputs([arguments.roc])
         sets_of_a, sets_of_b = (score(resolved, ranks, overriding) for resolved in both)
         if len(sets_of_a) != len(sets_of_b):
-            raise InputError(f"A was scored on {len(sets_of_a)} sets, B on {len(sets_of_b)}: name them with --val_sets")
+            of_a = counted(len(sets_of_a), "set")
+            raise InputError(f"A was scored on {of_a}, B on {len(sets_of_b)}: name them with --val_sets")
         of_both = {"A": sets_of_a[0], "B": sets_of_b[0]}
         if ranks.is_main:
             for (letter, one), name in zip(of_both.items(), (arguments.a, arguments.b), strict=True):
                 print(f"{letter}: {name}, embedding {one.embedding}", flush=True)
             if warning := embeddings_warning(of_both):
-                print(f"warning: {warning}", file=sys.stderr, flush=True)
+                warn(warning)
         curves = {}
         for a, b in zip(sets_of_a, sets_of_b, strict=True):
             check_one_set(a, b)

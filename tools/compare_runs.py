@@ -18,6 +18,7 @@ import argparse
 import math
 from pathlib import Path
 
+from fr.console import counted
 from fr.errors import run_plainly
 from fr.options.parsing import tool_parser
 from fr.report.run_logs import TIMINGS, Record, RunLog, read_log
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
     differences = compare(a, b, arguments.rtol, ignored, arguments.common)
     if not differences:
         shared = a.records.keys() & b.records.keys()
-        print(f"the same in {len(shared):,} records, iterations {min(shared):,} to {max(shared):,}")
+        print(f"the same in {counted(len(shared), 'record')}, iterations {min(shared):,} to {max(shared):,}")
         return 0
     print("\n".join(differences))
     return 1
@@ -45,7 +46,7 @@ def compare(a: RunLog, b: RunLog, rtol: float, ignored: set[str], common: bool) 
     for one, other in ((a, b), (b, a)):
         alone = sorted(one.records.keys() - other.records.keys())
         if alone and not common:
-            differences.append(f"{one.name} alone has {len(alone):,} iterations, the first of them {alone[0]:,}")
+            differences.append(f"{one.name} alone has {counted(len(alone), 'iteration')}, the first {alone[0]:,}")
     shared = sorted(a.records.keys() & b.records.keys())
     if not shared:
         return [*differences, "no iteration is in both"]
@@ -57,7 +58,7 @@ def compare(a: RunLog, b: RunLog, rtol: float, ignored: set[str], common: bool) 
             first, second = (run.records[iteration].get(key, "absent") for run in (a, b))
             differences.append(f"  {key}: {first} and {second}")
         count = len({place for place, _ in different})
-        differences.append(f"of {len(shared):,} iterations that both have {count:,} differ")
+        differences.append(f"of {counted(len(shared), 'iteration')} that both have {count:,} differ")
     return differences
 
 

@@ -21,12 +21,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.pairs.ijb import read_ijb
 from fr.data.pairs.ijb_identification import TemplateList, read_identification
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
 from fr.evaluation.scoring import Embedder
 from fr.evaluation.template_verification import pool, template_metrics, template_scores
+from fr.evaluation.verification import metric_text
 from fr.files.data_root import DataRoot
 from fr.files.durable import write_json
 from fr.files.outputs import check_outputs
@@ -51,13 +53,13 @@ def main(argv: list[str]) -> int:
             weight = None if arguments.no_detector_score else ijb.detector
             templates = pool(rows, ijb.template, ijb.media, weight)
             figures = template_metrics(template_scores(templates, ijb.pairs), ijb.same)
-            pairs = f"{len(ijb.same):,} pairs ({ijb.same.sum():,} same)"
-            images = f"{len(ijb.faces):,} images"
-            print(f"{ijb.name}: {pairs} of {len(templates):,} templates, {images}, {arguments.folder}")
+            pairs = f"{counted(len(ijb.same), 'pair')} ({ijb.same.sum():,} same)"
+            of = f"{counted(len(templates), 'template')}, {counted(len(ijb.faces), 'image')}"
+            print(f"{ijb.name}: {pairs} of {of}, {arguments.folder}")
             print("\n".join(_line(name, value) for name, value in figures.items()))
             if galleries:
                 sizes = ", ".join(f"{len(one.subject):,} in {name.upper()}" for name, one in galleries.items())
-                print(f"1:N: {len(probes.subject):,} probes; templates {sizes}")
+                print(f"1:N: {counted(len(probes.subject), 'probe')}; templates {sizes}")
                 of_searches = identification(templates, probes, galleries)
                 print("\n".join(_line(name, value) for name, value in of_searches.items()))
                 figures |= of_searches
@@ -88,7 +90,7 @@ def identification(
 
 
 def _line(name: str, value: float | None) -> str:
-    return f"{name.upper()}: {'–' if value is None else f'{value:.4f}'}"
+    return f"{name.upper()}: {metric_text(value)}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 from pathlib import Path
 
-from fr.data.pairs.crop_sizes import size_warning
+from fr.console import counted
+from fr.data.crop_sizes import size_warning
 from fr.data.pairs.tinyface import DISTRACTOR, read_tinyface
 from fr.distributed import open_ranks
 from fr.errors import run_plainly
@@ -45,8 +46,8 @@ def main(argv: list[str]) -> int:
             split, person = tiny.probes, tiny.identity
             rank, precision = retrieve(rows[:split], person[:split], rows[split:], person[split:])
             figures = retrieval_metrics(rank, precision, RANKS)
-            gallery = f"{len(person) - split:,} images, {(person == DISTRACTOR).sum():,} of them distractors"
-            print(f"TinyFace: {split:,} probes, gallery of {gallery}, {arguments.folder}")
+            gallery = f"{counted(len(person) - split, 'image')}, {(person == DISTRACTOR).sum():,} of them distractors"
+            print(f"TinyFace: {counted(split, 'probe')}, gallery of {gallery}, {arguments.folder}")
             print("\n".join(f"{name.upper()}: {value:.4f}" for name, value in figures.items()))
             if options.json:
                 write_json(Path(options.json), figures)

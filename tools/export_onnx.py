@@ -27,17 +27,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fr.checkpoint.snapshot import SnapshotContents
+from fr.console import counted
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.formats import read_training_faces
 from fr.data.pipeline import DaliSettings, dali_settings, plain_stream
 from fr.data.verification_set import sets_to_score
 from fr.distributed import Ranks, open_ranks
 from fr.errors import InputError, run_plainly
-from fr.evaluation.embedding import Network, embed, pair_scores
+from fr.evaluation.embedding import Network, embed_sets, pair_scores, with_mirror_image
 from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
 from fr.evaluation.verification import verify
 from fr.files.model_metadata import as_strings
@@ -111,7 +111,7 @@ def main(argv: list[str]) -> int:
             small = files.enter_context(_replacing(arguments.out.with_suffix(".int8.onnx")))
             chosen = _calibration_faces(contents.config, faces)
             inputs = normalised(_pixels(chosen, arguments.int8, contract, dali), preprocessing)
-            print(f"8 bits: scaled to {len(inputs)} faces of {chosen.root}", flush=True)
+            print(f"8 bits: scaled to {counted(len(inputs), 'face')} of {chosen.root}", flush=True)
             # The stored score distributions belong to the weights before quantisation.
             quantise(exported, small, inputs, _metadata(replace(contents, scores=[]), preprocessing, arguments))
             flipped = bool(contents.config.get("flipped_emb"))
@@ -171,8 +171,8 @@ def _calibration_faces(config: dict[str, Any], otherwise: Faces) -> Faces:
 
 def _pixels(faces: Faces, count: int, contract: Preprocessing, dali: DaliSettings) -> torch.Tensor:
     """Aligned faces, evenly spaced over the whole set: [N, 3, H, W] RGB from 0 to 255."""
-    indices = np.unique(np.linspace(0, len(faces) - 1, count).astype(np.int64))
-    return torch.cat([batch.clone() for batch in plain_stream(faces, indices, 16, raw_pixels(contract), dali)])
+    stream = plain_stream(faces, faces.spaced_rows(count), 16, raw_pixels(contract), dali)
+    return torch.cat([batch.clone() for batch in stream])
 
 
 @contextmanager
@@ -201,11 +201,12 @@ def _print_loss(
     flipped: bool,
 ) -> None:
     """Print accuracy and AUC of the float32 and the 8-bit file on the verification set."""
-    embedded = [embed(network, faces, preprocessing, dali, ranks, 16, flipped) for network in (full, small)]
-    results = [verify(pair_scores(faces, rows), faces.same, faces.fold) for rows in embedded]
+    networks = [with_mirror_image(network, "sum" if flipped else "") for network in (full, small)]
+    embedded = embed_sets(networks, [faces], preprocessing, dali, ranks, 16)
+    results = [verify(pair_scores(faces, rows), faces.same, faces.fold) for (rows,) in embedded]
     rows = [(name, result.accuracy, result.auc) for name, result in zip(("float32", "int8"), results, strict=True)]
     rows.append(("loss", rows[0][1] - rows[1][1], rows[0][2] - rows[1][2]))
-    print(f"{len(faces.pairs):,} pairs of {faces.root}\n{'':8}{'accuracy':>10}{'AUC':>10}")
+    print(f"{counted(len(faces.pairs), 'pair')} of {faces.root}\n{'':8}{'accuracy':>10}{'AUC':>10}")
     print("\n".join(f"{name:8}{accuracy:10.4f}{auc:10.4f}" for name, accuracy, auc in rows), flush=True)
 
 

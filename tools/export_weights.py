@@ -26,7 +26,7 @@ import torch
 
 from fr.alignment import CENTER_CROP
 from fr.errors import os_error_as, run_plainly
-from fr.evaluation.scored_model import exported_facts, load_backbone, read_backbone
+from fr.evaluation.scored_model import exported_facts, load_backbone, option_values, read_backbone
 from fr.files import safetensors
 from fr.files.durable import write_whole
 from fr.files.model_metadata import as_strings
@@ -65,9 +65,12 @@ def main(argv: list[str]) -> int:
 
 
 def _preprocessing_options(contract: Preprocessing) -> list[str]:
-    """Options of tools/import_weights.py for this preprocessing; size, mean and std are those of the model there."""
-    template = [] if contract.alignment == CENTER_CROP else ["--template", contract.template]
-    return [*template, "--alignment", contract.alignment, "--color_order", contract.color_order]
+    """Options of tools/import_weights.py for this preprocessing."""
+    values = option_values(contract)
+    del values["interpolation"]  # there is one only
+    if contract.alignment == CENTER_CROP:
+        del values["template"]
+    return [word for name, value in values.items() for word in (f"--{name}", *value.split())]
 
 
 def _describe(folder: Path, contract: Preprocessing, facts: dict[str, Any], card: str) -> None:

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fr.console import counted
+from fr.console import counted, print_lines
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces, VerificationFaces
@@ -51,7 +51,6 @@ from fr.options.parsing import Resolved
 from fr.report.failed_pairs import aligned
 from tools.dataset.overlap_page import Match, overlap_page
 from tools.features.centres import Centres, class_centres, features_of
-from tools.features.layers import feature_network
 from tools.features.parts import Extractor
 from tools.options.find_overlap import options as read_options
 
@@ -68,16 +67,15 @@ def main(argv: list[str]) -> int:
         scored = _opened(resolved, options.score, ranks) if options.score else searching
         sets = sets_to_score(vars(options), scored.model.config, str(options.score or options.snap))
         if ranks.is_main:
-            print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
+            print_lines(resolved.notes)
             searching.announce([one.warning for one in sets if one.warning])
         faces = read_on_all_ranks(vars(options), ranks)
         # The sets come first: they are small, and a bad image in them ends the run.
         embedded = [searching.embed(one.faces, one.name) for one in sets]
         to_score = [scored.embed(one.faces, one.name) for one in sets] if options.score else embedded
         bad = BadImages(options.max_bad_images)
-        model = searching.model
-        network = feature_network(model, str(options.snap), "embedding", searching.flip_mode, normalize=False)
-        extractor = Extractor(network, faces, model.preprocessing, searching.dali, searching.batch)
+        contract = searching.model.preprocessing
+        extractor = Extractor(searching.network, faces, contract, searching.dali, searching.batch)
         centres = class_centres(extractor, faces, ranks, bad)
         for pair_set, rows, own in zip(sets, embedded, to_score, strict=True):
             people = _People.of(pair_set.faces, rows)
@@ -88,7 +86,7 @@ def main(argv: list[str]) -> int:
             counts = f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}"
             about = {
                 "model": str(options.snap),
-                "verification set": f"{pair_set.describe()}, {len(people.names):,} people",
+                "verification set": f"{pair_set.describe()}, {counted(len(people.names), 'person', 'people')}",
                 "training data": counts + (f", {bad.count:,} unusable" if bad.count else ""),
                 **_facts(overlap, centres),
                 **_scores(pair_set.faces, people, overlap, pair_scores(pair_set.faces, own), options.bootstrap),
@@ -97,7 +95,7 @@ def main(argv: list[str]) -> int:
             matches = _matches(overlap, people, images, pair_set.faces, extractor)
             write_result(out / "overlap.csv", _table(overlap, people.names, faces.identities))
             write_result(out / "index.html", overlap_page(matches, about))
-            print("".join(f"{name}: {value}\n" for name, value in about.items()), end="")
+            print_lines(f"{name}: {value}" for name, value in about.items())
             print(f"wrote {out / 'overlap.csv'}, {out / 'index.html'}")
     return 0
 
@@ -137,7 +135,8 @@ def _facts(overlap: Overlap, centres: Centres) -> dict[str, str]:
     facts = {
         "threshold": f"cosine {threshold_text(overlap.threshold)}, exceeded by {share:.2g} of the people who aren't "
         f"in the training set (FMR {overlap.fmr:.1e})",
-        "listed": f"{listed:,} of {people:,} people, {share * (people - listed):.1f} of them expected by chance",
+        "listed": f"{listed:,} of {counted(people, 'person', 'people')}, "
+        f"{share * (people - listed):.1f} of them expected by chance",
     }
     if len(held_out):
         found = f"{(held_out > overlap.threshold).mean():.4f} of {len(held_out):,}"
@@ -154,12 +153,12 @@ def _scores(
     for name, some in (("all pairs", np.ones_like(stays)), ("without the people listed", stays)):
         same, fold = faces.same[some], faces.fold[some]
         if len(np.unique(fold)) < 2 or same.all() or not same.any():
-            facts[name] = f"{len(same):,} pairs are left, too few to be scored"
+            facts[name] = f"{counted(len(same), 'pair')} left, too few to be scored"
             continue
         verification = verify(scores[some], same, fold)
         metrics = pair_statistics(scores[some], same, verification, people.pairs[some], bootstrap)
         shown = [f"{metric.title} {metric.text()}" for key in _COMPARED if (metric := metrics[key]).value is not None]
-        facts[name] = "; ".join([f"{len(same):,} pairs", *shown])
+        facts[name] = "; ".join([counted(len(same), "pair"), *shown])
     return facts
 
 

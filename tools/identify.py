@@ -27,15 +27,13 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("tools/identify.py", "tools.options.identify:options")
 
-import sys
 from pathlib import Path
 
-from fr.console import caught_signals, counted
+from fr.console import caught_signals, counted, print_lines, warn
 from fr.data.faces import shown
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.all_pairs import Rows
-from fr.evaluation.embedding import with_mirror_image
 from fr.evaluation.scoring import Embedder
 from fr.files.durable import write_json
 from fr.files.outputs import check_outputs
@@ -67,7 +65,7 @@ def main(argv: list[str]) -> int:
         model = embedder.model
         if source:
             refuse_center_crops(embedder)
-        print("".join(f"{line}\n" for line in model.overrides), end="", flush=True)
+        print_lines(model.overrides)
         threshold = _threshold(arguments.threshold, embedder)
         settings = settings_of(arguments)
         looking = None if arguments.aligned else Looking(settings, str(ranks.device), arguments.face)
@@ -85,10 +83,8 @@ def main(argv: list[str]) -> int:
         detector = Mtcnn(settings, ranks.device)
         gallery = _gallery(*embedded("--gallery", arguments.gallery, looking, embedder), threshold)
         if arguments.out or arguments.show:
-            print("".join(f"{line}\n" for line in shown(undrawable(gallery.people))), end="")
-        mode = embedder.flip_mode
-        network = with_mirror_image(model.network, mode) if mode else model.network
-        recognizer = Recognizer(network, model.preprocessing, embedder.dali, ranks.device, embedder.batch)
+            print_lines(shown(undrawable(gallery.people)))
+        recognizer = Recognizer(embedder.network, model.preprocessing, embedder.dali, ranks.device, embedder.batch)
         status = _identify(source, detector, recognizer, gallery, threshold.distance, sinks)
         if arguments.out:
             print(f"wrote {arguments.out / JOURNAL} and the annotated {'video' if source.rate else 'images'} beside it")
@@ -105,14 +101,13 @@ def _threshold(said: float | str | None, embedder: Embedder) -> Threshold | None
 
 def _gallery(portraits: Portraits, embeddings: Rows, threshold: Threshold | None) -> Gallery:
     """Build the gallery of all people, also those without a usable image; prints a warning about the threshold."""
-    names = [name for name, usable in zip(portraits.people, portraits.usable, strict=True) if usable]
-    gallery = new_gallery(sorted(set(portraits.people)), names, embeddings)
-    missing = sorted(set(portraits.people) - set(names))
-    print("".join(f"{line}\n" for line in shown([f"{name}: no usable image" for name in missing])), end="")
+    gallery = new_gallery(sorted(set(portraits.people)), portraits.people_of_faces, embeddings)
+    missing = sorted(set(portraits.people) - set(portraits.people_of_faces))
+    print_lines(shown([f"{name}: no usable image" for name in missing]))
     people = counted(len(gallery.people), "person", "people")
     print(f"gallery: {people}, {counted(len(gallery.rows), 'image')}", flush=True)
     if threshold and (warning := threshold.warning(len(gallery.people))):
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
+        warn(warning)
     return gallery
 
 
@@ -144,7 +139,7 @@ def _identify(
                 sink.close(complete)
     if not shots:
         raise InputError(*shown(source.bad or [f"--input {source.root}: not one frame of it can be decoded"]))
-    print("".join(f"{line}\n" for line in shown(source.bad)), end="")
+    print_lines(shown(source.bad))
     return status
 
 

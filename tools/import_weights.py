@@ -4,8 +4,8 @@
     python tools/import_weights.py backbone.pth snapshots/iresnet50_insightface.pt
     python tools/import_weights.py resnet50_scratch_weight.pkl out.pt --identities names.txt    # with its head
 
-Supported files: docs/weights.md. The snapshot gets its model's default preprocessing with its authors' alignment; other
-preprocessing of the authors (crops, for example) isn't applied. It has no training state to resume from.
+Supported files: docs/weights.md. Options override the snapshot's preprocessing: its model's default, with its authors'
+alignment; what else they did (crops, for example) isn't applied. It has no training state to resume from.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -50,6 +50,9 @@ def main(argv: list[str]) -> int:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{arguments.out}: can't be written: {error}") from error
     print(f"wrote {arguments.out}: {Preprocessing.from_dict(contents.preprocessing).describe()}")
+    known = {"input_size": arguments.input_size or weights.input_size, "mean": arguments.mean, "std": arguments.std}
+    if assumed := [f"--{name}" for name, value in known.items() if not value]:
+        print(f"{', '.join(assumed)}: the file stores none; {weights.model}'s are taken: did its authors use them?")
     print(next_command("evaluate_lfw.py", "--snap", str(arguments.out), "--val_data_root", "LFW"))
     return 0
 
@@ -66,7 +69,9 @@ def _snapshot_of(weights: Weights, arguments: argparse.Namespace) -> snapshot.Sn
         own.color_order,
         own.mean,
         own.std,
-    ).with_overrides((), (), (), arguments.color_order or weights.color_order or "auto")
+    ).with_overrides(
+        arguments.input_size, arguments.mean, arguments.std, arguments.color_order or weights.color_order or "auto"
+    )
     kwargs = keyword_arguments(arguments.model_kwargs)
     model = build_model(weights.model, weights.embed_size, preprocessing.input_size, kwargs)
     print("\n".join(fit(model, weights, partial=False)))
@@ -87,9 +92,10 @@ def _head_of(weights: Weights, identities: Path | None) -> dict[str, Any]:
         raise InputError(f"--identities {identities}: {weights.path} has no head for them")
     names = read_identities(identities)
     if len(names) != len(weights.head):
-        raise InputError(f"{identities}: {counted(len(names), 'identity')} for a head of {len(weights.head):,} classes")
+        given = counted(len(names), "identity")
+        raise InputError(f"{identities}: {given} for a head of {counted(len(weights.head), 'class')}")
     bias = {} if weights.bias is None else {"head_bias": weights.bias.clone()}
-    print(f"head: {len(names):,} classes" + (", with their bias" if bias else ""))
+    print(f"head: {counted(len(names), 'class')}" + (", with their bias" if bias else ""))
     return {"head": weights.head.clone(), "identities": names, **bias}
 
 

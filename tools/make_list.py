@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from fr.console import counted
+from fr.data.crop_contract import MARK
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.landmark_csv import has_landmarks, landmark_table
 from fr.data.lines import read_lines
@@ -32,7 +33,7 @@ from fr.data.readers.folders import read_folders
 from fr.errors import InputError, os_error_as, run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.durable import replace_file
-from fr.options.commands import next_command
+from fr.options.commands import as_called, next_command
 from fr.options.names import SET_OPTIONS
 from fr.options.parsing import tool_parser
 from fr.options.types import BELOW_1, COUNT, SEED
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     refuse_unlistable(faces.names.to_pylist(), arguments.format)
     images = {name: of for name, of in _by_identity(faces).items() if len(of) >= arguments.min_images}
     if not images:
-        raise InputError(f"{arguments.root}: no folder holds {arguments.min_images} images (--min_images)")
+        raise InputError(f"{arguments.root}: no folder holds {counted(arguments.min_images, 'image')} (--min_images)")
     numbers = [int(name) for name in images if name.isascii() and name.isdigit()]
     if len(numbers) == len(images) > len(set(numbers)):
         raise InputError(f"{arguments.root}: folders with equal numbers as names; rename them")
@@ -79,6 +80,11 @@ def main(argv: list[str]) -> int:
         print(
             f"with fewer than about {_FEW} identities start from a published network, such as backbone.pth "
             "(docs/weights.md); or train @configs/own_faces.yml from scratch, without --init_from"
+        )
+    if not table and not (arguments.root / MARK).exists():
+        print(
+            "without --landmarks the images are taken for aligned crops; for photographs run "
+            f"{as_called('tools/detect_faces.py')} first, and give its OUT as --landmarks"
         )
     print(_next(arguments, table, bool(held), few))
     return 0
@@ -125,9 +131,8 @@ def _held_out(images: Mapping[str, Sequence[str]], fraction: float, seed: int) -
         return set()
     count = max(2, round(fraction * len(images)))
     if len(images) - count < 2:
-        raise InputError(
-            f"--people {fraction:g}: holds out {count} of {len(images)} identities: pairs need two, and a training two"
-        )
+        out = f"holds out {count:,} of {counted(len(images), 'identity')}"
+        raise InputError(f"--people {fraction:g}: {out}: pairs need two, and a training two")
     return set(sorted(images, key=lambda identity: _uniform(seed, identity))[:count])
 
 
@@ -148,7 +153,8 @@ def draw_pairs(images: Mapping[str, Sequence[str]], seed: int) -> list[str]:
     same = np.equal(*np.array(people)[[first, second]])
     count = min(MOST_PAIRS, same.sum(), (~same).sum())
     if count < 2:
-        raise InputError(f"--people: {len(images)} identities of {len(names)} images give no two pairs of each kind")
+        among = f"{counted(len(images), 'identity')} with {counted(len(names), 'image')}"
+        raise InputError(f"--people: no two pairs of each kind among {among}")
     random = np.random.default_rng(seed)
     drawn = [np.sort(random.choice(np.flatnonzero(kind), count, replace=False)) for kind in (same, ~same)]
     return [f"{names[first[row]]}\t{names[second[row]]}\t{int(same[row])}" for row in np.concatenate(drawn)]

@@ -121,11 +121,11 @@ def _images_a_shard(faces: LabelledFaces, crop: Crop | None, shard_size: float, 
         return count
     if any(out.glob("*.tar")):
         raise InputError(f"--out {out}: holds shards of another origin; give another folder")
-    some = faces.take(np.unique(np.linspace(0, len(faces) - 1, _SAMPLES).astype(np.int64)))
+    some = faces.take(faces.spaced_rows(_SAMPLES))
     measured = list(samples(some, crop))
     sizes = [_size_in_shard(some, sample) for sample in measured if isinstance(sample, Sample)]
     if not sizes:
-        raise InputError(f"none of {len(measured)} images examined can be packed: {measured[0]}")
+        raise InputError(f"none of {counted(len(measured), 'image')} examined can be packed: {measured[0]}")
     count = max(1, int(shard_size * 2**20 / np.mean(sizes)))
     replace_file(plan, json.dumps(settings | {"images": count}).encode())
     return count

@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     start("tools/report_runs.py", "tools.options.report_runs:options")
 
 import os
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fr.checkpoint.snapshot import all_paths, snapshot_path
+from fr.console import warn
 from fr.distributed import open_ranks
 from fr.errors import InputError, run_plainly
 from fr.evaluation.paired import check_one_set, compare, drawn_from, embeddings_warning
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
                 return 0
         names = [run.name for run in runs]
         if warning := embeddings_warning({name: sets[0] for name, sets in zip(names, by_run, strict=True)}):
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
+            warn(warning)
         count = resolved[0].values.bootstrap
         scored = [compared_on(one_set, names, count) for one_set in zip(*by_run, strict=True)]
     page = arguments.out / "index.html"

@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("tools/score_file.py", "tools.options.score_file:options")
 
+from fr.console import counted
 from fr.data.pairs.score_list import read_scores
 from fr.errors import run_plainly
 from fr.evaluation.bands import banded_curve
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
     result = PairResult.of(scores, same, verification, people, arguments.bootstrap)
     if arguments.json:  # written before anything is printed, since printing to a closed pipe may fail
         write_json(arguments.json, result.figures)
-    print(f"{arguments.scores}: {same.size:,} pairs ({same.sum():,} same)", flush=True)
+    print(f"{arguments.scores}: {counted(same.size, 'pair')} ({same.sum():,} same)", flush=True)
     print("\n".join(result.lines), flush=True)
     if not named and arguments.bootstrap:
         print(f"note: {_UNNAMED}", flush=True)

@@ -119,8 +119,10 @@ class TrainingState:
     def _copy(self, tensors: Tensors) -> Tensors:
         for name, tensor in tensors.items():
             if name not in self._copies:
-                self._copies[name] = torch.empty_like(tensor, device="cpu")
-            self._copies[name].copy_(tensor)
+                self._copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+            self._copies[name].copy_(tensor, non_blocking=True)
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
         return {name: self._copies[name] for name in tensors}
 
 

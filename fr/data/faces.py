@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -55,12 +56,17 @@ class Faces:
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
     def columns_digest(self) -> bytes:
         """SHA-256 of names and positions, for comparison between ranks: not of pixels, nor of the root."""
         digest = hashlib.sha256("\0".join(self.names.to_pylist()).encode("utf-8", "surrogateescape"))
         for column in (self.landmarks, self.boxes):
             digest.update(b"" if column is None else np.ascontiguousarray(column).data)
         return digest.digest()
+
+    def spaced_rows(self, most: int) -> NDArray[np.int64]:
+        """Rows of up to `most` images, evenly spaced over the list."""
+        return np.unique(np.linspace(0, len(self) - 1, most).astype(np.int64))
 
     def path(self, index: int) -> str:
         """Name of an image in messages: its path, or the file that holds it and its name in that file."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import PIXELS, check_landmarks, refuse
 from fr.data.rows_by_name import has_rows, values_by_name
 from fr.errors import InputError, in_short
@@ -156,7 +157,7 @@ def _bad_csv_row(path: Path, dialect: _Dialect, wanted: list[str]) -> str:
         except csv.Error as error:
             return f"{path}:{number}: {error}"
         if len(fields) != len(dialect.header):
-            return f"{path}:{number}: {len(fields)} fields, where the header has {len(dialect.header)}"
+            return f"{path}:{number}: {counted(len(fields), 'field')}, where the header has {len(dialect.header)}"
         for name, field in zip(dialect.header, fields, strict=True):
             if name not in wanted or field == name:
                 continue

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.errors import InputError
 from fr.randomness import Purpose, generator
 
@@ -78,7 +79,7 @@ class Order:
     def __post_init__(self) -> None:
         if self.batch_size > self.count:
             raise InputError(
-                f"--train_batch_size {self.batch_size} is more than the {self.count} images of the list: "
+                f"--train_batch_size {self.batch_size} is more than the {counted(self.count, 'image')} of the list: "
                 f"choose {self.count} or less"
             )
         if self.balance and self.balance.images > 1:
@@ -86,7 +87,7 @@ class Order:
             if needed > available:
                 raise InputError(
                     f"--train_batch_size {self.batch_size} with --images_per_identity {self.balance.images} needs "
-                    f"{needed} identities, and there are {available}"
+                    f"{counted(needed, 'identity')}, and there are {available:,}"
                 )
 
     @property

@@ -49,7 +49,11 @@ class DaliSettings:
 
 class Undecodable(InputError):
     """Images of a batch that can't be read, placed or decoded. rows: row of the batch → problem; empty when DALI fails
-    on the batch and on none of its images alone."""
+    on the batch and on none of its images alone.
+
+    Run no other graph while it is handled: DALI keeps exceptions in cycles, and theirs refer to the one handled, whose
+    frames refer to the failed graph.
+    """
 
     def __init__(self, rows: dict[int, str], dali_error: object = None) -> None:
         super().__init__(*(rows.values() or [f"DALI failed: {dali_error}"]))
@@ -127,13 +131,15 @@ class FaceStream:
             if self._stream:
                 self._stream.synchronize()  # raises a failure of the device itself, for which no image is to blame
             self.broken = True
+            said = str(error)
+        if self.broken:
             if self._ahead:
                 self._ahead.close()
             if not self._pending:
-                raise Undecodable({}, error) from error
+                raise Undecodable({}, said)
             samples, problems = self._pending[0]
             rows = _messages(problems) | self._search(samples)
-            raise Undecodable(dict(sorted(rows.items())), error) from error
+            raise Undecodable(dict(sorted(rows.items())), said)
         samples, problems = self._pending.popleft()
         if problems:
             raise Undecodable(_messages(problems))

@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.row_groups import GROUPS
 from fr.files import record_io
 from fr.files.data_root import DataRoot
@@ -151,7 +152,7 @@ class ParquetRows:
         place = int(self.group[index]), self.column, root.boundary
         images, row = GROUPS.column((self.file(root, index), *place)), int(self.row[index])
         if row >= len(images):
-            raise OSError(errno.EIO, f"row group {place[0]} has {len(images):,} rows now")
+            raise OSError(errno.EIO, f"row group {place[0]} has {counted(len(images), 'row')} now")
         image = images[row].as_py()
         if image is None or len(image) > MOST_BYTES:
             raise OSError(errno.EIO, "no image in it" if image is None else f"{len(image):,} bytes")

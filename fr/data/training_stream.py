@@ -54,10 +54,13 @@ class TrainingStream:
         for number in range(len(self.iterations) * self.accumulate):
             if stream.broken:
                 stream = self._open(self._shown_from(number))
+            bad = None
             try:
                 (images, *for_teacher), indices = stream.views()
             except Undecodable as failure:
-                (images, *for_teacher), indices = self._replaced(self._share(number), failure)
+                bad = failure.rows
+            if bad is not None:
+                (images, *for_teacher), indices = self._replaced(self._share(number), bad)
             if self.augment.mix_prob:
                 images, *for_teacher = (self._mixed(self._share(number), view) for view in (images, *for_teacher))
             yield images, torch.from_numpy(self.faces.labels[indices]), *for_teacher
@@ -102,30 +105,28 @@ class TrainingStream:
     def _candidates(self, index: int) -> Iterator[int]:
         return (other for other in stand_ins(self.faces.labels, index) if other not in self._hopeless)
 
-    def _replaced(self, share: Share, failure: Undecodable) -> tuple[list[torch.Tensor], Indices]:
-        """Images, of each network, and samples of a share, those of the failed rows replaced."""
-        before = None
+    def _replaced(self, share: Share, bad: Iterable[int]) -> tuple[list[torch.Tensor], Indices]:
+        """Images, of each network, and samples of a share, those of the bad rows replaced."""
         chosen = self._standing(share.indices)
         while True:
-            chosen = chosen.copy()
-            for row in failure.rows:
+            before, chosen = chosen, chosen.copy()
+            for row in bad:
                 chosen[row] = self._replacement(int(share.indices[row]), share.epoch, share.first + row)
-            if before is not None and np.array_equal(chosen, before):
-                raise failure  # the second time with the same images; the first may be a disk away for a moment
             try:
                 return self._open([(chosen, share.epoch, share.first)]).views()
-            except Undecodable as error:
-                failure, before = error, chosen
+            except Undecodable as failure:
+                if np.array_equal(chosen, before):
+                    raise  # the second time with the same images; the first may be a disk away for a moment
+                bad = failure.rows
 
     def _replacement(self, due: int, epoch: int, position: int) -> int:
         """The first stand-in of the sample due that decodes at a position, with the draws of that position."""
         for index in self._candidates(due):
             try:
                 next(self._open([(np.array([index]), epoch, position)], size=1))
+                return index
             except Undecodable as failure:
                 self.bad.report(index, str(failure))
-                if not has_first_pixel(self.faces, index, self.settings):
-                    self._hopeless.add(index)
-            else:
-                return index
+            if not has_first_pixel(self.faces, index, self.settings):
+                self._hopeless.add(index)
         raise InputError(f"{self.faces.root}: no image of the list can be decoded")

@@ -30,22 +30,24 @@ def usable_batches(
         return FaceStream(source, max_batch_size, preprocessing, settings)
 
     def usable_rows(
-        batch: SampleBatch, failure: Undecodable
+        batch: SampleBatch, bad: dict[int, str]
     ) -> tuple[torch.Tensor, NDArray[np.int64], dict[int, str]]:
         problems: dict[int, str] = {}
-        while failure.rows:
-            problems |= {int(batch.indices[row]): problem for row, problem in failure.rows.items()}
-            batch = batch.rows(np.delete(np.arange(len(batch.indices)), list(failure.rows)))
+        while True:
+            problems |= {int(batch.indices[row]): problem for row, problem in bad.items()}
+            batch = batch.rows(np.delete(np.arange(len(batch.indices)), list(bad)))
             if not len(batch.indices):
                 return torch.empty(0, 3, *preprocessing.input_size), batch.indices, problems
             try:
                 return *next(opened(iter([batch]))), problems
-            except Undecodable as error:
-                failure = error
-        raise failure
+            except Undecodable as failure:
+                if not failure.rows:
+                    raise
+                bad = failure.rows
 
     stream = opened(_recorded(waiting, batches, handed))
     while True:
+        bad: dict[int, str] = {}
         try:
             images, indices = next(stream)
         except StopIteration:
@@ -53,10 +55,9 @@ def usable_batches(
         except Undecodable as failure:
             if not failure.rows:  # DALI failed, perhaps before any batch
                 raise
-            yield usable_rows(handed.popleft(), failure)
-        else:
-            handed.popleft()
-            yield images, indices, {}
+            bad = failure.rows
+        batch = handed.popleft()
+        yield usable_rows(batch, bad) if bad else (images, indices, {})
         if stream.broken:  # its threads have ended, and draw no more of `batches`
             waiting.extendleft(reversed(handed))
             handed.clear()

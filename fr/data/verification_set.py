@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from fr.console import counted
+from fr.data.crop_sizes import size_warning
 from fr.data.faces import VerificationFaces, swapped_note
-from fr.data.pairs.crop_sizes import size_warning
 from fr.data.pairs.lfw import read_lfw
 from fr.data.pairs.pair_faces import faces_of_pairs
 from fr.data.pairs.pair_lists import list_form, list_in, read_pairs
@@ -54,7 +55,8 @@ class VerificationSet:
     def describe(self) -> str:
         """`calfw: 6,000 pairs of 7,156 images, aligned crops, /data/calfw`"""
         crops = "" if self.faces.landmarks.shape[1] else ", aligned crops"
-        return f"{self.name}: {len(self.faces.pairs):,} pairs of {len(self.faces):,} images{crops}, {self.source}"
+        pairs, images = counted(len(self.faces.pairs), "pair"), counted(len(self.faces), "image")
+        return f"{self.name}: {pairs} of {images}{crops}, {self.source}"
 
     @property
     def warning(self) -> str:

@@ -22,47 +22,41 @@ Matrix = NDArray[np.float32]
 
 
 def embed(
-    model: Network,
+    network: Network,
     faces: Faces,
     preprocessing: Preprocessing,
     settings: DaliSettings,
     ranks: Ranks,
     batch_size: int,
-    flipped: bool,
-    flip_mode: str = "sum",
     what: str = "",
 ) -> Matrix:
     """`embed_sets` of one network and one set."""
     bar = f"embedding {what}".rstrip()
-    ((rows,),) = embed_sets([model], [faces], preprocessing, settings, ranks, batch_size, flipped, flip_mode, bar=bar)
+    ((rows,),) = embed_sets([network], [faces], preprocessing, settings, ranks, batch_size, bar=bar)
     return rows
 
 
 @torch.inference_mode()
 def embed_sets(
-    models: Sequence[Network],
+    networks: Sequence[Network],
     sets: Sequence[Faces],
     preprocessing: Preprocessing,
     settings: DaliSettings,
     ranks: Ranks,
     batch_size: int,
-    flipped: bool,
-    flip_mode: str = "sum",
     heartbeat: Heartbeat | None = None,
     bar: str = "embedding",
 ) -> list[list[Matrix]]:
     """Embed all images, split over the ranks: for each network, of each set [N, E], on every rank.
 
-    Each image is decoded once, whatever the number of networks, and there is one DALI graph. flipped: use the mirror
-    image too: mean of both embeddings (flip_mode "sum") or both concatenated, [N, 2E] ("concat"). batch_size: images
-    per rank. bar: text of the progress bar. A backbone must be in evaluation mode. InputError, on all ranks together,
-    names images that can't be read or whose embedding isn't finite; another exception on one rank is an InputError on
-    the others.
+    Each image is decoded once, whatever the number of networks, and there is one DALI graph. batch_size: images per
+    rank. bar: text of the progress bar. A backbone must be in evaluation mode. InputError, on all ranks together, names
+    images that can't be read or whose embedding isn't finite; another exception on one rank is an InputError on the
+    others.
     """
-    digests = [faces.columns_digest() for faces in sets]
+    digests = [faces.columns_digest for faces in sets] if ranks.world_size > 1 else []
     if any(others != digests for others in gather_objects(digests)):
         raise InputError("the images to embed aren't the same on all ranks: hosts have different lists or landmarks")
-    networks = [with_mirror_image(model, flip_mode) if flipped else model for model in models]
     shares = [np.array_split(np.arange(len(faces)), ranks.world_size) for faces in sets]
     batches = [
         (number, batch)
@@ -107,14 +101,17 @@ def batch_size_on(device: torch.device, wish: int) -> int:
     return wish or (256 if device.type == "cuda" else 20)
 
 
-def with_mirror_image(model: Network, flip_mode: str) -> Network:
-    """Combine embeddings with the mirror images': their mean [B, E] ("sum") or concatenated [B, 2E] ("concat")."""
+def with_mirror_image(network: Network, flip_mode: str) -> Network:
+    """Combine embeddings with the mirror images': their mean [B, E] ("sum") or concatenated [B, 2E] ("concat").
 
-    def network(images: torch.Tensor) -> torch.Tensor:
-        embeddings, mirrored = model(images), model(images.flip(3))
+    With "" the network as it is.
+    """
+
+    def combined(images: torch.Tensor) -> torch.Tensor:
+        embeddings, mirrored = network(images), network(images.flip(3))
         return torch.cat([embeddings, mirrored], dim=1) if flip_mode == "concat" else (embeddings + mirrored) / 2
 
-    return network
+    return combined if flip_mode else network
 
 
 def _no_rows(model: Network, preprocessing: Preprocessing, ranks: Ranks) -> torch.Tensor:

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.cache import Damaged, Entry
 from fr.data.faces import Faces
 from fr.distributed import Ranks, gather_objects
@@ -64,7 +65,7 @@ def cached_embeddings(
     cached = _loaded(entry) if ranks.is_main else None
     shape = gather_objects(None if cached is None else cached.shape)[0]
     if shape is not None:
-        _print_on_first_rank(ranks, f"--cache: embeddings of {len(faces):,} images read from {folder}")
+        _print_on_first_rank(ranks, f"--cache: embeddings of {counted(len(faces), 'image')} read from {folder}")
         shared = torch.empty(shape) if cached is None else torch.from_numpy(cached.copy())
         dist.broadcast(shared, 0)
         return shared.numpy()

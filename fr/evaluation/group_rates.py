@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from fr.console import counted
 from fr.evaluation.intervals import ENOUGH, Interval
-from fr.evaluation.verification import threshold_text
+from fr.evaluation.verification import metric_text, threshold_text
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Rate:
     def text(self) -> str:
         """Format as `0.0123 [0.0101, 0.0150]`, without missing parts."""
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
-        return "–" if self.value is None else f"{self.value:.4f}{between}"
+        return metric_text(self.value) + between
 
     def record(self) -> dict[str, Any]:
         ends = {"low": self.interval[0], "high": self.interval[1]} if self.interval else {}
@@ -106,11 +107,9 @@ class GroupRates:
         """Heading of a report: the pairs that are compared, and the threshold."""
         kind = "the set's own pairs" if self.pairs == "own" else "every two images"
         chosen = "as given" if self.wanted is None else f"of FMR {self.wanted:g} over all groups"
-        left_out = f" ({self.unknown:,} images without a group are left out)" if self.unknown else ""
-        return (
-            f"{sum(self.people.values()):,} people in {len(self.people)} groups{left_out}, {kind}, at distance "
-            f"{threshold_text(self.distance)}, {chosen}"
-        )
+        left_out = f" ({counted(self.unknown, 'image')} without a group left out)" if self.unknown else ""
+        people, groups = counted(sum(self.people.values()), "person", "people"), counted(len(self.people), "group")
+        return f"{people} in {groups}{left_out}, {kind}, at distance {threshold_text(self.distance)}, {chosen}"
 
     def rows(self) -> list[tuple[str, str, Rate | None, Rate | None]]:
         """Rows of a table: group or groups, number of people, FMR and FNMR; all groups together at the end."""
@@ -130,7 +129,7 @@ class GroupRates:
         ]
         table = [("group", "people", "FMR", "false matches", "FNMR", "false non-matches"), *cells]
         widths = [max(len(row[column]) for row in table) for column in range(6)]
-        between = f" (95 % intervals: people resampled {self.redrawn:,} times)" if self.redrawn else ""
+        between = f" (95 % intervals: people resampled {counted(self.redrawn, 'time')})" if self.redrawn else ""
         return [
             f"By group: {self.heading()}{between}",
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table),

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import refuse
 from fr.data.pairs.pair_faces import ENDINGS
 from fr.data.readers.vgg import META_HEADER, genders
@@ -103,7 +104,7 @@ class _Csv:
             raise InputError(f"{path}:{reader.line_num}: {error}") from error
         header = [name.lower() for name in rows[0][1]] if rows else []
         refuse([
-            f"{path}:{number}: {len(row)} fields, where the header has {len(header)}"
+            f"{path}:{number}: {counted(len(row), 'field')}, where the header has {len(header)}"
             for number, row in rows
             if len(row) != len(header)
         ])

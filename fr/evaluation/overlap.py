@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from fr.console import counted
 from fr.errors import InputError
 from fr.evaluation.verification import unit_rows
 
@@ -78,7 +79,8 @@ def _nearest(people: Rows, classes: Rows) -> tuple[Numbers, Rows]:
     """The r + 1 nearest classes of each person, the most similar first, and their cosines: [T, r + 1] each."""
     there = np.flatnonzero(classes.any(axis=1))
     if len(there) <= RANKS:
-        raise InputError(f"{len(there):,} identities in the training set: the estimate needs at least {RANKS + 1}")
+        trained = counted(len(there), "identity")
+        raise InputError(f"{trained} in the training set: the estimate needs at least {RANKS + 1}")
     probes, unit = unit_rows(people), unit_rows(classes[there])
     labels, scores = np.zeros((2, len(probes), RANKS + 1))
     step = max(1, _MOST // len(there))

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.verification_set import VerificationSet
 from fr.evaluation.bootstrap import replicates, tar_name
 from fr.evaluation.intervals import Interval, clopper_pearson, newcombe, percentile, wider
 from fr.evaluation.roc import ENOUGH_MATCHES, FARS, area, equal_error_rate, false_matches, roc_curve, score_at, tar_at
 from fr.evaluation.verification import (
     Verification,
+    metric_text,
     printed_threshold,
     shares_of_pairs,
     threshold_text,
@@ -45,10 +47,9 @@ class Metric:
 
     def text(self) -> str:
         """Format as `0.9731 [0.9650, 0.9802], at distance 0.4210, rests on 3 false matches`, without missing parts."""
-        value = "–" if self.value is None else f"{self.value:.4f}"
         between = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
         place = "" if self.threshold is None else f", at {self.unit} {threshold_text(self.threshold)}"
-        return value + between + place + (f", {self.note}" if self.note else "")
+        return metric_text(self.value) + between + place + (f", {self.note}" if self.note else "")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class PairResult:
         bootstrap: int,
     ) -> PairResult:
         """Arguments as for `pair_statistics`. people: None = unknown; pairs are then treated as independent."""
-        redrawn = f"{same.size:,} pairs" if people is None else f"{np.unique(people).size:,} people"
+        redrawn = counted(same.size, "pair") if people is None else counted(np.unique(people).size, "person", "people")
         drawn = np.repeat(np.arange(same.size)[:, None], 2, axis=1) if people is None else people
         statistics = pair_statistics(scores, same, verification, drawn, bootstrap)
         printed = [*verification.lines(), *lines(statistics, redrawn, bootstrap)]
@@ -165,7 +166,7 @@ def lines(statistics: Mapping[str, Metric], redrawn: str, count: int) -> list[st
     ]
     return [
         *rows,
-        f"95 % intervals: {', '.join(between)}; {redrawn} resampled {count:,} times, "
+        f"95 % intervals: {', '.join(between)}; {redrawn} resampled {counted(count, 'time')}, "
         "at least as wide as for independent pairs",
     ]
 
@@ -190,5 +191,5 @@ def _note(far: float, different: int) -> str:
     if matches == 0:
         return f"{different:,} different pairs are too few"
     if matches < ENOUGH_MATCHES:
-        return f"rests on {matches} false match{'es' if matches > 1 else ''}"
+        return f"rests on {counted(matches, 'false match', 'false matches')}"
     return ""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
 
+from fr.console import counted
 from fr.errors import InputError
 from fr.evaluation.bootstrap import Replicates, replicates
 from fr.evaluation.embedding import people_of_pairs
@@ -52,7 +53,7 @@ class Comparison:
 
     def disagreement(self, a: str = "A", b: str = "B") -> str:
         """A line about the pairs that only one gets right. a, b: names of the models."""
-        counts = f"correct only by {a}: {self.only_a:,}, only by {b}: {self.only_b:,} of {self.pairs:,} pairs"
+        counts = f"correct only by {a}: {self.only_a:,}, only by {b}: {self.only_b:,} of {counted(self.pairs, 'pair')}"
         return f"{counts}; McNemar's p, if pairs were independent: {self.p:.3g}"
 
 

@@ -206,7 +206,7 @@ def _preprocessing_from_options(
 
 
 def _overrides(path: Path, stored: Preprocessing, used: Preprocessing) -> list[str]:
-    before, after = _by_option(stored), _by_option(used)
+    before, after = option_values(stored), option_values(used)
     return [
         f"--{name} {after[name]} overrides what {path} says: {before[name]}"
         for name in before
@@ -214,7 +214,7 @@ def _overrides(path: Path, stored: Preprocessing, used: Preprocessing) -> list[s
     ]
 
 
-def _by_option(preprocessing: Preprocessing) -> dict[str, str]:
+def option_values(preprocessing: Preprocessing) -> dict[str, str]:
     """Preprocessing as option values: height and width, R, G and B."""
     values = preprocessing.as_dict()
     if preprocessing.color_order == "bgr":

@@ -1,7 +1,6 @@
 """Scoring of a model on verification sets from options, for evaluate_lfw.py and tools/compare_models.py."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fr.alignment import CENTER_CROP
+from fr.console import print_lines, warn
 from fr.data.faces import Faces, VerificationFaces
 from fr.data.landmark_csv import qualities_of
 from fr.data.pipeline import DaliSettings, dali_settings
 from fr.data.verification_set import VerificationSet, sets_to_score
 from fr.distributed import Ranks
 from fr.errors import InputError
-from fr.evaluation.embedding import batch_size_on, embed, pair_scores
+from fr.evaluation.embedding import Network, batch_size_on, embed, pair_scores, with_mirror_image
 from fr.evaluation.embedding_cache import cached_embeddings
 from fr.evaluation.groups import Groups
 from fr.evaluation.histogram_protocol import verify_by_histogram
@@ -83,6 +83,11 @@ class Embedder:
         return cls(options, model, mode if flipped else "", dali, ranks)
 
     @property
+    def network(self) -> Network:
+        """The model's network, combined with mirror images by `flip_mode`."""
+        return with_mirror_image(self.model.network, self.flip_mode)
+
+    @property
     def batch(self) -> int:
         """Images per forward pass, from --val_batch_size."""
         return batch_size_on(self.ranks.device, self.options.val_batch_size)
@@ -91,8 +96,7 @@ class Embedder:
         """On the first rank, print overrides and warnings known before images are read."""
         if not self.ranks.is_main:
             return
-        if self.model.overrides:
-            print("\n".join(self.model.overrides), flush=True)
+        print_lines(self.model.overrides)
         warnings = list(set_warnings)
         if self.model.unit_length and (self.flip_mode or self.options.dist == "l2"):
             how = "combined with the mirror image's as unit vectors" if self.flip_mode else "compared as unit vectors"
@@ -101,15 +105,14 @@ class Embedder:
                 "and threshold aren't those of the raw embeddings, which the training validated"
             )
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
+            warn(warning)
 
     def embed(self, faces: Faces, what: str = "") -> NDArray[np.float32]:
         """Embeddings of all images, [N, E] on every rank; from the cache with --cache. what: for the progress bar."""
         options, model, dali, ranks = self.options, self.model, self.dali, self.ranks
-        flipped, mode = bool(self.flip_mode), self.flip_mode or "sum"
 
         def compute() -> NDArray[np.float32]:
-            return embed(model.network, faces, model.preprocessing, dali, ranks, self.batch, flipped, mode, what)
+            return embed(self.network, faces, model.preprocessing, dali, ranks, self.batch, what)
 
         if not options.cache:
             return compute()
@@ -131,7 +134,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
     groups = Groups.read(options, sets, needs_pairs=False)
     qualities = [_quality(options, one) for one in sets]
     if ranks.is_main:
-        print("".join(f"{note}\n" for note in resolved.notes), end="", flush=True)
+        print_lines(resolved.notes)
         aligns = model.preprocessing.alignment != CENTER_CROP  # a centre crop needs no landmarks
         set_warnings = [one.warning for one in sets if aligns and one.warning]
         embedder.announce([*set_warnings, *groups.notes])
@@ -143,7 +146,7 @@ def score(resolved: Resolved, ranks: Ranks, overriding: bool = True) -> list[Sco
         scores = pair_scores(faces, rows, options.dist, options.center)
         now = Spread.measure(pair_set, pair_scores(faces, rows), options.averaged, flip_mode)
         if (warning := deviation_warning(now, model.noted)) and ranks.is_main:
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
+            warn(warning)
         verification = PROTOCOLS[options.protocol](scores, faces.same, faces.fold, options.dist)
         found = embedding, verification, rows, scores, warning, bool(flip_mode), groups, quality
         scored.append(Scored(model, pair_set, embedder.dali, *found))

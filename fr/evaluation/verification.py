@@ -5,6 +5,7 @@ Letters: P pairs, E embedding size, K folds, U distinct scores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -112,8 +113,18 @@ def printed_threshold(score: float, dist: str) -> float:
     return score if dist == "similarity" else ORIGINS[dist] - score
 
 
+def metric_text(value: float | None) -> str:
+    """Value with four decimals; a dash for one that can't be measured."""
+    return "–" if value is None else f"{value:.4f}"
+
+
 def threshold_text(threshold: float) -> str:
-    """Threshold with four decimals, or four digits below 1e-3, as where embeddings are nearly all alike."""
+    """Threshold with four decimals, or four digits of it or of its difference from 1 where those would be lost.
+
+    Embeddings that are nearly all alike have such distances and cosines.
+    """
+    if 0 < abs(1 - threshold) < 5e-5:
+        return f"{threshold:.{3 - math.floor(math.log10(abs(1 - threshold)))}f}"
     return f"{threshold:.4f}" if threshold == 0 or abs(threshold) >= 1e-3 else f"{threshold:.4g}"
 
 

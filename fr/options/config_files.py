@@ -33,13 +33,15 @@ _SCALAR_TAGS = frozenset(
 _NULL_TAG, _LIST_TAG, _MAPPING_TAG = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "seq", "map"))
 
 
-class UnsetVariable(InputError):
-    """A value names an environment variable that isn't set. name: that of the variable."""
+class UnsetVariables(InputError):
+    """A value names environment variables that aren't set. names: those of the variables."""
 
-    def __init__(self, name: str, text: str) -> None:
-        remedy = f"before this command: export {name}=…"
-        super().__init__(f"the environment variable ${name} in {text!r} isn't set; {remedy}")
-        self.name = name
+    def __init__(self, names: Sequence[str], text: str) -> None:
+        plural, verb = ("", "isn't") if len(names) == 1 else ("s", "aren't")
+        listed = ", ".join(f"${name}" for name in names)
+        remedy = f"before this command: export {' '.join(f'{name}=…' for name in names)}"
+        super().__init__(f"the environment variable{plural} {listed} in {text!r} {verb} set; {remedy}")
+        self.names = names
 
 
 @dataclass(frozen=True)
@@ -164,17 +166,12 @@ def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, sett
 def expand_variables(text: str) -> str:
     """Replace $NAME and ${NAME} by environment variables, $$ by $, and a leading ~ by the home folder.
 
-    Raises UnsetVariable, and InputError on an unknown home or non-text.
+    Raises UnsetVariables, and InputError on an unknown home or non-text.
     """
-
-    def value_of(match: re.Match[str]) -> str:
-        dollar, *names = match.groups()
-        return dollar or os.environ[names[0] or names[1]]
-
-    try:
-        expanded = _VARIABLE.sub(value_of, text)
-    except KeyError as unset:
-        raise UnsetVariable(unset.args[0], text) from None
+    named = dict.fromkeys(plain or braced for dollar, plain, braced in _VARIABLE.findall(text) if not dollar)
+    if unset := [name for name in named if name not in os.environ]:
+        raise UnsetVariables(unset, text)
+    expanded = _VARIABLE.sub(lambda match: match[1] or os.environ[match[2] or match[3]], text)
     if "\0" in expanded or not is_unicode(expanded):
         raise InputError(f"{expanded!r} isn't UTF-8 text")
     home = os.path.expanduser("~")

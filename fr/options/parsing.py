@@ -21,7 +21,7 @@ from fr.errors import InputError
 from fr.options.commands import SCRIPTS, as_called, command_name
 from fr.options.config_files import (
     Setting,
-    UnsetVariable,
+    UnsetVariables,
     command_line_option,
     find_option,
     is_option,
@@ -161,10 +161,10 @@ def resolve(
                 origins[action.dest] = setting.origin
                 values[action.dest] = parse_setting(parser, action, setting)
         except InputError as error:
-            if isinstance(error, UnsetVariable):
-                if error.name in unset:
+            if isinstance(error, UnsetVariables):
+                if unset.issuperset(error.names):
                     continue
-                unset.add(error.name)
+                unset.update(error.names)
             where = f"{setting.origin}: {printable(setting.name)}"
             problems += [f"{where}: {problem}" for problem in error.problems]
     for name, action in options.items():

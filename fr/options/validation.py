@@ -1,13 +1,12 @@
-"""Cross-option validation; the checks of a single option are in `fr/options/definitions.py`."""
+"""Cross-option validation; the checks of a single option are in `fr/options/definitions.py`, those that need the
+number of ranks or the data in `fr/options/run_checks.py`.
+"""
 
-import argparse
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from fr.alignment import CENTER_CROP
-from fr.errors import InputError
 from fr.files.remote import is_url
 from fr.options.augmentation import Augmentation
 from fr.options.commands import as_called
@@ -214,7 +213,7 @@ def _order_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str
     if batch and parts and batch % (each * parts):
         problems.append(
             f"{origins['images_per_identity']}: --images_per_identity: {each} of each don't fill a --train_batch_size "
-            f"of {batch}{f' in {parts} parts (--accumulate)' if parts > 1 else ''}; {_nearest(batch, each * parts)}"
+            f"of {batch}{f' in {parts} parts (--accumulate)' if parts > 1 else ''}; {nearest(batch, each * parts)}"
         )
     return problems
 
@@ -280,38 +279,7 @@ def _number(values: dict[str, Any], name: str, otherwise: float) -> float:
     return value if isinstance(value, (int, float)) else otherwise
 
 
-def check_identities(identities: Sequence[str]) -> None:
-    """Raise InputError for training data of one identity, which can't be classified."""
-    if len(identities) < 2:
-        raise InputError(f"the training images are of one identity ({identities[0]}); a training needs at least two")
-
-
-def check_micro_batches(options: argparse.Namespace, world_size: int) -> None:
-    """Raise InputError for micro-batches of one image, whose batch norms have no variance; with --mix_prob for odd
-    ones."""
-    images = options.train_batch_size // (world_size * options.accumulate)
-    if images * (world_size if options.sync_bn else 1) == 1 and not options.freeze_bn:
-        raise InputError(
-            f"--train_batch_size {options.train_batch_size} on {world_size} (ranks) x {options.accumulate} "
-            "(--accumulate): one image in each micro-batch, and batch norms need two: give a larger --train_batch_size "
-            "or a smaller --accumulate, or --freeze_bn"
-        )
-    if options.mix_prob and images % 2:
-        raise InputError(
-            f"--mix_prob: blends pairs of images, and a micro-batch has {images}: change --train_batch_size"
-        )
-
-
-def check_batch_size(batch: int, world_size: int, accumulate: int) -> None:
-    """Raise InputError, with the nearest valid sizes, if a global batch doesn't split evenly over the ranks."""
-    parts = world_size * accumulate
-    if batch % parts:
-        raise InputError(
-            f"--train_batch_size {batch} doesn't divide into {world_size} (ranks) x "
-            f"{accumulate} (--accumulate) equal micro-batches; {_nearest(batch, parts)}"
-        )
-
-
-def _nearest(batch: int, divisor: int) -> str:
+def nearest(batch: int, divisor: int) -> str:
+    """Text on the batch sizes around `batch` that are divisible."""
     lower = batch // divisor * divisor
     return f"the nearest that do: {' and '.join(str(size) for size in (lower, lower + divisor) if size)}"

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, gammaln
 
+from fr.console import counted
 from fr.errors import InputError
 from fr.evaluation.all_pairs import Places, Rows, blocks, highest
 from fr.evaluation.intervals import ENOUGH, LEVEL, Interval, clopper_pearson
@@ -57,19 +58,19 @@ def check_fmr(people: int, fmr: float) -> None:
     if people * (people - 1) / 2 * fmr < ENOUGH:
         needed = math.ceil((1 + math.sqrt(1 + 8 * ENOUGH / fmr)) / 2)
         raise InputError(
-            f"{people:,} people form {people * (people - 1) // 2:,} pairs of people: a false match rate of {fmr:g} "
-            f"needs at least {ENOUGH / fmr:,.0f}, which {needed:,} people form"
+            f"{counted(people, 'person', 'people')}, {counted(people * (people - 1) // 2, 'pair')} of people: a false "
+            f"match rate of {fmr:g} needs at least {ENOUGH / fmr:,.0f}, which {needed:,} people form"
         )
 
 
 def check_fpir(people: int, fpir: float, gallery: int) -> None:
     """Raise InputError if there are too few people for the gallery, or to measure the rate."""
     if gallery > people - 1:
-        raise InputError(f"a gallery of {gallery:,} people needs {gallery + 1:,} at least, and there are {people:,}")
+        wanted = counted(gallery, "person", "people")
+        raise InputError(f"a gallery of {wanted} needs {gallery + 1:,} at least, and there are {people:,}")
     if people * fpir < ENOUGH:
-        raise InputError(
-            f"{people:,} people: a false positive rate of {fpir:g} needs {math.ceil(ENOUGH / fpir):,} at least"
-        )
+        needed = f"needs {math.ceil(ENOUGH / fpir):,} at least"
+        raise InputError(f"{counted(people, 'person', 'people')}: a false positive rate of {fpir:g} {needed}")
 
 
 def verification_point(rows: Rows, person: Places, fmr: float) -> OperatingPoint:

@@ -2,7 +2,9 @@
 
 from html import escape
 
+from fr.console import counted
 from fr.evaluation.group_rates import GroupRates, Rate
+from fr.evaluation.verification import metric_text
 from fr.report.html_page import inline_image
 
 
@@ -13,12 +15,12 @@ def group_chapter(rates: GroupRates, plot: bytes) -> str:
         for name, people, fmr, fnmr in rates.rows()
     )
     differentials = "".join(
-        f"<tr><td>{kind.upper()}</td><td>{escape(', '.join(of.groups)) or '–'}</td>{_cell(of.max_over_mean)}"
-        f"{_cell(of.gini)}</tr>\n"
+        f"<tr><td>{kind.upper()}</td><td>{escape(', '.join(of.groups)) or '–'}</td>"
+        f"<td>{metric_text(of.max_over_mean)}</td><td>{metric_text(of.gini)}</td></tr>\n"
         for kind, of in rates.differentials.items()
     )
     warnings = "".join(f"<li>{escape(warning)}</li>\n" for warning in rates.warnings)
-    redrawn = f" 95 % intervals: people resampled {rates.redrawn:,} times." if rates.redrawn else ""
+    redrawn = f" 95 % intervals: people resampled {counted(rates.redrawn, 'time')}." if rates.redrawn else ""
     return f"""<h2>Error rates by group</h2>
 <p class="note">{escape(rates.heading())}.{redrawn}</p>
 <div class="wide"><table class="folds groups"><thead><tr><th>Group</th><th>People</th><th>FMR</th><th>95 % interval</th>
@@ -38,8 +40,4 @@ def _cells(rate: Rate | None) -> str:
     if rate is None:
         return "<td></td>" * 3
     between = "–".join(f"{end:.4f}" for end in rate.interval or ())
-    return f"{_cell(rate.value)}<td>{between}</td><td>{rate.errors:,} / {rate.pairs:,}</td>"
-
-
-def _cell(value: float | None) -> str:
-    return f"<td>{'–' if value is None else f'{value:.4f}'}</td>"
+    return f"<td>{metric_text(rate.value)}</td><td>{between}</td><td>{rate.errors:,} / {rate.pairs:,}</td>"

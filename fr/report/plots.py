@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from fr.console import counted
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.rejection import SHARES
 from fr.evaluation.roc import Rates, Roc, area
@@ -141,7 +142,7 @@ def histogram_plot(verification: Verification, score: NDArray[np.float64], same:
         count = int(kind.sum())
         share = np.histogram(score[kind], bins=edges)[0] / count
         axes.stairs(share, edges, fill=True, color=color, alpha=0.35)
-        axes.stairs(share, edges, color=color, linewidth=1.2, label=f"{name}, {count} pairs")
+        axes.stairs(share, edges, color=color, linewidth=1.2, label=f"{name}, {counted(count, 'pair')}")
     threshold = verification.threshold_score
     label = f"mean threshold {threshold_text(threshold)}"
     axes.axvline(threshold, color=NEUTRAL, linestyle="--", linewidth=1.3, label=label)

@@ -11,12 +11,13 @@ import torch
 
 from fr.checkpoint.snapshot import SnapshotContents
 from fr.checkpoint.snapshot_writer import SnapshotWriter
+from fr.console import counted
 from fr.data.verification_set import VerificationSet
 from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.evaluation.embedding import people_of_pairs
 from fr.evaluation.pair_statistics import PairResult, ScoredPairs
-from fr.evaluation.verification import threshold_text
+from fr.evaluation.verification import metric_text, threshold_text
 from fr.files.durable import replace_file
 from fr.options.parsing import Resolved
 from fr.report.model_card import markdown_table
@@ -108,8 +109,9 @@ def card_text(prefix: str, last: Path, run: EndedRun, pictures: Sequence[str]) -
     }
     parts = [
         f"# {prefix}",
-        f"`{run.contents.model}`, embeddings of {run.contents.embed_size} numbers, after {iteration:,} iterations of "
-        f"all starts: `{last}`. The last start: {run.ended}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        f"`{run.contents.model}`, embeddings of {run.contents.embed_size} numbers, after "
+        f"{counted(iteration, 'iteration')} of all starts: `{last}`. The last start: {run.ended}, "
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
         "## Figures",
         *(_figures(one) for one in run.scored),
         *([] if run.scored else [f"{_NO_SETS if not run.sets else 'No validation yet'}: {_SCORES}"]),
@@ -141,7 +143,7 @@ def _figures(one: ScoredPairs) -> str:
         at = threshold if name == "accuracy" else metric.threshold
         cells = [
             metric.title,
-            "–" if metric.value is None else f"{metric.value:.4f}",
+            metric_text(metric.value),
             "–".join(f"{end:.4f}" for end in metric.interval or ()),
             "" if at is None else f"{metric.unit} {threshold_text(at)}",
             metric.note,

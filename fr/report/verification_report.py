@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fr.console import counted
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.pair_statistics import Metric, record
 from fr.evaluation.roc import Roc, roc_curve
 from fr.evaluation.verification import (
     Verification,
     checked_pairs,
+    metric_text,
     printed_threshold,
     threshold_text,
     threshold_unit,
@@ -47,8 +49,9 @@ def write_report(
 
     scores, same: the [P] pairs that `verification` was computed from. facts: information needed to repeat the result
     (model, snapshot, preprocessing, data), in the order shown. worst: misclassified pairs to show. statistics: from
-    `pair_statistics`, for a table. rejection: FNMR by name, from `rejection_curves`, for rejection.png. curve: the ROC
-    curve of the pairs, with its band if known; None = computed here. by_group: rates for a chapter and groups.png.
+    `pair_statistics`, for a table. rejection: FNMR by name, from `rejection_curves`, for rejection.png; {} = no curve,
+    for which the page gives the reason; None = not about rejection. curve: the ROC curve of the pairs, with its band if
+    known; None = computed here. by_group: rates for a chapter and groups.png.
     The page is self-contained. Each file is replaced atomically, the page last.
     Raises ValueError for pairs that do not match `verification`, or images that are not uint8 [H, W, 3]; InputError if
     the folder can't be written.
@@ -62,8 +65,10 @@ def write_report(
         "histogram.png": png(histogram_plot(verification, score, is_same)),
         "det.png": png(det_plot({"all pairs": roc})),
     }
+    rejected = "" if rejection is None else _NO_REJECTION
     if rejection:
         plots["rejection.png"] = png(rejection_plot(rejection))
+        rejected = _rejection_figure(plots["rejection.png"])
     chapter = ""
     if by_group:
         plots["groups.png"] = png(group_plot(by_group))
@@ -78,7 +83,7 @@ def write_report(
         "facts": dict(facts),
         **({"groups": by_group.record()} if by_group else {}),
     }
-    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {}, chapter)
+    document = _page(verification, int(is_same.sum()), facts, title, plots, worst, statistics or {}, rejected, chapter)
 
     for name, plot in plots.items():
         write_result(folder / name, plot)
@@ -95,6 +100,7 @@ def _page(
     plots: Mapping[str, bytes],
     worst: Sequence[WrongPair],
     statistics: Mapping[str, Metric],
+    rejected: str,
     chapter: str,
 ) -> bytes:
     v = verification
@@ -106,7 +112,7 @@ def _page(
         "AUC": f"{v.auc:.4f}",
         f"Threshold, {unit}": threshold_text(v.threshold),
         f"Threshold, {score_name}": threshold_text(v.threshold_score),  # for similarities this replaces the row above
-        "Pairs (same / different)": f"{v.pairs} ({same_count} / {v.pairs - same_count})",
+        "Pairs (same / different)": f"{v.pairs:,} ({same_count:,} / {v.pairs - same_count:,})",
     }
     folds = "".join(
         f"<tr><td>{i}</td><td>{accuracy:.4f}</td><td>{threshold_text(at)}</td>"
@@ -129,13 +135,13 @@ classified at {_RULES[v.protocol]} on all other folds; a pair is classified as t
 </div>
 <div class="columns">
 <figure>{inline_image(plots["roc.png"], "ROC curve")}<figcaption>TAR against FAR over all pairs. The left end is FAR 0:
-no false match in {v.pairs - same_count} different pairs. A band is the 95 % interval at each FAR, from ten false
-matches on.</figcaption></figure>
+no false match in {counted(v.pairs - same_count, 'different pair')}. A band is the 95 % interval at each FAR, from ten
+false matches on.</figcaption></figure>
 <figure>{inline_image(plots["histogram.png"], "Score histogram")}<figcaption>Scores ({score_name}) of same and
 different pairs, each in per cent of its kind, and the mean threshold.</figcaption></figure>
 <figure>{inline_image(plots["det.png"], "DET curve")}<figcaption>Detection error trade-off: FNMR against FMR, on the
 scale of normal deviates. Without errors of a kind there is no curve.</figcaption></figure>
-{_rejection_figure(plots)}
+{rejected}
 </div>
 {_statistics_section(statistics)}
 {chapter}
@@ -152,10 +158,13 @@ _RULES = {
 }
 
 
-def _rejection_figure(plots: Mapping[str, bytes]) -> str:
-    if "rejection.png" not in plots:
-        return ""
-    image = inline_image(plots["rejection.png"], "Errors against rejection")
+_NO_REJECTION = """<p class="note">No errors against rejection: they need a quality of each image (the length of its
+embedding where the model keeps it, or --quality), and ten false non-matches at a threshold of FMR 0.1, 0.01 or
+0.001.</p>"""
+
+
+def _rejection_figure(plot: bytes) -> str:
+    image = inline_image(plot, "Errors against rejection")
     return f"""<figure>{image}<figcaption>FNMR where the pairs of the images of the lowest quality are rejected, at
 thresholds that stay. The dotted lines are rejection at random. Thresholds with fewer than ten false non-matches are
 left out.</figcaption></figure>"""
@@ -167,7 +176,7 @@ def _statistics_section(statistics: Mapping[str, Metric]) -> str:
     rows = [
         (
             metric.title,
-            "–" if metric.value is None else f"{metric.value:.4f}",
+            metric_text(metric.value),
             "–".join(f"{end:.4f}" for end in metric.interval or ()),
             "" if metric.threshold is None else threshold_text(metric.threshold),
             metric.note,

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from fr.alignment import CENTER_CROP
+from fr.console import counted
 from fr.distributed import gather_objects, raise_together, rank, world_size
 from fr.errors import InputError
 from fr.evaluation.embedding_cache import weights_digest
@@ -124,7 +125,8 @@ def _head(path: Path, identities: Sequence[str], device: torch.device) -> Teache
     if weights.head is None or weights.identities is None:
         raise InputError(f"{option}: {path} has no head: take a snapshot whose training state (.state) is beside it")
     if others := sorted({*identities}.difference(weights.identities)):
-        raise InputError(f"{option}: {path} has not been trained on {len(others):,} identities, such as {others[0]}")
+        unknown = f"{counted(len(others), 'identity')}, such as {others[0]}"
+        raise InputError(f"{option}: {path} has not been trained on {unknown}")
     linear, rows = weights.bias is not None, weights.head
     if weights.bias is not None:
         rows = torch.cat([rows, weights.bias[:, None]], dim=1)

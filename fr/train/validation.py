@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from fr.console import counted
 from fr.data.pipeline import DaliSettings
 from fr.data.verification_set import VerificationSet
 from fr.distributed import Heartbeat, Ranks, broadcast_buffers, raise_reason
 from fr.errors import InputError, in_short
-from fr.evaluation.embedding import Matrix, embed_sets, pair_scores
+from fr.evaluation.embedding import Matrix, embed_sets, pair_scores, with_mirror_image
 from fr.evaluation.group_rates import GroupRates
 from fr.evaluation.groups import Groups
 from fr.evaluation.pair_statistics import ScoredPairs
@@ -69,8 +70,13 @@ class Validation:
                     accuracies = self.held_out.accuracies(self.head, rows)
                 metrics |= {f"{prefix}{name}": value for name, value in accuracies.items()}
                 top1, top5 = accuracies.values()
-                lines.append(f"{len(self.held_out.faces):,} held-out images: top-1 {top1:.4f}, top-5 {top5:.4f}")
+                images = counted(len(self.held_out.faces), "held-out image")
+                lines.append(f"{images}: top-1 {top1:.4f}, top-5 {top5:.4f}")
         return metrics, lines, spreads
+
+    @property
+    def _flip_mode(self) -> str:
+        return "sum" if self.flipped else ""
 
     def _embedded(self) -> dict[str, list[Matrix]]:
         """By the prefix of a model: the embeddings of each set, and of the held-out images, if there are any."""
@@ -80,8 +86,8 @@ class Validation:
         for model in self.models.values():
             broadcast_buffers(model)
             model.eval()
-        networks = list(self.models.values())
-        how = self.preprocessing, self.dali, self.ranks, self.batch_size, self.flipped
+        networks = [with_mirror_image(model, self._flip_mode) for model in self.models.values()]
+        how = self.preprocessing, self.dali, self.ranks, self.batch_size
         with _failing_together("validation"):
             embedded = embed_sets(networks, images, *how, heartbeat=self.heartbeat)
         return dict(zip(self.models, embedded, strict=True))
@@ -92,7 +98,7 @@ class Validation:
         with _failing_together(one.name):
             scores = pair_scores(one.faces, embeddings)
             verification = verify(scores, one.faces.same, one.faces.fold)
-            spread = Spread.measure(one, scores, averaged, flip="sum" if self.flipped else "")
+            spread = Spread.measure(one, scores, averaged, flip=self._flip_mode)
             by_group = self.groups.measure(one.name, one.faces, embeddings, scores)
             rates = by_group.metrics() if by_group else {}
             self.latest.append(ScoredPairs(one, averaged, iteration, verification, scores, rates))

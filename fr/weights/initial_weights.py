@@ -104,7 +104,7 @@ def head_rows(head: torch.Tensor, theirs: Sequence[str], ours: Sequence[str], fr
     """
     if len(theirs) != len(head):
         given = counted(len(theirs), "identity")
-        raise InputError(f"{given} for a head of {len(head):,} classes; give one name for each")
+        raise InputError(f"{given} for a head of {counted(len(head), 'class')}; give one name for each")
     if head.shape[1] != fresh.shape[1]:
         raise InputError(
             f"a class of the file's head has {head.shape[1]} numbers, one of this run {fresh.shape[1]} (--embed_size "

@@ -10,6 +10,7 @@ from torch import nn
 
 from fr.checkpoint import snapshot
 from fr.checkpoint.training_state import read_head
+from fr.console import counted
 from fr.errors import InputError
 from fr.files import foreign_pickle, safetensors
 from fr.files.kinds import Kind, kind_of
@@ -75,7 +76,7 @@ class Weights:
         """One line for the log."""
         numbers = sum(tensor.numel() for tensor in self.backbone.values())
         embedding = f"embeddings of {self.embed_size}" if self.embed_size else "no embedding layer"
-        classes = f"a head of {len(self.head):,} classes" if self.head is not None else "no head"
+        classes = f"a head of {counted(len(self.head), 'class')}" if self.head is not None else "no head"
         return f"{self.path}: {self.model} ({self.source}), {numbers:,} numbers, {embedding}, {classes}"
 
 

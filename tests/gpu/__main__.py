@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     device = _device(options.device)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the checks end, too
     start = time.monotonic()
-    deadline = start + 60 * (options.minutes or (6 if device == "cuda" else 60))
+    deadline = start + 60 * (options.minutes or (15 if device == "cuda" else 60))
     results = run_checks([CHECKS[name] for name in options.only], device, _data(out), out, deadline)
     write_report(results, device, out, time.monotonic() - start)
     failed = [result.check.name for result in results if not result.passed]
@@ -48,7 +48,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--device", default="cuda", choices=("cuda", "cpu"), help="where to run (default: %(default)s)")
     add("--only", nargs="+", default=[*CHECKS], choices=[*CHECKS], metavar="NAME", help="checks to run (default: all)")
-    add("--minutes", type=float, default=0, help="none starts later [minutes]; 0 = 6 with cuda, 60 with cpu")
+    add("--minutes", type=float, default=0, help="none starts later [minutes]; 0 = 15 with cuda, 60 with cpu")
     add("out", nargs="?", default="gpu-checks", help="folder of the results (default: %(default)s)")
     return parser.parse_args(argv)
 

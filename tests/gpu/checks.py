@@ -33,6 +33,6 @@ CHECKS = {
         Check("resume", "resume.check", 120, False, "resuming is exact, and crosses devices"),
         Check("every-loss", "losses.check", 120, False, "each loss and its gradients are those of the CPU"),
         Check("evaluation", "evaluation.check", 120, False, "evaluate_lfw.py has the CPU's AUC"),
-        Check("ranks", "ranks.check", 120, False, "a killed rank, SIGTERM, several ranks"),
+        Check("ranks", "ranks.check", 300, False, "a killed rank, SIGTERM, several ranks"),
     )
 }

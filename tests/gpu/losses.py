@@ -45,6 +45,9 @@ WITHOUT_WAIT: dict[str, dict[str, Any]] = {
     "ada": {"margin_type": "ada"},
     "mag": {"margin_type": "mag"},
     "cos with a tenth of the classes": {"sample_rate": 0.1},
+    "all auxiliary losses": {
+        f"{name}_loss_weight": 0.1 for name in ("center", "push", "push_plus", "global_push", "min_margin", "triplet")
+    },
 }
 
 

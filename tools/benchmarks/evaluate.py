@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fr.console import counted
 from fr.data.verification_set import sets_to_score
 from fr.distributed import open_ranks
 from fr.evaluation.embedding import Network, embed
@@ -34,12 +35,12 @@ def run(arguments: argparse.Namespace) -> None:
     options = resolved.values
     with open_ranks(options.device) as ranks:
         embedder = Embedder.open(resolved, ranks)
-        model, dali, batch, flipped = embedder.model, embedder.dali, embedder.batch, bool(embedder.flip_mode)
+        model, dali, batch = embedder.model, embedder.dali, embedder.batch
         faces = sets_to_score(vars(options), model.config, options.snap)[0].faces
-        passes = 2 if flipped else 1
+        passes = 2 if embedder.flip_mode else 1
         full = torch.rand(batch, 3, *model.preprocessing.input_size, device=ranks.device)
         forms: dict[str, Callable[[], object]] = {
-            "whole": lambda: embed(model.network, faces, model.preprocessing, dali, ranks, batch, flipped),
+            "whole": lambda: embed(embedder.network, faces, model.preprocessing, dali, ranks, batch),
             "bare": lambda: _bare(model.network, len(faces), passes, full),
         }
         costs: dict[str, list[Cost]] = {name: [] for name in forms}
@@ -47,7 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
             for name, form in forms.items():
                 cost = _cost(form)
                 costs[name] += [cost] if turn else []
-    print(f"{len(faces):,} images, {passes} passes each, {batch} a batch, {dali.threads} DALI threads")
+    images, threads = counted(len(faces), "image"), counted(dali.threads, "DALI thread")
+    print(f"{images}, {counted(passes, 'pass')} each, {batch} a batch, {threads}")
     print(f"{'form':6} {'images/s':>9} {'spread':>17} {'CPU ms an image':>16}")
     for name, turns in costs.items():
         rates = [len(faces) / cost.seconds for cost in turns]

@@ -34,6 +34,7 @@ from nvidia.dali import fn, pipeline_def, types
 from torch.utils.data import DataLoader, Dataset
 
 from fr import alignment
+from fr.console import counted
 from fr.data.bad_images import BadImages
 from fr.data.faces import LabelledFaces
 from fr.data.formats import read_training_faces
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     lines, results = [], {}
     for threads in arguments.threads:
         measured: dict[str, list[_Cost]] = {name: [] for name in forms}
-        for name in tracked([*forms] * arguments.turns, "turn", f"{threads} threads"):
+        for name in tracked([*forms] * arguments.turns, "turn", counted(threads, "thread")):
             # Opened again for each turn: an open loader would fill its queue while the others are measured.
             measured[name].append(_measure(forms[name](setting, threads), arguments.batches, setting.order.batch_size))
         results[threads] = {name: _median(costs) for name, costs in measured.items()}

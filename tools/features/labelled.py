@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fr.console import counted, print_lines
 from fr.data.bad_images import BadImages
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
@@ -19,7 +20,6 @@ from fr.options.parsing import Resolved
 from fr.weights.initial_weights import read_identities
 from fr.weights.loading import Weights, read_weights
 from tools.features.classes import Indices
-from tools.features.layers import feature_network
 from tools.features.parts import Extractor, Features, Part, extract
 
 Judged = TypeVar("Judged")
@@ -62,11 +62,10 @@ def labelled_images(resolved: Resolved, ranks: Ranks) -> LabelledImages:
     rows = np.flatnonzero(targets >= 0)
     if not len(rows):
         raise InputError(
-            f"none of the {len(faces.identities):,} identities ({faces.identities[0]}, …) is a class of "
+            f"none of the {counted(len(faces.identities), 'identity')} ({faces.identities[0]}, …) is a class of "
             f"{options.snap} ({names[0]}, …); give images of the identities that it was trained on"
         )
-    network = feature_network(model, options.snap, "embedding", embedder.flip_mode, normalize=False)
-    extractor = Extractor(network, faces, model.preprocessing, embedder.dali, options.batch_size)
+    extractor = Extractor(embedder.network, faces, model.preprocessing, embedder.dali, options.batch_size)
     dimensions = extractor.dimensions(ranks.device)
     sub_centers, rest = divmod(head.shape[1], dimensions)
     if rest or (sub_centers > 1 and weights.bias is not None):
@@ -78,8 +77,8 @@ def judged_images(
     images: LabelledImages, ranks: Ranks, bad: BadImages, judge: Callable[[Features], Judged]
 ) -> list[Judged]:
     """Results of `judge` for the images, some at a time, of all ranks on each. InputError if none can be used."""
-    if ranks.is_main and images.overrides:
-        print("\n".join(images.overrides), flush=True)
+    if ranks.is_main:
+        print_lines(images.overrides)
     own: list[Judged] = []
 
     def take(_part: Part, features: Features) -> None:
@@ -115,9 +114,10 @@ def _head(weights: Weights) -> torch.Tensor:
 
 def _class_names(weights: Weights, classes: int, identities: str) -> list[str]:
     """Names of the head's rows; InputError if they are unknown or their number differs."""
-    names = read_identities(Path(identities)) if identities else weights.identities
+    names, of_head = read_identities(Path(identities)) if identities else weights.identities, counted(classes, "class")
     if names is None:
-        raise InputError(f"{weights.path}: the names of its {classes:,} classes aren't stored: give --identities")
+        raise InputError(f"{weights.path}: the names of its {of_head} aren't stored: give --identities")
     if len(names) != classes:
-        raise InputError(f"{identities or weights.path}: {len(names):,} identities for a head of {classes:,} classes")
+        given = counted(len(names), "identity")
+        raise InputError(f"{identities or weights.path}: {given} for a head of {of_head}")
     return names

@@ -13,11 +13,9 @@ from fr.models import family
 def feature_network(model: ScoredModel, snap: str, layer: str, flip_mode: str, normalize: bool) -> Network:
     """Network [B, 3, H, W] → [B, D] up to a layer of LAYERS; InputError if it has no such layer.
 
-    flip_mode: as in `with_mirror_image`, "" = without mirror images. normalize: to norm 1; a zero row stays zero.
+    flip_mode: as in `with_mirror_image`. normalize: to norm 1; a zero row stays zero.
     """
-    network = model.network if layer == "embedding" else _pooled(model, snap)
-    if flip_mode:
-        network = with_mirror_image(network, flip_mode)
+    network = with_mirror_image(model.network if layer == "embedding" else _pooled(model, snap), flip_mode)
     return (lambda images: functional.normalize(network(images).float(), dim=1)) if normalize else network
 
 

@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fr.alignment import CENTER_CROP
+from fr.console import counted, print_lines
 from fr.data.faces import Faces, shown
 from fr.data.readers.folders import images_below
 from fr.errors import InputError
@@ -24,8 +24,7 @@ from fr.options.detection import DetectorSettings
 from fr.progress import progress
 from fr.recognition.detection import Mtcnn
 from tools.dataset.face_journal import Found
-from tools.dataset.parallel import map_in_processes
-from tools.detect_faces import face_of, find_face
+from tools.detect_faces import detect_all, face_of
 
 FEW = 64  # up to so many images are processed in this process, since starting others takes as long
 
@@ -41,6 +40,11 @@ class Portraits:
     usable: NDArray[np.bool_]
     faces: Faces
     notes: list[str]
+
+    @property
+    def people_of_faces(self) -> list[str]:
+        """Person of each image in `faces`."""
+        return [name for name, usable in zip(self.people, self.usable, strict=True) if usable]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     results = list(_look(root, names, looking))
     usable = [isinstance(result, Found) and result.faces > 0 for result in results]
     if not any(usable):
-        raise InputError(f"{option} {root}: no face found in any of its {len(names):,} images")
+        raise InputError(f"{option} {root}: no face found in its {counted(len(names), 'image')}")
     points = [result.points for result in results if isinstance(result, Found) and result.faces]
     taken = pa.array([name for name, there in zip(names, usable, strict=True) if there])
     faces = Faces(root, taken, np.array(points).reshape(-1, 5, 2))
@@ -82,7 +86,7 @@ def embedded(option: str, root: str, looking: Looking | None, embedder: Embedder
     if looking:
         refuse_center_crops(embedder)
     portraits = read_portraits(option, DataRoot(Path(root), embedder.options.allow_outside), looking)
-    print("".join(f"{line}\n" for line in shown(portraits.notes)), end="", flush=True)
+    print_lines(shown(portraits.notes))
     return portraits, embedder.embed(portraits.faces)
 
 
@@ -103,8 +107,7 @@ def person_of(name: str) -> str:
 
 def _look(root: DataRoot, names: list[str], looking: Looking) -> Iterator[Found | str]:
     if len(names) > FEW:
-        look = partial(find_face, root, looking.settings, looking.device, looking.choice)
-        yield from map_in_processes(look, names, 0, "detecting")
+        yield from detect_all(root, names, looking.settings, looking.device, looking.choice)
         return
     detector = Mtcnn(looking.settings, torch.device(looking.device))
     with progress(len(names), "img", "detecting") as bar:
@@ -116,5 +119,5 @@ def _look(root: DataRoot, names: list[str], looking: Looking) -> Iterator[Found 
 def _note(folder: Path, result: Found | str, choice: str) -> str:
     if isinstance(result, str):
         return result
-    what = f"{result.faces} faces; used: {choice}" if result.faces else "no face found"
+    what = f"{counted(result.faces, 'face')}; used: {choice}" if result.faces else "no face found"
     return f"{folder / result.name}: {what}"

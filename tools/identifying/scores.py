@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fr.console import counted
 from fr.evaluation.all_pairs import Rows
-from fr.evaluation.verification import threshold_text
+from fr.evaluation.verification import metric_text, threshold_text
 from fr.files.durable import write_result
 from fr.recognition.gallery import Gallery, normalised_rows
 from fr.recognition.identification import FPIRS, RANKS, Searches, cmc, fpir, identification_metrics, search, tpir
@@ -37,14 +38,15 @@ def metrics_of(searches: Searches, threshold: float | None) -> Figures:
 
 def lines(figures: Figures) -> list[str]:
     """Output lines of the metrics."""
-    output = [f"{figures['mated_probes']:,} mated probes, {figures['strangers']:,} unmated probes"]
-    output += [f"rank-{rank}: {_digits(figures[f'rank{rank}'])}" for rank in RANKS]
+    mated, strangers = (int(figures[kind] or 0) for kind in ("mated_probes", "strangers"))
+    output = [f"{counted(mated, 'mated probe')}, {counted(strangers, 'unmated probe')}"]
+    output += [f"rank-{rank}: {metric_text(figures[f'rank{rank}'])}" for rank in RANKS]
     for rate in FPIRS:
         at = figures[f"threshold@fpir={rate:.0e}"]
         where = "" if at is None else f" (threshold {threshold_text(at)})"
-        output.append(f"TPIR@FPIR={rate:.0e}: {_digits(figures[f'tpir@fpir={rate:.0e}'])}{where}")
+        output.append(f"TPIR@FPIR={rate:.0e}: {metric_text(figures[f'tpir@fpir={rate:.0e}'])}{where}")
     if (threshold := figures.get("threshold")) is not None:
-        rates = f"TPIR {_digits(figures['tpir'])}, FPIR {_digits(figures['fpir'])}"
+        rates = f"TPIR {metric_text(figures['tpir'])}, FPIR {metric_text(figures['fpir'])}"
         output.append(f"at the threshold {threshold_text(threshold)}: {rates}")
     return output
 
@@ -56,7 +58,3 @@ def cmc_of(searches: Searches, gallery: Gallery) -> list[float]:
 
 def write_cmc(path: Path, curve: list[float]) -> None:
     write_result(path, png(cmc_plot(np.array(curve))))
-
-
-def _digits(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from fr.console import counted
 from fr.errors import InputError
 from fr.evaluation.embedding_cache import weights_digest
 from fr.evaluation.scoring import Embedder
@@ -51,7 +52,7 @@ class Threshold:
         """Warning about its use with a gallery of so many people; "" if there is none."""
         if self.gallery is None or people <= self.gallery:
             return ""
-        for_whom = f"a gallery of {self.gallery:,} people" if self.gallery else "pairs (--fmr)"
+        for_whom = f"a gallery of {counted(self.gallery, 'person', 'people')}" if self.gallery else "pairs (--fmr)"
         return f"the threshold was chosen for {for_whom}; among {people:,} people more unknown people are accepted"
 
 

@@ -20,7 +20,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     detector_options(parser)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto = cuda if available (default)")
     add("--allow_outside", action="store_true", help="images may lie outside PHOTOS, by paths and links")
-    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="number of processes; 0 = one per core (default: 0)")
+    add("--workers", type=COUNT_OR_0, default=0, metavar="N", help="processes; 0 = one per core, 2 on a GPU (default)")
     return parser.parse_args(argv)
 
 

@@ -7,7 +7,7 @@ from fr.alignment import ALIGNMENTS, CENTER_CROP, TEMPLATES
 from fr.options.names import MODEL_NAMES
 from fr.options.parsing import tool_parser
 from fr.options.training import add_model_kwargs
-from fr.options.types import model_name, snapshot_file
+from fr.options.types import CHANNEL, COUNT, POSITIVE, model_name, snapshot_file
 
 
 def options(argv: list[str]) -> argparse.Namespace:
@@ -20,6 +20,11 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--alignment", choices=fits, help="as train.py's (default: its authors')")
     help_order = "order of the input's channels (default: its authors')"
     parser.add_argument("--color_order", choices=("rgb", "bgr"), help=help_order)
+    own = "(default: its network's)"
+    parser.add_argument("--input_size", type=COUNT, nargs=2, default=[], metavar=("H", "W"), help=f"[pixels] {own}")
+    for name, kind in (("--mean", CHANNEL), ("--std", POSITIVE)):
+        on = f"of the input's R G B, on a 0-1 scale {own}"
+        parser.add_argument(name, type=kind, nargs=3, default=[], metavar=("R", "G", "B"), help=on)
     help_model = "network whose keys the file has as they are, as timm/NAME (default: found out)"
     parser.add_argument("--model", type=model_name(MODEL_NAMES), help=help_model)
     add_model_kwargs(parser.add_argument)

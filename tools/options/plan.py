@@ -9,8 +9,8 @@ from fr.errors import InputError
 from fr.options.config_files import read_settings
 from fr.options.definitions import train_options
 from fr.options.parsing import tool_parser
+from fr.options.run_checks import check_batches
 from fr.options.types import COUNT, COUNT_OR_0
-from fr.options.validation import check_batch_size, check_micro_batches
 from tools.planning.cards import CARDS
 
 
@@ -39,8 +39,7 @@ def options(argv: list[str]) -> PlanOptions:
     if not any(word.startswith(("@", "--train_data")) for word in words):  # neither a recipe nor own data
         words = ["--train_dataset", "folder", "--train_data_root", "DATA", "--aligned", *words]
     training = train_options(words).values
-    check_batch_size(training.train_batch_size, own.gpus, training.accumulate)
-    check_micro_batches(training, own.gpus)
+    check_batches(training, own.gpus)
     if training.precision != "auto" and training.precision not in CARDS[own.gpu].flops:
         raise InputError(f"--precision {training.precision}: not supported by a {own.gpu}")
     if training.teacher:

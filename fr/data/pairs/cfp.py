@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fr.console import counted
 from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.cfp_fiducials import FIDUCIALS, read_fiducials
 from fr.data.pairs.pair_faces import Landmarks, PairRow, Pairs, faces_of_pairs
@@ -40,7 +41,7 @@ def _read_pairs(root: Path, kind: str) -> Pairs:
     folder = protocol / "Split" / split
     parts = sorted(part for part in folder.glob("*") if part.is_dir())
     if len(parts) < 2:
-        raise InputError(f"{folder}: {len(parts)} folders of pairs; CFP has ten")
+        raise InputError(f"{folder}: {counted(len(parts), 'folder')} of pairs; CFP has ten")
     rows: list[PairRow] = []
     fold: list[int] = []
     problems: list[str] = []

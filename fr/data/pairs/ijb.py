@@ -19,8 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import Faces, check_landmarks, refuse, refuse_rows
 from fr.data.lines import single_spaces, strays, true_rows
+from fr.data.pairs.pair_faces import check_kinds
 from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
 from fr.files.untrusted import read_bytes, read_text
@@ -59,7 +61,7 @@ def read_ijb(root: DataRoot) -> Ijb:
     pictures, templates, media = _columns(members, [_NAMED, _WHOLE, _WHOLE])
     again, *numbers = _columns(points, [_NAMED, *[_NUMBER] * 11])
     if len(again) != len(pictures):
-        raise InputError(f"{points}: {len(again):,} images, where {members} has {len(pictures):,}")
+        raise InputError(f"{points}: {counted(len(again), 'image')}, where {members} has {len(pictures):,}")
     differ = true_rows(pc.not_equal(again, pictures))
     strayed = true_rows(pc.or_(strays(pictures, crops), pc.equal(pictures, "")))
     refuse([f"{points}:{i + 1}: {again[i]}, where {members} has {pictures[i]}" for i in differ.tolist()])
@@ -89,8 +91,7 @@ def _pairs(path: Path, known: NDArray[np.int64], members: Path) -> tuple[NDArray
         np.flatnonzero(strange), lambda i: f"{path}:{i + 1}: {first[i]} or {second[i]} is no template of {members}"
     )
     same = label == 1
-    if same.all() or not same.any():
-        raise InputError(f"{path}: {same.sum():,} same pairs of {len(same):,}; a verification needs both kinds")
+    check_kinds(same, path)
     return pairs, same
 
 

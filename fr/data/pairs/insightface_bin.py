@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from fr.console import counted
 from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.pair_faces import tenths
 from fr.data.pairs.whole_sets import SetForm, check_kind, set_name
@@ -40,7 +41,8 @@ def read_pack(path: Path) -> VerificationFaces:
     ])
     refuse([f"{path}: pair {i} is neither True nor False" for i, label in enumerate(same) if label not in (0, 1)])
     if len(encoded) != 2 * len(same):
-        raise InputError(f"{path}: {len(encoded)} images for {len(same)} pairs, where each has two")
+        images = counted(len(encoded), "image")
+        raise InputError(f"{path}: {images} for {counted(len(same), 'pair')}, where each has two")
     kinds = np.array(same, dtype=bool)
     fold = tenths(kinds.tolist(), str(path))
     first: dict[bytes, int] = {}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fr.console import counted
 from fr.data.faces import VerificationFaces, refuse
 from fr.data.pairs.pair_faces import PairRow, Pairs, faces_of_pairs
 from fr.errors import InputError
@@ -52,7 +53,7 @@ def read_lfw_pairs(path: Path) -> Pairs:
         rows.append((pair, len(fields) == 3, f"{path}:{number}"))
     refuse(problems)
     if len(rows) != int(header[0]) * per_fold:
-        raise InputError(f"{path}: {len(rows)} pairs where the header says {header[0]} × 2 × {header[1]}")
+        raise InputError(f"{path}: {counted(len(rows), 'pair')} where the header says {header[0]} × 2 × {header[1]}")
     return Pairs.of(rows, np.arange(len(rows)) // per_fold)
 
 

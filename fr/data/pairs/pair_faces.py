@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import VerificationFaces, check_landmarks, refuse, with_first_image
 from fr.data.landmark_csv import landmarks_of
 from fr.data.lines import strays, true_rows
@@ -44,6 +45,13 @@ class Pairs:
         return cls([pair for pair, _, _ in rows], [same for _, same, _ in rows], fold, where)
 
 
+def check_kinds(same: NDArray[np.bool_], path: Path) -> None:
+    """Raise InputError if all pairs [P] of a file are same, or all different."""
+    if same.all() or not same.any():
+        given = f"{counted(same.sum(), 'same pair')} of {same.size:,}"
+        raise InputError(f"{path}: {given}; a verification needs both kinds")
+
+
 def tenths(same: Sequence[bool], source: str) -> NDArray[np.int64]:
     """Folds [P] for pairs [P] of a list without folds: fold n has the n-th tenth of the same and of the different ones.
 
@@ -55,7 +63,8 @@ def tenths(same: Sequence[bool], source: str) -> NDArray[np.int64]:
     for kind, called in ((True, "same"), (False, "different")):
         rows = np.flatnonzero(kinds == kind)
         if len(rows) < 2:
-            raise InputError(f"{source}: {len(rows)} {called} pairs; a verification needs two of each kind at least")
+            given = counted(len(rows), f"{called} pair")
+            raise InputError(f"{source}: {given}; a verification needs two of each kind at least")
         fold[rows] = np.arange(len(rows)) * FOLDS // len(rows)
     return fold
 
@@ -131,7 +140,7 @@ def _read_lfw_landmarks(path: Path) -> dict[str, list[float]]:
             problems.append(f"{path}:{number}: a landmark isn't a number")
             continue
         if len(numbers) != 10:
-            problems.append(f"{path}:{number}: {len(numbers)} numbers instead of ten after the name")
+            problems.append(f"{path}:{number}: {counted(len(numbers), 'number')} instead of ten after the name")
             continue
         known[name] = numbers
     refuse(problems)

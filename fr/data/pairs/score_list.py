@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fr.data.faces import refuse_rows
 from fr.data.lines import single_spaces
-from fr.data.pairs.pair_faces import tenths
+from fr.data.pairs.pair_faces import check_kinds, tenths
 from fr.errors import InputError
 from fr.files.untrusted import read_bytes
 from fr.options.types import is_number
@@ -69,8 +69,7 @@ def read_scores(path: Path) -> ScoreList:
     refuse_where(~np.isin(label, (0, 1)), "the label isn't 1 for one person or 0 for two")
     refuse_where(~np.isfinite(score), "the score isn't finite")
     same = label == 1
-    if same.all() or not same.any():
-        raise InputError(f"{path}: {same.sum():,} same pairs of {same.size:,}; a verification needs both kinds")
+    check_kinds(same, path)
     fold = columns["fold"].to_numpy() if "fold" in columns else tenths(same.tolist(), str(path))
     if len(np.unique(fold)) < 2:
         raise InputError(f"{path}: one fold; each is scored at the threshold of the others: two at least")

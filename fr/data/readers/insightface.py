@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from fr.console import counted
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.readers.source import Format
 from fr.data.storage import MOST_BYTES, RecordFile, read_slice
@@ -94,7 +95,7 @@ def read_records(root: DataRoot) -> LabelledFaces:
     distinct, labels = np.unique(classes, return_inverse=True)
     notes = _notes(path, records.keys[lost].tolist())
     if count is not None and len(distinct) < count:
-        notes.append(f"{facts} gives {count:,} classes, but the images are of {len(distinct):,}")
+        notes.append(f"{facts} gives {counted(count, 'class')}, but the images are of {len(distinct):,}")
     return LabelledFaces(
         root,
         pa.array(records.keys[rows]).cast(pa.string()),
@@ -136,8 +137,8 @@ def _identity_ranges(records: _Records) -> NDArray[np.int64] | None:
         first, last = bounds
         if last > len(records.keys):
             raise InputError(
-                f"{records.path}: its header counts {last:,} records, and its index {len(records.keys):,}; do they "
-                "belong together?"
+                f"{records.path}: its header counts {counted(last, 'record')}, and its index {len(records.keys):,}; do "
+                "they belong together?"
             )
         pairs = [_whole(records.labels(row)[0]) for row in records.rows(np.arange(first, last)).tolist()]
     except Damaged:
@@ -173,7 +174,7 @@ def _notes(path: Path, lost: list[int]) -> list[str]:
     if not lost:
         return []
     named = ", ".join(map(str, lost[:_NAMED])) + (", …" if len(lost) > _NAMED else "")
-    return [f"{len(lost):,} records of {path} whose class can't be read left out: {named}"]
+    return [f"{counted(len(lost), 'record')} of {path} whose class can't be read left out: {named}"]
 
 
 def _class_count(path: Path) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from fr.console import counted
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.readers.source import Format
 from fr.data.storage import MOST_BYTES, TarShards, read_slice
@@ -52,7 +53,7 @@ def read_lmdb(root: DataRoot) -> LabelledFaces:
     refuse(problems)
     count = counts.get("__len__", len(images))
     if count != len(images) or not images:
-        raise InputError(f"{path}: {len(images):,} images, but __len__ is {count:,}; write or copy it again")
+        raise InputError(f"{path}: {counted(len(images), 'image')}, but __len__ is {count:,}; write or copy it again")
     classes = counts.get("__classnum__", int(labels.max()) + 1)
     keys = np.array(sorted(images))
     refuse([
@@ -60,7 +61,7 @@ def read_lmdb(root: DataRoot) -> LabelledFaces:
         for row in np.flatnonzero(labels >= classes).tolist()
     ])
     distinct, coded = np.unique(labels, return_inverse=True)
-    fewer = f"{path} gives {classes:,} classes, but the images are of {len(distinct):,}"
+    fewer = f"{path} gives {counted(classes, 'class')}, but the images are of {len(distinct):,}"
     return LabelledFaces(
         root,
         pa.array(keys).cast(pa.string()),

@@ -41,7 +41,7 @@ from fr.data.prefetch import Prefetch, files_of, window_warnings
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import FOLDER, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
-from fr.errors import InputError, run_plainly
+from fr.errors import InputError, os_error_as, run_plainly
 from fr.evaluation.embedding import batch_size_on
 from fr.evaluation.groups import Groups
 from fr.losses.classifier import MarginSoftmax, shard_rows
@@ -116,6 +116,8 @@ def main(argv: list[str]) -> int:
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
         warnings = schedule.warnings(iterations.stop) + window_warnings(faces, order)
+        if options.precision == "fp16" and ranks.device.type == "cpu":
+            warnings.append("--precision fp16 is for GPUs: on most CPUs it is slower than fp32")
         if ranks.is_main:
             warnings += photograph_warnings(faces, options.train_data_root, options.aligned)
             warnings += [*(one.warning for one in sets if one.warning), *groups.notes]
@@ -249,13 +251,15 @@ def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent
     """
     options, monitor, failure = resolved.values, Silent(), None
     if ranks.is_main:
-        snapshots = Path(options.snap_folder)
+        config, logs = Path(options.snap_folder, f"{options.snap_prefix}.config.yml"), log_folder(options)
         try:
-            resolved.write(snapshots / f"{options.snap_prefix}.config.yml")
-            monitor = Monitor(log_folder(options), iterations.start, iterations.stop)
+            with os_error_as(f"{config}: can't be written"):
+                resolved.write(config)
+            with os_error_as(f"--log_folder {logs}: can't be written to"):
+                monitor = Monitor(logs, iterations.start, iterations.stop)
             print("\n".join([resolved.table(), *resolved.notes]), flush=True)
-        except OSError as error:
-            failure = InputError(f"the folders of snapshots and logs: can't be written to: {error}")
+        except InputError as error:
+            failure = error
     raise_together(failure, "rank 0 can't write to the folders of snapshots and logs")
     return monitor
 
@@ -273,7 +277,8 @@ def _summary(
     _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
     weights = sum(parameter.numel() for parameter in backbone.parameters())
     return "\n".join([
-        f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}; {preprocessing.describe()}",
+        f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}; "
+        f"{preprocessing.describe(aligned=not faces.landmarks.shape[1])}",
         *faces.notes,
         f"{counted(order.batch_size, 'image')} a step on {ranks.world_size} × {ranks.device.type}, "
         f"{counted(rows, 'class')} a rank; {counted(weights, 'weight')} in the backbone",

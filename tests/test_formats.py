@@ -384,6 +384,9 @@ def test_any_content_is_read_or_refused(data: Data, which: str, content: bytes, 
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
+LISTS = ": a file with a line for each image, as of tools/detect_faces.py and tools/make_list.py"
+
+
 def test_each_format_has_a_reader_and_its_options() -> None:
     assert DATASETS.keys() | UNLABELLED.keys() == READERS.keys()
 
@@ -391,8 +394,10 @@ def test_each_format_has_a_reader_and_its_options() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("", [f"--train_{name} is required by --train_dataset vgg" for name in ("list", "landmarks")]),
-        ("--train_dataset trp", ["--train_list is required by --train_dataset trp"]),
+        ("", [f"--train_list is required by --train_dataset vgg{LISTS}",
+              "--train_landmarks is required by --train_dataset vgg: CSV files with landmarks, as of "
+              "tools/detect_faces.py"]),
+        ("--train_dataset trp", [f"--train_list is required by --train_dataset trp{LISTS}"]),
         (
             "--train_dataset folder --train_list l --aligned",
             ["command line: --train_list: not used by --train_dataset folder"],
@@ -409,8 +414,9 @@ def test_each_format_has_a_reader_and_its_options() -> None:
         (
             "--train_dataset folder",
             [
-                "--train_dataset folder needs to know where the faces are: give --train_landmarks (a CSV as "
-                "bb_landmark's), or --aligned if the images are aligned crops, or the network's are centre crops"
+                "--train_dataset folder needs to know where the faces are: give --train_landmarks (CSV files, as of "
+                "tools/detect_faces.py), or --aligned if the images are aligned crops, or the network takes centre "
+                "crops (--alignment center_crop)"
             ],
         ),
         (

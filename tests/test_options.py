@@ -28,6 +28,7 @@ from tests.conftest import REQUIRED, ROOT
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
+WHOLE = "expected a whole number >= 1"
 LAUNCH = "choose the GPUs at the launch:"
 LFW = "--val_data_root, --val_list, --val_landmarks"
 BASIC_AUGMENTATION = {"flip_prob", "rotate_prob", "rotate_degrees", "cutout_prob", "blur_prob"}
@@ -303,6 +304,8 @@ def test_values_that_start_with_a_dash(config: Callable[..., str]) -> None:
         ("lr_drops: [1, --lr=3]", "x.yml:1: lr_drops: unexpected value '--lr=3'"),
         ("lr_drops: [1, --help]", "x.yml:1: lr_drops: unexpected value '--help'"),
         ("lr_drops: [-3]", "x.yml:1: lr_drops: expected a whole number >= 1, got '-3'"),
+        ("lr_drops: 3, 6", "x.yml:1: lr_drops: expected a whole number >= 1, got '3, 6'; several values are written ["),
+        ("m: .1\nlr:\n\t.1", "x.yml:3: not valid YAML: found character '\\t' that cannot start any token; use spaces"),
         ("lr_drops: [[1]]", "x.yml:1: lr_drops: expected a value or a flat list"),
         ("a: {b: 1}", "x.yml:1: a: expected a value or a flat list"),
         ("lr: .1\nm: .1\nlr: .2", "x.yml:3: lr: given twice in this file, first on line 1"),
@@ -353,6 +356,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
         (["--lr"], "command line: --lr: expected a value"),
         (["--lr", "1", "2"], "command line: --lr: unexpected value '2'"),
         (["--lr_drops", "3", "-1e4"], "command line: --lr_drops: expected a whole number >= 1, got '-1e4'"),
+        (["--lr_drops", "3,6"], f"command line: --lr_drops: {WHOLE}, got '3,6'; several values are written 3 6"),
         (["--"], "command line: --: no such option"),
         (["@"], "command line: '@' stands alone"),
         (["@no_such.yml"], "no_such.yml: can't be read: No such file or directory"),
@@ -442,10 +446,14 @@ def test_ranges(name: str, good: str, bad: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "problem"),
     [
-        ("--images_per_identity 4", "--images_per_identity: 4 of each don't fill a --train_batch_size of 170"),
+        (
+            "--images_per_identity 4",
+            "--images_per_identity: 4 of each don't fill a --train_batch_size of 170; the nearest that do: 168 and 172",
+        ),
         (
             "--images_per_identity 4 --train_batch_size 24 --accumulate 4",
-            "--images_per_identity: 4 of each don't fill a --train_batch_size of 24 in 4 parts (--accumulate)",
+            "--images_per_identity: 4 of each don't fill a --train_batch_size of 24 in 4 parts (--accumulate); "
+            "the nearest that do: 16 and 32",
         ),
         ("--weighted --images_per_identity 5", "--weighted: no effect with --images_per_identity"),
     ],

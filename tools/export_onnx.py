@@ -185,7 +185,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
     except OSError as error:
-        raise InputError(f"{path}: can't be written: {error}") from error
+        raise InputError(f"{path}: can't be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # it would hide the reason
             temporary.unlink()

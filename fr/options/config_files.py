@@ -5,6 +5,7 @@ A file is one flat YAML mapping. `fr/options/definitions.py` defines the options
 
 import argparse
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,8 @@ def read_config_file(path: str) -> list[Setting]:
         root = yaml.compose(text, Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{label}:{line}: not valid YAML: {error.problem or error.context}") from None
+        remedy = "; use spaces, not tabs" if "'\\t'" in (error.problem or "") else ""
+        raise InputError(f"{label}:{line}: not valid YAML: {error.problem or error.context}{remedy}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise InputError(f"{label}:{line}: not valid YAML: the character {chr(error.character)!r}") from None
@@ -138,7 +140,11 @@ def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, sett
         for value in values:
             parser._check_value(action, value)
     except argparse.ArgumentError as error:
-        raise InputError(error.message) from None
+        numbers = re.split(r"[,\s]+", words[0].strip("[], ")) if several and len(words) == 1 else []
+        written = " ".join(numbers) if setting.origin == COMMAND_LINE else f"[{', '.join(numbers)}]"
+        separated = len(numbers) > 1 and all(map(is_number, numbers))
+        remedy = f"; several values are written {written}" if separated else ""
+        raise InputError(f"{error.message}{remedy}") from None
     return values if several else values[0] if values else action.const
 
 

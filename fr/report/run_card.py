@@ -69,7 +69,8 @@ def leave_card(writer: SnapshotWriter, run: EndedRun) -> str:
         text = card_text(writer.prefix, written[-1], run, [*pictures])
         replace_file(path, text.encode(errors="backslashreplace"))
     except (OSError, InputError) as error:
-        return f"{path}: can't be written: {error}"
+        reason = error.strerror if isinstance(error, OSError) else error
+        return f"{path}: can't be written: {reason}"
     return f"card: {path}"
 
 

@@ -10,6 +10,7 @@ from fr.checkpoint.snapshot import snapshot_path
 from fr.checkpoint.snapshot_writer import SnapshotWriter
 from fr.distributed import launcher_facts
 from fr.options.commands import command_line, next_command
+from fr.options.config_files import is_option
 
 
 def closing_lines(
@@ -67,10 +68,16 @@ def command_of_run(words: Sequence[str]) -> str:
 
 def _resuming(argv: Sequence[str], options: argparse.Namespace, longer: str) -> str:
     """The command that resumes the run. longer: the option that ended it, if it is to go beyond its end."""
-    words = [*argv]
-    if longer:
-        words = [word for word in words if not word.startswith(f"{longer}=")]
-        while longer in words:
-            del words[words.index(longer) : words.index(longer) + 2]
+    words = without(argv, "--overwrite")  # a command to keep: it mustn't remove what it is to resume from
+    words = without(words, longer) if longer else words
     auto = [] if options.snap_to_resume == "auto" else ["--snap_to_resume", "auto"]
     return command_of_run([*words, *auto, *([longer, "MORE"] if longer else [])])
+
+
+def without(words: Sequence[str], option: str) -> list[str]:
+    """The words of a command line without an option, such as `--lr`, and its values."""
+    kept, dropped = [], False
+    for word in words:
+        dropped = word.partition("=")[0] == option or (dropped and not is_option(word) and not word.startswith("@"))
+        kept += [] if dropped else [word]
+    return kept

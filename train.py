@@ -55,7 +55,7 @@ from fr.options.types import keyword_arguments
 from fr.preprocessing import Preprocessing
 from fr.report.run_card import EndedRun, leave_card
 from fr.train.ema import WeightAverage
-from fr.train.ending import closing_lines, command_line, duration, ended, log_folder
+from fr.train.ending import closing_lines, command_of_run, duration, ended, log_folder
 from fr.train.held_out import read_held_out
 from fr.train.learner import Learner, StepSettings
 from fr.train.learning_rate import Schedule
@@ -151,7 +151,7 @@ def main(argv: list[str]) -> int:
         seconds = time.monotonic() - started
         if options.card and ranks.is_main:
             end = f"{ended(status)} after {duration(seconds)}"
-            command, logs = command_line(argv), log_folder(options)
+            command, logs = command_of_run(argv), log_folder(options)
             run = EndedRun(contents, sets, validation.latest, resolved, ranks, command, logs, end, seconds)
             monitor.say(leave_card(writer, run))
         monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds, iterations.stop)))

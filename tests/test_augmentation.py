@@ -243,6 +243,7 @@ def test_pixels_of_rectangles_and_of_smaller_pictures_are_possible_for_any_stren
     assert (small >= 1).all() and (small <= size).all()
     # Each edge is rounded to the pixel on its own.
     assert (np.abs(extent - draws.erase_extent * size) <= 1 + 1e-3).all()
+    assert (np.abs(small - np.maximum(draws.lowres_ratio[:, None] * size, 1)) <= 0.5 + 1e-3).all()
 
 
 def test_cutout_covers_one_to_three_distinct_landmarks_equally_often() -> None:

@@ -233,11 +233,11 @@ def test_variables_are_expanded_everywhere(
     monkeypatch.delenv("UNSET_ROOT", raising=False)
     assert problems(*DATA, config("\nlog_folder: ${UNSET_ROOT}/x\n"), "--lr=$UNSET_ROOT") == (
         "x.yml:2: log_folder: the environment variable $UNSET_ROOT in '${UNSET_ROOT}/x' isn't set; "
-        "before this command: export UNSET_ROOT=…",
+        "before this command: export UNSET_ROOT=…, or write $$ for a plain $",
     )
     assert problems(*DATA, "--log_folder", "$UNSET_1/${UNSET_2}/$UNSET_1", "--lr", "$UNSET_2") == (
         "command line: --log_folder: the environment variables $UNSET_1, $UNSET_2 in '$UNSET_1/${UNSET_2}/$UNSET_1' "
-        "aren't set; before this command: export UNSET_1=… UNSET_2=…",
+        "aren't set; before this command: export UNSET_1=… UNSET_2=…, or write $$ for a plain $",
     )
 
 
@@ -246,8 +246,8 @@ def test_each_unset_variable_of_a_recipe_is_one_problem(monkeypatch: pytest.Monk
     for name in ("VGGFace2_ROOT", "LFW_ROOT"):
         monkeypatch.delenv(name, raising=False)
     first, second = problems(f"@{ROOT}/configs/mobilenet_arcface.yml")
-    assert "train_data_root: " in first and first.endswith("export VGGFace2_ROOT=…")
-    assert "val_data_root: " in second and second.endswith("export LFW_ROOT=…")
+    assert "train_data_root: " in first and "export VGGFace2_ROOT=…" in first
+    assert "val_data_root: " in second and "export LFW_ROOT=…" in second
 
 
 def test_a_tilde_is_the_home_folder_in_files_and_behind_the_kind_of_a_set(
@@ -391,7 +391,7 @@ def test_all_problems_come_out_together(config: Callable[..., str]) -> None:
         "x.yml:1: lrr: no such option; the closest: lr, lr_power",
         "x.yml:2: lr: expected a number > 0, got 'abc'",
         "command line: --train_list: the environment variable $UNSET_LIST in '$UNSET_LIST' isn't set; "
-        "before this command: export UNSET_LIST=…",
+        "before this command: export UNSET_LIST=…, or write $$ for a plain $",
         "--train_data_root is required",  # but not --train_list, which was given
         f"{LFW}: give all three, a list without landmarks (aligned crops), or the folder of a whole set alone; "
         "empty: --val_data_root",
@@ -620,6 +620,10 @@ def test_pointers_name_options_that_exist_and_hide_none() -> None:
         for option in re.findall(r"--(\w+)", pointer):
             assert option in known or f'"--{option}"' in tools, (name, option)
     assert not ELSEWHERE.keys() & known.keys()
+    found = problems(*DATA, "--network", "r50", "--fp16", "--num_epoch", "20", "--margin_list", "1.0,0.5,0.0")
+    assert "command line: --network: no such option; here it is --model, with r50 = iresnet50" in found
+    pointers = [line.partition("here it is --")[2] for line in found]
+    assert [pointer.partition(",")[0] for pointer in pointers[1:]] == ["precision", "epoch_total_num", "margin_type"]
     with pytest.raises(InputError, match="no such option; the closest: --val_batch_size"):
         evaluation_options(["--snap", "x.pt", "--batch_size", "3"])  # which has no --train_batch_size
 

@@ -231,7 +231,9 @@ def test_two_runs_share_a_cache_and_neither_waits_for_the_other(store: ObjectSto
 # --- ahead ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_next_window_is_downloaded_while_the_current_one_is_shown(store: ObjectStore, tmp_path: Path) -> None:
+def test_the_next_window_is_downloaded_while_the_current_one_is_shown(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     faces = read_training_faces(options(store, tmp_path))
     assert isinstance(faces.storage, RemoteShards)
     for path in (tmp_path / "shards").iterdir():
@@ -240,10 +242,13 @@ def test_the_next_window_is_downloaded_while_the_current_one_is_shown(store: Obj
     assert files is not None
     order = Order(12, 2, 0, windows=Windows(files, 1))
     store.gets.clear()
+    touched: list[int] = []
+    monkeypatch.setattr(RemoteShards, "touch", lambda _storage, _root, shard: touched.append(shard))
     ahead = Prefetch(faces, order)
     turns = Windows(files, 1).turns(generator(0, Purpose.ORDER, 0)).tolist()
     for iteration, wanted in enumerate(itertools.pairwise(turns)):
         ahead(iteration)
+        assert touched[2 * iteration :] == [*wanted][::-1]  # the current one last: it is removed after the next
         deadline = time.monotonic() + 20
         names = {f"data/{file}.tar" for file in wanted}
         while not names <= set(store.gets) and time.monotonic() < deadline:

@@ -1,19 +1,25 @@
 """A rank that hangs ends the run, and is named."""
 
+import json
 import os
 import pickle
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from fr.distributed import Heartbeat, Ranks
+from fr.train import watchdog
 from fr.train.watchdog import STATUS, Post, culprits, watched
 from tests.conftest import ROOT, TINY, data_options, folders
 
@@ -36,6 +42,33 @@ def test_the_culprits_are_the_suspended_or_those_that_are_behind(
     earlier: dict[int, Post], now: dict[int, Post], named: list[int]
 ) -> None:
     assert culprits(earlier, now) == named
+
+
+def test_the_patience_begins_anew_with_a_step_and_so_do_the_reports(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both ranks make a step at 6 s, which is more than half of the patience; rank 1 is suspended at 8 s."""
+    now, heart, store = 0.0, Heartbeat(), dist.HashStore()
+
+    class Beats(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal now
+            now += timeout or 0
+            heart.count = int(now >= 6)
+            if now < 8:
+                store.set("1", json.dumps(asdict(Post(int(now), heart.count, 0, ""))))
+            return False
+
+    def end(lines: list[str]) -> None:
+        raise RuntimeError(*lines)
+
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(watchdog, "_end", end)
+    ranks, answer = Ranks(0, 2, 0, 2, torch.device("cpu")), watchdog._Answer(0)
+    with pytest.raises(RuntimeError) as ended:
+        watchdog._watch(ranks, 8.0, heart, tmp_path, store, answer, Beats())
+    assert ended.value.args[0] == "rank 1 has hung: no sign of life for 8 s at iteration 0"
+    assert now == 6 + 8 and "rank 0" not in str(ended.value)
 
 
 def run_alone(code: str, logs: Path) -> subprocess.CompletedProcess[str]:

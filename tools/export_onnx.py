@@ -116,7 +116,7 @@ def main(argv: list[str]) -> int:
             quantise(exported, small, inputs, _metadata(replace(contents, scores=[]), preprocessing, arguments))
             flipped = bool(contents.config.get("flipped_emb"))
             _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, preprocessing, dali, ranks, flipped)
-    print(next_command("evaluate_lfw.py", "--snap", str(arguments.out), "--val_data_root", "LFW"))
+    print(next_command("evaluate_lfw.py", snap=str(arguments.out), val_data_root="LFW"))
     return 0
 
 

@@ -355,7 +355,7 @@ def test_a_run_that_a_signal_stops_waits_for_a_shorter_time(
     mirrored = [*STEPS, "--snap_mirror", str(tmp_path / "mirror")]
     assert train.main([*data_options(sample_data), *TINY, *mirrored, *folders(tmp_path)]) == 128 + signal.SIGTERM
     over.set()
-    assert f"not waiting any longer after 0.3 s: lacks {tmp_path}/snapshots/tiny_2.pt" in capfd.readouterr().err
+    assert f"not waiting any longer after 0.3 s: lacks {tmp_path}/snapshots/tiny_3.pt" in capfd.readouterr().err
 
 
 def test_no_run_begins_anew_while_the_mirror_is_out_of_reach(run_small: Callable[..., Losses], tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_prefix_in_use_is_refused_unless_resumed_or_overwritten(folder: Path) 
 
 @pytest.mark.parametrize("choice", ["", "auto"])
 def test_weights_without_a_state_are_not_said_to_be_resumable(choice: str, one_rank: None, tmp_path: Path) -> None:
-    """A `.pt` as tools/import_weights.py writes it; --snap_to_resume auto can't work."""
+    """tools/import_weights.py writes such ones; --snap_to_resume auto has nothing to resume there."""
     write(tmp_path, 4, "imported").with_suffix(".state").rmdir()
     with pytest.raises(InputError, match=r"has no net_4\.state .*--init_from .*net_4\.pt .*--overwrite") as refusal:
         claim(choice, tmp_path, "net", "job")

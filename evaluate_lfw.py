@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     start("evaluate_lfw.py", "fr.options.definitions:evaluation_options")
 
 import os
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -132,7 +133,7 @@ def _print_next(options: Namespace, model: ScoredModel) -> None:
     if config.get("train_dataset") in ("list", "folder") and not config.get("aligned"):
         people = os.path.normpath(os.path.join(config.get(FOLDER, ""), config["train_data_root"]))
         images = ["--input", "NEW_IMAGES", "--out", "seen"]
-        print(next_command("tools/identify.py", "--snap", options.snap, "--gallery", people, *images))
+        print(next_command("tools/identify.py", "--gallery", people, *images, snap=options.snap))
 
 
 def _write_reports(
@@ -154,7 +155,7 @@ def _dump_embeddings(folder: Path, scored_sets: list[Scored]) -> None:
             faces, rows = scored.faces, np.arange(len(scored.faces))
             images = aligned(faces, rows, scored.model.preprocessing, scored.dali)
             add_set(writer, scored.pair_set.name, scored.embeddings, faces.names.to_pylist(), images)
-    print(f"embeddings: tensorboard --logdir {folder}")
+    print(f"embeddings: tensorboard --logdir {shlex.quote(str(folder))}")
 
 
 def _curve(scored: Scored, options: Namespace, banded: bool) -> Roc:

@@ -32,7 +32,7 @@ from fr.checkpoint.snapshot_writer import Kept, SnapshotWriter
 from fr.checkpoint.training_state import TrainingState
 from fr.console import counted
 from fr.data.bad_images import BadImages
-from fr.data.crop_contract import crop_notes, with_crop_contract
+from fr.data.crop_contract import crop_notes, photograph_warnings, with_crop_contract
 from fr.data.distributed_reading import read_on_all_ranks
 from fr.data.faces import LabelledFaces
 from fr.data.order import Order, training_order
@@ -41,7 +41,7 @@ from fr.data.prefetch import Prefetch, files_of, window_warnings
 from fr.data.training_stream import TrainingStream
 from fr.data.verification_set import FOLDER, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks, raise_together, resolved_precision
-from fr.errors import InputError, run_plainly
+from fr.errors import InputError, os_error_as, run_plainly
 from fr.evaluation.embedding import batch_size_on
 from fr.evaluation.groups import Groups
 from fr.losses.classifier import MarginSoftmax, shard_rows
@@ -55,7 +55,7 @@ from fr.options.types import keyword_arguments
 from fr.preprocessing import Preprocessing
 from fr.report.run_card import EndedRun, leave_card
 from fr.train.ema import WeightAverage
-from fr.train.ending import closing_lines, command_line, duration, ended, log_folder
+from fr.train.ending import closing_lines, command_of_run, duration, ended, log_folder
 from fr.train.held_out import read_held_out
 from fr.train.learner import Learner, StepSettings
 from fr.train.learning_rate import Schedule
@@ -116,7 +116,11 @@ def main(argv: list[str]) -> int:
         summary = _summary(ranks, faces, order, preprocessing, learner.backbone, iterations, dali)
         schedule = _schedule(options, order)
         warnings = schedule.warnings(iterations.stop) + window_warnings(faces, order)
-        warnings += [one.warning for one in sets if one.warning] + [*groups.notes] if ranks.is_main else []
+        if options.precision == "fp16" and ranks.device.type == "cpu":
+            warnings.append("--precision fp16 is for GPUs: on most CPUs it is slower than fp32")
+        if ranks.is_main:
+            warnings += photograph_warnings(faces, options.train_data_root, options.aligned)
+            warnings += [*(one.warning for one in sets if one.warning), *groups.notes]
         warnings = [f"warning: {warning}" for warning in warnings]
         crops = crop_notes(options.train_data_root, options.aligned) if sets else []
         changed = changed_options(resumed, resolved.as_dict())
@@ -147,7 +151,7 @@ def main(argv: list[str]) -> int:
         seconds = time.monotonic() - started
         if options.card and ranks.is_main:
             end = f"{ended(status)} after {duration(seconds)}"
-            command, logs = command_line(argv), log_folder(options)
+            command, logs = command_of_run(argv), log_folder(options)
             run = EndedRun(contents, sets, validation.latest, resolved, ranks, command, logs, end, seconds)
             monitor.say(leave_card(writer, run))
         monitor.say("\n".join(closing_lines(argv, options, writer, status, seconds, iterations.stop)))
@@ -247,13 +251,15 @@ def _open_monitor(resolved: Resolved, ranks: Ranks, iterations: range) -> Silent
     """
     options, monitor, failure = resolved.values, Silent(), None
     if ranks.is_main:
-        snapshots = Path(options.snap_folder)
+        config, logs = Path(options.snap_folder, f"{options.snap_prefix}.config.yml"), log_folder(options)
         try:
-            resolved.write(snapshots / f"{options.snap_prefix}.config.yml")
-            monitor = Monitor(log_folder(options), iterations.start, iterations.stop)
+            with os_error_as(f"{config}: can't be written"):
+                resolved.write(config)
+            with os_error_as(f"--log_folder {logs}: can't be written to"):
+                monitor = Monitor(logs, iterations.start, iterations.stop)
             print("\n".join([resolved.table(), *resolved.notes]), flush=True)
-        except OSError as error:
-            failure = InputError(f"the folders of snapshots and logs: can't be written to: {error}")
+        except InputError as error:
+            failure = error
     raise_together(failure, "rank 0 can't write to the folders of snapshots and logs")
     return monitor
 
@@ -271,7 +277,8 @@ def _summary(
     _, rows = shard_rows(len(faces.identities), ranks.world_size, 0)
     weights = sum(parameter.numel() for parameter in backbone.parameters())
     return "\n".join([
-        f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}; {preprocessing.describe()}",
+        f"{counted(len(faces), 'image')} of {counted(len(faces.identities), 'identity')}; "
+        f"{preprocessing.describe(aligned=not faces.landmarks.shape[1])}",
         *faces.notes,
         f"{counted(order.batch_size, 'image')} a step on {ranks.world_size} × {ranks.device.type}, "
         f"{counted(rows, 'class')} a rank; {counted(weights, 'weight')} in the backbone",

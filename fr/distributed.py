@@ -1,12 +1,15 @@
 """Process group and device: opening, closing, precision; ranks that also hold without a group; agreements."""
 
 import os
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -112,8 +115,8 @@ def float32_products(tf32: bool) -> Iterator[None]:
 def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment, or be a group of one.
 
-    hang_timeout: seconds after which `fr/train/watchdog.py` ends the run; a collective waits longer. 0 = as torch has
-    it. InputError for variables that describe no group.
+    hang_timeout: seconds to wait for the other ranks, and after which `fr/train/watchdog.py` ends the run; a collective
+    waits longer. 0 = as torch has it. InputError for variables that describe no group, or one that doesn't meet.
     """
     facts = launcher_facts()
     device = choose_device(device_wish, facts["LOCAL_RANK"])
@@ -126,7 +129,8 @@ def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     # Agreements and gathered figures are CPU tensors and go over gloo also on GPUs: no wait for the CUDA stream.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=2 * hang_timeout) if hang_timeout else None
-    store, job, start = _meet(facts["RANK"], facts["WORLD_SIZE"], timeout or default_pg_timeout)
+    meeting = timedelta(seconds=hang_timeout) if hang_timeout else default_pg_timeout
+    store, job, start = _meet(facts["RANK"], facts["WORLD_SIZE"], meeting)
     ranks = Ranks(**{name.lower(): number for name, number in facts.items()}, device=device, job=job, start=start)
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
     together = True
@@ -155,6 +159,8 @@ def use_huge_pages() -> None:
 
 _FACTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 _MEETING = ("MASTER_ADDR", "MASTER_PORT")
+_ADVICE = "start with torchrun, or unset WORLD_SIZE for one process"
+_NOTICE_S = 20.0  # seconds of waiting for other ranks before a line says so
 
 
 def launched() -> bool:
@@ -171,13 +177,13 @@ def launcher_facts() -> dict[str, int]:
     """
     if not launched():
         return dict(_FACTS)
-    advice = "start with torchrun, or unset WORLD_SIZE for one process"
     values = {name: os.environ.get(name, "").strip() or str(default) for name, default in _FACTS.items()}
     missing = [name for name in ("RANK", *_MEETING) if not os.environ.get(name)]
     if missing:
-        raise InputError(f"WORLD_SIZE={values['WORLD_SIZE']} in the environment, but no {', '.join(missing)}: {advice}")
+        count, lacking = values["WORLD_SIZE"], ", ".join(missing)
+        raise InputError(f"WORLD_SIZE={count} in the environment, but no {lacking}: {_ADVICE}")
     problems = [
-        f"{name}={value} in the environment is no whole number: {advice}"
+        f"{name}={value} in the environment is no whole number: {_ADVICE}"
         for name, value in {**values, "MASTER_PORT": os.environ["MASTER_PORT"]}.items()
         if not value.isascii() or not value.isdecimal()
     ]
@@ -186,7 +192,7 @@ def launcher_facts() -> dict[str, int]:
     facts = {name: int(value) for name, value in values.items()}
     for place, count in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
         if facts[place] >= facts[count] and (count == "WORLD_SIZE" or os.environ.get(count)):
-            raise InputError(f"{place}={facts[place]} and {count}={facts[count]} in the environment: {advice}")
+            raise InputError(f"{place}={facts[place]} and {count}={facts[count]} in the environment: {_ADVICE}")
     return facts
 
 
@@ -194,16 +200,23 @@ def _meet(rank: int, world_size: int, patience: timedelta) -> tuple[dist.Store, 
     """Store of this start of the ranks alone, `job` and `start` of Ranks; InputError when they don't meet in time."""
     if not launched():
         return dist.HashStore(), uuid.uuid4().hex, 1
+    settings = (f"{name}={os.environ[name]}" for name in (*_MEETING, "WORLD_SIZE", "RANK"))
+    where = f"{', '.join(settings)} in the environment"
+    said = f"{where}: waiting for {world_size} ranks to meet there; if no others were started, {_ADVICE}"
+    notice = threading.Timer(_NOTICE_S, partial(print, said, file=sys.stderr, flush=True))
+    notice.daemon = True
+    notice.start()
     try:
-        store: dist.Store = next(rendezvous("env://"))[0]
+        store: dist.Store = next(rendezvous("env://", timeout=patience))[0]
         store.set_timeout(patience)
         # torchrun's store lives on when it starts the ranks again; below torchrun's prefix it is one for all starts.
         shared = store.underlying_store if isinstance(store, dist.PrefixStore) else store
         job = shared.compare_set("face-recognition-trainer job", "", uuid.uuid4().hex).decode()
         start = agree_on_start(dist.PrefixStore("face-recognition-trainer", shared), rank, world_size, patience)
     except (dist.DistError, RuntimeError, TimeoutError) as error:
-        where = ", ".join(f"{name}={os.environ[name]}" for name in (*_MEETING, "WORLD_SIZE", "RANK"))
-        raise InputError(f"{where} in the environment, and no group comes of it: {in_short(error)}") from error
+        raise InputError(f"{where}, and no group comes of it: {in_short(error)}; {_ADVICE}") from error
+    finally:
+        notice.cancel()
     # What earlier ranks wrote would be taken for these ranks' addresses (pytorch issue 135712).
     return dist.PrefixStore(f"start {start}", shared), job, start
 

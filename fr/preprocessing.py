@@ -67,10 +67,10 @@ class Preprocessing:
             raise InputError(f"the stored preprocessing doesn't fit this version: {', '.join(wrong)}")
         return cls(**fields)
 
-    def describe(self) -> str:
-        """One line for the log."""
+    def describe(self, aligned: bool = False) -> str:
+        """One line for the log. aligned: the images are aligned crops, which are only resized."""
         height, width = self.input_size
-        how = f"{self.alignment} to the {self.template} template"
+        how = "aligned crops, resized" if aligned else f"{self.alignment} to the {self.template} template"
         if self.alignment == CENTER_CROP:
             how = f"centre of the image with a shorter side of {self.resized}"
         return (

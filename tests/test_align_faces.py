@@ -319,7 +319,7 @@ def test_other_settings_and_other_folders_are_refused(sample_data: Path, crops: 
         (["--format", "png", "--quality", "90"], "--quality: goes with --format jpg; here png"),
         (["--size", "64", "64", "64"], "--size: takes 1 or 2 values, got 3"),
         (["--quality", "101"], "--quality: expected a whole number in [1, 100], got '101'"),
-        (["--train_landmarks", ""], "--train_landmarks is required by --train_dataset vgg"),
+        (["--train_landmarks", ""], "--train_landmarks is required by --train_dataset vgg: CSV files"),
         (["--lr", "0.1"], "--lr: no such option"),
     ],
 )

@@ -357,7 +357,7 @@ FIELDS = csv_row("b/1").split(",")
         (",".join([*FIELDS[:3], "wide", *FIELDS[4:]]), "{table}:3: 'wide' isn't a number"),
         (",".join(FIELDS[:-1]), "{table}:3: 10 fields, where the header has 11"),
         (",".join([*FIELDS, "1.0"]), "{table}:3: 12 fields, where the header has 11"),
-        ("b/1", "{table}:3: 1 fields, where the header has 11"),
+        ("b/1", "{table}:3: 1 field, where the header has 11"),
         (
             ",".join([*FIELDS[:3], "nan", *FIELDS[4:]]),
             "{table}: the row of b/1.jpg: not finite, or a million pixels away",

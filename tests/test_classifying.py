@@ -103,7 +103,7 @@ def test_figures_are_those_of_sorting_the_cosines_of_all_classes(
     for name in ("top1", "top5", "mean_top1"):
         assert got[name] == pytest.approx(expected[name])
     assert 0 < got["top1"] < got["top5"] < 1  # neither all nor nothing
-    assert (got["photographs"], got["identities"], got["classes"]) == (96, 12, 12)
+    assert (got["images"], got["identities"], got["classes"]) == (96, 12, 12)
     assert (got["left_out"], got["unusable"]) == (0, 0)
     most = sorted(expected["wrong"].values(), reverse=True)[:3]
     assert [pair["times"] for pair in got["confused"]] == most
@@ -153,7 +153,7 @@ def test_classes_go_by_name(base: list[str], snap: Path, faces: LabelledFaces, t
     assert figures([*base, *split, "--allow_outside"], tmp_path) == expected
     others = written(tmp_path / "some.txt", "\n".join(["x", *faces.identities[1:]]) + "\n")
     fewer = figures([*base, "--identities", str(others)], tmp_path)
-    assert (fewer["left_out"], fewer["identities"], fewer["photographs"]) == (8, 11, 88)
+    assert (fewer["left_out"], fewer["identities"], fewer["images"]) == (8, 11, 88)
     nobody = written(tmp_path / "none.txt", "".join(f"x{i}\n" for i in range(12)))
     with pytest.raises(InputError, match=r"none of the 12 identities \(n000001, …\) is a class of .* \(x0, …\)"):
         main([*base, "--identities", str(nobody)])
@@ -164,7 +164,7 @@ def test_unusable_photographs_do_not_count(base: list[str], faces: LabelledFaces
     shutil.copytree(faces.root.path, root)
     (root / faces.names[5].as_py()).write_bytes(b"")
     got = figures([*base, "--train_data_root", str(root)], tmp_path)
-    assert (got["photographs"], got["unusable"]) == (95, 1)
+    assert (got["images"], got["unusable"]) == (95, 1)
     with pytest.raises(InputError, match="bad images: 1, and --max_bad_images is 0"):
         main([*base, "--train_data_root", str(root), "--max_bad_images", "0"])
     for name in faces.names.to_pylist():

@@ -162,6 +162,11 @@ REFUSED = {
 }
 
 
+def test_what_is_no_command_says_so() -> None:
+    alone = subprocess.run([sys.executable, str(ROOT / "tools/fr.py")], capture_output=True, text=True, check=False)
+    assert (alone.returncode, alone.stderr) == (1, "tools/fr.py: no command of its own; tools/*.py import it\n")
+
+
 def test_every_command_is_in_the_table() -> None:
     scripts = {f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")} - {"tools/fr.py"}
     assert REFUSED.keys() == scripts | {"train.py", "evaluate_lfw.py"}

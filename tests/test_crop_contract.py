@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from fr.data.crop_contract import MARK, crop_notes, with_crop_contract
+from fr.data.crop_contract import MARK, crop_notes, photograph_warnings, with_crop_contract
+from fr.data.readers.folders import read_folders
 from fr.errors import InputError
+from fr.files.data_root import DataRoot
 from fr.models import training_preprocessing
 from fr.options.definitions import train_options
 from fr.options.parsing import Resolved
@@ -78,3 +81,28 @@ def test_crops_that_show_more_than_the_template_are_told(tmp_path: Path) -> None
     assert "crops show 0.25 of the frame beyond the template" in wide
     (loose,) = crop_notes(str(written(tmp_path, {**CUT, "crop": "loose"})), aligned=True)
     assert "loose crops" in loose
+
+
+@pytest.mark.parametrize(
+    ("sizes", "why"),
+    [
+        ([(112, 112)] * 3, ""),
+        ([(96, 112)] * 3, ""),  # SphereFace's template
+        ([(0, 0), (112, 112)], ""),  # an unreadable image, which the training replaces
+        ([(250, 250)] * 3, "they are 250×250, as LFW's photographs are"),
+        ([(4032, 3024)] * 3, "they are 4032×3024, more elongated than"),
+        ([(250, 200), (112, 112)], "their sizes differ, from 112×112 to 250×200, which"),
+    ],
+)
+def test_photographs_given_as_crops_get_a_warning_unless_they_were_cut(
+    sizes: list[tuple[int, int]], why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "p").mkdir()
+    for number, size in enumerate(sizes):
+        path = tmp_path / f"p/{number}.png"
+        path.write_bytes(b"?") if size == (0, 0) else Image.new("L", size).save(path)
+    faces = read_folders(DataRoot(tmp_path), "")
+    warnings = photograph_warnings(faces, str(tmp_path), aligned=True)
+    assert (why in warnings[0] and "tools/detect_faces.py" in warnings[0]) if why else not warnings
+    assert not photograph_warnings(faces, str(tmp_path), aligned=False)
+    assert not photograph_warnings(faces, str(written(tmp_path, CUT)), aligned=True)

@@ -85,12 +85,13 @@ def test_landmarks_are_within_two_and_a_half_pixels_of_the_given(
 
 
 def test_a_stray_image_beside_folders_is_left_out_by_name_and_flat_folders_are_searched(tmp_path: Path) -> None:
-    for name in ("a/1.jpg", "stray.jpg"):
+    for name in ("a/1.jpg", "a/2.HEIC", "a/3.tif", "a/4.heic", "stray.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     root = DataRoot(tmp_path)
     note = f"1 image in {tmp_path} itself, in no identity's folder, left out: stray.jpg"
-    assert _names(root, "") == (["a/1.jpg"], (note,))
+    endings = f"left out of {tmp_path} for their endings: 2 .heic, 1 .tif"
+    assert _names(root, "") == (["a/1.jpg"], (endings, note))
     shutil.rmtree(tmp_path / "a")
     assert _names(root, "") == (["stray.jpg"], ())
 

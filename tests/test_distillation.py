@@ -275,7 +275,7 @@ def test_a_run_goes_on_with_its_teacher_alone(
     again = ["--snap_to_resume", "auto", "--max_iterations", "4", *RELATION, "--teacher"]
     moved = teacher.rename(tmp_path / "moved.onnx")
     run_small(*again, str(moved), out=tmp_path)
-    assert f"changed since: --teacher {teacher} → {moved}" in capsys.readouterr().err
+    assert f'changed since: --teacher "{teacher}" → "{moved}"' in capsys.readouterr().err
     other = foreign(tmp_path / "other.onnx", metadata={CONTRACT_KEY: json.dumps(replace(CONTRACT).as_dict()), "a": "b"})
     for options in ([*again, str(other)], again[:4]):
         with pytest.raises(InputError, match=r"run\.teacher is [0-9a-f]{64} there and (None|[0-9a-f]{64}) in this run"):
@@ -395,13 +395,18 @@ def test_pairs_to_blend_must_fill_a_micro_batch(
 
 
 def test_aligned_crops_of_another_template_are_refused(
-    run_small: Callable[..., Losses], faces: LabelledFaces, teacher: Path, tmp_path: Path
+    run_small: Callable[..., Losses],
+    faces: LabelledFaces,
+    teacher: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = ["--train_dataset", "folder", "--train_data_root", str(faces.root), "--train_list", "", "--aligned"]
     options += ["--train_landmarks", "", "--train_batch_size", "8", "--teacher", str(teacher), *RELATION]
     said = refusals(run_small, tmp_path / "out", *options)
     assert said.startswith(f"--teacher: {teacher} takes faces aligned to the arcface template, the crops of --aligned")
     run_small(*options, "--template", "arcface", out=tmp_path / "out")
+    assert "RGB, aligned crops, resized, linear" in capsys.readouterr().err
 
 
 def test_a_centre_crop_and_an_aligned_face_are_not_mixed(

@@ -384,6 +384,9 @@ def test_any_content_is_read_or_refused(data: Data, which: str, content: bytes, 
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
+LISTS = ": a file with a line for each image, as of tools/detect_faces.py and tools/make_list.py"
+
+
 def test_each_format_has_a_reader_and_its_options() -> None:
     assert DATASETS.keys() | UNLABELLED.keys() == READERS.keys()
 
@@ -391,8 +394,10 @@ def test_each_format_has_a_reader_and_its_options() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("", [f"--train_{name} is required by --train_dataset vgg" for name in ("list", "landmarks")]),
-        ("--train_dataset trp", ["--train_list is required by --train_dataset trp"]),
+        ("", [f"--train_list is required by --train_dataset vgg{LISTS}",
+              "--train_landmarks is required by --train_dataset vgg: CSV files with landmarks, as of "
+              "tools/detect_faces.py"]),
+        ("--train_dataset trp", [f"--train_list is required by --train_dataset trp{LISTS}"]),
         (
             "--train_dataset folder --train_list l --aligned",
             ["command line: --train_list: not used by --train_dataset folder"],
@@ -409,8 +414,9 @@ def test_each_format_has_a_reader_and_its_options() -> None:
         (
             "--train_dataset folder",
             [
-                "--train_dataset folder needs to know where the faces are: give --train_landmarks (a CSV as "
-                "bb_landmark's), or --aligned if the images are aligned crops, or the network's are centre crops"
+                "--train_dataset folder needs to know where the faces are: give --train_landmarks (CSV files, as of "
+                "tools/detect_faces.py), or --aligned if the images are aligned crops, or the network takes centre "
+                "crops (--alignment center_crop)"
             ],
         ),
         (
@@ -533,12 +539,18 @@ def test_ten_iterations_lose_what_vggface2s_format_loses(
 
 
 def test_aligned_crops_train_and_resume_to_the_last_bit(
-    run_small: Callable[..., Losses], vgg_losses: Losses, sample_data: Path, tmp_path: Path
+    run_small: Callable[..., Losses],
+    vgg_losses: Losses,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("fr.data.crop_contract.size_warning", lambda faces: f"{len(faces)} of them differ")
     words = ["--train_dataset", "folder", "--train_list", "", "--train_landmarks", "", "--aligned"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = run_small(*words, "--max_iterations", "10", out=whole)
     assert expected != vgg_losses
+    assert "warning: --aligned: the images are taken for aligned crops, but 96 of them" in capsys.readouterr().err
     run_small(*words, "--max_iterations", "4", out=parts)
     assert run_small(*words, "--max_iterations", "10", "--snap_to_resume", "auto", out=parts) == expected
     assert same_weights(weights(parts, 10), weights(whole, 10))

@@ -176,6 +176,7 @@ def odd(lfw: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Path:
     both.save(root / "beide ü.png")
     Image.new("RGB", (100, 100), (90, 120, 60)).save(root / "meadow.bmp")
     (root / "cut.jpg").write_bytes(lfw[0][1][0].read_bytes()[:3000])
+    (root / "scan.tif").touch()
     return root
 
 
@@ -190,6 +191,7 @@ def test_two_faces_no_face_and_a_damaged_file(
     assert places[lfw[4][0]] < 200 and places[lfw[5][0]] > 250
     assert found["meadow.bmp"]["faces"] == []
     assert "meadow.bmp: no face\n" in said and f"{odd}/cut.jpg: can't be decoded" in said
+    assert f"left out of {odd} for their endings: 1 .tif\n" in said
     count, unknown = len(found["beide ü.png"]["faces"]), names(found["beide ü.png"]).count(None)
     assert f"2 images, 1 without a face; {count} faces, {unknown} unknown" in said
 
@@ -207,7 +209,7 @@ def test_gallery_pictures_of_no_use_are_named(
     assert f"{people}/meadow.bmp: no face found\n" in said and "meadow: no usable image\n" in said
     assert re.search(r"/beide ü.png: [2-4] faces; used: center\n", said)
     assert f"{people}/cut.jpg: can't be decoded" in said and "cut: no usable image\n" in said
-    assert "gallery: 4 people, 2 images" in said
+    assert f"left out of {people} for their endings: 1 .tif\n" in said and "gallery: 4 people, 2 images" in said
 
 
 def test_aligned_crops_are_used_whole(model: list[str], lfw: Pictures, tmp_path: Path) -> None:

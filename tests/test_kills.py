@@ -202,7 +202,7 @@ def test_a_damaged_file_is_noticed_and_the_snapshot_before_is_gone_on_from(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 @pytest.mark.parametrize("rank", quick_first([1, 0]))
-def test_a_signal_to_one_rank_ends_all_within_an_iteration_with_a_snapshot(
+def test_a_signal_to_one_rank_ends_all_within_two_iterations_with_a_snapshot(
     bench: Bench, number: signal.Signals, rank: int
 ) -> None:
     tried_until_in_time(lambda _: asked_to_end(bench, bench.run(SYNC), number, rank, after=1))

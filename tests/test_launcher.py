@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
+from fr import distributed
 from fr.distributed import agree_on_start, launcher_facts, open_ranks
 from fr.errors import InputError
 
@@ -52,6 +53,24 @@ def test_a_group_that_does_not_come_about_is_told_by_its_variables(monkeypatch: 
             monkeypatch.setenv(*setting.split("="))
         with pytest.raises(InputError, match=f"MASTER_PORT={port}, .* no group comes of it"), open_ranks("cpu"):
             pass
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_that_never_come_are_awaited_as_long_as_a_hang_and_said_to_be(
+    rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch waits half an hour, without a word."""
+    monkeypatch.setattr(distributed, "_NOTICE_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for setting in f"WORLD_SIZE=2 RANK={rank} LOCAL_RANK={rank} MASTER_ADDR=127.0.0.1 MASTER_PORT={port}".split():
+        monkeypatch.setenv(*setting.split("="))
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"no group comes of it: .*unset WORLD_SIZE"), open_ranks("cpu", 1):
+        pass
+    assert time.monotonic() - began < 30
+    where = f"MASTER_ADDR=127.0.0.1, MASTER_PORT={port}, WORLD_SIZE=2, RANK={rank} in the environment"
+    assert f"{where}: waiting for 2 ranks to meet there; if no others" in capsys.readouterr().err
 
 
 def started(store: dist.Store, order: list[int], wait: Callable[[], None] = lambda: None) -> dict[int, int]:

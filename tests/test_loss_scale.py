@@ -217,8 +217,9 @@ def test_a_run_goes_over_to_fp16_and_back(
         return capsys.readouterr().err
 
     train_to(2, "fp32")
-    assert "--precision fp32 → fp16" in train_to(4, "fp16")
-    assert "--precision fp16 → fp32" in train_to(6, "fp32")
+    said = train_to(4, "fp16")
+    assert '--precision "fp32" → "fp16"' in said and "warning: --precision fp16 is for GPUs" in said
+    assert '--precision "fp16" → "fp32"' in train_to(6, "fp32")
     log = records(tmp_path / "logs")
     assert ["loss_scale" in record for record in log] == [False] * 2 + [True] * 2 + [False] * 2
     assert log[2]["loss_scale"] in (65_536, 32_768)

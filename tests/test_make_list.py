@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fr.data.crop_contract import MARK
 from fr.data.faces import LabelledFaces
 from fr.data.readers.folders import read_folders
 from fr.data.readers.lists import read_labelled_list
 from fr.errors import InputError
 from fr.files.data_root import DataRoot
 from fr.options.definitions import train_options
+from fr.options.recipes import first_recipe
 from tests.conftest import Losses, launch, losses
 from tools.make_list import main, split
 
@@ -150,6 +152,10 @@ def test_a_space_at_the_end_of_an_identity_and_equal_numbers_are_refused(tmp_pat
     root = photographs(tmp_path / "root", "a /1.jpg")
     with pytest.raises(InputError, match=r"'a /1\.jpg': the identity ends with a space or holds a tab"):
         main([str(root), str(tmp_path / "out")])
+    root = photographs(tmp_path / "tab", "a\tb/1.jpg", "c/1.jpg")
+    (tmp_path / "list.txt").write_text("a\tb/1.jpg\nc/1.jpg\n")  # of a detector
+    with pytest.raises(InputError, match=r"'a\\tb/1\.jpg': the identity ends with a space or holds a tab"):
+        main([str(root), str(tmp_path / "out"), "--list", str(tmp_path / "list.txt")])
     root = photographs(tmp_path / "numbers", "7/1.jpg", "07/1.jpg")  # numbers are identities by their value
     with pytest.raises(InputError, match="folders with equal numbers as names"):
         main([str(root), str(tmp_path / "out")])
@@ -198,7 +204,7 @@ def test_people_held_out_are_in_pairs_alone_each_pair_once_and_as_said(
     assert all((first.split("/")[0] == second.split("/")[0]) == (same == "1") for first, second, same in pairs)
     assert sum(same == "1" for *_, same in pairs) == 45
     assert made(root, tmp_path / "again", "--people", "0.3") == parts
-    *_, advice, last_line = capsys.readouterr().out.splitlines()
+    *_, advice, _, last_line = capsys.readouterr().out.splitlines()
     last = shlex.split(last_line)
     assert last[:6] == ["next:", "python", "train.py", "@configs/fine_tune.yml", "--init_from", "backbone.pth"]
     assert "fewer than about 100 identities" in advice
@@ -208,13 +214,23 @@ def test_people_held_out_are_in_pairs_alone_each_pair_once_and_as_said(
         main([str(root), str(tmp_path / "out"), "--people", "0.9"])
 
 
-def test_a_hundred_people_are_trained_from_scratch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hundred_people_are_trained_from_scratch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = people(tmp_path / "root", {f"p {number}": 1 for number in range(100)})
     made(root, tmp_path / "out")
     said = capsys.readouterr().out
+    assert "without --landmarks the images are taken for aligned crops; " in said and "tools/detect_faces.py" in said
     last = shlex.split(said.splitlines()[-1])
     assert last[:4] == ["next:", "python", "train.py", "@configs/own_faces.yml"] and "fewer than" not in said
     assert train_options(last[3:]).values.aligned
+    monkeypatch.delenv("LFW_ROOT", raising=False)
+    many, _ = first_recipe(1_000_000)
+    large = train_options([*many, *last[4:]]).values  # nothing of the recipe's own data is left
+    assert (large.model, large.train_data_root, large.val_data_root) == ("mobilenet", str(root), "")
+    (root / MARK).write_text("{}")
+    made(root, tmp_path / "out")
+    assert "taken for aligned crops" not in capsys.readouterr().out
 
 
 @settings(deadline=None)

@@ -28,6 +28,7 @@ from tests.conftest import REQUIRED, ROOT
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DATA = ["--train_data_root", "root", "--train_list", "list.txt", "--train_landmarks", "csv"]
+WHOLE = "expected a whole number >= 1"
 LAUNCH = "choose the GPUs at the launch:"
 LFW = "--val_data_root, --val_list, --val_landmarks"
 BASIC_AUGMENTATION = {"flip_prob", "rotate_prob", "rotate_degrees", "cutout_prob", "blur_prob"}
@@ -232,11 +233,11 @@ def test_variables_are_expanded_everywhere(
     monkeypatch.delenv("UNSET_ROOT", raising=False)
     assert problems(*DATA, config("\nlog_folder: ${UNSET_ROOT}/x\n"), "--lr=$UNSET_ROOT") == (
         "x.yml:2: log_folder: the environment variable $UNSET_ROOT in '${UNSET_ROOT}/x' isn't set; "
-        "before this command: export UNSET_ROOT=…",
+        "before this command: export UNSET_ROOT=…, or write $$ for a plain $",
     )
     assert problems(*DATA, "--log_folder", "$UNSET_1/${UNSET_2}/$UNSET_1", "--lr", "$UNSET_2") == (
         "command line: --log_folder: the environment variables $UNSET_1, $UNSET_2 in '$UNSET_1/${UNSET_2}/$UNSET_1' "
-        "aren't set; before this command: export UNSET_1=… UNSET_2=…",
+        "aren't set; before this command: export UNSET_1=… UNSET_2=…, or write $$ for a plain $",
     )
 
 
@@ -245,8 +246,8 @@ def test_each_unset_variable_of_a_recipe_is_one_problem(monkeypatch: pytest.Monk
     for name in ("VGGFace2_ROOT", "LFW_ROOT"):
         monkeypatch.delenv(name, raising=False)
     first, second = problems(f"@{ROOT}/configs/mobilenet_arcface.yml")
-    assert "train_data_root: " in first and first.endswith("export VGGFace2_ROOT=…")
-    assert "val_data_root: " in second and second.endswith("export LFW_ROOT=…")
+    assert "train_data_root: " in first and "export VGGFace2_ROOT=…" in first
+    assert "val_data_root: " in second and "export LFW_ROOT=…" in second
 
 
 def test_a_tilde_is_the_home_folder_in_files_and_behind_the_kind_of_a_set(
@@ -303,6 +304,8 @@ def test_values_that_start_with_a_dash(config: Callable[..., str]) -> None:
         ("lr_drops: [1, --lr=3]", "x.yml:1: lr_drops: unexpected value '--lr=3'"),
         ("lr_drops: [1, --help]", "x.yml:1: lr_drops: unexpected value '--help'"),
         ("lr_drops: [-3]", "x.yml:1: lr_drops: expected a whole number >= 1, got '-3'"),
+        ("lr_drops: 3, 6", "x.yml:1: lr_drops: expected a whole number >= 1, got '3, 6'; several values are written ["),
+        ("m: .1\nlr:\n\t.1", "x.yml:3: not valid YAML: found character '\\t' that cannot start any token; use spaces"),
         ("lr_drops: [[1]]", "x.yml:1: lr_drops: expected a value or a flat list"),
         ("a: {b: 1}", "x.yml:1: a: expected a value or a flat list"),
         ("lr: .1\nm: .1\nlr: .2", "x.yml:3: lr: given twice in this file, first on line 1"),
@@ -353,6 +356,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
         (["--lr"], "command line: --lr: expected a value"),
         (["--lr", "1", "2"], "command line: --lr: unexpected value '2'"),
         (["--lr_drops", "3", "-1e4"], "command line: --lr_drops: expected a whole number >= 1, got '-1e4'"),
+        (["--lr_drops", "3,6"], f"command line: --lr_drops: {WHOLE}, got '3,6'; several values are written 3 6"),
         (["--"], "command line: --: no such option"),
         (["@"], "command line: '@' stands alone"),
         (["@no_such.yml"], "no_such.yml: can't be read: No such file or directory"),
@@ -387,7 +391,7 @@ def test_all_problems_come_out_together(config: Callable[..., str]) -> None:
         "x.yml:1: lrr: no such option; the closest: lr, lr_power",
         "x.yml:2: lr: expected a number > 0, got 'abc'",
         "command line: --train_list: the environment variable $UNSET_LIST in '$UNSET_LIST' isn't set; "
-        "before this command: export UNSET_LIST=…",
+        "before this command: export UNSET_LIST=…, or write $$ for a plain $",
         "--train_data_root is required",  # but not --train_list, which was given
         f"{LFW}: give all three, a list without landmarks (aligned crops), or the folder of a whole set alone; "
         "empty: --val_data_root",
@@ -442,10 +446,14 @@ def test_ranges(name: str, good: str, bad: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "problem"),
     [
-        ("--images_per_identity 4", "--images_per_identity: 4 of each don't fill a --train_batch_size of 170"),
+        (
+            "--images_per_identity 4",
+            "--images_per_identity: 4 of each don't fill a --train_batch_size of 170; the nearest that do: 168 and 172",
+        ),
         (
             "--images_per_identity 4 --train_batch_size 24 --accumulate 4",
-            "--images_per_identity: 4 of each don't fill a --train_batch_size of 24 in 4 parts (--accumulate)",
+            "--images_per_identity: 4 of each don't fill a --train_batch_size of 24 in 4 parts (--accumulate); "
+            "the nearest that do: 16 and 32",
         ),
         ("--weighted --images_per_identity 5", "--weighted: no effect with --images_per_identity"),
     ],
@@ -612,6 +620,10 @@ def test_pointers_name_options_that_exist_and_hide_none() -> None:
         for option in re.findall(r"--(\w+)", pointer):
             assert option in known or f'"--{option}"' in tools, (name, option)
     assert not ELSEWHERE.keys() & known.keys()
+    found = problems(*DATA, "--network", "r50", "--fp16", "--num_epoch", "20", "--margin_list", "1.0,0.5,0.0")
+    assert "command line: --network: no such option; here it is --model, with r50 = iresnet50" in found
+    pointers = [line.partition("here it is --")[2] for line in found]
+    assert [pointer.partition(",")[0] for pointer in pointers[1:]] == ["precision", "epoch_total_num", "margin_type"]
     with pytest.raises(InputError, match="no such option; the closest: --val_batch_size"):
         evaluation_options(["--snap", "x.pt", "--batch_size", "3"])  # which has no --train_batch_size
 

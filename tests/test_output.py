@@ -84,7 +84,7 @@ def test_a_training_prints_what_was_set_and_ends_with_the_commands_that_follow(
 ) -> None:
     where = folders(tmp_path)
     options = [*data_options(sample_data), *validation_options(sample_data), *TINY, *SPREAD, *where]
-    first = [*options, "--max_iterations", "2", "--momentum", "0.9"]
+    first = [*options, "--max_iterations", "2", "--overwrite", "--momentum", "0.9"]
     without = [*options, *first[-2:]]
     table, lines = said(first, capsys)
     names = {line.split()[0] for line in table}
@@ -99,10 +99,11 @@ def test_a_training_prints_what_was_set_and_ends_with_the_commands_that_follow(
     ]
 
     again = [*options, "--max_iterations", "1", "--snap_to_resume", "auto"]
-    _, lines = said([*again, "--lr", "0.05"], capsys)
+    _, lines = said([*again, "--lr", "0.05", "--card", "true"], capsys)
     assert any(line.startswith("nothing left to train: 2 iterations are done of 1; ") for line in lines)
     (changed,) = (line for line in lines if line.startswith("changed since: "))
-    assert "--max_iterations 2 → 1" in changed and "--lr 1e-06 → 0.05" in changed and changed.count("→") == 2
+    assert "--max_iterations 2 → 1" in changed and "--lr 1e-06 → 0.05" in changed and "--card false → true" in changed
+    assert changed.count("→") == 3
 
 
 def test_ctrl_c_ends_with_the_command_that_goes_on(sample_data: Path, tmp_path: Path) -> None:

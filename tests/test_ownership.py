@@ -61,6 +61,16 @@ def test_a_prefix_in_use_is_refused_unless_resumed_or_overwritten(folder: Path) 
     assert numbers(claim("", folder, "net", "job", overwrite=True).others) == [100, 20, 5]
 
 
+@pytest.mark.parametrize("choice", ["", "auto"])
+def test_weights_without_a_state_are_not_said_to_be_resumable(choice: str, one_rank: None, tmp_path: Path) -> None:
+    """As of tools/import_weights.py; --snap_to_resume auto can't work."""
+    write(tmp_path, 4, "imported").with_suffix(".state").rmdir()
+    with pytest.raises(InputError, match=r"has no net_4\.state .*--init_from .*net_4\.pt .*--overwrite") as refusal:
+        claim(choice, tmp_path, "net", "job")
+    assert "snap_to_resume" not in str(refusal.value)
+    assert numbers(claim(choice, tmp_path, "net", "job", overwrite=True).others) == [4]
+
+
 def test_a_resumed_run_is_kept_apart_from_another_ones_snapshots(folder: Path) -> None:
     write(folder, 30, "theirs")
     with pytest.raises(InputError, match=r"net_30\.pt is another run's than .*net_100\.pt: .*--overwrite"):

@@ -170,9 +170,11 @@ def test_unusable_pictures_are_left_out_and_named(pack: Callable[..., None], tmp
     printed = capsys.readouterr().out
     assert all(problem in printed for problem in expected)
     assert "3 of 6 images in 1 shard, 0 MB; 3 left out (*.left_out.txt)" in printed
-    last = f"next: python train.py --train_dataset tar --train_data_root {tmp_path / 'out'} --aligned"
-    assert printed.splitlines()[-1] == last
-    assert train_options(shlex.split(last)[3:]).values.aligned
+    last = shlex.split(printed.splitlines()[-1])
+    assert last[:4] == ["next:", "python", "train.py", "@configs/fine_tune.yml"]
+    asked = train_options(last[3:]).values
+    assert (asked.train_dataset, asked.train_data_root, asked.aligned) == ("tar", str(tmp_path / "out"), True)
+    assert (asked.train_list, asked.train_landmarks, asked.val_data_root, asked.val_list) == ("", "", "", "")
     pack(tmp_path / "out", *options)
     assert "3 of 6 images in 1 shard, 0 MB; 3 left out (*.left_out.txt)" in capsys.readouterr().out
 

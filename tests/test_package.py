@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -10,10 +11,13 @@ import venv
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from packaging.requirements import Requirement
 
 from fr.options import commands
-from tests.conftest import ROOT
+from fr.options.definitions import train_options
+from tests.conftest import REQUIRED, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SMALL = ("--identities", "12", "--lfw_identities", "40", "--pairs_per_fold", "2", "--workers", "1")
@@ -51,6 +55,24 @@ def test_texts_name_the_commands_of_an_installed_package(monkeypatch: pytest.Mon
         "fr-make-list A; torchrun --nproc_per_node 4 --no-python fr-train @x.yml; fr-train's options; my_train.py"
     )
     assert commands.next_command("tools/make_list.py", "a b") == "next: fr-make-list 'a b'"
+    torchrun = commands.command_line("train.py", "@x.yml", launch="torchrun --nproc_per_node 4")
+    assert torchrun == "torchrun --nproc_per_node 4 --no-python fr-train @x.yml"
+
+
+@given(value=st.text(st.sampled_from("$~@-{}=' /\"\\\nHOMEé"), max_size=12))
+def test_a_printed_command_gives_its_values_whatever_they_contain(value: str):
+    """`./` in front of a path makes no other path of it. `=~` can't be written: that is the home folder."""
+    assume("=~" not in value)
+    shown = commands.command_line("train.py", *REQUIRED, log_folder=value)
+    found = train_options(shlex.split(shown)[2:]).values.log_folder
+    assert os.path.normpath(found) == os.path.normpath(value)
+
+
+def test_a_command_is_printed_for_the_folder_it_is_printed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    assert commands.command_line("train.py", "-m", "0.4") == "python train.py -m 0.4"
+    monkeypatch.chdir(tmp_path)
+    assert commands.command_line("train.py", "-m", "0.4") == f"python {ROOT / 'train.py'} -m 0.4"
 
 
 def test_recipes_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -105,7 +105,8 @@ def test_what_does_not_fit_is_named_with_file_and_row(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     assert problems(tmp_path) == (f"--train_data_root {tmp_path}: no *.parquet in it or below",)
     write(path, [b"a", b"b"], label=[0, 1])
-    assert "no landmarks in the shards; give --aligned" in problems(tmp_path, aligned=False)[0]
+    (problem,) = problems(tmp_path, aligned=False)
+    assert "no landmarks in the shards; give --aligned" in problem and "add a column `landmarks`" in problem
     write(path, [b"a", b"b"], label=[0, None])
     assert problems(tmp_path) == (f"{path}: row 1: no label",)
     write(path, [b"a", b"b"], names=["Ann"], label=[0, 1])

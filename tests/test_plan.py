@@ -150,6 +150,8 @@ def test_plans_end_in_a_command_that_starts_or_a_refusal(capsys: pytest.CaptureF
     assert "--train_dataset folder --train_data_root DATA --aligned" in command and " --scale=64 " in command
     assert plan.main([*small, "--train_dataset", "rec", "--train_data_root", "d", "--train_batch_size", "64"]) == 0
     assert "--aligned" not in capsys.readouterr().out
+    with pytest.raises(InputError, match="--train_batch_size 64 is more than the 63 of --images"):
+        plan.main([*small, "--train_batch_size", "64", "--images", "63"])
     with pytest.raises(InputError, match="batch norms need two"):
         plan.main([*small, "--train_batch_size", "8"])
 

@@ -84,6 +84,9 @@ def test_the_property_file_of_im2rec_and_of_rec_builder(tmp_path: Path) -> None:
         assert (faces.labels.tolist(), faces.notes) == (expected.labels.tolist(), ())
         assert [faces.read(row).tobytes() for row in range(6)] == [image for images in PEOPLE for image in images]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+    (tmp_path / "another.rec").touch()
+    several = "several .rec in it, and none is train.rec: another.rec, my.faces.rec"
+    assert problems(tmp_path) == (f"--train_data_root {tmp_path}: {several}",)
     (tmp_path / "train.rec").touch()  # which is read rather than another one
     assert problems(tmp_path) == (f"{tmp_path}/train.idx: can't be read: No such file or directory",)
 
@@ -230,7 +233,8 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     write(tmp_path, with_identities(PEOPLE), 3)
     (tmp_path / name).unlink()
     (problem,) = problems(tmp_path)
-    assert problem.startswith(f"{tmp_path}/{name}: can't be read: ")
+    missing = f"{tmp_path}/train.idx: can't be read: "
+    assert problem.startswith(missing if name == "train.idx" else f"--train_data_root {tmp_path}: no .rec in it")
     assert problems(tmp_path / "none") == (f"--train_data_root {tmp_path}/none: no such folder",)
 
 

@@ -335,6 +335,9 @@ def test_a_pattern_that_matches_nothing_is_refused(freeze: list[str], scale: lis
     named = {"backbone.weight": nn.Parameter(torch.zeros(1))}
     with pytest.raises(InputError, match=r"backbone\.wieght: no parameter matches; similar: backbone\.weight"):
         parameter_groups(named, freeze, scale)
+    named["head.weight"] = nn.Parameter(torch.zeros(1))
+    with pytest.raises(InputError, match=r"no parameter matches; the names are from backbone\.weight to head\.weight"):
+        parameter_groups(named, ["nothing"], [])
 
 
 def test_freezing_all_that_the_losses_train_is_refused() -> None:

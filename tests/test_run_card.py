@@ -24,7 +24,7 @@ def table(card: str, heading: str) -> dict[str, list[str]]:
     return {name: rest for name, *rest in cells}
 
 
-def test_figures_and_intervals_are_those_of_an_evaluation_of_the_snapshot(
+def test_metrics_and_intervals_are_those_of_an_evaluation_of_the_snapshot(
     run: Callable[..., Losses], sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sets = validation_options(sample_data)
@@ -35,7 +35,7 @@ def test_figures_and_intervals_are_those_of_an_evaluation_of_the_snapshot(
     assert evaluate_lfw.main(["--snap", str(saved), *sets, "--device", "cpu", "--json", str(figures)]) == 0
     wanted = json.loads(figures.read_text())
     card = (tmp_path / CARD).read_text()
-    found = table(card, "Figures")
+    found = table(card, "Metrics")
     for name, title in (("accuracy", "Accuracy"), ("auc", "AUC"), ("eer", "EER")):
         low, high = (wanted[f"{name}_{end}"] for end in ("low", "high"))
         # The images of the training's batches are rounded otherwise than the evaluation's: 1 of 40 pairs may turn.
@@ -91,4 +91,4 @@ def test_a_run_ends_well_without_a_card(
 
     monkeypatch.setattr(run_card, "replace_file", on_a_full_disk)
     run_small("--card", "--max_iterations", "2", "--snap_to_resume", "auto", out=tmp_path)
-    assert f"{tmp_path / CARD}: can't be written: [Errno 28] No space left on device\n" in capsys.readouterr().err
+    assert f"{tmp_path / CARD}: can't be written: No space left on device\n" in capsys.readouterr().err

@@ -92,6 +92,8 @@ def test_a_caption_says_what_was_drawn_and_nothing_else() -> None:
     shift = np.array([[0, 0], [0.03, -0.02]])
     moved = replace(nothing, flip=yes, angle=np.deg2rad([0, 7]), zoom=1 + quarter, shift=shift)
     assert words(moved) == "mirror, turn +7°, zoom 1.25, shift +3 -2 %"
+    little = replace(nothing, angle=np.array([0, -0.001]), shift=-np.full((2, 2), 0.001))
+    assert words(little) == "turn +0°, shift +0 +0 %"
     colored = replace(nothing, crop_side=quarter, color=yes, color_factors=np.array([[0, 0, 0], [1.5, 0.5, 2]]))
     assert words(colored) == "crop to 25 %, brightness 1.50, contrast 0.50, saturation 2.00"
     assert words(replace(colored, gray=yes)) == "crop to 25 %, brightness 1.50, contrast 0.50, grey"
@@ -115,6 +117,12 @@ def test_every_cell_is_on_the_sheet_in_whole_multiples_with_its_words(side: int)
         windows = [(slice(y, y + len(large)), slice(x, x + len(large))) for y, x in np.argwhere(corner).tolist()]
         ((rows, columns),) = (window for window in windows if (found[window] == large).all())
         assert (found[rows.stop : rows.stop + 15, columns] < 128).any()  # black letters
+
+
+def test_captions_are_written_with_letters_and_not_with_boxes() -> None:
+    """Letters that a font lacks all look alike: a box."""
+    pixels = np.zeros((112, 112, 3), dtype=np.uint8)
+    assert len({sheet({"": [Cell(pixels, name)]}).tobytes() for name in ("Zo\u00eb", "Zo\u00fc", "Zo\u0159")}) == 3
 
 
 @pytest.fixture

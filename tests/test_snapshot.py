@@ -327,6 +327,12 @@ def test_a_state_of_another_shape_is_refused_with_both_shapes(one_rank: None, tm
     text = str(caught.value)
     assert "head is (7, 3), this run needs (8, 3)" in text
     assert "backbone.3.weight is missing" in text and "momentum.3.bias is missing" in text
+    deep = nn.Sequential(*backbone, *(nn.Linear(3, 3) for _ in range(4)))
+    optimizer = build_sgd([*deep.parameters(), *head.parameters()], 0.1, 0.9, 0.0)
+    with pytest.raises(InputError) as caught:
+        resuming.resume([tmp_path / "net_5.pt"], TrainingState(Learner(deep, head, optimizer)), CONTENTS)
+    # Weight, bias and the momentum of each in five layers, and the shapes of the head and its momentum.
+    assert len(caught.value.problems) == 10 + 2 and caught.value.problems[10] == "… and 12 more like these"
 
 
 def test_a_state_of_other_losses_is_refused_with_the_options_that_differ(one_rank: None, tmp_path: Path) -> None:
@@ -336,7 +342,7 @@ def test_a_state_of_other_losses_is_refused_with_the_options_that_differ(one_ran
     run = TrainingState(Learner(*make_run(1, center_loss_weight=1.0)))
     with pytest.raises(InputError) as refusal:
         resuming.resume([tmp_path / "net_5.pt"], run, replace(CONTENTS, config=ours))
-    missing, option, advice = refusal.value.problems
+    option, missing, advice = refusal.value.problems
     assert missing.endswith("net_5.state: head.companions.centers is missing")
     assert option == "--center_loss_weight is 0.0 there and 1.0 in this run"
     assert advice.startswith("a run resumes with the data, model and losses that it began with; to begin another")

@@ -256,7 +256,7 @@ def plainly(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
         ("--train_batch_size", "1000", "--train_batch_size 1000 is more than the 96 images"),
         ("--dali_device", "gpu", "--dali_device gpu needs --device cuda"),
         ("--snap_to_resume", "missing.pt", "missing.pt: can't be read"),
-        ("--snap_folder", "empty.txt/in", "can't be written to: [Errno 20] Not a directory: 'empty.txt/in'"),
+        ("--snap_folder", "empty.txt/in", "--snap_folder empty.txt/in: can't be written to: Not a directory"),
     ],
 )
 def test_bad_input_is_one_plain_message_and_leaves_nothing_behind(

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 def _record(verdicts: Verdicts, names: list[str], pairs: int) -> dict[str, Any]:
     counts = verdicts.by_class()
     return {
-        "photographs": len(verdicts.place),
+        "images": len(verdicts.place),
         "identities": len(counts),
         "classes": len(names),
         **verdicts.metrics(),
@@ -71,7 +71,7 @@ def _record(verdicts: Verdicts, names: list[str], pairs: int) -> dict[str, Any]:
 
 def _lines(record: dict[str, Any]) -> list[str]:
     of = counted(record["identities"], "identity")
-    count = f"{counted(record['photographs'], 'image')} of {of}"
+    count = f"{counted(record['images'], 'image')} of {of}"
     aside = [f"{record[key]:,} {what}" for key, what in _ASIDE.items() if record[key]]
     return [
         "; ".join([f"{count}, {counted(record['classes'], 'class')}", *aside]),

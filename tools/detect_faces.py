@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache, partial
@@ -32,7 +33,7 @@ import torch
 from fr.console import counted
 from fr.data.faces import shown
 from fr.data.landmark_csv import LANDMARK_COLUMNS
-from fr.data.readers.folders import images_below, stray_note
+from fr.data.readers.folders import images_below, others_note, stray_note
 from fr.data.readers.lists import read_labelled_list
 from fr.data.storage import MOST_BYTES
 from fr.distributed import choose_device
@@ -68,9 +69,9 @@ def main(argv: list[str]) -> int:
     except OSError as error:  # errors of reading images are handled in `face_of`
         raise InputError(f"{error.filename or options.out}: can't be written: {error.strerror}") from error
     if "/" in names[0]:
-        table = [str(options.out / f"{options.split}_list.txt"), "--train_landmarks", str(options.out)]
-        data = ["--train_data_root", str(options.photographs), "--train_list", *table]
-        print(next_command("tools/check_dataset.py", str(options.out / "check"), *data))
+        tables = {"train_list": str(options.out / f"{options.split}_list.txt"), "train_landmarks": str(options.out)}
+        data = {"train_data_root": str(options.photographs)} | tables
+        print(next_command("tools/check_dataset.py", str(options.out / "check"), **data))
     return 0
 
 
@@ -85,10 +86,13 @@ def _names(root: DataRoot, list_file: str) -> tuple[list[str], tuple[str, ...]]:
         names: list[str] = read_labelled_list(root, list_file, "").names.to_pylist()
         names = list(dict.fromkeys(names))
     else:
-        names = images_below(root)
+        others: Counter[str] = Counter()
+        names = images_below(root, others)
+        notes = others_note(root.path, others)
         stray = [name for name in names if "/" not in name]
         if len(stray) < len(names):
-            names, notes = [name for name in names if "/" in name], stray_note(root.path, stray)
+            names = [name for name in names if "/" in name]
+            notes += stray_note(root.path, stray)
     if not names:
         raise InputError(f"PHOTOS {root}: no image in it")
     refuse_ambiguous(names)

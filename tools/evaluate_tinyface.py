@@ -17,7 +17,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 from pathlib import Path
 
 from fr.console import counted
-from fr.data.pairs.crop_sizes import size_warning
+from fr.data.crop_sizes import size_warning
 from fr.data.pairs.tinyface import DISTRACTOR, read_tinyface
 from fr.distributed import open_ranks
 from fr.errors import run_plainly

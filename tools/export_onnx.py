@@ -116,7 +116,7 @@ def main(argv: list[str]) -> int:
             quantise(exported, small, inputs, _metadata(replace(contents, scores=[]), preprocessing, arguments))
             flipped = bool(contents.config.get("flipped_emb"))
             _print_loss(OnnxModel(exported, _CPU), OnnxModel(small, _CPU), faces, preprocessing, dali, ranks, flipped)
-    print(next_command("evaluate_lfw.py", "--snap", str(arguments.out), "--val_data_root", "LFW"))
+    print(next_command("evaluate_lfw.py", snap=str(arguments.out), val_data_root="LFW"))
     return 0
 
 
@@ -185,7 +185,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)
     except OSError as error:
-        raise InputError(f"{path}: can't be written: {error}") from error
+        raise InputError(f"{path}: can't be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # it would hide the reason
             temporary.unlink()

@@ -3,13 +3,14 @@
 
     python tools/export_weights.py snapshots/t_1000.pt t.safetensors      # with preprocessing, model, threshold
     python tools/export_weights.py snapshots/t_1000.pt t_hub --license cc-by-nc-4.0
-    python tools/export_weights.py snapshots/t_1000.pt backbone.pth       # iresnet*, mbf: insightface's keys
+    python tools/export_weights.py snapshots/t_1000.pt backbone.pth       # weights only
     python evaluate_lfw.py --snap t.safetensors --val_data_root /data/lfw
 
 The safetensors file describes its model in its metadata, so all tools and --init_from accept it in place of the
 snapshot; keys as in ONNX files: face_recognition.preprocessing and face_recognition.model, both JSON. The folder holds
 such a file as model.safetensors, the same facts as config.json, and a model card, README.md; an existing one is kept.
-`hf upload USER/NAME FOLDER` publishes the folder. A .pth file holds only the weights, with this trainer's keys.
+`hf upload USER/NAME FOLDER` publishes the folder. A .pth file holds only the weights: those of iresnet* and mbf with
+insightface's keys, of ir* with AdaFace's, of inception_resnet_v1 with facenet-pytorch's, others with this trainer's.
 """
 
 if __name__ == "__main__":  # before the imports that take seconds
@@ -18,6 +19,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     start("tools/export_weights.py", "tools.options.export_weights:options")
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,8 +61,9 @@ def main(argv: list[str]) -> int:
     metadata = {"format": "pt", **as_strings(contract, facts)}  # the first for transformers
     _write(out / HUB_WEIGHTS if arguments.folder else out, lambda file: safetensors.write(file, tensors, metadata))
     if arguments.folder:
-        print(f"describe the training data in {out / CARD}, then: hf upload USER/{out.resolve().name} {out}")
-    print(next_command("evaluate_lfw.py", "--snap", str(out), "--val_data_root", "LFW"))
+        upload = shlex.join(["hf", "upload", f"USER/{out.resolve().name}", str(out)])
+        print(f"describe the training data in {out / CARD}, then: {upload}")
+    print(next_command("evaluate_lfw.py", snap=str(out), val_data_root="LFW"))
     return 0
 
 

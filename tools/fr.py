@@ -7,6 +7,8 @@ import importlib
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.exit("tools/fr.py: no command of its own; tools/*.py import it")
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 del sys.modules[__name__]
 importlib.import_module(__name__)

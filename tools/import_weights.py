@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     known = {"input_size": arguments.input_size or weights.input_size, "mean": arguments.mean, "std": arguments.std}
     if assumed := [f"--{name}" for name, value in known.items() if not value]:
         print(f"{', '.join(assumed)}: the file stores none; {weights.model}'s are taken: did its authors use them?")
-    print(next_command("evaluate_lfw.py", "--snap", str(arguments.out), "--val_data_root", "LFW"))
+    print(next_command("evaluate_lfw.py", snap=str(arguments.out), val_data_root="LFW"))
     return 0
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from fr.console import counted
+from fr.data.crop_contract import MARK
 from fr.data.faces import LabelledFaces, refuse
 from fr.data.landmark_csv import has_landmarks, landmark_table
 from fr.data.lines import read_lines
@@ -32,16 +33,16 @@ from fr.data.readers.folders import read_folders
 from fr.errors import InputError, os_error_as, run_plainly
 from fr.files.data_root import DataRoot
 from fr.files.durable import replace_file
-from fr.options.commands import next_command
+from fr.options.commands import as_called, next_command
 from fr.options.names import SET_OPTIONS
 from fr.options.parsing import tool_parser
+from fr.options.recipes import first_recipe
 from fr.options.types import BELOW_1, COUNT, SEED
 from fr.progress import tracked
 
 PARTS = ("train", "val", "test")
 PAIRS = "pairs"
 MOST_PAIRS = 3_000  # of a kind, as LFW's
-_FEW = 100  # identities to train on; fewer are too few for a network from scratch (docs/own-faces.md)
 _MOST_PAIRED = 2_000  # images; pairs are drawn from so many at most
 
 
@@ -74,26 +75,26 @@ def main(argv: list[str]) -> int:
     counts = ", ".join(f"{part} {len(lines):,}" for part, lines in parts.items())
     people = f"{counted(len(images) - len(held), 'identity')}{f', {len(held):,} more in pairs.txt' if held else ''}"
     print(f"{arguments.out}: {people}; {counts}; {left_out:,} with too few images left out")
-    few = len(images) - len(held) < _FEW
-    if few:
+    recipe, advice = first_recipe(len(images) - len(held))
+    if advice:
+        print(advice)
+    if not table and not (arguments.root / MARK).exists():
         print(
-            f"with fewer than about {_FEW} identities start from a published network, such as backbone.pth "
-            "(docs/weights.md); or train @configs/own_faces.yml from scratch, without --init_from"
+            "without --landmarks the images are taken for aligned crops; for photographs run "
+            f"{as_called('tools/detect_faces.py')} first, and give its OUT as --landmarks"
         )
-    print(_next(arguments, table, bool(held), few))
+    print(_next(arguments, table, bool(held), recipe))
     return 0
 
 
-def _next(arguments: argparse.Namespace, table: Path | None, paired: bool, few: bool) -> str:
-    """Command that trains on the lists; without landmarks, on aligned crops. few: it fine-tunes a network."""
+def _next(arguments: argparse.Namespace, table: Path | None, paired: bool, recipe: Sequence[str]) -> str:
+    """Command that trains on the lists; without landmarks, on aligned crops."""
     root, landmarks, lists = str(arguments.root), str(table or ""), arguments.out
     pairs = (root, str(lists / f"{PAIRS}.txt"), landmarks) if paired else ("", "", "")
     places = {"train_data_root": root, "train_list": str(lists / f"{PARTS[0]}.txt"), "train_landmarks": landmarks}
     places |= dict(zip(SET_OPTIONS, pairs, strict=True))
-    words = [word for name, place in places.items() for word in (f"--{name}", place)]
     crops = [] if table else ["--aligned"]
-    recipe = ["@configs/fine_tune.yml", "--init_from", "backbone.pth"] if few else ["@configs/own_faces.yml"]
-    return next_command("train.py", *recipe, "--train_dataset", arguments.format, *words, *crops)
+    return next_command("train.py", *recipe, "--train_dataset", arguments.format, *crops, **places)
 
 
 def _chosen(faces: LabelledFaces, list_file: str, table: Path | None) -> tuple[LabelledFaces, list[str]]:
@@ -105,7 +106,10 @@ def _chosen(faces: LabelledFaces, list_file: str, table: Path | None) -> tuple[L
     names, notes = np.array(faces.names.to_pylist()), []
     if list_file:
         lines = read_lines(Path(list_file))
-        listed = np.array([line.rpartition("\t")[0] or line for line in lines.texts.to_pylist()])
+        known = {*names.tolist()}  # a name may hold a tab
+        listed = np.array([
+            line if line in known else line.rpartition("\t")[0] or line for line in lines.texts.to_pylist()
+        ])
         refuse([
             f"{lines.where(row)}: {listed[row][:80]!r} is no image in a folder of {faces.root}"
             for row in np.flatnonzero(~np.isin(listed, names)).tolist()

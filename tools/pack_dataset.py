@@ -42,6 +42,8 @@ from fr.files.durable import replace_file
 from fr.files.images import TOO_LARGE, image_file, is_too_large
 from fr.files.untrusted import read_text
 from fr.options.commands import next_command
+from fr.options.names import SET_OPTIONS
+from fr.options.recipes import first_recipe
 from fr.preprocessing import Preprocessing
 from fr.randomness import Purpose, generator
 from tools.align_faces import aligned_crops, widened
@@ -89,7 +91,11 @@ def main(argv: list[str]) -> int:
         raise InputError(f"{error.filename or out}: can't be written: {error.strerror}") from error
     print("\n".join([*resolved.notes, *faces.notes, _summary(out, len(faces))]))
     crops = [] if faces.landmarks.shape[1] else ["--aligned"]
-    print(next_command("train.py", "--train_dataset", "tar", "--train_data_root", str(out), *crops))
+    recipe, advice = first_recipe(len(faces.identities))
+    if advice:
+        print(advice)
+    places = {"train_data_root": str(out)} | dict.fromkeys(SET_OPTIONS, "")
+    print(next_command("train.py", *recipe, "--train_dataset", "tar", *crops, **places))
     return 0
 
 

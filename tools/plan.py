@@ -24,7 +24,7 @@ from typing import Any
 
 from fr.console import counted
 from fr.errors import run_plainly
-from fr.options.commands import as_called
+from fr.options.commands import command_line
 from tools.options.plan import PlanOptions
 from tools.options.plan import options as read_options
 from tools.planning.cards import CARDS
@@ -99,15 +99,15 @@ def words(changes: dict[str, object]) -> str:
 
 
 def command(options: PlanOptions, changes: dict[str, object]) -> str:
-    """The line that starts the training, from the folder of the checkout."""
+    """The line that starts the training; with Slurm, from the folder of the checkout."""
     own = options.own
-    given = [_for_torchrun(word) for word in options.words] if own.gpus > 1 else options.words
-    rest = shlex.join([*given, *words(changes).split()])
+    given = [_for_torchrun(word) if own.gpus > 1 else word for word in options.words]
+    given += words(changes).split()
     if own.gpus > own.gpus_per_node:
         nodes = own.gpus // own.gpus_per_node
-        return f"sbatch --nodes {nodes} --gpus-per-node {own.gpus_per_node} launch/slurm.sh {rest}"
+        return f"sbatch --nodes {nodes} --gpus-per-node {own.gpus_per_node} launch/slurm.sh {shlex.join(given)}"
     launch = f"torchrun --nproc_per_node {own.gpus}" if own.gpus > 1 else "python"
-    return f"{as_called(f'{launch} train.py')} {rest}"
+    return command_line("train.py", *given, launch=launch)
 
 
 def _for_torchrun(word: str) -> str:

@@ -31,7 +31,8 @@ from fr.evaluation.roc import roc_curve
 from fr.evaluation.scoring import Scored, score
 from fr.files.durable import write_result
 from fr.files.outputs import check_outputs
-from fr.options.config_files import expand_variables, read_config_file
+from fr.options.config_files import read_config_file
+from fr.options.variables import expand_variables
 from fr.report.run_logs import VALIDATION, Record, RunLog, read_log
 from fr.report.training_report import ScoredSet, Training, points, training_page
 from fr.train.ending import log_folder

@@ -95,7 +95,7 @@ def _compare(receipt: Receipt, contents: snapshot.SnapshotContents, last: Path) 
             f"[{interval.low:.4f}, {interval.high:.4f}]: {verdict}"
         )
     print(f"not reproduced: {', '.join(missed)}" if missed else "reproduced")
-    print(next_command("evaluate_lfw.py", "--snap", str(last), "--report", f"{last.stem}_report"))
+    print(next_command("evaluate_lfw.py", snap=str(last), report=f"{last.stem}_report"))
     return 1 if missed else 0
 
 

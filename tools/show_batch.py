@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fr.data.augmentation import Draws, draw
 from fr.data.bad_images import BadImages
@@ -40,6 +40,7 @@ from fr.models import training_preprocessing
 from fr.options.augmentation import Augmentation
 from fr.preprocessing import Preprocessing
 from fr.progress import tracked
+from fr.report.font import font
 from fr.train.monitor import pictures
 from tools.options.show_batch import options as read_options
 
@@ -47,9 +48,9 @@ _PROBABILITIES = [field.name for field in fields(Augmentation) if field.name.end
 _OFF: dict[str, Any] = dict.fromkeys(_PROBABILITIES, 0.0)
 _WIDTH = 1600  # pixels of the sheet, unless one face is wider
 _SIDE = 96  # pixels; smaller inputs are shown in whole multiples
-_FONT, _LINE, _LETTER = 12, 15, 6  # pixels: size, height of a line, width of a letter
+_FONT, _LINE, _LETTER = 11, 15, 7  # pixels: size, height of a line, width of a letter
 _GAP = 6  # pixels between cells
-_NO_BREAK = "\N{NO-BREAK SPACE}"  # keeps a caption's numbers with their words; the font has none
+_NO_BREAK = "\N{NO-BREAK SPACE}"  # keeps a caption's numbers with their words
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def describe(draws: Draws, row: int) -> list[str]:
     brightness, contrast, saturation = draws.color_factors[row]
     every = {
         "mirror": draws.flip[row],
-        f"turn {np.rad2deg(draws.angle[row]):+.0f}°": draws.angle[row] != 0,
+        f"turn {np.rad2deg(draws.angle[row]).round() + 0:+.0f}°": draws.angle[row] != 0,
         f"zoom {draws.zoom[row]:.2f}": draws.zoom[row] != 1,
-        f"shift {right:+.0f} {down:+.0f} %": (draws.shift[row] != 0).any(),
+        f"shift {right.round() + 0:+.0f} {down.round() + 0:+.0f} %": (draws.shift[row] != 0).any(),
         f"crop to {100 * draws.crop_side[row]:.0f} %": draws.crop_side[row] != 1,
         f"brightness {brightness:.2f}": draws.color[row],
         f"contrast {contrast:.2f}": draws.color[row],
@@ -166,19 +167,18 @@ def sheet(sections: dict[str, list[Cell]]) -> Image.Image:
 
 def strip(title: str, cells: list[Cell]) -> Image.Image:
     """Row of cells with captions below and a title above."""
-    font = ImageFont.load_default(_FONT)
     height, width = _shown(cells[0].pixels.shape)
     captions = [wrap(cell.caption, width // _LETTER, break_on_hyphens=False) for cell in cells]
     top = _LINE + _GAP if title else 0
     size = (_GAP + len(cells) * (width + _GAP), top + height + _LINE * max(map(len, captions)))
     image = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(image)
-    pen.text((_GAP, 2), title, fill="black", font=font)
+    pen.text((_GAP, 2), title, fill="black", font=font(_FONT, title))
     for number, (cell, caption) in enumerate(zip(cells, captions, strict=True)):
         left = _GAP + number * (width + _GAP)
         image.paste(Image.fromarray(cell.pixels).resize((width, height), Image.Resampling.NEAREST), (left, top))
         for line, text in enumerate(caption):
-            pen.text((left, top + height + line * _LINE), text.replace(_NO_BREAK, " "), fill="black", font=font)
+            pen.text((left, top + height + line * _LINE), text, fill="black", font=font(_FONT, text))
     return image
 
 

@@ -121,7 +121,7 @@ def fetch_newest(url: str, folder: Path, prefix: str) -> list[str]:
         except InputError as error:
             failure = error
         except OSError as error:
-            failure = InputError(f"{folder}: can't be written to: {error}")
+            failure = InputError(f"{folder}: can't be written to: {error.strerror or error}")
     with patient_group() as group:  # hundreds of gigabytes may take an hour
         raise_together(failure, "rank 0 couldn't fetch a snapshot from --snap_mirror", group)
     return gather_objects(notes)[0]

@@ -53,7 +53,7 @@ def locked(folder: Path, prefix: str, patience: float = 0) -> Iterator[None]:
                     "--snap_folder, or end that run"
                 )
         except OSError as error:
-            failure = InputError(f"the folders of snapshots and logs: can't be written to: {error}")
+            failure = InputError(f"--snap_folder {folder}: can't be written to: {error.strerror or error}")
     try:
         raise_together(failure, "rank 0 can't write to the folder of snapshots")
         yield
@@ -106,6 +106,12 @@ def _claim(choice: str, folder: Path, prefix: str, job: str, overwrite: bool, re
     if resumable and own is None:  # it can't be read; resuming reports that
         return Claim(resumable, [])
     others = [path for path in present if owners[path] != own and (owners[path] is not None or not resumable)]
+    if others and not overwrite and not newest_first:
+        raise InputError(
+            f"{others[0]} exists, of the same --snap_prefix, and has no {state_path(others[0]).name} to resume from: "
+            f"give another --snap_prefix (with --init_from {others[0]} to begin with its weights), or --overwrite to "
+            "remove it"
+        )
     if others and not overwrite:
         raise InputError(
             f"{others[0]} is an earlier run's, of the same --snap_prefix: give --snap_to_resume auto to resume from "
@@ -130,7 +136,8 @@ def remove_others(others: Sequence[Path]) -> None:
         for path in others if rank() == 0 else ():
             remove(path)
     except OSError as error:
-        failure = InputError(f"--overwrite: an earlier run's snapshot can't be removed: {error}")
+        name = error.filename or "an earlier run's snapshot"
+        failure = InputError(f"--overwrite: {name} can't be removed: {error.strerror or error}")
     raise_together(failure, "--overwrite: rank 0 can't remove an earlier run's snapshot")
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from fr.checkpoint.snapshot import SnapshotContents, read, state_path
 from fr.checkpoint.training_state import TrainingState, Unfit, read_names
+from fr.data.faces import shown
 from fr.distributed import gather_objects
 from fr.errors import InputError
 from fr.files.checksums import damages
+from fr.options.config_files import yaml_text
 from fr.options.losses import LossSettings
 
 
@@ -54,7 +56,7 @@ def resume(
                 state.load(state_path(path))
             except Unfit as error:
                 options = _other_options(contents.config, ours.config)
-                raise InputError(*error.problems, *options, _BEGIN.format(path)) from error
+                raise InputError(*options, *shown([*error.problems]), _BEGIN.format(path)) from error
             return Resumed(path, contents, [*damaged, f"going on from {path}"])
         damaged += problems
     if damaged:
@@ -66,7 +68,7 @@ def changed_options(resumed: Resumed, ours: dict[str, Any]) -> list[str]:
     """A line with the options of a run that differ from those of the snapshot it resumed from; [] if none do."""
     stored = resumed.contents.config if resumed.contents else {}
     changed = [
-        f"--{name} {stored[name]} → {value}"
+        f"--{name} {yaml_text(stored[name])} → {yaml_text(value)}"
         for name, value in ours.items()
         if name in stored and stored[name] != value and name not in _OF_THE_START
     ]
@@ -101,7 +103,7 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any], prefix: str) ->
 def _other_options(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Options that determine the contents of a training state and differ, one line each."""
     return [
-        f"--{name} is {stored[name]} there and {wanted[name]} in this run"
+        f"--{name} is {yaml_text(stored[name])} there and {yaml_text(wanted[name])} in this run"
         for name in [*(one.name for one in fields(LossSettings)), "ema_decay", "optimizer", "momentum"]
         if name in stored and name in wanted and stored[name] != wanted[name]
     ]

@@ -170,7 +170,8 @@ class SnapshotWriter:
             try:
                 act()
             except (OSError, RuntimeError) as error:  # torch.save raises either
-                failure = InputError(f"{path}: can't be written: {error}")
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+                failure = InputError(f"{path}: can't be written: {reason}")
         raise_together(failure, f"{path}: can't be written by rank 0", self._group)
 
 

@@ -1,4 +1,4 @@
-"""Comparison of a run's options with `crops.json`, which tools/align_faces.py writes beside aligned crops."""
+"""Comparison of a run's options with its aligned crops, and the `crops.json` of tools/align_faces.py beside them."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from fr.alignment import ALIGNMENTS, TEMPLATES
+from fr.data.crop_sizes import size_warning
+from fr.data.faces import LabelledFaces
 from fr.errors import InputError
+from fr.files.remote import is_url
 from fr.files.untrusted import read_text
 from fr.options.parsing import Resolved
 
@@ -48,6 +51,14 @@ def crop_notes(root: str, aligned: bool) -> list[str]:
         beyond = f"crops show {crops['margin']:g} of the frame beyond the template on each side"
         return [f"{root}: {beyond}, the validation's alignment doesn't"]
     return []
+
+
+def photograph_warnings(faces: LabelledFaces, root: str, aligned: bool) -> list[str]:
+    """A line if images given as aligned crops, without `crops.json`, may be photographs; none about data at a URL."""
+    if not aligned or is_url(root) or _settings(Path(root, MARK)) or not (why := size_warning(faces)):
+        return []
+    remedy = "photographs need landmarks, which tools/detect_faces.py finds"
+    return [f"--aligned: the images are taken for aligned crops, but {why}; {remedy}"]
 
 
 def _settings(path: Path) -> dict[str, Any]:

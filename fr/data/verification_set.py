@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from fr.console import counted
+from fr.data.crop_sizes import size_warning
 from fr.data.faces import VerificationFaces, swapped_note
-from fr.data.pairs.crop_sizes import size_warning
 from fr.data.pairs.lfw import read_lfw
 from fr.data.pairs.pair_faces import faces_of_pairs
 from fr.data.pairs.pair_lists import list_form, list_in, read_pairs

@@ -10,6 +10,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from fr.options.variables import unexpanded
+
 _PACKAGE = Path(__file__).parents[1]
 _INSTALLED = (_PACKAGE / "scripts").is_dir()
 SCRIPTS = _PACKAGE / "scripts" if _INSTALLED else _PACKAGE.parent  # the folder of train.py, tools/ and configs/
@@ -77,17 +79,25 @@ def recipe(path: str) -> str:
     return str(SCRIPTS / path) if path.startswith("configs/") and not os.path.exists(path) else path
 
 
-def next_command(script: str, *words: str) -> str:
-    """Line at the end of a command's output that suggests the next command, quoted for a shell in this folder.
+def command_line(script: str, *words: str, launch: str = "python", **options: str) -> str:
+    """Command that runs a script, quoted for a shell in this folder.
 
-    script, and words that begin with @, are paths below `SCRIPTS`.
+    script: path below `SCRIPTS`. words: arguments as they are. options: by name, with values that the script's
+    `expand_variables` is to leave unchanged. launch: `python`, or torchrun with its options.
     """
-    words = tuple(f"@{_from_here(word[1:])}" if word.startswith("@") else word for word in words)
-    call = [_NAMES[script]] if _INSTALLED else ["python", _from_here(script)]
-    return f"next: {shlex.join([*call, *words])}"
+    values = [word for name, value in options.items() for word in (f"--{name}", unexpanded(value))]
+    call = [*launch.split(), _from_here(script)]
+    if _INSTALLED:
+        call = [*launch.split(), "--no-python", _NAMES[script]] if launch.startswith("torchrun") else [_NAMES[script]]
+    return shlex.join([*call, *words, *values])
 
 
-def _from_here(name: str) -> str:
-    path = SCRIPTS / name
+def next_command(script: str, *words: str, **options: str) -> str:
+    """Line at the end of a command's output that suggests the next command; arguments as in `command_line`."""
+    return f"next: {command_line(script, *words, **options)}"
+
+
+def _from_here(script: str) -> str:
+    path = SCRIPTS / script
     here = os.path.relpath(path)
     return str(path) if here.startswith("..") else here

@@ -5,7 +5,6 @@ A file is one flat YAML mapping. `fr/options/definitions.py` defines the options
 
 import argparse
 import difflib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,34 +13,20 @@ from typing import Any
 import yaml
 
 from fr.errors import InputError
-from fr.files.names import is_unicode
 from fr.files.untrusted import read_text
 from fr.options.commands import as_called, recipe
 from fr.options.names import ELSEWHERE
 from fr.options.types import is_number
+from fr.options.variables import expand_variables
 
 COMMAND_LINE = "command line"
 _LARGEST = 1 << 16  # bytes, which PyYAML reads in two seconds; a recipe has one or two thousand
-# $NAME, ${NAME}, and $$ for a plain dollar sign.
-_VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
-_HOME = re.compile(r"(?:^|(?<==))~(?=/|$)")  # at the start of a path, also after `kind=` of a verification set
 # Tags of YAML's plain scalars. Their text is parsed by the option's type, so 1e-4, a string in YAML 1.1, is a number
 # for an option that takes numbers.
 _SCALAR_TAGS = frozenset(
     f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp", "merge", "value")
 )
 _NULL_TAG, _LIST_TAG, _MAPPING_TAG = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "seq", "map"))
-
-
-class UnsetVariables(InputError):
-    """A value names environment variables that aren't set. names: those of the variables."""
-
-    def __init__(self, names: Sequence[str], text: str) -> None:
-        plural, verb = ("", "isn't") if len(names) == 1 else ("s", "aren't")
-        listed = ", ".join(f"${name}" for name in names)
-        remedy = f"before this command: export {' '.join(f'{name}=…' for name in names)}"
-        super().__init__(f"the environment variable{plural} {listed} in {text!r} {verb} set; {remedy}")
-        self.names = names
 
 
 @dataclass(frozen=True)
@@ -87,7 +72,8 @@ def read_config_file(path: str) -> list[Setting]:
         root = yaml.compose(text, Loader=_PlainLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{label}:{line}: not valid YAML: {error.problem or error.context}") from None
+        remedy = "; use spaces, not tabs" if "'\\t'" in (error.problem or "") else ""
+        raise InputError(f"{label}:{line}: not valid YAML: {error.problem or error.context}{remedy}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise InputError(f"{label}:{line}: not valid YAML: the character {chr(error.character)!r}") from None
@@ -154,25 +140,12 @@ def parse_setting(parser: argparse.ArgumentParser, action: argparse.Action, sett
         for value in values:
             parser._check_value(action, value)
     except argparse.ArgumentError as error:
-        raise InputError(error.message) from None
+        numbers = re.split(r"[,\s]+", words[0].strip("[], ")) if several and len(words) == 1 else []
+        written = " ".join(numbers) if setting.origin == COMMAND_LINE else f"[{', '.join(numbers)}]"
+        separated = len(numbers) > 1 and all(map(is_number, numbers))
+        remedy = f"; several values are written {written}" if separated else ""
+        raise InputError(f"{error.message}{remedy}") from None
     return values if several else values[0] if values else action.const
-
-
-def expand_variables(text: str) -> str:
-    """Replace $NAME and ${NAME} by environment variables, $$ by $, and a leading ~ by the home folder.
-
-    Raises UnsetVariables, and InputError on an unknown home or non-text.
-    """
-    named = dict.fromkeys(plain or braced for dollar, plain, braced in _VARIABLE.findall(text) if not dollar)
-    if unset := [name for name in named if name not in os.environ]:
-        raise UnsetVariables(unset, text)
-    expanded = _VARIABLE.sub(lambda match: match[1] or os.environ[match[2] or match[3]], text)
-    if "\0" in expanded or not is_unicode(expanded):
-        raise InputError(f"{expanded!r} isn't UTF-8 text")
-    home = os.path.expanduser("~")
-    if _HOME.search(expanded) and home == "~":
-        raise InputError(f"~ in {text!r}: no home folder is known; set HOME, or write the path out")
-    return _HOME.sub(lambda _: home, expanded)
 
 
 def yaml_text(value: object) -> str:

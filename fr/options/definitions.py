@@ -39,7 +39,7 @@ _EVALUATION_FIRST = (
 )
 
 # Meanings of a verification set's options that aren't given: see `_verification`.
-_OF_TRAINING = ("empty = no validation", "empty = that of the set", ", or none: aligned crops")
+_OF_TRAINING = ("empty = none", "empty = that of the set", ", or none: aligned crops")
 _STORED = ("empty = the stored one", "empty = the stored one", "", "; not given = as stored")
 
 

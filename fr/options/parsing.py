@@ -21,7 +21,6 @@ from fr.errors import InputError
 from fr.options.commands import SCRIPTS, as_called, command_name
 from fr.options.config_files import (
     Setting,
-    UnsetVariables,
     command_line_option,
     find_option,
     is_option,
@@ -32,6 +31,7 @@ from fr.options.config_files import (
 )
 from fr.options.recipes import drop_replaced
 from fr.options.types import BOOLEANS, Value
+from fr.options.variables import UnsetVariables
 
 Checks = Callable[[dict[str, Any], dict[str, str], dict[str, Any]], list[str]]
 

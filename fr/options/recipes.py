@@ -1,4 +1,4 @@
-"""Recipes whose data settings are replaced on the command line: drop the settings that no longer apply, with a note."""
+"""Choice of a recipe, and recipes whose data settings are replaced on the command line."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,22 @@ from fr.options.types import BOOLEANS
 
 DATA = ("train_list", "train_landmarks", "train_meta", "aligned")  # options about the files of the training data
 LANDMARKS = ("train_landmarks", "val_landmarks", "aligned", "template")  # options about the positions of faces
+
+_FEW = 100  # identities to train on; fewer are too few for a network from scratch (docs/own-faces.md)
+_MANY = 5_000  # identities, for which the scale of configs/own_faces.yml is too small
+
+
+def first_recipe(identities: int) -> tuple[list[str], str]:
+    """Words of a command that trains on data with so many identities: the recipe; and a line of advice, or ""."""
+    if identities >= _MANY:
+        return ["@configs/mobilenet_arcface.yml"], ""
+    if identities >= _FEW:
+        return ["@configs/own_faces.yml"], ""
+    advice = (
+        f"with fewer than about {_FEW} identities start from a published network, such as backbone.pth "
+        "(docs/weights.md); or train @configs/own_faces.yml from scratch, without --init_from"
+    )
+    return ["@configs/fine_tune.yml", "--init_from", "backbone.pth"], advice
 
 
 def drop_replaced(last: dict[str, Setting], settings: Sequence[Setting]) -> list[str]:

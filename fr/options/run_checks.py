@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from fr.errors import InputError
+from fr.options.validation import nearest
 
 
 def check_identities(identities: Sequence[str]) -> None:
@@ -23,8 +24,9 @@ def check_batches(options: argparse.Namespace, world_size: int) -> None:
     split = f"{world_size} (ranks) x {options.accumulate} (--accumulate)"
     images, rest = divmod(options.train_batch_size, parts)
     if rest:
-        nearest = " and ".join(str(number * parts) for number in (images, images + 1) if number)
-        raise InputError(f"{size} doesn't divide into {split} equal micro-batches; the nearest that do: {nearest}")
+        raise InputError(
+            f"{size} doesn't divide into {split} equal micro-batches; {nearest(options.train_batch_size, parts)}"
+        )
     if images * (world_size if options.sync_bn else 1) == 1 and not options.freeze_bn:
         raise InputError(
             f"{size} on {split}: one image in each micro-batch, and batch norms need two: give a larger "

@@ -9,6 +9,7 @@ from typing import Any
 from fr.alignment import CENTER_CROP
 from fr.files.remote import is_url
 from fr.options.augmentation import Augmentation
+from fr.options.commands import as_called
 from fr.options.fields import needs_of
 from fr.options.losses import COSINES, MARGINS, LossSettings, MarginType
 from fr.options.names import DATASETS, PRETRAINED, SET_OPTIONS, TIMM, UNLABELLED
@@ -57,6 +58,10 @@ _NEEDS = {
     "distill_logit_weight": "teacher",
     "mix_prob": "teacher",
     **dict.fromkeys(("groups_columns", "groups_pairs", "groups_fmr", "groups_threshold"), "groups"),
+}
+_REMEDIES = {
+    "train_list": ": a file with a line for each image, as of tools/detect_faces.py and tools/make_list.py",
+    "train_landmarks": ": CSV files with landmarks, as of tools/detect_faces.py",
 }
 _OF_URLS = ("shard_cache", "shard_cache_gb")
 _WINDOWED = ("tar", "parquet")  # formats of files with many images each
@@ -138,7 +143,11 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     aligns = values.get("alignment") != CENTER_CROP
     if not aligns:
         needed = tuple(name for name in needed if name != "train_landmarks")
-    problems = [f"--{name} is required by --train_dataset {dataset}" for name in needed if values.get(name) == ""]
+    problems = [
+        f"--{name} is required by --train_dataset {dataset}{as_called(_REMEDIES.get(name, ''))}"
+        for name in needed
+        if values.get(name) == ""
+    ]
     problems += _url_problems(dataset, values, origins, defaults)
     problems += [
         f"{origins[name]}: --{name}: not used by --train_dataset {dataset}"
@@ -150,8 +159,9 @@ def _data_problems(values: dict[str, Any], origins: dict[str, str], defaults: di
     placeless = values.get("train_landmarks") == "" and values.get("aligned") is False
     if aligns and placeless and {"train_landmarks", "aligned"} <= {*used}:  # tar shards show it themselves
         problems.append(
-            f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (a CSV as "
-            "bb_landmark's), or --aligned if the images are aligned crops, or the network's are centre crops"
+            f"--train_dataset {dataset} needs to know where the faces are: give --train_landmarks (CSV files, as of "
+            f"{as_called('tools/detect_faces.py')}), or --aligned if the images are aligned crops, or the network "
+            f"takes centre crops{f' (--alignment {CENTER_CROP})' if 'alignment' in values else ''}"
         )
     if "aligned" in used and values.get("train_landmarks") and values.get("aligned"):
         problems.append(f"{origins['aligned']}: --aligned: not with --train_landmarks, which align the images")
@@ -203,7 +213,7 @@ def _order_problems(values: dict[str, Any], origins: dict[str, str]) -> list[str
     if batch and parts and batch % (each * parts):
         problems.append(
             f"{origins['images_per_identity']}: --images_per_identity: {each} of each don't fill a --train_batch_size "
-            f"of {batch}" + (f" in {parts} parts (--accumulate)" if parts > 1 else "")
+            f"of {batch}{f' in {parts} parts (--accumulate)' if parts > 1 else ''}; {nearest(batch, each * parts)}"
         )
     return problems
 
@@ -267,3 +277,9 @@ def _number(values: dict[str, Any], name: str, otherwise: float) -> float:
     """The value of an option if it is a number, else `otherwise`: for `auto`, or if it was refused."""
     value = values.get(name)
     return value if isinstance(value, (int, float)) else otherwise
+
+
+def nearest(batch: int, divisor: int) -> str:
+    """Text on the batch sizes around `batch` that are divisible."""
+    lower = batch // divisor * divisor
+    return f"the nearest that do: {' and '.join(str(size) for size in (lower, lower + divisor) if size)}"

@@ -25,13 +25,13 @@ from fr.report.run_logs import LOG, VALIDATION, curve, read_log, validation_keys
 
 _BOOTSTRAP = 1000
 _NO_SETS, _SCORES = "The run had no verification set", "`evaluate_lfw.py --snap` scores its snapshots."
-_TERMS = """Terms of the data aren't known to the program that wrote this card: say here whose images they are, what
-their licence allows, and whether the people in them agreed. They may restrict the use of the weights."""
-_LIMITS = """- The figures hold for images and people like those of the sets above. Others have other rates:
-  `tools/choose_threshold.py` measures a threshold on one's own images.
-- Intervals redraw the people of a set. They don't know of another choice of data, or of another seed.
-- A set of few pairs says nothing about rare errors: rows without a value need more different pairs.
-- Whether people of the sets are in the training data: `tools/find_overlap.py`."""
+_TERMS = """The terms of the data are unknown to the program that wrote this card. Describe them here: the source of the
+images, their license, and the consent of the people in them. They may restrict the use of the weights."""
+_LIMITS = """- The metrics hold for images and people like those of the sets above. Error rates on others differ:
+  `tools/choose_threshold.py` measures a threshold on your own images.
+- The intervals come from resampling the people of a set. They don't include the variation between sets or seeds.
+- A set of few pairs can't measure rare errors: rows without a value need more different pairs.
+- `tools/find_overlap.py` checks whether people of the sets are in the training data."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def leave_card(writer: SnapshotWriter, run: EndedRun) -> str:
         text = card_text(writer.prefix, written[-1], run, [*pictures])
         replace_file(path, text.encode(errors="backslashreplace"))
     except (OSError, InputError) as error:
-        return f"{path}: can't be written: {error}"
+        reason = error.strerror if isinstance(error, OSError) else error
+        return f"{path}: can't be written: {reason}"
     return f"card: {path}"
 
 
@@ -111,8 +112,8 @@ def card_text(prefix: str, last: Path, run: EndedRun, pictures: Sequence[str]) -
         f"`{run.contents.model}`, embeddings of {run.contents.embed_size} numbers, after "
         f"{counted(iteration, 'iteration')} of all starts: `{last}`. The last start: {run.ended}, "
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
-        "## Figures",
-        *(_figures(one) for one in run.scored),
+        "## Metrics",
+        *(_metrics(one) for one in run.scored),
         *([] if run.scored else [f"{_NO_SETS if not run.sets else 'No validation yet'}: {_SCORES}"]),
         "## By group",
         _groups(run.scored),
@@ -132,7 +133,7 @@ def card_text(prefix: str, last: Path, run: EndedRun, pictures: Sequence[str]) -
     return "\n\n".join(parts) + "\n"
 
 
-def _figures(one: ScoredPairs) -> str:
+def _metrics(one: ScoredPairs) -> str:
     people = people_of_pairs(one.pair_set.faces)
     result = PairResult.of(one.scores, one.pair_set.faces.same, one.verification, people, _BOOTSTRAP)
     rows = [f"{one.pair_set.name}{', averaged weights' * one.averaged}, at iteration {one.iteration:,}:", ""]

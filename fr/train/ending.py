@@ -9,7 +9,8 @@ from pathlib import Path
 from fr.checkpoint.snapshot import snapshot_path
 from fr.checkpoint.snapshot_writer import SnapshotWriter
 from fr.distributed import launcher_facts
-from fr.options.commands import as_called, next_command
+from fr.options.commands import command_line, next_command
+from fr.options.config_files import is_option
 
 
 def closing_lines(
@@ -30,12 +31,12 @@ def closing_lines(
     else:
         lines.append(f"newest snapshot: {shown}")
     limit = "--max_iterations" if options.max_iterations == last else "--epoch_total_num"
-    no_set = [] if options.val_data_root or options.val_sets else ["--val_data_root", "LFW"]
+    no_set = {} if options.val_data_root or options.val_sets else {"val_data_root": "LFW"}
     return [
         *lines,
         f"see the curves: tensorboard --logdir {shlex.quote(str(log_folder(options)))}",
         f"{'resume' if status else 'train longer'}: {_resuming(argv, options, '' if status else limit)}",
-        next_command("evaluate_lfw.py", "--snap", str(shown), *no_set, "--report", f"{writer.prefix}_report"),
+        next_command("evaluate_lfw.py", snap=str(shown), **no_set, report=f"{writer.prefix}_report"),
     ]
 
 
@@ -58,19 +59,25 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def command_line(words: Sequence[str]) -> str:
-    """The command that started this process, with these arguments."""
+def command_of_run(words: Sequence[str]) -> str:
+    """The command that started this process, with these arguments instead of its own."""
     facts = launcher_facts()
     launch = f"torchrun --nproc_per_node {facts['LOCAL_WORLD_SIZE']}" if facts["WORLD_SIZE"] > 1 else "python"
-    return f"{as_called(f'{launch} train.py')} {shlex.join(words)}"
+    return command_line("train.py", *words, launch=launch)
 
 
 def _resuming(argv: Sequence[str], options: argparse.Namespace, longer: str) -> str:
     """The command that resumes the run. longer: the option that ended it, if it is to go beyond its end."""
-    words = [*argv]
-    if longer:
-        words = [word for word in words if not word.startswith(f"{longer}=")]
-        while longer in words:
-            del words[words.index(longer) : words.index(longer) + 2]
+    words = without(argv, "--overwrite")  # a command to keep: it mustn't remove what it is to resume from
+    words = without(words, longer) if longer else words
     auto = [] if options.snap_to_resume == "auto" else ["--snap_to_resume", "auto"]
-    return command_line([*words, *auto, *([longer, "MORE"] if longer else [])])
+    return command_of_run([*words, *auto, *([longer, "MORE"] if longer else [])])
+
+
+def without(words: Sequence[str], option: str) -> list[str]:
+    """The words of a command line without an option, such as `--lr`, and its values."""
+    kept, dropped = [], False
+    for word in words:
+        dropped = word.partition("=")[0] == option or (dropped and not is_option(word) and not word.startswith("@"))
+        kept += [] if dropped else [word]
+    return kept

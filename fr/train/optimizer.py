@@ -66,8 +66,10 @@ def parameter_groups(
 def _matching(names: Iterable[str], pattern: str, option: str) -> list[str]:
     matching = fnmatch.filter(names, pattern)
     if not matching:
-        close = difflib.get_close_matches(pattern, list(names), n=3, cutoff=0.3)
-        raise InputError(f"{option} {pattern}: no parameter matches; similar: {', '.join(close) or 'none'}")
+        known = list(names)
+        close = difflib.get_close_matches(pattern, known, n=3)
+        example = f"similar: {', '.join(close)}" if close else f"the names are from {known[0]} to {known[-1]}"
+        raise InputError(f"{option} {pattern}: no parameter matches; {example}")
     return matching
 
 

@@ -239,7 +239,7 @@ def _kept(folder: Path) -> pa.Table:
         files = sorted(folder.glob("*.parquet"))
         return pa.concat_tables([_SCHEMA.empty_table(), *(pq.read_table(file, schema=_SCHEMA) for file in files)])
     except OSError as error:
-        raise InputError(f"{folder}: can't be used: {error}") from error
+        raise InputError(f"{folder}: can't be used: {error.strerror or error}") from error
     except pa.ArrowException as error:
         raise InputError(f"{folder}: damaged: {error}; delete it, and run again") from error
 

@@ -3,6 +3,7 @@
 `Name.jpg` is an image of Name, and so is every image in and below the folder `Name/`.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from fr.alignment import CENTER_CROP
 from fr.console import counted, print_lines
 from fr.data.faces import Faces, shown
-from fr.data.readers.folders import images_below
+from fr.data.readers.folders import images_below, others_note
 from fr.errors import InputError
 from fr.evaluation.all_pairs import Rows
 from fr.evaluation.scoring import Embedder
@@ -33,7 +34,7 @@ FEW = 64  # up to so many images are processed in this process, since starting o
 class Portraits:
     """N images. people: [N] names. usable: [N], True if the image has a face. faces: of the usable images, in order.
 
-    notes: a message about each image with no face, with several, or that can't be read.
+    notes: a message about each image with no face, with several, or that can't be read, and about other files.
     """
 
     people: list[str]
@@ -62,13 +63,15 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     InputError if there is no such folder, no image in it, or none with a face.
     """
     root.check_exists(option)
-    names = images_below(root)
+    others: Counter[str] = Counter()
+    names = images_below(root, others)
+    left_out = list(others_note(root.path, others))
     if not names:
         raise InputError(f"{option} {root}: no image in it")
     people = [person_of(name) for name in names]
     if looking is None:
         faces = Faces(root, pa.array(names), np.zeros((len(names), 0, 2)))
-        return Portraits(people, np.ones(len(names), dtype=bool), faces, [])
+        return Portraits(people, np.ones(len(names), dtype=bool), faces, left_out)
     results = list(_look(root, names, looking))
     usable = [isinstance(result, Found) and result.faces > 0 for result in results]
     if not any(usable):
@@ -77,12 +80,12 @@ def read_portraits(option: str, root: DataRoot, looking: Looking | None) -> Port
     taken = pa.array([name for name, there in zip(names, usable, strict=True) if there])
     faces = Faces(root, taken, np.array(points).reshape(-1, 5, 2))
     unclear = [result for result in results if not (isinstance(result, Found) and result.faces == 1)]
-    notes = [_note(root.path, result, looking.choice) for result in unclear]
+    notes = left_out + [_note(root.path, result, looking.choice) for result in unclear]
     return Portraits(people, np.array(usable), faces, notes)
 
 
 def embedded(option: str, root: str, looking: Looking | None, embedder: Embedder) -> tuple[Portraits, Rows]:
-    """Read a folder of people's images and embed those with a face, [N, E]; prints the ones without a face."""
+    """Read a folder of people's images and embed those with a face, [N, E]; prints the files that are no use."""
     if looking:
         refuse_center_crops(embedder)
     portraits = read_portraits(option, DataRoot(Path(root), embedder.options.allow_outside), looking)

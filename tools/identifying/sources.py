@@ -1,6 +1,7 @@
 """Inputs of identification: images, and the frames of videos and cameras."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fr.data.readers.folders import IMAGE_ENDINGS, images_below
+from fr.data.readers.folders import IMAGE_ENDINGS, images_below, others_note
 from fr.data.storage import MOST_BYTES
 from fr.errors import InputError, os_error_as
 from fr.files.data_root import DataRoot
@@ -36,8 +37,8 @@ class Shot:
 class Source:
     """Shots of an input, in order. total: their number, 0 = unknown. name: of the output video, for frames.
 
-    root: the folder of images, or the video's file. rate: frames per second, 0 for images. bad: filled with a message
-    about each unreadable image during iteration.
+    root: the folder of images, or the video's file. rate: frames per second, 0 for images. bad: a message about
+    files that aren't images; during iteration, filled with one about each unreadable image.
     """
 
     shots: Iterator[Shot]
@@ -58,19 +59,19 @@ def open_source(text: str, allow_outside: bool) -> Source:
         return _frames(cv2.VideoCapture(int(text)), f"camera_{text}", path, live=True)
     if path.is_dir():
         root = DataRoot(path, allow_outside)
-        names = images_below(root)
+        others: Counter[str] = Counter()
+        names = images_below(root, others)
         if not names:
             raise InputError(f"--input {text}: no image in it")
-        return _photographs(root, names)
+        return _photographs(root, names, list(others_note(root.path, others)))
     with os_error_as(f"--input {text}: can't be read"):
         open_file(path).close()
     if path.name.lower().endswith(IMAGE_ENDINGS):
-        return _photographs(DataRoot(path.parent, outside_allowed=True), [path.name])
+        return _photographs(DataRoot(path.parent, outside_allowed=True), [path.name], [])
     return _frames(cv2.VideoCapture(text, cv2.CAP_FFMPEG), path.stem, path, live=False)
 
 
-def _photographs(root: DataRoot, names: list[str]) -> Source:
-    bad: list[str] = []
+def _photographs(root: DataRoot, names: list[str], bad: list[str]) -> Source:
     return Source(_readable(root, names, bad), len(names), "", root.path, 0.0, bad)
 
 

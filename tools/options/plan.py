@@ -44,6 +44,8 @@ def options(argv: list[str]) -> PlanOptions:
         raise InputError(f"--precision {training.precision}: not supported by a {own.gpu}")
     if training.teacher:
         raise InputError("--teacher: memory and time of a teacher aren't estimated; plan without it")
+    if 0 < own.images < training.train_batch_size:
+        raise InputError(f"--train_batch_size {training.train_batch_size} is more than the {own.images} of --images")
     if own.gpus > own.gpus_per_node and own.gpus % own.gpus_per_node:
         raise InputError(f"--gpus {own.gpus}: not a whole number of nodes of --gpus_per_node {own.gpus_per_node}")
     return PlanOptions(own, training, words)

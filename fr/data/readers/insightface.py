@@ -74,6 +74,9 @@ def read_records(root: DataRoot) -> LabelledFaces:
     """
     root.check_exists("--train_data_root")
     path, index, facts = files = record_files(root.path)
+    if not path.exists() and len(names := sorted(file.name for file in root.path.glob("*.rec"))) != 1:
+        several = f"several .rec in it, and none is {FILES[0]}: {', '.join(names[:5])}"
+        raise InputError(f"--train_data_root {root}: {several if names else 'no .rec in it'}")
     for file in files:
         root.check_inside(file)
     count = _class_count(facts)

@@ -31,6 +31,7 @@ from fr.errors import InputError, in_short
 from fr.files.data_root import DataRoot
 from fr.progress import tracked
 
+_REMEDY = "add a column `landmarks` with ten numbers x1 y1 … x5 y5, in pixels"
 _LABELS = ("label", "labels", "identity", "cls")
 _SMALLER = "write it with smaller row groups (pyarrow: row_group_size=100)"
 
@@ -77,7 +78,7 @@ def read_parquet(root: DataRoot, list_file: str, aligned: bool) -> LabelledFaces
         return storage.path(root, row, names[row].as_py())
 
     labels, identities = _identities(tables, where)
-    points = shard_points(landmarked, points, aligned, root, where)
+    points = shard_points(landmarked, points, aligned, root, where, _REMEDY)
     return LabelledFaces(root, names, points, labels, identities, storage=storage)
 
 

@@ -76,18 +76,19 @@ def shard_points(
     aligned: bool,
     root: DataRoot,
     where: Callable[[int], str],
+    remedy: str,
 ) -> NDArray[np.float64]:
     """Landmarks [N, 5, 2] pixels if all samples have landmarks, or [N, 0, 2] for aligned crops.
 
-    landmarked [N]: mask of the samples with landmarks. InputError unless all have landmarks, or none of them and the
-    images are aligned crops.
+    landmarked [N]: mask of the samples with landmarks. remedy: how they get into the shards. InputError unless all
+    have landmarks, or none of them and the images are aligned crops.
     """
     if landmarked.any() and aligned:
         raise InputError(f"--aligned: the shards of {root} have landmarks, which align the images; leave it out")
     if not landmarked.any() and not aligned:
         raise InputError(
             f"--train_data_root {root}: no landmarks in the shards; give --aligned if the images are aligned crops, "
-            "else find the faces with tools/detect_faces.py and pack the images again with tools/pack_dataset.py"
+            f"else {remedy}"
         )
     if not landmarked.any():
         return np.zeros((len(landmarked), 0, 2))

@@ -39,6 +39,10 @@ from fr.progress import tracked
 IMAGE_ENDINGS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp")
 _ROLES = dict.fromkeys(IMAGE_ENDINGS, "image") | {"cls": "class", "landmarks": "landmarks"}
 _LONGEST = 1_000  # bytes of a class or of landmarks
+_REMEDY = (
+    "pack the images again with tools/pack_dataset.py and their landmarks, which tools/detect_faces.py finds in a "
+    "folder of images"
+)
 _QUOTED = 80  # characters of a text that a message shows
 _NOWHERE = [0.0] * 10
 _Samples = dict[str, dict[str, "_Member"]]  # key → role → file
@@ -100,7 +104,7 @@ def labelled(root: DataRoot, parts: list[Shard], storage: TarShards, aligned: bo
 
     refuse([f"{where(row)}: {STAYS}" for row in true_rows(strays(names, root)).tolist()])
     landmarked = np.concatenate([part.landmarked for part in parts])
-    points = shard_points(landmarked, np.concatenate([part.points for part in parts]), aligned, root, where)
+    points = shard_points(landmarked, np.concatenate([part.points for part in parts]), aligned, root, where, _REMEDY)
     labels, identities = class_labels(pa.concat_arrays([part.classes for part in parts]))
     notes = _notes(parts, called)
     return LabelledFaces(root, names, points, labels, identities, storage=storage, notes=notes)

@@ -28,7 +28,7 @@ from fr.data.pipeline import DaliSettings, plain_stream
 from fr.data.verification_set import VerificationSet, find_set, read_sets
 from fr.distributed import Heartbeat, Ranks, open_ranks
 from fr.errors import InputError
-from fr.evaluation.embedding import batch_size_on, embed, embed_sets, people_of_pairs, with_mirror_image
+from fr.evaluation.embedding import batch_size_on, embed, embed_sets, pair_scores, people_of_pairs, with_mirror_image
 from fr.evaluation.histogram_protocol import verify_by_histogram
 from fr.evaluation.scored_model import load_backbone
 from fr.evaluation.verification import Verification, cosine_scores, threshold_text, verify
@@ -144,6 +144,31 @@ def test_a_validation_that_fails_on_one_rank_fails_on_all_and_the_next_does_not(
     assert first[0] == "all gone" and second[0].startswith("validation: MemoryError: all gone (")
     assert re.match(r"mine: TypeError: 'NoneType' object is not callable \(.*validation.py:\d+\)$", second[1])
     assert first[1:] == second[1:] and "auc" in first[2]
+
+
+def normed_pixels(rank: int) -> nn.Sequential:
+    """A network in training mode, with batch statistics of a rank's own."""
+    network = nn.Sequential(Pixels(), nn.BatchNorm1d(48))
+    network[1].running_mean += 0.3 + 0.2 * rank
+    return network
+
+
+def measured_with_statistics(data: str) -> dict[str, torch.Tensor]:
+    ranks = ranks_here(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    network, one = normed_pixels(ranks.rank), VerificationSet("mine", "", faces_of(Path(data)))
+    metrics, _, _ = Validation([one], {"": network}, SMALL, DALI, ranks, 7, False, Heartbeat()).measure(7)
+    return network.state_dict() | {name: torch.tensor(value) for name, value in metrics.items()}
+
+
+def test_a_validation_uses_the_running_statistics_of_the_first_rank_and_leaves_them(
+    run_distributed: Callable[..., list[dict[str, torch.Tensor]]], sample_data: Path, one_rank: None
+) -> None:
+    faces, network = faces_of(sample_data), normed_pixels(0).eval()
+    scores = pair_scores(faces, embed(network, faces, SMALL, DALI, ranks_here(), 50))
+    for measured in run_distributed(2, measured_with_statistics, str(sample_data)):
+        for name, value in verify(scores, faces.same, faces.fold).metrics().items():
+            assert measured[name].item() == pytest.approx(value, abs=1e-5)  # float32
+        assert all(torch.equal(measured[name], tensor) for name, tensor in network.state_dict().items())
 
 
 def test_a_validation_that_fails_leaves_no_thread_behind(sample_data: Path, tmp_path: Path, one_rank: None) -> None:

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 
 import train
+from fr.distributed import Ranks
 from fr.errors import InputError
 from fr.losses import classifier
 from fr.losses.classifier import MarginSoftmax
 from fr.options.definitions import train_options
 from fr.options.losses import LossSettings
+from fr.train.held_out import read_held_out
 from tests.conftest import SPREAD, TINY, data_options, folders
 from tools.classify import main as classify
 
@@ -78,6 +80,19 @@ def test_a_training_scores_its_held_out_list_as_classify_does(sample_data: Path,
     metrics = json.loads(figures.read_text())
     assert metrics["photographs"] == len(lines[::5])
     assert (metrics["top1"], metrics["top5"]) == (last["held_out_top1"], last["held_out_top5"])
+
+
+def test_held_out_images_have_the_classes_of_the_training_and_others_are_left_out(
+    sample_data: Path, one_rank: None
+) -> None:
+    listed = (sample_data / "vggface2/meta/train_list.txt").read_text().split()
+    trained = sorted({name.split("/")[0] for name in listed}, reverse=True)[:-2]  # in another order, without two
+    options = train_options([*data_options(sample_data), "--held_out_list", data_options(sample_data)[3]])
+    held_out = read_held_out(vars(options.values), trained, Ranks(0, 1, 0, 1, torch.device("cpu")))
+    assert held_out
+    names = held_out.faces.names.to_pylist()
+    assert names == [name for name in listed if name.split("/")[0] in trained]
+    assert [trained[number] for number in held_out.classes.tolist()] == [name.split("/")[0] for name in names]
 
 
 def test_a_format_without_lists_is_refused() -> None:

@@ -115,8 +115,9 @@ def float32_products(tf32: bool) -> Iterator[None]:
 def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment, or be a group of one.
 
-    hang_timeout: seconds to wait for the other ranks, and after which `fr/train/watchdog.py` ends the run; a collective
-    waits longer. 0 = as torch has it. InputError for variables that describe no group, or one that doesn't meet.
+    hang_timeout: seconds to wait for the other ranks, at least a minute, and those after which `fr/train/watchdog.py`
+    ends the run; a collective waits longer. 0 = as torch has it. InputError for variables that describe no group, or
+    one that doesn't meet.
     """
     facts = launcher_facts()
     device = choose_device(device_wish, facts["LOCAL_RANK"])
@@ -129,7 +130,7 @@ def open_ranks(device_wish: str, hang_timeout: float = 0) -> Iterator[Ranks]:
     # Agreements and gathered figures are CPU tensors and go over gloo also on GPUs: no wait for the CUDA stream.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=2 * hang_timeout) if hang_timeout else None
-    meeting = timedelta(seconds=hang_timeout) if hang_timeout else default_pg_timeout
+    meeting = timedelta(seconds=max(hang_timeout, _MEETING_S)) if hang_timeout else default_pg_timeout
     store, job, start = _meet(facts["RANK"], facts["WORLD_SIZE"], meeting)
     ranks = Ranks(**{name.lower(): number for name, number in facts.items()}, device=device, job=job, start=start)
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
@@ -160,6 +161,7 @@ def use_huge_pages() -> None:
 _FACTS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
 _MEETING = ("MASTER_ADDR", "MASTER_PORT")
 _ADVICE = "start with torchrun, or unset WORLD_SIZE for one process"
+_MEETING_S = 60.0  # least time for ranks to meet: on a busy host their imports take unlike long
 _NOTICE_S = 20.0  # seconds of waiting for other ranks before a line says so
 
 

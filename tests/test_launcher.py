@@ -61,6 +61,7 @@ def test_ranks_that_never_come_are_awaited_as_long_as_a_hang_and_said_to_be(
 ) -> None:
     """torch waits half an hour, without a word."""
     monkeypatch.setattr(distributed, "_NOTICE_S", 0.1)
+    monkeypatch.setattr(distributed, "_MEETING_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for setting in f"WORLD_SIZE=2 RANK={rank} LOCAL_RANK={rank} MASTER_ADDR=127.0.0.1 MASTER_PORT={port}".split():

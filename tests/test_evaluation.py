@@ -148,9 +148,10 @@ def test_a_validation_that_fails_on_one_rank_fails_on_all_and_the_next_does_not(
 
 def normed_pixels(rank: int) -> nn.Sequential:
     """A network in training mode, with batch statistics of a rank's own."""
-    network = nn.Sequential(Pixels(), nn.BatchNorm1d(48))
-    network[1].running_mean += 0.3 + 0.2 * rank
-    return network
+    norm = nn.BatchNorm1d(48)
+    assert norm.running_mean is not None
+    norm.running_mean += 0.3 + 0.2 * rank
+    return nn.Sequential(Pixels(), norm)
 
 
 def measured_with_statistics(data: str) -> dict[str, torch.Tensor]:

@@ -27,7 +27,8 @@ class Balance:
 
     Each round shows every identity once, in random order. With 2 images or more no batch holds an identity twice: the
     identities that don't fill a whole batch (different ones each round) are left out of the round. The images of an
-    identity are shown cyclically, in an order that differs by epoch.
+    identity are shown cyclically, round after round, in an order that differs by epoch; those of a round that leaves
+    it out are skipped.
     """
 
     labels: Indices  # [count] 0 … identities - 1, none unused

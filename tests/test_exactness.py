@@ -125,7 +125,7 @@ def assert_same_bits(out: Path, reference: Path, iteration: int) -> None:
 
 
 def stopped_in(row: Row, draw: random.Random) -> int:
-    """The iteration, from 1, in which a run is stopped: its last one."""
+    """The last iteration, from 1, of a run that is stopped."""
     known = {BEFORE_VALIDATION: VAL_STEP - 1, AFTER_VALIDATION: VAL_STEP}
     return known.get(row["stop"]) or draw.choice([2, 3, 4, 6, 7, 8, 9])  # 8 ends an epoch
 
@@ -156,7 +156,8 @@ def test_a_run_that_was_stopped_and_resumed_has_every_bit_of_one_that_was_not(
     else:
         micro_batches = 2 if row["accumulate"] else 1
         first_of_two = row["stop"] == BETWEEN_MICRO_BATCHES
-        assert run(parts, ITERATIONS, signal_at=last * micro_batches - first_of_two) == 128 + signal.SIGTERM
+        before = last - 1  # in which the signal comes: the ranks have agreed on the last already
+        assert run(parts, ITERATIONS, signal_at=before * micro_batches - first_of_two) == 128 + signal.SIGTERM
     assert snapshot.newest(parts / "snapshots", "tiny") == parts / "snapshots" / f"tiny_{last}.pt"
     assert run(parts, ITERATIONS, "--snap_to_resume", "auto") == 0
     assert_same_bits(parts, whole, ITERATIONS)

@@ -78,7 +78,7 @@ def test_a_training_scores_its_held_out_list_as_classify_does(sample_data: Path,
     options = [*root, *landmarks, "--train_list", str(names["train_held_out"])]
     assert classify([*snap, *options, "--json", str(figures), "--device", "cpu"]) == 0
     metrics = json.loads(figures.read_text())
-    assert metrics["photographs"] == len(lines[::5])
+    assert metrics["images"] == len(lines[::5])
     assert (metrics["top1"], metrics["top5"]) == (last["held_out_top1"], last["held_out_top5"])
 
 

@@ -5,11 +5,14 @@ for whose result the host would wait.
 """
 
 import traceback
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fr.losses.classifier import MarginSoftmax
@@ -131,3 +134,45 @@ def test_what_a_host_waits_for_is_seen() -> None:
         float(values[1])
         values[values > 1]
     assert len(waits.places) == 2
+
+
+# --- compiling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def traced_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.compile traces networks into graphs, and runs these without compiling them; counts begin at 0."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "settings"),
+    [
+        ("iresnet18", 32, {}),
+        pytest.param("mobilenet", 32, {}, marks=pytest.mark.thorough),
+        pytest.param("vit_t", 32, {"drop_path_rate": 0.1}, marks=pytest.mark.thorough),
+        pytest.param("mobilefacenet", 32, {}, marks=pytest.mark.thorough),
+        pytest.param("mbf", 112, {}, marks=pytest.mark.thorough),
+        pytest.param("ir18", 32, {}, marks=pytest.mark.thorough),
+        pytest.param("resnet34", 32, {}, marks=pytest.mark.thorough),
+        pytest.param("resnet50_caffe", 64, {}, marks=pytest.mark.thorough),
+        pytest.param("inception_resnet_v1", 96, {}, marks=pytest.mark.thorough),
+    ],
+)
+def test_a_compiled_network_is_one_graph_that_no_later_step_compiles_again(
+    model: str, side: int, settings: dict[str, Any], one_rank: None, traced_only: None
+) -> None:
+    torch.manual_seed(0)
+    backbone = build_model(model, EMBED_SIZE, (side, side), settings)
+    head = MarginSoftmax(CLASSES, EMBED_SIZE, LossSettings(), seed=0)
+    optimizer = build_sgd([*backbone.parameters(), *head.parameters()], 0.01, 0.9, 1e-4)
+    learner = Learner(backbone, head, optimizer, StepSettings(precision="bf16"), compiled=True)
+    for iteration in range(4):
+        learner.training_mode()
+        learner.step([(torch.randn(2, 3, side, side), torch.arange(2))], iteration, 0.01 * iteration)
+        backbone.eval()(torch.randn(3, 3, side, side))  # a validation
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]

@@ -219,6 +219,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_inputs_are_opene
         main([*OUTPUTS[tool], str(out)])
 
 
+@pytest.mark.thorough
 def test_a_training_imports_no_plots_and_no_scikit_learn_at_its_start() -> None:
     code = "import sys, train; print({'matplotlib', 'sklearn', 'scipy.stats'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

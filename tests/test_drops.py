@@ -242,6 +242,7 @@ def test_the_depth_of_a_face_transformer_grows_more_stochastic() -> None:
 SETTINGS = ["--model", "vit_t", "--input_size", "36", "--model_kwargs", "drop_path_rate=0.4", "mask_ratio=0.25"]
 
 
+@pytest.mark.thorough
 def test_a_training_with_settings_stores_them_and_resumes_with_every_bit(
     run: Callable[..., Losses], tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def test_of_forty_planted_among_775_people_all_are_found(shared_data: Path, tmp_
     assert len(false) < 18
 
 
+@pytest.mark.thorough
 def test_ranks_a_bad_image_and_the_options(
     models: list[str],  # noqa: F811
     sample_data: Path,

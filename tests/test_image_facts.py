@@ -250,6 +250,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.thorough
 def test_ctrl_c_ends_a_real_run_and_the_next_one_goes_on(sample_data: Path, tmp_path: Path) -> None:
     script, out = tmp_path / "script.py", tmp_path / "facts"
     script.write_text(SCRIPT.format(root=str(ROOT), data=str(sample_data / "vggface2/train"), out=str(out)))

@@ -108,6 +108,7 @@ def planned(*words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 RECIPE = [f"@{ROOT}/configs/mobilenet_arcface.yml", "--identities", "8631"]
 
 
+@pytest.mark.thorough
 def test_what_does_not_fit_gets_the_options_that_make_it_fit(capsys: pytest.CaptureFixture[str]) -> None:
     words = [*RECIPE, "--gpus", "1", "--gpu", "v100", "--train_batch_size", "2048", "--images", "3141890"]
     result = planned(*words, capsys=capsys)

@@ -83,6 +83,7 @@ def model(small_lfw: Path, shared_data: Path, tmp_path_factory: pytest.TempPathF
     return path
 
 
+@pytest.mark.thorough
 def test_the_right_preparation_raises_no_alarm(model: Path, small_lfw: Path, evaluate: Evaluate) -> None:
     options = ["--snap", str(model), "--val_data_root", str(small_lfw)]
     assert evaluate(*options, "--val_batch_size", "7", "--dali_threads", "2") == ""

@@ -96,6 +96,7 @@ def test_people_are_as_many_in_every_form_whether_or_not_folders_are_theirs(
     assert len(np.unique(by_folder)) == len(np.unique(lfw))
 
 
+@pytest.mark.thorough
 def test_the_command_scores_every_form_alike(
     trained: Path, published: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
